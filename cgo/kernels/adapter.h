@@ -1,0 +1,38 @@
+// adapter.h: the names of the adapter format ("The adapter file" in algorithm.md), for the C++ loader and, through
+// cgo, for the Go package weights. Nowhere else.
+
+#ifndef LESSKV_ADAPTER_H
+#define LESSKV_ADAPTER_H
+
+#define LESSKV_ADAPTER_VERSION 1
+
+#define LESSKV_KEY_GENERAL_TYPE    "general.type"         // string: LESSKV_GENERAL_TYPE
+#define LESSKV_KEY_ARCHITECTURE    "general.architecture" // string: the base model's
+#define LESSKV_KEY_ADAPTER_TYPE    "adapter.type"         // string: LESSKV_ADAPTER_TYPE
+#define LESSKV_KEY_VERSION         "less.version"         // u32, as all below but the last three strings
+#define LESSKV_KEY_RANK            "less.rank"
+#define LESSKV_KEY_HIDDEN          "less.hidden"
+#define LESSKV_KEY_BLOCK_COUNT     "less.block_count"
+#define LESSKV_KEY_HEAD_COUNT      "less.head_count"
+#define LESSKV_KEY_HEAD_COUNT_KV   "less.head_count_kv"
+#define LESSKV_KEY_KEY_LENGTH      "less.key_length"
+#define LESSKV_KEY_VALUE_LENGTH    "less.value_length"
+#define LESSKV_KEY_TRAINED_HEAVY   "less.trained.heavy"
+#define LESSKV_KEY_TRAINED_RECENT  "less.trained.recent"
+#define LESSKV_KEY_TRAINED_UBATCH  "less.trained.ubatch"
+#define LESSKV_KEY_TRAINED_CONTEXT "less.trained.context"
+#define LESSKV_KEY_TRAINED_POLICY  "less.trained.policy"   // string
+#define LESSKV_KEY_BASE_NAME       "less.base.name"        // string
+#define LESSKV_KEY_FINGERPRINT     "less.base.fingerprint" // string
+
+#define LESSKV_GENERAL_TYPE "adapter"
+#define LESSKV_ADAPTER_TYPE "less"
+
+// printf formats; dims in GGUF order, first = fastest
+#define LESSKV_TENSOR_PHI_0 "blk.%d.less.phi.0.weight" // D, R', Hq
+#define LESSKV_TENSOR_PHI_1 "blk.%d.less.phi.1.weight" // R', R, Hq
+#define LESSKV_TENSOR_PSI_0 "blk.%d.less.psi.0.weight" // D, R', Hkv
+#define LESSKV_TENSOR_PSI_1 "blk.%d.less.psi.1.weight" // R', R, Hkv
+#define LESSKV_TENSOR_PSI_2 "blk.%d.less.psi.2.weight" // R, R, Hkv; always F32
+
+#endif

@@ -1,0 +1,174 @@
+// lesskv.h: the LESS key/value cache of one layer, as plain C11 over plain arrays.
+//
+// LESS (Dong et al., arXiv 2402.09398) keeps, per KV head, a fixed number of key/value pairs (the
+// slots) that a sparse policy chooses, and folds every pair that it evicts into a low-rank state
+// H [rank x dv], z [rank] through a small learned kernel psi. A query attends to the slots, to its own
+// micro-batch and, as if it were one more token, to the state through its learned kernel phi.
+//
+// One micro-batch of one layer is two calls with a barrier between them and after them:
+//
+//     lesskv_attend   every thread; reads the cache, writes the output and, into the scratch, what each pair
+//                     was worth to the queries
+//     lesskv_commit   every thread; scores, evicts, folds
+//
+// Both split their work over (ith, nth), are right for any nth >= 1, and give the same bits for every
+// nth. Nothing here allocates but lesskv_cache_new; nothing aborts, prints or keeps global state.
+//
+// Symbols: T tokens of the micro-batch, D = dk and Dv = dv the head sizes, Hq = n_head, Hkv = n_head_kv,
+// g = Hq/Hkv query heads a KV head, B = budget.
+
+#ifndef LESSKV_H
+#define LESSKV_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "lesskv_prefix.h" // renames every symbol below where two copies are linked into one program
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// Element types. The numbers are ggml's, so that a ggml_type can be cast.
+enum lesskv_type {
+    LESSKV_TYPE_F32  = 0,
+    LESSKV_TYPE_F16  = 1,
+    LESSKV_TYPE_Q8_0 = 8, // blocks of 32: one f16 scale, 32 int8
+};
+
+// Bytes of n elements; 0 if the type is unknown or n does not fill its blocks.
+size_t lesskv_row_size(enum lesskv_type type, int64_t n);
+
+// Rounds n floats to a type and back; n as in lesskv_row_size. f16 rounds to nearest even.
+void lesskv_from_f32(enum lesskv_type type, void * dst, const float * src, int64_t n);
+void lesskv_to_f32  (enum lesskv_type type, float * dst, const void * src, int64_t n);
+
+// A stack of matrices, one a head: [n_head][n_out][n_in], n_in fastest, no gaps.
+struct lesskv_mat {
+    enum lesskv_type type;
+    const void *     data;
+};
+
+// The trained kernels of one layer ("Kernels" in algorithm.md). Not owned.
+//     phi(q) = |gelu(gelu(q W1) W2)|       phi[0] [Hq][R'][D]   phi[1] [Hq][R][R']
+//     psi(k) = |gelu(gelu(k U1) U2) U3|    psi[0] [Hkv][R'][D]  psi[1] [Hkv][R][R']  psi[2] [Hkv][R][R]
+struct lesskv_kernels {
+    int32_t rank;   // R
+    int32_t hidden; // R'
+    struct lesskv_mat phi[2];
+    struct lesskv_mat psi[3];
+};
+
+enum lesskv_status {
+    LESSKV_OK = 0,
+    LESSKV_ERR_NOMEM,   // no memory
+    LESSKV_ERR_ARG,     // a parameter that makes no sense
+    LESSKV_ERR_FOLDED,  // the pairs in question are folded and can't be taken back
+    LESSKV_ERR_FORMAT,  // not a state of such a cache
+};
+const char * lesskv_status_str(enum lesskv_status status);
+
+struct lesskv_policy; // policy.h; one file each: policy_h2o.c, policy_lambda.c, policy_peak.c
+const struct lesskv_policy * lesskv_policy_find(const char * name); // NULL if there is none
+const char *                 lesskv_policy_name(const struct lesskv_policy * policy);
+const char *                 lesskv_policy_at  (int i); // the names, in order; NULL past the last
+int32_t lesskv_policy_heavy(const struct lesskv_policy * policy, int32_t budget); // h where none is given
+
+struct lesskv_layer {
+    int32_t n_head, n_head_kv; // Hq, Hkv; Hq a multiple of Hkv
+    int32_t dk, dv;            // D, Dv
+    enum lesskv_type type_k, type_v;
+    const struct lesskv_policy * policy; // ignored if n_swa > 0
+    int32_t budget;            // B = h + r slots per KV head; ignored if n_swa > 0
+    int32_t heavy;             // h
+    int32_t pinned;            // first positions of the sequence that are never evicted; <= h
+    int32_t n_swa;             // > 0: a sliding window: exact, n_swa - 1 slots, no policy, no state
+    const struct lesskv_kernels * kernels; // NULL: sparse only. Ignored if n_swa > 0
+};
+
+// One layer of one sequence: slots, scores, positions, H, z.
+struct lesskv_cache;
+
+enum lesskv_status lesskv_cache_new  (struct lesskv_cache ** out, const struct lesskv_layer * layer); // copies *layer
+void               lesskv_cache_free (struct lesskv_cache * cache); // NULL is fine
+void               lesskv_cache_clear(struct lesskv_cache * cache); // as new
+const struct lesskv_layer * lesskv_cache_layer(const struct lesskv_cache * cache);
+// dst becomes a copy of src; both of equal layers, else LESSKV_ERR_ARG.
+enum lesskv_status lesskv_cache_copy (struct lesskv_cache * dst, const struct lesskv_cache * src);
+// Forgets positions >= pos. LESSKV_ERR_FOLDED, and nothing changed, if one of them is no longer a slot in every head.
+// For a sliding window: also if a slot that the window of position pos needs is gone.
+enum lesskv_status lesskv_cache_cut  (struct lesskv_cache * cache, int32_t pos);
+
+// Bytes of slots (with scores and positions) and of H, z that a layer's cache holds, by the formula of algorithm.md.
+void lesskv_layer_bytes(const struct lesskv_layer * layer, size_t * slots, size_t * state);
+
+struct lesskv_stats {
+    int64_t seen;   // tokens committed
+    int64_t kept;   // slots in use, per KV head
+    int64_t folded; // evicted, per KV head (dropped ones included where there are no kernels)
+    int32_t pos_min; // 1 + the highest evicted position over the heads, or the first position held; -1 if empty
+    int32_t pos_max; // the last position; -1 if empty
+};
+void lesskv_cache_stats(const struct lesskv_cache * cache, struct lesskv_stats * stats);
+
+// What one KV head holds, for tests and pictures: up to max slots in storage order. Returns their number.
+int32_t lesskv_cache_slots(const struct lesskv_cache * cache, int32_t head_kv, int32_t max, int32_t * pos, float * score);
+
+// Serialised cache: native byte order, no pointers. load checks everything before it changes anything
+// (LESSKV_ERR_FORMAT) and restores bit for bit, slot order included.
+size_t             lesskv_cache_save_size(const struct lesskv_cache * cache);
+void               lesskv_cache_save     (const struct lesskv_cache * cache, void * buf);
+enum lesskv_status lesskv_cache_load     (struct lesskv_cache * cache, const void * buf, size_t size);
+
+// A micro-batch: T consecutive positions of one sequence, in one layer. Strides are in bytes, heads and tokens may lie
+// anywhere; the elements of one vector are adjacent. k and v are already rounded to the slots' types.
+struct lesskv_ubatch {
+    int32_t n_tokens; // T
+    int32_t pos;      // position of the first
+    const void * q; size_t q_head, q_token; // f32 [T][Hq][D]
+    const void * k; size_t k_head, k_token; // type_k [T][Hkv][D]
+    const void * v; size_t v_head, v_token; // type_v [T][Hkv][Dv]
+    float scale;          // softmax scale s
+    float soft_cap;       // 0: none; else l = cap tanh(l / cap)
+    const float * sinks;  // [Hq] sink logits that join the denominator, or NULL
+    float * out;          // f32 [T][Hq][Dv], no gaps
+};
+
+// Scratch for micro-batches of up to n_tokens in any layer like this one, by up to n_threads threads: proportional to
+// n_tokens * (budget + n_tokens), never to a context. Threads past n_threads find nothing to do. The same scratch, unchanged between
+// them, goes to attend and to the commit that follows it.
+size_t lesskv_scratch_size(const struct lesskv_layer * layer, int32_t n_tokens, int n_threads);
+
+// n_threads: what the scratch was sized for. Steps 1 and 2 of "A micro-batch" in algorithm.md.
+void lesskv_attend(const struct lesskv_cache * cache, const struct lesskv_ubatch * ub, void * scratch, int n_threads, int ith, int nth);
+// Steps 2 to 4. Reads k, v and pos of the micro-batch.
+void lesskv_commit(struct lesskv_cache * cache, const struct lesskv_ubatch * ub, void * scratch, int n_threads, int ith, int nth);
+
+// The same in simple loops, one thread, scratch of its own: what the fast ones are tested against.
+// LESSKV_ERR_NOMEM is the only failure.
+enum lesskv_status lesskv_attend_ref(const struct lesskv_cache * cache, const struct lesskv_ubatch * ub, float * weights);
+enum lesskv_status lesskv_commit_ref(struct lesskv_cache * cache, const struct lesskv_ubatch * ub, const float * weights);
+// weights: f32 [Hq][T][B' + T], the softmax weights over A of every query for the slots in storage order, then the
+// micro-batch; B' = lesskv_cache_width. Zero for what a query does not see.
+int32_t lesskv_cache_width(const struct lesskv_cache * cache);
+
+// phi of n query vectors of one query head, psi of n keys of one KV head, into out [n][R]; x: f32 [n][D].
+void lesskv_phi(const struct lesskv_kernels * kernels, int32_t dk, int32_t head, const float * x, int32_t n, float * out, float * tmp);
+void lesskv_psi(const struct lesskv_kernels * kernels, int32_t dk, int32_t head, const float * x, int32_t n, float * out, float * tmp);
+// tmp of the two: hidden + 2 rank floats.
+
+// SHA-256 (FIPS 180-4): the fingerprint of a model and of an adapter.
+struct lesskv_sha256 {
+    uint32_t state[8];
+    uint64_t n;
+    uint8_t  block[64];
+};
+void lesskv_sha256_init  (struct lesskv_sha256 * s);
+void lesskv_sha256_update(struct lesskv_sha256 * s, const void * data, size_t n);
+void lesskv_sha256_final (struct lesskv_sha256 * s, char hex[65]); // lower case, NUL at the end
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
