@@ -1,0 +1,37 @@
+// lesskv-adapter.h: reading the trained kernels ("The adapter file" in algorithm.md), and a model's fingerprint.
+
+#pragma once
+
+#include "lesskv.h"
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+struct llama_model;
+
+// 64 lower-case hex digits over the geometry and the one-dimensional tensors of a loaded model.
+std::string lesskv_model_fingerprint(const llama_model & model);
+
+class lesskv_adapter {
+public:
+    // Reads and checks a file against a model. Throws std::runtime_error naming the file, the key or tensor, what was
+    // found and what was wanted. force: accept another model's fingerprint.
+    lesskv_adapter(const std::string & path, const llama_model & model, bool force);
+    ~lesskv_adapter();
+
+    const lesskv_kernels * layer(int il) const; // NULL: the layer runs sparse only
+
+    int32_t     rank = 0, hidden = 0;
+    std::string policy;                                // trained with
+    uint32_t    heavy = 0, recent = 0, ubatch = 0, context = 0;
+    std::string sha256;                                // of the file, hex
+    size_t      bytes = 0;                             // of all kernels
+    int32_t     n_layer = 0;                           // layers that have kernels
+
+private:
+    struct impl;
+    std::unique_ptr<impl> data;
+    std::vector<lesskv_kernels> kernels;               // by layer; rank 0: none
+};

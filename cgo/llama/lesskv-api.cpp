@@ -1,0 +1,101 @@
+// The C ABI of lesskv-llama.h.
+
+#include "lesskv-llama.h"
+
+#include "lesskv-adapter.h"
+#include "lesskv-memory.h"
+
+#include "llama.h"
+#include "llama-arch.h"
+#include "llama-hparams.h"
+#include "llama-impl.h"
+#include "llama-model.h"
+
+#include <cstdio>
+#include <cstring>
+#include <exception>
+
+static const lesskv_memory * memory_of(const llama_context * ctx) {
+    return ctx ? dynamic_cast<const lesskv_memory *>(llama_get_memory(ctx)) : nullptr;
+}
+
+lesskv_config lesskv_config_default(void) {
+    lesskv_config c;
+    memset(&c, 0, sizeof(c));
+    c.heavy  = -1;
+    c.pinned = 1;
+    c.type_k = GGML_TYPE_F16;
+    c.type_v = GGML_TYPE_F16;
+    return c;
+}
+
+// The rest is found by the graph itself: see build() in lesskv-graph.cpp.
+bool lesskv_supported(const llama_model * model, char * error, size_t error_size) {
+    const auto & h = model->hparams;
+
+    const char * why = nullptr;
+    if (llama_model_is_recurrent(model)) {
+        why = "is recurrent and has no KV cache to bound";
+    } else if (llama_model_is_hybrid(model)) {
+        why = "mixes attention with recurrent layers";
+    } else if (llama_model_has_encoder(model)) {
+        why = "has an encoder";
+    } else if (!h.causal_attn || model->arch == LLM_ARCH_DREAM || model->arch == LLM_ARCH_LLADA || model->arch == LLM_ARCH_LLADA_MOE || model->arch == LLM_ARCH_RND1) {
+        why = "attends without causality and keeps no KV cache"; // encoders, embedding and diffusion models
+    } else if (h.use_alibi || h.f_max_alibi_bias > 0.0f) {
+        why = "biases attention by distance (ALiBi)";
+    } else if (h.n_embd_head_k_mla != 0 || h.n_embd_head_v_mla != 0 || model->arch == LLM_ARCH_DEEPSEEK2) {
+        why = "uses multi-head latent attention (MLA)";
+    } else if (h.swa_type == LLAMA_SWA_TYPE_CHUNKED) {
+        why = "uses chunked attention";
+    } else if (h.swa_type == LLAMA_SWA_TYPE_SYMMETRIC) {
+        why = "uses a symmetric attention window";
+    } else if (h.n_layer_kv_from_start >= 0 && h.n_layer_kv_from_start < (int32_t) h.n_layer) {
+        why = "has layers that share another layer's keys and values";
+    } else if (h.n_pos_per_embd() > 1 || h.use_mrope()) {
+        why = "uses multi-dimensional positions (M-RoPE)";
+    } else if (model->arch == LLM_ARCH_GROK) {
+        why = "scales its attention logits in a way of its own";
+    }
+    if (why && error && error_size > 0) {
+        snprintf(error, error_size, "LESS does not cover this model: architecture %s %s; turn LESS off for it", llm_arch_name(model->arch), why);
+    }
+    return !why;
+}
+
+bool lesskv_enabled(const llama_context * ctx) {
+    return memory_of(ctx) != nullptr;
+}
+
+const char * lesskv_error(const llama_context * ctx) {
+    const auto * mem = memory_of(ctx);
+    return mem ? mem->last_error().c_str() : "";
+}
+
+bool lesskv_get_info(const llama_context * ctx, lesskv_info * info) {
+    const auto * mem = memory_of(ctx);
+    if (!mem) {
+        return false;
+    }
+    mem->info(*info);
+    return true;
+}
+
+bool lesskv_get_layer(const llama_context * ctx, int32_t seq_id, int32_t i, lesskv_layer_info * info) {
+    const auto * mem = memory_of(ctx);
+    return mem && i >= 0 && mem->layer_info(seq_id, i, *info);
+}
+
+int32_t lesskv_get_slots(const llama_context * ctx, int32_t seq_id, int32_t il, int32_t head_kv, int32_t max, int32_t * pos, float * score) {
+    const auto * mem = memory_of(ctx);
+    return mem ? mem->slots(seq_id, il, head_kv, max, pos, score) : -1;
+}
+
+bool lesskv_fingerprint(const llama_model * model, char hex[65]) {
+    try {
+        snprintf(hex, 65, "%s", lesskv_model_fingerprint(*model).c_str());
+        return true;
+    } catch (const std::exception &) {
+        return false; // no memory
+    }
+}

@@ -1,0 +1,210 @@
+// The hooks inside the graph: one control input, and two custom nodes a layer, attend and commit, with the barrier that
+// ggml puts between any two nodes.
+
+#include "lesskv-hooks.h"
+#include "lesskv-memory.h"
+
+#include "llama-graph.h"
+#include "llama-hparams.h"
+#include "llama-model.h"
+
+#include "ggml-backend.h"
+
+#include <cmath>
+#include <cstring>
+
+namespace {
+
+// {sequence, position of the first token}. The nodes read it when they run, so one graph serves every micro-batch of its
+// size, and reserving a graph needs no sequence.
+ggml_tensor * new_control(const llm_graph_context & g) {
+    ggml_tensor * t = ggml_new_tensor_1d(g.ctx0, GGML_TYPE_I32, 2);
+    ggml_set_input(t);
+    g.cb(t, "lesskv_control", -1);
+    return t;
+}
+
+void set_control(ggml_tensor * t, const llama_ubatch * ub) {
+    const int32_t v[2] = { ub->seq_id[0][0], ub->pos[0] };
+    ggml_backend_tensor_set(t, v, 0, sizeof(v));
+}
+
+// Stands where llama.cpp's own attention input stands; that one's tensors stay NULL, nobody here asks for them.
+template <class base>
+struct input : public base {
+    explicit input(const llm_graph_context & g) : base(g.hparams, g.cparams, nullptr), control(new_control(g)) {}
+
+    void set_input(const llama_ubatch * ub) override { set_control(control, ub); }
+
+    // llm_graph_params has compared the number of tokens already, and nothing else shapes the nodes
+    bool can_reuse(const llm_graph_params &) override { return true; }
+
+    ggml_tensor * control;
+};
+
+enum { SRC_Q, SRC_K, SRC_V, SRC_CONTROL, SRC_SINKS };
+
+lesskv_ubatch ubatch_of(const lesskv_memory_layer & l, const ggml_tensor * q, const ggml_tensor * k, const ggml_tensor * v, const int32_t * control) {
+    lesskv_ubatch ub;
+    memset(&ub, 0, sizeof(ub));
+    ub.n_tokens = (int32_t) k->ne[2];
+    ub.pos      = control[1];
+    if (q) {
+        ub.q       = q->data;
+        ub.q_head  = q->nb[1];
+        ub.q_token = q->nb[2];
+    }
+    ub.k       = k->data;
+    ub.k_head  = k->nb[1];
+    ub.k_token = k->nb[2];
+    ub.v       = v->data;
+    ub.v_head  = v->nb[1];
+    ub.v_token = v->nb[2];
+    ub.scale    = l.scale;
+    ub.soft_cap = l.soft_cap;
+    return ub;
+}
+
+void attend(ggml_tensor * dst, int ith, int nth, void * userdata) {
+    const auto & l = *(const lesskv_memory_layer *) userdata;
+    auto * mem = l.mem;
+
+    const auto * control = (const int32_t *) dst->src[SRC_CONTROL]->data;
+    const auto * cache   = mem->cache(control[0], l.i);
+    if (!cache) {
+        return; // apply() has seen to it that there is one
+    }
+    auto ub = ubatch_of(l, dst->src[SRC_Q], dst->src[SRC_K], dst->src[SRC_V], control);
+    ub.out   = (float *) dst->data;
+    ub.sinks = dst->src[SRC_SINKS] ? (const float *) dst->src[SRC_SINKS]->data : nullptr;
+
+    if (auto * weights = mem->reference_weights()) {
+        if (ith == 0) {
+            weights->resize((size_t) l.params.n_head*ub.n_tokens*(lesskv_cache_width(cache) + ub.n_tokens));
+            lesskv_attend_ref(cache, &ub, weights->data());
+        }
+        return;
+    }
+    lesskv_attend(cache, &ub, mem->scratch_data(), mem->scratch_threads(), ith, nth);
+}
+
+void commit(ggml_tensor * dst, int ith, int nth, void * userdata) {
+    const auto & l = *(const lesskv_memory_layer *) userdata;
+    auto * mem = l.mem;
+
+    const auto * control = (const int32_t *) dst->src[SRC_CONTROL]->data;
+    auto *       cache   = mem->cache(control[0], l.i);
+    if (!cache) {
+        return;
+    }
+    const auto ub = ubatch_of(l, nullptr, dst->src[SRC_K], dst->src[SRC_V], control);
+
+    if (auto * weights = mem->reference_weights()) {
+        if (ith == 0) {
+            lesskv_commit_ref(cache, &ub, weights->data());
+        }
+        return;
+    }
+    lesskv_commit(cache, &ub, mem->scratch_data(), mem->scratch_threads(), ith, nth);
+}
+
+// k or v as the slots will hold it.
+ggml_tensor * rounded(ggml_context * ctx, ggml_tensor * x, lesskv_type type) {
+    return x->type == (ggml_type) type ? x : ggml_cast(ctx, x, (ggml_type) type);
+}
+
+ggml_tensor * build(
+        const llm_graph_context & g, ggml_tensor * control,
+        ggml_tensor * wo, ggml_tensor * wo_b,
+        ggml_tensor * q, ggml_tensor * k, ggml_tensor * v,
+        ggml_tensor * kq_b, ggml_tensor * sinks, ggml_tensor * v_mla,
+        float kq_scale, int il) {
+    auto * mem = static_cast<const lesskv_memory_context *>(g.mctx)->memory();
+
+    // what no list of architectures can promise is found here, while the context is being made
+    if (kq_b) {
+        mem->refuse("LESS does not cover attention with a bias on q.k (relative positions): turn it off for this model");
+    }
+    if (v_mla) {
+        mem->refuse("LESS does not cover multi-head latent attention (MLA): turn it off for this model");
+    }
+    if (!k || !v) {
+        mem->refuse("LESS does not cover layers that share another layer's keys and values: turn it off for this model");
+    }
+
+    auto & l = mem->layer(il);
+    const auto & p = l.params;
+    const auto has_shape = [](const ggml_tensor * t, int64_t d, int64_t h, int64_t n) {
+        return t->ne[0] == d && t->ne[1] == h && t->ne[2] == n && t->ne[3] == 1 && t->nb[0] == ggml_type_size(t->type);
+    };
+    if (!has_shape(q, p.dk, p.n_head, g.n_tokens) || !has_shape(k, p.dk, p.n_head_kv, g.n_tokens) || !has_shape(v, p.dv, p.n_head_kv, g.n_tokens) ||
+            q->type != GGML_TYPE_F32 || (sinks && sinks->type != GGML_TYPE_F32)) {
+        mem->refuse("LESS does not cover the shapes of this model's attention in layer " + std::to_string(il) + ": turn it off for this model");
+    }
+    if (!g.loras->empty()) {
+        mem->note_lora();
+    }
+    l.used  = true;
+    l.scale = kq_scale;
+
+    ggml_build_forward_expand(g.gf, q);
+    ggml_build_forward_expand(g.gf, v);
+    ggml_build_forward_expand(g.gf, k);
+
+    k = rounded(g.ctx0, k, p.type_k);
+    v = rounded(g.ctx0, v, p.type_v);
+
+    ggml_tensor * src[] = { q, k, v, control, sinks };
+    ggml_tensor * out = ggml_custom_4d(g.ctx0, GGML_TYPE_F32, p.dv, p.n_head, g.n_tokens, 1, src, sinks ? 5 : 4, attend, GGML_N_TASKS_MAX, &l);
+    g.cb(out, "lesskv_attn", il);
+    ggml_build_forward_expand(g.gf, out);
+
+    src[SRC_Q] = out; // the order of the two
+    ggml_tensor * end = ggml_custom_4d(g.ctx0, GGML_TYPE_F32, 1, 1, 1, 1, src, 4, commit, GGML_N_TASKS_MAX, &l);
+    g.cb(end, "lesskv_commit", il);
+    ggml_build_forward_expand(g.gf, end);
+
+    ggml_tensor * cur = ggml_reshape_2d(g.ctx0, out, (int64_t) p.dv*p.n_head, g.n_tokens);
+    if (wo) {
+        cur = g.build_lora_mm(wo, cur);
+        if (g.arch == LLM_ARCH_GLM4 || g.arch == LLM_ARCH_GLM4_MOE) {
+            ggml_mul_mat_set_prec(cur, GGML_PREC_F32); // as in build_attn
+        }
+    }
+    if (wo_b) {
+        cur = ggml_add(g.ctx0, cur, wo_b);
+    }
+    return cur;
+}
+
+} // namespace
+
+llm_graph_input_attn_kv * lesskv_build_inp_kv(const llm_graph_context & g) {
+    return static_cast<llm_graph_input_attn_kv *>(g.res->add_input(std::make_unique<input<llm_graph_input_attn_kv>>(g)));
+}
+
+llm_graph_input_attn_kv_iswa * lesskv_build_inp_kv_iswa(const llm_graph_context & g) {
+    return static_cast<llm_graph_input_attn_kv_iswa *>(g.res->add_input(std::make_unique<input<llm_graph_input_attn_kv_iswa>>(g)));
+}
+
+ggml_tensor * lesskv_build_attn(
+        const llm_graph_context & g, const llm_graph_input_attn_kv * inp,
+        ggml_tensor * wo, ggml_tensor * wo_b,
+        ggml_tensor * q, ggml_tensor * k, ggml_tensor * v,
+        ggml_tensor * kq_b, ggml_tensor * sinks, ggml_tensor * v_mla,
+        float kq_scale, int il) {
+    return build(g, static_cast<const input<llm_graph_input_attn_kv> *>(inp)->control, wo, wo_b, q, k, v, kq_b, sinks, v_mla, kq_scale, il);
+}
+
+ggml_tensor * lesskv_build_attn(
+        const llm_graph_context & g, const llm_graph_input_attn_kv_iswa * inp,
+        ggml_tensor * wo, ggml_tensor * wo_b,
+        ggml_tensor * q, ggml_tensor * k, ggml_tensor * v,
+        ggml_tensor * kq_b, ggml_tensor * sinks, ggml_tensor * v_mla,
+        float kq_scale, int il) {
+    return build(g, static_cast<const input<llm_graph_input_attn_kv_iswa> *>(inp)->control, wo, wo_b, q, k, v, kq_b, sinks, v_mla, kq_scale, il);
+}
+
+llama_memory_i * lesskv_create_memory(const llama_model & model, const llama_memory_params & params, const llama_cparams & cparams) {
+    return new lesskv_memory(model, params, cparams);
+}

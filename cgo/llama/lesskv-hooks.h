@@ -1,0 +1,43 @@
+// lesskv-hooks.h: what the patches of llama.cpp call. Each hook is "if this context has LESS, let it answer".
+
+#pragma once
+
+#include "lesskv-llama.h"
+
+struct ggml_tensor;
+struct llama_cparams;
+struct llama_memory_i;
+struct llama_memory_params;
+struct llm_graph_context;
+
+class llm_graph_input_attn_kv;
+class llm_graph_input_attn_kv_iswa;
+
+// llama_model::create_memory. Throws std::runtime_error, with the reason in params.lesskv->error too, where LESS cannot
+// serve the model or the configuration makes no sense.
+llama_memory_i * lesskv_create_memory(
+        const llama_model         & model,
+        const llama_memory_params & params,
+        const llama_cparams       & cparams);
+
+// llm_graph_context::build_attn_inp_kv and _kv_iswa.
+llm_graph_input_attn_kv      * lesskv_build_inp_kv     (const llm_graph_context & g);
+llm_graph_input_attn_kv_iswa * lesskv_build_inp_kv_iswa(const llm_graph_context & g);
+
+// llm_graph_context::build_attn of those two inputs, output projection included. q [dk, n_head, n_tokens],
+// k [dk, n_head_kv, n_tokens], v [dv, n_head_kv, n_tokens], f32, strided as they come; the result is that of wo.
+ggml_tensor * lesskv_build_attn(
+        const llm_graph_context      & g,
+        const llm_graph_input_attn_kv * inp,
+        ggml_tensor * wo, ggml_tensor * wo_b,
+        ggml_tensor * q, ggml_tensor * k, ggml_tensor * v,
+        ggml_tensor * kq_b, ggml_tensor * sinks, ggml_tensor * v_mla,
+        float kq_scale, int il);
+
+ggml_tensor * lesskv_build_attn(
+        const llm_graph_context           & g,
+        const llm_graph_input_attn_kv_iswa * inp,
+        ggml_tensor * wo, ggml_tensor * wo_b,
+        ggml_tensor * q, ggml_tensor * k, ggml_tensor * v,
+        ggml_tensor * kq_b, ggml_tensor * sinks, ggml_tensor * v_mla,
+        float kq_scale, int il);

@@ -1,0 +1,89 @@
+// lesskv-llama.h: LESS inside llama.cpp, as seen by a caller of llama.h. C ABI.
+//
+// A context with LESS is made like any other, with one field more:
+//
+//     struct lesskv_config cfg = lesskv_config_default();
+//     cfg.budget = 1024;
+//     struct llama_context_params p = llama_context_default_params();
+//     p.lesskv = &cfg;                       // NULL: off, the runtime is untouched
+//     ctx = llama_init_from_model(model, p); // NULL: cfg.error says why
+//
+// The llama_memory_* and llama_state_* functions of llama.h then act on the LESS cache; what cannot be undone is
+// refused ("What cannot be undone" in algorithm.md), and lesskv_error says why.
+
+#ifndef LESSKV_LLAMA_H
+#define LESSKV_LLAMA_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct llama_model;
+struct llama_context;
+
+// What is asked for; lesskv_config_default() and then what differs. Needed until llama_init_from_model returns.
+struct lesskv_config {
+    const char * policy;       // "h2o" (default), "lambda", "peak"
+    int32_t budget;            // slots per KV head, B; one of the three budgets, else 5 % of the context
+    float   budget_share;      // of n_ctx: B = max(64, floor(share n_ctx))
+    uint64_t budget_bytes;     // one sequence: the largest B that fits after state and kernels
+    int32_t heavy;             // h <= B; -1 (default): the policy's own share
+    int32_t pinned;            // first positions that are never evicted; default 1
+    int32_t type_k, type_v;    // ggml_type of the slots: F16 (default), F32, Q8_0
+    const char * adapter;      // path of the adapter; NULL or "": sparse only
+    bool    force_adapter;     // load it although its fingerprint is another model's (geometry must still fit)
+    bool    reference;         // run the plain loops that judge the fast kernels: slow, for tests
+    char *  error;             // where a refusal is written, or NULL
+    size_t  error_size;
+};
+struct lesskv_config lesskv_config_default(void);
+
+// Whether LESS can serve this model; if not, the reason in error.
+bool lesskv_supported(const struct llama_model * model, char * error, size_t error_size);
+
+// Whether the context has a LESS cache.
+bool lesskv_enabled(const struct llama_context * ctx);
+
+// The reason of the last refusal in this context ("" if there was none): why llama_decode returned 1, llama_memory_seq_rm
+// false, or a state function 0. Valid until the next call.
+const char * lesskv_error(const struct llama_context * ctx);
+
+struct lesskv_info {
+    char     policy[32];
+    int32_t  budget, heavy, recent, pinned; // as resolved: B <= n_ctx, B = heavy + recent
+    int32_t  n_layer, n_layer_swa;          // layers with a budget; sliding-window layers
+    int32_t  n_layer_kernels;               // layers that have kernels
+    int32_t  rank, hidden;                  // 0 without an adapter
+    int32_t  n_seq;                         // sequences that hold memory now
+    uint64_t bytes_slots, bytes_state;      // of those sequences
+    uint64_t bytes_kernels, bytes_scratch;
+    uint64_t bytes_full;                    // what the unmodified f16 cache of n_ctx tokens holds
+    char     adapter_sha256[65];            // "" without an adapter
+};
+bool lesskv_get_info(const struct llama_context * ctx, struct lesskv_info * info);
+
+struct lesskv_layer_info {
+    int32_t il;      // layer
+    bool    swa;     // sliding window
+    bool    kernels;
+    int64_t seen, kept, folded; // tokens of the sequence; kept and folded per KV head
+    uint64_t bytes_slots, bytes_state;
+};
+// Layer i of n_layer + n_layer_swa for a sequence; false past the last, or where the sequence is empty.
+bool lesskv_get_layer(const struct llama_context * ctx, int32_t seq_id, int32_t i, struct lesskv_layer_info * info);
+
+// Positions and scores that one KV head holds, in storage order; their number, or -1.
+int32_t lesskv_get_slots(const struct llama_context * ctx, int32_t seq_id, int32_t il, int32_t head_kv, int32_t max, int32_t * pos, float * score);
+
+// The model's fingerprint of algorithm.md, 64 hex digits and a NUL.
+bool lesskv_fingerprint(const struct llama_model * model, char hex[65]);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

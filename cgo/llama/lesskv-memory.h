@@ -1,0 +1,168 @@
+// lesskv-memory.h: the LESS cache as a llama_memory_i. It holds no ggml tensor: the slots and states are the kernels' own
+// (lesskv.h), one lesskv_cache for each layer of each sequence, made when a sequence first decodes.
+
+#pragma once
+
+#include "lesskv-adapter.h"
+#include "lesskv-llama.h"
+#include "lesskv.h"
+
+#include "llama-batch.h"
+#include "llama-cparams.h"
+#include "llama-memory.h"
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+struct llama_hparams;
+struct llama_model;
+
+class lesskv_memory;
+
+// One layer that has attention. The graph's custom nodes point at it, so it lives as long as the memory.
+struct lesskv_memory_layer {
+    lesskv_memory * mem = nullptr;
+    int32_t il = 0;          // layer of the model
+    size_t  i = 0;           // index among the layers that have attention
+    lesskv_layer params = {};
+    float   scale = 0.0f;    // kq_scale, known when the graph is built
+    float   soft_cap = 0.0f;
+    bool    used = false;    // the graph has it: not so for layers that only a speculative head would run
+};
+
+class lesskv_memory : public llama_memory_i {
+public:
+    // Throws std::runtime_error; the reason goes to params.lesskv->error too. cparams must outlive the memory.
+    lesskv_memory(const llama_model & model, const llama_memory_params & params, const llama_cparams & cparams);
+    ~lesskv_memory() override = default;
+
+    // llama_memory_i
+
+    llama_memory_context_ptr init_batch(llama_batch_allocr & balloc, uint32_t n_ubatch, bool embd_all) override;
+    llama_memory_context_ptr init_full() override;
+    llama_memory_context_ptr init_update(llama_context * lctx, bool optimize) override;
+
+    bool get_can_shift() const override { return false; }
+
+    void clear(bool data) override;
+
+    bool seq_rm  (llama_seq_id seq_id,                              llama_pos p0, llama_pos p1) override;
+    void seq_cp  (llama_seq_id seq_id_src, llama_seq_id seq_id_dst, llama_pos p0, llama_pos p1) override;
+    void seq_keep(llama_seq_id seq_id) override;
+    void seq_add (llama_seq_id seq_id, llama_pos p0, llama_pos p1, llama_pos shift) override;
+    void seq_div (llama_seq_id seq_id, llama_pos p0, llama_pos p1, int d) override;
+
+    llama_pos seq_pos_min(llama_seq_id seq_id) const override;
+    llama_pos seq_pos_max(llama_seq_id seq_id) const override;
+
+    std::map<ggml_backend_buffer_type_t, size_t> memory_breakdown() const override;
+
+    void state_write(llama_io_write_i & io, llama_seq_id seq_id = -1, llama_state_seq_flags flags = 0) const override;
+    void state_read (llama_io_read_i  & io, llama_seq_id seq_id = -1, llama_state_seq_flags flags = 0) override;
+
+    // for the graph
+
+    lesskv_memory_layer & layer(int il);        // refuses if layer il has no attention
+    [[noreturn]] void     refuse(const std::string & why) const; // throws; the reason goes to the configuration's error too
+    void                  note_lora();          // warns, once, that an adapter was trained without it
+    lesskv_cache *        cache(llama_seq_id seq_id, size_t i) const; // NULL if there is none
+    void *                scratch_data() const { return scratch.get(); }
+    int                   scratch_threads() const { return n_threads; }
+    std::vector<float> *  reference_weights()     { return use_reference ? &weights : nullptr; } // NULL: the fast kernels
+
+    // for lesskv-api.cpp
+
+    const std::string & last_error() const { return error; }
+    void info(lesskv_info & out) const;
+    bool layer_info(llama_seq_id seq_id, size_t i, lesskv_layer_info & out) const;
+    int32_t slots(llama_seq_id seq_id, int32_t il, int32_t head_kv, int32_t max, int32_t * pos, float * score) const;
+
+    // for lesskv_memory_context
+
+    bool apply(const llama_ubatch & ubatch);
+    void done();
+
+private:
+    struct free_cache   { void operator()(lesskv_cache * c) const { lesskv_cache_free(c); } };
+    struct free_scratch { void operator()(void * p) const; };
+    using cache_ptr = std::unique_ptr<lesskv_cache, free_cache>;
+
+    struct sequence {
+        std::vector<cache_ptr> caches; // by layer; empty: no token yet
+        std::string poison;            // why it refuses to decode; empty: it doesn't
+    };
+
+    void resolve(const lesskv_config & cfg, const llama_memory_params & params);
+    void load_adapter(const lesskv_config & cfg);
+    bool reserve_scratch();
+    bool valid(llama_seq_id seq_id) const;
+    bool make(sequence & seq);         // its caches; false: no memory
+    bool fail(const std::string & why) const; // remembers and logs a refusal; returns false
+    void poison(llama_seq_id seq_id, const std::string & why);
+    bool consistent(const sequence & seq, int64_t seen) const; // every layer has seen that many tokens
+    bool can_cut(const sequence & seq, llama_pos p0) const;
+    llama_pos pos_min(const sequence & seq) const;
+    llama_pos pos_max(const sequence & seq) const;
+
+    void     write_header(llama_io_write_i & io) const;
+    void     check_header(llama_io_read_i & io) const;
+    void     write_seq(llama_io_write_i & io, const sequence & seq) const;
+    sequence read_seq(llama_io_read_i & io) const;
+
+    const llama_model   & model;
+    const llama_hparams & hparams;
+    const llama_cparams & cparams;
+
+    const lesskv_policy * policy = nullptr;
+    int32_t budget = 0, heavy = 0, pinned = 0; // B, h, p of algorithm.md
+    lesskv_type type_k = LESSKV_TYPE_F16, type_v = LESSKV_TYPE_F16;
+    bool swa_full = false; // only to say what the unmodified cache would hold
+    bool use_reference = false;
+    std::vector<float> weights; // of the plain loops
+
+    std::unique_ptr<lesskv_adapter> adapter; // null: sparse only
+
+    std::vector<lesskv_memory_layer> layers;
+    std::vector<int32_t> layer_of; // by il; -1: no attention
+    std::vector<sequence> seqs;
+
+    std::unique_ptr<void, free_scratch> scratch;
+    size_t scratch_size = 0;
+    int    n_threads = 0; // that the scratch is for
+
+    llama_seq_id in_flight = -1; // the sequence whose micro-batch was applied and is not known to be done
+    int64_t      in_flight_seen = 0;
+
+    bool warned_lora = false;
+    bool warned_context = false;
+
+    // Where a refusal is written while the context is being made; NULL afterwards.
+    char * config_error = nullptr;
+    size_t config_error_size = 0;
+
+    mutable std::string error;
+};
+
+// The micro-batches of one llama_decode. Made by lesskv_memory, valid until the decode ends.
+class lesskv_memory_context : public llama_memory_context_i {
+public:
+    lesskv_memory_context(lesskv_memory * mem, llama_memory_status status) : mem(mem), status(status) {}
+    lesskv_memory_context(lesskv_memory * mem, std::vector<llama_ubatch> ubatches)
+        : mem(mem), status(LLAMA_MEMORY_STATUS_SUCCESS), ubatches(std::move(ubatches)) {}
+
+    bool next()  override;
+    bool apply() override;
+
+    const llama_ubatch & get_ubatch() const override { return ubatches[i]; }
+    llama_memory_status  get_status() const override { return status; }
+
+    lesskv_memory * memory() const { return mem; }
+
+private:
+    lesskv_memory *           mem;
+    llama_memory_status       status;
+    size_t                    i = 0;
+    std::vector<llama_ubatch> ubatches;
+};
