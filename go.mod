@@ -1,0 +1,18 @@
+module github.com/lesskv/lesskv
+
+go 1.24.0
+
+require (
+	github.com/bluekeyes/go-gitdiff v0.9.0 // indirect
+	github.com/gofrs/flock v0.13.0 // indirect
+	github.com/mitchellh/colorstring v0.0.0-20190213212951-d06e56a500db // indirect
+	github.com/rivo/uniseg v0.4.7 // indirect
+	github.com/schollz/progressbar/v3 v3.19.0 // indirect
+	github.com/stretchr/testify v1.12.1
+	github.com/x448/float16 v0.8.4
+	go.yaml.in/yaml/v3 v3.0.5 // indirect
+	golang.org/x/mod v0.31.0 // indirect
+	golang.org/x/sync v0.19.0 // indirect
+	golang.org/x/sys v0.40.0 // indirect
+	golang.org/x/term v0.38.0 // indirect
+)
