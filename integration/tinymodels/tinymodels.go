@@ -1,0 +1,96 @@
+// Package tinymodels writes small GGUF models with random weights, one for each kind of attention that the runtime builds:
+// those that LESS serves, and those that it has to refuse. Unmodified llama.cpp loads and decodes them all.
+//
+// Random is not degenerate: queries and keys are scaled so that attention is peaked (the logits of a head spread by about
+// two and a half), every other norm and bias is off its neutral value, and windows and soft-caps are small enough to bite
+// within a hundred tokens. An error anywhere in the attention shows in the logits.
+//
+// All of them have a SentencePiece vocabulary of 384 tokens with byte fallback, which tokenises any text, and are trained
+// for a context of 4,096. The same name, type and seed give the same bytes.
+package tinymodels
+
+import (
+	"fmt"
+	"path/filepath"
+
+	"github.com/lesskv/lesskv/weights/gguf"
+)
+
+// Model describes a model that can be written.
+type Model struct {
+	Name         string // unique, fit for a file name
+	Architecture string // general.architecture
+	Refused      string // why LESS can't serve it, in a few words; "" if it can
+	NoDecode     bool   // it has no decoder, or needs an encoder's output before it can decode
+	Window       int    // sliding window of every layer that has one, in tokens; 0 if none has
+
+	build func(*builder)
+}
+
+// All returns every model, those that LESS serves first.
+func All() []Model {
+	return []Model{
+		{Name: "llama", Architecture: "llama", build: llama},                  // GQA, groups of 4
+		{Name: "qwen3", Architecture: "qwen3", build: qwen3},                  // norms of q and k, heads wider than the embedding
+		{Name: "gemma2", Architecture: "gemma2", Window: 32, build: gemma2},   // every other layer windowed, soft-cap, scaled q
+		{Name: "gemma3", Architecture: "gemma3", Window: 24, build: gemma3},   // five layers of six windowed, MQA, two RoPE bases
+		{Name: "phi3", Architecture: "phi3", build: phi3},                     // fused q, k and v, scaled q
+		{Name: "falcon", Architecture: "falcon", build: falcon},               // MQA, strided v, attention beside the feed-forward
+		{Name: "gpt2", Architecture: "gpt2", build: gpt2},                     // MHA, learned positions, biases, strided q, k and v
+		{Name: "gpt-oss", Architecture: "gpt-oss", Window: 32, build: gptOSS}, // sink logits, experts, every other layer windowed
+
+		{Name: "mpt", Architecture: "mpt", Refused: "ALiBi", build: mpt},
+		{Name: "bloom", Architecture: "bloom", Refused: "ALiBi", build: bloom},
+		{Name: "bert", Architecture: "bert", Refused: "encoder", NoDecode: true, build: bert},
+		{Name: "mamba", Architecture: "mamba", Refused: "recurrent", build: mamba},
+		{Name: "deepseek2", Architecture: "deepseek2", Refused: "MLA", build: deepseek2},
+		{Name: "t5", Architecture: "t5", Refused: "encoder-decoder", NoDecode: true, build: t5},
+		{Name: "jamba", Architecture: "jamba", Refused: "hybrid", build: jamba},
+		{Name: "llama4", Architecture: "llama4", Refused: "chunked attention", build: llama4},
+		{Name: "qwen2vl", Architecture: "qwen2vl", Refused: "M-RoPE", build: qwen2vl},
+		{Name: "gemma3n", Architecture: "gemma3n", Refused: "layers that share another layer's KV", Window: 32, build: gemma3n},
+		{Name: "grok", Architecture: "grok", Refused: "grok's attention scaling", build: grok},
+	}
+}
+
+// Supported returns the models that LESS serves.
+func Supported() []Model { return filter(true) }
+
+// Refused returns the models that LESS has to refuse.
+func Refused() []Model { return filter(false) }
+
+func filter(supported bool) []Model {
+	var out []Model
+	for _, m := range All() {
+		if (m.Refused == "") == supported {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+// Find returns the model of a name. It fails if there is none.
+func Find(name string) (Model, error) {
+	for _, m := range All() {
+		if m.Name == name {
+			return m, nil
+		}
+	}
+	return Model{}, fmt.Errorf("no tiny model %q", name)
+}
+
+// Write writes the model to path, its matrices of type t, gguf.F32 or gguf.F16, vectors always F32.
+func (m Model) Write(path string, t gguf.Type, seed uint64) error {
+	b := newBuilder(m, t, seed)
+	m.build(b)
+	if err := gguf.WriteFile(path, b.pairs, b.tensors); err != nil {
+		return fmt.Errorf("tiny model %s: %w", m.Name, err)
+	}
+	return nil
+}
+
+// WriteIn writes the model into a folder, under a name made of its own, the type and the seed, and returns the path.
+func (m Model) WriteIn(dir string, t gguf.Type, seed uint64) (string, error) {
+	path := filepath.Join(dir, fmt.Sprintf("%s-%v-%d.gguf", m.Name, t, seed))
+	return path, m.Write(path, t, seed)
+}
