@@ -1,0 +1,161 @@
+package worker
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// LESSInfo is struct lesskv_info of cgo/llama/lesskv-llama.h.
+type LESSInfo struct {
+	Policy                        string
+	Budget, Heavy, Recent, Pinned int
+	Layers, WindowLayers          int // with a budget; with a sliding window
+	KernelLayers                  int // that have kernels
+	Rank, Hidden                  int // 0 without an adapter
+	Sequences                     int // that hold memory
+	SlotBytes, StateBytes         int64
+	KernelBytes, ScratchBytes     int64
+	FullBytes                     int64  // what the unmodified f16 cache holds at n_ctx tokens
+	AdapterSHA256                 string // "" without an adapter
+	Error                         string // why the last thing that was refused was refused
+}
+
+// LESS describes the LESS cache.
+func (w *Worker) LESS() (LESSInfo, error) {
+	r, err := w.call("less", nil)
+	if err != nil {
+		return LESSInfo{}, err
+	}
+	i := LESSInfo{
+		Policy: r.fields["policy"],
+		Budget: r.int("budget"), Heavy: r.int("heavy"), Recent: r.int("recent"), Pinned: r.int("pinned"),
+		Layers: r.int("n_layer"), WindowLayers: r.int("n_layer_swa"), KernelLayers: r.int("n_layer_kernels"),
+		Rank: r.int("rank"), Hidden: r.int("hidden"), Sequences: r.int("n_seq"),
+		SlotBytes: r.integer("bytes_slots"), StateBytes: r.integer("bytes_state"),
+		KernelBytes: r.integer("bytes_kernels"), ScratchBytes: r.integer("bytes_scratch"),
+		FullBytes: r.integer("bytes_full"), AdapterSHA256: r.fields["adapter_sha256"], Error: r.fields["error"],
+	}
+	return i, r.err
+}
+
+// LayerInfo is struct lesskv_layer_info: one layer of one sequence.
+type LayerInfo struct {
+	Layer                 int
+	Window, Kernels       bool
+	Seen, Kept, Folded    int64 // tokens; kept and folded per KV head
+	SlotBytes, StateBytes int64
+}
+
+// Layers describes every layer of a sequence; none if it is empty.
+func (w *Worker) Layers(seq int) ([]LayerInfo, error) {
+	r, err := w.call("layers", nil, "seq", seq)
+	if err != nil {
+		return nil, err
+	}
+	const width = 8
+	v := view[int64](r.payload)
+	var layers []LayerInfo
+	for ; len(v) >= width; v = v[width:] {
+		layers = append(layers, LayerInfo{int(v[0]), v[1] != 0, v[2] != 0, v[3], v[4], v[5], v[6], v[7]})
+	}
+	return layers, nil
+}
+
+// Slots returns the positions that one KV head holds and their scores, in storage order.
+func (w *Worker) Slots(seq, layer, head int) (pos []int32, score []float32, err error) {
+	r, err := w.call("slots", nil, "seq", seq, "layer", layer, "head", head)
+	if err != nil {
+		return nil, nil, err
+	}
+	half := len(r.payload) / 2
+	return view[int32](r.payload[:half]), view[float32](r.payload[half:]), nil
+}
+
+// Supported says whether LESS can serve a model, and why not. Nothing may be open.
+func (w *Worker) Supported(model string) (ok bool, reason string, err error) {
+	r, err := w.call("supported", nil, "path", model)
+	if err != nil {
+		return false, "", err
+	}
+	return r.bool("supported"), r.fields["reason"], r.err
+}
+
+// Fingerprint returns the open model's fingerprint of algorithm.md, "The adapter file".
+func (w *Worker) Fingerprint() (string, error) {
+	r, err := w.call("fingerprint", nil)
+	if err != nil {
+		return "", err
+	}
+	return r.fields["hex"], nil
+}
+
+// Attention is one micro-batch in one layer: what the LESS cache was given and what it answered.
+type Attention struct {
+	Layer                  int
+	Tokens, Heads, HeadsKV int       // T, Hq, Hkv
+	KeyLength, ValueLength int       // D, Dv
+	Q                      []float32 // [T][Hq][D]
+	K                      []float32 // [T][Hkv][D], as the slots' type has rounded it
+	V                      []float32 // [T][Hkv][Dv], the same
+	Out                    []float32 // [T][Hq][Dv]
+}
+
+// Capture begins to copy what every micro-batch gives to the attention of some layers and gets from it; of all, if none is
+// named. The model was opened with Config.Capture.
+func (w *Worker) Capture(layers ...int) error {
+	which := "all"
+	if len(layers) > 0 {
+		s := make([]string, len(layers))
+		for i, il := range layers {
+			s[i] = strconv.Itoa(il)
+		}
+		which = strings.Join(s, ",")
+	}
+	_, err := w.call("capture", nil, "layers", which)
+	return err
+}
+
+// StopCapture copies no more. What was copied can still be taken.
+func (w *Worker) StopCapture() error {
+	_, err := w.call("capture", nil, "layers", "none")
+	return err
+}
+
+// Captured takes what was copied since the last time, in the order of computation: micro-batch by micro-batch, layer by layer.
+func (w *Worker) Captured() ([]Attention, error) {
+	r, err := w.call("captured", nil)
+	if err != nil {
+		return nil, err
+	}
+	n := r.int("n")
+	if r.err != nil {
+		return nil, r.err
+	}
+	all := make([]Attention, 0, n)
+	b := r.payload
+	for i := range n {
+		const head = 6
+		if len(b) < 4*head {
+			return nil, fmt.Errorf("worker: %d captured records: number %d is cut off", n, i)
+		}
+		h := view[int32](b[:4*head])
+		a := Attention{Layer: int(h[0]), Tokens: int(h[1]), Heads: int(h[2]), HeadsKV: int(h[3]), KeyLength: int(h[4]), ValueLength: int(h[5])}
+		b = b[4*head:]
+		for _, part := range []struct {
+			dst  *[]float32
+			n, d int
+		}{
+			{&a.Q, a.Heads, a.KeyLength}, {&a.K, a.HeadsKV, a.KeyLength}, {&a.V, a.HeadsKV, a.ValueLength}, {&a.Out, a.Heads, a.ValueLength},
+		} {
+			size := 4 * a.Tokens * part.n * part.d
+			if size < 0 || size > len(b) {
+				return nil, fmt.Errorf("worker: %d captured records: number %d is cut off", n, i)
+			}
+			*part.dst = view[float32](b[:size:size])
+			b = b[size:]
+		}
+		all = append(all, a)
+	}
+	return all, nil
+}
