@@ -12,7 +12,7 @@
 //                (f32 f16 q8_0 q4_0), flash_attn=0, kv_unified=0, swa_full=1, embeddings=0, capture=0, rope_base=0,
 //                rope_scale=0 (the model's)
 //                less=0, and with less=1 the fields of lesskv_config: policy, budget, budget_share, budget_bytes, heavy,
-//                pinned, less_type_k, less_type_v, adapter, force_adapter
+//                pinned, less_type_k, less_type_v, adapter, force_adapter, reference
 //     close
 //     info       -> arch desc n_vocab n_embd n_layer n_head n_head_kv n_ctx_train n_swa n_ctx n_batch n_ubatch n_seq_max
 //                n_reused (graphs reused by decodes so far) less
@@ -416,6 +416,7 @@ private:
         config.type_v        = parse_type("less_type_v", req.text("less_type_v", "f16"));
         config.adapter       = adapter.c_str();
         config.force_adapter = req.flag("force_adapter", false);
+        config.reference     = req.flag("reference", false);
         config.error         = &config_error[0];
         config.error_size    = config_error.size();
         if (less) {

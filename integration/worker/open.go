@@ -33,6 +33,7 @@ type LESS struct {
 	TypeK, TypeV string  // of the slots: f16, f32, q8_0; f16
 	Adapter      string  // path; none: sparse only
 	ForceAdapter bool    // whatever the fingerprint says
+	Reference    bool    // the kernels' plain loops
 }
 
 // Int returns a pointer to n, for the fields of LESS whose zero is not their default.
@@ -66,7 +67,8 @@ func (c *Config) args() []any {
 	real("rope_base", c.RopeBase)
 	real("rope_scale", c.RopeScale)
 	if l := c.LESS; l != nil {
-		args = append(args, "less", true, "budget", l.Budget, "budget_bytes", l.BudgetBytes, "force_adapter", l.ForceAdapter)
+		args = append(args, "less", true, "budget", l.Budget, "budget_bytes", l.BudgetBytes, "force_adapter", l.ForceAdapter,
+			"reference", l.Reference)
 		text("policy", l.Policy)
 		real("budget_share", l.BudgetShare)
 		if l.Heavy != nil {
