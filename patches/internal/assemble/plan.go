@@ -1,0 +1,192 @@
+package assemble
+
+import (
+	"fmt"
+	"path"
+	"strings"
+
+	"github.com/lesskv/lesskv/patches/internal/build"
+	"github.com/lesskv/lesskv/patches/internal/pins"
+	"github.com/lesskv/lesskv/patches/internal/toolchain"
+	"github.com/lesskv/lesskv/patches/internal/tree"
+)
+
+// llamaFile says where a file of the module that carries llama.cpp goes in the assembled tree, "" if it is not needed:
+// other backends, Go files, and what only that module's own program uses.
+func llamaFile(name string) string {
+	base := path.Base(name)
+	switch base {
+	case "json-schema-to-grammar.cpp", // needs a JSON library that the module does not hold
+		"ollama-debug.c", "mem_dxgi_pdh.cpp":
+		return ""
+	}
+	if name == "llama/build-info.cpp" {
+		return "common/build-info.cpp"
+	}
+	to, ok := strings.CutPrefix(name, "llama/llama.cpp/")
+	if !ok {
+		if to, ok = strings.CutPrefix(name, "ml/backend/ggml/"); !ok {
+			return ""
+		}
+	}
+	top, rest, _ := strings.Cut(to, "/")
+	if base == "LICENSE" {
+		return to
+	}
+	switch path.Ext(base) {
+	case ".c", ".cpp", ".h", ".hpp":
+	default:
+		return ""
+	}
+	switch top {
+	case "include", "src", "common":
+		return to
+	case "ggml":
+		dir := path.Dir(rest)
+		if dir == "include" || dir == "src" || dir == "src/ggml-cpu" || strings.HasPrefix(dir, "src/ggml-cpu/") {
+			return to
+		}
+	}
+	return ""
+}
+
+// goLlamaFile does the same for the module of the Go API. Its binding.cpp would be compiled by cgo with upstream's
+// flags; ours goes into the archive.
+func goLlamaFile(name string) string {
+	dir, _, _ := strings.Cut(name, "/")
+	if name == "binding.cpp" || name == "Makefile" || name == ".gitmodules" || dir == "patches" || dir == ".github" {
+		return ""
+	}
+	return name
+}
+
+// less is the folder of the assembled trees that holds the sources of cgo/.
+const less = "less/"
+
+func isWorker(p string) bool  { return strings.HasPrefix(p, less+"worker") }
+func isBinding(p string) bool { return strings.HasPrefix(p, less+"binding") }
+
+// lessFile says where a file of cgo/ goes.
+func lessFile(name string) string {
+	switch path.Ext(name) {
+	case ".c", ".cpp", ".h":
+		return less + path.Base(name)
+	}
+	return ""
+}
+
+// A recipe turns the sources of a tree into units.
+type recipe struct {
+	goos, goarch string
+	isa          []string // instruction-set flags
+	strict       bool     // warnings of our own sources are errors
+	define       []string // for our own sources
+	identity     map[identityKey]string
+}
+
+type identityKey struct {
+	lang toolchain.Language
+	isa  bool
+}
+
+var (
+	common = []string{"-O3", "-DNDEBUG", "-fPIC", "-fvisibility=hidden", "-pthread"}
+	ggml   = []string{
+		"-DGGML_USE_CPU", "-DGGML_USE_LLAMAFILE", `-DGGML_VERSION="` + pins.Ollama.Version + `"`, `-DGGML_COMMIT="` + pins.LlamaCommit + `"`,
+		"-Iggml/include", "-Iggml/src", "-Iggml/src/ggml-cpu",
+	}
+	llama = []string{"-DGGML_USE_CPU", "-Iinclude", "-Isrc", "-Icommon", "-Iggml/include", "-Iggml/src", "-Iless"}
+	// Our own sources see llama.cpp's headers as the system's: warnings in them aren't ours.
+	ours = []string{
+		"-Wall", "-Wextra", "-Iless",
+		"-isystem", "include", "-isystem", "src", "-isystem", "common", "-isystem", "ggml/include", "-isystem", "ggml/src",
+	}
+)
+
+// units lists what is compiled of a tree, what runs on any CPU first: where two objects hold the same inline function, the
+// linker keeps the first, and that one must not need more than the check for the CPU's features allows.
+func (r *recipe) units(files tree.Tree) []build.Unit {
+	var plain, isa []build.Unit
+	for _, p := range files.Paths() {
+		u := build.Unit{Source: p, Flags: common}
+		flags := func(list ...string) { u.Flags = append(u.Flags[:len(u.Flags):len(u.Flags)], list...) }
+		switch path.Ext(p) {
+		case ".c":
+			u.Lang = toolchain.C
+		case ".cpp":
+			u.Lang = toolchain.CXX
+			flags("-std=c++17")
+		default:
+			continue
+		}
+		if r.goos == "linux" {
+			flags("-D_GNU_SOURCE")
+		} else {
+			flags("-D_DARWIN_C_SOURCE")
+		}
+		hot := false
+		switch dir, _, _ := strings.Cut(p, "/"); dir {
+		case "ggml":
+			if arch, ok := strings.CutPrefix(p, "ggml/src/ggml-cpu/arch/"); ok && !strings.HasPrefix(arch, ggmlArch[r.goarch]) {
+				continue
+			}
+			hot = strings.HasPrefix(p, "ggml/src/ggml-cpu/")
+			flags("-w")
+			flags(ggml...)
+			if u.Lang == toolchain.C {
+				flags("-std=gnu11")
+			}
+			if r.goos == "darwin" && r.goarch == "arm64" {
+				flags("-DGGML_USE_ACCELERATE", "-DACCELERATE_NEW_LAPACK", "-DACCELERATE_LAPACK_ILP64")
+			}
+		case "src", "common":
+			flags("-w")
+			flags(llama...)
+		case "less":
+			hot = u.Lang == toolchain.C
+			flags(ours...)
+			flags(r.define...)
+			if u.Lang == toolchain.C {
+				flags("-std=c11")
+			}
+			if r.strict {
+				flags("-Werror")
+			}
+		}
+		u.Identity = r.identity[identityKey{u.Lang, hot}]
+		if hot {
+			flags(r.isa...)
+			isa = append(isa, u)
+		} else {
+			plain = append(plain, u)
+		}
+	}
+	return append(plain, isa...)
+}
+
+var ggmlArch = map[string]string{"amd64": "x86/", "arm64": "arm/"}
+
+// libs are what a program that holds llama.cpp is linked with.
+func (r *recipe) libs() []string {
+	if r.goos == "darwin" {
+		return []string{"-lm", "-framework", "Accelerate"}
+	}
+	return []string{"-pthread", "-lm", "-ldl"}
+}
+
+// stampFile is the Go file of the assembled package that changes with the archive. The constants are exported: an
+// unused one that isn't would leave the compiled package as it was, and the go command would not link anew.
+func stampFile(archive, flags string) []byte {
+	return fmt.Appendf(nil, `// Code generated by %s/patches; DO NOT EDIT.
+
+package llama
+
+// What libbinding.a was built from. The go command does not look into an archive behind -lbinding: this file is what
+// makes it build and link anew when the archive changes.
+const (
+	LesskvArchive = %q // SHA-256
+	LesskvRuntime = %q
+	LesskvFlags   = %q
+)
+`, pins.Self, archive, fmt.Sprintf("llama.cpp %s (%s)", pins.LlamaCommit, pins.Ollama), flags)
+}

@@ -1,0 +1,217 @@
+// Package build compiles source trees in parallel into a store of objects that are found again by content: the same
+// source, headers, flags and compiler are never compiled twice, whichever tree or run they come from.
+package build
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/lesskv/lesskv/patches/internal/progress"
+	"github.com/lesskv/lesskv/patches/internal/toolchain"
+	"github.com/lesskv/lesskv/patches/internal/tree"
+)
+
+// A Unit is one source file to compile.
+type Unit struct {
+	Source   string // its path in the tree
+	Lang     toolchain.Language
+	Flags    []string // relative paths in them are relative to the tree
+	Identity string   // of the compiler with these flags, see toolchain.Toolchain.Identity
+}
+
+// A Job is the units of one tree.
+type Job struct {
+	Dir   string    // where the tree lies on the disk
+	Files tree.Tree // the same in memory
+	Units []Unit
+}
+
+// A CommandError is a command that failed.
+type CommandError struct {
+	What    string // the file that it was to make, or the source that it was to compile
+	Command []string
+	Output  string
+	Err     error
+}
+
+func (e *CommandError) Error() string {
+	return fmt.Sprintf("%s: %v\n%s\ncommand: %s", e.What, e.Err, strings.TrimSpace(e.Output), strings.Join(e.Command, " "))
+}
+
+func (e *CommandError) Unwrap() error { return e.Err }
+
+// Is lets errors.Is(err, syscall.ENOSPC) see that a compiler met a full disk.
+func (e *CommandError) Is(target error) bool {
+	return target == syscall.ENOSPC && strings.Contains(e.Output, "No space left on device")
+}
+
+// A Builder runs the toolchain.
+type Builder struct {
+	Tools  *toolchain.Toolchain
+	Store  *Store
+	Jobs   int       // commands at a time; 0: one for each CPU
+	Log    io.Writer // progress
+	Trace  io.Writer // the commands, if not nil
+	Output sync.Mutex
+}
+
+// Compile compiles what the store does not hold and returns the objects of every job, in the order of its units.
+func (b *Builder) Compile(ctx context.Context, jobs []Job) ([][]string, error) {
+	// One unit of one job. Those with the same key differ in their headers at most: they go to one worker, one after the
+	// other, and the second finds what the first compiled if its headers are the same.
+	type member struct {
+		job, unit int
+		key       string
+	}
+	objects := make([][]string, len(jobs))
+	missing := map[string][]member{}
+	hashes := make([]map[string]string, len(jobs))
+	total := 0
+	for i, job := range jobs {
+		objects[i] = make([]string, len(job.Units))
+		hashes[i] = job.Files.Hashes()
+		for j, u := range job.Units {
+			m := member{i, j, sourceKey(u, b.Tools.Compiler(u.Lang), hashes[i])}
+			object, ok := b.Store.Lookup(u.Source, m.key, hashes[i])
+			if !ok {
+				missing[m.key] = append(missing[m.key], m)
+				total++
+			}
+			objects[i][j] = object
+		}
+	}
+	if total == 0 {
+		return objects, nil
+	}
+
+	groups := make([][]member, 0, len(missing))
+	for _, g := range missing {
+		groups = append(groups, g)
+	}
+	size := func(g []member) int {
+		j := jobs[g[0].job]
+		return len(j.Files[j.Units[g[0].unit].Source])
+	}
+	// The longest first, so that none of them is left for the end.
+	slices.SortFunc(groups, func(x, y []member) int {
+		return cmp.Or(cmp.Compare(size(y), size(x)), strings.Compare(x[0].key, y[0].key))
+	})
+
+	meter := progress.New(b.Log, "compiling", total)
+	defer meter.Finish()
+	limit := b.Jobs
+	if limit <= 0 {
+		limit = runtime.GOMAXPROCS(0)
+	}
+	work, ctx := errgroup.WithContext(ctx)
+	work.SetLimit(limit)
+	for _, g := range groups {
+		work.Go(func() error {
+			for _, m := range g {
+				if ctx.Err() != nil {
+					return ctx.Err()
+				}
+				job := jobs[m.job]
+				u := job.Units[m.unit]
+				object, ok := b.Store.Lookup(u.Source, m.key, hashes[m.job])
+				if !ok {
+					var err error
+					if object, err = b.compile(ctx, job.Dir, u, m.key, hashes[m.job]); err != nil {
+						return err
+					}
+				}
+				objects[m.job][m.unit] = object
+				meter.Step()
+			}
+			return nil
+		})
+	}
+	return objects, work.Wait()
+}
+
+// compile compiles one unit into the store.
+func (b *Builder) compile(ctx context.Context, dir string, u Unit, key string, hashes map[string]string) (string, error) {
+	tmp := b.Store.temporary(u.Source, key)
+	object, depfile := tmp+".o", tmp+".d"
+	defer os.Remove(object)
+	defer os.Remove(depfile)
+	command := slices.Concat(b.Tools.Compiler(u.Lang), u.Flags, []string{"-MD", "-MF", depfile, "-c", u.Source, "-o", object})
+	if err := b.run(ctx, dir, u.Source, command); err != nil {
+		return "", err
+	}
+	data, err := os.ReadFile(depfile)
+	if err != nil {
+		return "", err
+	}
+	return b.Store.put(u.Source, key, headers(data, u.Source, hashes), hashes, object)
+}
+
+// Archive makes a fresh archive of the objects, whose base names must differ, under a temporary name and renames it to path.
+func (b *Builder) Archive(ctx context.Context, path string, objects []string) error {
+	seen := map[string]bool{}
+	for _, o := range objects {
+		if name := filepath.Base(o); seen[name] {
+			return fmt.Errorf("%s: two objects are named %s, and ar would keep one of them", path, name)
+		} else {
+			seen[name] = true
+		}
+	}
+	tmp := path + ".tmp"
+	if err := os.Remove(tmp); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	defer os.Remove(tmp)
+	mode := "rcsD" // D: no dates and owners, equal objects make an equal archive
+	if b.Tools.GOOS == "darwin" {
+		mode = "rcs"
+	}
+	if err := b.run(ctx, "", path, slices.Concat(b.Tools.AR, []string{mode, tmp}, objects)); err != nil {
+		return err
+	}
+	return os.Rename(tmp, path)
+}
+
+// Link links the objects into a program under a temporary name and renames it to path.
+func (b *Builder) Link(ctx context.Context, path string, objects, libs []string) error {
+	tmp := path + ".tmp"
+	defer os.Remove(tmp)
+	if err := b.run(ctx, "", path, slices.Concat(b.Tools.CXX, []string{"-o", tmp}, objects, libs)); err != nil {
+		return err
+	}
+	return os.Rename(tmp, path)
+}
+
+func (b *Builder) run(ctx context.Context, dir, what string, command []string) error {
+	if b.Trace != nil {
+		b.Output.Lock()
+		fmt.Fprintln(b.Trace, strings.Join(command, " "))
+		b.Output.Unlock()
+	}
+	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "LC_ALL=C", "ZERO_AR_DATE=1")
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	killWithChildren(cmd)
+	if err := cmd.Run(); err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return &CommandError{What: what, Command: command, Output: out.String(), Err: err}
+	}
+	return nil
+}

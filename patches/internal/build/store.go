@@ -1,0 +1,136 @@
+package build
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/lesskv/lesskv/patches/internal/tree"
+)
+
+// A Store is a folder of objects. An object's name holds the hash of all that went into it. Which headers go into
+// it is known only once it was compiled, so it is found in two steps: the source key (source, flags, compiler) leads to
+// a list of headers, and that list with the headers' contents leads to the object.
+//
+//	NAME-SOURCEKEY.deps   JSON: the lists of headers that this source was seen to include, [][]string
+//	NAME-OBJECTKEY.o
+//
+// NAME is the path of the source with _ for /, so that names in an archive are unique, and readable.
+type Store struct{ Dir string }
+
+// keyLen is how many hex digits of a SHA-256 a name holds.
+const keyLen = 20
+
+// sourceKey is the hash of what is known of an object before it is compiled.
+func sourceKey(u Unit, compiler []string, hashes map[string]string) string {
+	return digest(u.Source, hashes[u.Source], u.Identity, strings.Join(compiler, "\x00"), strings.Join(u.Flags, "\x00"))
+}
+
+// objectKey adds the headers: their paths and contents. A header that is gone has the hash "".
+func objectKey(sourceKey string, headers []string, hashes map[string]string) string {
+	parts := []string{sourceKey}
+	for _, h := range headers {
+		parts = append(parts, h, hashes[h])
+	}
+	return digest(parts...)
+}
+
+func digest(parts ...string) string {
+	data, _ := json.Marshal(parts) // strings only: it can't fail
+	return tree.Hash(data)[:keyLen]
+}
+
+func (s *Store) path(source, key, ext string) string {
+	return filepath.Join(s.Dir, strings.ReplaceAll(source, "/", "_")+"-"+key+ext)
+}
+
+func (s *Store) temporary(source, key string) string {
+	return s.path(source, key, fmt.Sprintf(".tmp%d", os.Getpid()))
+}
+
+// Lookup finds the object of a source with the given key among files with the given hashes, and marks it as used.
+func (s *Store) Lookup(source, key string, hashes map[string]string) (string, bool) {
+	for _, headers := range s.headers(source, key) {
+		object := s.path(source, objectKey(key, headers, hashes), ".o")
+		now := time.Now()
+		if os.Chtimes(object, now, now) == nil {
+			os.Chtimes(s.path(source, key, ".deps"), now, now)
+			return object, true
+		}
+	}
+	return "", false
+}
+
+// headers reads the lists of headers; none if there is no such file or it is no such list.
+func (s *Store) headers(source, key string) [][]string {
+	data, err := os.ReadFile(s.path(source, key, ".deps"))
+	if err != nil {
+		return nil
+	}
+	var lists [][]string
+	if json.Unmarshal(data, &lists) != nil {
+		return nil
+	}
+	return lists
+}
+
+// put moves a fresh object into the store and returns its path there.
+func (s *Store) put(source, key string, headers []string, hashes map[string]string, object string) (string, error) {
+	to := s.path(source, objectKey(key, headers, hashes), ".o")
+	if err := os.Rename(object, to); err != nil {
+		return "", err
+	}
+	lists := s.headers(source, key)
+	if slices.ContainsFunc(lists, func(l []string) bool { return slices.Equal(l, headers) }) {
+		return to, nil
+	}
+	data, err := json.Marshal(append(lists, headers))
+	if err != nil {
+		return "", err
+	}
+	return to, tree.WriteFile(s.path(source, key, ".deps"), data)
+}
+
+// Prune deletes what was not used since the given time.
+func (s *Store) Prune(since time.Time) error {
+	entries, err := os.ReadDir(s.Dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		info, err := e.Info()
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if info.ModTime().Before(since) {
+			if err := os.Remove(filepath.Join(s.Dir, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// headers reads a compiler's list of dependencies (a makefile rule) and returns those that are files of the tree, the source
+// itself apart. The others are the system's; the compiler's identity stands for them.
+func headers(rule []byte, source string, hashes map[string]string) []string {
+	list := []string{}
+	for _, word := range strings.Fields(strings.ReplaceAll(string(rule), "\\\n", " ")) {
+		p := path.Clean(word)
+		if _, ok := hashes[p]; ok && p != source {
+			list = append(list, p)
+		}
+	}
+	slices.Sort(list)
+	return slices.Compact(list)
+}

@@ -1,0 +1,99 @@
+// Command patches assembles the runtime: github.com/go-skynet/go-llama.cpp on a current llama.cpp, with LESS in its
+// KV cache.
+//
+//	go run ./patches                                           in a checkout: build/ and go.work
+//	go run github.com/lesskv/lesskv/patches@VERSION -app DIR   for an app: under the user's cache directory
+//
+// README.md in this folder says what it does and how the patch series are kept.
+package main
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime"
+	"syscall"
+
+	"github.com/lesskv/lesskv/cgo"
+	"github.com/lesskv/lesskv/patches/internal/assemble"
+	"github.com/lesskv/lesskv/patches/internal/toolchain"
+)
+
+//go:embed all:llama.cpp all:go-llama.cpp
+var patches embed.FS
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Args[1:], os.Stderr); err != nil && !errors.Is(err, flag.ErrHelp) {
+		fmt.Fprintln(os.Stderr, "lesskv:", explain(err))
+		stop()
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string, log io.Writer) error {
+	o := assemble.Options{Dir: ".", Series: patches, Sources: cgo.Sources, Log: log}
+	var clean, undo, verbose bool
+	var trees string
+	flags := flag.NewFlagSet("patches", flag.ContinueOnError)
+	flags.SetOutput(log)
+	flags.StringVar(&o.App, "app", "", "assemble for the app whose go.mod is in this `folder`, under the user's cache directory")
+	flags.BoolVar(&o.Replace, "replace", false, "with -app: tie it by a replace in its go.mod instead of a go.work")
+	flags.BoolVar(&undo, "undo", false, "take out what ties the app (or this checkout) to the runtime")
+	flags.BoolVar(&clean, "clean", false, "delete the build folder and the go.work of this checkout")
+	flags.StringVar(&o.Build, "build", "", "the build `folder` (default build beside go.mod, or one in the user's cache directory)")
+	flags.StringVar(&trees, "tree", "", "patched, or all: with the unmodified runtime that everything is verified against (default all, with -app patched)")
+	flags.StringVar(&o.Preset, "preset", "native", "instruction sets: native (this machine) or portable (x86-64-v3; armv8.2-a with dotprod and fp16)")
+	flags.StringVar(&o.March, "march", "", "`value` of -march, instead of the preset's")
+	flags.IntVar(&o.Jobs, "j", 0, "compilers at a time (default one for each CPU)")
+	flags.BoolVar(&verbose, "v", false, "print the commands")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if flags.NArg() > 0 {
+		return fmt.Errorf("unexpected argument %q: everything is a flag, see -help", flags.Arg(0))
+	}
+	if err := toolchain.CheckTarget(runtime.GOOS, runtime.GOARCH); err != nil {
+		return err
+	}
+	if verbose {
+		o.Trace = log
+	}
+	switch trees {
+	case "":
+		o.Unmodified = o.App == ""
+	case "all":
+		o.Unmodified = true
+	case "patched":
+	default:
+		return fmt.Errorf("-tree %q: want all or patched", trees)
+	}
+	switch {
+	case clean && o.App != "":
+		return errors.New("-clean is for a checkout: -undo takes an app's tie out, and the runtimes in the user's cache directory (lesskv) serve every app")
+	case o.Replace && o.App == "":
+		return errors.New("-replace is for apps: a replace in this module's go.mod would break go run MODULE@VERSION")
+	case clean:
+		return assemble.Clean(ctx, o)
+	case undo:
+		return assemble.Undo(o)
+	}
+	return assemble.Run(ctx, o)
+}
+
+// explain adds what to do to the errors that have nothing to do with the runtime.
+func explain(err error) error {
+	switch {
+	case errors.Is(err, context.Canceled):
+		return errors.New("interrupted: what is compiled is kept, the next run goes on from there")
+	case errors.Is(err, syscall.ENOSPC):
+		return fmt.Errorf("the disk is full: make room and run again, what is compiled is kept: %w", err)
+	}
+	return err
+}
