@@ -1,0 +1,426 @@
+// attend.c: attention of a micro-batch over slots, micro-batch and low-rank state ("Attention of one query" and steps 1
+// and 2 of "A micro-batch" in algorithm.md).
+
+#include "internal.h"
+#include "vec.h"
+
+#include <stdbool.h>
+#include <stdlib.h>
+
+// One KV head's part of a micro-batch, and a query head's share of it.
+struct task {
+    const struct lesskv_cache *  cache;
+    const struct lesskv_ubatch * ub;
+    const struct lesskv_head *   head;
+    int32_t head_q, head_kv;
+    struct rows slots_k, slots_v; // [n]
+    struct rows batch_k, batch_v; // [T]
+};
+
+static struct task task_of(const struct lesskv_cache * cache, const struct lesskv_ubatch * ub, int32_t head_q) {
+    const struct lesskv_layer * l = &cache->layer;
+    const int32_t j = head_q / (l->n_head / l->n_head_kv);
+    const struct lesskv_head * h = &cache->head[j];
+    return (struct task) {
+        .cache = cache, .ub = ub, .head = h, .head_q = head_q, .head_kv = j,
+        .slots_k = { l->type_k, h->k, cache->row_k, h->n },
+        .slots_v = { l->type_v, h->v, cache->row_v, h->n },
+        .batch_k = { l->type_k, (const char *) ub->k + (size_t) j * ub->k_head, ub->k_token, ub->n_tokens },
+        .batch_v = { l->type_v, (const char *) ub->v + (size_t) j * ub->v_head, ub->v_token, ub->n_tokens },
+    };
+}
+
+static const char * query_at(const struct task * t, int32_t i) {
+    return (const char *) t->ub->q + (size_t) t->head_q * t->ub->q_head + (size_t) i * t->ub->q_token;
+}
+
+static float * out_at(const struct task * t, int32_t i) {
+    const struct lesskv_layer * l = &t->cache->layer;
+    return t->ub->out + ((size_t) i * (size_t) l->n_head + (size_t) t->head_q) * (size_t) l->dv;
+}
+
+static struct rows first(struct rows a, int32_t n) {
+    a.n = n;
+    return a;
+}
+
+// The queries of the micro-batch that a pair at pos is visible to: from lo on, below hi.
+static void visible(const struct task * t, int64_t pos, int32_t * lo, int32_t * hi) {
+    const int64_t from = pos - t->ub->pos;
+    const int64_t to   = t->cache->layer.n_swa > 0 ? from + t->cache->layer.n_swa : t->ub->n_tokens;
+    *lo = from > 0 ? (int32_t) from : 0;
+    *hi = to < t->ub->n_tokens ? (int32_t) (to > 0 ? to : 0) : t->ub->n_tokens;
+}
+
+// out[Dv] = softmax over A, whose unnormalised sum is acc with normaliser sum and maximum top, joined by the low-rank
+// state as a token with logit log(pz) and value low / pz, and by the sink in the denominator.
+static void join(const struct task * t, int32_t i, const float * acc, float top, float sum, const float * low, float pz) {
+    const bool  state = pz > 0;
+    const float sink  = t->ub->sinks ? t->ub->sinks[t->head_q] : -INFINITY;
+    const float logit = state ? logf(pz) : -INFINITY;
+    float m = top;
+    m = logit > m ? logit : m;
+    m = sink  > m ? sink  : m;
+
+    float * out = out_at(t, i);
+    const int32_t dv = t->cache->layer.dv;
+    if (m == -INFINITY) { // the query sees nothing
+        memset(out, 0, (size_t) dv * sizeof(float));
+        return;
+    }
+    const float a   = expf(top - m);
+    const float b   = expf(logit - m);
+    const float den = a * sum + b + expf(sink - m);
+    const float wa  = a / den;
+    const float wb  = b / den / pz;
+    if (!state) {
+        for (int32_t c = 0; c < dv; c++) {
+            out[c] = wa * acc[c];
+        }
+        return;
+    }
+    for (int32_t c = 0; c < dv; c++) {
+        out[c] = wa * acc[c] + wb * low[c];
+    }
+}
+
+// One query, for decoding.
+static void attend_one(const struct task * t, const struct scratch * s, int32_t i, float * worth) {
+    const struct lesskv_layer * l = &t->cache->layer;
+    const int32_t n  = t->slots_k.n;
+    const int32_t nb = i + 1; // of the micro-batch
+    const int32_t na = n + nb;
+    float * p = s->logit;
+
+    // 1. logits
+    lesskv_to_f32(LESSKV_TYPE_F32, s->x, query_at(t, i), l->dk);
+    for (int32_t d = 0; d < l->dk; d++) {
+        s->x[d] *= t->ub->scale;
+    }
+    lesskv_rows_one(t->slots_k,            l->dk, s->x, p);
+    lesskv_rows_one(first(t->batch_k, nb), l->dk, s->x, p + n);
+    for (int32_t r = na; r % VW != 0; r++) {
+        p[r] = -INFINITY; // to the end of a vector
+    }
+    if (t->ub->soft_cap > 0) {
+        const vf cap = vf_set(t->ub->soft_cap);
+        for (int32_t r = 0; r < na; r += VW) {
+            vf_store(p + r, cap * vf_tanh(vf_load(p + r) / cap));
+        }
+        for (int32_t r = na; r % VW != 0; r++) {
+            p[r] = -INFINITY;
+        }
+    }
+    if (l->n_swa > 0) {
+        for (int32_t r = 0; r < na; r++) {
+            int32_t lo, hi;
+            visible(t, r < n ? t->head->pos[r] : (int64_t) t->ub->pos + r - n, &lo, &hi);
+            p[r] = i < hi ? p[r] : -INFINITY;
+        }
+    }
+
+    // 2. softmax, not yet divided
+    vf top = vf_set(-INFINITY), sum = {0};
+    for (int32_t r = 0; r < na; r += VW) {
+        top = vf_max(vf_load(p + r), top);
+    }
+    const float m = vf_top(top);
+    const vf base = vf_set(m > -INFINITY ? m : 0);
+    for (int32_t r = 0; r < na; r += VW) {
+        const vf e = vf_exp(vf_load(p + r) - base);
+        vf_store(p + r, e);
+        sum += e;
+    }
+    const float total = vf_sum(sum);
+
+    // 3. values
+    memset(s->sum, 0, (size_t) l->dv * sizeof(float));
+    lesskv_cols_one(t->slots_v,            l->dv, p,     s->sum, s->tile);
+    lesskv_cols_one(first(t->batch_v, nb), l->dv, p + n, s->sum, s->tile);
+
+    // 4. low-rank state
+    float pz = 0;
+    if (l->kernels) {
+        const float qn = sqrtf((float) l->dk);
+        for (int32_t d = 0; d < l->dk; d++) {
+            s->x[d] *= qn;
+        }
+        lesskv_phi(l->kernels, l->dk, t->head_q, s->x, 1, s->phi, s->tmp);
+        for (int32_t r = 0; r < l->kernels->rank; r++) {
+            pz += s->phi[r] * t->head->z[r];
+        }
+        const struct rows H = { LESSKV_TYPE_F32, t->head->H, (size_t) l->dv * sizeof(float), l->kernels->rank };
+        memset(s->low, 0, (size_t) l->dv * sizeof(float));
+        lesskv_cols_one(H, l->dv, s->phi, s->low, s->tile);
+    }
+    join(t, i, s->sum, m, total, s->low, pz);
+
+    // 5. what the pairs were worth
+    if (worth) {
+        const float inv = total > 0 ? 1 / total : 0;
+        for (int32_t r = 0; r < na; r++) {
+            worth[r] = p[r] * inv;
+        }
+    }
+}
+
+// out[r] joined by the sum, or the largest, of p[r][LANES] * inv[LANES].
+static void add_worth(enum lesskv_worth kind, const float * p, int32_t n, const float * inv, float * out) {
+    for (int32_t r = 0; r < n; r++) {
+        vf w = vf_load(p + (size_t) r * LANES) * vf_load(inv);
+        for (int j = VW; j < LANES; j += VW) {
+            const vf o = vf_load(p + (size_t) r * LANES + j) * vf_load(inv + j);
+            w = kind == LESSKV_WORTH_SUM ? w + o : vf_max(o, w);
+        }
+        if (kind == LESSKV_WORTH_SUM) {
+            out[r] += vf_sum(w);
+        } else {
+            const float top = vf_top(w);
+            out[r] = top > out[r] ? top : out[r];
+        }
+    }
+}
+
+// Queries i0 .. i0 + nq - 1, 1 <= nq <= LANES; see internal.h for the layout.
+static void attend_block(const struct task * t, const struct scratch * s, int32_t i0, int32_t nq, float * worth) {
+    const struct lesskv_layer * l = &t->cache->layer;
+    const int32_t i1 = i0 + nq;
+
+    // What no query of the block sees is left out: behind the last query, and before a window.
+    const int32_t b0 = l->n_swa > 0 && i0 >= l->n_swa ? i0 - l->n_swa + 1 : 0;
+    const int32_t n  = l->n_swa > 0 && i0 >= l->n_swa - 1 ? 0 : t->slots_k.n;
+    const int32_t na = n + i1 - b0;
+    struct rows batch_k = first(t->batch_k, i1 - b0);
+    struct rows batch_v = first(t->batch_v, i1 - b0);
+    batch_k.data = (const char *) batch_k.data + (size_t) b0 * batch_k.stride;
+    batch_v.data = (const char *) batch_v.data + (size_t) b0 * batch_v.stride;
+    float * p = s->logit;
+
+    // 1. logits
+    memset(s->x, 0, (size_t) l->dk * LANES * sizeof(float));
+    for (int32_t i = 0; i < nq; i++) {
+        lesskv_to_f32(LESSKV_TYPE_F32, s->tile, query_at(t, i0 + i), l->dk);
+        for (int32_t d = 0; d < l->dk; d++) {
+            s->x[(size_t) d * LANES + i] = s->tile[d] * t->ub->scale;
+        }
+    }
+    lesskv_rows_block(first(t->slots_k, n), l->dk, s->x, p,                      s->tile);
+    lesskv_rows_block(batch_k,              l->dk, s->x, p + (size_t) n * LANES, s->tile);
+    if (t->ub->soft_cap > 0) {
+        const vf cap = vf_set(t->ub->soft_cap);
+        for (size_t r = 0; r < (size_t) na * LANES; r += VW) {
+            vf_store(p + r, cap * vf_tanh(vf_load(p + r) / cap));
+        }
+    }
+    for (int32_t r = l->n_swa > 0 ? 0 : n; r < na; r++) {
+        int32_t lo, hi;
+        visible(t, r < n ? t->head->pos[r] : (int64_t) t->ub->pos + b0 + r - n, &lo, &hi);
+        for (int32_t i = i0; i < i1; i++) {
+            if (i < lo || i >= hi) {
+                p[(size_t) r * LANES + (i - i0)] = -INFINITY;
+            }
+        }
+    }
+
+    // 2. softmax, not yet divided
+    float m[LANES], total[LANES], inv[LANES];
+    for (int j = 0; j < LANES; j += VW) {
+        vf top = vf_set(-INFINITY), sum = {0};
+        for (int32_t r = 0; r < na; r++) {
+            top = vf_max(vf_load(p + (size_t) r * LANES + j), top);
+        }
+        const vf base = vf_select(top > -INFINITY, top, vf_set(0));
+        for (int32_t r = 0; r < na; r++) {
+            const vf e = vf_exp(vf_load(p + (size_t) r * LANES + j) - base);
+            vf_store(p + (size_t) r * LANES + j, e);
+            sum += e;
+        }
+        vf_store(m + j, top);
+        vf_store(total + j, sum);
+    }
+    for (int i = 0; i < LANES; i++) {
+        inv[i] = i < nq && total[i] > 0 ? 1 / total[i] : 0;
+    }
+
+    // 3. values
+    const size_t ld = round_up((size_t) l->dv, PAD);
+    memset(s->sum, 0, ld * LANES * sizeof(float));
+    lesskv_cols_block(first(t->slots_v, n), l->dv, p,                      nq, s->sum, s->tile);
+    lesskv_cols_block(batch_v,              l->dv, p + (size_t) n * LANES, nq, s->sum, s->tile);
+
+    // 4. low-rank state
+    float pz[LANES] = {0};
+    if (l->kernels) {
+        const float qn = sqrtf((float) l->dk);
+        for (size_t d = 0; d < (size_t) l->dk * LANES; d++) {
+            s->x[d] *= qn;
+        }
+        lesskv_phi_block(l->kernels, l->dk, t->head_q, s->x, s->phi, s->tmp, s->tile);
+        for (int32_t r = 0; r < l->kernels->rank; r++) {
+            for (int i = 0; i < LANES; i++) {
+                pz[i] += s->phi[(size_t) r * LANES + i] * t->head->z[r];
+            }
+        }
+        const struct rows H = { LESSKV_TYPE_F32, t->head->H, (size_t) l->dv * sizeof(float), l->kernels->rank };
+        memset(s->low, 0, ld * LANES * sizeof(float));
+        lesskv_cols_block(H, l->dv, s->phi, nq, s->low, s->tile);
+    }
+    for (int32_t i = 0; i < nq; i++) {
+        join(t, i0 + i, s->sum + i * ld, m[i], total[i], s->low + i * ld, pz[i]);
+    }
+
+    // 5. what the pairs were worth; a policy that asks has no window, so the rows are the slots and the micro-batch
+    if (worth) {
+        add_worth(l->policy->worth, p, na, inv, worth);
+    }
+}
+
+void lesskv_attend(const struct lesskv_cache * cache, const struct lesskv_ubatch * ub, void * scratch, int n_threads, int ith, int nth) {
+    const int workers = nth < n_threads ? nth : n_threads;
+    if (ith >= workers) {
+        return;
+    }
+    const struct lesskv_layer * l = &cache->layer;
+    const struct scratch s = lesskv_scratch_plan(l, ub->n_tokens, n_threads, scratch, ith);
+    for (int32_t u = ith; u < s.n_chunk * l->n_head; u += workers) {
+        const int32_t head_q = u % l->n_head; // later chunks see more: spread them over the threads
+        const int32_t chunk  = u / l->n_head;
+        const int32_t i0     = chunk * s.chunk;
+        const int32_t i1     = i0 + s.chunk < ub->n_tokens ? i0 + s.chunk : ub->n_tokens;
+        const struct task t  = task_of(cache, ub, head_q);
+        float * worth = NULL;
+        if (s.worth) {
+            worth = s.worth + ((size_t) head_q * (size_t) s.n_chunk + (size_t) chunk) * s.width;
+            memset(worth, 0, ((size_t) t.head->n + (size_t) i1) * sizeof(float));
+        }
+        for (int32_t i = i0; i < i1; i += s.lanes) {
+            if (s.lanes == 1) {
+                attend_one(&t, &s, i, worth);
+            } else {
+                attend_block(&t, &s, i, i1 - i < LANES ? i1 - i : LANES, worth);
+            }
+        }
+    }
+}
+
+// What the reference works in.
+struct room {
+    double * logit; // [n + T]
+    double * sum;   // [Dv]
+    float *  row;   // [max(D, Dv)]
+    float *  x;     // [D]
+    float *  phi;   // [R]
+    float *  tmp;   // [R' + 2 R]
+};
+
+static void read_ref(struct rows a, struct rows b, int32_t r, int32_t n, float * row) {
+    const struct rows * rows = r < a.n ? &a : &b;
+    lesskv_to_f32(rows->type, row, (const char *) rows->data + (size_t) (r < a.n ? r : r - a.n) * rows->stride, n);
+}
+
+// One query; weights: [B' + T] or NULL.
+static void query_ref(const struct task * t, const struct room * w, int32_t i, float * weights) {
+    const struct lesskv_layer *   l = &t->cache->layer;
+    const struct lesskv_kernels * k = l->kernels;
+    const int32_t n  = t->slots_k.n;
+    const int32_t na = n + t->ub->n_tokens;
+    const double  s  = (double) t->ub->scale, cap = (double) t->ub->soft_cap;
+
+    // l = s q.k for what the query sees
+    double m = -INFINITY;
+    lesskv_to_f32(LESSKV_TYPE_F32, w->x, query_at(t, i), l->dk);
+    for (int32_t r = 0; r < na; r++) {
+        int32_t lo, hi;
+        visible(t, r < n ? t->head->pos[r] : (int64_t) t->ub->pos + r - n, &lo, &hi);
+        w->logit[r] = -INFINITY;
+        if (i >= lo && i < hi) {
+            read_ref(t->slots_k, t->batch_k, r, l->dk, w->row);
+            double dot = 0;
+            for (int32_t d = 0; d < l->dk; d++) {
+                dot += (double) w->x[d] * (double) w->row[d];
+            }
+            w->logit[r] = cap > 0 ? cap * tanh(s * dot / cap) : s * dot;
+        }
+        m = w->logit[r] > m ? w->logit[r] : m;
+    }
+
+    // the softmax weights over A alone
+    double sum = 0;
+    for (int32_t r = 0; r < na && m > -INFINITY; r++) {
+        sum += exp(w->logit[r] - m);
+    }
+    for (int32_t r = 0; r < na && weights; r++) {
+        weights[r < n ? r : l->budget + r - n] = sum > 0 ? (float) (exp(w->logit[r] - m) / sum) : 0;
+    }
+
+    // L = log(phi(qn).z)
+    double pz = 0;
+    for (int32_t d = 0; d < l->dk && k; d++) {
+        w->x[d] = (float) ((double) w->x[d] * s * sqrt((double) l->dk));
+    }
+    if (k) {
+        lesskv_phi_ref(k, l->dk, t->head_q, w->x, w->phi, w->tmp);
+    }
+    for (int32_t r = 0; k && r < k->rank; r++) {
+        pz += (double) w->phi[r] * (double) t->head->z[r];
+    }
+    const double L    = pz > 0 ? log(pz) : -INFINITY;
+    const double sink = t->ub->sinks ? (double) t->ub->sinks[t->head_q] : -INFINITY;
+    m = L > m ? L : m;
+    m = sink > m ? sink : m;
+
+    // a(q)
+    double den = 0;
+    for (int32_t c = 0; c < l->dv; c++) {
+        w->sum[c] = 0;
+    }
+    for (int32_t r = 0; r < na && m > -INFINITY; r++) {
+        if (w->logit[r] > -INFINITY) {
+            const double e = exp(w->logit[r] - m);
+            read_ref(t->slots_v, t->batch_v, r, l->dv, w->row);
+            for (int32_t c = 0; c < l->dv; c++) {
+                w->sum[c] += e * (double) w->row[c];
+            }
+            den += e;
+        }
+    }
+    for (int32_t r = 0; pz > 0 && r < k->rank; r++) {
+        for (int32_t c = 0; c < l->dv; c++) {
+            w->sum[c] += exp(L - m) * (double) w->phi[r] * (double) t->head->H[(size_t) r * (size_t) l->dv + (size_t) c] / pz;
+        }
+    }
+    den += pz > 0 ? exp(L - m) : 0;
+    den += sink > -INFINITY ? exp(sink - m) : 0;
+    for (int32_t c = 0; c < l->dv; c++) {
+        out_at(t, i)[c] = m > -INFINITY ? (float) (w->sum[c] / den) : 0;
+    }
+}
+
+enum lesskv_status lesskv_attend_ref(const struct lesskv_cache * cache, const struct lesskv_ubatch * ub, float * weights) {
+    const struct lesskv_layer * l = &cache->layer;
+    const size_t n_token = (size_t) ub->n_tokens;
+    const size_t width   = (size_t) l->budget + n_token;
+    const size_t rank    = (size_t) cache->rank;
+    const size_t hidden  = l->kernels ? (size_t) l->kernels->hidden : 0;
+    const size_t row     = (size_t) (l->dk > l->dv ? l->dk : l->dv);
+    const size_t pairs   = (size_t) cache->head[0].n + n_token;
+
+    double * d = malloc((pairs + (size_t) l->dv) * sizeof *d);
+    float *  f = malloc((row + (size_t) l->dk + hidden + 3 * rank) * sizeof *f);
+    if (d && f) {
+        const struct room w = { d, d + pairs, f, f + row, f + row + l->dk, f + row + l->dk + rank };
+        if (weights) {
+            memset(weights, 0, (size_t) l->n_head * n_token * width * sizeof *weights);
+        }
+        for (int32_t head_q = 0; head_q < l->n_head; head_q++) {
+            const struct task t = task_of(cache, ub, head_q);
+            for (int32_t i = 0; i < ub->n_tokens; i++) {
+                query_ref(&t, &w, i, weights ? weights + ((size_t) head_q * n_token + (size_t) i) * width : NULL);
+            }
+        }
+    }
+    const enum lesskv_status status = d && f ? LESSKV_OK : LESSKV_ERR_NOMEM;
+    free(d);
+    free(f);
+    return status;
+}

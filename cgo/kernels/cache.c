@@ -1,0 +1,410 @@
+// cache.c: what a layer keeps of one sequence, and what can be done to it as a whole.
+
+#include "internal.h"
+
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+
+const char * lesskv_status_str(enum lesskv_status status) {
+    switch (status) {
+        case LESSKV_OK:         return "ok";
+        case LESSKV_ERR_NOMEM:  return "out of memory";
+        case LESSKV_ERR_ARG:    return "a parameter that makes no sense";
+        case LESSKV_ERR_FOLDED: return "the positions are folded into the low-rank state and can't be taken back";
+        case LESSKV_ERR_FORMAT: return "not a saved state of a cache like this one";
+    }
+    return "unknown status";
+}
+
+struct lesskv_layer lesskv_layer_plain(const struct lesskv_layer * layer) {
+    struct lesskv_layer l = *layer;
+    if (l.n_swa > 0) {
+        l.policy  = &lesskv_policy_lambda;
+        l.budget  = l.n_swa - 1;
+        l.heavy   = 0;
+        l.pinned  = 0;
+        l.kernels = NULL;
+    }
+    return l;
+}
+
+static bool mat_ok(const struct lesskv_mat * m, int32_t n_in) {
+    return m->data && lesskv_row_size(m->type, n_in) > 0;
+}
+
+static bool layer_ok(const struct lesskv_layer * l) {
+    if (l->n_head <= 0 || l->n_head_kv <= 0 || l->n_head % l->n_head_kv != 0) {
+        return false;
+    }
+    if (lesskv_row_size(l->type_k, l->dk) == 0 || lesskv_row_size(l->type_v, l->dv) == 0) {
+        return false;
+    }
+    if (l->n_swa < 0 || !l->policy || l->budget < (l->n_swa == 0)) {
+        return false;
+    }
+    if (l->pinned < 0 || l->pinned > l->heavy || l->heavy > l->budget) {
+        return false;
+    }
+    const struct lesskv_kernels * w = l->kernels;
+    return !w || (w->rank > 0 && w->hidden > 0 &&
+        mat_ok(&w->phi[0], l->dk) && mat_ok(&w->phi[1], w->hidden) &&
+        mat_ok(&w->psi[0], l->dk) && mat_ok(&w->psi[1], w->hidden) && mat_ok(&w->psi[2], w->rank));
+}
+
+// a b, or SIZE_MAX where that is too much.
+static size_t times(size_t a, size_t b) {
+    return b > 0 && a > SIZE_MAX / b ? SIZE_MAX : a * b;
+}
+
+static size_t plus(size_t a, size_t b) {
+    return a > SIZE_MAX - b ? SIZE_MAX : a + b;
+}
+
+static size_t rank_of(const struct lesskv_layer * l) {
+    return l->kernels ? (size_t) l->kernels->rank : 0;
+}
+
+static size_t state_bytes(const struct lesskv_layer * l) { // H, z of one head
+    return times(rank_of(l), ((size_t) l->dv + 1) * sizeof(float));
+}
+
+void lesskv_layer_bytes(const struct lesskv_layer * layer, size_t * slots, size_t * state) {
+    const struct lesskv_layer l = lesskv_layer_plain(layer);
+    const size_t slot = lesskv_row_size(l.type_k, l.dk) + lesskv_row_size(l.type_v, l.dv) + sizeof(float) + sizeof(int32_t);
+    *slots = times(times((size_t) l.n_head_kv, (size_t) l.budget), slot);
+    *state = times((size_t) l.n_head_kv, state_bytes(&l));
+}
+
+// The areas of one head, each at the start of a cache line. Slots are never touched before they are used: a budget
+// larger than what a sequence needs costs address space alone.
+static size_t lay_head(struct lesskv_head * h, const struct lesskv_cache * c, uintptr_t at) {
+    const struct lesskv_layer * l = &c->layer;
+    const size_t size[] = {
+        times((size_t) l->budget, c->row_k),
+        times((size_t) l->budget, c->row_v),
+        times((size_t) l->budget, sizeof(int32_t)),
+        times((size_t) l->budget, sizeof(float)),
+        times((size_t) c->rank, (size_t) l->dv * sizeof(float)),
+        (size_t) c->rank * sizeof(float),
+    };
+    void * area[6];
+    size_t total = 0;
+    for (int i = 0; i < 6; i++) {
+        area[i] = (void *) (at + total);
+        total = size[i] < SIZE_MAX / 8 ? plus(total, round_up(size[i], 64)) : SIZE_MAX;
+    }
+    h->k     = area[0];
+    h->v     = area[1];
+    h->pos   = area[2];
+    h->score = area[3];
+    h->H     = area[4];
+    h->z     = area[5];
+    return total;
+}
+
+enum lesskv_status lesskv_cache_new(struct lesskv_cache ** out, const struct lesskv_layer * layer) {
+    *out = NULL;
+    const struct lesskv_layer l = lesskv_layer_plain(layer);
+    if (!layer_ok(&l)) {
+        return LESSKV_ERR_ARG;
+    }
+    struct lesskv_cache * c = malloc(sizeof *c + (size_t) l.n_head_kv * sizeof c->head[0]);
+    if (!c) {
+        return LESSKV_ERR_NOMEM;
+    }
+    c->layer = l;
+    c->row_k = lesskv_row_size(l.type_k, l.dk);
+    c->row_v = lesskv_row_size(l.type_v, l.dv);
+    c->rank  = (int32_t) rank_of(&l);
+
+    const size_t one = lay_head(&c->head[0], c, 0);
+    const size_t all = plus(times(one, (size_t) l.n_head_kv), 63);
+    c->data = all < SIZE_MAX / 2 ? malloc(all) : NULL;
+    if (!c->data) {
+        free(c);
+        return LESSKV_ERR_NOMEM;
+    }
+    for (int32_t j = 0; j < l.n_head_kv; j++) {
+        lay_head(&c->head[j], c, round_up((uintptr_t) c->data, 64) + (size_t) j * one);
+    }
+    lesskv_cache_clear(c);
+    *out = c;
+    return LESSKV_OK;
+}
+
+void lesskv_cache_free(struct lesskv_cache * cache) {
+    if (cache) {
+        free(cache->data);
+        free(cache);
+    }
+}
+
+void lesskv_cache_clear(struct lesskv_cache * cache) {
+    for (int32_t j = 0; j < cache->layer.n_head_kv; j++) {
+        struct lesskv_head * h = &cache->head[j];
+        h->n       = 0;
+        h->last    = -1;
+        h->evicted = -1;
+        h->folded  = 0;
+        memset(h->H, 0, (size_t) cache->rank * (size_t) cache->layer.dv * sizeof(float));
+        memset(h->z, 0, (size_t) cache->rank * sizeof(float));
+    }
+}
+
+const struct lesskv_layer * lesskv_cache_layer(const struct lesskv_cache * cache) {
+    return &cache->layer;
+}
+
+int32_t lesskv_cache_width(const struct lesskv_cache * cache) {
+    return cache->layer.budget;
+}
+
+static bool layer_equal(const struct lesskv_layer * a, const struct lesskv_layer * b) {
+    return a->n_head == b->n_head && a->n_head_kv == b->n_head_kv && a->dk == b->dk && a->dv == b->dv &&
+        a->type_k == b->type_k && a->type_v == b->type_v && a->policy == b->policy && a->budget == b->budget &&
+        a->heavy == b->heavy && a->pinned == b->pinned && a->n_swa == b->n_swa && a->kernels == b->kernels;
+}
+
+enum lesskv_status lesskv_cache_copy(struct lesskv_cache * dst, const struct lesskv_cache * src) {
+    if (!layer_equal(&dst->layer, &src->layer)) {
+        return LESSKV_ERR_ARG;
+    }
+    if (dst == src) {
+        return LESSKV_OK;
+    }
+    for (int32_t j = 0; j < src->layer.n_head_kv; j++) {
+        const struct lesskv_head * s = &src->head[j];
+        struct lesskv_head * d = &dst->head[j];
+        const size_t n = (size_t) s->n;
+        d->n       = s->n;
+        d->last    = s->last;
+        d->evicted = s->evicted;
+        d->folded  = s->folded;
+        memcpy(d->k,     s->k,     n * src->row_k);
+        memcpy(d->v,     s->v,     n * src->row_v);
+        memcpy(d->pos,   s->pos,   n * sizeof d->pos[0]);
+        memcpy(d->score, s->score, n * sizeof d->score[0]);
+        memcpy(d->H,     s->H,     (size_t) src->rank * (size_t) src->layer.dv * sizeof d->H[0]);
+        memcpy(d->z,     s->z,     (size_t) src->rank * sizeof d->z[0]);
+    }
+    return LESSKV_OK;
+}
+
+static int32_t highest_evicted(const struct lesskv_cache * cache) {
+    int32_t top = -1;
+    for (int32_t j = 0; j < cache->layer.n_head_kv; j++) {
+        top = cache->head[j].evicted > top ? cache->head[j].evicted : top;
+    }
+    return top;
+}
+
+enum lesskv_status lesskv_cache_cut(struct lesskv_cache * cache, int32_t pos) {
+    const struct lesskv_layer * l = &cache->layer;
+    if (pos > cache->head[0].last) {
+        return LESSKV_OK; // there is nothing to forget
+    }
+    const int64_t evicted = highest_evicted(cache);
+    // Evicted for good: what lies below pos, or for a window what the query at pos no longer sees.
+    if (evicted >= 0 && evicted > (l->n_swa > 0 ? (int64_t) pos - l->n_swa : (int64_t) pos - 1)) {
+        return LESSKV_ERR_FOLDED;
+    }
+    for (int32_t j = 0; j < l->n_head_kv; j++) {
+        struct lesskv_head * h = &cache->head[j];
+        for (int32_t i = 0; i < h->n;) {
+            if (h->pos[i] < pos) {
+                i++;
+                continue;
+            }
+            const int32_t last = --h->n; // takes the place
+            if (i < last) {
+                memcpy(h->k + (size_t) i * cache->row_k, h->k + (size_t) last * cache->row_k, cache->row_k);
+                memcpy(h->v + (size_t) i * cache->row_v, h->v + (size_t) last * cache->row_v, cache->row_v);
+                h->pos[i]   = h->pos[last];
+                h->score[i] = h->score[last];
+            }
+        }
+        h->last = h->n > 0 || h->folded > 0 ? pos - 1 : -1;
+    }
+    return LESSKV_OK;
+}
+
+void lesskv_cache_stats(const struct lesskv_cache * cache, struct lesskv_stats * stats) {
+    const struct lesskv_head * h = &cache->head[0]; // counts and the last position are the same in all
+    stats->seen    = h->n + h->folded;
+    stats->kept    = h->n;
+    stats->folded  = h->folded;
+    stats->pos_max = h->last;
+    stats->pos_min = -1;
+    if (h->folded > 0) {
+        stats->pos_min = highest_evicted(cache) + 1;
+    } else {
+        for (int32_t i = 0; i < h->n; i++) {
+            stats->pos_min = stats->pos_min < 0 || h->pos[i] < stats->pos_min ? h->pos[i] : stats->pos_min;
+        }
+    }
+}
+
+int32_t lesskv_cache_slots(const struct lesskv_cache * cache, int32_t head_kv, int32_t max, int32_t * pos, float * score) {
+    if (head_kv < 0 || head_kv >= cache->layer.n_head_kv || max <= 0) {
+        return 0;
+    }
+    const struct lesskv_head * h = &cache->head[head_kv];
+    const int32_t n = h->n < max ? h->n : max;
+    memcpy(pos,   h->pos,   (size_t) n * sizeof pos[0]);
+    memcpy(score, h->score, (size_t) n * sizeof score[0]);
+    return n;
+}
+
+// A saved cache is this header, every head, and a checksum of both.
+struct header {
+    char    magic[8];
+    char    policy[16];
+    int32_t n_head, n_head_kv, dk, dv, type_k, type_v, budget, heavy, pinned, n_swa, rank, reserved;
+};
+
+// A saved head is this, then k, v, pos and score of the n slots, then H and z.
+struct saved_head {
+    int32_t n, last, evicted, reserved;
+    int64_t folded;
+};
+
+static struct header header_of(const struct lesskv_cache * cache) {
+    const struct lesskv_layer * l = &cache->layer;
+    struct header h = {
+        .magic = "lesskv\0\1",
+        .n_head = l->n_head, .n_head_kv = l->n_head_kv, .dk = l->dk, .dv = l->dv,
+        .type_k = (int32_t) l->type_k, .type_v = (int32_t) l->type_v,
+        .budget = l->budget, .heavy = l->heavy, .pinned = l->pinned, .n_swa = l->n_swa, .rank = cache->rank,
+    };
+    strncpy(h.policy, l->policy->name, sizeof h.policy - 1);
+    return h;
+}
+
+// Any change of one byte changes it: each step is a bijection of the sum so far.
+static uint64_t checksum(const void * data, size_t n) {
+    uint64_t sum = 0xcbf29ce484222325;
+    for (size_t i = 0; i < n; i += 8) {
+        uint64_t word = 0;
+        memcpy(&word, (const char *) data + i, n - i < 8 ? n - i : 8);
+        sum = (sum ^ word) * 0x100000001b3;
+        sum ^= sum >> 32;
+    }
+    return sum;
+}
+
+static size_t slot_size(const struct lesskv_cache * cache) {
+    return cache->row_k + cache->row_v + sizeof(int32_t) + sizeof(float);
+}
+
+size_t lesskv_cache_save_size(const struct lesskv_cache * cache) {
+    size_t size = sizeof(struct header) + sizeof(uint64_t);
+    for (int32_t j = 0; j < cache->layer.n_head_kv; j++) {
+        size += sizeof(struct saved_head) + (size_t) cache->head[j].n * slot_size(cache) + state_bytes(&cache->layer);
+    }
+    return size;
+}
+
+static char * put(char * to, const void * from, size_t n) {
+    memcpy(to, from, n);
+    return to + n;
+}
+
+static const char * get(void * to, const char * from, size_t n) {
+    memcpy(to, from, n);
+    return from + n;
+}
+
+void lesskv_cache_save(const struct lesskv_cache * cache, void * buf) {
+    const struct header header = header_of(cache);
+    char * p = put(buf, &header, sizeof header);
+    for (int32_t j = 0; j < cache->layer.n_head_kv; j++) {
+        const struct lesskv_head * h = &cache->head[j];
+        const struct saved_head saved = { .n = h->n, .last = h->last, .evicted = h->evicted, .folded = h->folded };
+        const size_t n = (size_t) h->n;
+        p = put(p, &saved,   sizeof saved);
+        p = put(p, h->k,     n * cache->row_k);
+        p = put(p, h->v,     n * cache->row_v);
+        p = put(p, h->pos,   n * sizeof h->pos[0]);
+        p = put(p, h->score, n * sizeof h->score[0]);
+        p = put(p, h->H,     (size_t) cache->rank * (size_t) cache->layer.dv * sizeof h->H[0]);
+        p = put(p, h->z,     (size_t) cache->rank * sizeof h->z[0]);
+    }
+    const uint64_t sum = checksum(buf, (size_t) (p - (char *) buf));
+    put(p, &sum, sizeof sum);
+}
+
+// Whether a saved head could be one, the first being the pattern for the others.
+static bool head_ok(const struct lesskv_cache * cache, const struct saved_head * h, const struct saved_head * first, const char * pos) {
+    if (h->n < 0 || h->n > cache->layer.budget || h->folded < 0 || h->reserved != 0 ||
+        h->n != first->n || h->last != first->last || h->folded != first->folded) {
+        return false;
+    }
+    if (h->evicted < -1 || h->evicted > h->last || (h->evicted >= 0) != (h->folded > 0)) {
+        return false;
+    }
+    for (int32_t i = 0; i < h->n; i++) {
+        int32_t p;
+        memcpy(&p, pos + (size_t) i * sizeof p, sizeof p);
+        if (p < 0 || p > h->last) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool saved_ok(const struct lesskv_cache * cache, const char * buf, size_t size) {
+    const struct header header = header_of(cache);
+    uint64_t sum;
+    if (size < sizeof header + sizeof sum || memcmp(buf, &header, sizeof header) != 0) {
+        return false;
+    }
+    const size_t body = size - sizeof sum;
+    memcpy(&sum, buf + body, sizeof sum);
+    if (sum != checksum(buf, body)) {
+        return false;
+    }
+    struct saved_head first = {0};
+    size_t at = sizeof header;
+    for (int32_t j = 0; j < cache->layer.n_head_kv; j++) {
+        struct saved_head h;
+        if (body - at < sizeof h) {
+            return false;
+        }
+        memcpy(&h, buf + at, sizeof h);
+        at += sizeof h;
+        first = j == 0 ? h : first;
+        if (h.n < 0 || h.n > cache->layer.budget || body - at < (size_t) h.n * slot_size(cache) + state_bytes(&cache->layer)) {
+            return false;
+        }
+        if (!head_ok(cache, &h, &first, buf + at + (size_t) h.n * (cache->row_k + cache->row_v))) {
+            return false;
+        }
+        at += (size_t) h.n * slot_size(cache) + state_bytes(&cache->layer);
+    }
+    return at == body;
+}
+
+enum lesskv_status lesskv_cache_load(struct lesskv_cache * cache, const void * buf, size_t size) {
+    if (!saved_ok(cache, buf, size)) {
+        return LESSKV_ERR_FORMAT;
+    }
+    const char * p = (const char *) buf + sizeof(struct header);
+    for (int32_t j = 0; j < cache->layer.n_head_kv; j++) {
+        struct lesskv_head * h = &cache->head[j];
+        struct saved_head saved;
+        p = get(&saved, p, sizeof saved);
+        const size_t n = (size_t) saved.n;
+        h->n       = saved.n;
+        h->last    = saved.last;
+        h->evicted = saved.evicted;
+        h->folded  = saved.folded;
+        p = get(h->k,     p, n * cache->row_k);
+        p = get(h->v,     p, n * cache->row_v);
+        p = get(h->pos,   p, n * sizeof h->pos[0]);
+        p = get(h->score, p, n * sizeof h->score[0]);
+        p = get(h->H,     p, (size_t) cache->rank * (size_t) cache->layer.dv * sizeof h->H[0]);
+        p = get(h->z,     p, (size_t) cache->rank * sizeof h->z[0]);
+    }
+    return LESSKV_OK;
+}

@@ -1,0 +1,323 @@
+// commit.c: what a micro-batch does to the cache once it has attended: score, evict, fold (steps 2 to 4 of "A micro-batch
+// of T tokens" in algorithm.md).
+
+#include "internal.h"
+#include "vec.h"
+
+#include <stdbool.h>
+#include <stdlib.h>
+
+// One KV head's work. A pair's index: slots 0 .. n - 1, then the micro-batch's tokens.
+struct task {
+    struct lesskv_cache *        cache;
+    const struct lesskv_ubatch * ub;
+    struct lesskv_head *         head;
+    int32_t head_kv;
+    int32_t n, n_pair;
+};
+
+static struct task task_of(struct lesskv_cache * cache, const struct lesskv_ubatch * ub, int32_t head_kv) {
+    struct lesskv_head * h = &cache->head[head_kv];
+    return (struct task) { cache, ub, h, head_kv, h->n, h->n + ub->n_tokens };
+}
+
+static int32_t pos_at(const struct task * t, int32_t i) {
+    return i < t->n ? t->head->pos[i] : t->ub->pos + (i - t->n);
+}
+
+static const char * key_at(const struct task * t, int32_t i) {
+    return i < t->n ? t->head->k + (size_t) i * t->cache->row_k
+        : (const char *) t->ub->k + (size_t) t->head_kv * t->ub->k_head + (size_t) (i - t->n) * t->ub->k_token;
+}
+
+static const char * value_at(const struct task * t, int32_t i) {
+    return i < t->n ? t->head->v + (size_t) i * t->cache->row_v
+        : (const char *) t->ub->v + (size_t) t->head_kv * t->ub->v_head + (size_t) (i - t->n) * t->ub->v_token;
+}
+
+// Makes a token of the micro-batch a slot. What was in the slot is folded already.
+static void keep(const struct task * t, int32_t slot, int32_t i, float score) {
+    memcpy(t->head->k + (size_t) slot * t->cache->row_k, key_at(t, i),   t->cache->row_k);
+    memcpy(t->head->v + (size_t) slot * t->cache->row_v, value_at(t, i), t->cache->row_v);
+    t->head->pos[slot]   = pos_at(t, i);
+    t->head->score[slot] = score;
+}
+
+// Step 2. The units' worths become one, in the place of the KV head's last one, which alone knows all tokens.
+static void score(const struct task * t, const struct scratch * s) {
+    const struct lesskv_layer *  l = &t->cache->layer;
+    const struct lesskv_policy * policy = l->policy;
+    const int32_t n_token = t->ub->n_tokens;
+    const size_t  g       = (size_t) (l->n_head / l->n_head_kv);
+    const size_t  chunks  = (size_t) s->n_chunk;
+
+    memset(s->score, 0, (size_t) n_token * sizeof(float));
+    if (!s->worth) {
+        return;
+    }
+    const float * unit = s->worth + (size_t) t->head_kv * g * chunks * s->width;
+    float * all = s->worth + ((size_t) (t->head_kv + 1) * g * chunks - 1) * s->width;
+    for (size_t u = 0; u + 1 < g * chunks; u++, unit += s->width) {
+        const int64_t seen = (int64_t) (u % chunks + 1) * s->chunk; // tokens up to the unit's last query
+        const int32_t n    = t->n + (seen < n_token ? (int32_t) seen : n_token);
+        if (policy->worth == LESSKV_WORTH_SUM) {
+            for (int32_t i = 0; i < n; i++) {
+                all[i] += unit[i];
+            }
+        } else {
+            for (int32_t i = 0; i < n; i++) {
+                all[i] = unit[i] > all[i] ? unit[i] : all[i];
+            }
+        }
+    }
+    policy->score(t->head->score, all, t->n, n_token);
+    policy->score(s->score, all + t->n, n_token, n_token);
+}
+
+// The position from which on pairs are among the r newest.
+static int64_t newest(const struct task * t, uint64_t * key) {
+    const int32_t r = t->cache->layer.budget - t->cache->layer.heavy;
+    const int32_t m = r - t->ub->n_tokens; // of the slots
+    const int64_t from = (int64_t) t->ub->pos - m;
+    if (m <= 0) {
+        return from;
+    }
+    int32_t count = 0;
+    for (int32_t i = 0; i < t->n; i++) {
+        count += t->head->pos[i] >= from;
+    }
+    if (count == m) {
+        return from; // the last m positions, none missing; so it is unless the sequence was cut
+    }
+    for (int32_t i = 0; i < t->n; i++) {
+        key[i] = (uint32_t) t->head->pos[i] ^ 0x80000000u;
+    }
+    return (int32_t) (uint32_t) (lesskv_select(key, t->n, t->n - m + 1) ^ 0x80000000u);
+}
+
+static int32_t index_of(uint64_t evicted) {
+    return (int32_t) (evicted & 0xffffffff);
+}
+
+// Step 3: s->evict becomes the n_evict pairs to go, each its position, for sorting, and below that its index; slots
+// before tokens, and both in position order. Returns the number of slots.
+static int32_t evict(const struct task * t, const struct scratch * s, int32_t n_evict) {
+    const struct lesskv_layer * l = &t->cache->layer;
+    const int64_t from = newest(t, s->key);
+    for (int32_t i = 0; i < t->n_pair; i++) {
+        const int32_t pos = pos_at(t, i);
+        s->key[i] = pos < l->pinned || pos >= from ? UINT64_MAX
+            : l->policy->key(i < t->n ? t->head->score[i] : s->score[i - t->n], pos);
+    }
+    const uint64_t last = lesskv_select(s->key, t->n_pair, n_evict);
+    int32_t equal = n_evict; // that go too: one, unless positions repeat
+    for (int32_t i = 0; i < t->n_pair; i++) {
+        equal -= s->key[i] < last;
+    }
+    int32_t n = 0, n_slot = 0;
+    for (int32_t i = 0; i < t->n_pair; i++) {
+        if (s->key[i] < last || (s->key[i] == last && equal-- > 0)) {
+            s->evict[n++] = (uint64_t) ((uint32_t) pos_at(t, i) ^ 0x80000000u) << 32 | (uint32_t) i;
+            n_slot += i < t->n;
+        }
+    }
+    lesskv_sort(s->evict, n_slot);
+    return n_slot;
+}
+
+// H += psi^T v, z += psi; psi[R], step apart.
+static void add_to_state(const struct task * t, const struct scratch * s, int32_t i, const float * psi, size_t step) {
+    const int32_t dv = t->cache->layer.dv;
+    float * v = s->low;
+    lesskv_to_f32(t->cache->layer.type_v, v, value_at(t, i), dv);
+    for (int32_t r = 0; r < t->cache->rank; r++) {
+        const float p = psi[(size_t) r * step];
+        float * H = t->head->H + (size_t) r * (size_t) dv;
+        for (int32_t c = 0; c < dv; c++) {
+            H[c] += p * v[c];
+        }
+        t->head->z[r] += p;
+    }
+}
+
+// Step 4.
+static void fold(const struct task * t, const struct scratch * s, int32_t n_evict) {
+    const struct lesskv_layer * l = &t->cache->layer;
+    const int32_t step = n_evict < LANES / 2 ? 1 : LANES;
+    for (int32_t e = 0; e < n_evict && l->kernels; e += step) {
+        const int32_t m = n_evict - e < step ? n_evict - e : step;
+        for (int32_t j = 0; j < m; j++) {
+            lesskv_to_f32(l->type_k, s->tile, key_at(t, index_of(s->evict[e + j])), l->dk);
+            for (int32_t d = 0; d < l->dk; d++) {
+                s->x[d * step + j] = s->tile[d]; // lanes beyond m keep what they held and are not looked at
+            }
+        }
+        if (step == 1) {
+            lesskv_psi(l->kernels, l->dk, t->head_kv, s->x, 1, s->phi, s->tmp);
+        } else {
+            lesskv_psi_block(l->kernels, l->dk, t->head_kv, s->x, s->phi, s->tmp, s->tile);
+        }
+        for (int32_t j = 0; j < m; j++) {
+            add_to_state(t, s, index_of(s->evict[e + j]), s->phi + j, (size_t) step);
+        }
+    }
+}
+
+// The tokens that stay take the places of the n_slot slots that go, and then new ones, all in position order.
+static void move(const struct task * t, const struct scratch * s, int32_t n_evict, int32_t n_slot) {
+    int32_t hole = 0, gone = n_slot;
+    for (int32_t i = t->n; i < t->n_pair; i++) {
+        if (gone < n_evict && index_of(s->evict[gone]) == i) {
+            gone++;
+            continue;
+        }
+        const int32_t slot = hole < n_slot ? index_of(s->evict[hole++]) : t->head->n++;
+        keep(t, slot, i, s->score[i - t->n]);
+    }
+}
+
+static void count(const struct task * t, int32_t n_evict, int32_t highest) {
+    t->head->folded += n_evict;
+    t->head->evicted = n_evict > 0 && highest > t->head->evicted ? highest : t->head->evicted;
+    t->head->last    = t->ub->pos + (t->ub->n_tokens - 1);
+}
+
+void lesskv_commit(struct lesskv_cache * cache, const struct lesskv_ubatch * ub, void * scratch, int n_threads, int ith, int nth) {
+    const int workers = nth < n_threads ? nth : n_threads;
+    if (ith >= workers) {
+        return;
+    }
+    const struct lesskv_layer * l = &cache->layer;
+    const struct scratch s = lesskv_scratch_plan(l, ub->n_tokens, n_threads, scratch, ith);
+    for (int32_t j = ith; j < l->n_head_kv; j += workers) {
+        const struct task t = task_of(cache, ub, j);
+        const int32_t n_evict = t.n_pair > l->budget ? t.n_pair - l->budget : 0;
+        int32_t n_slot = 0, highest = -1;
+        score(&t, &s);
+        if (n_evict > 0) {
+            n_slot  = evict(&t, &s, n_evict);
+            highest = pos_at(&t, index_of(s.evict[n_evict - 1]));
+            fold(&t, &s, n_evict);
+        }
+        move(&t, &s, n_evict, n_slot);
+        count(&t, n_evict, highest);
+    }
+}
+
+// What the reference works in.
+struct room {
+    float *   score; // [n + T]
+    float *   worth; // [n + T]
+    char *    gone;  // [n + T] whether a pair is evicted
+    int32_t * order; // [T] the evicted, slots before tokens, in position order
+    float *   k;     // [D]
+    float *   v;     // [Dv]
+    float *   psi;   // [R]
+    float *   tmp;   // [R' + 2 R]
+};
+
+static void score_ref(const struct task * t, const struct room * w, const float * weights) {
+    const struct lesskv_layer * l = &t->cache->layer;
+    const int32_t g = l->n_head / l->n_head_kv;
+    const size_t width = (size_t) l->budget + (size_t) t->ub->n_tokens;
+    for (int32_t i = 0; i < t->n_pair; i++) {
+        w->score[i] = i < t->n ? t->head->score[i] : 0;
+        if (l->policy->worth == LESSKV_WORTH_NONE) {
+            continue;
+        }
+        double sum = 0, top = 0;
+        for (int32_t q = t->head_kv * g; q < (t->head_kv + 1) * g; q++) {
+            for (int32_t j = 0; j < t->ub->n_tokens; j++) {
+                const size_t column = (size_t) (i < t->n ? i : l->budget + i - t->n);
+                const double a = (double) weights[((size_t) q * (size_t) t->ub->n_tokens + (size_t) j) * width + column];
+                sum += a;
+                top = a > top ? a : top;
+            }
+        }
+        w->worth[i] = (float) (l->policy->worth == LESSKV_WORTH_SUM ? sum : top);
+        l->policy->score(&w->score[i], &w->worth[i], 1, t->ub->n_tokens);
+    }
+    for (int32_t i = 0; i < t->n; i++) {
+        t->head->score[i] = w->score[i];
+    }
+}
+
+// What a pair's staying is worth: all there is if it is pinned or one of the r newest.
+static uint64_t key_ref(const struct task * t, const struct room * w, int32_t i) {
+    const struct lesskv_layer * l = &t->cache->layer;
+    int32_t newer = 0;
+    for (int32_t j = 0; j < t->n_pair; j++) {
+        newer += pos_at(t, j) > pos_at(t, i);
+    }
+    return pos_at(t, i) < l->pinned || newer < l->budget - l->heavy ? UINT64_MAX : l->policy->key(w->score[i], pos_at(t, i));
+}
+
+static void evict_ref(const struct task * t, const struct room * w, int32_t n_evict) {
+    memset(w->gone, 0, (size_t) t->n_pair);
+    for (int32_t e = 0; e < n_evict; e++) {
+        int32_t worst = -1;
+        for (int32_t i = 0; i < t->n_pair; i++) {
+            if (!w->gone[i] && (worst < 0 || key_ref(t, w, i) < key_ref(t, w, worst))) {
+                worst = i;
+            }
+        }
+        w->gone[worst] = 1;
+    }
+    for (int32_t e = 0; e < n_evict; e++) {
+        int32_t oldest = -1;
+        for (int32_t i = 0; i < t->n_pair; i++) {
+            if (w->gone[i] == 1 && (oldest < 0 || pos_at(t, i) < pos_at(t, oldest))) {
+                oldest = i;
+            }
+        }
+        w->gone[oldest] = 2;
+        w->order[e] = oldest;
+    }
+}
+
+static void fold_ref(const struct task * t, const struct room * w, int32_t i) {
+    const struct lesskv_layer * l = &t->cache->layer;
+    lesskv_to_f32(l->type_k, w->k, key_at(t, i), l->dk);
+    lesskv_to_f32(l->type_v, w->v, value_at(t, i), l->dv);
+    lesskv_psi_ref(l->kernels, l->dk, t->head_kv, w->k, w->psi, w->tmp);
+    for (int32_t r = 0; r < l->kernels->rank; r++) {
+        for (int32_t c = 0; c < l->dv; c++) {
+            t->head->H[(size_t) r * (size_t) l->dv + (size_t) c] += w->psi[r] * w->v[c];
+        }
+        t->head->z[r] += w->psi[r];
+    }
+}
+
+enum lesskv_status lesskv_commit_ref(struct lesskv_cache * cache, const struct lesskv_ubatch * ub, const float * weights) {
+    const struct lesskv_layer * l = &cache->layer;
+    const size_t rank   = (size_t) cache->rank;
+    const size_t hidden = l->kernels ? (size_t) l->kernels->hidden : 0;
+    const size_t pairs  = (size_t) cache->head[0].n + (size_t) ub->n_tokens;
+    float *   f     = malloc((2 * pairs + (size_t) l->dk + (size_t) l->dv + hidden + 3 * rank) * sizeof *f);
+    char *    gone  = malloc(pairs);
+    int32_t * order = malloc((size_t) ub->n_tokens * sizeof *order);
+    const bool ok = f && gone && order;
+    for (int32_t j = 0; ok && j < l->n_head_kv; j++) {
+        float * k = f + 2 * pairs;
+        const struct room w = { f, f + pairs, gone, order, k, k + l->dk, k + l->dk + l->dv, k + l->dk + l->dv + rank };
+        const struct task t = task_of(cache, ub, j);
+        const int32_t n_evict = t.n_pair > l->budget ? t.n_pair - l->budget : 0;
+        score_ref(&t, &w, weights);
+        evict_ref(&t, &w, n_evict);
+        for (int32_t e = 0; e < n_evict && l->kernels; e++) {
+            fold_ref(&t, &w, order[e]);
+        }
+        count(&t, n_evict, n_evict > 0 ? pos_at(&t, order[n_evict - 1]) : -1);
+        int32_t hole = 0;
+        for (int32_t i = t.n; i < t.n_pair; i++) {
+            if (!gone[i]) {
+                const int32_t slot = hole < n_evict && order[hole] < t.n ? order[hole++] : t.head->n++;
+                keep(&t, slot, i, w.score[i]);
+            }
+        }
+    }
+    free(f);
+    free(gone);
+    free(order);
+    return ok ? LESSKV_OK : LESSKV_ERR_NOMEM;
+}

@@ -1,0 +1,105 @@
+// internal.h: what the kernel files share.
+//
+// Matrix products come in two forms. For prompts, a block of LANES queries is one operand, transposed: x[n][LANES], so
+// that a vector is the same element of all queries, a row of the other operand is read once for all of them, and softmax
+// needs no horizontal operation. For decoding, one query is a plain vector and the work is reading rows.
+
+#ifndef LESSKV_INTERNAL_H
+#define LESSKV_INTERNAL_H
+
+#include "lesskv.h"
+#include "policy.h"
+
+#define LANES 16 // queries of a block; a multiple of every VW
+#define PAD   32 // accumulators' rows are multiples of this many floats: two of the widest vectors
+
+// n rounded up to a multiple of m.
+static inline size_t round_up(size_t n, size_t m) {
+    return (n + m - 1) / m * m;
+}
+
+// One KV head of a cache. Slots are in no order; the first n are used.
+struct lesskv_head {
+    int32_t n;
+    int32_t last;    // last position committed, -1 if none
+    int32_t evicted; // highest position evicted, -1 if none
+    int64_t folded;  // pairs evicted
+    char *    k;     // [B] rows of type_k
+    char *    v;     // [B] rows of type_v
+    int32_t * pos;   // [B]
+    float *   score; // [B]
+    float *   H;     // [R][Dv]
+    float *   z;     // [R]
+};
+
+struct lesskv_cache {
+    struct lesskv_layer layer; // a sliding window as its equal: policy lambda, h = 0, B = n_swa - 1, no kernels
+    size_t  row_k, row_v;      // bytes
+    int32_t rank;              // 0 without kernels
+    void *  data;              // what the heads point into
+    struct lesskv_head head[]; // [Hkv]
+};
+
+// Rows of one type, stride bytes apart.
+struct rows {
+    enum lesskv_type type;
+    const void *     data;
+    size_t           stride;
+    int32_t          n;
+};
+
+// mat.c. n: elements of a row. tile: TILE x round_up(n, PAD) floats.
+#define TILE 24 // rows that are converted at a time
+
+// out[row] = a[row] . x[n]
+void lesskv_rows_one(struct rows a, int32_t n, const float * x, float * out);
+// out[row][LANES] = a[row] . x[n][LANES]
+void lesskv_rows_block(struct rows a, int32_t n, const float * x, float * out, float * tile);
+// out[n] += sum over rows of p[row] a[row]
+void lesskv_cols_one(struct rows a, int32_t n, const float * p, float * out, float * tile);
+// out[LANES][round_up(n, PAD)] += sum over rows of p[row][LANES] a[row], for the first nq lanes at least
+void lesskv_cols_block(struct rows a, int32_t n, const float * p, int32_t nq, float * out, float * tile);
+
+// phi_psi.c: x[D][LANES] into out[R][LANES], x already scaled. tmp: (hidden + rank) x LANES floats.
+void lesskv_phi_block(const struct lesskv_kernels * kernels, int32_t dk, int32_t head, const float * x, float * out, float * tmp, float * tile);
+void lesskv_psi_block(const struct lesskv_kernels * kernels, int32_t dk, int32_t head, const float * x, float * out, float * tmp, float * tile);
+// As lesskv_phi and lesskv_psi of one vector.
+void lesskv_phi_ref(const struct lesskv_kernels * kernels, int32_t dk, int32_t head, const float * x, float * out, float * tmp);
+void lesskv_psi_ref(const struct lesskv_kernels * kernels, int32_t dk, int32_t head, const float * x, float * out, float * tmp);
+
+// select.c
+uint64_t lesskv_select(const uint64_t * key, int32_t n, int32_t k); // the k-th smallest of n, 1 <= k <= n
+void     lesskv_sort(uint64_t * key, int32_t n);                    // ascending, in place
+
+// scratch.c. A micro-batch's queries are cut into at most MAX_CHUNKS chunks per query head, the units of work of attend.
+// How they are cut depends on T alone: results are the same for any number of threads. Where the policy asks for it each
+// unit leaves, for every pair, what the pair was worth to its queries.
+#define MAX_CHUNKS 8
+
+struct scratch {
+    int32_t lanes;   // queries at a time: 1 or LANES
+    int32_t chunk;   // queries of a unit
+    int32_t n_chunk; // units of a query head
+    size_t  width;   // floats between two units' worths
+    float * worth;   // [Hq][n_chunk][width]: slots, micro-batch; NULL if the policy has no use for it
+
+    // of one thread
+    float * x;     // [D][LANES] queries, or keys to fold
+    float * logit; // [B + T][lanes]
+    float * tile;  // for mat.c
+    float * sum;   // [LANES][round_up(Dv, PAD)] over A
+    float * low;   // the same, of the low-rank state; a value to fold
+    float * phi;   // [R][LANES]; psi
+    float * tmp;   // [R' + 2 R][LANES]
+    float * score; // [T] scores of the micro-batch's pairs
+    uint64_t * key;   // [B + T]
+    uint64_t * evict; // [T]
+};
+
+// The parts of scratch, memory as lesskv_scratch_size asks for; of thread ith.
+struct scratch lesskv_scratch_plan(const struct lesskv_layer * layer, int32_t n_tokens, int n_threads, void * memory, int ith);
+
+// cache.c: a layer as it is kept, with a sliding window as its equal (see struct lesskv_cache).
+struct lesskv_layer lesskv_layer_plain(const struct lesskv_layer * layer);
+
+#endif

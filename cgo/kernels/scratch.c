@@ -1,0 +1,67 @@
+// scratch.c: how a micro-batch's work is cut, and where its intermediate results lie.
+
+#include "internal.h"
+
+// Space for n elements at *at, which moves on; a cache line's alignment keeps threads apart.
+static void * take(uintptr_t * at, size_t n, size_t size) {
+    const uintptr_t here = *at;
+    *at += round_up(n * size, 64);
+    return (void *) here;
+}
+
+static size_t max3(size_t a, size_t b, size_t c) {
+    a = a > b ? a : b;
+    return a > c ? a : c;
+}
+
+static uintptr_t lay_thread(struct scratch * s, const struct lesskv_layer * l, size_t n_tokens, uintptr_t at) {
+    const size_t rank   = l->kernels ? (size_t) l->kernels->rank   : 0;
+    const size_t hidden = l->kernels ? (size_t) l->kernels->hidden : 0;
+    const size_t pairs  = (size_t) l->budget + n_tokens;
+    const size_t dk     = (size_t) l->dk;
+    const size_t dv     = round_up((size_t) l->dv, PAD);
+
+    s->x     = take(&at, dk * LANES, sizeof(float));
+    s->logit = take(&at, round_up(pairs, PAD) * (size_t) s->lanes, sizeof(float));
+    s->tile  = take(&at, TILE * max3(dv, dk, max3(hidden, rank, 0)), sizeof(float));
+    s->sum   = take(&at, dv * LANES, sizeof(float));
+    s->low   = take(&at, dv * LANES, sizeof(float));
+    s->phi   = take(&at, rank * LANES, sizeof(float));
+    s->tmp   = take(&at, (hidden + 2 * rank) * LANES, sizeof(float));
+    s->score = take(&at, n_tokens, sizeof(float));
+    s->key   = take(&at, pairs, sizeof(uint64_t));
+    s->evict = take(&at, n_tokens, sizeof(uint64_t));
+    return at;
+}
+
+static uintptr_t lay(struct scratch * s, const struct lesskv_layer * l, int32_t n_tokens, int n_threads, uintptr_t at, int ith) {
+    // Few queries are served one by one, each a unit; more are served in blocks.
+    const int32_t per_chunk = (n_tokens + MAX_CHUNKS - 1) / MAX_CHUNKS;
+    *s = (struct scratch) {0};
+    s->lanes   = n_tokens < MAX_CHUNKS ? 1 : LANES;
+    s->chunk   = n_tokens < MAX_CHUNKS ? 1 : (int32_t) round_up((size_t) per_chunk, LANES);
+    s->n_chunk = (n_tokens + s->chunk - 1) / s->chunk;
+
+    at = round_up(at, 64);
+    if (l->policy->worth != LESSKV_WORTH_NONE) {
+        // Room for the most chunks of any micro-batch up to this one, so that what fits it fits a smaller one.
+        const size_t chunks = n_tokens < MAX_CHUNKS ? (size_t) n_tokens : MAX_CHUNKS;
+        s->width = round_up((size_t) l->budget + (size_t) n_tokens, PAD);
+        s->worth = take(&at, (size_t) l->n_head * chunks * s->width, sizeof(float));
+    }
+    const size_t size = lay_thread(s, l, (size_t) n_tokens, 0);
+    lay_thread(s, l, (size_t) n_tokens, at + (size_t) ith * size);
+    return at + (size_t) n_threads * size;
+}
+
+struct scratch lesskv_scratch_plan(const struct lesskv_layer * layer, int32_t n_tokens, int n_threads, void * memory, int ith) {
+    struct scratch s;
+    lay(&s, layer, n_tokens, n_threads, (uintptr_t) memory, ith);
+    return s;
+}
+
+size_t lesskv_scratch_size(const struct lesskv_layer * layer, int32_t n_tokens, int n_threads) {
+    const struct lesskv_layer plain = lesskv_layer_plain(layer);
+    struct scratch s;
+    return lay(&s, &plain, n_tokens > 0 ? n_tokens : 1, n_threads > 0 ? n_threads : 1, 0, 0) + 63;
+}

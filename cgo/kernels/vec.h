@@ -1,0 +1,190 @@
+// vec.h: a vector of VW floats, as wide as the target's registers, and the few operations that the kernels need. The
+// compiler's vector extension gives + - * / and comparisons on every target; what it can't say (a fused multiply-add in
+// ISO C, half precision) is an intrinsic, with a portable fallback beside it.
+
+#ifndef LESSKV_VEC_H
+#define LESSKV_VEC_H
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__AVX__)
+#include <immintrin.h>
+#elif defined(__ARM_NEON) && defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#if defined(__AVX512F__)
+#define VW 16
+#elif defined(__AVX__)
+#define VW 8
+#else
+#define VW 4
+#endif
+
+typedef float    vf  __attribute__((vector_size(VW * 4)));
+typedef int32_t  vi  __attribute__((vector_size(VW * 4)));
+typedef uint16_t vh  __attribute__((vector_size(VW * 2)));
+typedef int8_t   vb  __attribute__((vector_size(VW)));
+
+// Memory may lie anywhere: strides are the caller's.
+static inline vf vf_load(const void * p) {
+    vf a;
+    memcpy(&a, p, sizeof a);
+    return a;
+}
+
+static inline void vf_store(void * p, vf a) {
+    memcpy(p, &a, sizeof a);
+}
+
+static inline vf vf_set(float a) {
+    return a - (vf) {0};
+}
+
+// a b + c
+static inline vf vf_fma(vf a, vf b, vf c) {
+#if defined(__AVX512F__)
+    return _mm512_fmadd_ps(a, b, c);
+#elif defined(__FMA__)
+    return _mm256_fmadd_ps(a, b, c);
+#elif defined(__ARM_NEON) && defined(__aarch64__)
+    return vfmaq_f32(c, a, b);
+#else
+    return a * b + c;
+#endif
+}
+
+// mask ? a : b, mask from a comparison
+static inline vf vf_select(vi mask, vf a, vf b) {
+    return (vf) ((mask & (vi) a) | (~mask & (vi) b));
+}
+
+// The larger one; b where one of them is NaN.
+static inline vf vf_max(vf a, vf b) {
+    return vf_select(a > b, a, b);
+}
+
+static inline vf vf_abs(vf a) {
+    return (vf) ((vi) a & 0x7fffffff);
+}
+
+static inline float vf_sum(vf a) {
+    float f[VW];
+    vf_store(f, a);
+    for (int n = VW / 2; n > 0; n /= 2) {
+        for (int i = 0; i < n; i++) {
+            f[i] += f[i + n];
+        }
+    }
+    return f[0];
+}
+
+static inline float vf_top(vf a) {
+    float f[VW];
+    vf_store(f, a);
+    for (int n = VW / 2; n > 0; n /= 2) {
+        for (int i = 0; i < n; i++) {
+            f[i] = f[i] > f[i + n] ? f[i] : f[i + n];
+        }
+    }
+    return f[0];
+}
+
+// One half-precision number. Exact: subnormals become normal by the multiplication.
+static inline float f16_to_f32(uint16_t h) {
+    const uint32_t sign = (uint32_t) (h & 0x8000) << 16;
+    uint32_t bits = (uint32_t) (h & 0x7fff) << 13;
+    float f;
+    memcpy(&f, &bits, sizeof f);
+    f *= 0x1p112f; // from bias 15 to bias 127
+    memcpy(&bits, &f, sizeof bits);
+    if ((h & 0x7c00) == 0x7c00) {
+        bits |= 0x7f800000; // infinite or NaN
+    }
+    bits |= sign;
+    memcpy(&f, &bits, sizeof f);
+    return f;
+}
+
+// VW half-precision numbers
+static inline vf vf_load_f16(const void * p) {
+#if defined(__AVX512F__)
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const void *) p));
+#elif defined(__F16C__)
+    return _mm256_cvtph_ps(_mm_loadu_si128((const void *) p));
+#elif defined(__ARM_NEON) && defined(__aarch64__)
+    vh h;
+    memcpy(&h, p, sizeof h);
+    return vcvt_f32_f16((float16x4_t) h);
+#else
+    vh h;
+    memcpy(&h, p, sizeof h);
+    const vi w    = __builtin_convertvector(h, vi);
+    const vi bits = (vi) ((vf) ((w & 0x7fff) << 13) * 0x1p112f);
+    return (vf) (bits | (((w & 0x7c00) == 0x7c00) & 0x7f800000) | (w & 0x8000) << 16);
+#endif
+}
+
+// VW bytes
+static inline vf vf_load_i8(const void * p) {
+#if defined(__AVX512F__)
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const void *) p)));
+#elif defined(__AVX2__)
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *) p)));
+#else
+    vb b;
+    memcpy(&b, p, sizeof b);
+    return __builtin_convertvector(b, vf);
+#endif
+}
+
+// e^x, relative error below 2e-7 (3e-7 without a fused multiply-add). 0 below -87, infinite above 88.
+//
+// x = n ln 2 + r with n an integer and |r| <= ln(2)/2; e^r by Taylor's series to r^7, whose remainder, 5e-9, is below
+// the rounding.
+static inline vf vf_exp(vf x) {
+    const vf magic = vf_set(0x1.8p23f); // adding it leaves round(x log2 e) in the low bits
+    const vf t = vf_fma(x, vf_set(0x1.715476p0f), magic);
+    const vf n = t - magic;
+    const vf r = vf_fma(n, vf_set(-0x1.7f7d1cp-20f), vf_fma(n, vf_set(-0x1.62e4p-1f), x)); // ln 2 in two parts
+    vf p = vf_set(1.0f / 5040);
+    p = vf_fma(p, r, vf_set(1.0f / 720));
+    p = vf_fma(p, r, vf_set(1.0f / 120));
+    p = vf_fma(p, r, vf_set(1.0f / 24));
+    p = vf_fma(p, r, vf_set(1.0f / 6));
+    p = vf_fma(p, r, vf_set(0.5f));
+    p = vf_fma(p, r, vf_set(1));
+    p = vf_fma(p, r, vf_set(1));
+    p = p * (vf) (((vi) t - (0x4b400000 - 127)) << 23);
+    p = vf_select(x < -87.0f, vf_set(0), p);
+    return vf_select(x > 88.0f, vf_set(INFINITY), p);
+}
+
+static inline vf vf_tanh(vf x) {
+    return 1.0f - 2.0f / (vf_exp(2.0f * x) + 1.0f);
+}
+
+// gelu(x) = x/2 (1 + erf(x/sqrt 2)), the exact one; error below 4e-7 |gelu(x)| for x > -1, 1e-5 |gelu(x)| beyond.
+//
+// With y = |x|/sqrt 2, erfc(y) = exp(-y^2) t P(t), t = 1/(1 + 0.28 y): P interpolates exp(y^2) erfc(y) / t at the
+// Chebyshev nodes of 0 <= y <= 9.4 to 1e-8. The tail is not 1 - erf, which would cancel.
+static inline vf vf_gelu(vf x) {
+    const vf y = vf_abs(x) * 0x1.6a09e6p-1f;
+    const vf t = 1.0f / vf_fma(y, vf_set(0.28f), vf_set(1));
+    vf p = vf_set(-0.0970299169f);
+    p = vf_fma(p, t, vf_set( 0.350756854f));
+    p = vf_fma(p, t, vf_set(-0.334969252f));
+    p = vf_fma(p, t, vf_set( 0.319200963f));
+    p = vf_fma(p, t, vf_set( 0.0351863205f));
+    p = vf_fma(p, t, vf_set( 0.107960045f));
+    p = vf_fma(p, t, vf_set( 0.155823633f));
+    p = vf_fma(p, t, vf_set( 0.14632304f));
+    p = vf_fma(p, t, vf_set( 0.158828974f));
+    p = vf_fma(p, t, vf_set( 0.157919332f));
+    const vf tail = 0.5f * t * p * vf_exp(-y * y); // Phi(-|x|)
+    return x * vf_select(x < 0.0f, tail, 1.0f - tail);
+}
+
+#endif
