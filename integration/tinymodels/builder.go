@@ -15,6 +15,10 @@ const (
 	layers  = 4   // where an architecture doesn't need more
 	peaked  = 1.6 // gain of Wq and Wk: logits of a head then have a standard deviation of peaked^2
 	eps     = float32(1e-5)
+
+	// Gain of a feed-forward network with GELU: ggml looks it up in a table of half floats, whose steps would otherwise drown small
+	// differences in the attention.
+	coarse = .15
 )
 
 // builder collects a model's keys and tensors.
@@ -31,7 +35,7 @@ func newBuilder(m Model, t gguf.Type, seed uint64) *builder {
 	b := &builder{arch: m.Architecture, typ: t, seed: seed}
 	b.pairs = append(b.pairs,
 		gguf.KeyValue{Key: "general.architecture", Value: m.Architecture},
-		gguf.KeyValue{Key: "general.name", Value: "tiny random model"})
+		gguf.KeyValue{Key: "general.name", Value: "tiny random model"}) // with "phi3" in it, llama.cpp looks for Phi-3's tokens
 	b.vocabulary()
 	b.key("context_length", uint32(context))
 	return b
@@ -129,15 +133,15 @@ func (b *builder) fused(i int, s shape, gain float64) {
 	b.matrix(blk(i, "attn_output"), 1, s.heads*s.dim, s.embd)
 }
 
-// gated adds a feed-forward network with a gate, plain one without.
+// gated adds a feed-forward network with a gate, plain one without, gain that of its output.
 func (b *builder) gated(i int, s shape) {
 	b.matrix(blk(i, "ffn_gate"), 1, s.embd, s.ff)
-	b.plain(i, s)
+	b.plain(i, s, 1)
 }
 
-func (b *builder) plain(i int, s shape) {
+func (b *builder) plain(i int, s shape, gain float64) {
 	b.matrix(blk(i, "ffn_up"), 1, s.embd, s.ff)
-	b.matrix(blk(i, "ffn_down"), 1, s.ff, s.embd)
+	b.matrix(blk(i, "ffn_down"), gain, s.ff, s.embd)
 }
 
 // experts adds n experts of size ff, and their router.

@@ -13,7 +13,7 @@ func mpt(b *builder) {
 		b.norm(blk(i, "attn_norm"), 1, s.embd)
 		b.fused(i, s, peaked)
 		b.norm(blk(i, "ffn_norm"), 1, s.embd)
-		b.plain(i, s)
+		b.plain(i, s, coarse)
 	}
 }
 
@@ -45,7 +45,7 @@ func bert(b *builder) {
 			b.bias(blk(i, name), s.embd)
 		}
 		b.normBias(blk(i, "attn_output_norm"), s.embd)
-		b.plain(i, s)
+		b.plain(i, s, coarse)
 		b.normBias(blk(i, "layer_output_norm"), s.embd)
 	}
 }
@@ -264,6 +264,6 @@ func grok(b *builder) {
 		b.norm(blk(i, "attn_output_norm"), 1, s.embd)
 		b.norm(blk(i, "ffn_norm"), 1, s.embd)
 		b.experts(i, experts, s)
-		b.norm(blk(i, "post_ffw_norm"), 1, s.embd)
+		b.norm(blk(i, "post_ffw_norm"), coarse, s.embd)
 	}
 }

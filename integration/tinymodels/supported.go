@@ -46,10 +46,10 @@ func (b *builder) gemma(s shape, gain float64) {
 	for i := range s.layers {
 		b.norm(blk(i, "attn_norm"), 1, s.embd)
 		b.qkvo(i, s, gain)
-		b.norm(blk(i, "post_attention_norm"), 1, s.embd)
+		b.norm(blk(i, "post_attention_norm"), 1.5, s.embd)
 		b.norm(blk(i, "ffn_norm"), 1, s.embd)
 		b.gated(i, s)
-		b.norm(blk(i, "post_ffw_norm"), 1, s.embd)
+		b.norm(blk(i, "post_ffw_norm"), coarse, s.embd)
 	}
 }
 
@@ -96,7 +96,7 @@ func falcon(b *builder) {
 	for i := range s.layers {
 		b.normBias(blk(i, "attn_norm"), s.embd)
 		b.fused(i, s, peaked)
-		b.plain(i, s)
+		b.plain(i, s, coarse)
 	}
 }
 
@@ -107,7 +107,7 @@ func (b *builder) gptLayer(i int, s shape) {
 	b.bias(blk(i, "attn_qkv"), (s.heads+2*s.headsKV)*s.dim)
 	b.bias(blk(i, "attn_output"), s.embd)
 	b.normBias(blk(i, "ffn_norm"), s.embd)
-	b.plain(i, s)
+	b.plain(i, s, coarse)
 	b.bias(blk(i, "ffn_up"), s.ff)
 	b.bias(blk(i, "ffn_down"), s.embd)
 }
