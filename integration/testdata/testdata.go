@@ -1,0 +1,65 @@
+// Package testdata holds the small real model gopher-5m, adapters trained for it, and text that it has never seen, for the
+// demo and the tests: README.md is their card. They are embedded, so that a binary finds them wherever it runs.
+package testdata
+
+import (
+	"bytes"
+	"embed"
+	"fmt"
+	"os"
+	"path/filepath"
+)
+
+// Names of the files. An adapter's name ends in its policy and budget; at their context of 2,048 tokens, 102 is 5 % and 41 is 2 %.
+const (
+	Model   = "gopher-5m.gguf"
+	H2O102  = "gopher-5m.h2o-102.lesskv.gguf"
+	H2O41   = "gopher-5m.h2o-41.lesskv.gguf"
+	Peak102 = "gopher-5m.peak-102.lesskv.gguf"
+	Peak41  = "gopher-5m.peak-41.lesskv.gguf"
+	Heldout = "heldout.txt" // Go source, 1.1 MB
+)
+
+//go:embed *.gguf heldout.txt
+var files embed.FS
+
+// Read returns the content of a file.
+func Read(name string) ([]byte, error) { return files.ReadFile(name) }
+
+// Path puts a file under the user's cache directory, or the system's temporary one where there is none, unless it is there
+// already, and returns its path. All files lie in one folder. It may be called by several processes at once.
+func Path(name string) (string, error) {
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		cache = os.TempDir()
+	}
+	return PathIn(filepath.Join(cache, "lesskv", "testdata"), name)
+}
+
+// PathIn does as Path does, in a folder of the caller's choice, which it makes.
+func PathIn(dir, name string) (path string, err error) {
+	want, err := Read(name)
+	if err != nil {
+		return "", fmt.Errorf("no such test file: %w", err)
+	}
+	path = filepath.Join(dir, name)
+	if got, err := os.ReadFile(path); err == nil && bytes.Equal(got, want) {
+		return path, nil
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
+	}
+	tmp, err := os.CreateTemp(dir, name+".*.tmp") // renamed when whole: a reader never sees a part
+	if err != nil {
+		return "", err
+	}
+	defer os.Remove(tmp.Name())
+	_, err = tmp.Write(want)
+	if closing := tmp.Close(); err == nil {
+		err = closing
+	}
+	if err != nil {
+		return "", err
+	}
+	return path, os.Rename(tmp.Name(), path)
+}

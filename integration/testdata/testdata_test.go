@@ -1,0 +1,38 @@
+package testdata
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func TestPathIn(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "a", "b")
+	for _, name := range []string{Model, H2O102, H2O41, Peak102, Peak41, Heldout} {
+		want, err := Read(name)
+		require.NoError(t, err)
+		path, err := PathIn(dir, name)
+		require.NoError(t, err)
+		for _, damage := range []func() error{
+			func() error { return nil },
+			func() error { return os.WriteFile(path, want[:100], 0o644) },
+			func() error { return os.Remove(path) },
+		} {
+			require.NoError(t, damage())
+			again, err := PathIn(dir, name)
+			require.NoError(t, err)
+			assert.Equal(t, path, again)
+			got, err := os.ReadFile(path)
+			require.NoError(t, err)
+			assert.True(t, string(got) == string(want), name)
+		}
+	}
+	left, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	assert.Len(t, left, 6, "nothing is left behind")
+	_, err = PathIn(dir, "none.gguf")
+	assert.ErrorIs(t, err, os.ErrNotExist)
+}
