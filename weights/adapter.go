@@ -1,0 +1,194 @@
+package weights
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+
+	"github.com/lesskv/lesskv/cgo/kernels"
+	"github.com/lesskv/lesskv/weights/gguf"
+)
+
+// Geometry is what a model's attention layers have in common and an adapter's kernels depend on.
+type Geometry struct {
+	Layers      int // of the model
+	Heads       int // Hq, query heads
+	HeadsKV     int // Hkv, key/value heads
+	KeyLength   int // D, of one head
+	ValueLength int // Dv, of one head
+}
+
+// Trained says how an adapter was trained. Another policy makes it useless; other numbers make it worse.
+type Trained struct {
+	Policy  string
+	Heavy   int // h
+	Recent  int // r
+	Ubatch  int // tokens of a micro-batch
+	Context int // tokens of the longest sequence
+}
+
+// Adapter is the trained kernels of a model. Its zero layers run sparse-only.
+type Adapter struct {
+	Architecture string // general.architecture of the base model
+	Geometry
+	Rank        int // R, of the low-rank state
+	Hidden      int // R', inside the kernels
+	Trained     Trained
+	BaseName    string // the base model's, for people
+	Fingerprint string // the base model's, Model.Fingerprint
+	Kernels     []Kernels
+	SHA256      string // of the file that it was read from, lower-case hex; "" if it wasn't
+}
+
+// Kernels are the matrices of a layer ("Kernels" in algorithm.md). The zero value, without any, runs sparse-only.
+//
+//	phi(q) = |gelu(gelu(q W1) W2)|       Phi[0] [Hq][R'][D]   Phi[1] [Hq][R][R']
+//	psi(k) = |gelu(gelu(k U1) U2) U3|    Psi[0] [Hkv][R'][D]  Psi[1] [Hkv][R][R']  Psi[2] [Hkv][R][R]
+type Kernels struct {
+	Phi [2]Matrix
+	Psi [3]Matrix
+}
+
+// Matrix is a stack of matrices, one a head: [head][out][in], in fastest.
+type Matrix struct {
+	Type   gguf.Type // in the file and in the runtime's memory: gguf.F32, F16 or Q8_0; psi.2's is always F32
+	Values []float32
+}
+
+// Encode returns the values in their type, as the file holds them and the C kernels take them.
+func (m Matrix) Encode() ([]byte, error) { return gguf.Encode(nil, m.Type, m.Values) }
+
+// Empty tells whether the layer has no kernels and runs sparse-only.
+func (k *Kernels) Empty() bool {
+	for _, m := range k.matrices() {
+		if len(m.Values) > 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// matrices lists the matrices in the order of the file, which is that of Adapter.parts.
+func (k *Kernels) matrices() [5]*Matrix {
+	return [5]*Matrix{&k.Phi[0], &k.Phi[1], &k.Psi[0], &k.Psi[1], &k.Psi[2]}
+}
+
+// part is what the format says of one matrix of every layer.
+type part struct {
+	format  string // of the tensor's name
+	dims    []uint64
+	onlyF32 bool
+}
+
+func (p part) name(layer int) string { return fmt.Sprintf(p.format, layer) }
+
+func (p part) elements() uint64 { return p.dims[0] * p.dims[1] * p.dims[2] }
+
+// typeFor returns the type that a matrix takes where t is asked for: F32 where the format wants that, and F16 for Q8_0 whose rows don't
+// fill blocks of 32.
+func (p part) typeFor(t gguf.Type) gguf.Type {
+	if p.onlyF32 {
+		return gguf.F32
+	}
+	if _, ok := t.Size(p.dims[0]); !ok {
+		return gguf.F16
+	}
+	return t
+}
+
+func (a *Adapter) parts() [5]part {
+	u := func(n ...int) []uint64 { return []uint64{uint64(n[0]), uint64(n[1]), uint64(n[2])} }
+	return [5]part{
+		{kernels.TensorPhi0, u(a.KeyLength, a.Hidden, a.Heads), false},
+		{kernels.TensorPhi1, u(a.Hidden, a.Rank, a.Heads), false},
+		{kernels.TensorPsi0, u(a.KeyLength, a.Hidden, a.HeadsKV), false},
+		{kernels.TensorPsi1, u(a.Hidden, a.Rank, a.HeadsKV), false},
+		{kernels.TensorPsi2, u(a.Rank, a.Rank, a.HeadsKV), true},
+	}
+}
+
+// Bytes returns what the kernels weigh in memory ("Memory" in algorithm.md), once per model.
+func (a *Adapter) Bytes() uint64 {
+	var n uint64
+	for i := range a.Kernels {
+		for _, m := range a.Kernels[i].matrices() {
+			size, _ := m.Type.Size(uint64(len(m.Values)))
+			n += size
+		}
+	}
+	return n
+}
+
+// Convert gives the kernels another type, F32, F16 or Q8_0, and rounds the values to it. psi.2 stays F32, and matrices whose
+// rows don't fill Q8_0's blocks of 32 become F16 instead: phi.1 and psi.1 at a hidden size of 16, for example. It fails with
+// gguf.ErrRange, and nothing is changed, if a value is too large for the type.
+func (a *Adapter) Convert(t gguf.Type) error {
+	if t != gguf.F32 && t != gguf.F16 && t != gguf.Q8_0 {
+		return &Error{Item: "kernels", Err: gguf.ErrType, Found: t.String(), Wanted: "F32, F16 or Q8_0"}
+	}
+	converted := make([]Kernels, len(a.Kernels))
+	parts := a.parts()
+	for i := range a.Kernels {
+		out := converted[i].matrices()
+		for j, m := range a.Kernels[i].matrices() {
+			if len(m.Values) == 0 {
+				continue
+			}
+			out[j].Type = parts[j].typeFor(t)
+			data, err := gguf.Encode(nil, out[j].Type, m.Values)
+			if err == nil {
+				out[j].Values, err = gguf.Decode(out[j].Type, data)
+			}
+			if err != nil {
+				return fmt.Errorf("tensor %s: %w", parts[j].name(i), err)
+			}
+		}
+	}
+	a.Kernels = converted
+	return nil
+}
+
+// New returns an adapter for a model, without kernels: every layer sparse-only until they are put in.
+func New(m *Model, rank, hidden int, trained Trained) *Adapter {
+	return &Adapter{
+		Architecture: m.Architecture,
+		Geometry:     m.Geometry,
+		Rank:         rank,
+		Hidden:       hidden,
+		Trained:      trained,
+		BaseName:     m.Name,
+		Fingerprint:  m.Fingerprint,
+		Kernels:      make([]Kernels, m.Layers),
+	}
+}
+
+// Zero returns an adapter whose kernels are all zero, F32: it must act as none at all, because phi(q).z is zero.
+func Zero(m *Model, rank, hidden int, trained Trained) *Adapter {
+	a := New(m, rank, hidden, trained)
+	a.fill(func() float64 { return 0 })
+	return a
+}
+
+// Random returns an adapter with normally distributed kernels, F32, which turn inputs of unit variance into features of
+// about that size: for tests, in which what is folded must matter. The same arguments give the same values.
+func Random(m *Model, rank, hidden int, trained Trained, seed uint64) *Adapter {
+	a := New(m, rank, hidden, trained)
+	r := rand.New(rand.NewPCG(seed, 0))
+	a.fill(r.NormFloat64)
+	return a
+}
+
+// fill gives every layer kernels, drawn from a distribution of unit variance and divided by the root of what they sum over.
+func (a *Adapter) fill(draw func() float64) {
+	for i := range a.Kernels {
+		matrices := a.Kernels[i].matrices()
+		for j, p := range a.parts() {
+			values := make([]float32, p.elements())
+			scale := 1 / math.Sqrt(float64(p.dims[0]))
+			for e := range values {
+				values[e] = float32(scale * draw())
+			}
+			*matrices[j] = Matrix{Type: gguf.F32, Values: values}
+		}
+	}
+}

@@ -1,0 +1,52 @@
+package weights
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Check tells whether an adapter fits a model. A wrong geometry fails with ErrGeometry, one *Error for each number; where that fits,
+// another model's fingerprint fails with ErrFingerprint, which a user may overrule. The warnings are for people.
+func Check(a *Adapter, m *Model) (warnings []string, err error) {
+	var faults []error
+	compare := func(item string, found, wanted any) {
+		if found != wanted {
+			faults = append(faults, &Error{Item: item, Err: ErrGeometry, Found: fmt.Sprintf("%v", found), Wanted: fmt.Sprintf("%v, as the model has it", wanted)})
+		}
+	}
+	compare("architecture", a.Architecture, m.Architecture)
+	compare("layers", a.Layers, m.Layers)
+	compare("query heads", a.Heads, m.Heads)
+	compare("key/value heads", a.HeadsKV, m.HeadsKV)
+	compare("key length", a.KeyLength, m.KeyLength)
+	compare("value length", a.ValueLength, m.ValueLength)
+	switch {
+	case faults != nil:
+		return nil, errors.Join(faults...)
+	case a.Fingerprint != m.Fingerprint:
+		err = &Error{Item: "fingerprint", Err: ErrFingerprint, Found: fmt.Sprintf("%s of %q", a.Fingerprint, a.BaseName), Wanted: fmt.Sprintf("%s of %q", m.Fingerprint, m.Name), Advice: "use the adapter of this model, train one, or force it"}
+	case a.BaseName != m.Name:
+		warnings = append(warnings, fmt.Sprintf("the adapter was trained for %q, the model calls itself %q: a fine-tune, perhaps", a.BaseName, m.Name))
+	}
+	return warnings, err
+}
+
+// CheckUse tells whether an adapter serves the way it is to be used. Another policy fails with ErrPolicy; another budget or
+// micro-batch, or a longer context, is a warning. Zero numbers in use are not compared.
+func CheckUse(a *Adapter, use Trained) (warnings []string, err error) {
+	if use.Policy != a.Trained.Policy {
+		return nil, &Error{Item: "policy", Err: ErrPolicy, Found: fmt.Sprintf("%q", use.Policy), Wanted: fmt.Sprintf("%q, which the adapter was trained for", a.Trained.Policy), Advice: "choose that policy, another adapter, or none"}
+	}
+	for _, n := range []struct {
+		what         string
+		use, trained int
+	}{{"heavy budget", use.Heavy, a.Trained.Heavy}, {"recent budget", use.Recent, a.Trained.Recent}, {"micro-batch", use.Ubatch, a.Trained.Ubatch}} {
+		if n.use != 0 && n.use != n.trained {
+			warnings = append(warnings, fmt.Sprintf("%s of %d tokens, the adapter was trained with %d", n.what, n.use, n.trained))
+		}
+	}
+	if use.Context > a.Trained.Context {
+		warnings = append(warnings, fmt.Sprintf("context of %d tokens, the adapter was trained with up to %d", use.Context, a.Trained.Context))
+	}
+	return warnings, nil
+}
