@@ -4,6 +4,7 @@ import (
 	"context"
 	"math"
 	"math/rand/v2"
+	"os"
 	"testing"
 	"time"
 
@@ -41,10 +42,10 @@ func open(t *testing.T, tree worker.Tree, c worker.Config) *worker.Worker {
 	return w
 }
 
-// write writes a tiny model, its matrices in f16, and returns its path.
-func write(t *testing.T, m tinymodels.Model) string {
+// write writes a tiny model and returns its path.
+func write(t *testing.T, m tinymodels.Model, matrices gguf.Type) string {
 	t.Helper()
-	path, err := m.WriteIn(t.TempDir(), gguf.F16, 1)
+	path, err := m.WriteIn(t.TempDir(), matrices, 1)
 	require.NoError(t, err)
 	return path
 }
@@ -54,7 +55,18 @@ func tiny(t *testing.T, name string) string {
 	t.Helper()
 	m, err := tinymodels.Find(name)
 	require.NoError(t, err)
-	return write(t, m)
+	return write(t, m, gguf.F32)
+}
+
+// heldOut returns the first n tokens of the text that gopher-5m was not trained on.
+func heldOut(t *testing.T, w *worker.Worker, n int) []int32 {
+	t.Helper()
+	text, err := os.ReadFile("testdata/heldout.txt")
+	require.NoError(t, err)
+	tokens, err := w.Tokenize(string(text[:min(len(text), 8*n)]), true)
+	require.NoError(t, err)
+	require.GreaterOrEqual(t, len(tokens), n)
+	return tokens[:n]
 }
 
 // randomTokens returns n tokens below vocab, always the same.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/lesskv/lesskv/integration/tinymodels"
 	"github.com/lesskv/lesskv/integration/worker"
+	"github.com/lesskv/lesskv/weights/gguf"
 )
 
 // Without the option the patched runtime computes what the unmodified one does, bit for bit: logits over 512 tokens, and
@@ -16,7 +17,7 @@ func TestOffIsOff(t *testing.T) {
 	for _, m := range tinymodels.All() {
 		t.Run(m.Name, func(t *testing.T) {
 			t.Parallel()
-			path := write(t, m)
+			path := write(t, m, gguf.F16)
 			for _, c := range offCases(m) {
 				t.Run(c.name, func(t *testing.T) {
 					c.config.Model = path

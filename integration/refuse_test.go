@@ -1,0 +1,110 @@
+package integration
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/lesskv/lesskv/integration/tinymodels"
+	"github.com/lesskv/lesskv/integration/worker"
+	"github.com/lesskv/lesskv/weights/gguf"
+)
+
+// What LESS can't serve it refuses, saying why, before anything is decoded; the process goes on and opens the model without
+// LESS. TestOffIsOff shows that it then works as before.
+func TestModelsRefused(t *testing.T) {
+	t.Parallel()
+	says := map[string]string{
+		"ALiBi":                                "ALiBi",
+		"encoder":                              "causal",
+		"encoder-decoder":                      "encoder",
+		"recurrent":                            "recurrent",
+		"hybrid":                               "recurrent",
+		"MLA":                                  "MLA",
+		"chunked attention":                    "chunked",
+		"M-RoPE":                               "M-RoPE",
+		"layers that share another layer's KV": "share",
+		"grok's attention scaling":             "scales",
+	}
+	w := start(t, worker.Patched)
+	for _, m := range tinymodels.Refused() {
+		path := write(t, m, gguf.F16)
+		config := worker.Config{Model: path, Context: 256, LESS: &worker.LESS{}}
+		_, err := w.Open(config)
+		var e *worker.Error
+		require.ErrorAs(t, err, &e, m.Name)
+		t.Logf("%s: %s", m.Name, e.Message)
+		require.Contains(t, says, m.Refused)
+		assert.Contains(t, e.Message, says[m.Refused], m.Name)
+		assert.Contains(t, e.Message, m.Architecture)
+
+		ok, reason, err := w.Supported(path)
+		require.NoError(t, err)
+		assert.False(t, ok, m.Name)
+		assert.Equal(t, e.Message, reason)
+
+		config.LESS = nil
+		_, err = w.Open(config)
+		require.NoError(t, err, m.Name)
+		require.NoError(t, w.CloseModel())
+	}
+	for _, m := range tinymodels.Supported() {
+		ok, reason, err := w.Supported(write(t, m, gguf.F16))
+		require.NoError(t, err)
+		assert.True(t, ok, "%s: %s", m.Name, reason)
+	}
+}
+
+// A configuration that makes no sense is refused, naming what was found and what was wanted.
+func TestConfigRefused(t *testing.T) {
+	t.Parallel()
+	const adapter = "testdata/gopher-5m.peak-41.lesskv.gguf"
+	data, err := os.ReadFile(adapter)
+	require.NoError(t, err)
+	cut := filepath.Join(t.TempDir(), "cut.gguf")
+	require.NoError(t, os.WriteFile(cut, data[:len(data)/2], 0o666))
+	text := filepath.Join(t.TempDir(), "text.gguf")
+	require.NoError(t, os.WriteFile(text, []byte("no adapter at all"), 0o666))
+
+	w := start(t, worker.Patched)
+	for _, c := range []struct {
+		name  string
+		model string
+		less  worker.LESS
+		says  []string
+	}{
+		{"negative budget", gopher, worker.LESS{Budget: -1}, []string{"budget", "-1"}},
+		{"negative share", gopher, worker.LESS{BudgetShare: -.5}, []string{"-0.5"}},
+		{"two budgets", gopher, worker.LESS{Budget: 100, BudgetShare: .1}, []string{"one of the three"}},
+		{"too few bytes", gopher, worker.LESS{BudgetBytes: 100}, []string{"too small"}},
+		{"unknown policy", gopher, worker.LESS{Policy: "fifo"}, []string{"fifo", "h2o", "lambda", "peak"}},
+		{"more heavy than budget", gopher, worker.LESS{Budget: 100, Heavy: worker.Int(101)}, []string{"101", "100"}},
+		{"more pinned than heavy", gopher, worker.LESS{Budget: 100, Heavy: worker.Int(4), Pinned: worker.Int(5)}, []string{"pinned", "5", "4"}},
+		{"negative pins", gopher, worker.LESS{Pinned: worker.Int(-1)}, []string{"pinned", "-1"}},
+		{"slot type", gopher, worker.LESS{TypeK: "q4_0"}, []string{"f16"}},
+		{"q8_0 slots of small heads", tiny(t, "llama"), worker.LESS{TypeV: "q8_0"}, []string{"32", "16"}},
+		{"no such adapter", gopher, worker.LESS{Adapter: "/does/not/exist.gguf"}, []string{"/does/not/exist.gguf"}},
+		{"no adapter file", gopher, worker.LESS{Adapter: text}, []string{text}},
+		{"half an adapter", gopher, worker.LESS{Policy: "peak", Adapter: cut}, []string{cut}},
+		{"a model as adapter", gopher, worker.LESS{Adapter: gopher}, []string{"adapter"}},
+		{"another policy than the adapter's", gopher, worker.LESS{Policy: "h2o", Adapter: adapter}, []string{"peak", "h2o"}},
+		{"another model's adapter", tiny(t, "llama"), worker.LESS{Policy: "peak", Adapter: adapter}, []string{"less."}},
+		{"the same, forced: geometry must still fit", tiny(t, "llama"), worker.LESS{Policy: "peak", Adapter: adapter, ForceAdapter: true}, []string{"less."}},
+	} {
+		_, err := w.Open(worker.Config{Model: c.model, Context: 2048, LESS: &c.less})
+		var e *worker.Error
+		if !assert.ErrorAs(t, err, &e, c.name) {
+			require.NoError(t, w.CloseModel())
+			continue
+		}
+		t.Logf("%s: %s", c.name, e.Message)
+		for _, s := range c.says {
+			assert.Contains(t, e.Message, s, c.name)
+		}
+	}
+	_, err = w.Open(worker.Config{Model: gopher, Context: 2048, LESS: peak41()})
+	assert.NoError(t, err, "nothing was left open")
+}

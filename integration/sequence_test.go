@@ -1,0 +1,213 @@
+package integration
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/lesskv/lesskv/integration/worker"
+)
+
+// openSequences opens gopher-5m with room for four sequences and the budget that most of this file evicts under.
+func openSequences(t *testing.T) (*worker.Worker, []int32) {
+	t.Helper()
+	w := open(t, worker.Patched, worker.Config{Model: gopher, Context: 4096, Ubatch: 32, Sequences: 4, LESS: peak41()})
+	return w, heldOut(t, w, 400)
+}
+
+// Sequences in one batch do not see each other: each decodes as if it were alone.
+func TestSequencesAreApart(t *testing.T) {
+	t.Parallel()
+	w, tokens := openSequences(t)
+	a, b := tokens[:128], tokens[200:328]
+	alone := func(tokens []int32) *worker.Output {
+		require.NoError(t, w.Clear())
+		return atOnce.decode(t, w, tokens)
+	}
+	wantA, wantB := alone(a), alone(b)
+	require.NoError(t, w.Clear())
+	for pos := 0; pos < 128; pos += 32 {
+		var batch []worker.Token
+		for i := pos; i < pos+32; i++ {
+			batch = append(batch, worker.Token{ID: a[i], Pos: int32(i), Seq: 1, Row: true}, worker.Token{ID: b[i], Pos: int32(i), Seq: 3, Row: true})
+		}
+		out, err := w.DecodeEach(batch)
+		require.NoError(t, err)
+		for i := range 32 {
+			sameBits(t, row(wantA, pos+i), row(out, 2*i))
+			sameBits(t, row(wantB, pos+i), row(out, 2*i+1))
+		}
+	}
+	info, err := w.LESS()
+	require.NoError(t, err)
+	assert.Equal(t, 2, info.Sequences)
+}
+
+func row(o *worker.Output, i int) *worker.Output {
+	return &worker.Output{Width: o.Width, Values: o.Row(i)}
+}
+
+// A copy goes on as the original does, and neither disturbs the other.
+func TestCopy(t *testing.T) {
+	t.Parallel()
+	w, tokens := openSequences(t)
+	s := story{prompt: tokens[:200], reply: 7, second: tokens[200:]}
+	next, pos := s.begin(t, w, 0)
+	require.NoError(t, w.SeqCopy(0, 2, worker.End, worker.End))
+	want := s.end(t, w, 0, next, pos)
+	sameBits(t, want, s.end(t, w, 2, next, pos))
+	require.NoError(t, w.SeqKeep(2))
+	lo, hi, err := w.SeqPos(0)
+	require.NoError(t, err)
+	assert.Equal(t, []int{-1, -1}, []int{lo, hi})
+	_, hi, err = w.SeqPos(2)
+	require.NoError(t, err)
+	assert.Equal(t, 200+7+24+len(s.second)-1, hi)
+}
+
+// While nothing at or after a position is folded, a sequence can be cut back to it.
+func TestCut(t *testing.T) {
+	t.Parallel()
+	path := tiny(t, "llama")
+	config := worker.Config{Model: path, Context: 512, Ubatch: 64, LESS: &worker.LESS{Budget: 512}}
+	w := open(t, worker.Patched, config)
+	tokens := randomTokens(300, 384)
+	_, err := w.Decode(0, 0, tokens[:50], worker.None)
+	require.NoError(t, err)
+	want, err := w.Decode(0, 50, tokens[200:264], worker.All)
+	require.NoError(t, err)
+	require.NoError(t, w.Clear())
+	_, err = w.Decode(0, 0, tokens[:50], worker.None)
+	require.NoError(t, err)
+	_, err = w.Decode(0, 50, tokens[50:150], worker.None) // taken back
+	require.NoError(t, err)
+	require.NoError(t, w.SeqRemove(0, 50, worker.End))
+	_, hi, err := w.SeqPos(0)
+	require.NoError(t, err)
+	assert.Equal(t, 49, hi)
+	got, err := w.Decode(0, 50, tokens[200:264], worker.All)
+	require.NoError(t, err)
+	assert.Less(t, compare(t, want, got).max, 1e-4)
+}
+
+// What is folded can't be taken back: cutting there is refused, and the sequence is as it was.
+func TestCutIntoTheFolded(t *testing.T) {
+	t.Parallel()
+	w, tokens := openSequences(t)
+	s := story{prompt: tokens[:200], reply: 7, second: tokens[200:]}
+	next, pos := s.begin(t, w, 0)
+	want := s.end(t, w, 0, next, pos)
+
+	require.NoError(t, w.Clear())
+	s.begin(t, w, 0)
+	lo, hi, err := w.SeqPos(0)
+	require.NoError(t, err)
+	assert.Equal(t, pos-1, hi)
+	assert.Greater(t, lo, 0, "something was folded")
+	assert.LessOrEqual(t, lo, hi-30, "the recent ones were not")
+	for _, p := range [][2]int{{lo - 1, worker.End}, {1, worker.End}, {3, 9}, {hi - 4, hi - 2}} {
+		err := w.SeqRemove(0, p[0], p[1])
+		var e *worker.Error
+		require.ErrorAs(t, err, &e, "%v", p)
+		t.Logf("%v: %s", p, e.Message)
+	}
+	require.NoError(t, w.SeqRemove(0, hi+1, worker.End), "nothing to remove")
+	sameBits(t, want, s.end(t, w, 0, next, pos))
+
+	require.NoError(t, w.Clear())
+	s.begin(t, w, 0)
+	require.NoError(t, w.SeqRemove(0, lo, worker.End))
+	_, hi, err = w.SeqPos(0)
+	require.NoError(t, err)
+	assert.Equal(t, lo-1, hi)
+	_, err = w.Decode(0, lo, tokens[:10], worker.Last)
+	assert.NoError(t, err, "it goes on from there")
+	require.NoError(t, w.SeqRemove(0, 0, worker.End), "the whole of it always goes")
+}
+
+// What llama.cpp gives no answer to poisons the sequence: it refuses to decode, saying why, until it is cleared. Others go on.
+func TestPoison(t *testing.T) {
+	t.Parallel()
+	w, tokens := openSequences(t)
+	fresh := atOnce.decode(t, w, tokens[:100])
+	for _, c := range []struct {
+		name  string
+		spoil func() error
+	}{
+		{"shifted", func() error { return w.SeqAdd(0, 10, worker.End, -10) }},
+		{"divided", func() error { return w.SeqDivide(0, 0, worker.End, 2) }},
+		{"copied in part", func() error { return w.SeqCopy(1, 0, 0, 50) }},
+		{"aborted half-way", func() error {
+			require.NoError(t, w.AbortAfter(60))
+			_, err := w.Decode(0, 200, tokens[200:220], worker.Last)
+			var e *worker.Error
+			require.ErrorAs(t, err, &e)
+			assert.Equal(t, 2, e.Code)
+			return w.AbortAfter(-1)
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			require.NoError(t, w.Clear())
+			_, err := w.Feed(0, 0, tokens[:200], worker.None)
+			require.NoError(t, err)
+			_, err = w.Feed(1, 0, tokens[:200], worker.None)
+			require.NoError(t, err)
+			require.NoError(t, c.spoil())
+
+			for range 2 {
+				_, err = w.Decode(0, 200, tokens[200:201], worker.Last)
+				var e *worker.Error
+				require.ErrorAs(t, err, &e)
+				assert.Contains(t, []int{1, -1}, e.Code) // -1: llama.cpp has seen first that positions are missing
+				assert.Contains(t, e.Message, "until it is cleared")
+			}
+			_, err = w.Save(0)
+			assert.Error(t, err, "a poisoned sequence is not saved")
+			_, err = w.Decode(1, 200, tokens[200:201], worker.Last)
+			assert.NoError(t, err, "another sequence goes on")
+
+			require.NoError(t, w.SeqRemove(0, 0, worker.End))
+			sameBits(t, fresh, atOnce.decode(t, w, tokens[:100]))
+		})
+	}
+}
+
+// A decode that is aborted before any layer has taken its tokens in leaves the sequence as it was.
+func TestAbortBeforeAnything(t *testing.T) {
+	t.Parallel()
+	w, tokens := openSequences(t)
+	s := story{prompt: tokens[:200], reply: 7, second: tokens[200:]}
+	next, pos := s.begin(t, w, 0)
+	want := s.end(t, w, 0, next, pos)
+	require.NoError(t, w.Clear())
+	s.begin(t, w, 0)
+	require.NoError(t, w.AbortAfter(0))
+	_, err := w.Decode(0, pos, tokens[:5], worker.Last)
+	require.Error(t, err)
+	sameBits(t, want, s.end(t, w, 0, next, pos))
+}
+
+// Batches that LESS can't serve are refused whole.
+func TestBatchRefused(t *testing.T) {
+	t.Parallel()
+	w, tokens := openSequences(t)
+	s := story{prompt: tokens[:200], second: tokens[200:]}
+	next, pos := s.begin(t, w, 0)
+	want := s.end(t, w, 0, next, pos)
+	require.NoError(t, w.Clear())
+	s.begin(t, w, 0)
+	for name, batch := range map[string][]worker.Token{
+		"a token of two sequences": {{ID: 5, Pos: 0, Seq: 2, Row: true, Also: []int32{3}}},
+		"a position left out":      {{ID: 5, Pos: int32(pos) + 1, Seq: 0, Row: true}},
+		"a position twice":         {{ID: 5, Pos: int32(pos) - 1, Seq: 0, Row: true}},
+		"out of order":             {{ID: 5, Pos: int32(pos) + 1, Seq: 0}, {ID: 5, Pos: int32(pos), Seq: 0, Row: true}},
+	} {
+		_, err := w.DecodeEach(batch)
+		var e *worker.Error
+		if assert.ErrorAs(t, err, &e, name) {
+			t.Logf("%s: %s", name, e.Message)
+		}
+	}
+	sameBits(t, want, s.end(t, w, 0, next, pos))
+}

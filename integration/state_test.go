@@ -1,0 +1,267 @@
+package integration
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/lesskv/lesskv/integration/worker"
+)
+
+// peak41 is gopher-5m's adapter for 2 % of the context, with the budget that it was trained for.
+func peak41() *worker.LESS {
+	return &worker.LESS{Policy: "peak", Budget: 41, Adapter: "testdata/gopher-5m.peak-41.lesskv.gguf"}
+}
+
+// A story is a generation that can be interrupted: a prompt, greedy decoding, and after the interruption more of both.
+type story struct {
+	prompt []int32
+	reply  int     // tokens decoded one by one before the interruption
+	second []int32 // prompt after it
+}
+
+// begin decodes up to the interruption in a sequence, and returns the next token and its position.
+func (s story) begin(t *testing.T, w *worker.Worker, seq int) (next int32, pos int) {
+	t.Helper()
+	out, err := w.Feed(seq, 0, s.prompt, worker.Last)
+	require.NoError(t, err)
+	best, _ := top(out.Row(0))
+	next, pos = int32(best), len(s.prompt)
+	if s.reply > 0 {
+		found, _, err := w.Greedy(seq, pos, next, s.reply, false)
+		require.NoError(t, err)
+		next, pos = found[s.reply-1], pos+s.reply
+	}
+	return next, pos
+}
+
+// end decodes what follows the interruption and returns all its logits.
+func (s story) end(t *testing.T, w *worker.Worker, seq int, next int32, pos int) *worker.Output {
+	t.Helper()
+	const n = 24
+	_, out, err := w.Greedy(seq, pos, next, n, true)
+	require.NoError(t, err)
+	more, err := w.Feed(seq, pos+n, s.second, worker.All)
+	require.NoError(t, err)
+	out.Values = append(out.Values, more.Values...)
+	return out
+}
+
+// Generation that continues from a saved state equals generation that was never interrupted, bit for bit: at a boundary of
+// micro-batches and in the middle of decoding, whole contexts and single sequences, in memory and in files, in another
+// process and in another sequence.
+func TestSaveAndRestore(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		model string
+		less  *worker.LESS
+	}{
+		{"peak with an adapter", gopher, peak41()},
+		{"h2o, f32 slots", gopher, &worker.LESS{Policy: "h2o", Budget: 64, TypeK: "f32", TypeV: "f32"}},
+		{"lambda, sliding windows", "gemma2", &worker.LESS{Policy: "lambda", Budget: 64}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			if c.model != gopher {
+				c.model = tiny(t, c.model)
+			}
+			config := worker.Config{Model: c.model, Context: 2048, Ubatch: 32, Sequences: 3, LESS: c.less}
+			w := start(t, worker.Patched)
+			info, err := w.Open(config)
+			require.NoError(t, err)
+			tokens := randomTokens(400, info.Vocab)
+			other := open(t, worker.Patched, config)
+			for _, s := range []story{
+				{prompt: tokens[:320], second: tokens[320:]},
+				{prompt: tokens[:320], reply: 23, second: tokens[320:]},
+				{prompt: tokens[:20], reply: 3, second: tokens[20:]}, // nothing evicted yet
+			} {
+				t.Run(fmt.Sprintf("%d tokens and %d", len(s.prompt), s.reply), func(t *testing.T) {
+					require.NoError(t, w.Clear())
+					next, pos := s.begin(t, w, 0)
+					want := s.end(t, w, 0, next, pos)
+
+					require.NoError(t, w.Clear())
+					_, err := w.Decode(2, 0, tokens[:50], worker.None) // of no concern to sequence 0
+					require.NoError(t, err)
+					s.begin(t, w, 0)
+					whole, err := w.Save(worker.End)
+					require.NoError(t, err)
+					one, err := w.Save(0)
+					require.NoError(t, err)
+					dir := t.TempDir()
+					wholeFile, oneFile := filepath.Join(dir, "whole"), filepath.Join(dir, "one")
+					require.NoError(t, w.SaveFile(worker.End, wholeFile, s.prompt))
+					require.NoError(t, w.SaveFile(0, oneFile, s.prompt))
+					sameBits(t, want, s.end(t, w, 0, next, pos)) // saving changed nothing
+
+					for _, restore := range []struct {
+						name string
+						seq  int
+						load func() error
+					}{
+						{"whole", 0, func() error { _, err := other.Load(worker.End, whole); return err }},
+						{"one sequence into another", 1, func() error { _, err := other.Load(1, one); return err }},
+						{"whole, from a file", 0, func() error { _, err := other.LoadFile(worker.End, wholeFile); return err }},
+						{"one sequence, from a file", 2, func() error { _, err := other.LoadFile(2, oneFile); return err }},
+					} {
+						t.Run(restore.name, func(t *testing.T) {
+							_, err := other.Feed(0, 0, tokens[100:300], worker.None) // to be replaced
+							require.NoError(t, err)
+							require.NoError(t, restore.load())
+							again, err := other.Save(restore.seq)
+							require.NoError(t, err)
+							assert.Equal(t, len(one), len(again))
+							sameBits(t, want, s.end(t, other, restore.seq, next, pos))
+							require.NoError(t, other.Clear())
+						})
+					}
+				})
+			}
+		})
+	}
+}
+
+// A state that was cut short or made under other settings is refused, saying why, and the running sequence goes on as if
+// nothing had been tried.
+func TestForeignStateIsRefused(t *testing.T) {
+	t.Parallel()
+	config := worker.Config{Model: gopher, Context: 2048, Ubatch: 32, LESS: peak41()}
+	w := open(t, worker.Patched, config)
+	tokens := heldOut(t, w, 300)
+	s := story{prompt: tokens[:200], reply: 5, second: tokens[200:]}
+	next, pos := s.begin(t, w, 0)
+	want := s.end(t, w, 0, next, pos)
+	require.NoError(t, w.Clear())
+	s.begin(t, w, 0)
+
+	refuse := func(t *testing.T, what string, err error) {
+		t.Helper()
+		var e *worker.Error
+		if assert.ErrorAs(t, err, &e, what) {
+			t.Logf("%s: %s", what, e.Message)
+		}
+	}
+	for _, seq := range []int{0, worker.End} {
+		good, err := w.Save(seq)
+		require.NoError(t, err)
+		file := filepath.Join(t.TempDir(), "state")
+		require.NoError(t, w.SaveFile(seq, file, tokens))
+		saved, err := os.ReadFile(file)
+		require.NoError(t, err)
+		for _, n := range []int{0, 1, 7, 40, len(good) / 2, len(good) - 1} {
+			_, err := w.Load(seq, good[:n])
+			refuse(t, fmt.Sprintf("%d of %d bytes into %d", n, len(good), seq), err)
+			n += len(saved) - len(good)
+			require.NoError(t, os.WriteFile(file, saved[:n], 0o666))
+			_, err = w.LoadFile(seq, file)
+			refuse(t, fmt.Sprintf("%d of %d bytes of a file into %d", n, len(saved), seq), err)
+		}
+	}
+
+	for _, c := range []struct {
+		name   string
+		tree   worker.Tree
+		change func(*worker.Config)
+	}{
+		{"the unmodified runtime's", worker.Unmodified, func(c *worker.Config) { c.LESS = nil }},
+		{"LESS off", worker.Patched, func(c *worker.Config) { c.LESS = nil }},
+		{"another policy", worker.Patched, func(c *worker.Config) { c.LESS = &worker.LESS{Policy: "h2o", Budget: 41, Heavy: worker.Int(10)} }},
+		{"no adapter", worker.Patched, func(c *worker.Config) { c.LESS.Adapter = "" }},
+		{"another adapter", worker.Patched, func(c *worker.Config) { c.LESS.Adapter = "testdata/gopher-5m.peak-102.lesskv.gguf" }},
+		{"another budget", worker.Patched, func(c *worker.Config) { c.LESS.Budget = 42; c.LESS.Heavy = worker.Int(10) }},
+		{"another split", worker.Patched, func(c *worker.Config) { c.LESS.Heavy = worker.Int(11) }},
+		{"f32 keys", worker.Patched, func(c *worker.Config) { c.LESS.TypeK = "f32" }},
+		{"f32 values", worker.Patched, func(c *worker.Config) { c.LESS.TypeV = "f32" }},
+		{"another micro-batch", worker.Patched, func(c *worker.Config) { c.Ubatch = 16 }},
+		{"another RoPE base", worker.Patched, func(c *worker.Config) { c.RopeBase = 20000 }},
+		{"another RoPE scale", worker.Patched, func(c *worker.Config) { c.RopeScale = .5 }},
+	} {
+		foreign := config
+		less := *config.LESS
+		foreign.LESS = &less
+		c.change(&foreign)
+		f := open(t, c.tree, foreign)
+		_, err := f.Feed(0, 0, randomTokens(100, 384), worker.None)
+		require.NoError(t, err, c.name)
+		for _, seq := range []int{0, worker.End} {
+			state, err := f.Save(seq)
+			require.NoError(t, err, c.name)
+			_, err = w.Load(seq, state)
+			refuse(t, c.name, err)
+		}
+	}
+	sameBits(t, want, s.end(t, w, 0, next, pos))
+
+	// The context's length is none of these settings.
+	state, err := w.Save(0)
+	require.NoError(t, err)
+	config.Context = 4096
+	_, err = open(t, worker.Patched, config).Load(0, state)
+	assert.NoError(t, err)
+}
+
+// The shape of the slots is part of a state: another model's is refused even where the settings agree.
+func TestStateOfAnotherModelIsRefused(t *testing.T) {
+	t.Parallel()
+	config := worker.Config{Model: gopher, Context: 512, LESS: &worker.LESS{Budget: 64}}
+	w := open(t, worker.Patched, config)
+	for _, name := range []string{"llama", "qwen3"} {
+		config.Model = tiny(t, name)
+		foreign := open(t, worker.Patched, config)
+		_, err := foreign.Feed(0, 0, randomTokens(100, 384), worker.None)
+		require.NoError(t, err)
+		state, err := foreign.Save(0)
+		require.NoError(t, err)
+		_, err = w.Load(0, state)
+		var e *worker.Error
+		require.ErrorAs(t, err, &e)
+		t.Logf("%s: %s", name, e.Message)
+	}
+}
+
+// A state with a flipped byte is refused or loaded, where a value is as good as another; it breaks nothing.
+func TestDamagedState(t *testing.T) {
+	t.Parallel()
+	config := worker.Config{Model: tiny(t, "gemma2"), Context: 512, Ubatch: 32, Sequences: 2, LESS: &worker.LESS{Budget: 40}}
+	w := open(t, worker.Patched, config)
+	tokens := randomTokens(300, 384)
+	s := story{prompt: tokens[:200], second: tokens[200:]}
+	next, pos := s.begin(t, w, 0)
+	want := s.end(t, w, 0, next, pos)
+	require.NoError(t, w.Clear())
+	s.begin(t, w, 0)
+	state, err := w.Save(0)
+	require.NoError(t, err)
+
+	r := rand.New(rand.NewPCG(3, 4))
+	refused := 0
+	for i := range 500 {
+		at := i // the header, and then anything
+		if i >= 200 {
+			at = r.IntN(len(state))
+		}
+		damaged := slices.Clone(state)
+		damaged[at] ^= 1 << r.IntN(8)
+		var e *worker.Error
+		if _, err := w.Load(1, damaged); errors.As(err, &e) {
+			refused++
+			continue
+		}
+		require.NoError(t, err, "byte %d", at)
+		_, hi, err := w.SeqPos(1)
+		require.NoError(t, err, "byte %d", at)
+		_, err = w.Decode(1, hi+1, tokens[:3], worker.Last)
+		require.False(t, err != nil && !errors.As(err, &e), "byte %d: %v", at, err)
+	}
+	t.Logf("%d of 500 refused", refused)
+	assert.Greater(t, refused, 50)
+	sameBits(t, want, s.end(t, w, 0, next, pos))
+}
