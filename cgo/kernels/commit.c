@@ -209,7 +209,7 @@ struct room {
     float *   score; // [n + T]
     float *   worth; // [n + T]
     char *    gone;  // [n + T] whether a pair is evicted
-    int32_t * order; // [T] the evicted, slots before tokens, in position order
+    int32_t * order; // [T] the evicted in position order
     float *   k;     // [D]
     float *   v;     // [Dv]
     float *   psi;   // [R]
@@ -310,8 +310,11 @@ enum lesskv_status lesskv_commit_ref(struct lesskv_cache * cache, const struct l
         count(&t, n_evict, n_evict > 0 ? pos_at(&t, order[n_evict - 1]) : -1);
         int32_t hole = 0;
         for (int32_t i = t.n; i < t.n_pair; i++) {
+            while (hole < n_evict && order[hole] >= t.n) {
+                hole++;
+            }
             if (!gone[i]) {
-                const int32_t slot = hole < n_evict && order[hole] < t.n ? order[hole++] : t.head->n++;
+                const int32_t slot = hole < n_evict ? order[hole++] : t.head->n++;
                 keep(&t, slot, i, w.score[i]);
             }
         }

@@ -182,8 +182,8 @@ void lesskv_cols_block(struct rows a, int32_t n, const float * p, int32_t nq, fl
                     s[j][1] = vf_load(out + (q + j) * ld + c + VW);
                 }
                 for (int32_t i = 0; i < m; i++) {
-                    const vf v0 = vf_load(tile + i * ld + c);
-                    const vf v1 = vf_load(tile + i * ld + c + VW);
+                    const vf v0 = vf_load_once(tile + i * ld + c);
+                    const vf v1 = vf_load_once(tile + i * ld + c + VW);
                     for (int j = 0; j < Q; j++) {
                         const vf w = vf_set(p[(size_t) (r + i) * LANES + q + j]);
                         s[j][0] = vf_fma(w, v0, s[j][0]);

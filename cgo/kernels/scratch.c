@@ -43,7 +43,7 @@ static uintptr_t lay(struct scratch * s, const struct lesskv_layer * l, int32_t 
     s->n_chunk = (n_tokens + s->chunk - 1) / s->chunk;
 
     at = round_up(at, 64);
-    if (l->policy->worth != LESSKV_WORTH_NONE) {
+    if (l->policy && l->policy->worth != LESSKV_WORTH_NONE) {
         // Room for the most chunks of any micro-batch up to this one, so that what fits it fits a smaller one.
         const size_t chunks = n_tokens < MAX_CHUNKS ? (size_t) n_tokens : MAX_CHUNKS;
         s->width = round_up((size_t) l->budget + (size_t) n_tokens, PAD);

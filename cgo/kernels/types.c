@@ -94,11 +94,12 @@ void lesskv_to_f32(enum lesskv_type type, float * dst, const void * src, int64_t
         }
         case LESSKV_TYPE_Q8_0:
             for (int64_t i = 0; i < n / 32; i++) {
-                struct block_q8_0 b;
-                memcpy(&b, (const char *) src + i * sizeof b, sizeof b);
-                const float d = f16_to_f32(b.d);
-                for (int j = 0; j < 32; j++) {
-                    dst[i * 32 + j] = d * b.q[j];
+                const char * b = (const char *) src + (size_t) i * sizeof(struct block_q8_0);
+                uint16_t h;
+                memcpy(&h, b, sizeof h);
+                const vf d = vf_set(f16_to_f32(h));
+                for (size_t j = 0; j < 32; j += VW) {
+                    vf_store(dst + i * 32 + (int64_t) j, d * vf_load_i8(b + offsetof(struct block_q8_0, q) + j));
                 }
             }
             break;

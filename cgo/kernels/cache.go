@@ -1,0 +1,142 @@
+package kernels
+
+/*
+#include "lesskv.h"
+*/
+import "C"
+
+import "unsafe"
+
+// A Layer says what a cache is for; see struct lesskv_layer.
+type Layer struct {
+	Heads     int      // Hq, a multiple of HeadsKV
+	HeadsKV   int      // Hkv
+	KeySize   int      // D
+	ValueSize int      // Dv
+	KeyType   Type     // of the slots' keys
+	ValueType Type     // of the slots' values
+	Policy    string   // one of PolicyNames; ignored if Window > 0
+	Budget    int      // B slots per KV head; ignored if Window > 0
+	Heavy     int      // h
+	Pinned    int      // first positions that are never evicted; at most Heavy
+	Window    int      // > 0: a sliding window of that many tokens, exact, without policy and state
+	Kernels   *Kernels // nil: sparse only
+}
+
+// A Stats is what a cache has seen; see struct lesskv_stats. Seen is Kept + Folded.
+type Stats struct {
+	Seen, Kept, Folded int
+	PosMin, PosMax     int
+}
+
+// A Cache is one layer of one sequence: slots, scores, positions, H and z, in C memory.
+type Cache struct {
+	layer   Layer
+	c       *C.struct_lesskv_cache
+	scratch []byte
+}
+
+func (l *Layer) c() (C.struct_lesskv_layer, error) {
+	c := C.struct_lesskv_layer{
+		n_head: C.int32_t(l.Heads), n_head_kv: C.int32_t(l.HeadsKV),
+		dk: C.int32_t(l.KeySize), dv: C.int32_t(l.ValueSize),
+		type_k: C.enum_lesskv_type(l.KeyType), type_v: C.enum_lesskv_type(l.ValueType),
+		budget: C.int32_t(l.Budget), heavy: C.int32_t(l.Heavy), pinned: C.int32_t(l.Pinned), n_swa: C.int32_t(l.Window),
+	}
+	if l.Window > 0 {
+		return c, nil
+	}
+	policy, err := findPolicy(l.Policy)
+	if err != nil {
+		return c, err
+	}
+	c.policy = policy
+	if k := l.Kernels; k != nil {
+		if k.c == nil {
+			return c, argument("the layer's kernels are closed")
+		}
+		if k.shape.Heads != l.Heads || k.shape.HeadsKV != l.HeadsKV || k.shape.KeySize != l.KeySize {
+			return c, argument("kernels for %d query heads, %d KV heads and keys of %d, want %d, %d and %d",
+				k.shape.Heads, k.shape.HeadsKV, k.shape.KeySize, l.Heads, l.HeadsKV, l.KeySize)
+		}
+		c.kernels = k.c
+	}
+	return c, nil
+}
+
+// Bytes returns what a layer's cache holds in slots and in H, z ("Memory, per sequence" in algorithm.md).
+func (l Layer) Bytes() (slots, state int, err error) {
+	c, err := l.c()
+	if err != nil {
+		return 0, 0, err
+	}
+	var nSlots, nState C.size_t
+	C.lesskv_layer_bytes(&c, &nSlots, &nState)
+	return int(nSlots), int(nState), nil
+}
+
+// NewCache returns an empty cache, or ErrArgument or ErrNoMemory.
+func NewCache(l Layer) (*Cache, error) {
+	layer, err := l.c()
+	if err != nil {
+		return nil, err
+	}
+	cache := &Cache{layer: l}
+	if err := check(C.lesskv_cache_new(&cache.c, &layer), "new cache of %+v", l); err != nil {
+		return nil, err
+	}
+	return cache, nil
+}
+
+// Close frees the C memory; the cache is not to be used afterwards. A second Close does nothing.
+func (c *Cache) Close() {
+	C.lesskv_cache_free(c.c)
+	c.c = nil
+}
+
+// Layer returns what NewCache was given.
+func (c *Cache) Layer() Layer { return c.layer }
+
+// Width returns B', the number of slots that a KV head can hold.
+func (c *Cache) Width() int { return int(C.lesskv_cache_width(c.c)) }
+
+// Clear makes the cache as new.
+func (c *Cache) Clear() { C.lesskv_cache_clear(c.c) }
+
+// CopyFrom makes the cache a copy of another one of an equal layer; ErrArgument if it is not equal.
+func (c *Cache) CopyFrom(src *Cache) error {
+	return check(C.lesskv_cache_copy(c.c, src.c), "copy of a cache of %+v into one of %+v", src.layer, c.layer)
+}
+
+// Cut forgets positions >= pos. ErrFolded, and nothing changed, if that can't be done.
+func (c *Cache) Cut(pos int) error {
+	return check(C.lesskv_cache_cut(c.c, C.int32_t(pos)), "cut at position %d of %d to %d", pos, c.Stats().PosMin, c.Stats().PosMax)
+}
+
+// Stats returns what the cache has seen.
+func (c *Cache) Stats() Stats {
+	var s C.struct_lesskv_stats
+	C.lesskv_cache_stats(c.c, &s)
+	return Stats{int(s.seen), int(s.kept), int(s.folded), int(s.pos_min), int(s.pos_max)}
+}
+
+// Slots returns positions and scores of one KV head's slots, in storage order.
+func (c *Cache) Slots(headKV int) (pos []int32, score []float32) {
+	pos = make([]int32, c.Width()+1)
+	score = make([]float32, len(pos))
+	n := C.lesskv_cache_slots(c.c, C.int32_t(headKV), C.int32_t(len(pos)), (*C.int32_t)(&pos[0]), (*C.float)(&score[0]))
+	return pos[:n], score[:n]
+}
+
+// Save returns the cache as bytes, for Load on a machine of the same byte order.
+func (c *Cache) Save() []byte {
+	b := make([]byte, C.lesskv_cache_save_size(c.c))
+	C.lesskv_cache_save(c.c, unsafe.Pointer(&b[0]))
+	return b
+}
+
+// Load restores what Save returned, bit for bit. ErrFormat, and nothing changed, if b is anything else than a whole saved
+// state of an equal layer.
+func (c *Cache) Load(b []byte) error {
+	return check(C.lesskv_cache_load(c.c, unsafe.Pointer(unsafe.SliceData(b)), C.size_t(len(b))), "load %d bytes", len(b))
+}

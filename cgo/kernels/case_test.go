@@ -1,0 +1,229 @@
+package kernels
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"testing"
+	"unsafe"
+
+	"github.com/stretchr/testify/require"
+)
+
+// A testCase is a layer and a run of micro-batches through it. Tests and benchmarks read the same table.
+type testCase struct {
+	name       string
+	layer      Layer
+	rank       int // 0: no kernels
+	hidden     int
+	kernelType Type
+	softCap    float32
+	sinks      bool
+	loud       float32 // scale of the logits' spread; 0: 1
+	tokens     []int   // T of each micro-batch
+}
+
+func repeat(t, n int) []int {
+	tokens := make([]int, n)
+	for i := range tokens {
+		tokens[i] = t
+	}
+	return tokens
+}
+
+// cases are the situations that must not be left to chance.
+func cases() []testCase {
+	layer := func(hq, hkv, d, dv, b int, policy string) Layer {
+		h, err := PolicyHeavy(policy, b)
+		if err != nil {
+			panic(err)
+		}
+		return Layer{Heads: hq, HeadsKV: hkv, KeySize: d, ValueSize: dv, KeyType: F16, ValueType: F16,
+			Policy: policy, Budget: b, Heavy: h, Pinned: min(1, h)}
+	}
+	list := []testCase{
+		{name: "prompt", layer: layer(8, 2, 64, 64, 102, "h2o"), rank: 8, hidden: 16, tokens: []int{32, 32, 32, 32, 32, 7}},
+		{name: "decoding", layer: layer(8, 2, 64, 64, 20, "h2o"), rank: 8, hidden: 16, tokens: repeat(1, 40)},
+		{name: "decoding peak", layer: layer(4, 4, 32, 32, 9, "peak"), rank: 4, hidden: 8, tokens: repeat(1, 40)},
+		{name: "decoding lambda", layer: layer(4, 1, 32, 32, 9, "lambda"), rank: 4, hidden: 8, tokens: repeat(1, 40)},
+		{name: "prompt, then decoding", layer: layer(6, 2, 80, 80, 33, "peak"), rank: 8, hidden: 16, tokens: append([]int{70, 40}, repeat(1, 10)...)},
+		{name: "nothing evicted", layer: layer(4, 2, 64, 64, 200, "h2o"), rank: 8, hidden: 16, tokens: []int{64, 64, 8, 1, 1}},
+		{name: "T above B", layer: layer(4, 2, 16, 16, 5, "h2o"), rank: 4, hidden: 8, tokens: []int{60, 60, 3, 60}},
+		{name: "one slot", layer: layer(4, 2, 16, 16, 1, "lambda"), rank: 4, hidden: 8, tokens: []int{5, 1, 1, 20, 9}},
+		{name: "all recent", layer: Layer{Heads: 2, HeadsKV: 1, KeySize: 24, ValueSize: 24, KeyType: F32, ValueType: F32, Policy: "h2o", Budget: 10}, rank: 3, hidden: 5, tokens: []int{4, 4, 4, 30, 1, 1}},
+		{name: "all heavy", layer: Layer{Heads: 2, HeadsKV: 1, KeySize: 24, ValueSize: 24, KeyType: F32, ValueType: F32, Policy: "peak", Budget: 10, Heavy: 10, Pinned: 10}, rank: 3, hidden: 5, tokens: []int{4, 4, 4, 30, 1, 1}},
+		{name: "large heads", layer: layer(2, 1, 256, 256, 40, "h2o"), rank: 16, hidden: 40, tokens: []int{33, 33, 2}},
+		{name: "odd sizes", layer: layer(3, 1, 37, 53, 21, "peak"), rank: 5, hidden: 7, tokens: []int{19, 17, 1, 2, 8}},
+		{name: "soft cap and sinks", layer: layer(8, 1, 64, 128, 40, "h2o"), rank: 8, hidden: 16, softCap: 5, sinks: true, tokens: []int{50, 20, 1, 1}},
+		{name: "sharp", layer: layer(4, 2, 64, 64, 40, "h2o"), rank: 8, hidden: 16, loud: 30, tokens: []int{50, 20, 1, 1}},
+		{name: "sparse only", layer: layer(4, 2, 64, 64, 40, "h2o"), tokens: []int{50, 20, 1, 1}},
+	}
+	window := layer(4, 2, 64, 64, 1, "h2o")
+	for _, n := range []int{1, 2, 17, 100} {
+		window.Window = n
+		list = append(list, testCase{name: fmt.Sprintf("window of %d", n), layer: window, tokens: []int{9, 40, 64, 1, 1, 3, 130}})
+	}
+	q8 := layer(8, 2, 64, 96, 30, "h2o")
+	q8.KeyType, q8.ValueType = Q80, Q80
+	list = append(list, testCase{name: "q8_0", layer: q8, rank: 32, hidden: 32, kernelType: Q80, tokens: []int{40, 40, 1, 1}})
+	return list
+}
+
+func pick[T any](rng *rand.Rand, from ...T) T { return from[rng.IntN(len(from))] }
+
+// randomCase draws a shape that NewCache accepts.
+func randomCase(rng *rand.Rand) testCase {
+	c := testCase{name: "random", kernelType: pick(rng, F32, F16, Q80), loud: pick[float32](rng, 1, 1, 4)}
+	l := &c.layer
+	l.HeadsKV = 1 + rng.IntN(3)
+	l.Heads = l.HeadsKV * (1 + rng.IntN(8))
+	l.KeyType, l.ValueType = pick(rng, F32, F16, Q80), pick(rng, F32, F16, Q80)
+	sizes := []int{8, 16, 20, 24, 33, 40, 64, 72, 80, 96, 100, 112, 128, 192, 256, 8 + rng.IntN(100)}
+	l.KeySize, l.ValueSize = pick(rng, sizes...), pick(rng, sizes...)
+	c.rank, c.hidden = 1+rng.IntN(20), 1+rng.IntN(40)
+	if c.kernelType == Q80 {
+		c.rank, c.hidden, l.KeySize = 32, 32*(1+rng.IntN(2)), pick(rng, 32, 64, 96, 128)
+	}
+	if l.KeyType == Q80 {
+		l.KeySize = pick(rng, 32, 64, 96, 128)
+	}
+	if l.ValueType == Q80 {
+		l.ValueSize = pick(rng, 32, 64, 96, 128)
+	}
+	if rng.IntN(4) == 0 {
+		c.rank = 0
+	}
+	if rng.IntN(5) == 0 {
+		l.Window, c.rank = 1+rng.IntN(60), 0
+	}
+	l.Policy = pick(rng, PolicyNames()...)
+	l.Budget = 1 + rng.IntN(60)
+	l.Heavy = rng.IntN(l.Budget + 1)
+	l.Pinned = rng.IntN(min(l.Heavy, 5) + 1)
+	c.softCap = pick[float32](rng, 0, 0, 10)
+	c.sinks = rng.IntN(4) == 0
+	for n := 0; n < 100; {
+		c.tokens = append(c.tokens, pick(rng, 1, 2, 7, 8, 9, 16, 1+rng.IntN(50)))
+		n += 10 + c.tokens[len(c.tokens)-1]
+	}
+	return c
+}
+
+func normal(rng *rand.Rand, n int, scale float64) []float32 {
+	x := make([]float32, n)
+	for i := range x {
+		x[i] = float32(rng.NormFloat64() * scale)
+	}
+	return x
+}
+
+// mats draws kernels; the matrices keep the size of activations.
+func (c *testCase) mats(rng *rand.Rand) (phi [2]Mat, psi [3]Mat) {
+	l := &c.layer
+	mat := func(heads, out, in int) Mat {
+		return Mat{c.kernelType, c.kernelType.FromF32(normal(rng, heads*out*in, 1.5/math.Sqrt(float64(in))))}
+	}
+	phi = [2]Mat{mat(l.Heads, c.hidden, l.KeySize), mat(l.Heads, c.rank, c.hidden)}
+	psi = [3]Mat{mat(l.HeadsKV, c.hidden, l.KeySize), mat(l.HeadsKV, c.rank, c.hidden), mat(l.HeadsKV, c.rank, c.rank)}
+	return phi, psi
+}
+
+// kernels gives the case's layer its kernels, to be closed after the caches.
+func (c *testCase) kernels(t testing.TB, rng *rand.Rand) {
+	if c.rank == 0 {
+		return
+	}
+	phi, psi := c.mats(rng)
+	l := &c.layer
+	k, err := NewKernels(Shape{l.Heads, l.HeadsKV, l.KeySize, c.rank, c.hidden}, phi, psi)
+	require.NoError(t, err)
+	t.Cleanup(k.Close)
+	l.Kernels = k
+}
+
+func (c *testCase) cache(t testing.TB) *Cache {
+	cache, err := NewCache(c.layer)
+	require.NoError(t, err)
+	t.Cleanup(cache.Close)
+	return cache
+}
+
+// ubatch draws a micro-batch whose vectors lie in some order and with gaps that are no numbers.
+func (c *testCase) ubatch(rng *rand.Rand, tokens, pos int) *Ubatch {
+	l := &c.layer
+	u := &Ubatch{Tokens: tokens, Pos: pos, Scale: float32(1 / math.Sqrt(float64(l.KeySize))), SoftCap: c.softCap}
+	loud := max(c.loud, 1)
+	qb, qh, qt := scatter(rng, tokens, l.Heads, F32.FromF32(normal(rng, tokens*l.Heads*l.KeySize, float64(loud))), 4)
+	u.Q, u.QHead, u.QToken = unsafe.Slice((*float32)(unsafe.Pointer(&qb[0])), len(qb)/4), qh, qt
+	u.K, u.KHead, u.KToken = scatter(rng, tokens, l.HeadsKV, l.KeyType.FromF32(normal(rng, tokens*l.HeadsKV*l.KeySize, 1)), 1)
+	u.V, u.VHead, u.VToken = scatter(rng, tokens, l.HeadsKV, l.ValueType.FromF32(normal(rng, tokens*l.HeadsKV*l.ValueSize, 1)), 1)
+	if c.sinks {
+		u.Sinks = normal(rng, l.Heads, 2)
+	}
+	u.Out = make([]float32, tokens*l.Heads*l.ValueSize)
+	return u
+}
+
+// scatter lays out rows, [tokens][heads] without gaps, by token or by head, with gaps of a multiple of unit bytes.
+func scatter(rng *rand.Rand, tokens, heads int, rows []byte, unit int) (b []byte, head, token int) {
+	row := len(rows) / (tokens * heads)
+	gap := func() int { return pick(rng, 0, unit*rng.IntN(9)) }
+	if rng.IntN(2) == 0 {
+		head = row + gap()
+		token = heads*head + gap()
+	} else {
+		token = row + gap()
+		head = tokens*token + gap()
+	}
+	b = bytes.Repeat([]byte{0xff}, (tokens-1)*token+(heads-1)*head+row)
+	for i := range tokens * heads {
+		copy(b[i/heads*token+i%heads*head:], rows[i*row:(i+1)*row])
+	}
+	return b, head, token
+}
+
+// A savedHead is one KV head of a saved state: the format of cache.c, written down a second time.
+type savedHead struct {
+	n, last, evicted int
+	folded           int64
+	k, v             []byte
+	pos              []int32
+	score            []float32
+	H, z             []float32
+}
+
+const (
+	savedHeader = 8 + 16 + 12*4
+	savedSum    = 8
+)
+
+func parse(t testing.TB, cache *Cache) []savedHead {
+	l := cache.layer
+	rank := 0
+	if l.Kernels != nil && l.Window == 0 {
+		rank = l.Kernels.shape.Rank
+	}
+	b := cache.Save()[savedHeader:]
+	r := bytes.NewReader(b[:len(b)-savedSum])
+	heads := make([]savedHead, l.HeadsKV)
+	for i := range heads {
+		h := &heads[i]
+		var fixed struct {
+			N, Last, Evicted, Reserved int32
+			Folded                     int64
+		}
+		require.NoError(t, binary.Read(r, binary.NativeEndian, &fixed))
+		h.n, h.last, h.evicted, h.folded = int(fixed.N), int(fixed.Last), int(fixed.Evicted), fixed.Folded
+		h.k = make([]byte, h.n*l.KeyType.RowSize(l.KeySize))
+		h.v = make([]byte, h.n*l.ValueType.RowSize(l.ValueSize))
+		h.pos, h.score = make([]int32, h.n), make([]float32, h.n)
+		h.H, h.z = make([]float32, rank*l.ValueSize), make([]float32, rank)
+		for _, to := range []any{h.k, h.v, h.pos, h.score, h.H, h.z} {
+			require.NoError(t, binary.Read(r, binary.NativeEndian, to))
+		}
+	}
+	require.Zero(t, r.Len())
+	return heads
+}

@@ -1,0 +1,198 @@
+package kernels
+
+import (
+	"bytes"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// Bounds of the fast path against the reference, which sums in double precision; the values are of size 1.
+const (
+	outBound   = 2e-5 // of an output, absolute
+	scoreBound = 1e-5 // of a score, relative to 1 and to itself
+	stateBound = 2e-5 // of H and z, relative to the largest element
+)
+
+// TestDifferential runs the fast path against the reference, over the table and over random shapes.
+func TestDifferential(t *testing.T) {
+	for i, c := range cases() {
+		t.Run(c.name, func(t *testing.T) { differ(t, c, rand.New(rand.NewPCG(4, uint64(i)))) })
+	}
+	n := 150
+	if testing.Short() {
+		n = 30
+	}
+	for i := range n {
+		rng := rand.New(rand.NewPCG(5, uint64(i)))
+		c := randomCase(rng)
+		t.Run(fmt.Sprint("random ", i), func(t *testing.T) { differ(t, c, rng) })
+	}
+}
+
+func differ(t *testing.T, c testCase, rng *rand.Rand) {
+	c.kernels(t, rng)
+	fast, one, ref := c.cache(t), c.cache(t), c.cache(t)
+	pos := pick(rng, 0, 0, 1000)
+	for _, tokens := range c.tokens {
+		u := c.ubatch(rng, tokens, pos)
+
+		// the reference, from the same state
+		require.NoError(t, ref.CopyFrom(fast))
+		weights, err := ref.AttendRef(u)
+		require.NoError(t, err)
+		want := bytes.Clone(F32.FromF32(u.Out))
+		require.NoError(t, ref.CommitRef(u, weights))
+
+		// one thread, then several, more than there is work for now and then
+		guarded(t, &c, one, u, rng, 1, 1)
+		alone := F32.FromF32(u.Out)
+		clear(u.Out)
+		planned := 1 + rng.IntN(6)
+		guarded(t, &c, fast, u, rng, planned, pick(rng, planned, planned+3, 1, 1+rng.IntN(planned)))
+		require.Equal(t, alone, F32.FromF32(u.Out), "bits differ by the number of threads")
+		require.Equal(t, one.Save(), fast.Save(), "states differ by the number of threads")
+
+		near(t, F32.ToF32(want, len(u.Out)), u.Out, func(float64) float64 { return outBound }, "output at position %d", pos)
+		sameState(t, parse(t, ref), parse(t, fast))
+		pos += tokens
+	}
+}
+
+// guarded runs one micro-batch in a scratch that begins anywhere and holds no numbers, with guards round scratch and output.
+func guarded(t *testing.T, c *testCase, cache *Cache, u *Ubatch, rng *rand.Rand, planned, nth int) {
+	const guard = 64
+	size, err := c.layer.ScratchSize(u.Tokens, planned)
+	require.NoError(t, err)
+	big, err := c.layer.ScratchSize(u.Tokens+rng.IntN(20), planned+rng.IntN(3))
+	require.NoError(t, err)
+	require.GreaterOrEqual(t, big, size)
+
+	at := guard + rng.IntN(64)
+	scratch := bytes.Repeat([]byte{0xff}, at+size+guard)
+	out := make([]float32, guard+len(u.Out)+guard)
+	for i := range out {
+		out[i] = -12345
+	}
+	mine := *u
+	mine.Out = out[guard : guard+len(u.Out)]
+	require.NoError(t, cache.AttendWith(&mine, scratch[at:at+size], planned, nth))
+	require.NoError(t, cache.CommitWith(&mine, scratch[at:at+size], planned, nth))
+
+	ff := bytes.Repeat([]byte{0xff}, at)
+	require.Equal(t, ff, scratch[:at], "before the scratch")
+	require.Equal(t, ff[:guard], scratch[at+size:], "behind the scratch")
+	for i := range guard {
+		require.EqualValues(t, -12345, out[i], "before the output")
+		require.EqualValues(t, -12345, out[len(out)-1-i], "behind the output")
+	}
+	copy(u.Out, mine.Out)
+}
+
+// near requires |got - want| <= bound(want) everywhere, which NaN is not.
+func near(t *testing.T, want, got []float32, bound func(want float64) float64, format string, args ...any) {
+	t.Helper()
+	require.Len(t, got, len(want))
+	for i := range want {
+		w, g := float64(want[i]), float64(got[i])
+		if !(math.Abs(g-w) <= bound(w)) {
+			require.Failf(t, "too far apart", format+": element %d is %v, want %v within %v", append(args, i, g, w, bound(w))...)
+		}
+	}
+}
+
+func sameState(t *testing.T, want, got []savedHead) {
+	for j := range want {
+		w, g := &want[j], &got[j]
+		require.Equal(t, w.pos, g.pos, "positions of KV head %d", j)
+		require.Equal(t, []any{w.n, w.last, w.evicted, w.folded}, []any{g.n, g.last, g.evicted, g.folded})
+		require.True(t, bytes.Equal(w.k, g.k) && bytes.Equal(w.v, g.v), "slots of KV head %d", j)
+		near(t, w.score, g.score, func(want float64) float64 { return scoreBound * max(1, want) }, "scores of KV head %d", j)
+		for _, s := range [][2][]float32{{w.H, g.H}, {w.z, g.z}} {
+			var top float64
+			for _, x := range s[0] {
+				top = max(top, math.Abs(float64(x)))
+			}
+			near(t, s[0], s[1], func(float64) float64 { return stateBound * top }, "state of KV head %d", j)
+		}
+	}
+}
+
+// TestOddNumbers: NaN and infinite inputs give nonsense, not a crash, and a cleared cache is clean again.
+func TestOddNumbers(t *testing.T) {
+	odd := []float32{float32(math.NaN()), float32(math.Inf(1)), float32(math.Inf(-1)), 3e38, -3e38, 1e-45}
+	for i, c := range cases() {
+		rng := rand.New(rand.NewPCG(6, uint64(i)))
+		c.kernels(t, rng)
+		cache, clean := c.cache(t), c.cache(t)
+		pos := 0
+		for _, tokens := range c.tokens {
+			u := c.ubatch(rng, tokens, pos)
+			for range 3 {
+				u.Q[rng.IntN(len(u.Q))] = pick(rng, odd...)
+				for _, b := range [][]byte{u.K, u.V} {
+					b[rng.IntN(len(b))] = 0x7f
+					b[rng.IntN(len(b))] = 0xff
+				}
+			}
+			require.NoError(t, cache.Attend(u, 2))
+			require.NoError(t, cache.Commit(u, 2))
+			pos += tokens
+			require.Equal(t, pos, cache.Stats().Seen)
+			require.LessOrEqual(t, cache.Stats().Kept, cache.Width())
+		}
+		cache.Clear()
+		require.Equal(t, clean.Save(), cache.Save())
+	}
+}
+
+// TestMisplaced: positions that repeat or run backwards are the caller's mistake, and stay inside the memory.
+func TestMisplaced(t *testing.T) {
+	for i, c := range cases() {
+		rng := rand.New(rand.NewPCG(7, uint64(i)))
+		c.kernels(t, rng)
+		cache, ref := c.cache(t), c.cache(t)
+		for _, tokens := range append([]int{50}, c.tokens...) {
+			u := c.ubatch(rng, tokens, rng.IntN(4))
+			require.NoError(t, ref.CopyFrom(cache))
+			require.NoError(t, cache.Attend(u, 1))
+			require.NoError(t, cache.Commit(u, 1))
+			weights, err := ref.AttendRef(u)
+			require.NoError(t, err)
+			require.NoError(t, ref.CommitRef(u, weights))
+			require.LessOrEqual(t, cache.Stats().Kept, cache.Width())
+			require.Equal(t, ref.Stats().Kept, cache.Stats().Kept)
+		}
+	}
+}
+
+func TestUbatchRefused(t *testing.T) {
+	c := cases()[0]
+	cache := c.cache(t)
+	rng := rand.New(rand.NewPCG(8, 1))
+	for name, spoil := range map[string]func(*Ubatch){
+		"tokens":   func(u *Ubatch) { u.Tokens = 0 },
+		"position": func(u *Ubatch) { u.Pos = -1 },
+		"the last": func(u *Ubatch) { u.Pos = 1<<31 - 1 },
+		"q":        func(u *Ubatch) { u.Q = u.Q[:len(u.Q)-1] },
+		"k":        func(u *Ubatch) { u.K = u.K[:len(u.K)-1] },
+		"v":        func(u *Ubatch) { u.V = nil },
+		"out":      func(u *Ubatch) { u.Out = u.Out[1:] },
+		"stride":   func(u *Ubatch) { u.QHead = -4 },
+		"sinks":    func(u *Ubatch) { u.Sinks = []float32{1} },
+	} {
+		u := c.ubatch(rng, 4, 0)
+		spoil(u)
+		require.ErrorIs(t, cache.Attend(u, 1), ErrArgument, name)
+		_, err := cache.AttendRef(u)
+		require.ErrorIs(t, err, ErrArgument, name)
+	}
+	u := c.ubatch(rng, 4, 0)
+	require.ErrorIs(t, cache.AttendWith(u, make([]byte, 10), 1, 1), ErrArgument)
+	require.ErrorIs(t, cache.Attend(u, 0), ErrArgument)
+	require.ErrorIs(t, cache.CommitRef(u, nil), ErrArgument)
+	require.Zero(t, cache.Stats().Seen)
+}

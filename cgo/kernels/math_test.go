@@ -1,0 +1,90 @@
+package kernels
+
+import (
+	"math"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// worst returns the largest error of f against exact over x, as error(got, want).
+func worst(f func(x, y []float32), exact func(float64) float64, x []float32, err func(got, want float64) float64) (float64, float32) {
+	y := make([]float32, len(x))
+	f(x, y)
+	var top float64
+	var at float32
+	for i := range x {
+		if e := err(float64(y[i]), exact(float64(x[i]))); !(e <= top) {
+			top, at = e, x[i]
+		}
+	}
+	return top, at
+}
+
+func relative(got, want float64) float64 { return math.Abs(got/want - 1) }
+func absolute(got, want float64) float64 { return math.Abs(got - want) }
+
+func grid(from, to float64) []float32 {
+	x := make([]float32, 1<<18)
+	for i := range x {
+		x[i] = float32(from + (to-from)*float64(i)/float64(len(x)-1))
+	}
+	return x
+}
+
+func gelu(x float64) float64 { return x / 2 * math.Erfc(-x/math.Sqrt2) }
+
+func TestExp(t *testing.T) {
+	e, at := worst(exp32, math.Exp, grid(-87, 88), relative)
+	require.LessOrEqual(t, e, 3e-7, "at %v", at)
+
+	inf := float32(math.Inf(1))
+	nan := float32(math.NaN())
+	x := []float32{-inf, -1e30, -88, inf, 1e30, 0, nan, -nan, 89, 1, -0.0, 1e-30, -1e-30, 2, 3, 4}
+	y := make([]float32, len(x))
+	exp32(x, y)
+	require.Equal(t, []float32{0, 0, 0, inf, inf, 1}, y[:6])
+	require.True(t, math.IsNaN(float64(y[6])) && math.IsNaN(float64(y[7])))
+	require.Equal(t, []float32{1, 1, 1}, y[10:13])
+}
+
+func TestTanh(t *testing.T) {
+	e, at := worst(tanh32, math.Tanh, grid(-100, 100), absolute)
+	require.LessOrEqual(t, e, 2e-7, "at %v", at)
+	e, at = worst(tanh32, math.Tanh, grid(-1, 1), absolute)
+	require.LessOrEqual(t, e, 2e-7, "at %v", at)
+}
+
+func TestGelu(t *testing.T) {
+	e, at := worst(gelu32, gelu, grid(1e-3, 20), relative)
+	require.LessOrEqual(t, e, 6e-7, "at %v", at)
+	e, at = worst(gelu32, gelu, grid(-1, -1e-3), relative)
+	require.LessOrEqual(t, e, 6e-7, "at %v", at)
+	e, at = worst(gelu32, gelu, grid(-12, -1), relative)
+	require.LessOrEqual(t, e, 2e-5, "at %v", at)
+	e, at = worst(gelu32, gelu, grid(-100, 0), absolute)
+	require.LessOrEqual(t, e, 2e-7, "at %v", at)
+}
+
+func TestSelect(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 1))
+	for range 500 {
+		key := make([]uint64, 1+rng.IntN(300))
+		for i := range key {
+			key[i] = rng.Uint64() >> rng.IntN(64) // many repeat
+			if rng.IntN(8) == 0 {
+				key[i] = math.MaxUint64
+			}
+		}
+		sorted := slices.Sorted(slices.Values(key))
+		for _, k := range []int{1, 2, len(key), 1 + rng.IntN(len(key))} {
+			if k <= len(key) {
+				require.Equal(t, sorted[k-1], selectKey(key, k))
+			}
+		}
+		sortKeys(key)
+		require.Equal(t, sorted, key)
+	}
+}

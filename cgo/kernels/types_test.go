@@ -1,0 +1,86 @@
+package kernels
+
+import (
+	"encoding/binary"
+	"math"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"github.com/x448/float16"
+)
+
+func TestF16ToF32(t *testing.T) {
+	all := make([]byte, 2<<16)
+	for i := range 1 << 16 {
+		binary.NativeEndian.PutUint16(all[2*i:], uint16(i))
+	}
+	for _, shift := range []int{0, 1} { // in vectors, and the rest that fills none
+		for i, x := range F16.ToF32(all[2*shift:], 1<<16-shift) {
+			h := float16.Frombits(uint16(i + shift))
+			if h.IsNaN() {
+				require.True(t, math.IsNaN(float64(x)), "%#x", i+shift)
+				continue
+			}
+			require.Equal(t, math.Float32bits(h.Float32()), math.Float32bits(x), "%#x", i+shift)
+		}
+	}
+	for i := range 1 << 16 {
+		h := float16.Frombits(uint16(i))
+		if x := F16.ToF32(all[2*i:], 1)[0]; !h.IsNaN() {
+			require.Equal(t, math.Float32bits(h.Float32()), math.Float32bits(x), "%#x alone", i)
+		}
+	}
+}
+
+func TestF16FromF32(t *testing.T) {
+	rng := rand.New(rand.NewPCG(2, 1))
+	var x []float32
+	for i := range 1 << 16 { // every number, the middle to the next one, and that middle's neighbours
+		bits := math.Float32bits(float16.Frombits(uint16(i)).Float32())
+		x = append(x, math.Float32frombits(bits), math.Float32frombits(bits+1<<12),
+			math.Float32frombits(bits+1<<12-1), math.Float32frombits(bits+1<<12+1))
+	}
+	for range 1 << 16 {
+		x = append(x, math.Float32frombits(rng.Uint32()), float32(rng.NormFloat64()*1e-6))
+	}
+	b := F16.FromF32(x)
+	for i := range x {
+		got, want := float16.Frombits(binary.NativeEndian.Uint16(b[2*i:])), float16.Fromfloat32(x[i])
+		if want.IsNaN() {
+			require.True(t, got.IsNaN(), "%x", math.Float32bits(x[i]))
+			continue
+		}
+		require.Equal(t, want, got, "%x", math.Float32bits(x[i]))
+	}
+}
+
+func TestQ80(t *testing.T) {
+	rng := rand.New(rand.NewPCG(2, 2))
+	x := make([]float32, 32*100)
+	for i := range x {
+		x[i] = float32(rng.NormFloat64() * math.Exp(float64(i/32%20-10)))
+	}
+	y := Q80.ToF32(Q80.FromF32(x), len(x))
+	for i := range x {
+		var top float64
+		for _, v := range x[i/32*32 : i/32*32+32] {
+			top = max(top, math.Abs(float64(v)))
+		}
+		// half a step, and the rounding of the step to f16, which is coarser where that is subnormal
+		bound := top/127/2*1.001 + top*0x1p-11 + 127*0x1p-25
+		require.LessOrEqual(t, math.Abs(float64(x[i]-y[i])), bound, "element %d", i)
+	}
+	again := Q80.ToF32(Q80.FromF32(make([]float32, 32)), 32)
+	require.Equal(t, make([]float32, 32), again)
+
+	odd := []float32{float32(math.NaN()), float32(math.Inf(1)), float32(math.Inf(-1)), 1e38}
+	Q80.FromF32(append(odd, make([]float32, 28)...)) // no number comes out, but nothing breaks either
+}
+
+func TestRowSize(t *testing.T) {
+	require.Equal(t, []int{20, 10, 0, 34, 0, 0, 0}, []int{
+		F32.RowSize(5), F16.RowSize(5), Q80.RowSize(5), Q80.RowSize(32), F32.RowSize(0), F16.RowSize(-1), Type(7).RowSize(32)})
+	require.Panics(t, func() { Q80.FromF32(make([]float32, 31)) })
+	require.Panics(t, func() { F32.ToF32(make([]byte, 3), 1) })
+}
