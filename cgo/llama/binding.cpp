@@ -1,0 +1,233 @@
+// The C ABI of binding.h and binding_lesskv.h: arguments in, exceptions caught, the rest is elsewhere.
+
+#include "binding.h"
+#include "binding_impl.h"
+
+#include <cstdarg>
+#include <cstdio>
+
+using binding::fail;
+using binding::model;
+using binding::params;
+
+namespace binding {
+
+void fail(llama_binding_code code, const char * format, ...) {
+    char text[2048];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof(text), format, args);
+    va_end(args);
+    throw failure(code, text);
+}
+
+// Runs a call and keeps what it threw where the caller finds it. Returns 0 or -1.
+template <typename F>
+static int guard(llama_binding_code & code, std::string & error, F && call) {
+    code = LLAMA_BINDING_OK;
+    error.clear();
+    try {
+        call();
+        return 0;
+    } catch (const failure & e) {
+        code  = e.code;
+        error = e.what();
+    } catch (const std::bad_alloc &) {
+        code  = LLAMA_BINDING_FAILED;
+        error = "no memory";
+    } catch (const std::exception & e) {
+        code  = LLAMA_BINDING_FAILED;
+        error = e.what();
+    }
+    return -1;
+}
+
+static model & model_of(void * state) {
+    if (!state) {
+        fail(LLAMA_BINDING_ARGUMENT, "the model has been freed");
+    }
+    return *static_cast<model *>(state);
+}
+
+// Results are in the params: a buffer of the caller's would be written without its size.
+static void no_buffer(const void * result) {
+    if (result) {
+        fail(LLAMA_BINDING_ARGUMENT, "the result argument must be NULL: the result stays in the params");
+    }
+}
+
+template <typename F>
+static int with_params(void * params_ptr, F && call) {
+    auto * p = static_cast<params *>(params_ptr);
+    if (!p) {
+        return -1;
+    }
+    p->text.clear();
+    p->tokens.clear();
+    return guard(p->code, p->error, [&] { call(*p); });
+}
+
+template <typename F>
+static int with_state(void * state, F && call) {
+    auto * m = static_cast<model *>(state);
+    if (!m) {
+        return -1;
+    }
+    llama_binding_code code;
+    return guard(code, m->error, [&] { call(*m); });
+}
+
+} // namespace binding
+
+using namespace binding;
+
+// Models
+
+void * load_model_lesskv(const char * fname, int n_ctx, int, bool memory_f16, bool mlock, bool, bool mmap, bool, int n_gpu, int n_batch,
+        const char * maingpu, const char * tensorsplit, bool numa, float rope_freq_base, float rope_freq_scale, bool, const char * lora,
+        const char * lora_base, bool, const lesskv_config * less, llama_binding_failure * failure) {
+    model * m = nullptr;
+    std::string error;
+    llama_binding_log_init();
+    guard(failure->code, error, [&] {
+        m = load({ fname, n_ctx, n_gpu, n_batch, memory_f16, mlock, mmap, numa, maingpu, tensorsplit, rope_freq_base, rope_freq_scale, lora, lora_base, less });
+    });
+    snprintf(failure->text, sizeof(failure->text), "%s", error.c_str());
+    return m;
+}
+
+void * load_model(const char * fname, int n_ctx, int n_seed, bool memory_f16, bool mlock, bool embeddings, bool mmap, bool low_vram, int n_gpu,
+        int n_batch, const char * maingpu, const char * tensorsplit, bool numa, float rope_freq_base, float rope_freq_scale, bool mul_mat_q,
+        const char * lora, const char * lora_base, bool perplexity) {
+    llama_binding_failure failure;
+    return load_model_lesskv(fname, n_ctx, n_seed, memory_f16, mlock, embeddings, mmap, low_vram, n_gpu, n_batch, maingpu, tensorsplit, numa,
+            rope_freq_base, rope_freq_scale, mul_mat_q, lora, lora_base, perplexity, nullptr, &failure);
+}
+
+void llama_binding_free_model(void * state) {
+    delete static_cast<model *>(state);
+}
+
+void llama_binding_interrupt(void * state) {
+    if (state) {
+        static_cast<model *>(state)->interrupted = true;
+    }
+}
+
+// Params
+
+void * llama_allocate_params(const char * prompt, int seed, int threads, int tokens, int top_k, float top_p, float temp, float repeat_penalty,
+        int repeat_last_n, bool ignore_eos, bool, int n_batch, int n_keep, const char ** antiprompt, int antiprompt_count, float tfs_z,
+        float typical_p, float frequency_penalty, float presence_penalty, int mirostat, float mirostat_eta, float mirostat_tau, bool penalize_nl,
+        const char * logit_bias, const char * session_file, bool prompt_cache_all, bool, bool, const char *, const char *, bool prompt_cache_ro,
+        const char * grammar, float rope_freq_base, float rope_freq_scale, float negative_prompt_scale, const char * negative_prompt, int n_draft) {
+    auto * p = new params;
+    p->prompt = prompt;
+    p->stop.assign(antiprompt, antiprompt + antiprompt_count);
+    p->seed      = seed;
+    p->n_threads = threads;
+    p->n_predict = tokens;
+    p->n_batch   = n_batch;
+    p->n_keep    = n_keep;
+    p->n_draft   = n_draft;
+    p->top_k     = top_k;
+    p->top_p     = top_p;
+    p->temp      = temp;
+    p->tfs_z     = tfs_z;
+    p->typical_p = typical_p;
+    p->repeat_last_n     = repeat_last_n;
+    p->repeat_penalty    = repeat_penalty;
+    p->frequency_penalty = frequency_penalty;
+    p->presence_penalty  = presence_penalty;
+    p->mirostat     = mirostat;
+    p->mirostat_eta = mirostat_eta;
+    p->mirostat_tau = mirostat_tau;
+    p->ignore_eos   = ignore_eos;
+    p->penalize_nl  = penalize_nl;
+    p->logit_bias   = logit_bias;
+    p->grammar      = grammar;
+    p->path_prompt_cache = session_file;
+    p->prompt_cache_all  = prompt_cache_all;
+    p->prompt_cache_ro   = prompt_cache_ro;
+    p->rope_freq_base    = rope_freq_base;
+    p->rope_freq_scale   = rope_freq_scale;
+    p->negative_prompt   = negative_prompt;
+    p->negative_prompt_scale = negative_prompt_scale;
+    return p;
+}
+
+void llama_free_params(void * params_ptr) {
+    delete static_cast<params *>(params_ptr);
+}
+
+enum llama_binding_code llama_binding_status(const void * params_ptr) {
+    return static_cast<const params *>(params_ptr)->code;
+}
+
+const char * llama_binding_error(const void * params_ptr) {
+    return static_cast<const params *>(params_ptr)->error.c_str();
+}
+
+const char * llama_binding_text(const void * params_ptr, size_t * n) {
+    const auto & text = static_cast<const params *>(params_ptr)->text;
+    *n = text.size();
+    return text.data();
+}
+
+const int32_t * llama_binding_tokens(const void * params_ptr, size_t * n) {
+    const auto & tokens = static_cast<const params *>(params_ptr)->tokens;
+    *n = tokens.size();
+    return tokens.data();
+}
+
+const char * llama_binding_state_error(const void * state) {
+    return state ? static_cast<const model *>(state)->error.c_str() : "the model has been freed";
+}
+
+// Calls
+
+int llama_predict(void * params_ptr, void * state, char * result, bool debug) {
+    return with_params(params_ptr, [&](params & p) {
+        no_buffer(result);
+        auto & m = model_of(state);
+        session only(m);
+        predict(m, p, debug, [&](const std::string & piece) { return tokenCallback(state, const_cast<char *>(piece.c_str())) != 0; });
+    });
+}
+
+int eval(void * params_ptr, void * state, char * text) {
+    return with_params(params_ptr, [&](params & p) {
+        auto & m = model_of(state);
+        session only(m);
+        evaluate(m, p, text ? text : p.prompt);
+    });
+}
+
+int llama_tokenize_string(void * params_ptr, void * state, int * result) {
+    return with_params(params_ptr, [&](params & p) {
+        no_buffer(result);
+        p.tokens = tokenize(model_of(state), p.prompt);
+    });
+}
+
+// Not there yet: refused, and the buffers untouched.
+
+int get_embeddings(void * params_ptr, void *, float *) {
+    return with_params(params_ptr, [](params &) { fail(LLAMA_BINDING_MISSING, "embeddings are not there yet in this runtime"); });
+}
+
+int get_token_embeddings(void * params_ptr, void *, int *, int, float *) {
+    return with_params(params_ptr, [](params &) { fail(LLAMA_BINDING_MISSING, "token embeddings are not there yet in this runtime"); });
+}
+
+int speculative_sampling(void * params_ptr, void *, void *, char *, bool) {
+    return with_params(params_ptr, [](params &) { fail(LLAMA_BINDING_MISSING, "speculative sampling is not there yet in this runtime"); });
+}
+
+int load_state(void * state, char *, char *) {
+    return with_state(state, [](model &) { fail(LLAMA_BINDING_MISSING, "loading a state is not there yet in this runtime"); });
+}
+
+void save_state(void * state, char *, char *) {
+    with_state(state, [](model &) { fail(LLAMA_BINDING_MISSING, "saving a state is not there yet in this runtime"); });
+}

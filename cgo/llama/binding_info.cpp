@@ -1,0 +1,62 @@
+// What a loaded model holds.
+
+#include "binding_impl.h"
+
+#include "llama-memory.h"
+
+bool llama_binding_get_info(void * state, llama_binding_info * info) {
+    *info = {};
+    if (!state) {
+        return false;
+    }
+    try {
+        auto & m = *static_cast<binding::model *>(state);
+        binding::session only(m);
+        const auto * ctx = m.ctx.get();
+        llama_model_desc(m.weights.get(), info->desc, sizeof(info->desc));
+        info->bytes_model = llama_model_size(m.weights.get());
+        info->n_ctx       = llama_n_ctx_seq(ctx);
+        info->n_ctx_train = llama_model_n_ctx_train(m.weights.get());
+        info->n_limit     = m.limit();
+        info->n_batch     = llama_n_batch(ctx);
+        info->n_ubatch    = llama_n_ubatch(ctx);
+        if (const llama_memory_i * memory = llama_get_memory(ctx)) {
+            for (const auto & part : memory->memory_breakdown()) {
+                info->bytes_cache += part.second;
+            }
+        }
+        info->has_less = lesskv_get_info(ctx, &info->less);
+        return true;
+    } catch (const std::exception &) {
+        return false;
+    }
+}
+
+bool llama_binding_get_layer(void * state, int32_t i, lesskv_layer_info * info) {
+    *info = {};
+    if (!state) {
+        return false;
+    }
+    try {
+        auto & m = *static_cast<binding::model *>(state);
+        binding::session only(m);
+        return lesskv_get_layer(m.ctx.get(), 0, i, info);
+    } catch (const std::exception &) {
+        return false;
+    }
+}
+
+bool llama_binding_get_timings(void * state, llama_binding_timings * timings) {
+    *timings = {};
+    if (!state) {
+        return false;
+    }
+    try {
+        auto & m = *static_cast<binding::model *>(state);
+        binding::session only(m);
+        *timings = m.last;
+        return true;
+    } catch (const std::exception &) {
+        return false;
+    }
+}

@@ -1,0 +1,210 @@
+// Loading a model and making its context.
+
+#include "binding_impl.h"
+
+#include "lesskv-adapter.h"
+#include "lesskv-cpu.h"
+
+#include <cerrno>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <mutex>
+
+#include <sys/stat.h>
+
+namespace binding {
+
+int32_t model::limit() const {
+    const int32_t n_ctx = llama_n_ctx_seq(ctx.get());
+    return lesskv_enabled(ctx.get()) ? std::max(n_ctx, llama_model_n_ctx_train(weights.get())) : n_ctx;
+}
+
+void model::forget() {
+    if (llama_memory_t memory = llama_get_memory(ctx.get())) {
+        llama_memory_clear(memory, true);
+    }
+    tokens.clear();
+}
+
+session::session(model & m) : m(m) {
+    if (m.busy.exchange(true)) {
+        fail(LLAMA_BINDING_BUSY, "the model is serving another call: one at a time, or load it twice");
+    }
+    m.interrupted = false;
+}
+
+session::~session() {
+    m.busy = false;
+}
+
+// llama.cpp's own answer to these is a line in the log, after it has printed a good deal.
+static void check_file(const char * path) {
+    struct stat st;
+    if (stat(path, &st) != 0) {
+        fail(LLAMA_BINDING_MODEL, "%s: %s", path, strerror(errno));
+    }
+    if (!S_ISREG(st.st_mode)) {
+        fail(LLAMA_BINDING_MODEL, "%s is not a file: give the path of a .gguf file", path);
+    }
+    std::unique_ptr<FILE, int (*)(FILE *)> file(fopen(path, "rb"), fclose);
+    if (!file) {
+        fail(LLAMA_BINDING_MODEL, "%s: %s", path, strerror(errno));
+    }
+    unsigned char magic[4] = {};
+    if (fread(magic, 1, sizeof(magic), file.get()) != sizeof(magic) || memcmp(magic, "GGUF", 4) != 0) {
+        fail(LLAMA_BINDING_MODEL, "%s is not a GGUF file: it begins with the bytes %02x %02x %02x %02x, not with \"GGUF\"",
+                path, magic[0], magic[1], magic[2], magic[3]);
+    }
+}
+
+// Upstream's defaults, 10000 and 1, and 0 mean what the model says.
+static float rope_setting(const char * name, float value, float standard) {
+    if (!std::isfinite(value) || value < 0.0f) {
+        fail(LLAMA_BINDING_ARGUMENT, "%s is %g: want a number above 0, or 0 for the model's own", name, value);
+    }
+    return value == standard ? 0.0f : value;
+}
+
+static int32_t parse_gpu(const char * text) {
+    if (!*text) {
+        return 0;
+    }
+    char * end;
+    const long n = strtol(text, &end, 10);
+    if (*end || n < 0 || n >= (long) llama_max_devices()) {
+        fail(LLAMA_BINDING_ARGUMENT, "main GPU \"%s\": want the number of a device below %zu", text, llama_max_devices());
+    }
+    return (int32_t) n;
+}
+
+// Shares by device, separated by commas or slashes; the rest is 0.
+static std::vector<float> parse_split(const char * text) {
+    std::vector<float> split(llama_max_devices(), 0.0f);
+    size_t n = 0;
+    while (*text) {
+        char * end;
+        const float share = strtof(text, &end);
+        if (end == text || !std::isfinite(share) || share < 0.0f || (*end && *end != ',' && *end != '/')) {
+            fail(LLAMA_BINDING_ARGUMENT, "tensor split: \"%s\" does not begin with a share: want numbers separated by commas", text);
+        }
+        if (n == split.size()) {
+            fail(LLAMA_BINDING_ARGUMENT, "tensor split: more than the %zu devices that there can be", split.size());
+        }
+        split[n++] = share;
+        text = *end ? end + 1 : end;
+    }
+    return split;
+}
+
+static llama_context_params context_params(const load_options & o, model & m) {
+    if (o.n_ctx < 0 || o.n_ctx > (1 << 30)) {
+        fail(LLAMA_BINDING_ARGUMENT, "context size %d: want 1 to %d tokens, or 0 for the model's own", o.n_ctx, 1 << 30);
+    }
+    if (o.n_batch < 1) {
+        fail(LLAMA_BINDING_ARGUMENT, "batch size %d: want at least 1", o.n_batch);
+    }
+    auto p = llama_context_default_params();
+    p.n_ctx    = o.n_ctx;
+    p.n_batch  = o.n_batch;
+    p.n_ubatch = std::min(512, o.n_batch);
+    p.type_k   = o.memory_f16 ? GGML_TYPE_F16 : GGML_TYPE_F32;
+    p.type_v   = p.type_k;
+    p.rope_freq_base  = m.rope_freq_base  = rope_setting("rope frequency base",  o.rope_freq_base,  10000.0f);
+    p.rope_freq_scale = m.rope_freq_scale = rope_setting("rope frequency scale", o.rope_freq_scale, 1.0f);
+    return p;
+}
+
+static void check_less(const model & m) {
+    char why[512];
+    if (!lesskv_supported(m.weights.get(), why, sizeof(why))) {
+        fail(LLAMA_BINDING_UNSUPPORTED, "%s", why);
+    }
+}
+
+// Only asked when a context was refused: which half of the configuration was at fault.
+static bool adapter_at_fault(const lesskv_config & less, const model & m) {
+    if (!less.adapter || !*less.adapter) {
+        return false;
+    }
+    try {
+        lesskv_adapter(less.adapter, *m.weights, less.force_adapter);
+        return false;
+    } catch (const std::exception &) {
+        return true;
+    }
+}
+
+static void make_context(const load_options & o, llama_context_params p, model & m) {
+    log_errors errors;
+    char refused[2048] = "";
+    lesskv_config less;
+    if (o.less) {
+        less = *o.less;
+        less.error      = refused;
+        less.error_size = sizeof(refused);
+        p.lesskv        = &less;
+    }
+    m.ctx.reset(llama_init_from_model(m.weights.get(), p));
+    if (m.ctx) {
+        return;
+    }
+    const std::string why = errors.text();
+    if (*refused) {
+        fail(adapter_at_fault(less, m) ? LLAMA_BINDING_ADAPTER : LLAMA_BINDING_CONFIG, "%s", refused);
+    }
+    fail(LLAMA_BINDING_FAILED, "cannot make a context of %d tokens for %s: %s", o.n_ctx, o.path, why.empty() ? "llama.cpp gives no reason" : why.c_str());
+}
+
+static void start_backend(bool numa) {
+    static std::once_flag once, once_numa;
+    std::call_once(once, llama_backend_init);
+    if (numa) {
+        std::call_once(once_numa, [] { llama_numa_init(GGML_NUMA_STRATEGY_DISTRIBUTE); });
+    }
+}
+
+model * load(const load_options & o) {
+    if (const char * missing = lesskv_cpu_missing()) {
+        fail(LLAMA_BINDING_MISSING, "the runtime was compiled for a CPU with %s, which this one lacks: assemble it here, or with -preset portable", missing);
+    }
+    if (*o.lora || *o.lora_base) {
+        fail(LLAMA_BINDING_MISSING, "LoRA adapters are not there yet: merge %s into the model", *o.lora ? o.lora : o.lora_base);
+    }
+    auto m = std::make_unique<model>();
+    const auto cparams = context_params(o, *m);
+    const auto split   = parse_split(o.tensor_split);
+
+    auto mparams = llama_model_default_params();
+    mparams.n_gpu_layers = std::max(0, o.n_gpu_layers);
+    mparams.main_gpu     = parse_gpu(o.main_gpu);
+    mparams.tensor_split = split.data();
+    mparams.use_mmap     = o.mmap;
+    mparams.use_mlock    = o.mlock;
+
+    check_file(o.path);
+    start_backend(o.numa);
+    if (o.n_gpu_layers > 0 && !llama_supports_gpu_offload()) {
+        log(GGML_LOG_LEVEL_WARN, "lesskv: this runtime has no GPU backend: all layers run on the CPU\n");
+    }
+    {
+        log_errors errors;
+        m->weights.reset(llama_model_load_from_file(o.path, mparams));
+        if (!m->weights) {
+            const std::string why = errors.text();
+            fail(LLAMA_BINDING_MODEL, "%s: %s", o.path, why.empty() ? "llama.cpp gives no reason" : why.c_str());
+        }
+    }
+    if (llama_vocab_type(m->vocab()) == LLAMA_VOCAB_TYPE_NONE) {
+        fail(LLAMA_BINDING_MODEL, "%s has no vocabulary", o.path);
+    }
+    if (o.less) {
+        check_less(*m);
+    }
+    make_context(o, cparams, *m);
+    return m.release();
+}
+
+} // namespace binding

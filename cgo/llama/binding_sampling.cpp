@@ -1,0 +1,145 @@
+// Sampling in upstream's order: logit bias, penalties, grammar; then greedy, mirostat, or top-k, typical, top-p, temperature.
+
+#include "binding_impl.h"
+
+#include <cmath>
+#include <cstdlib>
+
+namespace binding {
+
+static void need_finite(const char * name, float value) {
+    if (!std::isfinite(value)) {
+        fail(LLAMA_BINDING_ARGUMENT, "%s is %g: want a finite number", name, value);
+    }
+}
+
+static void check(const params & p) {
+    need_finite("temperature",       p.temp);
+    need_finite("top-p",             p.top_p);
+    need_finite("typical-p",         p.typical_p);
+    need_finite("repeat penalty",    p.repeat_penalty);
+    need_finite("frequency penalty", p.frequency_penalty);
+    need_finite("presence penalty",  p.presence_penalty);
+    need_finite("mirostat eta",      p.mirostat_eta);
+    need_finite("mirostat tau",      p.mirostat_tau);
+    if (p.repeat_penalty <= 0.0f) {
+        fail(LLAMA_BINDING_ARGUMENT, "repeat penalty is %g: want a number above 0; 1 is no penalty", p.repeat_penalty);
+    }
+    if (p.tfs_z != 1.0f) {
+        fail(LLAMA_BINDING_MISSING, "tail-free sampling z is %g: llama.cpp no longer has it; want 1, which is off", p.tfs_z);
+    }
+    if (p.mirostat < 0 || p.mirostat > 2) {
+        fail(LLAMA_BINDING_ARGUMENT, "mirostat %d: want 0 (off), 1 or 2", p.mirostat);
+    }
+}
+
+// "TOKEN+BIAS" or "TOKEN-BIAS", as upstream has it; "" is none.
+static void parse_bias(const std::string & text, int32_t n_vocab, std::vector<llama_logit_bias> & out) {
+    if (text.empty()) {
+        return;
+    }
+    char * sign;
+    char * end;
+    const long  token = strtol(text.c_str(), &sign, 10);
+    const float value = strtof(sign, &end);
+    if (sign == text.c_str() || (*sign != '+' && *sign != '-') || end == sign || *end || std::isnan(value)) {
+        fail(LLAMA_BINDING_ARGUMENT, "logit bias \"%s\": want TOKEN+BIAS or TOKEN-BIAS, like 15043+1", text.c_str());
+    }
+    if (token < 0 || token >= n_vocab) {
+        fail(LLAMA_BINDING_ARGUMENT, "logit bias \"%s\": the model has tokens 0 to %d", text.c_str(), n_vocab - 1);
+    }
+    out.push_back({ (llama_token) token, value });
+}
+
+static llama_sampler_ptr make_chain(const params & p, int32_t n_vocab) {
+    llama_sampler_ptr chain(llama_sampler_chain_init(llama_sampler_chain_default_params()));
+    const auto add = [&](llama_sampler * s) { llama_sampler_chain_add(chain.get(), s); };
+    const uint32_t seed = p.seed; // -1 is LLAMA_DEFAULT_SEED: at random
+    if (p.temp <= 0.0f) {
+        add(llama_sampler_init_greedy());
+    } else if (p.mirostat == 1) {
+        add(llama_sampler_init_temp(p.temp));
+        add(llama_sampler_init_mirostat(n_vocab, seed, p.mirostat_tau, p.mirostat_eta, 100));
+    } else if (p.mirostat == 2) {
+        add(llama_sampler_init_temp(p.temp));
+        add(llama_sampler_init_mirostat_v2(seed, p.mirostat_tau, p.mirostat_eta));
+    } else {
+        add(llama_sampler_init_top_k(p.top_k));
+        add(llama_sampler_init_typical(p.typical_p, 1));
+        add(llama_sampler_init_top_p(p.top_p, 1));
+        add(llama_sampler_init_temp(p.temp));
+        add(llama_sampler_init_dist(seed));
+    }
+    return chain;
+}
+
+sampler::sampler(const model & m, const params & p) {
+    check(p);
+    const llama_vocab * vocab = m.vocab();
+    n_vocab = llama_vocab_n_tokens(vocab);
+    newline = p.penalize_nl ? LLAMA_TOKEN_NULL : llama_vocab_nl(vocab);
+
+    std::vector<llama_logit_bias> biases;
+    parse_bias(p.logit_bias, n_vocab, biases);
+    for (llama_token t = 0; p.ignore_eos && t < n_vocab; ++t) {
+        if (llama_vocab_is_eog(vocab, t)) {
+            biases.push_back({ t, -INFINITY });
+        }
+    }
+    bias.reset(llama_sampler_init_logit_bias(n_vocab, biases.size(), biases.data()));
+
+    const int32_t last_n = p.repeat_last_n < 0 ? m.limit() : std::min(p.repeat_last_n, m.limit());
+    penalties.reset(llama_sampler_init_penalties(last_n, p.repeat_penalty, p.frequency_penalty, p.presence_penalty));
+
+    if (!p.grammar.empty()) {
+        log_errors errors;
+        grammar.reset(llama_sampler_init_grammar(vocab, p.grammar.c_str(), "root"));
+        if (!grammar) {
+            const std::string why = errors.text();
+            fail(LLAMA_BINDING_ARGUMENT, "the grammar does not parse%s%s: want GBNF with a rule named root", why.empty() ? "" : ": ", why.c_str());
+        }
+    }
+    chain = make_chain(p, n_vocab);
+    candidates.resize(n_vocab);
+}
+
+void sampler::accept(llama_token token) {
+    llama_sampler_accept(penalties.get(), token);
+}
+
+void sampler::accept_sampled(llama_token token) {
+    accept(token);
+    if (grammar) {
+        llama_sampler_accept(grammar.get(), token);
+    }
+    llama_sampler_accept(chain.get(), token);
+}
+
+llama_token sampler::sample(llama_context * ctx) {
+    const float * logits = llama_get_logits_ith(ctx, -1);
+    if (!logits) {
+        fail(LLAMA_BINDING_FAILED, "the model left no logits");
+    }
+    for (llama_token t = 0; t < n_vocab; ++t) {
+        candidates[t] = { t, logits[t], 0.0f };
+    }
+    llama_token_data_array array = { candidates.data(), candidates.size(), -1, false };
+
+    llama_sampler_apply(bias.get(), &array);
+    const float spared = newline == LLAMA_TOKEN_NULL ? 0.0f : candidates[newline].logit;
+    llama_sampler_apply(penalties.get(), &array);
+    if (newline != LLAMA_TOKEN_NULL) {
+        candidates[newline].logit = spared;
+    }
+    if (grammar) {
+        llama_sampler_apply(grammar.get(), &array);
+    }
+    llama_sampler_apply(chain.get(), &array);
+
+    if (array.selected < 0 || (size_t) array.selected >= array.size || !(array.data[array.selected].logit > -INFINITY)) {
+        fail(LLAMA_BINDING_FAILED, "no token can follow: %s", grammar ? "the grammar allows none" : "every logit is NaN or minus infinity");
+    }
+    return array.data[array.selected].id;
+}
+
+} // namespace binding
