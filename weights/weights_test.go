@@ -239,7 +239,11 @@ func TestReadRefusesTensors(t *testing.T) {
 		}, ErrTensor, "blk.3.less.phi.0.weight"},
 		"dims":   {func(x []gguf.Tensor) []gguf.Tensor { x[6].Dims = []uint64{8, 16, 4}; return x }, ErrTensor, "blk.1.less.phi.1.weight: wrong tensor: found dimensions [8 16 4], wanted [16 8 4]"},
 		"rank 4": {func(x []gguf.Tensor) []gguf.Tensor { x[6].Dims = []uint64{16, 8, 2, 2}; return x }, ErrTensor, "found dimensions [16 8 2 2]"},
-		"psi.2":  {func(x []gguf.Tensor) []gguf.Tensor { x[4].Type = gguf.F16; return x }, ErrTensor, "blk.0.less.psi.2.weight: wrong tensor: found F16, wanted F32"},
+		"fourth dimension": {func(x []gguf.Tensor) []gguf.Tensor {
+			x[6].Dims, x[6].Values = append(x[6].Dims, 2), append(x[6].Values, x[6].Values...)
+			return x
+		}, ErrTensor, "found dimensions [16 8 4 2]"},
+		"psi.2": {func(x []gguf.Tensor) []gguf.Tensor { x[4].Type = gguf.F16; return x }, ErrTensor, "blk.0.less.psi.2.weight: wrong tensor: found F16, wanted F32"},
 	} {
 		_, tensors := contents(t, random())
 		var b bytes.Buffer
