@@ -134,7 +134,7 @@ func (m *Model) heads(f *gguf.File, name string, fallback int) (int, error) {
 	}
 	for i, c := range counts[:m.Layers] {
 		if c != counts[0] {
-			return 0, &Error{File: f.Name, Item: "key " + key, Err: ErrModel, Found: fmt.Sprintf("%d in layer 0, %d in layer %d", counts[0], c, i), Wanted: "the same in every layer", Advice: "adapters of version 1 don't cover this model; run it sparse-only"}
+			return 0, &Error{File: f.Name, Item: "key " + key, Err: ErrModel, Found: fmt.Sprintf("%d in layer 0, %d in layer %d", counts[0], c, i), Wanted: "the same in every layer", Advice: "adapters of version 1 don't cover this model"}
 		}
 	}
 	if counts[0] < 0 || counts[0] > maxSize {
