@@ -200,12 +200,17 @@ const (
 )
 
 func parse(t testing.TB, cache *Cache) []savedHead {
+	return parseSave(t, cache, cache.Save())
+}
+
+// parseSave reads what a cache like this one saved.
+func parseSave(t testing.TB, cache *Cache, saved []byte) []savedHead {
 	l := cache.layer
 	rank := 0
 	if l.Kernels != nil && l.Window == 0 {
 		rank = l.Kernels.shape.Rank
 	}
-	b := cache.Save()[savedHeader:]
+	b := saved[savedHeader:]
 	r := bytes.NewReader(b[:len(b)-savedSum])
 	heads := make([]savedHead, l.HeadsKV)
 	for i := range heads {

@@ -1,0 +1,274 @@
+package kernels
+
+import (
+	"math"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// algorithm.md once more, in plain Go and double precision, knowing nothing of the C side but its inputs.
+
+type pair struct {
+	k, v  []float64
+	pos   int
+	score float64
+}
+
+type contract struct {
+	c     *testCase
+	phi   [2][]float64
+	psi   [3][]float64
+	pairs [][]pair    // [Hkv]
+	H     [][]float64 // [Hkv][R Dv]
+	z     [][]float64 // [Hkv][R]
+}
+
+func wide(x []float32) []float64 {
+	y := make([]float64, len(x))
+	for i := range x {
+		y[i] = float64(x[i])
+	}
+	return y
+}
+
+func newContract(c *testCase, phi [2]Mat, psi [3]Mat) *contract {
+	l := &c.layer
+	m := &contract{c: c, pairs: make([][]pair, l.HeadsKV)}
+	for range l.HeadsKV {
+		m.H = append(m.H, make([]float64, c.rank*l.ValueSize))
+		m.z = append(m.z, make([]float64, c.rank))
+	}
+	read := func(mat Mat, n int) []float64 { return wide(mat.Type.ToF32(mat.Data, n)) }
+	if c.rank > 0 {
+		m.phi[0] = read(phi[0], l.Heads*c.hidden*l.KeySize)
+		m.phi[1] = read(phi[1], l.Heads*c.rank*c.hidden)
+		m.psi[0] = read(psi[0], l.HeadsKV*c.hidden*l.KeySize)
+		m.psi[1] = read(psi[1], l.HeadsKV*c.rank*c.hidden)
+		m.psi[2] = read(psi[2], l.HeadsKV*c.rank*c.rank)
+	}
+	return m
+}
+
+// product returns f of each of the n sums of x times a row of head's matrix.
+func product(w []float64, head, n int, x []float64, f func(float64) float64) []float64 {
+	y := make([]float64, n)
+	for o := range y {
+		for i := range x {
+			y[o] += w[(head*n+o)*len(x)+i] * x[i]
+		}
+		y[o] = f(y[o])
+	}
+	return y
+}
+
+func absGelu(x float64) float64 { return math.Abs(gelu(x)) }
+
+func (m *contract) phiOf(head int, q []float64) []float64 {
+	return product(m.phi[1], head, m.c.rank, product(m.phi[0], head, m.c.hidden, q, gelu), absGelu)
+}
+
+func (m *contract) psiOf(head int, k []float64) []float64 {
+	x := product(m.psi[0], head, m.c.hidden, k, gelu)
+	return product(m.psi[2], head, m.c.rank, product(m.psi[1], head, m.c.rank, x, gelu), math.Abs)
+}
+
+// step does one micro-batch and returns the outputs, [T][Hq][Dv].
+func (m *contract) step(u *Ubatch) []float64 {
+	l := &m.c.layer
+	g := l.Heads / l.HeadsKV
+	out := make([]float64, u.Tokens*l.Heads*l.ValueSize)
+	for j := range l.HeadsKV {
+		all := slices.Clone(m.pairs[j])
+		for t := range u.Tokens {
+			k := l.KeyType.ToF32(u.K[j*u.KHead+t*u.KToken:], l.KeySize)
+			v := l.ValueType.ToF32(u.V[j*u.VHead+t*u.VToken:], l.ValueSize)
+			all = append(all, pair{wide(k), wide(v), u.Pos + t, 0})
+		}
+		sum, top := make([]float64, len(all)), make([]float64, len(all))
+		for i := j * g; i < (j+1)*g; i++ {
+			for t := range u.Tokens {
+				at := (i*u.QHead + t*u.QToken) / 4
+				m.attend(j, i, t, u, wide(u.Q[at:at+l.KeySize]), all, sum, top, out[(t*l.Heads+i)*l.ValueSize:][:l.ValueSize])
+			}
+		}
+		d := math.Pow(0.95, 1.0/32)
+		for i := range all {
+			switch {
+			case l.Window > 0:
+			case l.Policy == "h2o":
+				all[i].score += sum[i]
+			case l.Policy == "peak":
+				all[i].score = max(all[i].score*math.Pow(d, float64(u.Tokens)), top[i])
+			}
+		}
+		m.evict(j, all)
+	}
+	return out
+}
+
+// attend is "Attention of one query", and what it adds to the scores.
+func (m *contract) attend(j, head, t int, u *Ubatch, q []float64, all []pair, sum, top, out []float64) {
+	l := &m.c.layer
+	s := float64(u.Scale)
+	p := u.Pos + t
+	logit := make([]float64, len(all))
+	base := math.Inf(-1)
+	for i, a := range all {
+		logit[i] = math.Inf(-1)
+		if a.pos > p || l.Window > 0 && a.pos <= p-l.Window {
+			continue
+		}
+		logit[i] = 0
+		for d := range q {
+			logit[i] += s * q[d] * a.k[d]
+		}
+		if c := float64(u.SoftCap); c > 0 {
+			logit[i] = c * math.Tanh(logit[i]/c)
+		}
+		base = max(base, logit[i])
+	}
+	var total float64
+	for i := range all {
+		total += math.Exp(logit[i] - base)
+	}
+	for i := range all {
+		w := math.Exp(logit[i]-base) / total
+		sum[i] += w
+		top[i] = max(top[i], w)
+	}
+
+	den := total
+	for i, a := range all {
+		for c := range out {
+			out[c] += math.Exp(logit[i]-base) * a.v[c]
+		}
+	}
+	if u.Sinks != nil {
+		den += math.Exp(float64(u.Sinks[head]) - base)
+	}
+	if m.c.rank > 0 {
+		qn := make([]float64, len(q))
+		for d := range q {
+			qn[d] = q[d] * s * math.Sqrt(float64(l.KeySize))
+		}
+		phi := m.phiOf(head, qn)
+		for r := range phi { // exp(L) times value and 1: phi H and phi z
+			for c := range out {
+				out[c] += math.Exp(-base) * phi[r] * m.H[j][r*l.ValueSize+c]
+			}
+			den += math.Exp(-base) * phi[r] * m.z[j][r]
+		}
+	}
+	for c := range out {
+		out[c] /= den
+	}
+}
+
+// evict is steps 3 and 4.
+func (m *contract) evict(j int, all []pair) {
+	l := &m.c.layer
+	b, h, policy := l.Budget, l.Heavy, l.Policy
+	if l.Window > 0 {
+		b, h, policy = l.Window-1, 0, "lambda"
+	}
+	slices.SortFunc(all, func(x, y pair) int { return x.pos - y.pos })
+	if len(all) <= b {
+		m.pairs[j] = all
+		return
+	}
+	others, recent := all[:len(all)-(b-h)], all[len(all)-(b-h):]
+	better := slices.Clone(others)
+	slices.SortStableFunc(better, func(x, y pair) int {
+		px, py := x.pos < l.Pinned && l.Window == 0, y.pos < l.Pinned && l.Window == 0
+		switch {
+		case px != py && px:
+			return -1
+		case px != py:
+			return 1
+		case policy == "lambda":
+			return x.pos - y.pos
+		case x.score > y.score:
+			return -1
+		case x.score < y.score:
+			return 1
+		}
+		return y.pos - x.pos
+	})
+	gone := slices.Clone(better[h:])
+	slices.SortFunc(gone, func(x, y pair) int { return x.pos - y.pos })
+	for _, a := range gone {
+		if m.c.rank == 0 {
+			break
+		}
+		for r, p := range m.psiOf(j, a.k) {
+			for c := range a.v {
+				m.H[j][r*l.ValueSize+c] += p * a.v[c]
+			}
+			m.z[j][r] += p
+		}
+	}
+	m.pairs[j] = append(slices.Clone(better[:h]), recent...)
+}
+
+// TestContract runs whole sequences through the C side and through the Go above, each with its own state: what they keep
+// must be the same, and outputs agree to 1e-4 where logits are of ordinary size.
+func TestContract(t *testing.T) {
+	n := 20
+	if testing.Short() {
+		n = 10
+	}
+	list := cases()
+	for i := range n {
+		c := randomCase(rand.New(rand.NewPCG(9, uint64(i))))
+		list = append(list, c)
+	}
+	for i, c := range list {
+		rng := rand.New(rand.NewPCG(10, uint64(i)))
+		phi, psi := c.mats(rng)
+		if c.rank > 0 {
+			l := &c.layer
+			k, err := NewKernels(Shape{l.Heads, l.HeadsKV, l.KeySize, c.rank, c.hidden}, phi, psi)
+			require.NoError(t, err)
+			defer k.Close()
+			l.Kernels = k
+		}
+		fast, plain, goes := c.cache(t), c.cache(t), newContract(&c, phi, psi)
+		pos := 0
+		for _, tokens := range c.tokens {
+			u := c.ubatch(rng, tokens, pos)
+			want := goes.step(u)
+			require.NoError(t, fast.Attend(u, 2))
+			compare(t, &c, i, want, u.Out)
+			require.NoError(t, fast.Commit(u, 2))
+			weights, err := plain.AttendRef(u)
+			require.NoError(t, err)
+			compare(t, &c, i, want, u.Out)
+			require.NoError(t, plain.CommitRef(u, weights))
+			for j := range goes.pairs {
+				for _, cache := range []*Cache{fast, plain} {
+					var held []int32
+					for _, a := range goes.pairs[j] {
+						held = append(held, int32(a.pos))
+					}
+					slices.Sort(held)
+					got, _ := cache.Slots(j)
+					slices.Sort(got)
+					require.True(t, slices.Equal(held, got), "case %d, %s: KV head %d holds %v, want %v", i, c.name, j, got, held)
+				}
+			}
+			pos += tokens
+		}
+	}
+}
+
+func compare(t *testing.T, c *testCase, i int, want []float64, got []float32) {
+	t.Helper()
+	for o := range want {
+		if !(math.Abs(want[o]-float64(got[o])) <= 1e-4) {
+			require.Failf(t, "outputs differ", "case %d, %s: output %d is %v, want %v", i, c.name, o, got[o], want[o])
+		}
+	}
+}
