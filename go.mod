@@ -3,16 +3,24 @@ module github.com/lesskv/lesskv
 go 1.24.0
 
 require (
+	github.com/stretchr/testify v1.12.1
+	github.com/x448/float16 v0.8.4
+)
+
+require (
 	github.com/bluekeyes/go-gitdiff v0.9.0 // indirect
+	github.com/go-skynet/go-llama.cpp v0.0.0-20240314183750-6a8041ef6b46 // indirect
 	github.com/gofrs/flock v0.13.0 // indirect
+	github.com/inconshreveable/mousetrap v1.1.0 // indirect
 	github.com/mitchellh/colorstring v0.0.0-20190213212951-d06e56a500db // indirect
 	github.com/rivo/uniseg v0.4.7 // indirect
 	github.com/schollz/progressbar/v3 v3.19.0 // indirect
-	github.com/stretchr/testify v1.12.1
-	github.com/x448/float16 v0.8.4
+	github.com/spf13/cobra v1.10.2 // indirect
+	github.com/spf13/pflag v1.0.9 // indirect
 	go.yaml.in/yaml/v3 v3.0.5 // indirect
 	golang.org/x/mod v0.31.0 // indirect
 	golang.org/x/sync v0.19.0 // indirect
 	golang.org/x/sys v0.40.0 // indirect
 	golang.org/x/term v0.38.0 // indirect
+	gonum.org/v1/gonum v0.17.0 // indirect
 )

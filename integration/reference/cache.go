@@ -1,0 +1,308 @@
+package reference
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"sync"
+
+	"github.com/x448/float16"
+)
+
+// Layer describes the attention of one layer and how its cache is bounded.
+type Layer struct {
+	Heads, HeadsKV         int // Hq, Hkv; Hq a multiple of Hkv
+	KeyLength, ValueLength int // D, Dv
+
+	Scale   float64   // s
+	SoftCap float64   // 0: none
+	Sinks   []float32 // [Hq] logits that join the denominator; nil: none
+	Window  int       // n_swa; above 0 the layer is exact and what follows but F32 does not apply
+
+	Policy  Policy
+	Budget  int      // B, slots per KV head
+	Heavy   int      // h; r = B - h
+	Pinned  int      // first positions that are never evicted, at most h
+	Kernels *Kernels // nil: what is evicted is dropped
+	F32     bool     // slots in f32, not f16
+}
+
+func (l *Layer) check() error {
+	switch {
+	case l.HeadsKV < 1 || l.Heads < 1 || l.Heads%l.HeadsKV != 0:
+		return fmt.Errorf("reference: %d query heads over %d key/value heads: want a positive multiple", l.Heads, l.HeadsKV)
+	case l.KeyLength < 1 || l.ValueLength < 1:
+		return fmt.Errorf("reference: heads of %d and %d: want at least 1", l.KeyLength, l.ValueLength)
+	case l.Scale <= 0 || l.SoftCap < 0 || l.Window < 0:
+		return fmt.Errorf("reference: scale %g, soft-cap %g, window %d: want a positive scale and no negative", l.Scale, l.SoftCap, l.Window)
+	case l.Sinks != nil && len(l.Sinks) != l.Heads:
+		return fmt.Errorf("reference: %d sinks: want one for each of %d heads", len(l.Sinks), l.Heads)
+	case l.Window > 0:
+		return nil
+	case l.Policy > Peak:
+		return fmt.Errorf("reference: %v: want h2o, lambda or peak", l.Policy)
+	case l.Budget < 1 || l.Heavy < 0 || l.Heavy > l.Budget || l.Pinned < 0 || l.Pinned > l.Heavy:
+		return fmt.Errorf("reference: budget %d, heavy %d, pinned %d: want pinned <= heavy <= budget, and a budget", l.Budget, l.Heavy, l.Pinned)
+	case l.Kernels != nil:
+		return l.Kernels.check(l)
+	}
+	return nil
+}
+
+// pair is a key, its value, and what they have been worth so far.
+type pair struct {
+	pos   int
+	k, v  []float64 // D, Dv, as the slots' type rounds them
+	score float64
+	gain  float64 // what the running micro-batch adds: the sum of its weights, or the largest
+}
+
+// head is the cache of one KV head: S, H and z.
+type head struct {
+	*Layer
+	j     int       // which head
+	slots []pair    // in position order
+	h     []float64 // H [R][Dv]
+	z     []float64 // [R]
+
+	followed int // pairs that follow adopted
+}
+
+// Cache is the LESS cache of one layer of one sequence.
+type Cache struct {
+	layer Layer
+	heads []head
+	next  int // the position that comes next
+	first int // the sequence's first
+}
+
+// NewCache makes an empty cache. It fails on a layer that makes no sense.
+func NewCache(layer Layer) (*Cache, error) {
+	if err := layer.check(); err != nil {
+		return nil, err
+	}
+	if layer.Window > 0 {
+		layer.Kernels = nil
+	}
+	c := &Cache{layer: layer, heads: make([]head, layer.HeadsKV)}
+	for j := range c.heads {
+		c.heads[j] = head{Layer: &c.layer, j: j}
+		if w := layer.Kernels; w != nil {
+			c.heads[j].h, c.heads[j].z = make([]float64, w.Rank*layer.ValueLength), make([]float64, w.Rank)
+		}
+	}
+	return c, nil
+}
+
+// Followed returns how many pairs were kept because the other side had kept them, over the heads: see Step.
+func (c *Cache) Followed() int {
+	n := 0
+	for j := range c.heads {
+		n += c.heads[j].followed
+	}
+	return n
+}
+
+// Kept returns the positions that KV head j holds, in order.
+func (c *Cache) Kept(j int) []int32 {
+	pos := make([]int32, len(c.heads[j].slots))
+	for i, p := range c.heads[j].slots {
+		pos[i] = int32(p.pos)
+	}
+	return pos
+}
+
+// Step takes a micro-batch of T tokens from position pos on ("A micro-batch of T tokens" in algorithm.md) and returns what its
+// queries see. q is [T][Hq][D], k [T][Hkv][D], v [T][Hkv][Dv]; out is [T][Hq][Dv].
+//
+// kept, if not nil, holds for each KV head the positions that another implementation held after this micro-batch, in any order.
+// Where they differ from this cache's own choice by pairs whose scores are within Tie of each other, they are adopted and counted;
+// where by more, Step fails with a *ChoiceError and the cache is of no more use.
+func (c *Cache) Step(pos int, q, k, v []float32, kept [][]int32) (out []float32, err error) {
+	l := &c.layer
+	n := len(q) / (l.Heads * l.KeyLength)
+	switch {
+	case n < 1 || len(q) != n*l.Heads*l.KeyLength || len(k) != n*l.HeadsKV*l.KeyLength || len(v) != n*l.HeadsKV*l.ValueLength:
+		return nil, fmt.Errorf("reference: q, k, v of %d, %d, %d values: want [T][%d][%d], [T][%d][%d], [T][%d][%d]",
+			len(q), len(k), len(v), l.Heads, l.KeyLength, l.HeadsKV, l.KeyLength, l.HeadsKV, l.ValueLength)
+	case c.next != c.first && pos != c.next || pos < 0:
+		return nil, fmt.Errorf("reference: a micro-batch at position %d: want %d", pos, c.next)
+	case kept != nil && len(kept) != l.HeadsKV:
+		return nil, fmt.Errorf("reference: kept positions of %d heads: want %d", len(kept), l.HeadsKV)
+	}
+	if c.next == c.first {
+		c.first = pos
+	}
+	c.next = pos + n
+
+	out = make([]float32, n*l.Heads*l.ValueLength)
+	errs := make([]error, l.HeadsKV)
+	var wg sync.WaitGroup
+	for j := range c.heads {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			var theirs []int32
+			if kept != nil {
+				theirs = kept[j]
+			}
+			errs[j] = c.heads[j].step(pos, n, q, k, v, out, theirs, c.first+l.Pinned)
+		}()
+	}
+	wg.Wait()
+	return out, errors.Join(errs...)
+}
+
+// step is Step for one KV head; positions below pinned stay.
+func (h *head) step(pos, n int, q, k, v, out []float32, theirs []int32, pinned int) error {
+	held := h.slots
+	for t := range n {
+		i := t*h.HeadsKV + h.j
+		held = append(held, pair{
+			pos: pos + t,
+			k:   h.rounded(k[i*h.KeyLength:][:h.KeyLength]),
+			v:   h.rounded(v[i*h.ValueLength:][:h.ValueLength]),
+		})
+	}
+
+	// 1. attend, and gather what 2. adds
+	group := h.Heads / h.HeadsKV
+	logits := make([]float64, len(held))
+	for t := range n {
+		lo, hi := 0, len(held)-n+t+1
+		for h.Window > 0 && held[lo].pos <= pos+t-h.Window {
+			lo++
+		}
+		for i := h.j * group; i < (h.j+1)*group; i++ {
+			row := t*h.Heads + i
+			h.attend(i, q[row*h.KeyLength:][:h.KeyLength], held[lo:hi], logits, out[row*h.ValueLength:][:h.ValueLength])
+		}
+	}
+
+	// 2. score
+	for i := range held {
+		p := &held[i]
+		p.score, p.gain = h.Policy.score(p.score, p.gain, n), 0
+	}
+
+	// 3. evict
+	keep := h.choose(held, pinned)
+	if theirs != nil {
+		if err := h.follow(held, keep, theirs, pinned); err != nil {
+			return err
+		}
+	}
+
+	// 4. fold
+	slots := make([]pair, 0, len(held))
+	for i, p := range held {
+		if keep[i] {
+			slots = append(slots, p)
+		} else if h.Kernels != nil {
+			h.fold(p)
+		}
+	}
+	h.slots = slots
+	return nil
+}
+
+// rounded returns x as the slots hold it.
+func (h *head) rounded(x []float32) []float64 {
+	y := make([]float64, len(x))
+	for i, a := range x {
+		if !h.F32 {
+			a = float16.Fromfloat32(a).Float32()
+		}
+		y[i] = float64(a)
+	}
+	return y
+}
+
+// attend computes a(q) of query head i over the pairs that it sees ("Attention of one query") and adds its softmax weights to
+// their gains. logits is scratch.
+func (h *head) attend(i int, q32 []float32, seen []pair, logits []float64, out []float32) {
+	q := make([]float64, len(q32))
+	for d, x := range q32 {
+		q[d] = float64(x)
+	}
+	top := math.Inf(-1)
+	for a := range seen {
+		l := h.Scale * dot(q, seen[a].k)
+		if h.SoftCap > 0 {
+			l = h.SoftCap * math.Tanh(l/h.SoftCap)
+		}
+		logits[a] = l
+		top = max(top, l)
+	}
+
+	sum := 0.0
+	acc := make([]float64, h.ValueLength)
+	for a := range seen {
+		w := math.Exp(logits[a] - top)
+		logits[a] = w
+		sum += w
+		axpy(acc, w, seen[a].v)
+	}
+	for a := range seen {
+		h.Policy.gain(&seen[a].gain, logits[a]/sum)
+	}
+
+	// What else is in the denominator: the low-rank part, as a token with logit low, and a sink, as one without a value.
+	low, sink := math.Inf(-1), math.Inf(-1)
+	state := make([]float64, h.ValueLength)
+	if h.Kernels != nil {
+		qn := make([]float64, len(q))
+		for d, x := range q {
+			qn[d] = x * h.Scale * math.Sqrt(float64(h.KeyLength))
+		}
+		phi := h.Kernels.phi(i, qn)
+		if mass := dot(phi, h.z); mass > 0 {
+			low = math.Log(mass)
+			for r, x := range phi {
+				axpy(state, x/mass, h.h[r*h.ValueLength:][:h.ValueLength])
+			}
+		}
+	}
+	if h.Sinks != nil {
+		sink = float64(h.Sinks[i])
+	}
+	m := max(top, low, sink)
+	exact, folded := math.Exp(top-m), math.Exp(low-m)
+	den := exact*sum + folded + math.Exp(sink-m)
+	for d := range out {
+		out[d] = float32((exact*acc[d] + folded*state[d]) / den)
+	}
+}
+
+// fold moves a pair into H and z.
+func (h *head) fold(p pair) {
+	for r, x := range h.Kernels.psi(h.j, p.k) {
+		h.z[r] += x
+		axpy(h.h[r*h.ValueLength:][:h.ValueLength], x, p.v)
+	}
+}
+
+// dot has four sums: one would wait for itself.
+func dot(a, b []float64) float64 {
+	var s0, s1, s2, s3 float64
+	i := 0
+	for ; i+4 <= len(a) && i+4 <= len(b); i += 4 {
+		x, y := a[i:i+4:i+4], b[i:i+4:i+4]
+		s0 += x[0] * y[0]
+		s1 += x[1] * y[1]
+		s2 += x[2] * y[2]
+		s3 += x[3] * y[3]
+	}
+	for ; i < len(a); i++ {
+		s0 += a[i] * b[i]
+	}
+	return s0 + s1 + s2 + s3
+}
+
+// axpy adds a x to y.
+func axpy(y []float64, a float64, x []float64) {
+	x = x[:len(y)]
+	for i := range y {
+		y[i] += a * x[i]
+	}
+}

@@ -1,0 +1,69 @@
+package reference
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+)
+
+// Tie is how near, relative to the larger, two scores must be for rounding to decide between their pairs.
+const Tie = 1e-3
+
+// ChoiceError says that another implementation held what the policy does not allow.
+type ChoiceError struct {
+	Head   int    // KV head
+	Pos    int    // of the pair that it should have kept, or kept against the policy
+	Reason string // in words and scores
+}
+
+func (e *ChoiceError) Error() string {
+	return fmt.Sprintf("reference: KV head %d, position %d: %s", e.Head, e.Pos, e.Reason)
+}
+
+// follow changes keep into theirs, if that is as good a choice. Positions below pinned are not to be chosen among.
+func (h *head) follow(held []pair, keep []bool, theirs []int32, pinned int) error {
+	wrong := func(i int, format string, args ...any) error {
+		return &ChoiceError{h.j, held[i].pos, fmt.Sprintf(format, args...)}
+	}
+	chosen := make([]bool, len(held))
+	for _, pos := range theirs {
+		i, ok := slices.BinarySearchFunc(held, int(pos), func(p pair, pos int) int { return cmp.Compare(p.pos, pos) })
+		if !ok || chosen[i] {
+			return &ChoiceError{h.j, int(pos), "kept, but it was not held before, or it is kept twice"}
+		}
+		chosen[i] = true
+	}
+
+	// Where the two differ: the best pair that they gave up, the worst that they kept instead.
+	lost, gained := -1, -1
+	numLost, numGained := 0, 0
+	for i, p := range held {
+		switch {
+		case keep[i] && !chosen[i]:
+			if h.Window > 0 || h.Policy == Lambda || p.pos < pinned || i >= len(held)-(h.Budget-h.Heavy) {
+				return wrong(i, "evicted, and its score has no say in that")
+			}
+			if numLost++; lost < 0 || p.score > held[lost].score {
+				lost = i
+			}
+		case !keep[i] && chosen[i]:
+			if numGained++; gained < 0 || p.score < held[gained].score {
+				gained = i
+			}
+		}
+	}
+	switch {
+	case numGained > numLost:
+		return wrong(gained, "kept, so that %d are held: want %d", len(theirs), len(theirs)-numGained+numLost)
+	case numLost > numGained:
+		return wrong(lost, "evicted, so that %d are held: want %d", len(theirs), len(theirs)-numGained+numLost)
+	case numLost == 0:
+		return nil
+	}
+	if a, b := held[lost].score, held[gained].score; a-b > Tie*a {
+		return wrong(lost, "evicted with score %g, while position %d stays with %g", a, held[gained].pos, b)
+	}
+	copy(keep, chosen)
+	h.followed += numGained
+	return nil
+}
