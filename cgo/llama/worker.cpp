@@ -105,8 +105,6 @@ struct log_lines {
 // Copies of the attention nodes' inputs and outputs, taken by the scheduler's callback. The node is lesskv_attn-<il>: its
 // inputs q, k, v of shape [size, heads, tokens] with any strides, k and v rounded to the slots' types.
 struct capture {
-    static constexpr const char * prefix = "lesskv_attn-";
-
     bool                 all = false;
     std::set<int>        layers;
     int64_t              n = 0;
@@ -114,11 +112,9 @@ struct capture {
 
     static bool callback(ggml_tensor * t, bool ask, void * self) {
         auto & c = *static_cast<capture *>(self);
-        if (strncmp(t->name, prefix, strlen(prefix)) != 0) {
-            return !ask; // asked: no need; told: go on
-        }
-        const int il = atoi(t->name + strlen(prefix));
-        const bool wanted = c.all || c.layers.count(il) > 0;
+        int  il  = -1;
+        char end = '\0'; // views of the node are named after it, with more behind
+        const bool wanted = sscanf(t->name, "lesskv_attn-%d%c", &il, &end) == 1 && (c.all || c.layers.count(il) > 0);
         if (!ask && wanted) {
             c.take(t, il);
         }

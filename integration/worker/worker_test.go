@@ -41,9 +41,11 @@ func TestMain(m *testing.M) {
 	}
 }
 
-func start(t *testing.T, ctx context.Context) *Worker {
+func start(t *testing.T, ctx context.Context) *Worker { return startTree(t, ctx, Unmodified) }
+
+func startTree(t *testing.T, ctx context.Context, tree Tree) *Worker {
 	t.Helper()
-	path, err := Path(Unmodified)
+	path, err := Path(tree)
 	require.NoError(t, err)
 	w, err := Start(ctx, path)
 	require.NoError(t, err)
@@ -246,6 +248,76 @@ func TestAbort(t *testing.T) {
 	assert.Equal(t, 2, refused(t, err, "llama_decode returned 2").Code)
 	_, err = w.Decode(0, 0, []int32{1, 2, 3}, Last)
 	assert.NoError(t, err, "only one decode is aborted")
+}
+
+// What the worker tells of the LESS cache.
+func TestLESS(t *testing.T) {
+	w := startTree(t, context.Background(), Patched)
+	less := &LESS{Policy: "peak", Budget: 41, Adapter: "../testdata/gopher-5m.peak-41.lesskv.gguf"}
+	info, err := w.Open(Config{Model: gopher, Context: 512, Ubatch: 16, Sequences: 2, Capture: true, LESS: less})
+	require.NoError(t, err)
+	assert.True(t, info.LESS)
+
+	layers, err := w.Layers(1)
+	require.NoError(t, err)
+	assert.Empty(t, layers)
+
+	tokens := make([]int32, 60)
+	for i := range tokens {
+		tokens[i] = int32(50 + 61*i)
+	}
+	require.NoError(t, w.Capture(2, 5))
+	_, err = w.Feed(1, 0, tokens[:1], None)
+	require.NoError(t, err)
+	seen, err := w.Captured()
+	require.NoError(t, err)
+	require.Len(t, seen, 2)
+	for i, a := range seen {
+		assert.Equal(t, []int{[]int{2, 5}[i], 1, 4, 2, 64, 64}, []int{a.Layer, a.Tokens, a.Heads, a.HeadsKV, a.KeyLength, a.ValueLength})
+		require.Len(t, a.Q, 4*64)
+		require.Len(t, a.K, 2*64)
+		for h := range 4 { // the first token sees itself alone: its output is its value
+			assert.InDeltaSlice(t, a.V[h/2*64:][:64], a.Out[h*64:][:64], 1e-6)
+		}
+	}
+	_, err = w.Feed(1, 1, tokens[1:20], None)
+	require.NoError(t, err)
+	require.NoError(t, w.StopCapture())
+	_, err = w.Feed(1, 20, tokens[20:], None)
+	require.NoError(t, err)
+	seen, err = w.Captured()
+	require.NoError(t, err)
+	require.Len(t, seen, 4, "two micro-batches in two layers")
+	assert.Equal(t, []int{16, 16, 3, 3}, []int{seen[0].Tokens, seen[1].Tokens, seen[2].Tokens, seen[3].Tokens})
+	refused(t, w.Capture(6), "numbers below 6")
+
+	layers, err = w.Layers(1)
+	require.NoError(t, err)
+	require.Len(t, layers, 6)
+	l := layers[3]
+	assert.Equal(t, LayerInfo{Layer: 3, Kernels: true, Seen: 60, Kept: 41, Folded: 19, SlotBytes: l.SlotBytes, StateBytes: l.StateBytes}, l)
+	pos, score, err := w.Slots(1, 3, 1)
+	require.NoError(t, err)
+	require.Len(t, pos, 41)
+	require.Len(t, score, 41)
+	slices.Sort(pos)
+	assert.Zero(t, pos[0], "pinned")
+	assert.Equal(t, int32(59), pos[40])
+	_, _, err = w.Slots(1, 3, 2)
+	refused(t, err, "no slots of a head 2")
+	_, _, err = w.Slots(0, 3, 0)
+	refused(t, err, "sequence 0")
+
+	all, err := w.LESS()
+	require.NoError(t, err)
+	assert.Equal(t, []int{41, 10, 31, 1, 6, 0, 6, 8, 16, 1},
+		[]int{all.Budget, all.Heavy, all.Recent, all.Pinned, all.Layers, all.WindowLayers, all.KernelLayers, all.Rank, all.Hidden, all.Sequences})
+	assert.Equal(t, "peak", all.Policy)
+	assert.Len(t, all.AdapterSHA256, 64)
+	assert.Equal(t, 6*(l.SlotBytes+l.StateBytes), all.SlotBytes+all.StateBytes)
+	hex, err := w.Fingerprint()
+	require.NoError(t, err)
+	assert.Len(t, hex, 64)
 }
 
 // What llama.cpp aborts on, or would take for something else, is refused, and the worker goes on.
