@@ -351,6 +351,9 @@ func (a *assembly) make(ctx context.Context, kinds []kind) error {
 				return fmt.Errorf("%w: binding.h comes from the go-llama.cpp series", err)
 			}
 		}
+		if err := joinModels(t); err != nil {
+			return err
+		}
 		if err := t.Sync(a.dir(k)); err != nil {
 			return err
 		}

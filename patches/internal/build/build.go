@@ -31,6 +31,7 @@ type Unit struct {
 	Lang     toolchain.Language
 	Flags    []string // relative paths in them are relative to the tree
 	Identity string   // of the compiler with these flags, see toolchain.Toolchain.Identity
+	Weight   int      // bytes of source: the heaviest start first
 }
 
 // A Job is the units of one tree.
@@ -102,13 +103,9 @@ func (b *Builder) Compile(ctx context.Context, jobs []Job) ([][]string, error) {
 	for _, g := range missing {
 		groups = append(groups, g)
 	}
-	size := func(g []member) int {
-		j := jobs[g[0].job]
-		return len(j.Files[j.Units[g[0].unit].Source])
-	}
-	// The longest first, so that none of them is left for the end.
+	weight := func(g []member) int { return jobs[g[0].job].Units[g[0].unit].Weight * len(g) }
 	slices.SortFunc(groups, func(x, y []member) int {
-		return cmp.Or(cmp.Compare(size(y), size(x)), strings.Compare(x[0].key, y[0].key))
+		return cmp.Or(cmp.Compare(weight(y), weight(x)), strings.Compare(x[0].key, y[0].key))
 	})
 
 	meter := progress.New(b.Log, "compiling", total)

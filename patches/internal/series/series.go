@@ -4,6 +4,7 @@ package series
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -28,7 +29,9 @@ type Error struct {
 	Patch string // the patch file
 	File  string // the file that it changes; "" if the patch itself is at fault
 	Hunk  int    // counted from 1 in that file; 0 if it is not a hunk's fault
-	Line  int64  // line of the file that was looked at; 0 as above
+	Line  int64  // line of the file that was looked at, from 1; 0 as above
+	Want  string // what the patch expects there
+	Found string // what is there
 	Err   error
 }
 
@@ -39,9 +42,12 @@ func (e *Error) Error() string {
 		fmt.Fprintf(&b, ": does not apply to %s", e.File)
 	}
 	if e.Hunk > 0 {
-		fmt.Fprintf(&b, ", hunk %d (line %d)", e.Hunk, e.Line)
+		fmt.Fprintf(&b, ", hunk %d", e.Hunk)
 	}
 	fmt.Fprintf(&b, ": %v", e.Err)
+	if e.Want != e.Found {
+		fmt.Fprintf(&b, ": line %d is %q, want %q", e.Line, e.Found, e.Want)
+	}
 	return b.String()
 }
 
@@ -99,7 +105,7 @@ func Apply(t tree.Tree, patches []Patch) error {
 	for _, p := range patches {
 		for _, f := range p.Files {
 			if err := apply(t, f); err != nil {
-				return failure(p.Name, f, err)
+				return failure(p.Name, f, t[f.OldName], err)
 			}
 		}
 	}
@@ -132,14 +138,17 @@ func apply(t tree.Tree, f *gitdiff.File) error {
 	return nil
 }
 
-func failure(patch string, f *gitdiff.File, err error) error {
-	e := &Error{Patch: patch, File: f.OldName, Err: err}
-	if f.IsNew {
-		e.File = f.NewName
-	}
+func failure(patch string, f *gitdiff.File, old []byte, err error) error {
+	e := &Error{Patch: patch, File: cmp.Or(f.OldName, f.NewName), Err: err}
 	var at *gitdiff.ApplyError
-	if errors.As(err, &at) {
-		e.Hunk, e.Line, e.Err = at.Fragment, at.Line, at.Unwrap()
+	if !errors.As(err, &at) {
+		return e
+	}
+	e.Hunk, e.Line, e.Err = at.Fragment, at.Line, at.Unwrap()
+	lines := slices.Collect(strings.Lines(string(old)))
+	if at.Fragment > 0 && at.FragmentLine > 0 && at.Line <= int64(len(lines)) {
+		e.Want = strings.TrimSuffix(f.TextFragments[at.Fragment-1].Lines[at.FragmentLine-1].Line, "\n")
+		e.Found = strings.TrimSuffix(lines[at.Line-1], "\n")
 	}
 	return e
 }

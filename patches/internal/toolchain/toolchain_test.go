@@ -1,0 +1,94 @@
+package toolchain_test
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/lesskv/lesskv/patches/internal/fake"
+	"github.com/lesskv/lesskv/patches/internal/toolchain"
+)
+
+func TestMissing(t *testing.T) {
+	for variable, pkg := range map[string]string{"CC": "gcc", "CXX": "g++", "AR": "binutils"} {
+		t.Run(variable, func(t *testing.T) {
+			fake.Toolchain(t)
+			t.Setenv(variable, "no-such-tool -m64")
+			_, err := toolchain.Find(t.Context())
+			var missing *toolchain.MissingError
+			require.ErrorAs(t, err, &missing)
+			require.Equal(t, "no-such-tool", missing.Tool)
+			require.ErrorContains(t, err, "apt-get install "+pkg)
+			require.ErrorContains(t, err, variable)
+		})
+	}
+}
+
+func TestWordsOfACommand(t *testing.T) {
+	fake.Toolchain(t)
+	cc := os.Getenv("CC")
+	t.Setenv("CC", cc+" -m64")
+	tools, err := toolchain.Find(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []string{cc, "-m64"}, tools.CC)
+}
+
+func TestCheckTarget(t *testing.T) {
+	require.NoError(t, toolchain.CheckTarget("linux", "amd64"))
+	require.NoError(t, toolchain.CheckTarget("darwin", "arm64"))
+	require.ErrorContains(t, toolchain.CheckTarget("windows", "amd64"), "windows is not supported")
+	require.ErrorContains(t, toolchain.CheckTarget("linux", "riscv64"), "linux/riscv64 is not supported")
+}
+
+func TestISA(t *testing.T) {
+	for _, test := range []struct {
+		goos, goarch, preset, march, want string
+	}{
+		{"linux", "amd64", "portable", "", "-march=x86-64-v3"},
+		{"linux", "arm64", "portable", "", "-march=armv8.2-a+dotprod+fp16"},
+		{"darwin", "arm64", "portable", "", "-mcpu=apple-m1"},
+		{"linux", "amd64", "native", "znver4", "-march=znver4"},
+	} {
+		tools := toolchain.Toolchain{GOOS: test.goos, GOARCH: test.goarch}
+		flags, err := tools.ISA(test.preset, test.march)
+		require.NoError(t, err)
+		require.Equal(t, []string{test.want}, flags)
+	}
+	_, err := (&toolchain.Toolchain{GOOS: "plan9", GOARCH: "amd64"}).ISA("native", "")
+	require.ErrorContains(t, err, "-preset portable")
+	_, err = (&toolchain.Toolchain{}).ISA("fast", "")
+	require.ErrorContains(t, err, `"fast"`)
+}
+
+func TestFeatures(t *testing.T) {
+	fake.Toolchain(t)
+	tools, err := toolchain.Find(t.Context())
+	require.NoError(t, err)
+	tools.GOARCH = "amd64"
+	features, err := tools.Features(t.Context(), []string{"-march=x86-64-v3"})
+	require.NoError(t, err)
+	require.Equal(t, []string{"avx2"}, features)
+	features, err = tools.Features(t.Context(), nil)
+	require.NoError(t, err)
+	require.Empty(t, features)
+}
+
+func TestIdentity(t *testing.T) {
+	fake.Toolchain(t)
+	tools, err := toolchain.Find(t.Context())
+	require.NoError(t, err)
+	plain, err := tools.Identity(t.Context(), toolchain.CXX, nil)
+	require.NoError(t, err)
+	native, err := tools.Identity(t.Context(), toolchain.CXX, []string{"-march=native"})
+	require.NoError(t, err)
+	require.NotEqual(t, plain, native, "the same flag on another CPU must be another identity")
+
+	broken := filepath.Join(t.TempDir(), "cc")
+	require.NoError(t, os.WriteFile(broken, []byte("#!/bin/sh\necho stdio.h: not found >&2\nexit 1\n"), 0o755))
+	tools.CC = []string{broken}
+	_, err = tools.Identity(t.Context(), toolchain.C, nil)
+	require.ErrorContains(t, err, "stdio.h: not found")
+	require.ErrorContains(t, err, "apt-get install g++")
+}
