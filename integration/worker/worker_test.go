@@ -123,7 +123,7 @@ func TestTokens(t *testing.T) {
 }
 
 func TestDecode(t *testing.T) {
-	w := open(t, Config{Context: 512, Batch: 64, Ubatch: 16, Sequences: 3, Threads: 2})
+	w := open(t, Config{Context: 512, Batch: 64, Ubatch: 16, Sequences: 3})
 	tokens, err := w.Tokenize(strings.Repeat("if err != nil {\n\treturn err\n}\n", 12), true)
 	require.NoError(t, err)
 	tokens = tokens[:100]
@@ -155,6 +155,9 @@ func TestDecode(t *testing.T) {
 		next = argmax(out.Values)
 		assert.Equal(t, next, found[i])
 	}
+	require.NoError(t, w.Threads(2))
+	_, err = w.Decode(2, 104, []int32{next}, Last)
+	assert.NoError(t, err)
 }
 
 func TestDecodeEach(t *testing.T) {
