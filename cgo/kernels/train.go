@@ -1,0 +1,180 @@
+package kernels
+
+/*
+#include "train.h"
+*/
+import "C"
+
+import (
+	"math"
+	"runtime"
+	"unsafe"
+)
+
+// Kept is what TrainWindow.Evicted says of a pair that stays.
+const Kept = math.MaxInt32
+
+// A TrainWindow is S tokens of one sequence in one layer, recorded under the full cache and replayed under a policy; see
+// struct lesskv_train_window. Numbers of 16 bits are f16.
+type TrainWindow struct {
+	Tokens int // S
+	Ubatch int // T
+
+	Q    []uint16 // [S][Hq][D], scaled as phi takes it
+	K    []uint16 // [S][Hkv][D]
+	V    []uint16 // [S][Hkv][Dv]
+	Full []uint16 // [S][Hq][Dv]: attention over the full cache
+
+	Sparse  []uint16  // [S][Hq][Dv]: attention over slots and micro-batch alone
+	LSE     []float32 // [S][Hq]: the log of its denominator
+	Evicted []int32   // [Hkv][S]: the micro-batch at whose end a pair goes, or Kept
+}
+
+// A TrainShape is what a layer's kernels are made for; see struct lesskv_train_shape.
+type TrainShape struct {
+	Shape
+	ValueSize int // Dv
+}
+
+func (s TrainShape) c() C.struct_lesskv_train_shape {
+	return C.struct_lesskv_train_shape{
+		n_head: C.int32_t(s.Heads), n_head_kv: C.int32_t(s.HeadsKV), dk: C.int32_t(s.KeySize), dv: C.int32_t(s.ValueSize),
+		rank: C.int32_t(s.Rank), hidden: C.int32_t(s.Hidden),
+	}
+}
+
+// Weights returns how many numbers the kernels are.
+func (s TrainShape) Weights() int {
+	c := s.c()
+	return int(C.lesskv_train_weights(&c))
+}
+
+// Scratch returns the bytes that TrainError needs for windows of that many tokens.
+func (s TrainShape) Scratch(tokens, ubatch int) int {
+	c := s.c()
+	return int(C.lesskv_train_scratch(&c, C.int32_t(tokens), C.int32_t(ubatch)))
+}
+
+// Sizes returns the elements of the five matrices, one after the other in the array of weights: phi 0, phi 1, psi 0, psi 1,
+// psi 2.
+func (s TrainShape) Sizes() [5]int {
+	return [5]int{
+		s.Heads * s.Hidden * s.KeySize, s.Heads * s.Rank * s.Hidden,
+		s.HeadsKV * s.Hidden * s.KeySize, s.HeadsKV * s.Rank * s.Hidden, s.HeadsKV * s.Rank * s.Rank,
+	}
+}
+
+// with calls f with the C form of the window, whose memory stays where it is until f returns.
+func (w *TrainWindow) with(heads, headsKV, keySize, valueSize int, f func(*C.struct_lesskv_train_window) error) error {
+	s := w.Tokens
+	if s < 1 || w.Ubatch < 1 {
+		return argument("a window of %d tokens in micro-batches of %d", s, w.Ubatch)
+	}
+	for _, a := range []struct {
+		name       string
+		have, want int
+	}{
+		{"q", len(w.Q), s * heads * keySize}, {"k", len(w.K), s * headsKV * keySize}, {"v", len(w.V), s * headsKV * valueSize},
+		{"full", len(w.Full), s * heads * valueSize}, {"sparse", len(w.Sparse), s * heads * valueSize},
+		{"lse", len(w.LSE), s * heads}, {"evicted", len(w.Evicted), s * headsKV},
+	} {
+		if a.have != a.want {
+			return argument("%s of a window of %d tokens: %d elements, want %d", a.name, s, a.have, a.want)
+		}
+	}
+	var pin runtime.Pinner
+	defer pin.Unpin()
+	c := C.struct_lesskv_train_window{
+		n_tokens: C.int32_t(s), n_ubatch: C.int32_t(w.Ubatch),
+		q: (*C.uint16_t)(&w.Q[0]), k: (*C.uint16_t)(&w.K[0]), v: (*C.uint16_t)(&w.V[0]), full: (*C.uint16_t)(&w.Full[0]),
+		sparse: (*C.uint16_t)(&w.Sparse[0]), lse: (*C.float)(&w.LSE[0]), evicted: (*C.int32_t)(&w.Evicted[0]),
+	}
+	for _, p := range []any{&w.Q[0], &w.K[0], &w.V[0], &w.Full[0], &w.Sparse[0], &w.LSE[0], &w.Evicted[0]} {
+		pin.Pin(p)
+	}
+	return f(&c)
+}
+
+// Replay runs the layer's policy over the window and fills Sparse, LSE and Evicted. softCap and sinks are those of Ubatch.
+// The layer's types are F16, and it has neither kernels nor a window.
+func (w *TrainWindow) Replay(l Layer, softCap float32, sinks []float32) error {
+	layer, err := l.c()
+	if err != nil {
+		return err
+	}
+	if sinks != nil && len(sinks) != l.Heads {
+		return argument("%d sinks, want one for each of %d query heads", len(sinks), l.Heads)
+	}
+	return w.with(l.Heads, l.HeadsKV, l.KeySize, l.ValueSize, func(c *C.struct_lesskv_train_window) error {
+		return check(C.lesskv_train_replay(&layer, c, C.float(softCap), (*C.float)(unsafe.SliceData(sinks))), "replay over %d tokens of %+v", w.Tokens, l)
+	})
+}
+
+// Missing returns, for each KV head, the mean log of the softmax mass that the sparse part of a query misses, over every
+// step-th query; nil if nothing is evicted.
+func (w *TrainWindow) Missing(l Layer, softCap float32, step int) ([]float64, error) {
+	layer, err := l.c()
+	if err != nil {
+		return nil, err
+	}
+	if step < 1 {
+		return nil, argument("a step of %d queries", step)
+	}
+	mean := make([]float64, l.HeadsKV)
+	err = w.with(l.Heads, l.HeadsKV, l.KeySize, l.ValueSize, func(c *C.struct_lesskv_train_window) error {
+		if C.lesskv_train_missing(&layer, c, C.float(softCap), C.int32_t(step), (*C.double)(&mean[0])) == 0 {
+			mean = nil
+		}
+		return nil
+	})
+	return mean, err
+}
+
+// TrainError is what a window costs.
+type TrainError struct {
+	Sum     float64   // squared error of the layer's output behind its output projection, over Tokens
+	Tokens  int       // past the first eviction
+	LogMass []float64 // mean log(phi z) of each KV head; nil without weights
+}
+
+// Error returns what the window costs with the kernels that weights hold, or with none if it is nil. psi 2 counts scale
+// times, a number for each KV head. gram is [Hq Dv][Hq Dv], as TrainGram returns it. Unless grad is nil, Sum's gradient is added to it.
+// scratch has s.Scratch bytes.
+func (w *TrainWindow) Error(s TrainShape, weights, scale, gram []float32, scratch []byte, grad []float32) (TrainError, error) {
+	n, size := s.Weights(), s.Heads*s.ValueSize
+	switch {
+	case weights != nil && len(weights) != n, weights != nil && len(scale) != s.HeadsKV:
+		return TrainError{}, argument("%d weights and %d scales, want %d and %d", len(weights), len(scale), n, s.HeadsKV)
+	case grad != nil && (len(grad) != n || weights == nil):
+		return TrainError{}, argument("a gradient of %d numbers for %d weights, want %d", len(grad), len(weights), n)
+	case len(gram) != size*size:
+		return TrainError{}, argument("a Gram matrix of %d numbers, want %d squared", len(gram), size)
+	case len(scratch) < s.Scratch(w.Tokens, w.Ubatch):
+		return TrainError{}, argument("%d bytes of scratch, want %d", len(scratch), s.Scratch(w.Tokens, w.Ubatch))
+	}
+	shape := s.c()
+	var e TrainError
+	var count C.int32_t
+	var mass *C.double
+	if weights != nil {
+		e.LogMass = make([]float64, s.HeadsKV)
+		mass = (*C.double)(&e.LogMass[0])
+	}
+	err := w.with(s.Heads, s.HeadsKV, s.KeySize, s.ValueSize, func(c *C.struct_lesskv_train_window) error {
+		e.Sum = float64(C.lesskv_train_error(&shape, (*C.float)(unsafe.SliceData(weights)), (*C.float)(unsafe.SliceData(scale)), c, (*C.float)(&gram[0]),
+			unsafe.Pointer(&scratch[0]), &count, mass, (*C.float)(unsafe.SliceData(grad))))
+		return nil
+	})
+	e.Tokens = int(count)
+	return e, err
+}
+
+// TrainGram returns Wo Wo^T, what an error of the heads' joined outputs costs behind the output projection; wo is stored
+// output by output, [out][in].
+func TrainGram(wo []float32, out, in int) ([]float32, error) {
+	if out < 1 || in < 1 || len(wo) != out*in {
+		return nil, argument("an output projection of %d numbers, want %d x %d", len(wo), out, in)
+	}
+	gram := make([]float32, in*in)
+	return gram, check(C.lesskv_train_gram((*C.float)(&wo[0]), C.int32_t(out), C.int32_t(in), (*C.float)(&gram[0])), "Gram matrix of %d", in)
+}

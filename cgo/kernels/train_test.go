@@ -1,0 +1,272 @@
+package kernels
+
+import (
+	"math"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"github.com/x448/float16"
+)
+
+func halves(r *rand.Rand, n int, scale float64) []uint16 {
+	h := make([]uint16, n)
+	for i := range h {
+		h[i] = float16.Fromfloat32(float32(scale * r.NormFloat64())).Bits()
+	}
+	return h
+}
+
+func halfBytes(h []uint16) []byte {
+	b := make([]byte, 0, 2*len(h))
+	for _, x := range h {
+		b = append(b, byte(x), byte(x>>8))
+	}
+	return b
+}
+
+func widen(h []uint16) []float32 {
+	f := make([]float32, len(h))
+	for i, x := range h {
+		f[i] = float16.Frombits(x).Float32()
+	}
+	return f
+}
+
+func gauss(r *rand.Rand, n int, scale float64) []float32 {
+	f := make([]float32, n)
+	for i := range f {
+		f[i] = float32(scale * r.NormFloat64())
+	}
+	return f
+}
+
+// trainCase is a small layer and a window over it, replayed.
+type trainCase struct {
+	layer   Layer
+	shape   TrainShape
+	w       *TrainWindow
+	weights []float32
+	scale   []float32
+	gram    []float32
+	softCap float32
+	sinks   []float32
+}
+
+func newTrainCase(t testing.TB, seed uint64, policy string, tokens, ubatch, budget int, softCap float32, withSinks bool) *trainCase {
+	r := rand.New(rand.NewPCG(seed, 1))
+	c := &trainCase{
+		layer: Layer{Heads: 4, HeadsKV: 2, KeySize: 12, ValueSize: 10, KeyType: F16, ValueType: F16, Policy: policy, Budget: budget, Heavy: budget / 2, Pinned: 1},
+		shape: TrainShape{Shape{Heads: 4, HeadsKV: 2, KeySize: 12, Rank: 5, Hidden: 7}, 10}, softCap: softCap,
+	}
+	if withSinks {
+		c.sinks = gauss(r, 4, 1)
+	}
+	c.w = &TrainWindow{
+		Tokens: tokens, Ubatch: ubatch, Q: halves(r, tokens*48, 1.5), K: halves(r, tokens*24, 1.5), V: halves(r, tokens*20, 1), Full: halves(r, tokens*40, 1),
+		Sparse: make([]uint16, tokens*40), LSE: make([]float32, tokens*4), Evicted: make([]int32, tokens*2),
+	}
+	require.NoError(t, c.w.Replay(c.layer, softCap, c.sinks))
+	c.weights = gauss(r, c.shape.Weights(), .4)
+	c.scale = []float32{.5, 3}
+	var err error
+	c.gram, err = TrainGram(gauss(r, 9*40, .3), 9, 40)
+	require.NoError(t, err)
+	return c
+}
+
+func (c *trainCase) error(t testing.TB, weights, grad []float32) TrainError {
+	e, err := c.w.Error(c.shape, weights, c.scale, c.gram, make([]byte, c.shape.Scratch(c.w.Tokens, c.w.Ubatch)), grad)
+	require.NoError(t, err)
+	return e
+}
+
+// kernels are the weights as inference takes them.
+func (c *trainCase) kernels(t testing.TB) *Kernels {
+	var m [5]Mat
+	at := 0
+	for i, n := range c.shape.Sizes() {
+		x := slices.Clone(c.weights[at : at+n])
+		for j := range x {
+			if i == 4 {
+				x[j] *= c.scale[j/(len(x)/c.shape.HeadsKV)]
+			}
+		}
+		m[i] = Mat{F32, F32.FromF32(x)}
+		at += n
+	}
+	require.Equal(t, at, len(c.weights))
+	k, err := NewKernels(c.shape.Shape, [2]Mat{m[0], m[1]}, [3]Mat{m[2], m[3], m[4]})
+	require.NoError(t, err)
+	return k
+}
+
+// TestTrainIsInference: the error that training sees is that of the cache with the same kernels over the same window.
+func TestTrainIsInference(t *testing.T) {
+	for _, test := range []struct {
+		policy         string
+		tokens, ubatch int
+		softCap        float32
+		sinks          bool
+	}{{"h2o", 150, 8, 0, false}, {"peak", 150, 16, 4, false}, {"lambda", 97, 1, 0, true}, {"h2o", 131, 70, 0, false}} {
+		c := newTrainCase(t, 3, test.policy, test.tokens, test.ubatch, 14, test.softCap, test.sinks)
+		layer := c.layer
+		layer.Kernels = c.kernels(t)
+		defer layer.Kernels.Close()
+		for _, with := range []bool{true, false} {
+			if !with {
+				layer.Kernels = nil
+			}
+			cache, err := NewCache(layer)
+			require.NoError(t, err)
+			defer cache.Close()
+			full := widen(c.w.Full)
+			q := widen(c.w.Q)
+			var want float64
+			tokens := 0
+			for pos := 0; pos < test.tokens; pos += test.ubatch {
+				n := min(test.ubatch, test.tokens-pos)
+				live := cache.Stats().Folded > 0
+				u := &Ubatch{
+					Tokens: n, Pos: pos, Q: q[pos*48 : (pos+n)*48], K: halfBytes(c.w.K[pos*24 : (pos+n)*24]), V: halfBytes(c.w.V[pos*20 : (pos+n)*20]),
+					Scale: float32(1 / math.Sqrt(12)), SoftCap: test.softCap, Sinks: c.sinks, Out: make([]float32, n*40),
+				}
+				require.NoError(t, cache.Attend(u, 1))
+				require.NoError(t, cache.Commit(u, 1))
+				for i := range n {
+					if live {
+						e := make([]float64, 40)
+						for x := range e {
+							e[x] = float64(u.Out[i*40+x] - full[(pos+i)*40+x])
+						}
+						for x := range e {
+							for y := range e {
+								want += e[x] * float64(c.gram[x*40+y]) * e[y]
+							}
+						}
+						tokens++
+					}
+				}
+			}
+			var weights []float32
+			if with {
+				weights = c.weights
+			}
+			got := c.error(t, weights, nil)
+			assert.Equal(t, tokens, got.Tokens)
+			assert.Positive(t, tokens)
+			assert.InEpsilon(t, want, got.Sum, 2e-3, "%+v, kernels %v; the sparse part is kept in f16", test, with)
+		}
+	}
+}
+
+// TestTrainGradient compares the gradient with central differences, weight by weight, in every matrix.
+func TestTrainGradient(t *testing.T) {
+	c := newTrainCase(t, 5, "h2o", 150, 8, 14, 0, false)
+	grad := make([]float32, len(c.weights))
+	c.error(t, c.weights, grad)
+	names := []string{"phi 0", "phi 1", "psi 0", "psi 1", "psi 2"}
+	r := rand.New(rand.NewPCG(9, 9))
+	at := 0
+	for i, n := range c.shape.Sizes() {
+		var top float64
+		for _, g := range grad[at : at+n] {
+			top = max(top, math.Abs(float64(g)))
+		}
+		require.Positive(t, top, names[i])
+		for range 24 {
+			at := at + r.IntN(n)
+			// A large step crosses kinks of | |, a small one drowns in rounding: one of them must agree.
+			away := math.Inf(1)
+			for _, h := range []float32{2e-3, 7e-4, 2e-4} {
+				moved := slices.Clone(c.weights)
+				moved[at] = c.weights[at] + h
+				up := c.error(t, moved, nil).Sum
+				moved[at] = c.weights[at] - h
+				down := c.error(t, moved, nil).Sum
+				away = min(away, math.Abs((up-down)/(2*float64(h))-float64(grad[at])))
+			}
+			assert.Less(t, away, .01*top, "%s, weight %d of gradient %v", names[i], at, grad[at])
+		}
+		at += n
+	}
+}
+
+// TestTrainMissing: a query's missing mass and its sparse part's are what the full cache's softmax is made of.
+func TestTrainMissing(t *testing.T) {
+	c := newTrainCase(t, 7, "peak", 120, 8, 14, 0, false)
+	mean, err := c.w.Missing(c.layer, 0, 5)
+	require.NoError(t, err)
+	q, k := widen(c.w.Q), widen(c.w.K)
+	first := slices.Min(c.w.Evicted)
+	for j := range 2 {
+		var want, n float64
+		for at := (int(first) + 1) * 8; at < 120; at += 5 {
+			for h := 2 * j; h < 2*j+2; h++ {
+				var gone, held float64
+				for i := range at + 1 {
+					var dot float64
+					for d := range 12 {
+						dot += float64(q[(at*4+h)*12+d] * k[(i*2+j)*12+d])
+					}
+					if int(c.w.Evicted[j*120+i]) < at/8 {
+						gone += math.Exp(dot / math.Sqrt(12))
+					} else {
+						held += math.Exp(dot / math.Sqrt(12))
+					}
+				}
+				assert.InDelta(t, math.Log(held), c.w.LSE[at*4+h], 1e-4)
+				want += math.Log(gone)
+				n++
+			}
+		}
+		assert.InDelta(t, want/n, mean[j], 1e-4)
+	}
+
+	c = newTrainCase(t, 7, "peak", 20, 8, 200, 0, false)
+	mean, err = c.w.Missing(c.layer, 0, 5)
+	require.NoError(t, err)
+	assert.Nil(t, mean, "nothing is evicted")
+	assert.Zero(t, c.error(t, c.weights, nil).Tokens)
+}
+
+func TestTrainRefuses(t *testing.T) {
+	c := newTrainCase(t, 1, "h2o", 40, 8, 14, 0, false)
+	_, err := c.w.Error(c.shape, c.weights[1:], c.scale, c.gram, make([]byte, 1<<20), nil)
+	assert.ErrorIs(t, err, ErrArgument)
+	_, err = c.w.Error(c.shape, c.weights, c.scale, c.gram, nil, nil)
+	assert.ErrorIs(t, err, ErrArgument)
+	c.w.K = c.w.K[1:]
+	assert.ErrorIs(t, c.w.Replay(c.layer, 0, nil), ErrArgument)
+	_, err = TrainGram(make([]float32, 5), 2, 3)
+	assert.ErrorIs(t, err, ErrArgument)
+}
+
+func BenchmarkTrainWindow(b *testing.B) {
+	r := rand.New(rand.NewPCG(1, 1))
+	const tokens = 2048
+	layer := Layer{Heads: 4, HeadsKV: 2, KeySize: 64, ValueSize: 64, KeyType: F16, ValueType: F16, Policy: "h2o", Budget: 102, Heavy: 51, Pinned: 1}
+	shape := TrainShape{Shape{Heads: 4, HeadsKV: 2, KeySize: 64, Rank: 8, Hidden: 16}, 64}
+	w := &TrainWindow{
+		Tokens: tokens, Ubatch: 32, Q: halves(r, tokens*256, 1), K: halves(r, tokens*128, 1), V: halves(r, tokens*128, 1), Full: halves(r, tokens*256, 1),
+		Sparse: make([]uint16, tokens*256), LSE: make([]float32, tokens*4), Evicted: make([]int32, tokens*2),
+	}
+	b.Run("replay", func(b *testing.B) {
+		for b.Loop() {
+			require.NoError(b, w.Replay(layer, 0, nil))
+		}
+	})
+	gram, err := TrainGram(gauss(r, 256*256, .1), 256, 256)
+	require.NoError(b, err)
+	weights := gauss(r, shape.Weights(), .1)
+	grad := make([]float32, len(weights))
+	scratch := make([]byte, shape.Scratch(tokens, 32))
+	b.Run("gradient", func(b *testing.B) {
+		for b.Loop() {
+			_, err := w.Error(shape, weights, []float32{1, 1}, gram, scratch, grad)
+			require.NoError(b, err)
+		}
+	})
+}
