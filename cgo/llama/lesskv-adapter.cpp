@@ -9,6 +9,7 @@
 #include "ggml-backend.h"
 #include "gguf.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <cmath>
 #include <cstdio>
@@ -53,94 +54,253 @@ std::string lesskv_model_fingerprint(const llama_model & model) {
 
 namespace {
 
-struct free_gguf { void operator()(gguf_context * g) const { gguf_free(g); } };
-struct free_ggml { void operator()(ggml_context * c) const { ggml_free(c); } };
 struct free_file { void operator()(FILE * f) const { fclose(f); } };
 
-std::string file_sha256(const std::string & path) {
-    std::unique_ptr<FILE, free_file> f(fopen(path.c_str(), "rb"));
-    if (!f) {
-        throw std::runtime_error(format("the adapter %s can't be opened: %s", path.c_str(), strerror(errno)));
-    }
-    lesskv_sha256 sha;
-    lesskv_sha256_init(&sha);
-    std::vector<uint8_t> buf(1 << 16);
-    size_t n;
-    while ((n = fread(buf.data(), 1, buf.size(), f.get())) > 0) {
-        lesskv_sha256_update(&sha, buf.data(), n);
-    }
-    if (ferror(f.get())) {
-        throw std::runtime_error(format("the adapter %s can't be read: %s", path.c_str(), strerror(errno)));
-    }
-    char hex[65];
-    lesskv_sha256_final(&sha, hex);
-    return hex;
-}
-
-// Typed access to the keys of one file; every failure names file, key, what was found and what was wanted.
-struct reader {
-    const std::string  & path;
-    const gguf_context * g;
-
-    [[noreturn]] void bad(const char * key, const std::string & found, const std::string & wanted) const {
-        throw std::runtime_error(format("the adapter %s does not fit: %s is %s, wanted %s", path.c_str(), key, found.c_str(), wanted.c_str()));
+// A GGUF file of which nothing is believed: gguf.h's own reader ends the process at some damaged files. Only what
+// adapters are made of is kept: u32 and string values, and up to four dimensions of tensors. Every failure names the
+// file, the key or tensor, what was found and what was wanted.
+class gguf_file {
+public:
+    explicit gguf_file(const std::string & path) : path(path), f(fopen(path.c_str(), "rb")) {
+        if (!f) {
+            throw std::runtime_error(format("the adapter %s can't be opened: %s", path.c_str(), strerror(errno)));
+        }
+        if (fseeko(f.get(), 0, SEEK_END) != 0 || (size = ftello(f.get())) < 0) {
+            throw std::runtime_error(format("the adapter %s can't be read: %s", path.c_str(), strerror(errno)));
+        }
+        seek(0);
+        header();
     }
 
-    int64_t find(const char * key, gguf_type type) const {
-        const int64_t id = gguf_find_key(g, key);
-        if (id < 0) {
+    struct tensor {
+        ggml_type type = GGML_TYPE_COUNT;
+        uint64_t  ne[4] = { 1, 1, 1, 1 };
+        uint64_t  offset = 0; // from the start of the data
+        uint64_t  size   = 0; // bytes
+    };
+
+    // A tensor that lies wholly in the file and has a type of the slots' kind, or NULL.
+    const tensor * find(const std::string & name) {
+        const auto it = tensors.find(name);
+        if (it == tensors.end()) {
+            return nullptr;
+        }
+        auto & t = it->second;
+        t.size = t.ne[0] <= INT32_MAX ? lesskv_row_size((lesskv_type) t.type, (int64_t) t.ne[0]) : 0;
+        if (t.size == 0) {
+            bad(name, format("of type %d and %llu wide", (int) t.type, (unsigned long long) t.ne[0]), "rows of f32, f16 or q8_0");
+        }
+        for (int d = 1; d < 4; ++d) {
+            if (t.ne[d] == 0 || t.size > (uint64_t) size/t.ne[d]) {
+                damaged(format("%s is larger than the file, or empty", name.c_str()));
+            }
+            t.size *= t.ne[d];
+        }
+        if (start > (uint64_t) size || t.offset > (uint64_t) size - start || t.size > (uint64_t) size - start - t.offset) {
+            damaged(format("%s lies past the end", name.c_str()));
+        }
+        return &t;
+    }
+
+    size_t n_tensors() const { return tensors.size(); }
+
+    std::vector<uint8_t> data(const tensor & t) {
+        std::vector<uint8_t> buf(t.size);
+        seek(start + t.offset);
+        read(buf.data(), buf.size());
+        return buf;
+    }
+
+    std::string sha256() {
+        lesskv_sha256 sha;
+        lesskv_sha256_init(&sha);
+        std::vector<uint8_t> buf(1 << 16);
+        for (seek(0); left() > 0;) {
+            const size_t n = std::min<int64_t>(left(), buf.size());
+            read(buf.data(), n);
+            lesskv_sha256_update(&sha, buf.data(), n);
+        }
+        char hex[65];
+        lesskv_sha256_final(&sha, hex);
+        return hex;
+    }
+
+    uint32_t u32(const char * key) const {
+        return find_value(key, GGUF_TYPE_UINT32).number;
+    }
+    const std::string & str(const char * key) const {
+        return find_value(key, GGUF_TYPE_STRING).text;
+    }
+    void want(const char * key, uint32_t wanted) const {
+        if (u32(key) != wanted) {
+            bad(key, std::to_string(u32(key)), std::to_string(wanted));
+        }
+    }
+    void want(const char * key, const char * wanted) const {
+        if (str(key) != wanted) {
+            bad(key, "\"" + str(key) + "\"", format("\"%s\"", wanted));
+        }
+    }
+
+    [[noreturn]] void bad(const std::string & what, const std::string & found, const std::string & wanted) const {
+        throw std::runtime_error(format("the adapter %s does not fit: %s is %s, wanted %s", path.c_str(), what.c_str(), found.c_str(), wanted.c_str()));
+    }
+
+private:
+    struct value {
+        uint32_t    type;
+        uint32_t    number = 0;
+        std::string text;
+    };
+
+    [[noreturn]] void damaged(const std::string & why) const {
+        throw std::runtime_error(format("the adapter %s is no whole GGUF file: %s; copy or make it again", path.c_str(), why.c_str()));
+    }
+
+    int64_t left() const { return size - pos; }
+
+    void seek(uint64_t to) {
+        if (to > (uint64_t) size || fseeko(f.get(), (off_t) to, SEEK_SET) != 0) {
+            damaged(format("byte %llu of %lld is asked for", (unsigned long long) to, (long long) size));
+        }
+        pos = (int64_t) to;
+    }
+    void read(void * dst, size_t n) {
+        if (n > (uint64_t) left() || fread(dst, 1, n, f.get()) != n) {
+            damaged(format("it ends within %zu bytes at %lld", n, (long long) pos));
+        }
+        pos += (int64_t) n;
+    }
+    template <class T> T number() {
+        T x;
+        read(&x, sizeof(x));
+        return x;
+    }
+    std::string text(const char * what) {
+        const uint64_t n = number<uint64_t>();
+        if (n > (uint64_t) left() || n > (1 << 20)) {
+            damaged(format("%s of %llu bytes at %lld", what, (unsigned long long) n, (long long) pos));
+        }
+        std::string s(n, 0);
+        read(&s[0], n);
+        return s;
+    }
+
+    static uint64_t size_of(uint32_t type) { // 0: not a number
+        switch (type) {
+            case GGUF_TYPE_UINT8:  case GGUF_TYPE_INT8:  case GGUF_TYPE_BOOL:    return 1;
+            case GGUF_TYPE_UINT16: case GGUF_TYPE_INT16:                         return 2;
+            case GGUF_TYPE_UINT32: case GGUF_TYPE_INT32: case GGUF_TYPE_FLOAT32: return 4;
+            case GGUF_TYPE_UINT64: case GGUF_TYPE_INT64: case GGUF_TYPE_FLOAT64: return 8;
+            default:                                                             return 0;
+        }
+    }
+    void skip(uint64_t n, uint64_t each) {
+        if (n > (uint64_t) left()/each) {
+            damaged(format("%llu values at %lld", (unsigned long long) n, (long long) pos));
+        }
+        seek(pos + n*each);
+    }
+    void skip_array() {
+        const uint32_t type = number<uint32_t>();
+        const uint64_t n    = number<uint64_t>();
+        if (type == GGUF_TYPE_STRING) {
+            for (uint64_t i = 0; i < n; ++i) { // ends at the file's end at the latest
+                skip(number<uint64_t>(), 1);
+            }
+        } else if (size_of(type) > 0) {
+            skip(n, size_of(type));
+        } else {
+            damaged(format("an array of unknown type %u at %lld", type, (long long) pos));
+        }
+    }
+
+    void header() {
+        char magic[4];
+        read(magic, sizeof(magic));
+        if (memcmp(magic, "GGUF", 4) != 0) {
+            bad("the magic", "not GGUF", "a GGUF file");
+        }
+        const uint32_t version = number<uint32_t>();
+        if (version != 2 && version != 3) {
+            bad("the GGUF version", std::to_string(version), "2 or 3, little-endian");
+        }
+        const uint64_t n_tensors = number<uint64_t>();
+        const uint64_t n_values  = number<uint64_t>();
+        for (uint64_t i = 0; i < n_values; ++i) {
+            const std::string key = text("a key");
+            value v;
+            v.type = number<uint32_t>();
+            if (v.type == GGUF_TYPE_UINT32) {
+                v.number = number<uint32_t>();
+            } else if (v.type == GGUF_TYPE_STRING) {
+                v.text = text("a string");
+            } else if (v.type == GGUF_TYPE_ARRAY) {
+                skip_array();
+            } else if (size_of(v.type) > 0) {
+                skip(1, size_of(v.type));
+            } else {
+                damaged(format("%s has the unknown type %u", key.c_str(), v.type));
+            }
+            if (!values.emplace(key, std::move(v)).second) {
+                damaged(format("%s is there twice", key.c_str()));
+            }
+        }
+        uint32_t align = GGUF_DEFAULT_ALIGNMENT;
+        if (values.count("general.alignment")) {
+            align = u32("general.alignment");
+            if (align == 0 || (align & (align - 1)) != 0) {
+                bad("general.alignment", std::to_string(align), "a power of two");
+            }
+        }
+        for (uint64_t i = 0; i < n_tensors; ++i) {
+            const std::string name = text("a name");
+            tensor t;
+            const uint32_t n_dims = number<uint32_t>();
+            if (n_dims < 1 || n_dims > 4) {
+                damaged(format("%s has %u dimensions", name.c_str(), n_dims));
+            }
+            for (uint32_t d = 0; d < n_dims; ++d) {
+                t.ne[d] = number<uint64_t>();
+            }
+            t.type   = (ggml_type) number<uint32_t>();
+            t.offset = number<uint64_t>();
+            if (!tensors.emplace(name, t).second) {
+                damaged(format("%s is there twice", name.c_str()));
+            }
+        }
+        start = ((uint64_t) pos + align - 1)/align*align;
+    }
+
+    const value & find_value(const char * key, gguf_type type) const {
+        const auto it = values.find(key);
+        if (it == values.end()) {
             bad(key, "missing", gguf_type_name(type));
         }
-        if (gguf_get_kv_type(g, id) != type) {
-            bad(key, gguf_type_name(gguf_get_kv_type(g, id)), gguf_type_name(type));
+        if (it->second.type != (uint32_t) type) {
+            bad(key, gguf_type_name((gguf_type) it->second.type), gguf_type_name(type));
         }
-        return id;
+        return it->second;
     }
 
-    uint32_t    u32(const char * key) const { return gguf_get_val_u32(g, find(key, GGUF_TYPE_UINT32)); }
-    std::string str(const char * key) const { return gguf_get_val_str(g, find(key, GGUF_TYPE_STRING)); }
-
-    void want(const char * key, uint32_t wanted) const {
-        const uint32_t found = u32(key);
-        if (found != wanted) {
-            bad(key, std::to_string(found), std::to_string(wanted));
-        }
-    }
-    void want(const char * key, const std::string & wanted) const {
-        const std::string found = str(key);
-        if (found != wanted) {
-            bad(key, "\"" + found + "\"", "\"" + wanted + "\"");
-        }
-    }
+    const std::string path;
+    std::unique_ptr<FILE, free_file> f;
+    int64_t  size = 0, pos = 0;
+    uint64_t start = 0; // of the tensors' data
+    std::map<std::string, value>  values;
+    std::map<std::string, tensor> tensors;
 };
 
 } // namespace
-
-struct lesskv_adapter::impl {
-    std::unique_ptr<gguf_context, free_gguf> gguf;
-    std::unique_ptr<ggml_context, free_ggml> ctx; // owns the tensors' data
-};
-
-lesskv_adapter::~lesskv_adapter() = default;
 
 const lesskv_kernels * lesskv_adapter::layer(int il) const {
     return il >= 0 && (size_t) il < kernels.size() && kernels[il].rank > 0 ? &kernels[il] : nullptr;
 }
 
-lesskv_adapter::lesskv_adapter(const std::string & path, const llama_model & model, bool force) : data(std::make_unique<impl>()) {
+lesskv_adapter::lesskv_adapter(const std::string & path, const llama_model & model, bool force) {
     const auto & h = model.hparams;
 
-    sha256 = file_sha256(path);
-
-    ggml_context * ctx = nullptr;
-    gguf_init_params params = { /*.no_alloc =*/ false, /*.ctx =*/ &ctx };
-    data->gguf.reset(gguf_init_from_file(path.c_str(), params));
-    data->ctx.reset(ctx);
-    if (!data->gguf || !data->ctx) {
-        throw std::runtime_error(format("the adapter %s is not a readable GGUF file: is it complete, and is it an adapter?", path.c_str()));
-    }
-
-    const reader r = { path, data->gguf.get() };
+    gguf_file r(path);
 
     r.want(LESSKV_KEY_GENERAL_TYPE, LESSKV_GENERAL_TYPE);
     r.want(LESSKV_KEY_ADAPTER_TYPE, LESSKV_ADAPTER_TYPE);
@@ -153,7 +313,7 @@ lesskv_adapter::lesskv_adapter(const std::string & path, const llama_model & mod
                         path.c_str(), LESSKV_ADAPTER_VERSION));
         }
     }
-    const int64_t n_head = h.n_head(0), n_head_kv = h.n_head_kv(0), d = h.n_embd_head_k;
+    const uint64_t n_head = h.n_head(0), n_head_kv = h.n_head_kv(0), d = h.n_embd_head_k;
     r.want(LESSKV_KEY_BLOCK_COUNT,   h.n_layer);
     r.want(LESSKV_KEY_HEAD_COUNT,    (uint32_t) n_head);
     r.want(LESSKV_KEY_HEAD_COUNT_KV, (uint32_t) n_head_kv);
@@ -169,6 +329,7 @@ lesskv_adapter::lesskv_adapter(const std::string & path, const llama_model & mod
     }
     rank    = (int32_t) r.u32(LESSKV_KEY_RANK);
     hidden  = (int32_t) r.u32(LESSKV_KEY_HIDDEN);
+    const uint64_t R = rank, Rh = hidden; // R' of algorithm.md
     policy  = r.str(LESSKV_KEY_TRAINED_POLICY);
     heavy   = r.u32(LESSKV_KEY_TRAINED_HEAVY);
     recent  = r.u32(LESSKV_KEY_TRAINED_RECENT);
@@ -186,58 +347,63 @@ lesskv_adapter::lesskv_adapter(const std::string & path, const llama_model & mod
 
     const struct {
         const char * name;
-        int64_t ne[3];
+        uint64_t ne[3];
         bool    f32; // no other type
     } wanted[5] = {
-        { LESSKV_TENSOR_PHI_0, { d,      hidden, n_head    }, false },
-        { LESSKV_TENSOR_PHI_1, { hidden, rank,   n_head    }, false },
-        { LESSKV_TENSOR_PSI_0, { d,      hidden, n_head_kv }, false },
-        { LESSKV_TENSOR_PSI_1, { hidden, rank,   n_head_kv }, false },
-        { LESSKV_TENSOR_PSI_2, { rank,   rank,   n_head_kv }, true  },
+        { LESSKV_TENSOR_PHI_0, { d,  Rh, n_head    }, false },
+        { LESSKV_TENSOR_PHI_1, { Rh, R,  n_head    }, false },
+        { LESSKV_TENSOR_PSI_0, { d,  Rh, n_head_kv }, false },
+        { LESSKV_TENSOR_PSI_1, { Rh, R,  n_head_kv }, false },
+        { LESSKV_TENSOR_PSI_2, { R,  R,  n_head_kv }, true  },
     };
-    int64_t n_used = 0;
+    size_t n_used = 0;
     kernels.resize(h.n_layer);
     for (uint32_t il = 0; il < h.n_layer; ++il) {
         lesskv_mat mats[5] = {};
         int n_found = 0;
         for (int i = 0; i < 5; ++i) {
             const std::string name = format(wanted[i].name, (int) il);
-            const ggml_tensor * t = ggml_get_tensor(data->ctx.get(), name.c_str());
+            const auto * t = r.find(name);
             if (!t) {
                 continue;
             }
             ++n_found;
             const auto & ne = wanted[i].ne;
             if (t->ne[0] != ne[0] || t->ne[1] != ne[1] || t->ne[2] != ne[2] || t->ne[3] != 1) {
-                r.bad(name.c_str(), format("[%lld, %lld, %lld, %lld]", (long long) t->ne[0], (long long) t->ne[1], (long long) t->ne[2], (long long) t->ne[3]),
-                        format("[%lld, %lld, %lld]", (long long) ne[0], (long long) ne[1], (long long) ne[2]));
+                r.bad(name, format("[%llu, %llu, %llu, %llu]", (unsigned long long) t->ne[0], (unsigned long long) t->ne[1], (unsigned long long) t->ne[2], (unsigned long long) t->ne[3]),
+                        format("[%llu, %llu, %llu]", (unsigned long long) ne[0], (unsigned long long) ne[1], (unsigned long long) ne[2]));
             }
-            if (t->type != GGML_TYPE_F32 && (wanted[i].f32 || (t->type != GGML_TYPE_F16 && t->type != GGML_TYPE_Q8_0))) {
-                r.bad(name.c_str(), ggml_type_name(t->type), wanted[i].f32 ? "f32" : "f32, f16 or q8_0");
+            if (wanted[i].f32 && t->type != GGML_TYPE_F32) {
+                r.bad(name, ggml_type_name(t->type), "f32");
             }
-            std::vector<float> row(t->ne[0]);
-            for (int64_t j = 0; j < ggml_nrows(t); ++j) {
-                lesskv_to_f32((lesskv_type) t->type, row.data(), (const uint8_t *) t->data + j*t->nb[1], t->ne[0]);
+            weights.push_back(r.data(*t));
+            const auto & w = weights.back();
+
+            std::vector<float> row(ne[0]);
+            const size_t       row_size = lesskv_row_size((lesskv_type) t->type, ne[0]);
+            for (size_t at = 0; at < w.size(); at += row_size) {
+                lesskv_to_f32((lesskv_type) t->type, row.data(), w.data() + at, ne[0]);
                 for (const float x : row) {
                     if (!std::isfinite(x)) {
-                        r.bad(name.c_str(), "not finite in row " + std::to_string(j), "finite weights");
+                        r.bad(name, "not finite in row " + std::to_string(at/row_size), "finite weights");
                     }
                 }
             }
-            mats[i] = { (lesskv_type) t->type, t->data };
-            bytes  += ggml_nbytes(t);
+            mats[i] = { (lesskv_type) t->type, w.data() };
+            bytes  += w.size();
         }
         if (n_found == 0) {
             continue;
         }
         if (n_found != 5) {
-            r.bad(format("blk.%u", il).c_str(), format("%d tensors", n_found), "all five of phi and psi, or none");
+            r.bad(format("blk.%u", il), format("%d tensors", n_found), "all five of phi and psi, or none");
         }
         kernels[il] = { rank, hidden, { mats[0], mats[1] }, { mats[2], mats[3], mats[4] } };
         n_used += 5;
         n_layer++;
     }
-    if (n_used != gguf_get_n_tensors(data->gguf.get())) {
-        r.bad("the file", format("%lld tensors", (long long) gguf_get_n_tensors(data->gguf.get())), format("%lld, those of phi and psi", (long long) n_used));
+    if (n_used != r.n_tensors()) {
+        r.bad("the file", format("%zu tensors", r.n_tensors()), format("%zu, those of phi and psi", n_used));
     }
+    sha256 = r.sha256();
 }

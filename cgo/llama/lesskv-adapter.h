@@ -5,7 +5,6 @@
 #include "lesskv.h"
 
 #include <cstdint>
-#include <memory>
 #include <string>
 #include <vector>
 
@@ -19,7 +18,6 @@ public:
     // Reads and checks a file against a model. Throws std::runtime_error naming the file, the key or tensor, what was
     // found and what was wanted. force: accept another model's fingerprint.
     lesskv_adapter(const std::string & path, const llama_model & model, bool force);
-    ~lesskv_adapter();
 
     const lesskv_kernels * layer(int il) const; // NULL: the layer runs sparse only
 
@@ -31,7 +29,6 @@ public:
     int32_t     n_layer = 0;                           // layers that have kernels
 
 private:
-    struct impl;
-    std::unique_ptr<impl> data;
-    std::vector<lesskv_kernels> kernels;               // by layer; rank 0: none
+    std::vector<lesskv_kernels>       kernels;          // by layer; rank 0: none
+    std::vector<std::vector<uint8_t>> weights;          // what they point at
 };

@@ -310,12 +310,14 @@ bool lesskv_memory::can_cut(const sequence & seq, llama_pos p0) const {
     return true;
 }
 
+// A poisoned sequence says that it is empty: llama_decode compares positions before it asks for a batch, and would answer
+// that they are wrong where the reason is another.
 llama_pos lesskv_memory::seq_pos_min(llama_seq_id seq_id) const {
-    return valid(seq_id) ? pos_min(seqs[seq_id]) : -1;
+    return valid(seq_id) && seqs[seq_id].poison.empty() ? pos_min(seqs[seq_id]) : -1;
 }
 
 llama_pos lesskv_memory::seq_pos_max(llama_seq_id seq_id) const {
-    return valid(seq_id) ? pos_max(seqs[seq_id]) : -1;
+    return valid(seq_id) && seqs[seq_id].poison.empty() ? pos_max(seqs[seq_id]) : -1;
 }
 
 void lesskv_memory::poison(llama_seq_id seq_id, const std::string & why) {
