@@ -24,7 +24,7 @@ import (
 	"github.com/lesskv/lesskv/patches/internal/toolchain"
 )
 
-//go:embed all:llama.cpp all:go-llama.cpp
+//go:embed llama.cpp/*.patch go-llama.cpp/*.patch
 var patches embed.FS
 
 func main() {

@@ -1,0 +1,453 @@
+package assemble_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"testing/fstest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/lesskv/lesskv/patches/internal/assemble"
+	"github.com/lesskv/lesskv/patches/internal/fake"
+	"github.com/lesskv/lesskv/patches/internal/lock"
+	"github.com/lesskv/lesskv/patches/internal/pins"
+	"github.com/lesskv/lesskv/patches/layout"
+)
+
+const llamaPatch = `From 0 Mon Sep 17 00:00:00 2001
+From: A <a@example.com>
+Subject: [PATCH] hook
+
+So that there is a hook.
+---
+ src/llama.cpp | 1 +
+
+diff --git a/src/llama.cpp b/src/llama.cpp
+--- a/src/llama.cpp
++++ b/src/llama.cpp
+@@ -1,2 +1,3 @@
+ #include "llama.h"
++#include "lesskv.h"
+ int llama;
+`
+
+const goPatch = `From 0 Mon Sep 17 00:00:00 2001
+From: A <a@example.com>
+Subject: [PATCH] two
+
+So that it is two.
+---
+diff --git a/llama.go b/llama.go
+--- a/llama.go
++++ b/llama.go
+@@ -1,3 +1,3 @@
+ package llama
+ 
+-const N = 1
++const N = 2
+`
+
+// A bench is a checkout, an app, a module proxy and a toolchain, all of them tiny.
+type bench struct {
+	*testing.T
+	dir  string // the checkout
+	app  string
+	log  bytes.Buffer
+	did  func() []string
+	o    assemble.Options
+	code fstest.MapFS // cgo/
+	sers fstest.MapFS
+}
+
+func newBench(t *testing.T) *bench {
+	goCache, err := exec.Command("go", "env", "GOCACHE").Output()
+	require.NoError(t, err)
+	t.Setenv("GOCACHE", string(bytes.TrimSpace(goCache)))
+	t.Setenv("XDG_CACHE_HOME", t.TempDir()) // the user's cache directory on Linux
+	t.Setenv("HOME", t.TempDir())           // and on macOS
+	proxy := fake.Proxy(t)
+	b := &bench{T: t, dir: t.TempDir(), app: t.TempDir(), did: fake.Toolchain(t)}
+
+	llama, ollama := pins.GoLlama, pins.Ollama
+	t.Cleanup(func() { pins.GoLlama, pins.Ollama = llama, ollama })
+	pins.GoLlama = fake.Module(t, proxy, llama.Path, "v1.0.0", map[string]string{
+		"llama.go": "package llama\n\nconst N = 1\n", "binding.h": "// binding\n", "binding.cpp": "upstream's\n", "Makefile": "all:\n",
+		"patches/1902.patch": "x\n", "examples/main.go": "package main\n\nfunc main() {}\n",
+	})
+	pins.Ollama = fake.Module(t, proxy, ollama.Path, "v1.0.0", map[string]string{
+		"llama/llama.go":                                      "package llama\n",
+		"llama/build-info.cpp":                                "int build;\n",
+		"llama/llama.cpp/LICENSE":                             "MIT\n",
+		"llama/llama.cpp/include/llama.h":                     "// llama.h\n",
+		"llama/llama.cpp/src/llama.cpp":                       "#include \"llama.h\"\nint llama;\n",
+		"llama/llama.cpp/src/models/models.h":                 "// models.h\n",
+		"llama/llama.cpp/src/models/falcon.cpp":               "int falcon;\n",
+		"llama/llama.cpp/src/models/gpt2.cpp":                 "int gpt2;\n",
+		"llama/llama.cpp/common/json-schema-to-grammar.cpp":   "#error no JSON\n",
+		"llama/llama.cpp/tools/mtmd/mtmd.cpp":                 "#error not wanted\n",
+		"ml/backend/ggml/ggml/include/ggml.h":                 "// ggml.h\n",
+		"ml/backend/ggml/ggml/src/ggml.c":                     "int ggml;\n",
+		"ml/backend/ggml/ggml/src/ollama-debug.c":             "#error not wanted\n",
+		"ml/backend/ggml/ggml/src/ggml-cuda/x.cpp":            "#error not wanted\n",
+		"ml/backend/ggml/ggml/src/ggml-cpu/quants.c":          "int quants;\n",
+		"ml/backend/ggml/ggml/src/ggml-cpu/arch/x86/quants.c": "int x86;\n",
+		"ml/backend/ggml/ggml/src/ggml-cpu/arch/arm/quants.c": "int arm;\n",
+	})
+	b.code = fstest.MapFS{
+		"kernels/lesskv.h":     {Data: []byte("// lesskv.h\n")},
+		"kernels/attend.c":     {Data: []byte("#include \"lesskv.h\"\nint attend;\n")},
+		"kernels/policy.c":     {Data: []byte("#include \"lesskv.h\"\nint policy;\n")},
+		"kernels/kernels.go":   {Data: []byte("package kernels\n")},
+		"llama/binding.cpp":    {Data: []byte("#include \"binding.h\"\nint binding;\n")},
+		"llama/worker.cpp":     {Data: []byte("#include \"worker_wire.h\"\nint worker;\n")},
+		"llama/worker_wire.h":  {Data: []byte("// wire\n")},
+		"llama/lesskv-llama.h": {Data: []byte("// lesskv-llama.h\n")},
+	}
+	b.sers = fstest.MapFS{
+		"llama.cpp/0001-hook.patch":   {Data: []byte(llamaPatch)},
+		"go-llama.cpp/0001-two.patch": {Data: []byte(goPatch)},
+	}
+	b.write(filepath.Join(b.dir, "go.mod"), "module "+pins.Self+"\n\ngo 1.22\n")
+	b.write(filepath.Join(b.app, "go.mod"), "module example.com/app\n\ngo 1.22\n")
+	b.o = assemble.Options{
+		Dir: b.dir, Unmodified: true, Preset: "portable", Jobs: 2, Series: b.sers, Sources: b.code, Log: &b.log,
+	}
+	return b
+}
+
+func (b *bench) write(path, text string) {
+	b.Helper()
+	require.NoError(b, os.WriteFile(path, []byte(text), 0o644))
+}
+
+func (b *bench) read(names ...string) string {
+	b.Helper()
+	data, err := os.ReadFile(filepath.Join(names...))
+	require.NoError(b, err)
+	return string(data)
+}
+
+// run assembles and returns what the log says.
+func (b *bench) run() string {
+	b.Helper()
+	b.log.Reset()
+	require.NoError(b, assemble.Run(b.Context(), b.o))
+	return b.log.String()
+}
+
+// fail assembles and wants an error.
+func (b *bench) fail(want string) error {
+	b.Helper()
+	err := assemble.Run(b.Context(), b.o)
+	require.ErrorContains(b, err, want)
+	return err
+}
+
+func (b *bench) layout() layout.Layout { return layout.Layout(filepath.Join(b.dir, "build")) }
+
+// arch is the source of ggml's folder for this machine.
+func (b *bench) arch() string {
+	if exec.Command("sh", "-c", `[ "$(go env GOARCH)" = arm64 ]`).Run() == nil {
+		return "ggml/src/ggml-cpu/arch/arm/quants.c"
+	}
+	return "ggml/src/ggml-cpu/arch/x86/quants.c"
+}
+
+func TestBothTrees(t *testing.T) {
+	b := newBench(t)
+	b.run()
+	require.ElementsMatch(t, []string{
+		"archive libbinding.a", "link lesskv-worker", "link lesskv-worker-unmodified",
+		"common/build-info.cpp", "ggml/src/ggml-cpu/quants.c", b.arch(), "ggml/src/ggml.c", "src/models/lesskv-all.cpp", // once for both trees
+		"less/attend.c", "less/binding.cpp", "less/policy.c",
+		"less/worker.cpp", "less/worker.cpp", // with -DLESSKV and without
+		"src/llama.cpp", "src/llama.cpp", // patched and not
+	}, b.did())
+
+	l := b.layout()
+	require.Contains(t, b.read(l.Sources(), "src/llama.cpp"), "lesskv.h")
+	require.NotContains(t, b.read(l.UnmodifiedSources(), "src/llama.cpp"), "lesskv.h")
+	require.NoFileExists(t, filepath.Join(l.UnmodifiedSources(), "less/attend.c"))
+	require.Equal(t, "#include \"falcon.cpp\"\n#include \"gpt2.cpp\"\n", b.read(l.Sources(), "src/models/lesskv-all.cpp")[len("// Generated: every model in one unit.\n"):])
+	require.Contains(t, b.read(l.Sources(), "less/lesskv-cpu-features.h"), "LESSKV_CPU_FEATURES")
+	require.Contains(t, b.read(l.Package(), "llama.go"), "N = 2")
+	require.FileExists(t, filepath.Join(l.Package(), "examples/main.go"))
+	require.FileExists(t, filepath.Join(l.Package(), "lesskv-llama.h"))
+	for _, left := range []string{"binding.cpp", "Makefile", "patches"} {
+		require.NoFileExists(t, filepath.Join(l.Package(), left))
+	}
+	archive := b.read(l.Package(), "libbinding.a")
+	require.Contains(t, archive, "less_binding.cpp-")
+	require.NotContains(t, archive, "less_worker.cpp-")
+	require.Contains(t, b.read(l.Worker()), "int policy;")
+	require.NotContains(t, b.read(l.Worker()), "int binding;", "it calls back into Go")
+	require.NotContains(t, b.read(l.UnmodifiedWorker()), "int policy;")
+	require.NoDirExists(t, filepath.Join(string(l), ".staging"))
+
+	out, err := goCommand(b.dir, "list", "-m", "-f", "{{.Dir}}", pins.GoLlama.Path)
+	require.NoError(t, err, out)
+	require.Equal(t, l.Package()+"\n", out)
+}
+
+// goCommand runs the go command in the workspace of dir.
+func goCommand(dir string, args ...string) (string, error) {
+	cmd := exec.Command("go", args...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "GOWORK=", "GOFLAGS=")
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+func TestSecondRunDoesNothing(t *testing.T) {
+	b := newBench(t)
+	b.run()
+	b.did()
+	t.Setenv("GOPROXY", "off") // and needs nothing
+	t.Setenv("GOMODCACHE", t.TempDir())
+	require.Contains(t, b.run(), "is up to date")
+	require.Empty(t, b.did())
+}
+
+func TestOneKernel(t *testing.T) {
+	b := newBench(t)
+	b.run()
+	b.did()
+	stamp := b.read(b.layout().Package(), "zz_lesskv_build.go")
+
+	b.code["kernels/policy.c"] = &fstest.MapFile{Data: []byte("#include \"lesskv.h\"\nlong policy;\n")}
+	b.run()
+	require.Equal(t, []string{"archive libbinding.a", "less/policy.c", "link lesskv-worker"}, b.did())
+	require.NotEqual(t, stamp, b.read(b.layout().Package(), "zz_lesskv_build.go"), "or the go command would not link anew")
+
+	b.code["kernels/lesskv.h"] = &fstest.MapFile{Data: []byte("// another\n")}
+	b.run()
+	require.Equal(t, []string{"archive libbinding.a", "less/attend.c", "less/policy.c", "link lesskv-worker", "src/llama.cpp"}, b.did())
+
+	b.code["llama/worker.cpp"] = &fstest.MapFile{Data: []byte("long worker;\n")}
+	b.run()
+	require.Equal(t, []string{"archive libbinding.a", "less/worker.cpp", "less/worker.cpp", "link lesskv-worker", "link lesskv-worker-unmodified"}, b.did())
+}
+
+func TestStampChangesTheCompiledPackage(t *testing.T) {
+	b := newBench(t)
+	export := func() string {
+		b.run()
+		out, err := goCommand(b.dir, "list", "-export", "-f", "{{.BuildID}}", pins.GoLlama.Path)
+		require.NoError(t, err, out)
+		return out[bytes.LastIndexByte([]byte(out), '/'):] // the hash of the contents, which is what a link depends on
+	}
+	first := export()
+	b.code["kernels/policy.c"] = &fstest.MapFile{Data: []byte("long policy;\n")}
+	require.NotEqual(t, first, export())
+}
+
+func TestRepairs(t *testing.T) {
+	b := newBench(t)
+	b.run()
+	b.did()
+	for _, path := range []string{
+		filepath.Join(b.layout().Package(), "libbinding.a"), filepath.Join(b.layout().Sources(), "src/llama.cpp"),
+		b.layout().UnmodifiedWorker(),
+	} {
+		want := b.read(path)
+		b.write(path, "changed")
+		require.Contains(t, b.run(), path+" is not as it was made")
+		require.Equal(t, want, b.read(path))
+		require.NoError(t, os.Remove(path))
+		b.run()
+		require.Equal(t, want, b.read(path))
+	}
+	require.NotContains(t, b.did(), "src/llama.cpp", "the objects were still there")
+}
+
+func TestPatchThatDoesNotApply(t *testing.T) {
+	b := newBench(t)
+	b.sers["llama.cpp/0001-hook.patch"] = &fstest.MapFile{Data: bytes.Replace([]byte(llamaPatch), []byte(" int llama;"), []byte(" int lama;"), 1)}
+	b.fail(`llama.cpp/0001-hook.patch: does not apply to src/llama.cpp, hunk 1: conflict: fragment line does not match src line: line 2 is "int llama;", want "int lama;"`)
+	require.NoFileExists(t, filepath.Join(b.dir, "go.work"))
+}
+
+func TestOldRuntimeStaysWhileTheNewOneFails(t *testing.T) {
+	b := newBench(t)
+	b.run()
+	b.code["kernels/policy.c"] = &fstest.MapFile{Data: []byte("#error typing\n")}
+	b.fail("less/policy.c")
+	out, err := goCommand(b.dir, "list", "-m", pins.GoLlama.Path)
+	require.NoError(t, err, out)
+	require.FileExists(t, filepath.Join(b.layout().Package(), "libbinding.a"))
+}
+
+func TestInterruptedAndResumed(t *testing.T) {
+	b := newBench(t)
+	b.code["kernels/slow.c"] = &fstest.MapFile{Data: []byte("#sleep\n")}
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		defer cancel()
+		for range 1000 {
+			objects, _ := filepath.Glob(filepath.Join(b.layout().Objects(), "*.deps"))
+			if len(objects) >= 5 {
+				return
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+	}()
+	require.ErrorIs(t, assemble.Run(ctx, b.o), context.Canceled)
+	require.NoFileExists(t, filepath.Join(b.dir, "go.work"))
+	first := b.did()
+	require.NotEmpty(t, first)
+
+	b.code["kernels/slow.c"] = &fstest.MapFile{Data: []byte("int slow;\n")}
+	b.run()
+	second := b.did()
+	require.Contains(t, second, "less/slow.c")
+	require.NotContains(t, second, "src/models/lesskv-all.cpp", "it was compiled before the interruption")
+	require.Contains(t, first, "src/models/lesskv-all.cpp")
+}
+
+func TestTwoAtOnce(t *testing.T) {
+	b := newBench(t)
+	errs := make(chan error)
+	logs := [2]bytes.Buffer{}
+	for i := range logs {
+		o := b.o
+		o.Log = &logs[i]
+		go func() { errs <- assemble.Run(context.Background(), o) }()
+	}
+	require.NoError(t, <-errs)
+	require.NoError(t, <-errs)
+	both := logs[0].String() + logs[1].String()
+	require.Contains(t, both, "is up to date")
+	require.Equal(t, 1, bytes.Count([]byte(fmt.Sprint(b.did())), []byte("link lesskv-worker-unmodified")))
+}
+
+func TestClean(t *testing.T) {
+	b := newBench(t)
+	b.run()
+	b.write(filepath.Join(b.dir, "go.work.sum"), "x\n")
+	require.NoError(t, assemble.Clean(t.Context(), b.o))
+	left, err := os.ReadDir(b.dir)
+	require.NoError(t, err)
+	require.Len(t, left, 1)
+	require.Equal(t, "go.mod", left[0].Name())
+	require.NoError(t, assemble.Clean(t.Context(), b.o), "twice")
+
+	b.did()
+	b.run()
+	require.Contains(t, b.did(), "src/models/lesskv-all.cpp", "from scratch")
+}
+
+func TestFolderThatIsSomeoneElses(t *testing.T) {
+	b := newBench(t)
+	b.o.Build = t.TempDir()
+	b.write(filepath.Join(b.o.Build, "thesis.tex"), "x\n")
+	b.fail("is not empty and was not made by this program")
+	require.ErrorContains(t, assemble.Clean(t.Context(), b.o), "is not empty")
+	require.Equal(t, "x\n", b.read(b.o.Build, "thesis.tex"))
+}
+
+// A go.work that names a missing folder breaks the go command, but not this program.
+func TestBuildFolderDeletedByHand(t *testing.T) {
+	b := newBench(t)
+	b.run()
+	require.NoError(t, os.RemoveAll(string(b.layout())))
+	out, err := goCommand(b.dir, "list", "-m")
+	require.Error(t, err, out)
+	t.Chdir(b.dir)
+	t.Setenv("GOWORK", "")
+	b.run()
+	out, err = goCommand(b.dir, "list", "-m")
+	require.NoError(t, err, out)
+}
+
+func TestApp(t *testing.T) {
+	b := newBench(t)
+	b.o.App, b.o.Unmodified = b.app, false
+	b.o.Dir = t.TempDir()
+	mod := b.read(b.app, "go.mod")
+	b.run()
+	out, err := goCommand(b.app, "list", "-m", "-f", "{{.Dir}}", pins.GoLlama.Path)
+	require.NoError(t, err, out)
+	cache, err := os.UserCacheDir()
+	require.NoError(t, err)
+	require.Contains(t, out, filepath.Join(cache, "lesskv"))
+	found, err := layout.Find(b.app)
+	require.NoError(t, err)
+	require.Equal(t, found.Package()+"\n", out)
+
+	b.did()
+	other := b.o
+	other.App = t.TempDir()
+	b.write(filepath.Join(other.App, "go.mod"), mod)
+	require.NoError(t, assemble.Run(t.Context(), other))
+	require.Empty(t, b.did(), "two apps share a runtime")
+
+	require.NoError(t, assemble.Undo(b.o))
+	require.NoFileExists(t, filepath.Join(b.app, "go.work"))
+	require.DirExists(t, found.Package(), "the other app needs it")
+
+	b.o.Replace = true
+	b.run()
+	require.Contains(t, b.read(b.app, "go.mod"), "replace "+pins.GoLlama.Path+" => "+found.Package())
+	require.NoError(t, assemble.Undo(b.o))
+	require.Equal(t, mod, b.read(b.app, "go.mod"))
+
+	b.code["kernels/policy.c"] = &fstest.MapFile{Data: []byte("long policy;\n")}
+	b.run()
+	require.NotContains(t, b.read(b.app, "go.mod"), found.Package(), "other sources are another runtime")
+}
+
+func TestWhereToAssemble(t *testing.T) {
+	b := newBench(t)
+	b.o.Dir = b.app
+	b.fail("is not in a checkout of " + pins.Self + ": name your app's folder with -app DIR")
+	b.o.App = filepath.Join(b.app, "none")
+	b.fail("-app wants the folder of the app's go.mod")
+}
+
+func TestMissingCompiler(t *testing.T) {
+	b := newBench(t)
+	t.Setenv("CXX", "no-such-compiler")
+	b.fail("apt-get install g++")
+}
+
+func TestCorruptModule(t *testing.T) {
+	b := newBench(t)
+	b.run()
+	require.NoError(t, assemble.Clean(t.Context(), b.o))
+	file := filepath.Join(os.Getenv("GOMODCACHE"), filepath.FromSlash(pins.Ollama.String()), "llama/llama.cpp/src/llama.cpp")
+	require.NoError(t, os.Chmod(file, 0o644))
+	b.write(file, "int evil;\n")
+	b.fail("they were changed after the download")
+}
+
+func TestTwoSourcesOfOneName(t *testing.T) {
+	b := newBench(t)
+	b.code["llama/lesskv.h"] = &fstest.MapFile{}
+	b.fail("less/lesskv.h: two sources of the same name")
+}
+
+func TestEmptySeries(t *testing.T) {
+	b := newBench(t)
+	b.o.Series = fstest.MapFS{"llama.cpp": {Mode: fs.ModeDir}, "go-llama.cpp": {Mode: fs.ModeDir}}
+	b.run()
+	require.Contains(t, b.read(b.layout().Package(), "llama.go"), "N = 1")
+}
+
+func TestLockIsHeld(t *testing.T) {
+	b := newBench(t)
+	l, err := lock.Acquire(t.Context(), b.layout().Lock(), func() {})
+	require.NoError(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	require.ErrorIs(t, assemble.Run(ctx, b.o), context.DeadlineExceeded)
+	require.Contains(t, b.log.String(), "another run is at work")
+	require.Empty(t, b.did())
+	require.NoError(t, l.Release())
+}

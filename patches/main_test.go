@@ -1,0 +1,49 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/lesskv/lesskv/patches/internal/series"
+)
+
+func TestArguments(t *testing.T) {
+	for _, test := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"-tree", "both"}, "want all or patched"},
+		{[]string{"-preset", "fast"}, "want native or portable"},
+		{[]string{"-app", ".", "-clean"}, "-undo takes an app's tie out"},
+		{[]string{"-replace"}, "-replace is for apps"},
+		{[]string{"build"}, "everything is a flag"},
+		{[]string{"-nonsense"}, "-nonsense"},
+		{[]string{"-app", "no-such-folder", "-undo"}, "the app's go.mod"},
+	} {
+		var log bytes.Buffer
+		require.ErrorContains(t, run(t.Context(), test.args, &log), test.want, "%v", test.args)
+	}
+}
+
+func TestExplain(t *testing.T) {
+	full := fmt.Errorf("copying: %w", &os.PathError{Op: "write", Path: "build/x", Err: syscall.ENOSPC})
+	require.ErrorContains(t, explain(full), "the disk is full")
+	require.ErrorContains(t, explain(full), "build/x")
+	require.ErrorContains(t, explain(fmt.Errorf("x: %w", context.Canceled)), "interrupted")
+	require.EqualError(t, explain(os.ErrExist), os.ErrExist.Error())
+}
+
+// The patches that this program carries are all well-formed; whether they apply, an assembly shows.
+func TestSeries(t *testing.T) {
+	for _, name := range []string{"llama.cpp", "go-llama.cpp"} {
+		patches, err := series.Read(patches, name)
+		require.NoError(t, err)
+		require.NotEmpty(t, patches)
+	}
+}
