@@ -72,6 +72,7 @@ struct lesskv_layer_info {
     bool    kernels;
     int64_t seen, kept, folded; // tokens of the sequence; kept and folded per KV head
     uint64_t bytes_slots, bytes_state;
+    float   scale, soft_cap;    // softmax scale s; 0: no soft cap
 };
 // Layer i of n_layer + n_layer_swa for a sequence; false past the last, or where the sequence is empty.
 bool lesskv_get_layer(const struct llama_context * ctx, int32_t seq_id, int32_t i, struct lesskv_layer_info * info);

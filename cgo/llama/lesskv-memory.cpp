@@ -647,6 +647,8 @@ bool lesskv_memory::layer_info(llama_seq_id seq_id, size_t i, lesskv_layer_info 
         out.folded  = s.folded;
         out.bytes_slots = slots;
         out.bytes_state = state;
+        out.scale       = l.scale;
+        out.soft_cap    = l.soft_cap;
         return true;
     }
     return false;

@@ -44,10 +44,12 @@
 //                v [T][Hkv][Dv] as the cache has rounded them, out [T][Hq][Dv]
 //     abort      after (-1: never): the next decode is aborted once that many graph nodes and one more were computed
 //     less       -> lesskv_info, and error: why the last thing that LESS refused was refused
-//     layers     seq -> n, payload: int64 (il swa kernels seen kept folded bytes_slots bytes_state) for each layer
+//     layers     seq -> n, payload: int64 (il swa kernels seen kept folded bytes_slots bytes_state) for each layer, then
+//                float32 (softmax scale, soft cap or 0) for each
 //     slots      seq layer head -> n, payload: int32 positions [n], float32 scores [n]
 //     supported  path -> supported reason: whether LESS can serve a model, without opening it
 //     fingerprint -> hex
+//     floats     type n, payload: n elements of a ggml type, by its number -> payload: float32 [n]
 //     memory     -> rss peak anon, in bytes
 //     log        -> payload: llama.cpp's log since the last time
 //     quit
@@ -255,6 +257,7 @@ public:
             { "slots",       &worker::slots,       true  },
             { "supported",   &worker::supported,   false },
             { "fingerprint", &worker::fingerprint, true  },
+            { "floats",      &worker::floats,      false },
             { "memory",      &worker::memory,      false },
             { "log",         &worker::take_log,    false },
         };
@@ -903,6 +906,24 @@ private:
         llama_set_abort_callback(ctx.get(), on ? abort_after::callback : nullptr, on ? &stop : nullptr);
     }
 
+    // What a model's file holds in a quantised type.
+    void floats(request & req, reply & out) {
+        const auto    type = ggml_type(req.integer("type", 0, GGML_TYPE_COUNT - 1));
+        const int64_t n    = req.integer("n", 1, int64_t(max_payload/sizeof(float)));
+        req.done();
+        const auto * traits = ggml_get_type_traits(type);
+        if (!traits->to_float || n % traits->blck_size != 0) {
+            refuse("type %d: can't make float32 of %lld elements", int(type), (long long) n);
+        }
+        const size_t want = size_t(n/traits->blck_size)*traits->type_size;
+        if (req.payload.size() != want) {
+            refuse("payload of %zu bytes: want %zu for %lld elements of %s", req.payload.size(), want, (long long) n, traits->type_name);
+        }
+        std::vector<float> v(n);
+        traits->to_float(req.payload.data(), v.data(), n);
+        out.give(std::move(v));
+    }
+
     void memory(request & req, reply & out) {
         req.done();
         const memory_use use;
@@ -948,15 +969,19 @@ private:
         const int32_t seq = seq_of(req);
         req.done();
         std::vector<int64_t> v;
+        std::vector<float>   scales;
         lesskv_layer_info i;
         int32_t n = 0;
         for (; lesskv_get_layer(ctx.get(), seq, n, &i); n++) {
             for (const int64_t x : { int64_t(i.il), int64_t(i.swa), int64_t(i.kernels), i.seen, i.kept, i.folded, int64_t(i.bytes_slots), int64_t(i.bytes_state) }) {
                 v.push_back(x);
             }
+            scales.push_back(i.scale);
+            scales.push_back(i.soft_cap);
         }
         out.set("n", n);
         out.give(std::move(v));
+        out.give(std::move(scales));
     }
 
     void slots(request & req, reply & out) {

@@ -45,6 +45,8 @@ type LayerInfo struct {
 	Window, Kernels       bool
 	Seen, Kept, Folded    int64 // tokens; kept and folded per KV head
 	SlotBytes, StateBytes int64
+	Scale                 float32 // softmax scale s
+	SoftCap               float32 // 0: none
 }
 
 // Layers describes every layer of a sequence; none if it is empty.
@@ -54,10 +56,14 @@ func (w *Worker) Layers(seq int) ([]LayerInfo, error) {
 		return nil, err
 	}
 	const width = 8
-	v := view[int64](r.payload)
-	var layers []LayerInfo
-	for ; len(v) >= width; v = v[width:] {
-		layers = append(layers, LayerInfo{int(v[0]), v[1] != 0, v[2] != 0, v[3], v[4], v[5], v[6], v[7]})
+	n := r.int("n")
+	if r.err != nil || n < 0 || len(r.payload) != n*(8*width+8) {
+		return nil, fmt.Errorf("worker: %d bytes in a reply about %d layers", len(r.payload), n)
+	}
+	v, f := view[int64](r.payload[:8*width*n]), view[float32](r.payload[8*width*n:])
+	layers := make([]LayerInfo, 0, n)
+	for ; len(v) > 0; v, f = v[width:], f[2:] {
+		layers = append(layers, LayerInfo{int(v[0]), v[1] != 0, v[2] != 0, v[3], v[4], v[5], v[6], v[7], f[0], f[1]})
 	}
 	return layers, nil
 }

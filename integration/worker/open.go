@@ -164,3 +164,12 @@ func (w *Worker) Log() (string, error) {
 	}
 	return string(r.payload), nil
 }
+
+// Floats returns n elements of a ggml type, given by its number and as they lie in a model's file.
+func (w *Worker) Floats(ggmlType uint32, n int, data []byte) ([]float32, error) {
+	r, err := w.call("floats", data, "type", ggmlType, "n", n)
+	if err != nil {
+		return nil, err
+	}
+	return view[float32](r.payload), nil
+}
