@@ -40,7 +40,6 @@ func main() {
 func run(ctx context.Context, args []string, log io.Writer) error {
 	o := assemble.Options{Dir: ".", Series: patches, Sources: cgo.Sources, Log: log}
 	var clean, undo, verbose bool
-	var trees string
 	flags := flag.NewFlagSet("patches", flag.ContinueOnError)
 	flags.SetOutput(log)
 	flags.StringVar(&o.App, "app", "", "assemble for the app whose go.mod is in this `folder`, under the user's cache directory")
@@ -48,7 +47,7 @@ func run(ctx context.Context, args []string, log io.Writer) error {
 	flags.BoolVar(&undo, "undo", false, "take out what ties the app (or this checkout) to the runtime")
 	flags.BoolVar(&clean, "clean", false, "delete the build folder and the go.work of this checkout")
 	flags.StringVar(&o.Build, "build", "", "the build `folder` (default build beside go.mod, or one in the user's cache directory)")
-	flags.StringVar(&trees, "tree", "", "patched, or all: with the unmodified runtime that everything is verified against (default all, with -app patched)")
+	flags.StringVar(&o.Trees, "tree", "", "patched, unmodified (what everything is verified against) or all (default all, with -app patched)")
 	flags.StringVar(&o.Preset, "preset", "native", "instruction sets: native (this machine) or portable (x86-64-v3; armv8.2-a with dotprod and fp16)")
 	flags.StringVar(&o.March, "march", "", "`value` of -march, instead of the preset's")
 	flags.IntVar(&o.Jobs, "j", 0, "compilers at a time (default one for each CPU)")
@@ -65,14 +64,11 @@ func run(ctx context.Context, args []string, log io.Writer) error {
 	if verbose {
 		o.Trace = log
 	}
-	switch trees {
-	case "":
-		o.Unmodified = o.App == ""
-	case "all":
-		o.Unmodified = true
-	case "patched":
-	default:
-		return fmt.Errorf("-tree %q: want all or patched", trees)
+	if o.Trees == "" {
+		o.Trees = "all"
+		if o.App != "" {
+			o.Trees = "patched"
+		}
 	}
 	switch {
 	case clean && o.App != "":

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"regexp"
 	"syscall"
 	"testing"
 
@@ -18,7 +19,7 @@ func TestArguments(t *testing.T) {
 		args []string
 		want string
 	}{
-		{[]string{"-tree", "both"}, "want all or patched"},
+		{[]string{"-tree", "both"}, "want all, patched or unmodified"},
 		{[]string{"-preset", "fast"}, "want native or portable"},
 		{[]string{"-app", ".", "-clean"}, "-undo takes an app's tie out"},
 		{[]string{"-replace"}, "-replace is for apps"},
@@ -39,11 +40,23 @@ func TestExplain(t *testing.T) {
 	require.EqualError(t, explain(os.ErrExist), os.ErrExist.Error())
 }
 
-// The patches that this program carries are all well-formed; whether they apply, an assembly shows.
+// The patches that this program carries are all well-formed, and README.md says what each is for. Whether they apply, an
+// assembly shows.
 func TestSeries(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	require.NoError(t, err)
+	named := regexp.MustCompile(`(?m)^\| (\S+\.patch) \|`).FindAllSubmatch(readme, -1)
+	var table, files []string
+	for _, n := range named {
+		table = append(table, string(n[1]))
+	}
 	for _, name := range []string{"llama.cpp", "go-llama.cpp"} {
 		patches, err := series.Read(patches, name)
 		require.NoError(t, err)
 		require.NotEmpty(t, patches)
+		for _, p := range patches {
+			files = append(files, p.Name)
+		}
 	}
+	require.Equal(t, files, table)
 }

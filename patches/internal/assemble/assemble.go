@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -37,14 +38,14 @@ const keep = 14 * 24 * time.Hour
 
 // Options say what to make.
 type Options struct {
-	Dir        string // where the program was called: in a checkout of this module, unless App is set
-	App        string // the folder of an app's go.mod; "" for the checkout
-	Build      string // the build folder; "" for the default
-	Replace    bool   // tie the app by a replace in its go.mod
-	Unmodified bool   // make the unmodified tree and its worker too
-	Preset     string // "native" or "portable"
-	March      string // replaces the preset's flags
-	Jobs       int    // compilers at a time; 0: one for each CPU
+	Dir     string // where the program was called: in a checkout of this module, unless App is set
+	App     string // the folder of an app's go.mod; "" for the checkout
+	Build   string // the build folder; "" for the default
+	Replace bool   // tie the app by a replace in its go.mod
+	Trees   string // "all", "patched", or "unmodified": the one that everything is verified against
+	Preset  string // "native" or "portable"
+	March   string // replaces the preset's flags
+	Jobs    int    // compilers at a time; 0: one for each CPU
 
 	Series  fs.FS // folders llama.cpp and go-llama.cpp of *.patch files
 	Sources fs.FS // folders kernels and llama, the contents of cgo/
@@ -90,14 +91,18 @@ func Run(ctx context.Context, o Options) error {
 			return err
 		}
 	}
-	file, err := a.tie()
-	if err != nil {
-		return err
+	uses := ""
+	if slices.Contains(a.kinds(), patched) {
+		file, err := a.tie()
+		if err != nil {
+			return err
+		}
+		uses = ", " + file + " uses it"
 	}
 	if len(stale) == 0 {
-		a.logf("%s is up to date, %s uses it", a.out, file)
+		a.logf("%s is up to date%s", a.out, uses)
 	} else {
-		a.logf("%s made in %s, %s uses it", a.out, time.Since(start).Round(time.Second), file)
+		a.logf("%s made in %s%s", a.out, time.Since(start).Round(time.Second), uses)
 	}
 	return nil
 }
@@ -113,6 +118,9 @@ func (a *assembly) tie() (string, error) {
 // prepare finds the toolchain, the module and the build folder, and reads the sources that the program carries.
 func (a *assembly) prepare(ctx context.Context) error {
 	var err error
+	if !slices.Contains([]string{"all", patched.String(), unmodified.String()}, a.Trees) {
+		return fmt.Errorf("-tree %q: want all, patched or unmodified", a.Trees)
+	}
 	if a.tools, err = toolchain.Find(ctx); err != nil {
 		return err
 	}
@@ -248,10 +256,13 @@ const (
 func (k kind) String() string { return [...]string{"patched", "unmodified"}[k] }
 
 func (a *assembly) kinds() []kind {
-	if a.Unmodified {
-		return []kind{patched, unmodified}
+	switch a.Trees {
+	case patched.String():
+		return []kind{patched}
+	case unmodified.String():
+		return []kind{unmodified}
 	}
-	return []kind{patched}
+	return []kind{patched, unmodified}
 }
 
 // A stamp says what a tree was made from and what it was when it was finished.

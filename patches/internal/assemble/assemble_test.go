@@ -117,7 +117,7 @@ func newBench(t *testing.T) *bench {
 	b.write(filepath.Join(b.dir, "go.mod"), "module "+pins.Self+"\n\ngo 1.22\n")
 	b.write(filepath.Join(b.app, "go.mod"), "module example.com/app\n\ngo 1.22\n")
 	b.o = assemble.Options{
-		Dir: b.dir, Unmodified: true, Preset: "portable", Jobs: 2, Series: b.sers, Sources: b.code, Log: &b.log,
+		Dir: b.dir, Trees: "all", Preset: "portable", Jobs: 2, Series: b.sers, Sources: b.code, Log: &b.log,
 	}
 	return b
 }
@@ -327,6 +327,16 @@ func TestTwoAtOnce(t *testing.T) {
 	require.Equal(t, 1, bytes.Count([]byte(fmt.Sprint(b.did())), []byte("link lesskv-worker-unmodified")))
 }
 
+func TestUnmodifiedAlone(t *testing.T) {
+	b := newBench(t)
+	b.o.Trees = "unmodified"
+	b.sers["llama.cpp/0001-hook.patch"] = &fstest.MapFile{Data: bytes.Replace([]byte(llamaPatch), []byte(" int llama;"), []byte(" int lama;"), 1)}
+	b.run()
+	require.FileExists(t, b.layout().UnmodifiedWorker())
+	require.NoDirExists(t, b.layout().Package())
+	require.NoFileExists(t, filepath.Join(b.dir, "go.work"), "there is nothing to tie to")
+}
+
 func TestClean(t *testing.T) {
 	b := newBench(t)
 	b.run()
@@ -368,7 +378,7 @@ func TestBuildFolderDeletedByHand(t *testing.T) {
 
 func TestApp(t *testing.T) {
 	b := newBench(t)
-	b.o.App, b.o.Unmodified = b.app, false
+	b.o.App, b.o.Trees = b.app, "patched"
 	b.o.Dir = t.TempDir()
 	mod := b.read(b.app, "go.mod")
 	b.run()

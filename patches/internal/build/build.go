@@ -62,12 +62,13 @@ func (e *CommandError) Is(target error) bool {
 
 // A Builder runs the toolchain.
 type Builder struct {
-	Tools  *toolchain.Toolchain
-	Store  *Store
-	Jobs   int       // commands at a time; 0: one for each CPU
-	Log    io.Writer // progress
-	Trace  io.Writer // the commands, if not nil
-	Output sync.Mutex
+	Tools *toolchain.Toolchain
+	Store *Store    // its folder is absolute: compilers run in the folders of the trees
+	Jobs  int       // commands at a time; 0: one for each CPU
+	Log   io.Writer // progress
+	Trace io.Writer // the commands, if not nil
+
+	mu sync.Mutex // over Trace
 }
 
 // Compile compiles what the store does not hold and returns the objects of every job, in the order of its units.
@@ -194,9 +195,9 @@ func (b *Builder) Link(ctx context.Context, path string, objects, libs []string)
 
 func (b *Builder) run(ctx context.Context, dir, what string, command []string) error {
 	if b.Trace != nil {
-		b.Output.Lock()
+		b.mu.Lock()
 		fmt.Fprintln(b.Trace, strings.Join(command, " "))
-		b.Output.Unlock()
+		b.mu.Unlock()
 	}
 	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
 	cmd.Dir = dir
