@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"text/tabwriter"
 
@@ -13,23 +15,44 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/lesskv/lesskv/integration/reference"
+	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/weights"
 )
 
-// windowTokens is the length of a window of testdata/heldout-windows.u16: gopher-5m's context.
-const windowTokens = 2048
+// What testdata/heldout-windows.u16 holds: windows of gopher-5m's context.
+const (
+	windows      = 6
+	windowTokens = 2048
+)
 
 // window returns the tokens of held-out window i, 0 to 5.
 func window(t *testing.T, i int) []int32 {
 	t.Helper()
 	b, err := os.ReadFile("testdata/heldout-windows.u16")
 	require.NoError(t, err)
-	require.Len(t, b, 6*windowTokens*2)
+	require.Len(t, b, 2*windows*windowTokens)
 	tokens := make([]int32, windowTokens)
 	for j := range tokens {
 		tokens[j] = int32(binary.LittleEndian.Uint16(b[2*(i*windowTokens+j):]))
 	}
 	return tokens
+}
+
+// The windows are what they are said to be.
+func TestWindows(t *testing.T) {
+	if testing.Short() {
+		t.Skip("a megabyte of text to tokenise")
+	}
+	t.Parallel()
+	w := open(t, worker.Unmodified, worker.Config{Model: gopher})
+	text, err := os.ReadFile("testdata/heldout.txt")
+	require.NoError(t, err)
+	tokens, err := w.Tokenize(string(text), true)
+	require.NoError(t, err)
+	assert.Len(t, tokens, 378608)
+	for i := range windows {
+		assert.Equal(t, tokens[60000*i:][:windowTokens], window(t, i), "window %d", i)
+	}
 }
 
 // adapterPath returns the file of one of gopher-5m's adapters.
@@ -88,7 +111,7 @@ const allFigures = "LESSKV_ALL_FIGURES"
 // The reference finds what the other implementation found: two people read algorithm.md and understood the same.
 func TestReferenceFigures(t *testing.T) {
 	if testing.Short() {
-		t.Skip("half a minute")
+		t.Skip("a minute of computing")
 	}
 	t.Parallel()
 	model, err := reference.LoadModel(gopher)
@@ -102,24 +125,34 @@ func TestReferenceFigures(t *testing.T) {
 		}
 	}
 	sums := make([]reference.Metrics, len(rows))
-	for i := range 6 {
-		tokens := window(t, i)
-		full, err := model.Logits(tokens, reference.Exact(model.Layer(), len(tokens)))
-		require.NoError(t, err)
-		for j, row := range rows {
-			method := reference.LESS{Layer: model.Layer(), Ubatch: row.ubatch}
-			method.Layer.Policy, method.Layer.Budget = row.policy, row.budget
-			method.Layer.Heavy, method.Layer.Pinned = row.policy.Heavy(row.budget), 1
-			if row.adapter != "" {
-				a, err := weights.Read(adapterPath(row.adapter))
+	t.Run("windows", func(t *testing.T) {
+		var mu sync.Mutex
+		for i := range windows {
+			t.Run(strconv.Itoa(i), func(t *testing.T) {
+				t.Parallel()
+				tokens := window(t, i)
+				full, err := model.Logits(tokens, reference.Exact(model.Layer(), len(tokens)))
 				require.NoError(t, err)
-				method.Kernels = kernels(a)
-			}
-			logits, err := model.Logits(tokens, method.Attention())
-			require.NoError(t, err)
-			sums[j].Add(full, logits, tokens, row.budget+row.ubatch)
+				for j, row := range rows {
+					method := reference.LESS{Layer: model.Layer(), Ubatch: row.ubatch}
+					method.Layer.Policy, method.Layer.Budget = row.policy, row.budget
+					method.Layer.Heavy, method.Layer.Pinned = row.policy.Heavy(row.budget), 1
+					if row.adapter != "" {
+						a, err := weights.Read(adapterPath(row.adapter))
+						require.NoError(t, err)
+						method.Kernels = kernels(a)
+					}
+					logits, err := model.Logits(tokens, method.Attention())
+					require.NoError(t, err)
+					var m reference.Metrics
+					m.Add(full, logits, tokens, row.budget+row.ubatch)
+					mu.Lock()
+					sums[j].Merge(m)
+					mu.Unlock()
+				}
+			})
 		}
-	}
+	})
 
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
@@ -129,10 +162,10 @@ func TestReferenceFigures(t *testing.T) {
 		fmt.Fprintf(w, "%v %d, %d\t%s\t%.3f\t%.3f\t%.4f\t%.4f\t%+.2f %%\n", row.policy, row.budget, row.ubatch, row.adapter,
 			s.FullPerplexity(), s.Perplexity(), s.KL(), s.Top1(), 100*(s.KL()/row.kl-1))
 		name := fmt.Sprintf("%v %d, %d, adapter %q", row.policy, row.budget, row.ubatch, row.adapter)
-		assert.InEpsilon(t, row.full, s.FullPerplexity(), 1e-3, name)
+		assert.InEpsilon(t, row.full, s.FullPerplexity(), 2e-4, name)
 		assert.InEpsilon(t, row.perplexity, s.Perplexity(), 2e-3, name)
-		assert.InEpsilon(t, row.kl, s.KL(), 1e-2, name)
-		assert.Less(t, math.Abs(row.top1-s.Top1()), 2e-3, name)
+		assert.InEpsilon(t, row.kl, s.KL(), 5e-3, name)
+		assert.Less(t, math.Abs(row.top1-s.Top1()), 1e-3, name)
 	}
 	w.Flush()
 	t.Log("\n" + b.String())

@@ -1,10 +1,8 @@
 package reference
 
 import (
-	"errors"
 	"fmt"
 	"math"
-	"sync"
 
 	"github.com/x448/float16"
 )
@@ -136,21 +134,16 @@ func (c *Cache) Step(pos int, q, k, v []float32, kept [][]int32) (out []float32,
 	c.next = pos + n
 
 	out = make([]float32, n*l.Heads*l.ValueLength)
-	errs := make([]error, l.HeadsKV)
-	var wg sync.WaitGroup
 	for j := range c.heads {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			var theirs []int32
-			if kept != nil {
-				theirs = kept[j]
-			}
-			errs[j] = c.heads[j].step(pos, n, q, k, v, out, theirs, c.first+l.Pinned)
-		}()
+		var theirs []int32
+		if kept != nil {
+			theirs = kept[j]
+		}
+		if err := c.heads[j].step(pos, n, q, k, v, out, theirs, c.first+l.Pinned); err != nil {
+			return nil, err
+		}
 	}
-	wg.Wait()
-	return out, errors.Join(errs...)
+	return out, nil
 }
 
 // step is Step for one KV head; positions below pinned stay.
@@ -236,15 +229,15 @@ func (h *head) attend(i int, q32 []float32, seen []pair, logits []float64, out [
 	}
 
 	sum := 0.0
-	acc := make([]float64, h.ValueLength)
-	for a := range seen {
-		w := math.Exp(logits[a] - top)
-		logits[a] = w
-		sum += w
-		axpy(acc, w, seen[a].v)
+	weights := logits[:len(seen)]
+	for a, l := range weights {
+		weights[a] = math.Exp(l - top)
+		sum += weights[a]
 	}
-	for a := range seen {
-		h.Policy.gain(&seen[a].gain, logits[a]/sum)
+	acc := make([]float64, h.ValueLength)
+	addValues(acc, weights, seen)
+	for a, w := range weights {
+		h.Policy.gain(&seen[a].gain, w/sum)
 	}
 
 	// What else is in the denominator: the low-rank part, as a token with logit low, and a sink, as one without a value.
@@ -297,6 +290,22 @@ func dot(a, b []float64) float64 {
 		s0 += a[i] * b[i]
 	}
 	return s0 + s1 + s2 + s3
+}
+
+// addValues adds to y the values of pairs, by weight; four at a time, or it would wait for y.
+func addValues(y, weights []float64, pairs []pair) {
+	n := len(y)
+	a := 0
+	for ; a+4 <= len(pairs); a += 4 {
+		w, p := weights[a:a+4:a+4], pairs[a:a+4:a+4]
+		v0, v1, v2, v3 := p[0].v[:n], p[1].v[:n], p[2].v[:n], p[3].v[:n]
+		for d := range y {
+			y[d] += w[0]*v0[d] + w[1]*v1[d] + w[2]*v2[d] + w[3]*v3[d]
+		}
+	}
+	for ; a < len(pairs); a++ {
+		axpy(y, weights[a], pairs[a].v)
+	}
 }
 
 // axpy adds a x to y.

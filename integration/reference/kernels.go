@@ -58,9 +58,11 @@ func linear(w []float32, head, n int, x []float64) []float64 {
 	y := make([]float64, n)
 	w = w[head*n*len(x):]
 	for o := range y {
-		for i, a := range w[o*len(x):][:len(x)] {
-			y[o] += float64(a) * x[i]
+		row, sum := w[o*len(x):][:len(x)], 0.0
+		for i, a := range row {
+			sum += float64(a) * x[i]
 		}
+		y[o] = sum
 	}
 	return y
 }

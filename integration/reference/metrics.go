@@ -34,6 +34,16 @@ func (m *Metrics) Add(full, method []float32, tokens []int32, first int) {
 	}
 }
 
+// Merge adds what other has summed.
+func (m *Metrics) Merge(other Metrics) {
+	m.n += other.n
+	m.targets += other.targets
+	m.nllFull += other.nllFull
+	m.nll += other.nll
+	m.kl += other.kl
+	m.agree += other.agree
+}
+
 // FullPerplexity is the full cache's perplexity of the next token.
 func (m *Metrics) FullPerplexity() float64 { return math.Exp(m.nllFull / float64(m.targets)) }
 

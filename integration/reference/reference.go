@@ -2,7 +2,8 @@
 // llama-architecture GGUF around it, and the figures that both are judged by. Tests hold the C runtime against it.
 //
 // It was written from algorithm.md alone and shares no code with the kernels that it judges, so that a mistake would have to
-// be made twice. Attention is computed in float64 and one query at a time; only the model's matrix products are blocked.
+// be made twice. Attention is computed in float64, one query at a time; the model's matrix products, which are not what is
+// judged, are float32 dot products of a library. Nothing here starts a goroutine: whoever has several sequences runs several.
 //
 //	model, err := reference.LoadModel("gopher-5m.gguf")
 //	layer := model.Layer()
