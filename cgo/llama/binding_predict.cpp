@@ -94,13 +94,12 @@ static size_t reuse(model & m, const std::vector<llama_token> & prompt) {
 // False if it was interrupted.
 static bool evaluate(model & m, const params & p, const std::vector<llama_token> & prompt) {
     if ((int64_t) prompt.size() > m.limit()) {
-        fail(LLAMA_BINDING_CONTEXT, "the prompt has %zu tokens, the context holds %d: shorten it, or make the context larger with SetContext", prompt.size(), m.limit());
+        fail(LLAMA_BINDING_CONTEXT, "the prompt has %zu tokens, the context holds %d: shorten it, or load the model with a larger context", prompt.size(), m.limit());
     }
     llama_set_n_threads(m.ctx.get(), p.n_threads, p.n_threads);
 
     const int64_t start = llama_time_us();
     size_t done = reuse(m, prompt);
-    m.last = {};
     m.last.n_prompt = prompt.size();
     m.last.n_cached = done;
 
@@ -128,6 +127,7 @@ static std::vector<llama_token> prompt_tokens(const model & m, const std::string
 }
 
 void evaluate(model & m, params & p, const std::string & text) {
+    m.last = {};
     check(m, p);
     evaluate(m, p, prompt_tokens(m, text));
 }
@@ -179,6 +179,7 @@ static llama_binding_stop generate(model & m, params & p, sampler & s, const std
 }
 
 void predict(model & m, params & p, bool debug, const std::function<bool(const std::string &)> & on_token) {
+    m.last = {};
     check(m, p);
     sampler s(m, p);
     const auto prompt = prompt_tokens(m, p.prompt);
@@ -200,8 +201,8 @@ void predict(model & m, params & p, bool debug, const std::function<bool(const s
                 t.n_prompt, t.n_cached, t.us_prompt/1e3, t.n_generated, t.us_generate/1e3);
     }
     if (m.last.stop == LLAMA_BINDING_STOP_CONTEXT) {
-        fail(LLAMA_BINDING_CONTEXT, "the context of %d tokens is full after %d prompt tokens and %d generated: make it larger with SetContext%s",
-                m.limit(), m.last.n_prompt, m.last.n_generated, lesskv_enabled(m.ctx.get()) ? "" : ", or let LESS bound its memory");
+        fail(LLAMA_BINDING_CONTEXT, "the context of %d tokens is full after %d prompt tokens and %d generated: load the model with a larger one%s",
+                m.limit(), m.last.n_prompt, m.last.n_generated, lesskv_enabled(m.ctx.get()) ? "" : ", or with LESS, which goes on");
     }
 }
 

@@ -1,0 +1,74 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"text/tabwriter"
+	"time"
+
+	llama "github.com/go-skynet/go-llama.cpp"
+
+	lesskv "github.com/lesskv/lesskv/plugin"
+)
+
+// report prints how fast the last completion was and what its cache holds.
+func report(w io.Writer, name string, model *llama.LLama, t lesskv.Timings) error {
+	s, err := lesskv.Stats(model)
+	if err != nil {
+		return err
+	}
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	line := func(name, format string, args ...any) { fmt.Fprintf(tw, name+"\t"+format+"\n", args...) }
+	fmt.Fprintln(tw)
+	line("model", "%s, %s, %s, context %d", name, s.Model, mib(s.ModelBytes), s.Context)
+	line("prompt", "%d tokens, %s", t.Prompt, speed(t.Prompt-t.Cached, t.PromptTime))
+	line("generated", "%d tokens, %s, ended by %s", t.Generated, speed(t.Generated, t.GenerateTime), ending[t.Stop])
+	if !s.Enabled {
+		line("cache", "%s: the full cache of %d tokens, without LESS", mib(s.CacheBytes), s.Context)
+		return tw.Flush()
+	}
+	line("LESS", "%s, %d of %d tokens: %d heavy (%d pinned), %d recent; %s", s.Policy, s.Budget, s.Context, s.Heavy, s.Pinned, s.Recent, kernels(s))
+	if n := len(s.Layers); n > 0 {
+		first := s.Layers[0]
+		for _, l := range s.Layers { // a sliding window says nothing about the budget
+			if !l.SlidingWindow {
+				first = l
+				break
+			}
+		}
+		what := "dropped"
+		if first.Kernels {
+			what = "folded"
+		}
+		line("tokens", "%d seen, %d kept, %d %s", first.Seen, first.Kept, first.Folded, what)
+	}
+	line("cache", "%s: slots %s, state %s, kernels %s, scratch %s", mib(s.CacheBytes), mib(s.SlotBytes), mib(s.StateBytes), mib(s.KernelBytes), mib(s.ScratchBytes))
+	line("full cache", "%s; this one is %.1f %% of it", mib(s.FullBytes), 100*float64(s.CacheBytes)/float64(max(s.FullBytes, 1)))
+	return tw.Flush()
+}
+
+// ending says in words why a generation ended.
+var ending = map[string]string{
+	"eog":       "the model",
+	"length":    "-n",
+	"word":      "a stop word",
+	"callback":  "the output",
+	"interrupt": "an interrupt",
+	"context":   "the context",
+}
+
+func kernels(s lesskv.CacheStats) string {
+	if s.Rank == 0 {
+		return "sparse only"
+	}
+	return fmt.Sprintf("kernels of rank %d", s.Rank)
+}
+
+func mib(bytes uint64) string { return fmt.Sprintf("%.2f MiB", float64(bytes)/(1<<20)) }
+
+func speed(tokens int, d time.Duration) string {
+	if tokens <= 0 || d <= 0 {
+		return "at once"
+	}
+	return fmt.Sprintf("%.2f s, %.1f tokens/s", d.Seconds(), float64(tokens)/d.Seconds())
+}

@@ -1,0 +1,374 @@
+package main
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"text/tabwriter"
+	"time"
+	"unicode/utf8"
+
+	"github.com/schollz/progressbar/v3"
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/lesskv/lesskv/integration/record"
+	"github.com/lesskv/lesskv/integration/worker"
+	"github.com/lesskv/lesskv/weights"
+	"github.com/lesskv/lesskv/weights/gguf"
+	"github.com/lesskv/lesskv/weights/train"
+)
+
+// trainOptions are the flags of train.
+type trainOptions struct {
+	train.Options
+	model   string
+	texts   []string
+	budgets []string
+	context int
+	limit   int
+	layers  string
+	typ     string
+	disk    string
+	plot    string
+	quiet   bool
+}
+
+func newTrain() *cobra.Command {
+	o := &trainOptions{}
+	cmd := &cobra.Command{
+		Use:   "train -m MODEL -d TEXT [flags]",
+		Short: "Train an adapter for a model on this machine",
+		Long: `Train the kernels of LESS for a model, and write them as an adapter that run and
+plugins take.
+
+The text is files, folders of files, or - for standard input; a file whose name
+ends in .tokens is int32 token numbers, little-endian. The last tenth of it is
+for validation and never trained on. The adapter's errors are printed relative
+to those of the sparse policy alone.
+
+Work is kept in a folder beside the output (OUTPUT.work) until the adapter is
+written. After Ctrl-C, a full disk or a crash the same command goes on and
+repeats at most the layers that were being fitted.
+
+Layers are independent: with --layers 0-7 on one machine and 8-15 on another,
+lesskv merge joins what they write.`,
+		Example: `  lesskv train -m model.gguf -d texts/
+  lesskv train -m model.gguf -d texts/ -o peak.gguf --policy peak --budget 5% --rank 16
+  lesskv train -m model.gguf -d a.txt --layers 0-7 -o part1.gguf`,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usageError{fmt.Errorf("%q: texts are given with -d", args[0])}
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd) },
+	}
+	f := cmd.Flags()
+	f.StringVarP(&o.model, "model", "m", "", "GGUF `file` of the model")
+	f.StringArrayVarP(&o.texts, "data", "d", nil, "text to train on: a `file`, a folder, or - (may be given several times)")
+	f.StringVarP(&o.Output, "output", "o", "", "`file` to write (default: MODEL.lesskv.gguf beside the model)")
+	f.StringVar(&o.Policy, "policy", "h2o", "sparse policy: h2o, lambda or peak")
+	f.StringSliceVarP(&o.budgets, "budget", "b", []string{"5%"}, "slots per KV head: tokens, or a share of the context as 5%; several, with commas, make one adapter for all")
+	f.IntVar(&o.Heavy, "heavy", 0, "heavy slots of the first budget, 0 for the policy's own share")
+	f.IntVar(&o.Pinned, "pinned", 1, "first positions that are never evicted, -1 for none")
+	f.IntVar(&o.Ubatch, "ubatch", 32, "tokens of a micro-batch: evictions happen after each")
+	f.IntVarP(&o.Rank, "rank", "r", 8, "rank of the low-rank state")
+	f.IntVar(&o.Hidden, "hidden", 16, "hidden size of the kernels, which are memory too")
+	f.IntVarP(&o.context, "context", "c", 2048, "tokens of a window, 0 for the model's context")
+	f.IntVarP(&o.limit, "tokens", "n", 200_000, "how many tokens of the text to use, spread over it, 0 for all")
+	f.IntVar(&o.Steps, "steps", 2000, "steps of the optimiser, one window each")
+	f.Float64Var(&o.Rate, "rate", 5e-3, "largest rate of the optimiser")
+	f.StringVar(&o.layers, "layers", "", "`from-to` of the layers to train, counted from 0 (default: all)")
+	f.IntVarP(&o.Threads, "threads", "t", runtime.NumCPU(), "threads, a layer each")
+	f.Uint64VarP(&o.Seed, "seed", "s", 1, "seed of the starting point: the same options give the same file")
+	f.StringVar(&o.typ, "type", "f16", "type of the adapter's matrices: f16, f32 or q8_0")
+	f.StringVar(&o.disk, "disk", "", "`bytes` that recordings may take at a time, as 20G (default: nine tenths of what is free)")
+	f.BoolVar(&o.Keep, "keep", false, "leave the work folder")
+	f.StringVar(&o.plot, "plot", "", "write the validation error of each layer as a picture to this `file`, .png or .svg")
+	f.BoolVarP(&o.quiet, "quiet", "q", false, "no progress")
+	f.SortFlags = false
+	return cmd
+}
+
+func (o *trainOptions) run(cmd *cobra.Command) (err error) {
+	if o.model == "" || len(o.texts) == 0 {
+		return usageError{errors.New("want a model and a text: -m MODEL.gguf -d TEXT")}
+	}
+	if o.Model, err = weights.ReadModel(o.model); err != nil {
+		return err
+	}
+	if err := o.parse(); err != nil {
+		return usageError{err}
+	}
+	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	path, err := worker.Path(worker.Patched)
+	if err != nil {
+		return err
+	}
+	r, err := record.Open(ctx, path, o.model, o.context, o.Threads)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	text, err := readTexts(r, cmd.InOrStdin(), o.texts)
+	if err != nil {
+		return err
+	}
+	windows, err := train.Cut(text, o.context, o.limit, r.Start())
+	if err != nil {
+		return err
+	}
+	out := cmd.ErrOrStderr()
+	fmt.Fprintf(out, "%d tokens of text; %d windows of %d tokens for training, %d for validation\n", len(text), len(windows.Train), o.context, len(windows.Valid))
+	p := &progress{w: out, quiet: o.quiet, layers: o.Layers[1] - o.Layers[0], work: o.Output + ".work"}
+	o.Progress = p.event
+	report, err := train.Run(ctx, o.Options, r, windows)
+	p.end()
+	if err != nil {
+		if ctx.Err() != nil {
+			fmt.Fprintf(out, "interrupted; the same command goes on where this one stopped\n")
+			return errInterrupted
+		}
+		return err
+	}
+	if o.plot != "" {
+		if err := train.Plot(report, o.plot); err != nil {
+			return err
+		}
+	}
+	return o.table(cmd.OutOrStdout(), report)
+}
+
+// parse checks flags that need more than a number, and fills in what depends on the model.
+func (o *trainOptions) parse() (err error) {
+	m := o.Model
+	if o.context == 0 {
+		o.context = m.Context
+	}
+	if o.context < 2 || o.limit < 0 {
+		return fmt.Errorf("a context of %d tokens, %d of the text", o.context, o.limit)
+	}
+	if o.Output == "" {
+		o.Output = strings.TrimSuffix(o.model, ".gguf") + ".lesskv.gguf"
+	}
+	for _, s := range o.budgets {
+		share, percent := strings.CutSuffix(s, "%")
+		x, err := strconv.ParseFloat(share, 64)
+		b := int(x)
+		switch {
+		case err == nil && percent && x > 0 && x <= 100:
+			b = max(64, int(x/100*float64(o.context))) // "Budgets" in algorithm.md
+		case err != nil || percent || x != float64(b) || b < 1:
+			return fmt.Errorf("--budget %s: want a number of tokens, or a share of the context such as 5%%", s)
+		}
+		o.Budgets = append(o.Budgets, b)
+	}
+	o.Options.Layers = [2]int{0, m.Layers}
+	if o.layers != "" {
+		from, to, both := strings.Cut(o.layers, "-")
+		if !both {
+			to = from
+		}
+		a, err1 := strconv.Atoi(from)
+		b, err2 := strconv.Atoi(to)
+		if err1 != nil || err2 != nil || a < 0 || b < a || b >= m.Layers {
+			return fmt.Errorf("--layers %s: want from-to, such as 0-%d, of the model's %d layers", o.layers, m.Layers-1, m.Layers)
+		}
+		o.Options.Layers = [2]int{a, b + 1}
+	}
+	types := map[string]gguf.Type{"f16": gguf.F16, "f32": gguf.F32, "q8_0": gguf.Q8_0}
+	t, ok := types[strings.ToLower(o.typ)]
+	if !ok {
+		return fmt.Errorf("--type %s: want f16, f32 or q8_0", o.typ)
+	}
+	o.Type = t
+	if o.disk != "" {
+		if o.Disk, err = parseBytes(o.disk); err != nil {
+			return fmt.Errorf("--disk %s: %w", o.disk, err)
+		}
+	}
+	return nil
+}
+
+// parseBytes reads 500M, 20G or 1T, and plain bytes.
+func parseBytes(s string) (int64, error) {
+	shift := 0
+	for i, unit := range []string{"K", "M", "G", "T"} {
+		if strings.HasSuffix(strings.ToUpper(s), unit) {
+			s, shift = s[:len(s)-1], 10*(i+1)
+			break
+		}
+	}
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil || n < 1 || n > (1<<62)>>shift {
+		return 0, errors.New("want bytes, or a number with K, M, G or T")
+	}
+	return n << shift, nil
+}
+
+// readTexts returns the tokens of all documents, one after the other, each behind the token that starts a sequence.
+func readTexts(r *record.Runtime, stdin io.Reader, paths []string) ([]int32, error) {
+	var all []int32
+	add := func(name string, data []byte) error {
+		if filepath.Ext(name) == ".tokens" {
+			if len(data)%4 != 0 {
+				return fmt.Errorf("%s: %d bytes: want int32 numbers", name, len(data))
+			}
+			for ; len(data) > 0; data = data[4:] {
+				all = append(all, int32(binary.LittleEndian.Uint32(data)))
+			}
+			return nil
+		}
+		tokens, err := r.Tokenize(string(data))
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		all = append(append(all, r.Start()...), tokens...)
+		return nil
+	}
+	for _, path := range paths {
+		if path == "-" {
+			data, err := io.ReadAll(stdin)
+			if err == nil {
+				err = add("standard input", data)
+			}
+			if err != nil {
+				return nil, err
+			}
+			continue
+		}
+		err := filepath.WalkDir(path, func(p string, d fs.DirEntry, err error) error {
+			if err != nil {
+				return err
+			}
+			inside := p != path
+			if inside && strings.HasPrefix(d.Name(), ".") {
+				if d.IsDir() {
+					return fs.SkipDir
+				}
+				return nil
+			}
+			if d.IsDir() || inside && !d.Type().IsRegular() {
+				return nil
+			}
+			data, err := os.ReadFile(p)
+			if err != nil {
+				return err
+			}
+			if inside && filepath.Ext(p) != ".tokens" && !utf8.Valid(data) {
+				return nil // a picture, an archive
+			}
+			return add(p, data)
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
+// table prints how the layers came out.
+func (o *trainOptions) table(w io.Writer, report *train.Report) error {
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(tw, "layer\tstart\ttraining\tvalidation\tbaseline+\tsteps\t")
+	for _, l := range report.Layers {
+		fmt.Fprintf(tw, "%d\t%.3f\t%.3f\t%.3f\t%.3f\t%d\t\n", l.Layer, l.Start, l.Train, l.Valid, l.Plus, l.Steps)
+	}
+	if err := tw.Flush(); err != nil {
+		return err
+	}
+	stat, err := os.Stat(o.Output)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(w, "\nErrors of the layers' outputs, those of the sparse policy alone being 1. Baseline+ has the state's bytes as more slots.\n%s: %s, kernels of %s in memory\n",
+		o.Output, mib(uint64(stat.Size())), mib(report.Adapter.Bytes()))
+	return err
+}
+
+// progress shows events: a bar on a terminal, a line for each layer and now and then elsewhere.
+type progress struct {
+	w      io.Writer
+	quiet  bool
+	layers int
+	work   string
+
+	mu     sync.Mutex
+	bar    *progressbar.ProgressBar
+	stage  train.Stage
+	done   map[int]int // steps of each layer
+	lately time.Time
+}
+
+func (p *progress) event(e train.Event) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	f, file := p.w.(*os.File)
+	terminal := file && term.IsTerminal(int(f.Fd()))
+	switch {
+	case e.Stage == train.Planned:
+		fmt.Fprintf(p.w, "recordings: %s in %s, %d of %d layers at a time\n", mib(uint64(e.Bytes)), p.work, e.Done, e.Total)
+	case e.Stage == train.Finished:
+		if terminal && p.bar != nil {
+			p.bar.Clear()
+		}
+		fmt.Fprintf(p.w, "layer %d: validation %.3f of sparse-only (baseline+ %.3f), best after %d of %d steps\n", e.Layer, e.Valid, e.Plus, e.Done, e.Total)
+		if p.bar != nil {
+			p.add(e.Layer, e.Total)
+		}
+	case p.quiet || e.Stage == train.Replaying:
+	case e.Stage == train.Recording:
+		p.show(terminal, e.Stage, e.Total, "recording")
+		if p.bar != nil {
+			p.bar.Set(e.Done)
+		} else if time.Since(p.lately) > 10*time.Second {
+			p.lately = time.Now()
+			fmt.Fprintf(p.w, "recorded %d of %d windows\n", e.Done, e.Total)
+		}
+	case e.Stage == train.Fitting:
+		p.show(terminal, e.Stage, e.Total*p.layers, "fitting")
+		text := fmt.Sprintf("layer %d: training %.3f, validation %.3f, baseline+ %.3f", e.Layer, e.Train, e.Valid, e.Plus)
+		if p.bar != nil {
+			p.bar.Describe(text)
+			p.add(e.Layer, e.Done)
+		} else if time.Since(p.lately) > 10*time.Second {
+			p.lately = time.Now()
+			fmt.Fprintf(p.w, "%s, step %d of %d\n", text, e.Done, e.Total)
+		}
+	}
+}
+
+// show starts a new bar where a stage begins.
+func (p *progress) show(terminal bool, stage train.Stage, total int, what string) {
+	if !terminal || p.bar != nil && p.stage == stage {
+		return
+	}
+	p.end()
+	p.stage, p.done = stage, map[int]int{}
+	p.bar = progressbar.NewOptions(total, progressbar.OptionSetWriter(p.w), progressbar.OptionSetDescription(what), progressbar.OptionShowCount(),
+		progressbar.OptionSetPredictTime(true), progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish())
+}
+
+func (p *progress) add(layer, done int) {
+	p.bar.Add(done - p.done[layer])
+	p.done[layer] = done
+}
+
+func (p *progress) end() {
+	if p.bar != nil {
+		p.bar.Clear()
+		p.bar = nil
+	}
+}

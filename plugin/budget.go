@@ -1,0 +1,49 @@
+package lesskv
+
+import (
+	"strconv"
+
+	llama "github.com/go-skynet/go-llama.cpp"
+)
+
+// A Budget is how many pairs of key and value stay, for each layer and KV head. Make one with Tokens, Share, MiB, Bytes or
+// ParseBudget; the zero value is the default, 5 % of the context. One that would keep nothing makes llama.New fail with
+// ErrBudget.
+type Budget struct {
+	text string // as LESSKV_BUDGET would have it
+}
+
+// Tokens is a budget of n pairs, 1 at least.
+func Tokens(n int) Budget { return Budget{strconv.Itoa(n)} }
+
+// Share is a budget in parts of the context: 0.05 is 5 %. It comes to 64 pairs at least.
+func Share(of float64) Budget { return Budget{number(of*100) + "%"} }
+
+// MiB is a budget in memory, as Bytes, in units of 1,048,576 bytes.
+func MiB(n float64) Budget { return Budget{number(n) + "MiB"} }
+
+// Bytes is a budget in memory: as many pairs as fit, when the state of one sequence and the kernels are paid for.
+func Bytes(n uint64) Budget { return Budget{number(float64(n)/1024) + "KiB"} }
+
+func number(x float64) string { return strconv.FormatFloat(x, 'f', -1, 64) }
+
+// ParseBudget reads a budget as LESSKV_BUDGET and the flag have it: "1024" tokens, "5%" of the context, "64MiB" of memory
+// (or KiB, GiB), "" the default. The error says what is wrong with it.
+func ParseBudget(s string) (Budget, error) {
+	if err := llama.CheckLESSKVBudget(s); err != nil {
+		return Budget{}, err
+	}
+	return Budget{s}, nil
+}
+
+// String returns the budget as ParseBudget reads it.
+func (b Budget) String() string { return b.text }
+
+// MarshalText is String, for encoding packages.
+func (b Budget) MarshalText() ([]byte, error) { return []byte(b.text), nil }
+
+// UnmarshalText is ParseBudget, for encoding packages.
+func (b *Budget) UnmarshalText(text []byte) (err error) {
+	*b, err = ParseBudget(string(text))
+	return err
+}

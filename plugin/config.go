@@ -1,0 +1,75 @@
+package lesskv
+
+import (
+	"fmt"
+
+	llama "github.com/go-skynet/go-llama.cpp"
+)
+
+// A Config says what the cache keeps. The zero value is a good default.
+type Config struct {
+	Budget Budget // pairs that stay, for each layer and KV head; zero: 5 % of the context
+	Policy Policy // which stay; zero: H2O
+
+	// Heavy is how many of the budget are chosen by score; the rest are the most recent. 0 is the policy's own share (half
+	// of the budget for H2O, a quarter for Peak, 4 for Lambda), None is none.
+	Heavy int
+	// Pinned is how many first tokens of a sequence always stay; they count as heavy. 0 is the default, 1; None is none.
+	Pinned int
+
+	Keys, Values SlotType // how they are stored; zero: F16
+
+	// Adapter is the path of the trained kernels. "" is the model's path with .lesskv.gguf for .gguf, if there is such a
+	// file; NoAdapter is none.
+	Adapter string
+	// ForceAdapter accepts an adapter that was made for a model of the same shape with other weights, like the base of a
+	// fine-tune.
+	ForceAdapter bool
+}
+
+// None, as Heavy or Pinned, is no token: 0 is their default.
+const None = -1
+
+// NoAdapter, as Adapter, runs without kernels: what is evicted is lost.
+const NoAdapter = llama.LESSKVNoAdapter
+
+// Enable makes llama.New give the model a LESS cache. A configuration that makes no sense is an error of llama.New's:
+// ErrConfig, ErrBudget, ErrAdapter or ErrUnsupported.
+func Enable(c Config) llama.ModelOption {
+	return func(o *llama.ModelOptions) {
+		o.LESSKV = &llama.LESSKVOptions{
+			Policy:       string(c.Policy),
+			Budget:       c.Budget.String(),
+			Heavy:        c.Heavy,
+			Pinned:       c.Pinned,
+			Type:         fmt.Sprintf("%s,%s", c.Keys, c.Values),
+			Adapter:      c.Adapter,
+			ForceAdapter: c.ForceAdapter,
+		}
+	}
+}
+
+// Disable makes llama.New give the model the unmodified cache, whatever the environment says.
+func Disable() llama.ModelOption {
+	return func(o *llama.ModelOptions) {
+		o.LESSKV = &llama.LESSKVOptions{Off: true}
+	}
+}
+
+// A Policy decides which pairs stay.
+type Policy string
+
+const (
+	H2O    Policy = "h2o"    // the most attention in sum (heavy-hitter oracle), and the most recent
+	Lambda Policy = "lambda" // the oldest, and the most recent
+	Peak   Policy = "peak"   // the most attention at any one time, decaying, and the most recent
+)
+
+// A SlotType is how a key or a value is stored.
+type SlotType string
+
+const (
+	F16 SlotType = "f16"  // 2 bytes a number
+	F32 SlotType = "f32"  // 4 bytes, exact
+	Q8  SlotType = "q8_0" // 34 bytes for 32 numbers; the head size must be a multiple of 32
+)

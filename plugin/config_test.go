@@ -1,0 +1,158 @@
+package lesskv_test
+
+import (
+	"testing"
+
+	llama "github.com/go-skynet/go-llama.cpp"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/lesskv/lesskv/integration/testdata"
+	lesskv "github.com/lesskv/lesskv/plugin"
+)
+
+func TestConfigResolved(t *testing.T) {
+	for name, test := range map[string]struct {
+		config        lesskv.Config
+		policy        string
+		budget, heavy int
+		pinned        int
+	}{
+		"zero":            {lesskv.Config{}, "h2o", 102, 51, 1},
+		"tokens":          {lesskv.Config{Budget: lesskv.Tokens(300)}, "h2o", 300, 150, 1},
+		"share":           {lesskv.Config{Budget: lesskv.Share(0.25)}, "h2o", 512, 256, 1},
+		"small share":     {lesskv.Config{Budget: lesskv.Share(0.001)}, "h2o", 64, 32, 1},
+		"whole context":   {lesskv.Config{Budget: lesskv.Share(1)}, "h2o", 2048, 1024, 1},
+		"above context":   {lesskv.Config{Budget: lesskv.Tokens(1e6)}, "h2o", 2048, 1024, 1},
+		"memory":          {lesskv.Config{Budget: lesskv.MiB(1)}, "h2o", 1 << 20 / (6 * 2 * (2*64*2 + 8)), 165, 1},
+		"bytes":           {lesskv.Config{Budget: lesskv.Bytes(1 << 20)}, "h2o", 1 << 20 / (6 * 2 * (2*64*2 + 8)), 165, 1},
+		"f32":             {lesskv.Config{Budget: lesskv.MiB(1), Keys: lesskv.F32, Values: lesskv.F32}, "h2o", 1 << 20 / (6 * 2 * (2*64*4 + 8)), 84, 1},
+		"lambda":          {lesskv.Config{Policy: lesskv.Lambda}, "lambda", 102, 4, 1},
+		"peak":            {lesskv.Config{Policy: lesskv.Peak}, "peak", 102, 25, 1},
+		"heavy, pinned":   {lesskv.Config{Heavy: 30, Pinned: 20}, "h2o", 102, 30, 20},
+		"nothing pinned":  {lesskv.Config{Pinned: lesskv.None}, "h2o", 102, 51, 0},
+		"recent ones":     {lesskv.Config{Heavy: lesskv.None, Pinned: lesskv.None}, "h2o", 102, 0, 0},
+		"everything once": {lesskv.Config{Budget: lesskv.Tokens(64), Policy: lesskv.Peak, Heavy: 64, Pinned: 64}, "peak", 64, 64, 64},
+	} {
+		t.Run(name, func(t *testing.T) {
+			test.config.Adapter = lesskv.NoAdapter
+			s := stats(t, open(t, lesskv.Enable(test.config)))
+			assert.True(t, s.Enabled)
+			assert.Equal(t, test.policy, s.Policy)
+			assert.Equal(t, test.budget, s.Budget)
+			assert.Equal(t, test.heavy, s.Heavy)
+			assert.Equal(t, s.Budget-s.Heavy, s.Recent)
+			assert.Equal(t, test.pinned, s.Pinned)
+			assert.Zero(t, s.Rank)
+			assert.Empty(t, s.Layers, "no token yet")
+		})
+	}
+}
+
+func TestConfigRefused(t *testing.T) {
+	for name, test := range map[string]struct {
+		config lesskv.Config
+		kind   error
+		says   []string
+	}{
+		"budget 0":        {lesskv.Config{Budget: lesskv.Tokens(0)}, lesskv.ErrBudget, []string{`"0"`, "nothing would be kept"}},
+		"budget below 0":  {lesskv.Config{Budget: lesskv.Tokens(-5)}, lesskv.ErrBudget, []string{`"-5"`}},
+		"share 0":         {lesskv.Config{Budget: lesskv.Share(0)}, lesskv.ErrBudget, []string{`"0%"`}},
+		"share below 0":   {lesskv.Config{Budget: lesskv.Share(-0.1)}, lesskv.ErrBudget, []string{"nothing would be kept"}},
+		"0 MiB":           {lesskv.Config{Budget: lesskv.MiB(0)}, lesskv.ErrBudget, []string{`"0MiB"`}},
+		"0 bytes":         {lesskv.Config{Budget: lesskv.Bytes(0)}, lesskv.ErrBudget, nil},
+		"too few bytes":   {lesskv.Config{Budget: lesskv.Bytes(100)}, lesskv.ErrConfig, []string{"too small"}},
+		"policy":          {lesskv.Config{Policy: "newest"}, lesskv.ErrConfig, []string{`"newest"`, "h2o", "lambda", "peak"}},
+		"type":            {lesskv.Config{Keys: "f8"}, lesskv.ErrConfig, []string{"f8", "q8_0"}},
+		"too heavy":       {lesskv.Config{Budget: lesskv.Tokens(64), Heavy: 65}, lesskv.ErrConfig, []string{"65", "64"}},
+		"too many pinned": {lesskv.Config{Budget: lesskv.Tokens(64), Pinned: 33}, lesskv.ErrConfig, []string{"33", "32"}},
+		"NUL":             {lesskv.Config{Policy: "h2o\x00"}, lesskv.ErrConfig, []string{"NUL"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			model, err := llama.New(file(t, testdata.Model), lesskv.Enable(test.config))
+			assert.Nil(t, model)
+			assertSays(t, err, test.kind, append(test.says, "failed loading model")...)
+			assert.ErrorIs(t, err, lesskv.ErrConfig)
+		})
+	}
+}
+
+func TestDisabled(t *testing.T) {
+	s := stats(t, open(t, lesskv.Enable(lesskv.Config{}), lesskv.Disable()))
+	assert.False(t, s.Enabled)
+	assert.EqualValues(t, 6*2*2048*2*64*2, s.CacheBytes, "six layers, two heads, 64 wide, f16")
+	assert.Equal(t, s.CacheBytes, s.FullBytes)
+}
+
+func TestEnvironment(t *testing.T) {
+	t.Run("off", func(t *testing.T) {
+		for _, v := range []string{"", "0", "off", "false", "OFF"} {
+			t.Setenv("LESSKV", v)
+			assert.False(t, stats(t, open(t)).Enabled, "LESSKV=%s", v)
+		}
+	})
+	t.Run("everything", func(t *testing.T) {
+		for name, value := range map[string]string{
+			"LESSKV": "on", "LESSKV_POLICY": "peak", "LESSKV_BUDGET": "10%", "LESSKV_HEAVY": "50", "LESSKV_PINNED": "0",
+			"LESSKV_TYPE": "f32,f16", "LESSKV_ADAPTER": "none", "LESSKV_FORCE_ADAPTER": "1",
+		} {
+			t.Setenv(name, value)
+		}
+		model := open(t)
+		predict(t, model, prompt)
+		s := stats(t, model)
+		assert.Equal(t, "peak", s.Policy)
+		assert.Equal(t, []int{204, 50, 154, 0}, []int{s.Budget, s.Heavy, s.Recent, s.Pinned})
+		assert.EqualValues(t, 6*2*204*(64*4+64*2+8), s.SlotBytes)
+	})
+	t.Run("an option goes before it", func(t *testing.T) {
+		t.Setenv("LESSKV", "on")
+		t.Setenv("LESSKV_BUDGET", "not even a budget")
+		s := stats(t, open(t, sparse(77)))
+		assert.Equal(t, 77, s.Budget)
+		assert.False(t, stats(t, open(t, lesskv.Disable())).Enabled)
+	})
+	t.Run("wrong values", func(t *testing.T) {
+		for name, value := range map[string]string{
+			"LESSKV": "maybe", "LESSKV_BUDGET": "5 apples", "LESSKV_HEAVY": "-1", "LESSKV_PINNED": "x", "LESSKV_TYPE": "f64",
+			"LESSKV_FORCE_ADAPTER": "2", "LESSKV_POLICY": "newest", "LESSKV_ADAPTER": "/no/such.gguf",
+		} {
+			t.Run(name, func(t *testing.T) {
+				t.Setenv("LESSKV", "1")
+				t.Setenv(name, value)
+				_, err := llama.New(file(t, testdata.Model))
+				kind := lesskv.ErrConfig
+				if name == "LESSKV_ADAPTER" {
+					kind = lesskv.ErrAdapter
+				}
+				assertSays(t, err, kind, name+"="+value)
+			})
+		}
+	})
+	t.Run("without the switch", func(t *testing.T) {
+		lines := captureLog(t)
+		t.Setenv("LESSKV_BUDGET", "5%")
+		assert.False(t, stats(t, open(t)).Enabled)
+		assert.Contains(t, lines.String(), "LESSKV_BUDGET=5% without effect")
+	})
+}
+
+func TestParseBudget(t *testing.T) {
+	for _, good := range []string{"", "1", "1024", "5%", "0.5%", "150%", "5 %", "64MiB", "1.5GiB", "10 KiB", "2147483647"} {
+		b, err := lesskv.ParseBudget(good)
+		require.NoError(t, err, good)
+		assert.Equal(t, good, b.String())
+		var again lesskv.Budget
+		text, err := b.MarshalText()
+		require.NoError(t, err)
+		require.NoError(t, again.UnmarshalText(text))
+		assert.Equal(t, b, again)
+	}
+	for _, bad := range []string{"0", "-1", "1.5", "x", "%", "0%", "-5%", "NaN%", "Inf%", "MiB", "0MiB", "-1MiB", "1e300GiB", "64MB", "1024 ", "2147483648", "99999999999999999999"} {
+		_, err := lesskv.ParseBudget(bad)
+		require.Error(t, err, bad)
+		assert.Contains(t, err.Error(), `"`+bad+`"`)
+		assert.Contains(t, err.Error(), "want tokens (1024), a share of the context (5%) or memory (64MiB)")
+	}
+	assert.Equal(t, "25%", lesskv.Share(0.25).String())
+}

@@ -1,0 +1,74 @@
+// Package lesskv gives programs that use github.com/go-skynet/go-llama.cpp a KV cache that does not grow.
+//
+// The cache of a transformer holds a key and a value of every token, in every layer. LESS (Dong et al., "Get More with LESS",
+// arXiv 2402.09398) keeps a fixed number of them, chosen by a policy, and folds what it evicts into a small low-rank state
+// through kernels that were trained for the model. Memory is constant, whatever the length of the text.
+//
+// # Use
+//
+// The runtime is assembled once (README.md of the module), and then one option does it:
+//
+//	model, err := llama.New("model.gguf", llama.SetContext(8192), lesskv.Enable(lesskv.Config{}))
+//
+// Everything else stays as it was. The zero [Config] keeps 5 % of the context with the policy h2o and takes the adapter from
+// model.lesskv.gguf, beside the model. If there is none, what is evicted is lost (the cache is "sparse only"), which is said
+// once in the log, loudly; [NoAdapter] asks for that in silence.
+//
+// # How much stays
+//
+// A budget counts pairs of key and value, for each layer and KV head: [Tokens] says it outright, [Share] as a part of the
+// context (64 at least), [MiB] and [Bytes] as the memory that one sequence may take, the state and the kernels included. A
+// budget of at least the context is no error: nothing is evicted, and the output is the unmodified runtime's.
+//
+// Of the budget, Heavy pairs are chosen by score and the rest are the most recent. The first Pinned tokens always stay and
+// count as heavy: one by default, since models lean on the first token; a chat gives the length of its system prompt.
+//
+// # Which stay
+//
+//   - [H2O]: those that got the most attention since they came. The default.
+//   - [Lambda]: the oldest, and the most recent. Needs no scores.
+//   - [Peak]: those that got the most attention at any one time, of late.
+//
+// Kernels are trained for one policy; another is refused.
+//
+// # Switching without a change of source
+//
+// Where a program gives no option of this package, llama.New reads the environment, so that a program that was only linked
+// anew can be switched:
+//
+//	LESSKV                on, off
+//	LESSKV_BUDGET         1024, 5%, 64MiB
+//	LESSKV_POLICY         h2o, lambda, peak
+//	LESSKV_HEAVY          a number of tokens
+//	LESSKV_PINNED         a number of tokens
+//	LESSKV_TYPE           f16, f32, q8_0; or two, for keys and values: f16,q8_0
+//	LESSKV_ADAPTER        a path, or none
+//	LESSKV_FORCE_ADAPTER  on, off
+//
+// The others are without effect unless LESSKV is on. [RegisterFlags] offers the same as command-line flags. An option in
+// the source goes before the environment.
+//
+// # What differs
+//
+// With LESS, the context that llama.New is given limits nothing: generation goes on to the context that the model was trained
+// for. A prompt that extends the text of the last one goes on from the cache; any other is evaluated anew.
+//
+// Eviction happens after each micro-batch, so what comes out depends on its size: the batch of llama.SetNBatch and
+// llama.SetBatch, at most 512. For the same prompts in the same order and sizes it is the same to the bit, with any number of
+// threads.
+//
+// A sequence cannot be shifted, nor cut back past what has been folded. Models that LESS does not cover (ALiBi, multi-head
+// latent attention, encoders, recurrent layers and a few more) are refused with [ErrUnsupported].
+//
+// # Errors
+//
+// What llama.New and the calls of a model return can be asked for its kind with [errors.Is], and holds an [*Error]:
+//
+//	var e *lesskv.Error
+//	switch _, err := llama.New(path, lesskv.Enable(cfg)); {
+//	case errors.Is(err, lesskv.ErrAdapter):
+//		// retrain, or run sparse only
+//	case errors.As(err, &e):
+//		log.Print(e.Reason)
+//	}
+package lesskv

@@ -1,0 +1,120 @@
+package lesskv
+
+import (
+	"errors"
+	"flag"
+	"strconv"
+	"strings"
+
+	llama "github.com/go-skynet/go-llama.cpp"
+)
+
+// Flags are the command-line flags of RegisterFlags and what they were set to.
+type Flags struct {
+	config Config
+	on     bool
+	given  bool // any of them
+	off    bool // said so
+}
+
+// RegisterFlags adds a flag for each field of Config to a flag set, all beginning with prefix; with "lesskv-":
+//
+//	-lesskv                LESS on, or with =off off; any of the others switches it on too
+//	-lesskv-budget 5%      as LESSKV_BUDGET, and so on
+//	-lesskv-policy peak
+//	-lesskv-heavy 32
+//	-lesskv-pinned 1
+//	-lesskv-type f16
+//	-lesskv-adapter PATH
+//	-lesskv-force-adapter
+//
+// With an empty prefix the first of them is -less. Wrong values are errors of Parse where they can be told without the model.
+func RegisterFlags(fs *flag.FlagSet, prefix string) *Flags {
+	f := &Flags{}
+	add := func(name, usage string, set func(string) error) {
+		fs.Func(prefix+name, usage, func(s string) error {
+			f.given = true
+			return set(s)
+		})
+	}
+	name := strings.TrimRight(prefix, "-")
+	if name == "" {
+		name = "less"
+	}
+	fs.Var(boolValue{func(on bool) { f.on, f.off = on, !on }}, name, "a KV cache of constant size; =off for the unmodified one")
+	c := &f.config
+	add("budget", "what stays in the cache: `N` tokens, N% of the context or NMiB of memory (default 5%)", func(s string) (err error) {
+		c.Budget, err = ParseBudget(s)
+		return err
+	})
+	add("policy", "which tokens stay: h2o, lambda or peak, by `name` (default h2o)", func(s string) error {
+		c.Policy = Policy(s)
+		return nil
+	})
+	add("heavy", "`tokens` of the budget that are chosen by score (default: the policy's share)", parseCount(&c.Heavy))
+	add("pinned", "first `tokens` that always stay (default 1)", parseCount(&c.Pinned))
+	add("type", "`type` of the stored keys and values: f16, f32, q8_0, or two of them, f16,q8_0 (default f16)", func(s string) error {
+		keys, values, two := strings.Cut(s, ",")
+		if !two {
+			values = keys
+		}
+		c.Keys, c.Values = SlotType(keys), SlotType(values)
+		return nil
+	})
+	add("adapter", "`path` of the trained kernels, or none (default: MODEL.lesskv.gguf beside the model)", func(s string) error {
+		c.Adapter = s
+		return nil
+	})
+	fs.Var(boolValue{func(on bool) { f.given, c.ForceAdapter = true, on }}, prefix+"force-adapter", "accept an adapter made for other weights of the same shape")
+	return f
+}
+
+// Config returns what the flags say.
+func (f *Flags) Config() Config { return f.config }
+
+// Off tells whether LESS was switched off outright.
+func (f *Flags) Off() bool { return f.off }
+
+// Option returns Enable or Disable, as the flags say; where none was given it leaves the choice to the environment.
+func (f *Flags) Option() llama.ModelOption {
+	switch {
+	case f.off:
+		return Disable()
+	case f.on || f.given:
+		return Enable(f.config)
+	}
+	return func(*llama.ModelOptions) {}
+}
+
+// A boolValue is a flag that needs no value, and takes on and off as well as true and false.
+type boolValue struct{ set func(bool) }
+
+func (v boolValue) IsBoolFlag() bool { return true }
+func (v boolValue) String() string   { return "" }
+
+func (v boolValue) Set(s string) error {
+	switch strings.ToLower(s) {
+	case "on", "true", "1", "yes":
+		v.set(true)
+	case "off", "false", "0", "no":
+		v.set(false)
+	default:
+		return errors.New("want on or off")
+	}
+	return nil
+}
+
+// parseCount reads a count as Config has it, where 0 is the default and None is none.
+func parseCount(to *int) func(string) error {
+	return func(s string) error {
+		n, err := strconv.ParseInt(s, 10, 32)
+		if err != nil || n < 0 {
+			return errors.New("want a number of tokens, 0 for none")
+		}
+		*to = int(n)
+		if n == 0 {
+			*to = None
+		}
+		return nil
+	}
+}

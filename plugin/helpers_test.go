@@ -1,0 +1,115 @@
+package lesskv_test
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	llama "github.com/go-skynet/go-llama.cpp"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/lesskv/lesskv/integration/testdata"
+	lesskv "github.com/lesskv/lesskv/plugin"
+)
+
+const prompt = "func (s *Server) ListenAndServe() error {"
+
+// file returns the path of a test file.
+func file(t *testing.T, name string) string {
+	t.Helper()
+	path, err := testdata.Path(name)
+	require.NoError(t, err)
+	return path
+}
+
+// open loads gopher-5m with its whole context, in f16.
+func open(t *testing.T, opts ...llama.ModelOption) *llama.LLama {
+	t.Helper()
+	opts = append([]llama.ModelOption{llama.SetContext(0), llama.EnableF16Memory}, opts...)
+	model, err := llama.New(file(t, testdata.Model), opts...)
+	require.NoError(t, err)
+	t.Cleanup(model.Free)
+	return model
+}
+
+// sparse is LESS with a budget that a short text exceeds, and no kernels.
+func sparse(budget int) llama.ModelOption {
+	return lesskv.Enable(lesskv.Config{Budget: lesskv.Tokens(budget), Adapter: lesskv.NoAdapter})
+}
+
+// predict completes a text greedily on one thread: two would wait for the scheduler where the tests share the machine.
+func predict(t *testing.T, model *llama.LLama, text string, opts ...llama.PredictOption) string {
+	t.Helper()
+	opts = append([]llama.PredictOption{llama.SetThreads(1), llama.SetTemperature(0), llama.SetTokens(24)}, opts...)
+	out, err := model.Predict(text, opts...)
+	require.NoError(t, err)
+	return out
+}
+
+func stats(t *testing.T, model *llama.LLama) lesskv.CacheStats {
+	t.Helper()
+	s, err := lesskv.Stats(model)
+	require.NoError(t, err)
+	return s
+}
+
+func timings(t *testing.T, model *llama.LLama) lesskv.Timings {
+	t.Helper()
+	timings, err := lesskv.LastTimings(model)
+	require.NoError(t, err)
+	return timings
+}
+
+// log collects log lines until the test ends.
+type log struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (l *log) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+func (l *log) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
+}
+
+func captureLog(t *testing.T) *log {
+	l := &log{}
+	lesskv.SetLogOutput(l)
+	t.Cleanup(func() { lesskv.SetLogOutput(nil) })
+	return l
+}
+
+// copied puts test files into a fresh folder, under names of the caller's, and returns the folder.
+func copied(t *testing.T, names map[string]string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for to, from := range names {
+		data, err := testdata.Read(from)
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(filepath.Join(dir, to), data, 0o644))
+	}
+	return dir
+}
+
+// assertSays checks an error's kind, and that its text holds all the words.
+func assertSays(t *testing.T, err error, kind error, words ...string) {
+	t.Helper()
+	require.ErrorIs(t, err, kind)
+	for _, w := range words {
+		assert.Contains(t, err.Error(), w)
+	}
+	var e *lesskv.Error
+	require.ErrorAs(t, err, &e)
+	assert.NotEmpty(t, e.Op)
+	assert.True(t, strings.HasSuffix(err.Error(), e.Reason))
+}

@@ -1,0 +1,193 @@
+package lesskv_test
+
+import (
+	"log/slog"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	llama "github.com/go-skynet/go-llama.cpp"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/lesskv/lesskv/integration/testdata"
+	"github.com/lesskv/lesskv/integration/tinymodels"
+	lesskv "github.com/lesskv/lesskv/plugin"
+	"github.com/lesskv/lesskv/weights/gguf"
+)
+
+func TestNewWrongFile(t *testing.T) {
+	whole, err := testdata.Read(testdata.Model)
+	require.NoError(t, err)
+	dir := t.TempDir()
+	write := func(name string, data []byte) string {
+		path := filepath.Join(dir, name)
+		require.NoError(t, os.WriteFile(path, data, 0o644))
+		return path
+	}
+	lines := captureLog(t)
+	for name, test := range map[string]struct {
+		path string
+		says string
+	}{
+		"missing":     {filepath.Join(dir, "missing.gguf"), "missing.gguf: No such file"},
+		"folder":      {dir, "is not a file"},
+		"NUL":         {"model.gguf\x00.txt", "NUL"},
+		"empty":       {write("empty.gguf", nil), "is not a GGUF file"},
+		"wrong magic": {write("magic.gguf", []byte("ggml and so on")), "67 67 6d 6c"},
+		"magic alone": {write("alone.gguf", []byte("GGUF")), "alone.gguf: "},
+		"header only": {write("header.gguf", whole[:5000]), "header.gguf: "},
+		"cut short":   {write("short.gguf", whole[:len(whole)/2]), "short.gguf: "},
+		"an adapter":  {file(t, testdata.H2O102), "h2o-102"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, opts := range [][]llama.ModelOption{nil, {lesskv.Enable(lesskv.Config{})}} {
+				model, err := llama.New(test.path, opts...)
+				assert.Nil(t, model)
+				assertSays(t, err, lesskv.ErrModel, test.says)
+				assert.NotContains(t, err.Error(), "no reason")
+			}
+		})
+	}
+	assert.NotContains(t, lines.String(), "NO ADAPTER", "of models that were never loaded")
+	assert.NotContains(t, lines.String(), "rror", "what is returned is not logged too")
+}
+
+func TestNewWrongOptions(t *testing.T) {
+	for name, test := range map[string]struct {
+		option llama.ModelOption
+		kind   error
+		says   string
+	}{
+		"context below 0": {llama.SetContext(-1), lesskv.ErrArgument, "context size -1"},
+		"no batch":        {llama.SetNBatch(0), lesskv.ErrArgument, "batch size 0"},
+		"rope base":       {llama.WithRopeFreqBase(float32(math.NaN())), lesskv.ErrArgument, "rope frequency base"},
+		"rope scale":      {llama.WithRopeFreqScale(-1), lesskv.ErrArgument, "rope frequency scale"},
+		"main GPU":        {llama.SetMainGPU("first"), lesskv.ErrArgument, `"first"`},
+		"tensor split":    {llama.SetTensorSplit("1,a"), lesskv.ErrArgument, `"a"`},
+		"LoRA":            {llama.SetLoraAdapter("lora.bin"), lesskv.ErrMissing, "lora.bin"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := llama.New(file(t, testdata.Model), test.option)
+			assertSays(t, err, test.kind, test.says)
+		})
+	}
+	for name, option := range map[string]llama.ModelOption{
+		"main GPU": llama.SetMainGPU("0"), "tensor split": llama.SetTensorSplit("1/2,3"), "mul mat": llama.SetMulMatQ(false),
+		"low VRAM": llama.EnabelLowVRAM, "embeddings": llama.EnableEmbeddings, "no mmap": llama.SetMMap(false),
+		"rope base": llama.WithRopeFreqBase(0), "perplexity": llama.SetPerplexity(true), "batch": llama.SetNBatch(1),
+	} {
+		t.Run(name+" is fine", func(t *testing.T) {
+			assert.NotEmpty(t, predict(t, open(t, option), prompt))
+		})
+	}
+}
+
+func TestAdapterBesideTheModel(t *testing.T) {
+	dir := copied(t, map[string]string{"m.gguf": testdata.Model, "m.lesskv.gguf": testdata.H2O102, "alone.gguf": testdata.Model})
+	lines := captureLog(t)
+	load := func(name string, c lesskv.Config) lesskv.CacheStats {
+		model, err := llama.New(filepath.Join(dir, name), llama.SetContext(0), lesskv.Enable(c))
+		require.NoError(t, err)
+		defer model.Free()
+		return stats(t, model)
+	}
+
+	s := load("m.gguf", lesskv.Config{})
+	assert.Equal(t, 8, s.Rank)
+	assert.Len(t, s.AdapterSHA256, 64)
+	assert.NotZero(t, s.KernelBytes)
+	assert.Zero(t, load("m.gguf", lesskv.Config{Adapter: lesskv.NoAdapter}).Rank)
+	assert.NotContains(t, lines.String(), "NO ADAPTER")
+
+	for range 3 {
+		s = load("alone.gguf", lesskv.Config{})
+		assert.Zero(t, s.Rank)
+	}
+	assert.Equal(t, 1, strings.Count(lines.String(), "NO ADAPTER: there is no "+filepath.Join(dir, "alone.lesskv.gguf")), "once")
+}
+
+func TestAdapterRefused(t *testing.T) {
+	good, err := testdata.Read(testdata.H2O102)
+	require.NoError(t, err)
+	nan := append([]byte{}, good...)
+	copy(nan[len(nan)-4:], []byte{0, 0, 0xc0, 0x7f}) // its last weight, a float32
+	dir := t.TempDir()
+	write := func(name string, data []byte) string {
+		path := filepath.Join(dir, name)
+		require.NoError(t, os.WriteFile(path, data, 0o644))
+		return path
+	}
+	tiny, err := tinymodels.Find("llama")
+	require.NoError(t, err)
+	other, err := tiny.WriteIn(dir, gguf.F16, 1)
+	require.NoError(t, err)
+
+	for name, test := range map[string]struct {
+		model, adapter string
+		config         lesskv.Config
+		says           string
+	}{
+		"missing":       {adapter: filepath.Join(dir, "missing.gguf"), says: "missing.gguf"},
+		"folder":        {adapter: dir, says: dir},
+		"empty":         {adapter: write("empty", nil), says: "empty"},
+		"cut short":     {adapter: write("short", good[:len(good)/2]), says: "short"},
+		"NaN":           {adapter: write("nan", nan), says: "nan"},
+		"a model":       {adapter: file(t, testdata.Model), says: "general.type"},
+		"another model": {model: other, adapter: file(t, testdata.H2O102), says: "h2o-102"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := test.model
+			if path == "" {
+				path = file(t, testdata.Model)
+			}
+			c := test.config
+			c.Adapter = test.adapter
+			_, err := llama.New(path, lesskv.Enable(c))
+			assertSays(t, err, lesskv.ErrAdapter, test.says)
+		})
+	}
+	t.Run("another policy", func(t *testing.T) {
+		_, err := llama.New(file(t, testdata.Model), lesskv.Enable(lesskv.Config{Policy: lesskv.Lambda, Adapter: file(t, testdata.H2O102)}))
+		assertSays(t, err, lesskv.ErrConfig, "h2o", "lambda")
+	})
+}
+
+func TestUnsupportedModels(t *testing.T) {
+	dir := t.TempDir()
+	for _, m := range tinymodels.Refused() {
+		t.Run(m.Name, func(t *testing.T) {
+			path, err := m.WriteIn(dir, gguf.F16, 1)
+			require.NoError(t, err)
+			_, err = llama.New(path, sparse(64))
+			assertSays(t, err, lesskv.ErrUnsupported, m.Architecture)
+
+			model, err := llama.New(path, lesskv.Disable())
+			require.NoError(t, err)
+			defer model.Free()
+			_, err = model.Predict("ab", llama.SetThreads(1), llama.SetTokens(2))
+			if m.NoDecode {
+				assertSays(t, err, lesskv.ErrMissing, "encoder")
+			} else {
+				assert.NoError(t, err)
+			}
+		})
+	}
+}
+
+func TestLogLevel(t *testing.T) {
+	lines := captureLog(t)
+	lesskv.SetLogLevel(slog.LevelInfo)
+	defer lesskv.SetLogLevel(slog.LevelWarn)
+	open(t)
+	assert.Contains(t, lines.String(), "n_ctx_seq     = 2048")
+	for _, line := range strings.Split(strings.TrimSuffix(lines.String(), "\n"), "\n") {
+		assert.NotContains(t, line, "\r")
+	}
+	n := len(lines.String())
+	lesskv.SetLogLevel(slog.LevelError)
+	open(t)
+	assert.Len(t, lines.String(), n)
+}

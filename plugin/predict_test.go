@@ -1,0 +1,346 @@
+package lesskv_test
+
+import (
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	llama "github.com/go-skynet/go-llama.cpp"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/lesskv/lesskv/integration/testdata"
+	lesskv "github.com/lesskv/lesskv/plugin"
+)
+
+// modes are the caches that everything must work with.
+func modes(t *testing.T, f func(t *testing.T, cache llama.ModelOption)) {
+	t.Run("off", func(t *testing.T) { f(t, lesskv.Disable()) })
+	t.Run("sparse", func(t *testing.T) { f(t, sparse(64)) })
+	t.Run("LESS", func(t *testing.T) {
+		f(t, lesskv.Enable(lesskv.Config{Budget: lesskv.Tokens(64), Adapter: file(t, testdata.H2O102)}))
+	})
+}
+
+func TestPredictDeterministic(t *testing.T) {
+	modes(t, func(t *testing.T, cache llama.ModelOption) {
+		model := open(t, cache)
+		sampled := func(seed int) string {
+			return predict(t, model, prompt, llama.SetTemperature(1), llama.SetSeed(seed), llama.SetTokens(80))
+		}
+		first := sampled(7)
+		assert.Equal(t, first, sampled(7))
+		assert.NotEqual(t, first, sampled(8))
+		assert.Equal(t, first, sampled(7))
+	})
+}
+
+// With a budget that nothing exceeds, LESS writes what the unmodified cache does.
+func TestNothingEvicted(t *testing.T) {
+	full := predict(t, open(t, lesskv.Disable()), prompt, llama.SetTokens(60))
+	kept := open(t, sparse(128))
+	assert.Equal(t, full, predict(t, kept, prompt, llama.SetTokens(60)))
+	s := stats(t, kept)
+	require.Len(t, s.Layers, 6)
+	for i, l := range s.Layers {
+		assert.Equal(t, lesskv.LayerStats{Layer: i, Seen: l.Seen, Kept: l.Seen, SlotBytes: s.SlotBytes / 6}, l)
+	}
+}
+
+func TestStats(t *testing.T) {
+	modes(t, func(t *testing.T, cache llama.ModelOption) {
+		model := open(t, cache)
+		predict(t, model, prompt, llama.SetTokens(100))
+		s, g := stats(t, model), timings(t, model)
+		assert.Equal(t, []int{2048, 2048, 2048, 512, 512}, []int{s.Context, s.TrainedContext, s.Limit, s.Batch, s.MicroBatch})
+		assert.EqualValues(t, 6<<20, s.FullBytes)
+		assert.Equal(t, 100, g.Generated)
+		assert.Equal(t, "length", g.Stop)
+		assert.Positive(t, g.PromptTime)
+		assert.Positive(t, g.GenerateTime)
+		if !s.Enabled {
+			return
+		}
+		assert.EqualValues(t, 6*2*64*(2*64*2+8), s.SlotBytes)
+		assert.EqualValues(t, 6*2*s.Rank*(64+1)*4, s.StateBytes)
+		assert.Equal(t, s.SlotBytes+s.StateBytes+s.KernelBytes+s.ScratchBytes, s.CacheBytes)
+		for _, l := range s.Layers {
+			assert.EqualValues(t, g.Prompt+g.Generated-1, l.Seen, "the last token is not evaluated")
+			assert.EqualValues(t, 64, l.Kept)
+			assert.Equal(t, l.Seen-l.Kept, l.Folded)
+			assert.Equal(t, s.Rank > 0, l.Kernels)
+		}
+	})
+}
+
+func TestCallback(t *testing.T) {
+	modes(t, func(t *testing.T, cache llama.ModelOption) {
+		model := open(t, cache)
+		whole := predict(t, model, prompt)
+		var tokens []string
+		out := predict(t, model, prompt, llama.SetTokenCallback(func(s string) bool {
+			tokens = append(tokens, s)
+			return true
+		}))
+		assert.Equal(t, whole, out)
+		assert.Len(t, tokens, timings(t, model).Generated)
+		assert.Equal(t, whole, strings.TrimPrefix(strings.Join(tokens, ""), "\n"))
+
+		n := 0
+		out = predict(t, model, prompt, llama.SetTokenCallback(func(string) bool { n++; return n < 4 }))
+		assert.Equal(t, strings.TrimPrefix(strings.Join(tokens[:3], ""), "\n"), out)
+		assert.Equal(t, "callback", timings(t, model).Stop)
+	})
+}
+
+// As the documentation of SetTokenCallback allows; it deadlocked.
+func TestSetCallbackInCallback(t *testing.T) {
+	model := open(t)
+	calls := 0
+	model.SetTokenCallback(func(string) bool {
+		calls++
+		model.SetTokenCallback(nil)
+		return true
+	})
+	done := make(chan bool)
+	go func() {
+		defer close(done)
+		_, err := model.Predict(prompt, llama.SetThreads(1), llama.SetTokens(5))
+		assert.NoError(t, err)
+	}()
+	select {
+	case <-done:
+	case <-time.After(time.Minute):
+		t.Fatal("deadlock")
+	}
+	assert.Equal(t, 1, calls)
+}
+
+func TestBusy(t *testing.T) {
+	model := open(t)
+	var inner, info error
+	var count int32
+	predict(t, model, prompt, llama.SetTokenCallback(func(string) bool {
+		_, inner = model.Predict("x")
+		_, info = lesskv.Stats(model)
+		count, _, _ = model.TokenizeString("a text")
+		return false
+	}))
+	assertSays(t, inner, lesskv.ErrBusy, "another call")
+	assertSays(t, info, lesskv.ErrBusy)
+	assert.Positive(t, count, "tokenizing is allowed")
+	assert.NotEmpty(t, predict(t, model, prompt), "the outer call is unharmed")
+}
+
+func TestStopWords(t *testing.T) {
+	modes(t, func(t *testing.T, cache llama.ModelOption) {
+		model := open(t, cache)
+		whole := predict(t, model, prompt, llama.SetTokens(40))
+		require.Greater(t, len(whole), 20)
+		word := whole[10:14] // somewhere inside, across tokens
+		at := strings.Index(whole, word)
+		assert.Equal(t, whole[:at], predict(t, model, prompt, llama.SetTokens(40), llama.SetStopWords("never said", word, "")))
+		assert.Equal(t, "word", timings(t, model).Stop)
+		assert.Equal(t, whole, predict(t, model, prompt, llama.SetTokens(40), llama.SetStopWords(prompt)), "a word of the prompt")
+	})
+}
+
+// Stop words were taken for sets of characters, and text that ended in one of them was eaten.
+func TestStopWordsLeaveTheTextAlone(t *testing.T) {
+	model := open(t)
+	whole := predict(t, model, prompt)
+	reversed := []rune(whole)
+	for i, j := 0, len(reversed)-1; i < j; i, j = i+1, j-1 {
+		reversed[i], reversed[j] = reversed[j], reversed[i]
+	}
+	assert.Equal(t, whole, predict(t, model, prompt, llama.SetStopWords(string(reversed))))
+}
+
+// The text of Tokens tokens was copied into Tokens bytes.
+func TestLongText(t *testing.T) {
+	model := open(t)
+	out := predict(t, model, prompt, llama.SetTokens(200), llama.IgnoreEOS)
+	assert.Greater(t, len(out), 200)
+}
+
+func TestTokenizeString(t *testing.T) {
+	model := open(t)
+	text := strings.Repeat("if err != nil { return err }\n", 400)
+	n, tokens, err := model.TokenizeString(text)
+	require.NoError(t, err)
+	assert.Greater(t, n, int32(2048), "more than its buffer, and than the context")
+	assert.Len(t, tokens, int(n))
+	assert.EqualValues(t, 1, tokens[0], "it begins with the token that begins texts")
+
+	n, tokens, err = model.TokenizeString("")
+	require.NoError(t, err)
+	assert.Len(t, tokens, int(n))
+	_, _, err = model.TokenizeString("a\x00b")
+	assertSays(t, err, lesskv.ErrArgument, "NUL")
+}
+
+func TestPromptGoesOnFromTheCache(t *testing.T) {
+	modes(t, func(t *testing.T, cache llama.ModelOption) {
+		model := open(t, cache)
+		require.NoError(t, model.Eval(prompt, llama.SetThreads(1)))
+		held := timings(t, model).Prompt
+		longer := prompt + "\n\treturn nil\n}\n"
+		predict(t, model, longer, llama.SetTokens(1))
+		assert.Equal(t, held, timings(t, model).Cached)
+		predict(t, model, longer, llama.SetTokens(1))
+		assert.Zero(t, timings(t, model).Cached, "nothing new: evaluated anew")
+		predict(t, model, "package main", llama.SetTokens(1))
+		assert.Zero(t, timings(t, model).Cached)
+	})
+}
+
+func TestContext(t *testing.T) {
+	long := strings.Repeat("x := 1\n", 1000)
+	t.Run("the prompt is too long", func(t *testing.T) {
+		modes(t, func(t *testing.T, cache llama.ModelOption) {
+			model := open(t, cache)
+			n, _, err := model.TokenizeString(long)
+			require.NoError(t, err)
+			out, err := model.Predict(long, llama.SetThreads(1))
+			assert.Empty(t, out)
+			assertSays(t, err, lesskv.ErrContext, "2048")
+			assert.Contains(t, err.Error(), "has "+strconv.Itoa(int(n))+" tokens")
+			assert.NotEmpty(t, predict(t, model, prompt), "the model is unharmed")
+		})
+	})
+	t.Run("it is full", func(t *testing.T) {
+		model := open(t, lesskv.Disable(), llama.SetContext(256))
+		out, err := model.Predict(prompt, llama.SetThreads(1), llama.SetTokens(-1), llama.IgnoreEOS, llama.SetTemperature(0))
+		assertSays(t, err, lesskv.ErrContext, "256 tokens is full")
+		assert.NotEmpty(t, out, "what there is")
+		g := timings(t, model)
+		assert.Equal(t, 257, g.Prompt+g.Generated)
+		assert.Equal(t, "context", g.Stop)
+	})
+	t.Run("LESS goes past it", func(t *testing.T) {
+		model := open(t, sparse(64), llama.SetContext(256))
+		before := stats(t, model).CacheBytes
+		predict(t, model, prompt, llama.SetTokens(400), llama.IgnoreEOS)
+		s := stats(t, model)
+		assert.Greater(t, s.Layers[0].Seen, int64(256))
+		assert.EqualValues(t, 64, s.Layers[0].Kept)
+		assert.Equal(t, before+s.SlotBytes, s.CacheBytes)
+	})
+}
+
+func TestInterrupt(t *testing.T) {
+	modes(t, func(t *testing.T, cache llama.ModelOption) {
+		model := open(t, cache)
+		lesskv.Interrupt(model) // nothing to interrupt
+		n := 0
+		out := predict(t, model, prompt, llama.SetTokens(1000), llama.SetTokenCallback(func(string) bool {
+			if n++; n == 5 {
+				lesskv.Interrupt(model)
+			}
+			return true
+		}))
+		assert.NotEmpty(t, out)
+		assert.Equal(t, 5, timings(t, model).Generated)
+		assert.Equal(t, "interrupt", timings(t, model).Stop)
+		assert.NotEmpty(t, predict(t, model, prompt), "the next call goes on")
+	})
+}
+
+func TestSampling(t *testing.T) {
+	model := open(t)
+	greedy := predict(t, model, prompt)
+	t.Run("top-k 1 is greedy", func(t *testing.T) {
+		assert.Equal(t, greedy, predict(t, model, prompt, llama.SetTemperature(1.5), llama.SetTopK(1), llama.SetSeed(3)))
+	})
+	t.Run("top-p 0 is greedy", func(t *testing.T) {
+		assert.Equal(t, greedy, predict(t, model, prompt, llama.SetTemperature(1.5), llama.SetTopP(0), llama.SetSeed(3)))
+	})
+	t.Run("mirostat", func(t *testing.T) {
+		one := predict(t, model, prompt, llama.SetMirostat(1), llama.SetTemperature(1), llama.SetSeed(3))
+		assert.Equal(t, one, predict(t, model, prompt, llama.SetMirostat(1), llama.SetTemperature(1), llama.SetSeed(3)))
+		assert.NotEqual(t, one, predict(t, model, prompt, llama.SetMirostat(2), llama.SetTemperature(1), llama.SetSeed(3)))
+	})
+	t.Run("bias", func(t *testing.T) {
+		_, tokens, err := model.TokenizeString(" banana")
+		require.NoError(t, err)
+		last := tokens[len(tokens)-1]
+		out := predict(t, model, prompt, llama.SetLogitBias(strconv.Itoa(int(last))+"+1000"), llama.SetTokens(5), llama.SetPenalty(1))
+		assert.Equal(t, 5, strings.Count(out+" ", "a"), "the same token five times: %q", out)
+	})
+	t.Run("penalties", func(t *testing.T) {
+		repeated := "x = 1\nx = 1\nx = 1\nx = 1\nx = 1\nx"
+		assert.NotEqual(t, predict(t, model, repeated, llama.SetPenalty(1)), predict(t, model, repeated, llama.SetPenalty(5)))
+		assert.NotEqual(t, predict(t, model, repeated, llama.SetPenalty(1)), predict(t, model, repeated, llama.SetPenalty(1), llama.SetPresencePenalty(50)))
+	})
+	t.Run("grammar", func(t *testing.T) {
+		out := predict(t, model, prompt, llama.WithGrammar(`root ::= "yes" | "no"`))
+		assert.Contains(t, []string{"yes", "no"}, out)
+		assert.Equal(t, "eog", timings(t, model).Stop)
+	})
+	for name, test := range map[string]struct {
+		option llama.PredictOption
+		kind   error
+		says   string
+	}{
+		"grammar":        {llama.WithGrammar("root ::= ("), lesskv.ErrArgument, "grammar"},
+		"no root":        {llama.WithGrammar(`a ::= "b"`), lesskv.ErrArgument, "root"},
+		"mirostat":       {llama.SetMirostat(3), lesskv.ErrArgument, "mirostat 3"},
+		"tail-free":      {llama.SetTailFreeSamplingZ(0.5), lesskv.ErrMissing, "0.5"},
+		"penalty":        {llama.SetPenalty(0), lesskv.ErrArgument, "repeat penalty"},
+		"bias":           {llama.SetLogitBias("many+1"), lesskv.ErrArgument, "many+1"},
+		"bias token":     {llama.SetLogitBias("4096+1"), lesskv.ErrArgument, "4095"},
+		"bias value":     {llama.SetLogitBias("1+"), lesskv.ErrArgument, "TOKEN+BIAS"},
+		"threads":        {llama.SetThreads(0), lesskv.ErrArgument, "0 threads"},
+		"many threads":   {llama.SetThreads(100000), lesskv.ErrArgument, "100000 threads"},
+		"batch":          {llama.SetBatch(0), lesskv.ErrArgument, "batch size 0"},
+		"prompt cache":   {llama.SetPathPromptCache("cache.bin"), lesskv.ErrMissing, "prompt cache"},
+		"negative":       {llama.SetNegativePromptScale(2), lesskv.ErrMissing, "negative prompt"},
+		"rope":           {llama.SetRopeFreqBase(500), lesskv.ErrArgument, "500"},
+		"NUL stop word":  {llama.SetStopWords("a\x00"), lesskv.ErrArgument, "a stop word"},
+		"NUL in grammar": {llama.WithGrammar("\x00"), lesskv.ErrArgument, "the grammar"},
+	} {
+		t.Run("wrong "+name, func(t *testing.T) {
+			_, err := model.Predict(prompt, test.option)
+			assertSays(t, err, test.kind, test.says)
+		})
+	}
+	assert.Equal(t, greedy, predict(t, model, prompt), "errors leave nothing behind")
+}
+
+func TestManyPredicts(t *testing.T) {
+	modes(t, func(t *testing.T, cache llama.ModelOption) {
+		model := open(t, cache)
+		want := predict(t, model, prompt, llama.SetTokens(6))
+		for range 50 {
+			assert.Equal(t, want, predict(t, model, prompt, llama.SetTokens(6)))
+		}
+	})
+}
+
+func TestNotThereYet(t *testing.T) {
+	model := open(t, llama.EnableEmbeddings)
+	_, err := model.Embeddings("text")
+	assertSays(t, err, lesskv.ErrMissing, "embeddings")
+	_, err = model.TokenEmbeddings([]int{1, 2})
+	assertSays(t, err, lesskv.ErrMissing, "token embeddings")
+	_, err = model.SpeculativeSampling(model, "text")
+	assertSays(t, err, lesskv.ErrMissing, "speculative")
+	assert.ErrorContains(t, model.SaveState(t.TempDir()), "not there yet", "the folder exists")
+	assert.ErrorContains(t, model.LoadState("state.bin"), "not there yet")
+}
+
+func TestAfterFree(t *testing.T) {
+	model := open(t)
+	model.Free()
+	model.Free()
+	_, err := model.Predict(prompt)
+	assertSays(t, err, lesskv.ErrArgument, "freed")
+	_, _, err = model.TokenizeString(prompt)
+	assertSays(t, err, lesskv.ErrArgument, "freed")
+	assertSays(t, model.Eval(prompt), lesskv.ErrArgument, "freed")
+	_, err = lesskv.Stats(model)
+	assertSays(t, err, lesskv.ErrArgument, "freed")
+	assert.ErrorContains(t, model.SaveState("x"), "freed")
+	lesskv.Interrupt(model)
+}
