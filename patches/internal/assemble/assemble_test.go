@@ -434,7 +434,7 @@ func TestCorruptModule(t *testing.T) {
 	file := filepath.Join(os.Getenv("GOMODCACHE"), filepath.FromSlash(pins.Ollama.String()), "llama/llama.cpp/src/llama.cpp")
 	require.NoError(t, os.Chmod(file, 0o644))
 	b.write(file, "int evil;\n")
-	b.fail("they were changed after the download")
+	b.fail("llama/llama.cpp/src/llama.cpp is not what was downloaded")
 }
 
 func TestTwoSourcesOfOneName(t *testing.T) {

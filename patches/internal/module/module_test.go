@@ -34,14 +34,23 @@ func TestFetch(t *testing.T) {
 		_, err := module.Fetch(t.Context(), other)
 		require.ErrorContains(t, err, "go mod download -json example.com/none@v1.0.0")
 	})
-	t.Run("edited in the cache", func(t *testing.T) {
-		file := filepath.Join(dir, "a.c")
-		require.NoError(t, os.Chmod(file, 0o644))
-		require.NoError(t, os.WriteFile(file, []byte("int b;\n"), 0o644))
-		_, err := module.Fetch(t.Context(), m)
-		var corrupt *module.CorruptError
-		require.ErrorAs(t, err, &corrupt)
-		require.Equal(t, dir, corrupt.Dir)
-		require.ErrorContains(t, err, "delete that folder")
-	})
+	for name, change := range map[string]func(file string) error{
+		"a.c": func(file string) error { return os.WriteFile(file, []byte("int b;\n"), 0o644) },
+		"b.c": os.Remove,
+		"c.c": func(file string) error { return os.WriteFile(file, nil, 0o644) },
+	} {
+		t.Run("changed in the cache: "+name, func(t *testing.T) {
+			m := fake.Module(t, fake.Proxy(t), "example.com/m", "v1.0.0", map[string]string{"a.c": "int a;\n", "b.c": "int b;\n"})
+			dir, err := module.Fetch(t.Context(), m)
+			require.NoError(t, err)
+			require.NoError(t, os.Chmod(filepath.Join(dir, "a.c"), 0o644))
+			require.NoError(t, change(filepath.Join(dir, name)))
+			_, err = module.Fetch(t.Context(), m)
+			var corrupt *module.CorruptError
+			require.ErrorAs(t, err, &corrupt)
+			require.Equal(t, dir, corrupt.Dir)
+			require.Equal(t, name, corrupt.File)
+			require.ErrorContains(t, err, "delete that folder")
+		})
+	}
 }
