@@ -22,6 +22,7 @@ type testCase struct {
 	softCap    float32
 	sinks      bool
 	loud       float32 // scale of the logits' spread; 0: 1
+	mute       bool    // queries of zero: every pair is worth the same, and scores tie
 	tokens     []int   // T of each micro-batch
 }
 
@@ -58,6 +59,7 @@ func cases() []testCase {
 		{name: "odd sizes", layer: layer(3, 1, 37, 53, 21, "peak"), rank: 5, hidden: 7, tokens: []int{19, 17, 1, 2, 8}},
 		{name: "soft cap and sinks", layer: layer(8, 1, 64, 128, 40, "h2o"), rank: 8, hidden: 16, softCap: 5, sinks: true, tokens: []int{50, 20, 1, 1}},
 		{name: "sharp", layer: layer(4, 2, 64, 64, 40, "h2o"), rank: 8, hidden: 16, loud: 30, tokens: []int{50, 20, 1, 1}},
+		{name: "ties", layer: layer(2, 1, 8, 8, 12, "peak"), rank: 4, hidden: 8, mute: true, tokens: append(repeat(200, 10), repeat(1, 20)...)}, // long enough for the first scores to fade
 		{name: "sparse only", layer: layer(4, 2, 64, 64, 40, "h2o"), tokens: []int{50, 20, 1, 1}},
 	}
 	window := layer(4, 2, 64, 64, 1, "h2o")
@@ -155,12 +157,16 @@ func (c *testCase) ubatch(rng *rand.Rand, tokens, pos int) *Ubatch {
 	l := &c.layer
 	u := &Ubatch{Tokens: tokens, Pos: pos, Scale: float32(1 / math.Sqrt(float64(l.KeySize))), SoftCap: c.softCap}
 	loud := max(c.loud, 1)
+	if c.mute {
+		loud = 0
+	}
 	qb, qh, qt := scatter(rng, tokens, l.Heads, F32.FromF32(normal(rng, tokens*l.Heads*l.KeySize, float64(loud))), 4)
 	u.Q, u.QHead, u.QToken = unsafe.Slice((*float32)(unsafe.Pointer(&qb[0])), len(qb)/4), qh, qt
 	u.K, u.KHead, u.KToken = scatter(rng, tokens, l.HeadsKV, l.KeyType.FromF32(normal(rng, tokens*l.HeadsKV*l.KeySize, 1)), 1)
 	u.V, u.VHead, u.VToken = scatter(rng, tokens, l.HeadsKV, l.ValueType.FromF32(normal(rng, tokens*l.HeadsKV*l.ValueSize, 1)), 1)
 	if c.sinks {
 		u.Sinks = normal(rng, l.Heads, 2)
+		u.Sinks[rng.IntN(l.Heads)] = pick[float32](rng, -200, 0, 200) // beyond what exp can hold
 	}
 	u.Out = make([]float32, tokens*l.Heads*l.ValueSize)
 	return u

@@ -74,25 +74,11 @@ static void score(const struct task * t, const struct scratch * s) {
     policy->score(s->score, all + t->n, n_token, n_token);
 }
 
-// The position from which on pairs are among the r newest.
-static int64_t newest(const struct task * t, uint64_t * key) {
-    const int32_t r = t->cache->layer.budget - t->cache->layer.heavy;
-    const int32_t m = r - t->ub->n_tokens; // of the slots
-    const int64_t from = (int64_t) t->ub->pos - m;
-    if (m <= 0) {
-        return from;
-    }
-    int32_t count = 0;
-    for (int32_t i = 0; i < t->n; i++) {
-        count += t->head->pos[i] >= from;
-    }
-    if (count == m) {
-        return from; // the last m positions, none missing; so it is unless the sequence was cut
-    }
-    for (int32_t i = 0; i < t->n; i++) {
-        key[i] = (uint32_t) t->head->pos[i] ^ 0x80000000u;
-    }
-    return (int32_t) (uint32_t) (lesskv_select(key, t->n, t->n - m + 1) ^ 0x80000000u);
+// The position from which on pairs are among the r newest. None of these positions is missing: nothing newer than that was
+// ever evicted, and where the sequence was cut by c tokens, nothing is evicted again before more than c have come.
+static int64_t newest(const struct task * t) {
+    const struct lesskv_layer * l = &t->cache->layer;
+    return (int64_t) t->ub->pos + t->ub->n_tokens - (l->budget - l->heavy);
 }
 
 static int32_t index_of(uint64_t evicted) {
@@ -103,7 +89,7 @@ static int32_t index_of(uint64_t evicted) {
 // before tokens, and both in position order. Returns the number of slots.
 static int32_t evict(const struct task * t, const struct scratch * s, int32_t n_evict) {
     const struct lesskv_layer * l = &t->cache->layer;
-    const int64_t from = newest(t, s->key);
+    const int64_t from = newest(t);
     for (int32_t i = 0; i < t->n_pair; i++) {
         const int32_t pos = pos_at(t, i);
         s->key[i] = pos < l->pinned || pos >= from ? UINT64_MAX

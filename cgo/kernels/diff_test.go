@@ -59,6 +59,12 @@ func differ(t *testing.T, c testCase, rng *rand.Rand) {
 		near(t, F32.ToF32(want, len(u.Out)), u.Out, func(float64) float64 { return outBound }, "output at position %d", pos)
 		sameState(t, parse(t, ref), parse(t, fast))
 		pos += tokens
+
+		// now and then a step back, after which the newest positions have gaps before them
+		if back := rng.IntN(8); rng.IntN(2) == 0 && back < tokens && fast.Cut(pos-back) == nil {
+			require.NoError(t, one.Cut(pos-back))
+			pos -= back
+		}
 	}
 }
 
