@@ -167,7 +167,7 @@ func (w *Worker) Log() (string, error) {
 
 // Floats returns n elements of a ggml type, given by its number and as they lie in a model's file.
 func (w *Worker) Floats(ggmlType uint32, n int, data []byte) ([]float32, error) {
-	r, err := w.call("floats", data, "type", ggmlType, "n", n)
+	r, err := w.call("floats", data, "type", int(ggmlType), "n", n)
 	if err != nil {
 		return nil, err
 	}

@@ -369,8 +369,8 @@ func (f *File) Tensor(name string) (Info, bool) {
 	return info, true
 }
 
-// Floats reads a tensor's values. It fails with ErrMissing, and with ErrType on a type that Decode doesn't read.
-func (f *File) Floats(name string) ([]float32, error) {
+// Raw reads a tensor's data as it lies in the file. It fails with ErrMissing.
+func (f *File) Raw(name string) ([]byte, error) {
 	t, ok := f.Tensor(name)
 	if !ok {
 		return nil, &Error{File: f.Name, Item: "tensor " + name, Err: ErrMissing}
@@ -379,6 +379,16 @@ func (f *File) Floats(name string) ([]float32, error) {
 	if _, err := f.r.ReadAt(data, t.Offset); err != nil {
 		return nil, fmt.Errorf("%s: tensor %s: %w", f.Name, name, err)
 	}
+	return data, nil
+}
+
+// Floats reads a tensor's values. It fails with ErrMissing, and with ErrType on a type that Decode doesn't read.
+func (f *File) Floats(name string) ([]float32, error) {
+	data, err := f.Raw(name)
+	if err != nil {
+		return nil, err
+	}
+	t, _ := f.Tensor(name)
 	values, err := Decode(t.Type, data)
 	if err != nil {
 		return nil, fmt.Errorf("%s: tensor %s: %w", f.Name, name, err)

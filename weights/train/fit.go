@@ -1,0 +1,332 @@
+package train
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"os"
+	"slices"
+
+	"github.com/lesskv/lesskv/cgo/kernels"
+	"github.com/lesskv/lesskv/weights"
+)
+
+// A LayerReport is how the fit of a layer went. Errors are those of the layer's output on the validation windows, relative
+// to sparse-only's at the same budget.
+type LayerReport struct {
+	Layer int
+	Steps int     // of the optimiser, until the best weights
+	Start float64 // before the first step
+	Train float64 // on the training windows, over the last steps
+	Valid float64
+	Plus  float64 // Baseline+: sparse-only with the state's bytes as more slots
+}
+
+const (
+	evaluations = 25   // looks at the validation windows
+	patience    = 8    // of them without a better one, and the fit ends
+	warmup      = 0.05 // share of the steps over which the rate rises
+	beta1       = 0.9  // of Adam (Kingma and Ba, arXiv 1412.6980)
+	beta2       = 0.99
+	epsilon     = 1e-8
+)
+
+// fitter fits one layer.
+type fitter struct {
+	o       *Options
+	layer   Layer
+	shape   kernels.TrainShape
+	data    *samples
+	train   int // windows, before those of validation
+	valid   int
+	gram    []float32
+	scale   []float32
+	scratch []byte
+	weights []float32
+	sparse  []float64 // sparse-only's mean error of a token, by sample; 0 where nothing is evicted
+}
+
+// fit returns a layer's kernels in F32 and how it went. One goroutine, and the same seed gives the same bits.
+func (s *store) fit(ctx context.Context, r Runtime, l Layer, train, valid int) (weights.Kernels, LayerReport, error) {
+	report := LayerReport{Layer: l.Index}
+	wo, out, err := s.o.projection(r, l.Index)
+	if err != nil {
+		return weights.Kernels{}, report, err
+	}
+	sinks, err := s.o.sinks(r, l.Index)
+	if err != nil {
+		return weights.Kernels{}, report, err
+	}
+	if err := s.replayAll(ctx, l, sinks); err != nil {
+		return weights.Kernels{}, report, err
+	}
+	f := &fitter{o: s.o, layer: l, shape: s.o.shape(), train: train, valid: valid}
+	if f.gram, err = kernels.TrainGram(wo, out, s.o.Model.Heads*s.o.Model.ValueLength); err != nil {
+		return weights.Kernels{}, report, err
+	}
+	if f.data, err = s.open(l.Index); err != nil {
+		return weights.Kernels{}, report, err
+	}
+	defer f.data.close()
+	f.scratch = make([]byte, f.shape.Scratch(s.o.Context, s.o.Ubatch))
+	if err := f.measureSparse(ctx); err != nil {
+		return weights.Kernels{}, report, err
+	}
+	if report.Plus, err = f.plus(ctx, s.recording(l.Index), sinks); err != nil {
+		return weights.Kernels{}, report, err
+	}
+	random := rand.New(rand.NewPCG(s.o.Seed, uint64(l.Index)))
+	if err := f.start(random); err != nil {
+		return weights.Kernels{}, report, err
+	}
+	if err := f.run(ctx, random, &report); err != nil {
+		return weights.Kernels{}, report, err
+	}
+	return f.kernels(), report, nil
+}
+
+// sample numbers a window and a budget: windows of training first, all budgets of a window together.
+func (f *fitter) sample(i int) (window, budget int) {
+	return i / len(f.o.Budgets), i % len(f.o.Budgets)
+}
+
+func (f *fitter) samples() (train, all int) {
+	n := len(f.o.Budgets)
+	return f.train * n, (f.train + f.valid) * n
+}
+
+// error returns a sample's mean error of a token, with weights or without, relative to sparse-only's once that is known.
+func (f *fitter) error(i int, w []float32, grad []float32) (kernels.TrainError, error) {
+	window, budget := f.sample(i)
+	data, err := f.data.read(window, budget)
+	if err != nil {
+		return kernels.TrainError{}, err
+	}
+	return data.Error(f.shape, w, f.scale, f.gram, f.scratch, grad)
+}
+
+func (f *fitter) measureSparse(ctx context.Context) error {
+	train, all := f.samples()
+	f.sparse = make([]float64, all)
+	var sum float64
+	for i := range all {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		e, err := f.error(i, nil, nil)
+		if err != nil {
+			return err
+		}
+		f.sparse[i] = e.Sum
+		if i < train {
+			sum += e.Sum
+		}
+	}
+	if !(sum > 0) || math.IsInf(sum, 0) {
+		return fmt.Errorf("train: layer %d: sparse-only's error over the training windows is %v: nothing to learn from windows of %d tokens with a budget of %d (or the model has no finite weights): %w",
+			f.layer.Index, sum, f.o.Context, f.o.Budgets[0], ErrOption)
+	}
+	return nil
+}
+
+// plus measures Baseline+ on the validation windows.
+func (f *fitter) plus(ctx context.Context, path string, sinks []float32) (float64, error) {
+	recording, err := os.Open(path)
+	if err != nil {
+		return 0, err
+	}
+	defer recording.Close()
+	w := f.o.window()
+	var sum, sparse float64
+	train, all := f.samples()
+	for i := train; i < all; i++ {
+		if err := ctx.Err(); err != nil {
+			return 0, err
+		}
+		window, budget := f.sample(i)
+		if err := readAt(recording, int64(window)*f.o.recordSize(), recordParts(w)); err != nil {
+			return 0, err
+		}
+		if err := w.Replay(f.o.layer(f.o.plus(f.o.Budgets[budget])), f.layer.SoftCap, sinks); err != nil {
+			return 0, err
+		}
+		e, err := w.Error(f.shape, nil, nil, f.gram, f.scratch, nil)
+		if err != nil {
+			return 0, err
+		}
+		sum += e.Sum
+		sparse += f.sparse[i]
+	}
+	return sum / sparse, nil
+}
+
+// start draws weights that keep the variance of what goes through them, and gives psi the scale at which phi.z is, in the mean of
+// the logarithm over the queries, the softmax mass that the sparse part misses.
+func (f *fitter) start(random *rand.Rand) error {
+	s := f.shape
+	f.weights = make([]float32, s.Weights())
+	f.scale = make([]float32, s.HeadsKV)
+	for j := range f.scale {
+		f.scale[j] = 1
+	}
+	w, err := f.data.read(0, 0)
+	if err != nil {
+		return err
+	}
+	const gelu = 0.65 // root mean square of gelu(x) for normal x
+	spread := [5]float64{
+		1 / (rms(w.Q) * math.Sqrt(float64(s.KeySize))), 1 / (gelu * math.Sqrt(float64(s.Hidden))),
+		1 / (rms(w.K) * math.Sqrt(float64(s.KeySize))), 1 / (gelu * math.Sqrt(float64(s.Hidden))),
+		1 / (gelu * math.Sqrt(float64(s.Rank))),
+	}
+	at := 0
+	for i, n := range s.Sizes() {
+		for j := range n {
+			f.weights[at+j] = float32(spread[i] * random.NormFloat64())
+		}
+		at += n
+	}
+
+	train, _ := f.samples()
+	const looks = 6 // samples, evenly over the training windows
+	missing, mass := make([]float64, s.HeadsKV), make([]float64, s.HeadsKV)
+	for i := range min(looks, train) {
+		e, err := f.error(i*train/min(looks, train), f.weights, nil)
+		if err != nil {
+			return err
+		}
+		_, budget := f.sample(i * train / min(looks, train))
+		m, err := f.data.w.Missing(f.o.layer(f.o.Budgets[budget]), f.layer.SoftCap, 1+f.o.Context/128)
+		if err != nil {
+			return err
+		}
+		for j := range m {
+			missing[j] += m[j]
+			mass[j] += e.LogMass[j]
+		}
+	}
+	for j := range f.scale {
+		f.scale[j] = float32(math.Exp((missing[j] - mass[j]) / float64(min(looks, train))))
+	}
+	return nil
+}
+
+func rms(h []uint16) float64 {
+	var sum float64
+	for _, x := range kernels.F16.ToF32(memory(h), len(h)) {
+		sum += float64(x) * float64(x)
+	}
+	return math.Sqrt(max(sum/float64(len(h)), 1e-12))
+}
+
+// validate returns the error on the validation windows.
+func (f *fitter) validate(ctx context.Context) (float64, error) {
+	var sum, sparse float64
+	train, all := f.samples()
+	for i := train; i < all; i++ {
+		if err := ctx.Err(); err != nil {
+			return 0, err
+		}
+		e, err := f.error(i, f.weights, nil)
+		if err != nil {
+			return 0, err
+		}
+		sum += e.Sum
+		sparse += f.sparse[i]
+	}
+	return sum / sparse, nil
+}
+
+// run is Adam with a rate that rises and then falls as a cosine; the weights that did best on the validation windows win.
+func (f *fitter) run(ctx context.Context, random *rand.Rand, report *LayerReport) error {
+	train, _ := f.samples()
+	var norm float64
+	for _, e := range f.sparse[:train] {
+		norm += e / float64(train)
+	}
+	n := len(f.weights)
+	grad, first, second := make([]float32, n), make([]float64, n), make([]float64, n)
+	best := slices.Clone(f.weights)
+	valid, err := f.validate(ctx)
+	if err != nil {
+		return err
+	}
+	report.Start, report.Valid = valid, valid
+	if math.IsNaN(valid) {
+		report.Valid = math.Inf(1)
+	}
+	every := max(1, f.o.Steps/evaluations)
+	since, bad := 0.0, 0
+	var sinceSparse float64
+	var order []int
+	for step := 1; step <= f.o.Steps; step++ {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if len(order) == 0 {
+			order = random.Perm(train)
+		}
+		i := order[0]
+		order = order[1:]
+		clear(grad)
+		e, err := f.error(i, f.weights, grad)
+		if err != nil {
+			return err
+		}
+		since += e.Sum
+		sinceSparse += f.sparse[i]
+
+		progress := float64(step) / float64(f.o.Steps)
+		rate := f.o.Rate * min(1, progress/warmup) * (1 + math.Cos(math.Pi*progress)) / 2
+		fix1, fix2 := 1-math.Pow(beta1, float64(step)), 1-math.Pow(beta2, float64(step))
+		for j, g32 := range grad {
+			g := float64(g32) / norm
+			first[j] += (1 - beta1) * (g - first[j])
+			second[j] += (1 - beta2) * (g*g - second[j])
+			f.weights[j] -= float32(rate * first[j] / fix1 / (math.Sqrt(second[j]/fix2) + epsilon))
+		}
+
+		if step%every == 0 || step == f.o.Steps {
+			if valid, err = f.validate(ctx); err != nil {
+				return err
+			}
+			report.Train = since / sinceSparse
+			since, sinceSparse = 0, 0
+			f.o.Progress(Event{Stage: Fitting, Layer: f.layer.Index, Done: step, Total: f.o.Steps, Train: report.Train, Valid: valid, Plus: report.Plus})
+			bad++
+			if valid < report.Valid {
+				report.Valid, report.Steps, bad = valid, step, 0
+				copy(best, f.weights)
+			}
+			if bad >= patience {
+				break
+			}
+		}
+	}
+	f.weights = best
+	return nil
+}
+
+// kernels returns the weights as the adapter holds them, psi 2 with its scale.
+func (f *fitter) kernels() weights.Kernels {
+	var k weights.Kernels
+	at := 0
+	for i, n := range f.shape.Sizes() {
+		values := slices.Clone(f.weights[at : at+n])
+		at += n
+		m := weights.Matrix{Values: values}
+		if i < 2 {
+			k.Phi[i] = m
+			continue
+		}
+		if i == 4 {
+			head := n / f.shape.HeadsKV
+			for j := range values {
+				values[j] *= f.scale[j/head]
+			}
+		}
+		k.Psi[i-2] = m
+	}
+	return k
+}

@@ -1,0 +1,156 @@
+package train
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/lesskv/lesskv/cgo/kernels"
+	"github.com/lesskv/lesskv/weights"
+	"github.com/lesskv/lesskv/weights/gguf"
+)
+
+// The faults that errors of this package wrap.
+var (
+	ErrOption = errors.New("option that makes no sense")
+	ErrText   = errors.New("not enough text")
+	ErrDisk   = errors.New("not enough disk")
+	ErrOther  = errors.New("work of another run")
+	ErrModel  = errors.New("model that can't be trained for")
+)
+
+// Options say what is to be trained. Zero fields mean the default behind them.
+type Options struct {
+	Model  *weights.Model // what the adapter is for
+	Output string         // path of the adapter; the work folder is Output + ".work"
+
+	Policy  string // "h2o"
+	Budgets []int  // slots per KV head; several make one adapter that serves them all, the first is its own
+	Heavy   int    // h of the first budget, others in proportion; the policy's own share
+	Pinned  int    // -1: none; 1
+	Ubatch  int    // tokens of a micro-batch; 32
+	Rank    int    // R; 8
+	Hidden  int    // R'; 16
+
+	Context int     // tokens of a window; set by Windows
+	Layers  [2]int  // from, to, exclusive; all
+	Steps   int     // of the optimiser, one window each; 2000
+	Rate    float64 // its largest step; 0.005
+	Seed    uint64
+	Threads int       // layers that are fitted at a time; 1
+	Type    gguf.Type // of the adapter's matrices
+
+	Disk     int64 // bytes that recordings may take; all that is free but a tenth
+	Keep     bool  // recordings stay when a layer is finished
+	Progress func(Event)
+}
+
+// Stage is what a run is busy with.
+type Stage int
+
+// The stages of a layer.
+const (
+	Planned   Stage = iota // before the first pass: Done layers at a time, of Total, take Bytes on the disk
+	Recording              // all layers of a pass together; Layer is the first
+	Replaying
+	Fitting
+	Finished
+)
+
+// Event tells how far a run has come. Errors are relative to sparse-only's.
+type Event struct {
+	Stage       Stage
+	Layer       int
+	Done, Total int     // windows, or steps of this layer
+	Train       float64 // error on training windows since the last event
+	Valid       float64 // on validation windows, when last looked at
+	Plus        float64 // that of Baseline+, sparse-only with the state's bytes as more slots
+	Bytes       int64
+}
+
+func (o *Options) fill() error {
+	for _, d := range []struct {
+		field *int
+		value int
+	}{{&o.Ubatch, 32}, {&o.Rank, 8}, {&o.Hidden, 16}, {&o.Steps, 2000}, {&o.Threads, 1}} {
+		if *d.field == 0 {
+			*d.field = d.value
+		}
+		if *d.field < 0 {
+			return fmt.Errorf("train: %d for a size: want a positive number: %w", *d.field, ErrOption)
+		}
+	}
+	if o.Policy == "" {
+		o.Policy = "h2o"
+	}
+	switch {
+	case o.Pinned == 0:
+		o.Pinned = 1
+	case o.Pinned < 0:
+		o.Pinned = 0
+	}
+	if o.Rate == 0 {
+		o.Rate = 5e-3
+	}
+	if o.Layers == [2]int{} {
+		o.Layers[1] = o.Model.Layers
+	}
+	if o.Layers[0] < 0 || o.Layers[0] >= o.Layers[1] || o.Layers[1] > o.Model.Layers {
+		return fmt.Errorf("train: layers %d to %d of %d: %w", o.Layers[0], o.Layers[1]-1, o.Model.Layers, ErrOption)
+	}
+	if len(o.Budgets) == 0 {
+		return fmt.Errorf("train: no budget: %w", ErrOption)
+	}
+	for _, b := range o.Budgets {
+		if h, err := o.heavy(b); err != nil {
+			return err
+		} else if b < 1 || h < o.Pinned || h > b {
+			return fmt.Errorf("train: budget %d of which %d are heavy and %d pinned: %w", b, h, o.Pinned, ErrOption)
+		}
+	}
+	return nil
+}
+
+// heavy returns h of a budget.
+func (o *Options) heavy(budget int) (int, error) {
+	if o.Heavy > 0 {
+		return max(o.Heavy*budget/o.Budgets[0], o.Pinned), nil
+	}
+	h, err := kernels.PolicyHeavy(o.Policy, budget)
+	if err != nil {
+		return 0, fmt.Errorf("train: %w: %w", err, ErrOption)
+	}
+	return max(h, o.Pinned), nil
+}
+
+// layer is what a replay with a budget runs on.
+func (o *Options) layer(budget int) kernels.Layer {
+	h, _ := o.heavy(budget) // fill has seen to it
+	m := o.Model
+	return kernels.Layer{
+		Heads: m.Heads, HeadsKV: m.HeadsKV, KeySize: m.KeyLength, ValueSize: m.ValueLength, KeyType: kernels.F16, ValueType: kernels.F16,
+		Policy: o.Policy, Budget: budget, Heavy: h, Pinned: o.Pinned,
+	}
+}
+
+// plus is the budget of Baseline+ ("Memory, per sequence" in algorithm.md).
+func (o *Options) plus(budget int) int {
+	m := o.Model
+	slot := 2*m.KeyLength + 2*m.ValueLength + 8
+	return budget + 4*o.Rank*(m.ValueLength+1)/slot
+}
+
+func (o *Options) shape() kernels.TrainShape {
+	m := o.Model
+	return kernels.TrainShape{
+		Shape:     kernels.Shape{Heads: m.Heads, HeadsKV: m.HeadsKV, KeySize: m.KeyLength, Rank: o.Rank, Hidden: o.Hidden},
+		ValueSize: m.ValueLength,
+	}
+}
+
+// adapter returns an adapter without kernels, as the options describe it.
+func (o *Options) adapter() *weights.Adapter {
+	h, _ := o.heavy(o.Budgets[0])
+	return weights.New(o.Model, o.Rank, o.Hidden, weights.Trained{
+		Policy: o.Policy, Heavy: h, Recent: o.Budgets[0] - h, Ubatch: o.Ubatch, Context: o.Context,
+	})
+}

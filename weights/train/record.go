@@ -1,0 +1,113 @@
+package train
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"os"
+
+	"github.com/lesskv/lesskv/cgo/kernels"
+)
+
+// record runs the model over the windows that are not yet on the disk and writes what the layers saw: memory for one window
+// of each. It goes on where an earlier run stopped.
+func (s *store) record(ctx context.Context, r Runtime, layers []Layer, windows [][]int32) error {
+	from := len(windows)
+	var missing []Layer
+	for _, l := range layers {
+		if n := s.recorded(l.Index); n < len(windows) {
+			missing = append(missing, l)
+			from = min(from, n)
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	files := map[int]*os.File{}
+	buffers := map[int]*kernels.TrainWindow{}
+	var indices []int
+	for _, l := range missing {
+		f, err := os.OpenFile(s.recording(l.Index), os.O_RDWR|os.O_CREATE, 0o644)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		files[l.Index] = f
+		buffers[l.Index] = s.o.window()
+		indices = append(indices, l.Index)
+	}
+	scale := map[int]float32{}
+	for _, l := range missing {
+		scale[l.Index] = l.Scale * float32(math.Sqrt(float64(s.o.Model.KeyLength))) // qn in algorithm.md
+	}
+	for i := from; i < len(windows); i++ {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		s.o.Progress(Event{Stage: Recording, Layer: indices[0], Done: i, Total: len(windows)})
+		for _, w := range buffers {
+			w.Q, w.K, w.V, w.Full = w.Q[:0], w.K[:0], w.V[:0], w.Full[:0]
+		}
+		err := r.Record(windows[i], indices, func(a Attention) error {
+			w, ok := buffers[a.Layer]
+			if !ok {
+				return fmt.Errorf("train: the runtime recorded layer %d, which nobody asked for: %w", a.Layer, ErrModel)
+			}
+			w.Q = appendHalf(w.Q, a.Q, scale[a.Layer])
+			w.K = appendHalf(w.K, a.K, 1)
+			w.V = appendHalf(w.V, a.V, 1)
+			w.Full = appendHalf(w.Full, a.Out, 1)
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		want := s.o.elements()
+		for _, l := range indices {
+			w := buffers[l]
+			if have := [4]int{len(w.Q), len(w.K), len(w.V), len(w.Full)}; have != want {
+				return fmt.Errorf("train: layer %d recorded %v numbers of q, k, v and output, want %v: %w", l, have, want, ErrModel)
+			}
+			if err := writeAt(files[l], int64(i)*s.o.recordSize(), recordParts(w)); err != nil {
+				return err
+			}
+		}
+	}
+	s.o.Progress(Event{Stage: Recording, Layer: indices[0], Done: len(windows), Total: len(windows)})
+	return nil
+}
+
+// replayAll replays the policy over every window of a layer, once for each budget. Replays are made again by a run that
+// was interrupted: they take less time than looking whether they are whole.
+func (s *store) replayAll(ctx context.Context, l Layer, sinks []float32) error {
+	f, err := os.Open(s.recording(l.Index))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	w := s.o.window()
+	total := s.windows * len(s.o.Budgets)
+	for b, budget := range s.o.Budgets {
+		out, err := os.Create(s.replay(l.Index, budget))
+		if err != nil {
+			return err
+		}
+		defer out.Close()
+		for i := range s.windows {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			s.o.Progress(Event{Stage: Replaying, Layer: l.Index, Done: b*s.windows + i, Total: total})
+			if err := readAt(f, int64(i)*s.o.recordSize(), recordParts(w)); err != nil {
+				return err
+			}
+			if err := w.Replay(s.o.layer(budget), l.SoftCap, sinks); err != nil {
+				return err
+			}
+			if err := writeAt(out, int64(i)*s.o.replaySize(), replayParts(w)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,247 @@
+package train
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/gofrs/flock"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"github.com/lesskv/lesskv/weights"
+	"github.com/lesskv/lesskv/weights/gguf"
+)
+
+// A Report is how a run went.
+type Report struct {
+	Layers  []LayerReport // that were fitted, now or in the runs before
+	Exact   []int         // layers with a sliding window, which need no kernels
+	Adapter *weights.Adapter
+}
+
+// plan is what a work folder's content depends on.
+type plan struct {
+	Model   string // fingerprint
+	Text    string // SHA-256 of the windows' tokens
+	Policy  string
+	Budgets []int
+	Heavy   int
+	Pinned  int
+	Ubatch  int
+	Context int
+	Rank    int
+	Hidden  int
+	Steps   int
+	Rate    float64
+	Seed    uint64
+}
+
+func (o *Options) plan(w Windows) plan {
+	h := sha256.New()
+	for _, part := range [][][]int32{w.Train, w.Valid} {
+		fmt.Fprintln(h, len(part))
+		for _, tokens := range part {
+			h.Write(memory(tokens))
+		}
+	}
+	return plan{
+		o.Model.Fingerprint, hex.EncodeToString(h.Sum(nil)), o.Policy, o.Budgets, o.Heavy, o.Pinned, o.Ubatch, o.Context, o.Rank, o.Hidden, o.Steps, o.Rate, o.Seed,
+	}
+}
+
+// Run trains an adapter and writes it to o.Output. When it was interrupted, the same call goes on. Errors wrap one of this
+// package's faults, the runtime's or the context's; what is finished stays in the work folder.
+func Run(ctx context.Context, o Options, r Runtime, w Windows) (*Report, error) {
+	if len(w.Train) == 0 || len(w.Valid) == 0 {
+		return nil, fmt.Errorf("train: %d windows for training and %d for validation: want one of each at least: %w", len(w.Train), len(w.Valid), ErrText)
+	}
+	o.Context = len(w.Train[0])
+	if err := o.fill(); err != nil {
+		return nil, err
+	}
+	if o.Progress == nil {
+		o.Progress = func(Event) {}
+	}
+	s := &store{dir: o.Output + ".work", windows: len(w.Train) + len(w.Valid), o: &o}
+	lock, err := s.enter(o.plan(w))
+	if err != nil {
+		return nil, err
+	}
+	defer lock.Close()
+
+	all, err := r.Layers()
+	if err != nil {
+		return nil, err
+	}
+	report := &Report{}
+	var todo, pending []Layer
+	for _, l := range all {
+		switch {
+		case l.Index < o.Layers[0] || l.Index >= o.Layers[1]:
+		case l.Window:
+			report.Exact = append(report.Exact, l.Index)
+		default:
+			todo = append(todo, l)
+			if !s.finished(l.Index) {
+				pending = append(pending, l)
+			}
+		}
+	}
+	if len(todo) == 0 {
+		return nil, fmt.Errorf("train: layers %d to %d have nothing to train (sliding windows are exact): %w", o.Layers[0], o.Layers[1]-1, ErrOption)
+	}
+	if err := s.passes(ctx, r, pending, w); err != nil {
+		return nil, err
+	}
+
+	report.Adapter = o.adapter()
+	for _, l := range todo {
+		k, lr, err := s.load(l.Index)
+		if err != nil {
+			return nil, err
+		}
+		report.Adapter.Kernels[l.Index] = k
+		report.Layers = append(report.Layers, lr)
+	}
+	if err := report.Adapter.Convert(o.Type); err != nil {
+		return nil, err
+	}
+	if err := report.Adapter.Write(o.Output); err != nil {
+		return nil, diskError(err)
+	}
+	if o.Keep {
+		return report, nil
+	}
+	return report, os.RemoveAll(s.dir)
+}
+
+// enter makes the work folder or goes on in it, alone.
+func (s *store) enter(p plan) (*flock.Flock, error) {
+	if err := os.MkdirAll(s.dir, 0o755); err != nil {
+		return nil, err
+	}
+	lock := flock.New(filepath.Join(s.dir, "lock"))
+	if ok, err := lock.TryLock(); err != nil {
+		return nil, fmt.Errorf("train: %w", err)
+	} else if !ok {
+		return nil, fmt.Errorf("train: %s is in use by a run that goes on: wait for it, or choose another output: %w", s.dir, ErrOther)
+	}
+	path := filepath.Join(s.dir, "plan.json")
+	want, err := json.MarshalIndent(p, "", "  ")
+	if err == nil {
+		var have []byte
+		have, err = os.ReadFile(path)
+		switch {
+		case errors.Is(err, os.ErrNotExist):
+			err = writeFile(path, want)
+		case err == nil && string(have) != string(want):
+			err = fmt.Errorf("train: %s was begun with\n%s\nand this run wants\n%s\nGive the same options to go on, choose another output, or remove the folder: %w", s.dir, have, want, ErrOther)
+		}
+	}
+	if err != nil {
+		lock.Close()
+		return nil, err
+	}
+	return lock, nil
+}
+
+// passes records and fits the layers, as many at a time as the disk has room for.
+func (s *store) passes(ctx context.Context, r Runtime, layers []Layer, w Windows) error {
+	if len(layers) == 0 {
+		return nil
+	}
+	each := s.o.layerBytes(s.windows)
+	room := s.o.Disk
+	if room == 0 {
+		var fs unix.Statfs_t
+		if err := unix.Statfs(s.dir, &fs); err != nil {
+			return fmt.Errorf("train: %s: %w", s.dir, err)
+		}
+		room = int64(fs.Bavail) * int64(fs.Bsize) / 10 * 9
+		for _, l := range layers {
+			room += int64(s.recorded(l.Index)) * s.o.recordSize() // is there already
+		}
+	}
+	n := int(min(room/each, int64(len(layers))))
+	if n == 0 {
+		return fmt.Errorf("train: %d windows of %d tokens take %d MiB for a layer, %s has room for %d: give less text, or another output: %w",
+			s.windows, s.o.Context, each>>20, s.dir, room>>20, ErrDisk)
+	}
+	s.o.Progress(Event{Stage: Planned, Layer: layers[0].Index, Done: n, Total: len(layers), Bytes: int64(n) * each})
+	windows := append(append([][]int32{}, w.Train...), w.Valid...)
+	for ; len(layers) > 0; layers = layers[min(n, len(layers)):] {
+		pass := layers[:min(n, len(layers))]
+		if err := s.record(ctx, r, pass, windows); err != nil {
+			return err
+		}
+		g, ctx := errgroup.WithContext(ctx)
+		g.SetLimit(s.o.Threads)
+		for _, l := range pass {
+			g.Go(func() error {
+				if err := ctx.Err(); err != nil {
+					return err
+				}
+				k, report, err := s.fit(ctx, r, l, len(w.Train), len(w.Valid))
+				if err != nil {
+					return err
+				}
+				if err := s.save(k, report); err != nil {
+					return err
+				}
+				s.o.Progress(Event{Stage: Finished, Layer: l.Index, Done: report.Steps, Total: s.o.Steps, Train: report.Train, Valid: report.Valid, Plus: report.Plus})
+				if s.o.Keep {
+					return nil
+				}
+				return s.remove(l.Index)
+			})
+		}
+		if err := g.Wait(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// A finished layer is an adapter that has it alone, and its report.
+
+func (s *store) finished(layer int) bool {
+	_, err := os.Stat(s.path(layer, "json")) // written last
+	return err == nil
+}
+
+func (s *store) save(k weights.Kernels, report LayerReport) error {
+	a := s.o.adapter()
+	a.Kernels[report.Layer] = k
+	if err := a.Convert(gguf.F32); err != nil {
+		return err
+	}
+	if err := a.Write(s.path(report.Layer, "gguf")); err != nil {
+		return diskError(err)
+	}
+	data, err := json.MarshalIndent(report, "", "  ")
+	if err != nil {
+		return err
+	}
+	return writeFile(s.path(report.Layer, "json"), data)
+}
+
+func (s *store) load(layer int) (k weights.Kernels, report LayerReport, err error) {
+	a, err := weights.Read(s.path(layer, "gguf"))
+	if err != nil {
+		return k, report, err
+	}
+	data, err := os.ReadFile(s.path(layer, "json"))
+	if err != nil {
+		return k, report, err
+	}
+	if err := json.Unmarshal(data, &report); err != nil {
+		return k, report, fmt.Errorf("train: %s: %w", s.path(layer, "json"), err)
+	}
+	return a.Kernels[layer], report, nil
+}

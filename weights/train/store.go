@@ -1,0 +1,193 @@
+package train
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+	"unsafe"
+
+	"github.com/lesskv/lesskv/cgo/kernels"
+)
+
+// store is the work folder. Recordings and replays are files of records of one size, one a window, in native byte order.
+type store struct {
+	dir     string
+	windows int
+	o       *Options
+}
+
+func (s *store) path(layer int, what string) string {
+	return filepath.Join(s.dir, fmt.Sprintf("layer-%03d.%s", layer, what))
+}
+
+func (s *store) recording(layer int) string { return s.path(layer, "recording") }
+
+func (s *store) replay(layer, budget int) string {
+	return s.path(layer, fmt.Sprintf("replay-%d", budget))
+}
+
+// elements returns what a recorded window has of q, k, v and full.
+func (o *Options) elements() [4]int {
+	m := o.Model
+	return [4]int{
+		o.Context * m.Heads * m.KeyLength, o.Context * m.HeadsKV * m.KeyLength,
+		o.Context * m.HeadsKV * m.ValueLength, o.Context * m.Heads * m.ValueLength,
+	}
+}
+
+func (o *Options) recordSize() int64 {
+	var n int64
+	for _, e := range o.elements() {
+		n += 2 * int64(e)
+	}
+	return n
+}
+
+func (o *Options) replaySize() int64 {
+	m := o.Model
+	return int64(o.Context) * int64(m.Heads*m.ValueLength*2+m.Heads*4+m.HeadsKV*4)
+}
+
+// layerBytes is what one layer takes on the disk while it is trained.
+func (o *Options) layerBytes(windows int) int64 {
+	return int64(windows) * (o.recordSize() + int64(len(o.Budgets))*o.replaySize())
+}
+
+// recorded returns how many windows of a layer are on the disk.
+func (s *store) recorded(layer int) int {
+	info, err := os.Stat(s.recording(layer))
+	if err != nil {
+		return 0
+	}
+	return int(min(info.Size()/s.o.recordSize(), int64(s.windows)))
+}
+
+// remove deletes a layer's recording and replays.
+func (s *store) remove(layer int) error {
+	paths, err := filepath.Glob(s.path(layer, "re*"))
+	for _, p := range paths {
+		err = errors.Join(err, os.Remove(p))
+	}
+	return err
+}
+
+// window returns memory for one window.
+func (o *Options) window() *kernels.TrainWindow {
+	m, e := o.Model, o.elements()
+	return &kernels.TrainWindow{
+		Tokens: o.Context, Ubatch: o.Ubatch,
+		Q: make([]uint16, e[0]), K: make([]uint16, e[1]), V: make([]uint16, e[2]), Full: make([]uint16, e[3]),
+		Sparse: make([]uint16, e[3]), LSE: make([]float32, o.Context*m.Heads), Evicted: make([]int32, o.Context*m.HeadsKV),
+	}
+}
+
+func memory[T uint16 | float32 | int32](s []T) []byte {
+	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(s))), len(s)*int(unsafe.Sizeof(s[0])))
+}
+
+func recordParts(w *kernels.TrainWindow) [][]byte {
+	return [][]byte{memory(w.Q), memory(w.K), memory(w.V), memory(w.Full)}
+}
+
+func replayParts(w *kernels.TrainWindow) [][]byte {
+	return [][]byte{memory(w.Sparse), memory(w.LSE), memory(w.Evicted)}
+}
+
+func readAt(f *os.File, at int64, parts [][]byte) error {
+	for _, p := range parts {
+		if _, err := f.ReadAt(p, at); err != nil {
+			return fmt.Errorf("train: %s: %w", f.Name(), err)
+		}
+		at += int64(len(p))
+	}
+	return nil
+}
+
+// writeAt writes a record. A full disk is ErrDisk.
+func writeAt(f *os.File, at int64, parts [][]byte) error {
+	for _, p := range parts {
+		if _, err := f.WriteAt(p, at); err != nil {
+			return diskError(err)
+		}
+		at += int64(len(p))
+	}
+	return nil
+}
+
+func diskError(err error) error {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return fmt.Errorf("train: %w: %w: what is done is kept; make room and run the same command again", err, ErrDisk)
+	}
+	return err
+}
+
+// writeFile writes a small file in one piece: it is there whole or not at all.
+func writeFile(path string, data []byte) error {
+	tmp := path + ".tmp"
+	if err := os.WriteFile(tmp, data, 0o644); err != nil {
+		return diskError(err)
+	}
+	return os.Rename(tmp, path)
+}
+
+// half rounds x s to f16 and puts it at the end of what is there.
+func appendHalf(dst []uint16, x []float32, s float32) []uint16 {
+	if s != 1 {
+		scaled := make([]float32, len(x))
+		for i, v := range x {
+			scaled[i] = s * v
+		}
+		x = scaled
+	}
+	for b := kernels.F16.FromF32(x); len(b) > 0; b = b[2:] {
+		dst = append(dst, binary.NativeEndian.Uint16(b))
+	}
+	return dst
+}
+
+// samples reads windows of one layer, with a replay.
+type samples struct {
+	o         *Options
+	recording *os.File
+	replays   []*os.File
+	w         *kernels.TrainWindow
+}
+
+func (s *store) open(layer int) (_ *samples, err error) {
+	r := &samples{o: s.o, w: s.o.window()}
+	defer func() {
+		if err != nil {
+			r.close()
+		}
+	}()
+	if r.recording, err = os.Open(s.recording(layer)); err != nil {
+		return nil, err
+	}
+	for _, b := range s.o.Budgets {
+		f, err := os.Open(s.replay(layer, b))
+		if err != nil {
+			return nil, err
+		}
+		r.replays = append(r.replays, f)
+	}
+	return r, nil
+}
+
+func (r *samples) close() {
+	for _, f := range append([]*os.File{r.recording}, r.replays...) {
+		if f != nil {
+			f.Close()
+		}
+	}
+}
+
+// read returns a window with the replay of a budget; it is overwritten by the next.
+func (r *samples) read(window, budget int) (*kernels.TrainWindow, error) {
+	if err := readAt(r.recording, int64(window)*r.o.recordSize(), recordParts(r.w)); err != nil {
+		return nil, err
+	}
+	return r.w, readAt(r.replays[budget], int64(window)*r.o.replaySize(), replayParts(r.w))
+}
