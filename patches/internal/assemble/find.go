@@ -1,0 +1,81 @@
+package assemble
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/mod/modfile"
+
+	"github.com/lesskv/lesskv/patches/internal/lock"
+	"github.com/lesskv/lesskv/patches/internal/pins"
+	"github.com/lesskv/lesskv/patches/layout"
+)
+
+// find finds the module that is tied, and the build folder.
+func (a *assembly) find() error {
+	var err error
+	if a.root, err = Root(a.Dir, a.App); err != nil {
+		return err
+	}
+	dir := a.Build
+	switch {
+	case dir != "":
+		if dir, err = filepath.Abs(dir); err != nil {
+			return err
+		}
+	case a.App == "":
+		dir = filepath.Join(a.root, "build")
+	default:
+		cache, err := os.UserCacheDir()
+		if err != nil {
+			return err
+		}
+		dir = filepath.Join(cache, "lesskv", a.inputs(patched)[:16])
+	}
+	a.out = layout.Layout(dir)
+	return nil
+}
+
+// Root returns the folder of the go.mod that is to be tied: the app's, or that of the checkout of this module around dir.
+func Root(dir, app string) (string, error) {
+	if app != "" {
+		root, err := filepath.Abs(app)
+		if err != nil {
+			return "", err
+		}
+		if _, err := os.Stat(filepath.Join(root, "go.mod")); err != nil {
+			return "", fmt.Errorf("-app wants the folder of the app's go.mod: %w", err)
+		}
+		return root, nil
+	}
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return "", err
+	}
+	for d := abs; ; d = filepath.Dir(d) {
+		data, err := os.ReadFile(filepath.Join(d, "go.mod"))
+		if err == nil && modfile.ModulePath(data) == pins.Self {
+			return d, nil
+		}
+		if d == filepath.Dir(d) {
+			return "", fmt.Errorf("%s is not in a checkout of %s: name your app's folder with -app DIR", abs, pins.Self)
+		}
+	}
+}
+
+// lock takes the build folder. A folder that holds other things is refused: it would be swept.
+func (a *assembly) lock(ctx context.Context) (*lock.Lock, error) {
+	return Acquire(ctx, a.out, func() { a.logf("another run is at work in %s; waiting for it", a.out) })
+}
+
+// Acquire takes the lock of a build folder, which it makes.
+func Acquire(ctx context.Context, out layout.Layout, waiting func()) (*lock.Lock, error) {
+	if entries, err := os.ReadDir(string(out)); err == nil && len(entries) > 0 {
+		if _, err := os.Stat(out.Lock()); err != nil {
+			return nil, fmt.Errorf("%s is not empty and was not made by this program: name another folder with -build", out)
+		}
+	}
+	return lock.Acquire(ctx, out.Lock(), waiting)
+}

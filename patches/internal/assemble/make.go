@@ -1,0 +1,171 @@
+package assemble
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/lesskv/lesskv/patches/internal/build"
+	"github.com/lesskv/lesskv/patches/internal/module"
+	"github.com/lesskv/lesskv/patches/internal/pins"
+	"github.com/lesskv/lesskv/patches/internal/series"
+	"github.com/lesskv/lesskv/patches/internal/tree"
+)
+
+// make makes the trees.
+func (a *assembly) make(ctx context.Context, kinds []kind) error {
+	base, goLlama, err := a.fetch(ctx)
+	if err != nil {
+		return err
+	}
+	trees := map[kind]tree.Tree{}
+	jobs := make([]build.Job, len(kinds))
+	for i, k := range kinds {
+		t := tree.Tree{}
+		for p, data := range base {
+			t[p] = data
+		}
+		if k == patched {
+			if err := series.Apply(t, a.series["llama.cpp"]); err != nil {
+				return err
+			}
+			if err := series.Apply(goLlama, a.series["go-llama.cpp"]); err != nil {
+				return err
+			}
+		}
+		for p, data := range a.less(k) {
+			if err := t.Add(p, data); err != nil {
+				return err
+			}
+		}
+		if k == patched {
+			if err := t.Add(less+"binding.h", goLlama["binding.h"]); err != nil {
+				return fmt.Errorf("%w: binding.h comes from the go-llama.cpp series", err)
+			}
+		}
+		if err := joinModels(t); err != nil {
+			return err
+		}
+		if err := t.Sync(a.dir(k)); err != nil {
+			return err
+		}
+		r := a.recipe
+		if k == patched {
+			r.define = []string{"-DLESSKV"}
+		}
+		trees[k] = t
+		jobs[i] = build.Job{Dir: a.dir(k), Files: t, Units: r.units(t)}
+	}
+
+	store := &build.Store{Dir: a.out.Objects()}
+	if err := os.MkdirAll(store.Dir, 0o755); err != nil {
+		return err
+	}
+	b := &build.Builder{Tools: a.tools, Store: store, Jobs: a.Jobs, Log: a.Log, Trace: a.Trace}
+	objects, err := b.Compile(ctx, jobs)
+	if err != nil {
+		return err
+	}
+	for i, k := range kinds {
+		if err := a.finish(ctx, b, k, trees[k], goLlama, jobs[i].Units, objects[i]); err != nil {
+			return err
+		}
+	}
+	return store.Prune(time.Now().Add(-keep))
+}
+
+func (a *assembly) dir(k kind) string {
+	if k == patched {
+		return a.out.Sources()
+	}
+	return a.out.UnmodifiedSources()
+}
+
+// fetch returns the sources of the two modules, verified.
+func (a *assembly) fetch(ctx context.Context) (llama, goLlama tree.Tree, err error) {
+	llama, goLlama = tree.Tree{}, tree.Tree{}
+	work, ctx := errgroup.WithContext(ctx)
+	for _, m := range []struct {
+		pins.Module
+		to   tree.Tree
+		keep func(string) string
+	}{{pins.Ollama, llama, llamaFile}, {pins.GoLlama, goLlama, goLlamaFile}} {
+		work.Go(func() error {
+			dir, err := module.Fetch(ctx, m.Module)
+			if err != nil {
+				return err
+			}
+			a.logf("%s is what was pinned", m.Module)
+			return m.to.AddFS(os.DirFS(dir), m.keep)
+		})
+	}
+	return llama, goLlama, work.Wait()
+}
+
+// finish links the worker of a tree, makes the Go package of the patched one, and stamps the tree.
+func (a *assembly) finish(ctx context.Context, b *build.Builder, k kind, files, goLlama tree.Tree, units []build.Unit, objects []string) error {
+	s := stamp{Inputs: a.inputs(k), Files: map[string]string{}}
+	record := func(path string, hash string) error {
+		rel, err := filepath.Rel(string(a.out), path)
+		s.Files[filepath.ToSlash(rel)] = hash
+		return err
+	}
+	for p, hash := range files.Hashes() {
+		if err := record(filepath.Join(a.dir(k), filepath.FromSlash(p)), hash); err != nil {
+			return err
+		}
+	}
+
+	var archive, worker []string
+	hasWorker := false
+	for i, u := range units {
+		if !isWorker(u.Source) {
+			archive = append(archive, objects[i])
+		} else {
+			hasWorker = true
+		}
+		if !isBinding(u.Source) {
+			worker = append(worker, objects[i])
+		}
+	}
+	if hasWorker {
+		program := a.out.Worker()
+		if k == unmodified {
+			program = a.out.UnmodifiedWorker()
+		}
+		if err := os.MkdirAll(filepath.Dir(program), 0o755); err != nil {
+			return err
+		}
+		if err := b.Link(ctx, program, worker, a.recipe.libs()); err != nil {
+			return err
+		}
+		hash, err := hashFile(program)
+		if err != nil {
+			return err
+		}
+		if err := record(program, hash); err != nil {
+			return err
+		}
+	}
+	if k == patched {
+		hashes, err := a.pack(ctx, b, goLlama, archive)
+		if err != nil {
+			return err
+		}
+		for p, hash := range hashes {
+			if err := record(filepath.Join(a.out.Package(), filepath.FromSlash(p)), hash); err != nil {
+				return err
+			}
+		}
+	}
+	data, err := json.Marshal(s)
+	if err != nil {
+		return err
+	}
+	return tree.WriteFile(a.stampPath(k), data)
+}
