@@ -1,0 +1,67 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/lesskv/lesskv/weights"
+	"github.com/lesskv/lesskv/weights/gguf"
+	"github.com/lesskv/lesskv/weights/importer"
+)
+
+func newImport() *cobra.Command {
+	var model, output, rotary string
+	var t weights.Trained
+	cmd := &cobra.Command{
+		Use:   "import -m MODEL -o OUTPUT --heavy N --recent N DIR",
+		Short: "Make an adapter of the LESS authors' checkpoints",
+		Long: `Make an adapter, in F16, of the checkpoints layer_0.pth, layer_1.pth, … that the
+training of github.com/hdong920/LESS writes. They don't say which policy and
+budget they were trained for: give what that training was given. They are read,
+never executed.`,
+		Example: `  lesskv import -m llama-2-7b.gguf -o llama-2-7b.lesskv.gguf --heavy 102 --recent 102 checkpoints/`,
+		Args: func(_ *cobra.Command, args []string) error {
+			switch {
+			case len(args) != 1 || model == "" || output == "":
+				return usageError{errors.New("want a model, a name for the adapter and a folder of checkpoints: -m MODEL -o OUTPUT DIR")}
+			case t.Heavy < 0 || t.Recent < 0 || t.Heavy+t.Recent == 0:
+				return usageError{errors.New("want the budget of the training: --heavy N --recent N")}
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			order, ok := map[string]importer.Rotary{"auto": importer.Auto, "halves": importer.Halves, "interleaved": importer.Interleaved}[rotary]
+			if !ok {
+				return usageError{fmt.Errorf("--rotary %s: want auto, halves or interleaved", rotary)}
+			}
+			m, err := weights.ReadModel(model)
+			if err != nil {
+				return err
+			}
+			a, err := importer.Import(args[0], importer.Options{Model: m, Trained: t, Rotary: order})
+			if err != nil {
+				return err
+			}
+			if err := a.Convert(gguf.F16); err != nil {
+				return err
+			}
+			if err := a.Write(output); err != nil {
+				return err
+			}
+			return summary(cmd, output, a)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVarP(&model, "model", "m", "", "GGUF `file` of the model that they were trained for")
+	f.StringVarP(&output, "output", "o", "", "`file` to write")
+	f.StringVar(&t.Policy, "policy", "h2o", "policy of the training: h2o or lambda")
+	f.IntVar(&t.Heavy, "heavy", 0, "heavy tokens of the training")
+	f.IntVar(&t.Recent, "recent", 0, "recent tokens of the training")
+	f.IntVar(&t.Ubatch, "ubatch", 1, "tokens of a micro-batch; the authors' code evicts after each token")
+	f.IntVarP(&t.Context, "context", "c", 2048, "tokens of a sequence in the training")
+	f.StringVar(&rotary, "rotary", "auto", "order of q and k in the model's file: halves, interleaved, or auto (interleaved for the architecture llama)")
+	f.SortFlags = false
+	return cmd
+}

@@ -1,0 +1,59 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/lesskv/lesskv/weights"
+)
+
+func newMerge() *cobra.Command {
+	var output string
+	cmd := &cobra.Command{
+		Use:   "merge -o OUTPUT ADAPTER...",
+		Short: "Join adapters that have different layers of one model",
+		Long: `Join adapters of one model that were trained with the same options but for their
+layers, as lesskv train --layers makes them on several machines.`,
+		Example: `  lesskv merge -o model.lesskv.gguf part1.gguf part2.gguf`,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) == 0 || output == "" {
+				return usageError{errors.New("want adapters and a name for what they make: -o OUTPUT ADAPTER...")}
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var adapters []*weights.Adapter
+			for _, path := range args {
+				a, err := weights.Read(path)
+				if err != nil {
+					return err
+				}
+				adapters = append(adapters, a)
+			}
+			merged, err := weights.Merge(adapters...)
+			if err != nil {
+				return err
+			}
+			if err := merged.Write(output); err != nil {
+				return err
+			}
+			return summary(cmd, output, merged)
+		},
+	}
+	cmd.Flags().StringVarP(&output, "output", "o", "", "`file` to write")
+	return cmd
+}
+
+// summary says what an adapter that was written has.
+func summary(cmd *cobra.Command, path string, a *weights.Adapter) error {
+	with := 0
+	for i := range a.Kernels {
+		if !a.Kernels[i].Empty() {
+			with++
+		}
+	}
+	_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s: kernels for %d of %d layers, rank %d, hidden size %d, %s in memory\n", path, with, a.Layers, a.Rank, a.Hidden, mib(a.Bytes()))
+	return err
+}

@@ -1,0 +1,280 @@
+package importer
+
+import (
+	"archive/zip"
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/lesskv/lesskv/cgo/kernels"
+	"github.com/lesskv/lesskv/weights"
+)
+
+// tensor is what the tests write into checkpoints.
+type tensor struct {
+	size   []int
+	values []float32
+}
+
+func random(r *rand.Rand, size ...int) tensor {
+	n := 1
+	for _, s := range size {
+		n *= s
+	}
+	t := tensor{size, make([]float32, n)}
+	for i := range t.values {
+		t.values[i] = float32(r.NormFloat64())
+	}
+	return t
+}
+
+// pickler writes what torch.save pickles, protocol 2.
+type pickler struct{ bytes.Buffer }
+
+func (p *pickler) str(s string) {
+	p.WriteByte('X')
+	binary.Write(p, binary.LittleEndian, uint32(len(s)))
+	p.WriteString(s)
+}
+
+func (p *pickler) int(n int) {
+	p.WriteByte('J')
+	binary.Write(p, binary.LittleEndian, int32(n))
+}
+
+func (p *pickler) ints(n []int) {
+	p.WriteByte('(')
+	for _, x := range n {
+		p.int(x)
+	}
+	p.WriteByte('t')
+}
+
+func (p *pickler) tensor(key string, size, stride []int, numel int) {
+	p.WriteString("ctorch._utils\n_rebuild_tensor_v2\n((")
+	p.str("storage")
+	p.WriteString("ctorch\nFloatStorage\n")
+	p.str(key)
+	p.str("cpu")
+	p.int(numel)
+	p.WriteString("tQ")
+	p.int(0)
+	p.ints(size)
+	p.ints(stride)
+	p.WriteString("\x89ccollections\nOrderedDict\n)RtR")
+}
+
+// write makes a checkpoint. The tensor named swapped is stored with its last two dimensions transposed.
+func write(t testing.TB, path, swapped string, state map[string]tensor) {
+	f, err := os.Create(path)
+	require.NoError(t, err)
+	defer f.Close()
+	z := zip.NewWriter(f)
+	p := &pickler{}
+	p.WriteString("\x80\x02}(")
+	p.str("epoch")
+	p.int(3)
+	p.str("model_state_dict")
+	p.WriteString("ccollections\nOrderedDict\n)R(")
+	n := 0
+	for name, v := range state {
+		key := fmt.Sprint(n)
+		n++
+		stride := make([]int, len(v.size))
+		for d, s := len(v.size)-1, 1; d >= 0; d-- {
+			stride[d] = s
+			s *= v.size[d]
+		}
+		values := v.values
+		if name == swapped {
+			rows, cols := v.size[len(v.size)-2], v.size[len(v.size)-1]
+			values = transpose(values, rows, cols)
+			stride[len(stride)-2], stride[len(stride)-1] = 1, rows
+		}
+		p.str(name)
+		p.tensor(key, v.size, stride, len(values))
+		w, err := z.CreateHeader(&zip.FileHeader{Name: "layer/data/" + key})
+		require.NoError(t, err)
+		require.NoError(t, binary.Write(w, binary.LittleEndian, values))
+	}
+	p.WriteString("uu.")
+	w, err := z.CreateHeader(&zip.FileHeader{Name: "layer/data.pkl"})
+	require.NoError(t, err)
+	_, err = w.Write(p.Bytes())
+	require.NoError(t, err)
+	require.NoError(t, z.Close())
+}
+
+const (
+	d, rank, hidden = 8, 3, 5
+)
+
+func model(arch string, heads, headsKV int) *weights.Model {
+	return &weights.Model{
+		Name: "m", Architecture: arch, Geometry: weights.Geometry{Layers: 2, Heads: heads, HeadsKV: headsKV, KeyLength: d, ValueLength: d},
+		Fingerprint: fmt.Sprintf("%064d", 1),
+	}
+}
+
+func state(r *rand.Rand, heads, headsKV int, linear bool) map[string]tensor {
+	s := map[string]tensor{
+		"kernel_q_mat1": random(r, heads, d, hidden), "kernel_q_mat2": random(r, heads, hidden, rank),
+		"scalingD": random(r, 1, headsKV, 1, rank), "scalingD2": random(r, 1, headsKV, 1, rank),
+	}
+	if linear {
+		s["kernel_k_mat1.weight"], s["kernel_k_mat2.weight"], s["interaction_k.weight"] = random(r, hidden, d), random(r, rank, hidden), random(r, rank, rank)
+	} else {
+		s["kernel_k_mat1"], s["kernel_k_mat2"], s["interaction_k"] = random(r, headsKV, d, hidden), random(r, headsKV, hidden, rank), random(r, headsKV, rank, rank)
+	}
+	return s
+}
+
+func gelu(x float64) float64 { return x / 2 * math.Erfc(-x/math.Sqrt2) }
+
+// at returns an element of a [heads][in][out] matrix as the authors' code multiplies with it.
+func (t tensor) at(head, i, j int) float64 {
+	s := t.size
+	if len(s) == 2 { // nn.Linear: x W^T
+		return float64(t.values[j*s[1]+i])
+	}
+	return float64(t.values[(head*s[1]+i)*s[2]+j])
+}
+
+func either(s map[string]tensor, name string) tensor {
+	if t, ok := s[name+".weight"]; ok {
+		return t
+	}
+	return s[name]
+}
+
+func product(x []float64, t tensor, head, out int, f func(float64) float64) []float64 {
+	y := make([]float64, out)
+	for j := range y {
+		for i := range x {
+			y[j] += x[i] * t.at(head, i, j)
+		}
+		y[j] = f(y[j])
+	}
+	return y
+}
+
+// direct evaluates phi and psi as the authors' code does.
+func direct(s map[string]tensor, head, headKV int, x []float64) (phi, psi []float64) {
+	same := func(x float64) float64 { return x }
+	phi = product(product(x, s["kernel_q_mat1"], head, hidden, gelu), s["kernel_q_mat2"], head, rank, gelu)
+	k := product(product(x, either(s, "kernel_k_mat1"), headKV, hidden, gelu), either(s, "kernel_k_mat2"), headKV, rank, gelu)
+	for i := range k {
+		k[i] *= math.Abs(float64(s["scalingD"].values[headKV*rank+i]))
+	}
+	mixed := product(k, either(s, "interaction_k"), headKV, rank, same)
+	psi = make([]float64, rank)
+	for i := range psi {
+		phi[i] = math.Abs(phi[i])
+		psi[i] = math.Abs(k[i] + mixed[i]*float64(s["scalingD2"].values[headKV*rank+i]))
+	}
+	return phi, psi
+}
+
+func TestImport(t *testing.T) {
+	for _, test := range []struct {
+		name           string
+		arch           string
+		heads, headsKV int
+		linear         bool
+		rotary         Rotary
+		interleaved    bool
+	}{
+		{"llama", "llama", 3, 3, false, Auto, true},
+		{"llama, halves", "llama", 3, 3, false, Halves, false},
+		{"falcon", "falcon", 3, 1, true, Auto, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			r := rand.New(rand.NewPCG(1, 2))
+			dir := t.TempDir()
+			s := state(r, test.heads, test.headsKV, test.linear)
+			write(t, filepath.Join(dir, "layer_1.pth"), "kernel_q_mat1", s)
+			a, err := Import(dir, Options{Model: model(test.arch, test.heads, test.headsKV), Rotary: test.rotary, Trained: weights.Trained{Policy: "h2o", Heavy: 1, Recent: 1, Ubatch: 1, Context: 9}})
+			require.NoError(t, err)
+			assert.True(t, a.Kernels[0].Empty())
+			assert.Equal(t, []int{rank, hidden}, []int{a.Rank, a.Hidden})
+			require.NoError(t, a.Write(filepath.Join(dir, "a.gguf")))
+
+			w := a.Kernels[1]
+			mat := func(m weights.Matrix) kernels.Mat {
+				return kernels.Mat{Type: kernels.F32, Data: kernels.F32.FromF32(m.Values)}
+			}
+			k, err := kernels.NewKernels(kernels.Shape{Heads: test.heads, HeadsKV: test.headsKV, KeySize: d, Rank: rank, Hidden: hidden},
+				[2]kernels.Mat{mat(w.Phi[0]), mat(w.Phi[1])}, [3]kernels.Mat{mat(w.Psi[0]), mat(w.Psi[1]), mat(w.Psi[2])})
+			require.NoError(t, err)
+			defer k.Close()
+			for head := range test.heads {
+				x := random(r, d).values
+				hf := make([]float64, d) // the same vector in Hugging Face's order
+				for i, v := range x {
+					at := i
+					if test.interleaved {
+						at = i/2 + i%2*d/2
+					}
+					hf[at] = float64(v)
+				}
+				headKV := min(head, test.headsKV-1)
+				phi, psi := direct(s, head, headKV, hf)
+				got, err := k.Phi(head, x)
+				require.NoError(t, err)
+				for i := range got {
+					assert.InDelta(t, phi[i], got[i], 1e-4)
+				}
+				got, err = k.Psi(headKV, x)
+				require.NoError(t, err)
+				for i := range got {
+					assert.InDelta(t, psi[i], got[i], 1e-4)
+				}
+			}
+		})
+	}
+}
+
+func TestImportRefuses(t *testing.T) {
+	r := rand.New(rand.NewPCG(3, 4))
+	o := Options{Model: model("llama", 3, 3), Trained: weights.Trained{Policy: "h2o"}}
+	refused := func(message string, make func(path string)) {
+		t.Helper()
+		dir := t.TempDir()
+		make(filepath.Join(dir, "layer_0.pth"))
+		_, err := Import(dir, o)
+		require.ErrorIs(t, err, ErrCheckpoint)
+		assert.ErrorContains(t, err, message)
+	}
+	refused("no layer_0.pth", func(string) {})
+	refused("layer_0.pth", func(p string) { require.NoError(t, os.WriteFile(p, []byte("not a checkpoint"), 0o644)) })
+	refused("there is no scalingD", func(p string) {
+		s := state(r, 3, 3, false)
+		delete(s, "scalingD")
+		write(t, p, "", s)
+	})
+	refused("want [3 8 5]", func(p string) { write(t, p, "", state(r, 2, 3, false)) })
+	refused("is NaN", func(p string) {
+		s := state(r, 3, 3, false)
+		s["scalingD2"].values[1] = float32(math.NaN())
+		write(t, p, "", s)
+	})
+	refused("class not found: os system", func(p string) {
+		f, err := os.Create(p)
+		require.NoError(t, err)
+		defer f.Close()
+		z := zip.NewWriter(f)
+		w, err := z.CreateHeader(&zip.FileHeader{Name: "x/data.pkl"})
+		require.NoError(t, err)
+		_, err = w.Write([]byte("\x80\x02cos\nsystem\n(X\x05\x00\x00\x00true\ntR."))
+		require.NoError(t, err)
+		require.NoError(t, z.Close())
+	})
+}

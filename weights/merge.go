@@ -1,0 +1,47 @@
+package weights
+
+import (
+	"errors"
+	"fmt"
+)
+
+// ErrMerge is what errors about adapters that don't belong together wrap.
+var ErrMerge = errors.New("adapters that don't belong together")
+
+// Merge joins adapters of one model that have kernels of different layers, as machines that share the work of training make them.
+// It fails with ErrMerge if they differ in anything but their layers, or if two have kernels of the same one.
+func Merge(adapters ...*Adapter) (*Adapter, error) {
+	if len(adapters) == 0 {
+		return nil, &Error{Item: "adapters", Err: ErrMerge, Found: "none", Wanted: "one at least"}
+	}
+	first := adapters[0]
+	merged := *first
+	merged.SHA256 = ""
+	merged.Kernels = make([]Kernels, first.Layers)
+	from := make([]int, first.Layers) // which adapter a layer is of, counted from 1
+	for i, a := range adapters {
+		for _, c := range []struct {
+			item        string
+			found, want any
+		}{
+			{"architecture", a.Architecture, first.Architecture}, {"geometry", a.Geometry, first.Geometry},
+			{"fingerprint", a.Fingerprint, first.Fingerprint}, {"rank", a.Rank, first.Rank}, {"hidden size", a.Hidden, first.Hidden},
+			{"training", a.Trained, first.Trained},
+		} {
+			if c.found != c.want {
+				return nil, &Error{Item: fmt.Sprintf("adapter %d: %s", i+1, c.item), Err: ErrMerge, Found: fmt.Sprintf("%+v", c.found), Wanted: fmt.Sprintf("%+v, as adapter 1 has it", c.want)}
+			}
+		}
+		for l := range a.Kernels {
+			if a.Kernels[l].Empty() {
+				continue
+			}
+			if from[l] != 0 {
+				return nil, &Error{Item: fmt.Sprintf("layer %d", l), Err: ErrMerge, Found: fmt.Sprintf("kernels in adapters %d and %d", from[l], i+1), Wanted: "them in one"}
+			}
+			from[l] = i + 1
+			merged.Kernels[l] = a.Kernels[l]
+		}
+	}
+	return &merged, nil
+}
