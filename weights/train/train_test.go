@@ -1,0 +1,252 @@
+package train
+
+import (
+	"context"
+	"errors"
+	"math"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/lesskv/lesskv/cgo/kernels"
+	"github.com/lesskv/lesskv/weights"
+	"github.com/lesskv/lesskv/weights/gguf"
+)
+
+const (
+	heads, headsKV, size = 2, 1, 8
+	window               = 96
+)
+
+func model() *weights.Model {
+	return &weights.Model{
+		Name: "fake", Architecture: "llama", Geometry: weights.Geometry{Layers: 3, Heads: heads, HeadsKV: headsKV, KeyLength: size, ValueLength: size},
+		Vocab: 16, Context: window, Fingerprint: strings.Repeat("0b", 32),
+	}
+}
+
+// fake is a model whose q, k and v are fixed vectors of each token, and whose attention is exact.
+type fake struct {
+	recorded int   // windows
+	stop     int   // fail after that many, unless 0
+	failure  error // with this
+}
+
+func rounded(x []float32) []float32 { return kernels.F16.ToF32(kernels.F16.FromF32(x), len(x)) }
+
+func vectors(layer, kind, token, n int, scale float64) []float32 {
+	r := rand.New(rand.NewPCG(uint64(layer*10+kind), uint64(token)))
+	x := make([]float32, n)
+	for i := range x {
+		x[i] = float32(scale * r.NormFloat64())
+	}
+	return x
+}
+
+func (f *fake) Layers() ([]Layer, error) {
+	s := float32(1 / math.Sqrt(size))
+	return []Layer{{Index: 0, Scale: s}, {Index: 1, Window: true, Scale: s}, {Index: 2, Scale: s}}, nil
+}
+
+func (f *fake) Record(tokens []int32, layers []int, each func(Attention) error) error {
+	if f.stop > 0 && f.recorded == f.stop {
+		return f.failure
+	}
+	f.recorded++
+	for _, l := range layers {
+		a := Attention{Layer: l, Tokens: len(tokens)}
+		for _, t := range tokens {
+			a.Q = append(a.Q, vectors(l, 0, int(t), heads*size, 1)...)
+			a.K = append(a.K, rounded(vectors(l, 1, int(t), size, 1))...)
+			a.V = append(a.V, rounded(vectors(l, 2, int(t), size, 1))...)
+		}
+		cache, err := kernels.NewCache(kernels.Layer{
+			Heads: heads, HeadsKV: headsKV, KeySize: size, ValueSize: size, KeyType: kernels.F16, ValueType: kernels.F16, Policy: "lambda", Budget: len(tokens), Heavy: 4,
+		})
+		if err != nil {
+			return err
+		}
+		defer cache.Close()
+		a.Out = make([]float32, len(tokens)*heads*size)
+		if err := cache.Attend(&kernels.Ubatch{
+			Tokens: len(tokens), Q: a.Q, K: kernels.F16.FromF32(a.K), V: kernels.F16.FromF32(a.V), Scale: float32(1 / math.Sqrt(size)), Out: a.Out,
+		}, 1); err != nil {
+			return err
+		}
+		if err := each(a); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (f *fake) Tensor(name string) ([]float32, []uint64, error) {
+	if !strings.HasSuffix(name, "attn_output.weight") {
+		return nil, nil, nil
+	}
+	return vectors(0, 3, 0, heads*size*12, .3), []uint64{heads * size, 12}, nil
+}
+
+func text(n int) []int32 {
+	r := rand.New(rand.NewPCG(7, 7))
+	t := make([]int32, n)
+	for i := range t {
+		t[i] = int32(r.IntN(16))
+	}
+	return t
+}
+
+func options(t testing.TB, name string) Options {
+	return Options{
+		Model: model(), Output: filepath.Join(t.TempDir(), name), Policy: "peak", Budgets: []int{16, 24}, Ubatch: 4, Rank: 4, Hidden: 6, Steps: 120, Seed: 3, Type: gguf.F16,
+	}
+}
+
+func windows(t testing.TB) Windows {
+	w, err := Cut(text(20*window), window, 10*window, []int32{1})
+	require.NoError(t, err)
+	return w
+}
+
+func TestCut(t *testing.T) {
+	all := make([]int32, 1000)
+	for i := range all {
+		all[i] = int32(i)
+	}
+	w, err := Cut(all, 50, 0, nil)
+	require.NoError(t, err)
+	assert.Len(t, w.Train, 18)
+	assert.Len(t, w.Valid, 2)
+	for _, v := range w.Train {
+		assert.Less(t, slices.Max(v), slices.Min(w.Valid[0]), "what is validated is not trained on")
+		assert.Len(t, v, 50)
+	}
+	w, err = Cut(all, 50, 250, []int32{-1, -2})
+	require.NoError(t, err)
+	assert.Len(t, w.Train, 4)
+	assert.Equal(t, []int32{-1, -2, 0, 1}, w.Train[0][:4])
+	assert.Greater(t, w.Train[3][2], int32(600), "windows are spread over the text")
+	_, err = Cut(all[:60], 50, 0, nil)
+	assert.ErrorIs(t, err, ErrText)
+}
+
+func TestRun(t *testing.T) {
+	o := options(t, "a.gguf")
+	var stages []Stage
+	o.Progress = func(e Event) { stages = append(stages, e.Stage) }
+	report, err := Run(context.Background(), o, &fake{}, windows(t))
+	require.NoError(t, err)
+	assert.Equal(t, []int{1}, report.Exact)
+	require.Len(t, report.Layers, 2)
+	for _, l := range report.Layers {
+		assert.Less(t, l.Valid, .8, "layer %d", l.Layer)
+		assert.Less(t, l.Valid, l.Plus, "layer %d", l.Layer)
+		assert.Less(t, l.Valid, l.Start, "layer %d", l.Layer)
+	}
+	assert.Contains(t, stages, Fitting)
+	a, err := weights.Read(o.Output)
+	require.NoError(t, err)
+	warnings, err := weights.Check(a, o.Model)
+	assert.NoError(t, err)
+	assert.Empty(t, warnings)
+	assert.Equal(t, weights.Trained{Policy: "peak", Heavy: 4, Recent: 12, Ubatch: 4, Context: window}, a.Trained)
+	assert.True(t, a.Kernels[1].Empty())
+	assert.NoDirExists(t, o.Output+".work")
+	require.NoError(t, Plot(report, filepath.Join(t.TempDir(), "plot.svg")))
+}
+
+// TestInterrupted: a run that fails again and again, and is asked for layer by layer, ends with the file of one that does not.
+func TestInterrupted(t *testing.T) {
+	whole := options(t, "whole.gguf")
+	_, err := Run(context.Background(), whole, &fake{}, windows(t))
+	require.NoError(t, err)
+	want, err := os.ReadFile(whole.Output)
+	require.NoError(t, err)
+
+	o := options(t, "again.gguf")
+	o.Threads = 2
+	crash := errors.New("crash")
+	f := &fake{stop: 3, failure: crash}
+	_, err = Run(context.Background(), o, f, windows(t))
+	require.ErrorIs(t, err, crash)
+	f.stop = 6
+	_, err = Run(context.Background(), o, f, windows(t))
+	require.ErrorIs(t, err, crash)
+	assert.Equal(t, 6, f.recorded, "windows on the disk are not recorded again")
+
+	// A record that was half written, as kill -9 leaves it.
+	s := &store{dir: o.Output + ".work"}
+	file, err := os.OpenFile(s.recording(2), os.O_APPEND|os.O_WRONLY, 0)
+	require.NoError(t, err)
+	_, err = file.WriteString("half a window")
+	require.NoError(t, err)
+	require.NoError(t, file.Close())
+
+	f.stop = 0
+	ctx, cancel := context.WithCancel(context.Background())
+	o.Threads = 1
+	o.Progress = func(e Event) {
+		if e.Stage == Finished {
+			cancel()
+		}
+	}
+	_, err = Run(ctx, o, f, windows(t))
+	require.ErrorIs(t, err, context.Canceled)
+	recorded := f.recorded
+	o.Progress = nil
+	_, err = Run(context.Background(), o, f, windows(t))
+	require.NoError(t, err)
+	assert.Equal(t, recorded, f.recorded, "nothing is recorded again")
+	have, err := os.ReadFile(o.Output)
+	require.NoError(t, err)
+	assert.Equal(t, want, have, "the same bytes")
+}
+
+// TestParts: layers trained apart and merged are the whole.
+func TestParts(t *testing.T) {
+	whole, first, second := options(t, "whole.gguf"), options(t, "first.gguf"), options(t, "second.gguf")
+	first.Layers, second.Layers = [2]int{0, 1}, [2]int{1, 3}
+	second.Disk = 1 << 20
+	var parts []*weights.Adapter
+	for _, o := range []Options{whole, first, second} {
+		_, err := Run(context.Background(), o, &fake{}, windows(t))
+		require.NoError(t, err)
+		a, err := weights.Read(o.Output)
+		require.NoError(t, err)
+		parts = append(parts, a)
+	}
+	merged, err := weights.Merge(parts[1:]...)
+	require.NoError(t, err)
+	parts[0].SHA256 = ""
+	assert.Equal(t, parts[0], merged)
+}
+
+func TestRefused(t *testing.T) {
+	o := options(t, "a.gguf")
+	_, err := Run(context.Background(), o, &fake{stop: 1, failure: errors.New("crash")}, windows(t))
+	require.Error(t, err)
+	o.Steps++
+	_, err = Run(context.Background(), o, &fake{}, windows(t))
+	assert.ErrorIs(t, err, ErrOther)
+
+	for name, change := range map[string]func(*Options){
+		"policy": func(o *Options) { o.Policy = "best" }, "budget": func(o *Options) { o.Budgets = nil }, "heavy": func(o *Options) { o.Heavy = 17 },
+		"layers": func(o *Options) { o.Layers = [2]int{2, 4} }, "only a window": func(o *Options) { o.Layers = [2]int{1, 2} },
+		"nothing is evicted": func(o *Options) { o.Budgets = []int{window} },
+	} {
+		o := options(t, "b.gguf")
+		change(&o)
+		_, err := Run(context.Background(), o, &fake{}, windows(t))
+		assert.ErrorIs(t, err, ErrOption, name)
+	}
+	o = options(t, "c.gguf")
+	o.Disk = 1000
+	_, err = Run(context.Background(), o, &fake{}, windows(t))
+	assert.ErrorIs(t, err, ErrDisk)
+}
