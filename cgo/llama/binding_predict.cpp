@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <thread>
 
 namespace binding {
 
@@ -96,7 +97,10 @@ static bool evaluate(model & m, const params & p, const std::vector<llama_token>
     if ((int64_t) prompt.size() > m.limit()) {
         fail(LLAMA_BINDING_CONTEXT, "the prompt has %zu tokens, the context holds %d: shorten it, or load the model with a larger context", prompt.size(), m.limit());
     }
-    llama_set_n_threads(m.ctx.get(), p.n_threads, p.n_threads);
+    // ggml's threads wait by spinning: more of them than CPUs, like upstream's default of 4, take turns at that
+    const int32_t n_cpus    = std::thread::hardware_concurrency(); // 0: unknown
+    const int32_t n_threads = n_cpus > 0 ? std::min(p.n_threads, n_cpus) : p.n_threads;
+    llama_set_n_threads(m.ctx.get(), n_threads, n_threads);
 
     const int64_t start = llama_time_us();
     size_t done = reuse(m, prompt);
