@@ -1,0 +1,174 @@
+package main
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/lesskv/lesskv/integration/testdata"
+	"github.com/lesskv/lesskv/integration/worker"
+	"github.com/lesskv/lesskv/weights"
+)
+
+// playCommand, an environment variable, makes the test binary the command itself.
+const playCommand = "LESSKV_TEST_COMMAND"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(playCommand) != "" {
+		os.Exit(execute(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+	}
+	os.Exit(m.Run())
+}
+
+// quickly are flags for a training of seconds: three windows and few steps.
+var quickly = []string{"-c256", "-n768", "-b64", "--steps=20", "--ubatch=16", "--hidden=4", "-r4", "-t1"}
+
+// trainFiles returns a folder with the model, some text and a lesskv that is this binary, and an environment that finds it.
+func trainFiles(t *testing.T) (dir string, env []string) {
+	dir = t.TempDir()
+	model, err := testdata.PathIn(dir, testdata.Model)
+	require.NoError(t, err)
+	require.NoError(t, os.Rename(model, filepath.Join(dir, "model.gguf")))
+	texts := filepath.Join(dir, "texts")
+	require.NoError(t, os.MkdirAll(filepath.Join(texts, ".hidden"), 0o755))
+	held, err := os.ReadFile("../../integration/testdata/heldout.txt")
+	require.NoError(t, err)
+	for name, data := range map[string]string{
+		"a.txt": string(held[:4000]), "b/c.go": string(held[4000:8000]), "picture.png": "\x89PNG\xff", ".hidden/d.txt": "\xff\xfe",
+	} {
+		require.NoError(t, os.MkdirAll(filepath.Dir(filepath.Join(texts, name)), 0o755))
+		require.NoError(t, os.WriteFile(filepath.Join(texts, name), []byte(data), 0o644))
+	}
+	binary, err := os.Executable()
+	require.NoError(t, err)
+	bin := filepath.Join(dir, "bin")
+	require.NoError(t, os.Mkdir(bin, 0o755))
+	require.NoError(t, os.Symlink(binary, filepath.Join(bin, "lesskv")))
+	path, err := worker.Path(worker.Patched)
+	require.NoError(t, err)
+	env = append(os.Environ(), playCommand+"=1", "LESSKV_WORKER="+path, "PATH="+bin+":"+os.Getenv("PATH"))
+	return dir, env
+}
+
+// TestTrain: killed in the middle, asked again, the command makes an adapter that run takes.
+func TestTrain(t *testing.T) {
+	dir, env := trainFiles(t)
+	args := append([]string{"train", "-m", "model.gguf", "-d", "texts", "--plot", "plot.png"}, quickly...)
+	start := func() *exec.Cmd {
+		cmd := exec.Command(filepath.Join(dir, "bin", "lesskv"), args...)
+		cmd.Dir, cmd.Env = dir, env
+		return cmd
+	}
+	work := filepath.Join(dir, "model.lesskv.gguf.work")
+	killed := start()
+	require.NoError(t, killed.Start())
+	assert.Eventually(t, func() bool {
+		_, err := os.Stat(filepath.Join(work, "layer-000.json"))
+		return err == nil
+	}, 5*time.Minute, 5*time.Millisecond)
+	require.NoError(t, killed.Process.Kill())
+	killed.Wait()
+	finished, err := os.ReadFile(filepath.Join(work, "layer-000.gguf"))
+	require.NoError(t, err)
+	assert.NotEmpty(t, finished)
+
+	again := start()
+	out, err := again.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	assert.NotContains(t, string(out), "layer 0: validation", "what is finished is not fitted again")
+	assert.Contains(t, string(out), "layer 5: validation")
+	assert.Contains(t, string(out), "baseline+")
+	assert.NoDirExists(t, work)
+	assert.FileExists(t, filepath.Join(dir, "plot.png"))
+
+	adapter := filepath.Join(dir, "model.lesskv.gguf")
+	status, text, report := greedy("", "-m", filepath.Join(dir, "model.gguf"), "-n40", "-b16", "--budget=64", "--policy=h2o", strings.Repeat("func main() {\n", 20))
+	require.Equal(t, exitOK, status, report)
+	assert.NotEmpty(t, text)
+	assert.Contains(t, report, "kernels of rank 4", "run finds %s", adapter)
+}
+
+// TestTrainJobs runs the job files of docs as they stand, task after task, and merges what they make.
+func TestTrainJobs(t *testing.T) {
+	slurm, err := filepath.Abs("../../docs/train-array.sbatch")
+	require.NoError(t, err)
+	data, err := os.ReadFile("../../docs/train-job.yaml")
+	require.NoError(t, err)
+	var job struct {
+		Spec struct {
+			Template struct {
+				Spec struct {
+					Containers []struct {
+						Command []string
+						Env     []struct{ Name, Value string }
+					}
+				}
+			}
+		}
+	}
+	require.NoError(t, yaml.Unmarshal(data, &job))
+	container := job.Spec.Template.Spec.Containers[0]
+	var given []string
+	for _, e := range container.Env {
+		given = append(given, e.Name+"="+e.Value)
+	}
+	for name, c := range map[string]struct {
+		command []string
+		env     []string
+		index   string
+	}{
+		"slurm":      {[]string{"bash", slurm}, []string{"SLURM_ARRAY_TASK_COUNT=2"}, "SLURM_ARRAY_TASK_ID"},
+		"kubernetes": {container.Command, append(given, "COMPLETIONS=2"), "JOB_COMPLETION_INDEX"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir, env := trainFiles(t)
+			env = append(append(env, c.env...), "MODEL=model.gguf", "DATA=texts", "LAYERS=2", "SLURM_CPUS_PER_TASK=1", "ARGS="+strings.Join(quickly, " "))
+			for _, i := range []string{"0", "1"} {
+				cmd := exec.Command(c.command[0], c.command[1:]...)
+				cmd.Dir, cmd.Env = dir, append(env, c.index+"="+i)
+				out, err := cmd.CombinedOutput()
+				require.NoError(t, err, "%s", out)
+			}
+			all := filepath.Join(dir, "all.gguf")
+			status, out, stderr := command("", "merge", "-o", all, filepath.Join(dir, "adapter.0.gguf"), filepath.Join(dir, "adapter.1.gguf"))
+			require.Equal(t, exitOK, status, stderr)
+			assert.Contains(t, out, "kernels for 2 of 6 layers")
+			a, err := weights.Read(all)
+			require.NoError(t, err)
+			assert.False(t, a.Kernels[0].Empty() || a.Kernels[1].Empty())
+		})
+	}
+}
+
+func TestTrainUsage(t *testing.T) {
+	model, err := testdata.PathIn(t.TempDir(), testdata.Model)
+	require.NoError(t, err)
+	text := filepath.Join(t.TempDir(), "short.txt")
+	require.NoError(t, os.WriteFile(text, []byte("too short"), 0o644))
+	for want, args := range map[string][]string{
+		"want a model and a text":    {"train"},
+		"--budget 7.5":               {"train", "-m", model, "-d", text, "-b", "7.5"},
+		"--layers 4-9":               {"train", "-m", model, "-d", text, "--layers", "4-9"},
+		"--type q4":                  {"train", "-m", model, "-d", text, "--type", "q4"},
+		"--disk lots":                {"train", "-m", model, "-d", text, "--disk", "lots"},
+		"texts are given with -d":    {"train", "-m", model, text},
+		"want adapters and a name":   {"merge", "a.gguf"},
+		"want the budget of the":     {"import", "-m", model, "-o", "x.gguf", "dir"},
+		"want a model, a name for t": {"import", "dir"},
+	} {
+		status, _, stderr := command("", args...)
+		assert.Equal(t, exitUsage, status, "%v: %s", args, stderr)
+		assert.Contains(t, stderr, want)
+	}
+	status, _, stderr := command("", "train", "-m", model, "-d", text)
+	assert.Equal(t, exitFailed, status)
+	assert.Contains(t, stderr, "not enough text")
+}
