@@ -1,7 +1,6 @@
 package reference
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 )
@@ -26,18 +25,21 @@ func (h *head) follow(held []pair, keep []bool, theirs []int32, pinned int) erro
 		return &ChoiceError{h.j, held[i].pos, fmt.Sprintf(format, args...)}
 	}
 	chosen := make([]bool, len(held))
-	for _, pos := range theirs {
-		i, ok := slices.BinarySearchFunc(held, int(pos), func(p pair, pos int) int { return cmp.Compare(p.pos, pos) })
-		if !ok || chosen[i] {
-			return &ChoiceError{h.j, int(pos), "kept, but it was not held before, or it is kept twice"}
+	sorted := slices.Sorted(slices.Values(theirs))
+	for i := range held {
+		if len(sorted) > 0 && held[i].pos == int(sorted[0]) {
+			chosen[i], sorted = true, sorted[1:]
 		}
-		chosen[i] = true
+	}
+	if len(sorted) > 0 {
+		return &ChoiceError{h.j, int(sorted[0]), "kept, but it was not held before, or it is kept twice"}
 	}
 
 	// Where the two differ: the best pair that they gave up, the worst that they kept instead.
 	lost, gained := -1, -1
 	numLost, numGained := 0, 0
-	for i, p := range held {
+	for i := range held {
+		p := &held[i]
 		switch {
 		case keep[i] && !chosen[i]:
 			if h.Window > 0 || h.Policy == Lambda || p.pos < pinned || i >= len(held)-(h.Budget-h.Heavy) {

@@ -91,7 +91,7 @@ func (h *head) rank(others []pair, pinned int) []int {
 		return order
 	}
 	slices.SortFunc(order, func(a, b int) int {
-		x, y := others[a], others[b]
+		x, y := &others[a], &others[b]
 		if x.pos < pinned || y.pos < pinned {
 			return cmp.Compare(x.pos, y.pos)
 		}
