@@ -1,0 +1,157 @@
+package integration
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/lesskv/lesskv/integration/worker"
+	"github.com/lesskv/lesskv/patches/layout"
+)
+
+// The worker with every source of ours under the address and undefined-behaviour sanitizers does what an app does: it
+// decodes prompts and tokens under every policy, with and without kernels, windows and strided inputs, copies, cuts,
+// saves, restores, aborts. The sanitizers end the process at the first fault, and at its end if memory has leaked.
+func TestSanitizers(t *testing.T) {
+	if testing.Short() {
+		t.Skip("compiles the runtime's own sources again")
+	}
+	path := sanitizedWorker(t)
+
+	// llama.cpp itself loses a few empty buffers with each model that it loads
+	known := filepath.Join(t.TempDir(), "known")
+	require.NoError(t, os.WriteFile(known, []byte("leak:llama_model::load_tensors\n"), 0o644))
+	t.Setenv("LSAN_OPTIONS", "print_suppressions=0:suppressions="+known)
+
+	for _, c := range []struct {
+		name  string
+		model string
+		less  worker.LESS
+	}{
+		{"h2o, kernels", gopher, worker.LESS{Policy: "h2o", Budget: 41, Adapter: "testdata/gopher-5m.h2o-41.lesskv.gguf"}},
+		{"peak, kernels", gopher, worker.LESS{Policy: "peak", Budget: 41, Adapter: "testdata/gopher-5m.peak-41.lesskv.gguf"}},
+		{"lambda, f32", gopher, worker.LESS{Policy: "lambda", Budget: 16, TypeK: "f32", TypeV: "f32"}},
+		{"h2o, q8_0", gopher, worker.LESS{Policy: "h2o", Budget: 3, TypeK: "q8_0", TypeV: "q8_0"}},
+		{"the plain loops", gopher, worker.LESS{Policy: "h2o", Budget: 41, Reference: true}},
+		{"sliding windows", tiny(t, "gemma3"), worker.LESS{Policy: "h2o", Budget: 40}},
+		{"soft-cap", tiny(t, "gemma2"), worker.LESS{Policy: "peak", Budget: 40}},
+		{"strided", tiny(t, "falcon"), worker.LESS{Policy: "peak", Budget: 40}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
+			defer cancel()
+			w, err := worker.Start(ctx, path)
+			require.NoError(t, err)
+			closed := false
+			defer func() {
+				if !closed {
+					w.Close()
+				}
+			}()
+
+			info, err := w.Open(worker.Config{Model: c.model, Context: 512, Ubatch: 24, Sequences: 2, LESS: &c.less})
+			require.NoError(t, err)
+			tokens := randomTokens(120, info.Vocab)
+
+			_, err = w.Decode(0, 0, tokens[:80], worker.Last)
+			require.NoError(t, err)
+			for i := 80; i < 86; i++ {
+				_, err = w.Decode(0, i, tokens[i:i+1], worker.Last)
+				require.NoError(t, err)
+			}
+			state, err := w.Save(0)
+			require.NoError(t, err)
+			assert.NoError(t, w.SeqCopy(0, 1, worker.End, worker.End))
+			_, err = w.Decode(1, 86, tokens[86:], worker.None)
+			require.NoError(t, err)
+			_, err = w.Load(1, state)
+			assert.NoError(t, err)
+			_, err = w.Load(1, state[:len(state)/2])
+			assert.Error(t, err)
+			assert.Error(t, w.SeqRemove(1, 3, worker.End), "what is folded cannot be taken back")
+			require.NoError(t, w.AbortAfter(20))
+			_, err = w.Decode(1, 86, tokens[86:], worker.None)
+			assert.Error(t, err)
+			require.NoError(t, w.AbortAfter(-1))
+			assert.NoError(t, w.Clear())
+			_, err = w.Decode(1, 0, tokens[:50], worker.None)
+			assert.NoError(t, err)
+
+			closed = true
+			assert.NoError(t, w.Close(), "a sanitizer has found something")
+		})
+	}
+}
+
+// sanitizedWorker compiles cgo/'s sources as the assembler laid them out, and links them before the archive, which then
+// gives llama.cpp alone.
+func sanitizedWorker(t *testing.T) string {
+	t.Helper()
+	build, err := layout.Find(".")
+	require.NoError(t, err)
+	dir := t.TempDir()
+
+	flags := []string{"-O1", "-g", "-DLESSKV", "-pthread", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"}
+	for _, d := range []string{"include", "src", "ggml/include", "ggml/src"} {
+		flags = append(flags, "-isystem", filepath.Join(build.Sources(), d))
+	}
+	if runtime.GOARCH == "amd64" {
+		flags = append(flags, "-march=native")
+	}
+	if runtime.GOOS == "linux" {
+		flags = append(flags, "-D_GNU_SOURCE")
+	}
+
+	var sources []string
+	for _, pattern := range []string{"*.c", "lesskv-*.cpp", "worker*.cpp"} {
+		found, err := filepath.Glob(filepath.Join(build.Sources(), "less", pattern))
+		require.NoError(t, err)
+		sources = append(sources, found...)
+	}
+	require.NotEmpty(t, sources)
+
+	cc, cxx := tool("CC", "gcc"), tool("CXX", "g++")
+	link := []string{"-o", filepath.Join(dir, "worker")}
+	var compile errgroup.Group
+	compile.SetLimit(runtime.NumCPU())
+	for _, source := range sources {
+		object := filepath.Join(dir, filepath.Base(source)+".o")
+		link = append(link, object)
+		args := append([]string{"-c", source, "-o", object}, flags...)
+		command := cxx
+		if strings.HasSuffix(source, ".c") {
+			command, args = cc, append(args, "-std=c11")
+		} else {
+			args = append(args, "-std=c++17")
+		}
+		compile.Go(func() error { return execute(t, command, args...) })
+	}
+	require.NoError(t, compile.Wait())
+	link = append(link, filepath.Join(build.Package(), "libbinding.a"), "-fsanitize=address,undefined", "-pthread", "-lm", "-ldl")
+	require.NoError(t, execute(t, cxx, link...))
+	return filepath.Join(dir, "worker")
+}
+
+func tool(variable, name string) string {
+	if v := os.Getenv(variable); v != "" {
+		return v
+	}
+	return name
+}
+
+func execute(t *testing.T, name string, args ...string) error {
+	out, err := exec.Command(name, args...).CombinedOutput()
+	if err != nil {
+		t.Logf("%s %s\n%s", name, strings.Join(args, " "), out)
+	}
+	return err
+}
