@@ -6,6 +6,10 @@
 #include <cstdarg>
 #include <cstdio>
 
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
 using binding::fail;
 using binding::model;
 using binding::params;
@@ -106,6 +110,9 @@ void * load_model(const char * fname, int n_ctx, int n_seed, bool memory_f16, bo
 
 void llama_binding_free_model(void * state) {
     delete static_cast<model *>(state);
+#ifdef __GLIBC__
+    malloc_trim(0); // Go calls from many threads, and the heap of each would keep what a model had in it
+#endif
 }
 
 void llama_binding_interrupt(void * state) {
