@@ -36,6 +36,7 @@ type Adapter struct {
 	Trained     Trained
 	BaseName    string // the base model's, for people
 	Fingerprint string // the base model's, Model.Fingerprint
+	Description string // how it was made, for people; may be empty
 	Kernels     []Kernels
 	SHA256      string // of the file that it was read from, lower-case hex; "" if it wasn't
 }

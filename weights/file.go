@@ -123,6 +123,11 @@ func (a *Adapter) readKeys(f *gguf.File) error {
 			return err
 		}
 	}
+	if f.Has(kernels.KeyDescription) {
+		if a.Description, err = gguf.Get[string](f, kernels.KeyDescription); err != nil {
+			return err
+		}
+	}
 	for _, k := range a.numbers() {
 		n, err := gguf.Get[uint32](f, k.key)
 		if err != nil {
@@ -279,6 +284,9 @@ func (a *Adapter) Write(path string) error {
 	}
 	for _, k := range a.texts() {
 		pairs = append(pairs, gguf.KeyValue{Key: k.key, Value: *k.field})
+	}
+	if a.Description != "" {
+		pairs = append(pairs, gguf.KeyValue{Key: kernels.KeyDescription, Value: a.Description})
 	}
 	for _, k := range a.numbers() {
 		pairs = append(pairs, gguf.KeyValue{Key: k.key, Value: uint32(*k.field)})

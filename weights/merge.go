@@ -42,6 +42,9 @@ func Merge(adapters ...*Adapter) (*Adapter, error) {
 			from[l] = i + 1
 			merged.Kernels[l] = a.Kernels[l]
 		}
+		if i > 0 && a.Description != "" && a.Description != merged.Description {
+			merged.Description += "\n" + a.Description
+		}
 	}
 	return &merged, nil
 }

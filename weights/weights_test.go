@@ -84,6 +84,7 @@ func TestRoundTrip(t *testing.T) {
 		a := random()
 		before := a.Kernels[0].Phi[0].Values[0]
 		a.Kernels[1] = Kernels{} // sparse-only
+		a.Description = "made by a test"
 		require.NoError(t, a.Convert(typ))
 		assert.InDelta(t, before, a.Kernels[0].Phi[0].Values[0], .01)
 		p := filepath.Join(t.TempDir(), "a.gguf")

@@ -27,6 +27,7 @@ const (
 	KeyTrainedContext = C.LESSKV_KEY_TRAINED_CONTEXT // uint32, longest sequence of the training
 	KeyTrainedPolicy  = C.LESSKV_KEY_TRAINED_POLICY  // a name that PolicyNames lists
 	KeyBaseName       = C.LESSKV_KEY_BASE_NAME       // the base model's name, for people
+	KeyDescription    = C.LESSKV_KEY_DESCRIPTION     // how the adapter was made, for people; may be missing
 	KeyFingerprint    = C.LESSKV_KEY_FINGERPRINT     // 64 hex digits, the same for every quantisation of the base model
 )
 

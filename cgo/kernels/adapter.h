@@ -25,6 +25,8 @@
 #define LESSKV_KEY_BASE_NAME       "less.base.name"        // string
 #define LESSKV_KEY_FINGERPRINT     "less.base.fingerprint" // string
 
+#define LESSKV_KEY_DESCRIPTION "general.description" // string, optional: how the adapter was made, for people
+
 #define LESSKV_GENERAL_TYPE "adapter"
 #define LESSKV_ADAPTER_TYPE "less"
 

@@ -55,6 +55,15 @@ func (o *Options) plan(w Windows) plan {
 	}
 }
 
+// describe says how an adapter is made: what it would take to make it again.
+func (o *Options) describe(p plan, train, valid int) string {
+	data, err := json.Marshal(p)
+	if err != nil {
+		panic(err) // numbers and strings
+	}
+	return fmt.Sprintf("made by lesskv train, layers %d to %d, %d windows for training and %d for validation, with %s", o.Layers[0], o.Layers[1]-1, train, valid, data)
+}
+
 // Run trains an adapter and writes it to o.Output. When it was interrupted, the same call goes on. Errors wrap one of this
 // package's faults, the runtime's or the context's; what is finished stays in the work folder.
 func Run(ctx context.Context, o Options, r Runtime, w Windows) (*Report, error) {
@@ -69,7 +78,8 @@ func Run(ctx context.Context, o Options, r Runtime, w Windows) (*Report, error) 
 		o.Progress = func(Event) {}
 	}
 	s := &store{dir: o.Output + ".work", windows: len(w.Train) + len(w.Valid), o: &o}
-	lock, err := s.enter(o.plan(w))
+	p := o.plan(w)
+	lock, err := s.enter(p)
 	if err != nil {
 		return nil, err
 	}
@@ -101,6 +111,7 @@ func Run(ctx context.Context, o Options, r Runtime, w Windows) (*Report, error) 
 	}
 
 	report.Adapter = o.adapter()
+	report.Adapter.Description = o.describe(p, len(w.Train), len(w.Valid))
 	for _, l := range todo {
 		k, lr, err := s.load(l.Index)
 		if err != nil {

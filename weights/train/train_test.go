@@ -157,6 +157,7 @@ func TestRun(t *testing.T) {
 	assert.Empty(t, warnings)
 	assert.Equal(t, weights.Trained{Policy: "peak", Heavy: 4, Recent: 12, Ubatch: 4, Context: window}, a.Trained)
 	assert.True(t, a.Kernels[1].Empty())
+	assert.Contains(t, a.Description, `"Policy":"peak","Budgets":[16,24]`)
 	assert.NoDirExists(t, o.Output+".work")
 	require.NoError(t, Plot(report, filepath.Join(t.TempDir(), "plot.svg")))
 }
@@ -224,6 +225,9 @@ func TestParts(t *testing.T) {
 	merged, err := weights.Merge(parts[1:]...)
 	require.NoError(t, err)
 	parts[0].SHA256 = ""
+	assert.Contains(t, merged.Description, "layers 0 to 0")
+	assert.Contains(t, merged.Description, "layers 1 to 2")
+	merged.Description = parts[0].Description
 	assert.Equal(t, parts[0], merged)
 }
 
