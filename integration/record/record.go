@@ -5,6 +5,7 @@ package record
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/weights/gguf"
@@ -64,8 +65,28 @@ func (r *Runtime) Close() error {
 // Start returns the token that the model wants at the start of a sequence, or none.
 func (r *Runtime) Start() []int32 { return r.start }
 
-// Tokenize returns a document's tokens, without those that the model wants at its ends.
-func (r *Runtime) Tokenize(text string) ([]int32, error) { return r.w.Tokenize(text, false) }
+// piece is how many bytes of a document are tokenised at a time: llama.cpp's time grows with the square of it.
+const piece = 32 << 10
+
+// Tokenize returns a document's tokens, without those that the model wants at its ends. A long document is cut at ends of lines.
+func (r *Runtime) Tokenize(text string) ([]int32, error) {
+	var all []int32
+	for len(text) > 0 {
+		n := len(text)
+		if n > piece {
+			if n = strings.LastIndexByte(text[:piece], '\n') + 1; n == 0 {
+				n = piece
+			}
+		}
+		tokens, err := r.w.Tokenize(text[:n], false)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, tokens...)
+		text = text[n:]
+	}
+	return all, nil
+}
 
 // Layers implements train.Runtime.
 func (r *Runtime) Layers() ([]train.Layer, error) {
