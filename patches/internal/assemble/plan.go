@@ -66,8 +66,11 @@ const less = "less/"
 func isWorker(p string) bool  { return strings.HasPrefix(p, less+"worker") }
 func isBinding(p string) bool { return strings.HasPrefix(p, less+"binding") }
 
-// lessFile says where a file of cgo/ goes.
+// lessFile says where a file of cgo/ goes; "" for one that the runtime does without: training is the Go package's.
 func lessFile(name string) string {
+	if strings.HasPrefix(path.Base(name), "train") {
+		return ""
+	}
 	switch path.Ext(name) {
 	case ".c", ".cpp", ".h":
 		return less + path.Base(name)
