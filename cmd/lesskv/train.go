@@ -132,7 +132,7 @@ func (o *trainOptions) run(cmd *cobra.Command) (err error) {
 	}
 	out := cmd.ErrOrStderr()
 	fmt.Fprintf(out, "%d tokens of text; %d windows of %d tokens for training, %d for validation\n", len(text), len(windows.Train), o.context, len(windows.Valid))
-	p := &progress{w: out, quiet: o.quiet, layers: o.Layers[1] - o.Layers[0], work: o.Output + ".work"}
+	p := &progress{w: out, quiet: o.quiet, work: o.Output + ".work", done: map[int]int{}}
 	o.Progress = p.event
 	report, err := train.Run(ctx, o.Options, r, windows)
 	p.end()
@@ -300,12 +300,12 @@ func (o *trainOptions) table(w io.Writer, report *train.Report) error {
 
 // progress shows events: a bar on a terminal, a line for each layer and now and then elsewhere.
 type progress struct {
-	w      io.Writer
-	quiet  bool
-	layers int
-	work   string
+	w     io.Writer
+	quiet bool
+	work  string
 
 	mu     sync.Mutex
+	layers int // to be fitted
 	bar    *progressbar.ProgressBar
 	stage  train.Stage
 	done   map[int]int // steps of each layer
@@ -319,15 +319,14 @@ func (p *progress) event(e train.Event) {
 	terminal := file && term.IsTerminal(int(f.Fd()))
 	switch {
 	case e.Stage == train.Planned:
+		p.layers = e.Total
 		fmt.Fprintf(p.w, "recordings: %s in %s, %d of %d layers at a time\n", mib(uint64(e.Bytes)), p.work, e.Done, e.Total)
 	case e.Stage == train.Finished:
 		if terminal && p.bar != nil {
 			p.bar.Clear()
 		}
 		fmt.Fprintf(p.w, "layer %d: validation %.3f of sparse-only (baseline+ %.3f), best after %d of %d steps\n", e.Layer, e.Valid, e.Plus, e.Done, e.Total)
-		if p.bar != nil {
-			p.add(e.Layer, e.Total)
-		}
+		p.add(e.Layer, e.Total)
 	case p.quiet || e.Stage == train.Replaying:
 	case e.Stage == train.Recording:
 		p.show(terminal, e.Stage, e.Total, "recording")
@@ -356,13 +355,20 @@ func (p *progress) show(terminal bool, stage train.Stage, total int, what string
 		return
 	}
 	p.end()
-	p.stage, p.done = stage, map[int]int{}
+	p.stage = stage
 	p.bar = progressbar.NewOptions(total, progressbar.OptionSetWriter(p.w), progressbar.OptionSetDescription(what), progressbar.OptionShowCount(),
 		progressbar.OptionSetPredictTime(true), progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish())
+	if stage == train.Fitting {
+		for _, n := range p.done { // of the passes before
+			p.bar.Add(n)
+		}
+	}
 }
 
 func (p *progress) add(layer, done int) {
-	p.bar.Add(done - p.done[layer])
+	if p.bar != nil {
+		p.bar.Add(done - p.done[layer])
+	}
 	p.done[layer] = done
 }
 
