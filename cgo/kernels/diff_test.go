@@ -10,7 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Bounds of the fast path against the reference, which sums in double precision; the values are of size 1.
+// Bounds of the fast path against the reference, which sums in double precision; the values are of size 1 and logits up to
+// 16. Larger logits have an f32 rounding that is larger in proportion, and so do outputs and scores: see slack.
 const (
 	outBound   = 2e-5 // of an output, absolute
 	scoreBound = 1e-5 // of a score, relative to 1 and to itself
@@ -32,6 +33,9 @@ func TestDifferential(t *testing.T) {
 		t.Run(fmt.Sprint("random ", i), func(t *testing.T) { differ(t, c, rng) })
 	}
 }
+
+// slack is what the first two bounds are multiplied by: logits are four times loud, or less.
+func (c *testCase) slack() float64 { return max(1, float64(c.loud)/4) }
 
 func differ(t *testing.T, c testCase, rng *rand.Rand) {
 	c.kernels(t, rng)
@@ -56,8 +60,8 @@ func differ(t *testing.T, c testCase, rng *rand.Rand) {
 		require.Equal(t, alone, F32.FromF32(u.Out), "bits differ by the number of threads")
 		require.Equal(t, one.Save(), fast.Save(), "states differ by the number of threads")
 
-		near(t, F32.ToF32(want, len(u.Out)), u.Out, func(float64) float64 { return outBound }, "output at position %d", pos)
-		sameState(t, parse(t, ref), parse(t, fast))
+		near(t, F32.ToF32(want, len(u.Out)), u.Out, func(float64) float64 { return outBound * c.slack() }, "output at position %d", pos)
+		sameState(t, c.slack(), parse(t, ref), parse(t, fast))
 		pos += tokens
 
 		// now and then a step back, after which the newest positions have gaps before them
@@ -110,13 +114,13 @@ func near(t *testing.T, want, got []float32, bound func(want float64) float64, f
 	}
 }
 
-func sameState(t *testing.T, want, got []savedHead) {
+func sameState(t *testing.T, slack float64, want, got []savedHead) {
 	for j := range want {
 		w, g := &want[j], &got[j]
 		require.Equal(t, w.pos, g.pos, "positions of KV head %d", j)
 		require.Equal(t, []any{w.n, w.last, w.evicted, w.folded}, []any{g.n, g.last, g.evicted, g.folded})
 		require.True(t, bytes.Equal(w.k, g.k) && bytes.Equal(w.v, g.v), "slots of KV head %d", j)
-		near(t, w.score, g.score, func(want float64) float64 { return scoreBound * max(1, want) }, "scores of KV head %d", j)
+		near(t, w.score, g.score, func(want float64) float64 { return scoreBound * slack * max(1, want) }, "scores of KV head %d", j)
 		for _, s := range [][2][]float32{{w.H, g.H}, {w.z, g.z}} {
 			var top float64
 			for _, x := range s[0] {

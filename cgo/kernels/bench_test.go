@@ -1,0 +1,64 @@
+package kernels
+
+import (
+	"math/rand/v2"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// BenchmarkAttend repeats the last micro-batch of every case of the table, and of the sizes below, on one thread. GFLOPS
+// counts two operations for each of D + Dv elements of every pair that a query sees.
+func BenchmarkAttend(b *testing.B) {
+	benchmark(b, func(b *testing.B, cache *Cache, u *Ubatch) {
+		for b.Loop() {
+			require.NoError(b, cache.Attend(u, 1))
+		}
+		if l := cache.layer; l.Window == 0 {
+			pairs := float64(u.Tokens) * (float64(cache.Stats().Kept) + float64(u.Tokens+1)/2)
+			flop := 2 * pairs * float64(l.Heads*(l.KeySize+l.ValueSize)) * float64(b.N)
+			b.ReportMetric(flop/b.Elapsed().Seconds()*1e-9, "GFLOPS")
+		}
+	})
+}
+
+// BenchmarkStep lets the sequence go on: attend and commit.
+func BenchmarkStep(b *testing.B) {
+	benchmark(b, func(b *testing.B, cache *Cache, u *Ubatch) {
+		for b.Loop() {
+			require.NoError(b, cache.Attend(u, 1))
+			require.NoError(b, cache.Commit(u, 1))
+			u.Pos += u.Tokens
+		}
+	})
+}
+
+func benchmark(b *testing.B, f func(b *testing.B, cache *Cache, u *Ubatch)) {
+	list := cases()
+	for _, big := range []struct {
+		name      string
+		b, tokens int
+		kind      Type
+	}{
+		{"1024 slots, 512 tokens, f16", 1024, 512, F16},
+		{"1024 slots, 512 tokens, q8_0", 1024, 512, Q80},
+		{"1024 slots, decoding, f32", 1024, 1, F32},
+		{"1024 slots, decoding, f16", 1024, 1, F16},
+		{"1024 slots, decoding, q8_0", 1024, 1, Q80},
+	} {
+		list = append(list, testCase{name: big.name, rank: 8, hidden: 16, tokens: []int{1024, big.tokens}, layer: Layer{
+			Heads: 8, HeadsKV: 2, KeySize: 128, ValueSize: 128, KeyType: big.kind, ValueType: big.kind,
+			Policy: "h2o", Budget: big.b, Heavy: big.b / 2, Pinned: 1}})
+	}
+	for _, c := range list {
+		b.Run(c.name, func(b *testing.B) {
+			rng := rand.New(rand.NewPCG(21, 1))
+			c.kernels(b, rng)
+			cache := c.cache(b)
+			n := len(c.tokens) - 1
+			c.run(b, cache, rng, 0, c.tokens[:n]...)
+			u := c.ubatch(rng, c.tokens[n], sum(c.tokens[:n]))
+			f(b, cache, u)
+		})
+	}
+}

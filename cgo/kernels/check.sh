@@ -1,0 +1,45 @@
+#!/bin/sh
+# Compiles and tests the kernels with every compiler here and for several instruction sets, then under the address and
+# undefined-behaviour sanitizers. "check.sh sanitize" does the latter alone. Fails at the first failure.
+set -eu
+cd "$(dirname "$0")"
+
+compile() {
+    for file in *.c; do
+        "$@" -O3 -std=c11 -Wall -Wextra -Werror -c "$file" -o /dev/null
+    done
+}
+
+run() {
+    echo "== $CC $CGO_CFLAGS"
+    go test -short -count=1 .
+}
+
+if [ "${1-}" != sanitize ]; then
+    for CC in gcc clang; do
+        if ! command -v "$CC" > /dev/null; then
+            echo "== no $CC here, left out"
+            continue
+        fi
+        export CC
+        CGO_CFLAGS="-O2 -march=native"; export CGO_CFLAGS
+        run
+        case $(uname -m) in x86_64)
+            CGO_CFLAGS="-O2"
+            run
+            if grep -q avx2 /proc/cpuinfo 2> /dev/null; then
+                CGO_CFLAGS="-O2 -mavx2 -mfma -mf16c"
+                run
+            fi
+            compile "$CC" -mavx
+            compile "$CC" -mavx512f -mfma -mf16c
+        esac
+    done
+fi
+
+CC=cc
+CGO_CFLAGS="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all"
+CGO_LDFLAGS="-fsanitize=address,undefined"
+export CC CGO_CFLAGS CGO_LDFLAGS
+echo "== $CC $CGO_CFLAGS"
+go test -asan -short -count=1 .
