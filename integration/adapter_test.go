@@ -55,3 +55,12 @@ func TestDamagedAdapter(t *testing.T) {
 	assert.ErrorContains(t, load(tiny(t, "llama"), good), "less.block_count")
 	assert.ErrorContains(t, load(tiny(t, "qwen3"), good), "general.architecture")
 }
+
+// Where no policy is asked for it is the adapter's.
+func TestPolicyOfTheAdapter(t *testing.T) {
+	w := open(t, worker.Patched, worker.Config{Model: gopher, Context: 256, LESS: &worker.LESS{Budget: 41, Adapter: adapterPath("peak-41")}})
+	info, err := w.LESS()
+	require.NoError(t, err)
+	assert.Equal(t, "peak", info.Policy)
+	assert.Equal(t, 10, info.Heavy)
+}

@@ -9,7 +9,7 @@ import (
 // A Config says what the cache keeps. The zero value is a good default.
 type Config struct {
 	Budget Budget // pairs that stay, for each layer and KV head; zero: 5 % of the context
-	Policy Policy // which stay; zero: H2O
+	Policy Policy // which stay; zero: the one that the adapter was trained with, H2O without one
 
 	// Heavy is how many of the budget are chosen by score; the rest are the most recent. 0 is the policy's own share (half
 	// of the budget for H2O, a quarter for Peak, 4 for Lambda), None is none.

@@ -10,8 +10,8 @@
 //
 //	model, err := llama.New("model.gguf", llama.SetContext(8192), lesskv.Enable(lesskv.Config{}))
 //
-// Everything else stays as it was. The zero [Config] keeps 5 % of the context with the policy h2o and takes the adapter from
-// model.lesskv.gguf, beside the model. If there is none, what is evicted is lost (the cache is "sparse only"), which is said
+// Everything else stays as it was. The zero [Config] keeps 5 % of the context and takes the adapter, and with it the policy,
+// from model.lesskv.gguf, beside the model. If there is none, what is evicted is lost (the cache is "sparse only"), which is said
 // once in the log, loudly; [NoAdapter] asks for that in silence.
 //
 // # How much stays
@@ -25,7 +25,7 @@
 //
 // # Which stay
 //
-//   - [H2O]: those that got the most attention since they came. The default.
+//   - [H2O]: those that got the most attention since they came. The default without an adapter.
 //   - [Lambda]: the oldest, and the most recent. Needs no scores.
 //   - [Peak]: those that got the most attention at any one time, of late.
 //

@@ -47,7 +47,7 @@ func RegisterFlags(fs *flag.FlagSet, prefix string) *Flags {
 		c.Budget, err = ParseBudget(s)
 		return err
 	})
-	add("policy", "which tokens stay: h2o, lambda or peak, by `name` (default h2o)", func(s string) error {
+	add("policy", "which tokens stay: h2o, lambda or peak, by `name` (default the adapter's, h2o without one)", func(s string) error {
 		c.Policy = Policy(s)
 		return nil
 	})

@@ -27,9 +27,9 @@ struct llama_context;
 
 // What is asked for; lesskv_config_default() and then what differs. Needed until llama_init_from_model returns.
 struct lesskv_config {
-    const char * policy;       // "h2o" (default), "lambda", "peak"
+    const char * policy;       // "h2o", "lambda", "peak"; default: the adapter's, without one h2o
     int32_t budget;            // slots per KV head, B; one of the three budgets, else 5 % of the context
-    float   budget_share;      // of n_ctx: B = max(64, floor(share n_ctx))
+    double  budget_share;      // of n_ctx: B = max(64, floor(share n_ctx))
     uint64_t budget_bytes;     // one sequence: the largest B that fits after state and kernels
     int32_t heavy;             // h <= B; -1 (default): the policy's own share
     int32_t pinned;            // first positions that are never evicted; default 1

@@ -51,7 +51,7 @@ lesskv_memory::lesskv_memory(const llama_model & model, const llama_memory_param
 void lesskv_memory::resolve(const lesskv_config & cfg, const llama_memory_params & params) {
     GGML_UNUSED(params);
 
-    const char * name = cfg.policy && *cfg.policy ? cfg.policy : "h2o";
+    const char * name = cfg.policy && *cfg.policy ? cfg.policy : adapter ? adapter->policy.c_str() : "h2o";
     policy = lesskv_policy_find(name);
     if (!policy) {
         std::string known;
@@ -101,7 +101,7 @@ void lesskv_memory::resolve(const lesskv_config & cfg, const llama_memory_params
 
     // B
     const int64_t n_ctx = cparams.n_ctx_seq;
-    if (cfg.budget < 0 || !(cfg.budget_share >= 0.0f) || (cfg.budget > 0) + (cfg.budget_share > 0.0f) + (cfg.budget_bytes > 0) > 1) {
+    if (cfg.budget < 0 || !(cfg.budget_share >= 0.0) || (cfg.budget > 0) + (cfg.budget_share > 0.0) + (cfg.budget_bytes > 0) > 1) {
         refuse(format("budget %d tokens, %g of the context, %llu bytes: give one of the three, and none below 0",
                     cfg.budget, cfg.budget_share, (unsigned long long) cfg.budget_bytes));
     }
@@ -125,7 +125,7 @@ void lesskv_memory::resolve(const lesskv_config & cfg, const llama_memory_params
         }
         n = slot > 0 ? (int64_t) ((cfg.budget_bytes - fixed)/slot) : n_ctx;
     } else {
-        const double share = cfg.budget_share > 0.0f ? cfg.budget_share : 0.05;
+        const double share = cfg.budget_share > 0.0 ? cfg.budget_share : 0.05;
         n = std::max<int64_t>(64, (int64_t) std::floor(std::min(share, 1.0)*n_ctx));
     }
     budget = (int32_t) std::min(n, n_ctx); // with B >= n_ctx nothing is evicted
