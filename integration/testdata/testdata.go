@@ -17,10 +17,11 @@ const (
 	H2O41   = "gopher-5m.h2o-41.lesskv.gguf"
 	Peak102 = "gopher-5m.peak-102.lesskv.gguf"
 	Peak41  = "gopher-5m.peak-41.lesskv.gguf"
-	Heldout = "heldout.txt" // Go source, 1.1 MB
+	Heldout = "heldout.txt"         // Go source, 1.1 MB
+	Windows = "heldout-windows.u16" // six windows of its tokens, little-endian: [6][2048]
 )
 
-//go:embed *.gguf heldout.txt
+//go:embed *.gguf heldout.txt heldout-windows.u16
 var files embed.FS
 
 // Read returns the content of a file.

@@ -11,7 +11,7 @@ import (
 
 func TestPathIn(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "a", "b")
-	for _, name := range []string{Model, H2O102, H2O41, Peak102, Peak41, Heldout} {
+	for _, name := range []string{Model, H2O102, H2O41, Peak102, Peak41, Heldout, Windows} {
 		want, err := Read(name)
 		require.NoError(t, err)
 		path, err := PathIn(dir, name)
@@ -32,7 +32,7 @@ func TestPathIn(t *testing.T) {
 	}
 	left, err := os.ReadDir(dir)
 	require.NoError(t, err)
-	assert.Len(t, left, 6, "nothing is left behind")
+	assert.Len(t, left, 7, "nothing is left behind")
 	_, err = PathIn(dir, "none.gguf")
 	assert.ErrorIs(t, err, os.ErrNotExist)
 }

@@ -1,0 +1,31 @@
+# Two commands: `make demo` runs the main job, `make test` everything that must hold.
+# The rest are the steps of the two.
+
+GO          ?= go
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+PROMPT      ?= func (s *Server) ListenAndServe() error {
+
+.PHONY: demo test runtime lint sanitize clean
+
+demo: runtime
+	$(GO) run ./cmd/lesskv run -n 400 --seed 1 "$(PROMPT)"
+
+test: runtime lint sanitize
+	$(GO) test -timeout 40m ./...
+
+# go.work is what this step writes, so it must not need it
+runtime:
+	GOWORK=off $(GO) run ./patches
+
+lint: runtime
+	@files=$$(gofmt -l $$(git ls-files '*.go' 2>/dev/null || find . -name '*.go' -not -path './build/*')); \
+		test -z "$$files" || { echo "gofmt would change: $$files"; exit 1; }
+	$(GO) vet ./...
+	$(GO) run $(STATICCHECK) ./...
+
+# the kernels; the runtime's other sources are TestSanitizers'
+sanitize:
+	GOWORK=off cgo/kernels/check.sh sanitize
+
+clean:
+	GOWORK=off $(GO) run ./patches -clean
