@@ -42,7 +42,7 @@ func TestExp(t *testing.T) {
 
 	inf := float32(math.Inf(1))
 	nan := float32(math.NaN())
-	x := []float32{-inf, -1e30, -88, inf, 1e30, 0, nan, -nan, 89, 1, -0.0, 1e-30, -1e-30, 2, 3, 4}
+	x := []float32{-inf, -1e30, -88, inf, 1e30, 0, nan, -nan, 89, 1, float32(math.Copysign(0, -1)), 1e-30, -1e-30, 2, 3, 4}
 	y := make([]float32, len(x))
 	exp32(x, y)
 	require.Equal(t, []float32{0, 0, 0, inf, inf, 1}, y[:6])

@@ -19,7 +19,7 @@ layers, as lesskv train --layers makes them on several machines.`,
 		Example: `  lesskv merge -o model.lesskv.gguf part1.gguf part2.gguf`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 || output == "" {
-				return usageError{errors.New("want adapters and a name for what they make: -o OUTPUT ADAPTER...")}
+				return usageError{errors.New("want adapters and a name for what they make: -o OUTPUT ADAPTER [ADAPTER]")}
 			}
 			return nil
 		},

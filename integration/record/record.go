@@ -19,7 +19,6 @@ const batch = 256
 // Runtime is a train.Runtime. Close must be called.
 type Runtime struct {
 	w     *worker.Worker
-	path  string
 	file  *gguf.File
 	start []int32
 }
