@@ -37,7 +37,8 @@ if [ "${1-}" != sanitize ]; then
     done
 fi
 
-CC=cc
+CC=gcc # the go command knows the sanitizers of these two, by name
+command -v gcc > /dev/null || CC=clang
 CGO_CFLAGS="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all"
 CGO_LDFLAGS="-fsanitize=address,undefined"
 export CC CGO_CFLAGS CGO_LDFLAGS
