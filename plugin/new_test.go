@@ -67,7 +67,7 @@ func TestNewWrongOptions(t *testing.T) {
 		"rope scale":      {llama.WithRopeFreqScale(-1), lesskv.ErrArgument, "rope frequency scale"},
 		"main GPU":        {llama.SetMainGPU("first"), lesskv.ErrArgument, `"first"`},
 		"tensor split":    {llama.SetTensorSplit("1,a"), lesskv.ErrArgument, `"a"`},
-		"LoRA":            {llama.SetLoraAdapter("lora.bin"), lesskv.ErrMissing, "lora.bin"},
+		"LoRA":            {llama.SetLoraAdapter("lora.bin"), lesskv.ErrModel, "lora.bin"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := llama.New(file(t, testdata.Model), test.option)

@@ -1,6 +1,7 @@
 package lesskv_test
 
 import (
+	"math"
 	"strconv"
 	"strings"
 	"testing"
@@ -211,12 +212,14 @@ func TestContext(t *testing.T) {
 	})
 	t.Run("it is full", func(t *testing.T) {
 		model := open(t, lesskv.Disable(), llama.SetContext(256))
-		out, err := model.Predict(prompt, llama.SetThreads(1), llama.SetTokens(-1), llama.IgnoreEOS, llama.SetTemperature(0))
-		assertSays(t, err, lesskv.ErrContext, "256 tokens is full")
-		assert.NotEmpty(t, out, "what there is")
+		out := predict(t, model, prompt, llama.SetTokens(600), llama.IgnoreEOS, llama.SetNKeep(8))
 		g := timings(t, model)
-		assert.Equal(t, 257, g.Prompt+g.Generated)
-		assert.Equal(t, "context", g.Stop)
+		assert.Equal(t, 600, g.Generated)
+		assert.Equal(t, "length", g.Stop)
+		assert.Greater(t, len(out), 600)
+
+		_, err := model.Predict(prompt, llama.SetThreads(1), llama.SetTokens(600), llama.IgnoreEOS, llama.SetNKeep(-1), llama.SetStopWords("no such thing"))
+		assert.NoError(t, err, "all of a short prompt is kept")
 	})
 	t.Run("LESS goes past it", func(t *testing.T) {
 		model := open(t, sparse(64), llama.SetContext(256))
@@ -294,8 +297,7 @@ func TestSampling(t *testing.T) {
 		"threads":        {llama.SetThreads(0), lesskv.ErrArgument, "0 threads"},
 		"many threads":   {llama.SetThreads(100000), lesskv.ErrArgument, "100000 threads"},
 		"batch":          {llama.SetBatch(0), lesskv.ErrArgument, "batch size 0"},
-		"prompt cache":   {llama.SetPathPromptCache("cache.bin"), lesskv.ErrMissing, "prompt cache"},
-		"negative":       {llama.SetNegativePromptScale(2), lesskv.ErrMissing, "negative prompt"},
+		"negative":       {llama.SetNegativePromptScale(float32(math.Inf(1))), lesskv.ErrArgument, "negative prompt scale"},
 		"rope":           {llama.SetRopeFreqBase(500), lesskv.ErrArgument, "500"},
 		"NUL stop word":  {llama.SetStopWords("a\x00"), lesskv.ErrArgument, "a stop word"},
 		"NUL in grammar": {llama.WithGrammar("\x00"), lesskv.ErrArgument, "the grammar"},
@@ -316,18 +318,6 @@ func TestManyPredicts(t *testing.T) {
 			assert.Equal(t, want, predict(t, model, prompt, llama.SetTokens(6)))
 		}
 	})
-}
-
-func TestNotThereYet(t *testing.T) {
-	model := open(t, llama.EnableEmbeddings)
-	_, err := model.Embeddings("text")
-	assertSays(t, err, lesskv.ErrMissing, "embeddings")
-	_, err = model.TokenEmbeddings([]int{1, 2})
-	assertSays(t, err, lesskv.ErrMissing, "token embeddings")
-	_, err = model.SpeculativeSampling(model, "text")
-	assertSays(t, err, lesskv.ErrMissing, "speculative")
-	assert.ErrorContains(t, model.SaveState(t.TempDir()), "not there yet", "the folder exists")
-	assert.ErrorContains(t, model.LoadState("state.bin"), "not there yet")
 }
 
 func TestAfterFree(t *testing.T) {

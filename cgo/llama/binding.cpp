@@ -60,6 +60,10 @@ static void no_buffer(const void * result) {
     }
 }
 
+static token_callback callback_of(void * state) {
+    return [state](const std::string & piece) { return tokenCallback(state, const_cast<char *>(piece.c_str())) != 0; };
+}
+
 template <typename F>
 static int with_params(void * params_ptr, F && call) {
     auto * p = static_cast<params *>(params_ptr);
@@ -68,6 +72,7 @@ static int with_params(void * params_ptr, F && call) {
     }
     p->text.clear();
     p->tokens.clear();
+    p->embedding.clear();
     return guard(p->code, p->error, [&] { call(*p); });
 }
 
@@ -115,9 +120,9 @@ void llama_binding_free_model(void * state) {
 #endif
 }
 
-void llama_binding_interrupt(void * state) {
+void llama_binding_interrupt(void * state, bool on) {
     if (state) {
-        static_cast<model *>(state)->interrupted = true;
+        static_cast<model *>(state)->interrupted = on;
     }
 }
 
@@ -187,6 +192,12 @@ const int32_t * llama_binding_tokens(const void * params_ptr, size_t * n) {
     return tokens.data();
 }
 
+const float * llama_binding_embedding(const void * params_ptr, size_t * n) {
+    const auto & embedding = static_cast<const params *>(params_ptr)->embedding;
+    *n = embedding.size();
+    return embedding.data();
+}
+
 const char * llama_binding_state_error(const void * state) {
     return state ? static_cast<const model *>(state)->error.c_str() : "the model has been freed";
 }
@@ -198,7 +209,7 @@ int llama_predict(void * params_ptr, void * state, char * result, bool debug) {
         no_buffer(result);
         auto & m = model_of(state);
         session only(m);
-        predict(m, p, debug, [&](const std::string & piece) { return tokenCallback(state, const_cast<char *>(piece.c_str())) != 0; });
+        predict(m, p, debug, callback_of(state));
     });
 }
 
@@ -217,24 +228,47 @@ int llama_tokenize_string(void * params_ptr, void * state, int * result) {
     });
 }
 
-// Not there yet: refused, and the buffers untouched.
-
-int get_embeddings(void * params_ptr, void *, float *) {
-    return with_params(params_ptr, [](params &) { fail(LLAMA_BINDING_MISSING, "embeddings are not there yet in this runtime"); });
+int get_embeddings(void * params_ptr, void * state, float * result) {
+    return with_params(params_ptr, [&](params & p) {
+        no_buffer(result);
+        auto & m = model_of(state);
+        session only(m);
+        embed(m, p, prompt_tokens(m, p.prompt));
+    });
 }
 
-int get_token_embeddings(void * params_ptr, void *, int *, int, float *) {
-    return with_params(params_ptr, [](params &) { fail(LLAMA_BINDING_MISSING, "token embeddings are not there yet in this runtime"); });
+int get_token_embeddings(void * params_ptr, void * state, int * tokens, int n_tokens, float * result) {
+    return with_params(params_ptr, [&](params & p) {
+        no_buffer(result);
+        auto & m = model_of(state);
+        session only(m);
+        embed(m, p, std::vector<llama_token>(tokens, tokens + n_tokens));
+    });
 }
 
-int speculative_sampling(void * params_ptr, void *, void *, char *, bool) {
-    return with_params(params_ptr, [](params &) { fail(LLAMA_BINDING_MISSING, "speculative sampling is not there yet in this runtime"); });
+int load_state(void * state, char * path, char *) {
+    return with_state(state, [&](model & m) {
+        session only(m);
+        load_state(m.main, path);
+    });
 }
 
-int load_state(void * state, char *, char *) {
-    return with_state(state, [](model &) { fail(LLAMA_BINDING_MISSING, "loading a state is not there yet in this runtime"); });
+void save_state(void * state, char * path, char *) {
+    with_state(state, [&](model & m) {
+        session only(m);
+        save_state(m.main, path);
+    });
 }
 
-void save_state(void * state, char *, char *) {
-    with_state(state, [](model &) { fail(LLAMA_BINDING_MISSING, "saving a state is not there yet in this runtime"); });
+int speculative_sampling(void * params_ptr, void * target_model, void * draft_model, char * result, bool debug) {
+    return with_params(params_ptr, [&](params & p) {
+        no_buffer(result);
+        auto & m     = model_of(target_model);
+        auto & draft = model_of(draft_model);
+        if (&m == &draft) {
+            fail(LLAMA_BINDING_ARGUMENT, "the model cannot draft for itself: load it a second time");
+        }
+        session only(m), only_draft(draft);
+        speculate(m, draft, p, debug, callback_of(target_model));
+    });
 }

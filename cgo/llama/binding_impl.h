@@ -22,23 +22,62 @@ struct failure : std::runtime_error {
 [[noreturn]] __attribute__((format(printf, 2, 3)))
 void fail(llama_binding_code code, const char * format, ...);
 
+// One text in a context of its own: a sequence, and the tokens that its cache holds, in order. (binding_sequence.cpp)
+class sequence {
+public:
+    llama_context_ptr        ctx;
+    std::vector<llama_token> tokens;
+
+    int32_t limit() const; // tokens that it can have: n_ctx, with LESS up to the trained context
+    bool    less()  const;
+
+    void forget(); // empties the cache
+
+    // Keeps the first n tokens. False, and nothing is changed, if the cache cannot step back so far.
+    bool cut(size_t n);
+
+    // Where the cache is full: keeps the first n_keep tokens and of the rest the newer half. Throws LLAMA_BINDING_CONTEXT.
+    void make_room(size_t n_keep, int32_t n_batch);
+
+    // Adds tokens; the last has logits then, with every_row each. After a failure the cache is empty.
+    void decode(const llama_token * added, int32_t n, bool every_row = false);
+
+    // Adds tokens in batches. False if it was interrupted.
+    bool feed(const llama_token * added, size_t n, int32_t n_batch, const std::atomic<bool> & interrupted);
+
+    void set_threads(int32_t n);
+
+    // Why the last call of llama.cpp's failed, as LESS or else its log has it; "" if neither says.
+    std::string reason(class log_errors & errors) const;
+};
+
+// A LESS configuration with strings of its own.
+class less_config {
+public:
+    explicit less_config(const lesskv_config * config); // NULL: off
+    bool          on = false;
+    lesskv_config get() const; // valid while this lives
+private:
+    lesskv_config config = {};
+    std::string   policy, adapter;
+};
+
 // What a LLama of the Go package holds.
 struct model {
-    llama_model_ptr   weights;
-    llama_context_ptr ctx; // freed before the weights
+    llama_model_ptr        weights;
+    less_config            less;
+    llama_context_params   cparams = {};
+    llama_adapter_lora *   lora = nullptr; // freed with the weights
+    sequence               main;           // freed before the weights
 
-    float rope_freq_base = 0.0f, rope_freq_scale = 0.0f; // as asked for
-
-    std::vector<llama_token> tokens; // those that are in the cache, in order
     llama_binding_timings    last = {};
     std::string              error;  // of the calls without params
 
     std::atomic<bool> busy{false};
     std::atomic<bool> interrupted{false};
 
+    explicit model(const lesskv_config * config) : less(config) {}
     const llama_vocab * vocab() const { return llama_model_get_vocab(weights.get()); }
-    int32_t limit() const; // tokens that the sequence can have
-    void    forget();      // empties the cache
 };
 
 // The model's one call. Throws LLAMA_BINDING_BUSY.
@@ -76,6 +115,7 @@ struct params {
     std::string              error;
     std::string              text;
     std::vector<llama_token> tokens;
+    std::vector<float>       embedding;
 };
 
 // binding_model.cpp
@@ -93,28 +133,86 @@ struct load_options {
 };
 model * load(const load_options & options);
 
+// One more context like the model's own, and empty. Throws.
+sequence new_sequence(const model & m);
+
 // binding_predict.cpp
 
 // The text as the model's tokens, begin-of-sequence token included where the model wants one, special tokens parsed.
 std::vector<llama_token> tokenize(const model & m, const std::string & text);
 
-// Makes the cache hold the tokens of the text: goes on from it if they extend those that are there, else starts anew.
-void evaluate(model & m, params & p, const std::string & text);
+// The same, with the begin-of-sequence token where there would be none: something to evaluate.
+std::vector<llama_token> prompt_tokens(const model & m, const std::string & text);
 
-// Evaluates the prompt and generates p.text. on_token gets each token's bytes, which may be a part of a UTF-8 sequence;
-// false ends the generation, and that token is not part of the text.
-void predict(model & m, params & p, bool debug, const std::function<bool(const std::string &)> & on_token);
+// The token's bytes, which may be a part of a UTF-8 sequence; none for one that only controls.
+std::string piece_of(const model & m, llama_token token);
+
+// Refuses options that no call can serve. Throws LLAMA_BINDING_ARGUMENT.
+void check(const model & m, const params & p);
+
+// The same for a call that generates; LLAMA_BINDING_MISSING for a model that cannot.
+void check_generates(const model & m, const params & p);
+
+// Refuses a prompt that is longer than what the sequence can hold. Throws LLAMA_BINDING_CONTEXT.
+void check_fits(const sequence & s, size_t n_prompt);
+
+// Makes the model's sequence hold the tokens: goes on from it if they extend those that are there, else starts anew. False if it was
+// interrupted.
+bool evaluate(model & m, const params & p, const std::vector<llama_token> & prompt);
+
+// The same for the tokens of a text.
+void evaluate(model & m, const params & p, const std::string & text);
+
+using token_callback = std::function<bool(const std::string &)>;
+
+// What becomes of a sampled token: p.text, the callback, and whether the text ends with it.
+class writer {
+public:
+    writer(model & m, params & p, const token_callback & on_token) : m(m), p(p), on_token(on_token) {}
+    // LLAMA_BINDING_STOP_NONE: go on. A token that ends the text because the model or the callback says so is not part of it.
+    llama_binding_stop add(llama_token token);
+private:
+    model & m;
+    params & p;
+    const token_callback & on_token;
+};
+
+// Evaluates the prompt and generates p.text.
+void predict(model & m, params & p, bool debug, const token_callback & on_token);
+
+// Logs what the last call did, and throws LLAMA_BINDING_CONTEXT if it ended because the context is full.
+void conclude(const model & m, bool debug);
+
+// binding_speculative.cpp
+
+// The same, with tokens that the draft model guesses and this one only checks.
+void speculate(model & m, model & draft, params & p, bool debug, const token_callback & on_token);
+
+// binding_embeddings.cpp
+
+// Evaluates the tokens from an empty cache and leaves p.embedding; the cache is empty afterwards.
+void embed(model & m, params & p, std::vector<llama_token> tokens);
+
+// binding_state.cpp
+
+// A sequence, to a file and back. A file that is refused changes nothing. Throws.
+void save_state(const sequence & s, const std::string & path);
+void load_state(sequence & s, const std::string & path);
 
 // binding_sampling.cpp
 
 class sampler {
 public:
     sampler(const model & m, const params & p); // throws LLAMA_BINDING_ARGUMENT
-    void        accept(llama_token token);      // a token of the text, for the penalties
-    llama_token sample(llama_context * ctx);    // from the logits of the last token; does not accept
-    void        accept_sampled(llama_token token);
+    void accept(llama_token token);             // a token of the prompt, for the penalties
+
+    // Samples from the logits of a row of the last decode, -1 for the last one, and accepts the token. With a guide the
+    // logits move away from those of its last row.
+    llama_token sample(const sequence & s, int32_t row = -1, const sequence * guide = nullptr);
 private:
+    const llama_vocab * vocab;
     int32_t     n_vocab;
+    float       guidance;
     llama_token newline; // the token that the penalties spare, or LLAMA_TOKEN_NULL
     llama_sampler_ptr bias, penalties, grammar, chain;
     std::vector<llama_token_data> candidates;

@@ -12,12 +12,12 @@ bool llama_binding_get_info(void * state, llama_binding_info * info) {
     try {
         auto & m = *static_cast<binding::model *>(state);
         binding::session only(m);
-        const auto * ctx = m.ctx.get();
+        const auto * ctx = m.main.ctx.get();
         llama_model_desc(m.weights.get(), info->desc, sizeof(info->desc));
         info->bytes_model = llama_model_size(m.weights.get());
         info->n_ctx       = llama_n_ctx_seq(ctx);
         info->n_ctx_train = llama_model_n_ctx_train(m.weights.get());
-        info->n_limit     = m.limit();
+        info->n_limit     = m.main.limit();
         info->n_batch     = llama_n_batch(ctx);
         info->n_ubatch    = llama_n_ubatch(ctx);
         if (const llama_memory_i * memory = llama_get_memory(ctx)) {
@@ -40,7 +40,7 @@ bool llama_binding_get_layer(void * state, int32_t i, lesskv_layer_info * info) 
     try {
         auto & m = *static_cast<binding::model *>(state);
         binding::session only(m);
-        return lesskv_get_layer(m.ctx.get(), 0, i, info);
+        return lesskv_get_layer(m.main.ctx.get(), 0, i, info);
     } catch (const std::exception &) {
         return false;
     }

@@ -4,7 +4,7 @@
 // the caller's guess, and no place for a LESS configuration. Here they get one each:
 //
 //     a call with params    returns 0, or -1 and llama_binding_error(params) says why; its results are in the params until
-//                           llama_free_params: llama_binding_text, llama_binding_tokens. The result arguments of binding.h
+//                           llama_free_params: llama_binding_text, _tokens, _embedding. The result arguments of binding.h
 //                           must be NULL, and the text of eval may be: it is the prompt then
 //     a call without them   load_state, save_state: llama_binding_state_error(state)
 //     load_model            load_model_lesskv: the same arguments, a configuration, and room for the reason
@@ -54,13 +54,14 @@ enum llama_binding_code llama_binding_status(const void * params);
 const char *    llama_binding_error (const void * params);             // "" after success
 const char *    llama_binding_text  (const void * params, size_t * n); // bytes, any of them; not of llama_tokenize_string
 const int32_t * llama_binding_tokens(const void * params, size_t * n); // of llama_tokenize_string
+const float *   llama_binding_embedding(const void * params, size_t * n); // of get_embeddings, get_token_embeddings
 
 // Why the last load_state or save_state failed, "" if it did not.
 const char * llama_binding_state_error(const void * state);
 
-// Ends the llama_predict or eval that is running, after the token or batch it is at, as the token callback could. From any
-// thread; without effect where none is running.
-void llama_binding_interrupt(void * state);
+// Ends the call that is running, or else the next one, after the token or batch it is at, as the token callback could; the end
+// of that call takes it back, as on = false does. From any thread.
+void llama_binding_interrupt(void * state, bool on);
 
 struct llama_binding_info {
     char     desc[128];          // "llama 5M F16"
@@ -87,11 +88,13 @@ enum llama_binding_stop {
     LLAMA_BINDING_STOP_CONTEXT,   // the context is full
 };
 
-// The last llama_predict or eval.
+// The last llama_predict, speculative_sampling or eval.
 struct llama_binding_timings {
     int32_t n_prompt;    // tokens of the prompt
     int32_t n_cached;    // of them, already in the cache
     int32_t n_generated; // tokens sampled
+    int32_t n_drafted;   // tokens that the draft model guessed (speculative sampling)
+    int32_t n_accepted;  // of them, right
     int64_t us_prompt;   // microseconds in the evaluation of the rest
     int64_t us_generate; // microseconds from the first sampled token to the last
     enum llama_binding_stop stop;

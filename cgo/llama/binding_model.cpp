@@ -17,26 +17,33 @@
 
 namespace binding {
 
-int32_t model::limit() const {
-    const int32_t n_ctx = llama_n_ctx_seq(ctx.get());
-    return lesskv_enabled(ctx.get()) ? std::max(n_ctx, llama_model_n_ctx_train(weights.get())) : n_ctx;
+less_config::less_config(const lesskv_config * from) {
+    if (!from) {
+        return;
+    }
+    on      = true;
+    config  = *from;
+    policy  = from->policy  ? from->policy  : "";
+    adapter = from->adapter ? from->adapter : "";
 }
 
-void model::forget() {
-    if (llama_memory_t memory = llama_get_memory(ctx.get())) {
-        llama_memory_clear(memory, true);
-    }
-    tokens.clear();
+lesskv_config less_config::get() const {
+    lesskv_config c = config;
+    c.policy     = policy.c_str();
+    c.adapter    = adapter.c_str();
+    c.error      = nullptr;
+    c.error_size = 0;
+    return c;
 }
 
 session::session(model & m) : m(m) {
     if (m.busy.exchange(true)) {
         fail(LLAMA_BINDING_BUSY, "the model is serving another call: one at a time, or load it twice");
     }
-    m.interrupted = false;
 }
 
 session::~session() {
+    m.interrupted = false;
     m.busy = false;
 }
 
@@ -99,7 +106,7 @@ static std::vector<float> parse_split(const char * text) {
     return split;
 }
 
-static llama_context_params context_params(const load_options & o, model & m) {
+static llama_context_params context_params(const load_options & o) {
     if (o.n_ctx < 0 || o.n_ctx > (1 << 30)) {
         fail(LLAMA_BINDING_ARGUMENT, "context size %d: want 1 to %d tokens, or 0 for the model's own", o.n_ctx, 1 << 30);
     }
@@ -112,8 +119,8 @@ static llama_context_params context_params(const load_options & o, model & m) {
     p.n_ubatch = std::min(512, o.n_batch);
     p.type_k   = o.memory_f16 ? GGML_TYPE_F16 : GGML_TYPE_F32;
     p.type_v   = p.type_k;
-    p.rope_freq_base  = m.rope_freq_base  = rope_setting("rope frequency base",  o.rope_freq_base,  10000.0f);
-    p.rope_freq_scale = m.rope_freq_scale = rope_setting("rope frequency scale", o.rope_freq_scale, 1.0f);
+    p.rope_freq_base  = rope_setting("rope frequency base",  o.rope_freq_base,  10000.0f);
+    p.rope_freq_scale = rope_setting("rope frequency scale", o.rope_freq_scale, 1.0f);
     return p;
 }
 
@@ -137,25 +144,59 @@ static bool adapter_at_fault(const lesskv_config & less, const model & m) {
     }
 }
 
-static void make_context(const load_options & o, llama_context_params p, model & m) {
+sequence new_sequence(const model & m) {
     log_errors errors;
     char refused[2048] = "";
-    lesskv_config less;
-    if (o.less) {
-        less = *o.less;
+    auto params = m.cparams;
+    lesskv_config less = m.less.get();
+    if (m.less.on) {
         less.error      = refused;
         less.error_size = sizeof(refused);
-        p.lesskv        = &less;
+        params.lesskv   = &less;
     }
-    m.ctx.reset(llama_init_from_model(m.weights.get(), p));
-    if (m.ctx) {
+    sequence s;
+    s.ctx.reset(llama_init_from_model(m.weights.get(), params));
+    if (!s.ctx) {
+        const std::string why = errors.text();
+        if (*refused) {
+            fail(adapter_at_fault(less, m) ? LLAMA_BINDING_ADAPTER : LLAMA_BINDING_CONFIG, "%s", refused);
+        }
+        fail(LLAMA_BINDING_FAILED, "cannot make a context of %u tokens: %s", params.n_ctx, why.empty() ? "llama.cpp gives no reason" : why.c_str());
+    }
+    if (m.lora && llama_set_adapter_lora(s.ctx.get(), m.lora, 1.0f) != 0) {
+        fail(LLAMA_BINDING_FAILED, "the LoRA adapter cannot be applied");
+    }
+    return s;
+}
+
+// A base for it is no more: llama.cpp applies an adapter while it computes, to weights of any type.
+static void load_lora(const load_options & o, model & m) {
+    if (!*o.lora) {
         return;
     }
-    const std::string why = errors.text();
-    if (*refused) {
-        fail(adapter_at_fault(less, m) ? LLAMA_BINDING_ADAPTER : LLAMA_BINDING_CONFIG, "%s", refused);
+    if (*o.lora_base) {
+        fail(LLAMA_BINDING_MISSING, "the LoRA base %s: llama.cpp no longer has one, and applies adapters to quantised models too; leave it out", o.lora_base);
     }
-    fail(LLAMA_BINDING_FAILED, "cannot make a context of %d tokens for %s: %s", o.n_ctx, o.path, why.empty() ? "llama.cpp gives no reason" : why.c_str());
+    check_file(o.lora);
+    log_errors errors;
+    m.lora = llama_adapter_lora_init(m.weights.get(), o.lora);
+    if (!m.lora) {
+        const std::string why = errors.text();
+        fail(LLAMA_BINDING_MODEL, "the LoRA adapter %s: %s", o.lora, why.empty() ? "llama.cpp gives no reason" : why.c_str());
+    }
+    if (m.less.on) {
+        log(GGML_LOG_LEVEL_WARN, "lesskv: the LoRA adapter %s changes the model: kernels that were trained without it fit less well\n", o.lora);
+    }
+}
+
+// What a request for layers on a GPU comes to here, said once.
+static void warn_gpu(bool less) {
+    static std::once_flag once, once_less;
+    if (!llama_supports_gpu_offload()) {
+        std::call_once(once, [] { log(GGML_LOG_LEVEL_WARN, "lesskv: this runtime has no GPU backend: all layers run on the CPU\n"); });
+    } else if (less) {
+        std::call_once(once_less, [] { log(GGML_LOG_LEVEL_WARN, "lesskv: the attention of LESS runs on the CPU, whatever the number of GPU layers\n"); });
+    }
 }
 
 static void start_backend(bool numa) {
@@ -170,11 +211,8 @@ model * load(const load_options & o) {
     if (const char * missing = lesskv_cpu_missing()) {
         fail(LLAMA_BINDING_MISSING, "the runtime was compiled for a CPU with %s, which this one lacks: assemble it here, or with -preset portable", missing);
     }
-    if (*o.lora || *o.lora_base) {
-        fail(LLAMA_BINDING_MISSING, "LoRA adapters are not there yet: merge %s into the model", *o.lora ? o.lora : o.lora_base);
-    }
-    auto m = std::make_unique<model>();
-    const auto cparams = context_params(o, *m);
+    auto m = std::make_unique<model>(o.less);
+    m->cparams = context_params(o);
     const auto split   = parse_split(o.tensor_split);
 
     auto mparams = llama_model_default_params();
@@ -186,8 +224,8 @@ model * load(const load_options & o) {
 
     check_file(o.path);
     start_backend(o.numa);
-    if (o.n_gpu_layers > 0 && !llama_supports_gpu_offload()) {
-        log(GGML_LOG_LEVEL_WARN, "lesskv: this runtime has no GPU backend: all layers run on the CPU\n");
+    if (o.n_gpu_layers > 0) {
+        warn_gpu(o.less);
     }
     {
         log_errors errors;
@@ -203,7 +241,8 @@ model * load(const load_options & o) {
     if (o.less) {
         check_less(*m);
     }
-    make_context(o, cparams, *m);
+    load_lora(o, *m);
+    m->main = new_sequence(*m);
     return m.release();
 }
 

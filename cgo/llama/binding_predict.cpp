@@ -1,10 +1,16 @@
 // Evaluating a prompt and generating from it.
+//
+// A prompt that goes on where the cache ends needs only what is new; any other starts from an empty cache. With a prompt
+// cache in a file, the cache is the file's first.
 
 #include "binding_impl.h"
 
 #include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
 #include <limits>
-#include <thread>
+#include <memory>
 
 namespace binding {
 
@@ -29,7 +35,7 @@ std::vector<llama_token> tokenize(const model & m, const std::string & text) {
     return tokens;
 }
 
-static std::string piece_of(const model & m, llama_token token) {
+std::string piece_of(const model & m, llama_token token) {
     std::string s(32, '\0');
     int32_t n = llama_token_to_piece(m.vocab(), token, &s[0], s.size(), 0, false);
     if (n < 0) {
@@ -40,85 +46,34 @@ static std::string piece_of(const model & m, llama_token token) {
     return s;
 }
 
-static void check(const model & m, const params & p) {
-    if (llama_model_has_encoder(m.weights.get()) || !llama_get_memory(m.ctx.get())) {
-        fail(LLAMA_BINDING_MISSING, "models with an encoder, or without a cache, cannot generate text in this runtime");
-    }
+void check(const model & m, const params & p) {
     if (p.n_threads < 1 || p.n_threads > GGML_MAX_N_THREADS) {
         fail(LLAMA_BINDING_ARGUMENT, "%d threads: want 1 to %d", p.n_threads, GGML_MAX_N_THREADS);
     }
     if (p.n_batch < 1) {
         fail(LLAMA_BINDING_ARGUMENT, "batch size %d: want at least 1", p.n_batch);
     }
-    if (!p.path_prompt_cache.empty()) {
-        fail(LLAMA_BINDING_MISSING, "prompt caches in files are not there yet: a prompt that extends the last one goes on from memory");
-    }
-    if (p.negative_prompt_scale > 1.0f) {
-        fail(LLAMA_BINDING_MISSING, "negative prompts (classifier-free guidance) are not there yet: want a scale of at most 1");
-    }
     const auto rope = [](float value, float standard, float loaded) { return value == 0.0f || value == standard || value == loaded; };
-    if (!rope(p.rope_freq_base, 10000.0f, m.rope_freq_base) || !rope(p.rope_freq_scale, 1.0f, m.rope_freq_scale)) {
+    if (!rope(p.rope_freq_base, 10000.0f, m.cparams.rope_freq_base) || !rope(p.rope_freq_scale, 1.0f, m.cparams.rope_freq_scale)) {
         fail(LLAMA_BINDING_ARGUMENT, "rope frequency base %g, scale %g: they belong to the loaded model and cannot change with a prompt; give them to New",
                 p.rope_freq_base, p.rope_freq_scale);
     }
 }
 
-// Adds tokens to the cache. After a failure the cache is empty.
-static void decode(model & m, const llama_token * tokens, int32_t n) {
-    log_errors errors;
-    // llama_batch_get_one does not change the tokens; it only lacks a const
-    const int32_t status = llama_decode(m.ctx.get(), llama_batch_get_one(const_cast<llama_token *>(tokens), n));
-    if (status == 0) {
-        m.tokens.insert(m.tokens.end(), tokens, tokens + n);
-        return;
+void check_generates(const model & m, const params & p) {
+    check(m, p);
+    if (llama_model_has_encoder(m.weights.get()) || !llama_get_memory(m.main.ctx.get())) {
+        fail(LLAMA_BINDING_MISSING, "models with an encoder, or without a cache, cannot generate text in this runtime");
     }
-    std::string why = errors.text();
-    if (lesskv_enabled(m.ctx.get())) {
-        why = lesskv_error(m.ctx.get());
-    }
-    const size_t at = m.tokens.size();
-    m.forget();
-    fail(LLAMA_BINDING_FAILED, "decoding %d tokens at position %zu failed with status %d%s%s: the cache has been emptied", n, at, status,
-            why.empty() ? "" : ": ", why.c_str());
 }
 
-// A prompt that goes on where the cache ends needs only what is new. Any other starts from an empty cache, one that
-// equals it too: its last logits are gone, and a cache that has folded cannot step back.
-static size_t reuse(model & m, const std::vector<llama_token> & prompt) {
-    if (m.tokens.size() < prompt.size() && std::equal(m.tokens.begin(), m.tokens.end(), prompt.begin())) {
-        return m.tokens.size();
+void check_fits(const sequence & s, size_t n_prompt) {
+    if ((int64_t) n_prompt > s.limit()) {
+        fail(LLAMA_BINDING_CONTEXT, "the prompt has %zu tokens, the context holds %d: shorten it, or load the model with a larger context", n_prompt, s.limit());
     }
-    m.forget();
-    return 0;
 }
 
-// False if it was interrupted.
-static bool evaluate(model & m, const params & p, const std::vector<llama_token> & prompt) {
-    if ((int64_t) prompt.size() > m.limit()) {
-        fail(LLAMA_BINDING_CONTEXT, "the prompt has %zu tokens, the context holds %d: shorten it, or load the model with a larger context", prompt.size(), m.limit());
-    }
-    // ggml's threads wait by spinning: more of them than CPUs, like upstream's default of 4, take turns at that
-    const int32_t n_cpus    = std::thread::hardware_concurrency(); // 0: unknown
-    const int32_t n_threads = n_cpus > 0 ? std::min(p.n_threads, n_cpus) : p.n_threads;
-    llama_set_n_threads(m.ctx.get(), n_threads, n_threads);
-
-    const int64_t start = llama_time_us();
-    size_t done = reuse(m, prompt);
-    m.last.n_prompt = prompt.size();
-    m.last.n_cached = done;
-
-    const size_t n_batch = std::min<size_t>(p.n_batch, llama_n_batch(m.ctx.get()));
-    while (done < prompt.size() && !m.interrupted) {
-        const size_t n = std::min(n_batch, prompt.size() - done);
-        decode(m, &prompt[done], n);
-        done += n;
-    }
-    llama_synchronize(m.ctx.get());
-    m.last.us_prompt = llama_time_us() - start;
-    return done == prompt.size();
-}
-
-static std::vector<llama_token> prompt_tokens(const model & m, const std::string & text) {
+std::vector<llama_token> prompt_tokens(const model & m, const std::string & text) {
     auto tokens = tokenize(m, text);
     if (tokens.empty()) {
         const llama_token bos = llama_vocab_bos(m.vocab());
@@ -130,11 +85,135 @@ static std::vector<llama_token> prompt_tokens(const model & m, const std::string
     return tokens;
 }
 
-void evaluate(model & m, params & p, const std::string & text) {
-    m.last = {};
-    check(m, p);
-    evaluate(m, p, prompt_tokens(m, text));
+// How many of the prompt's tokens the sequence holds when this returns: all that it has, or none. A prompt that equals them
+// starts anew too: its last logits are gone.
+static size_t reuse(sequence & s, const std::vector<llama_token> & prompt) {
+    if (s.tokens.size() >= prompt.size() || !std::equal(s.tokens.begin(), s.tokens.end(), prompt.begin())) {
+        s.forget();
+    }
+    return s.tokens.size();
 }
+
+// Measures the evaluation of a prompt of which n_cached tokens were there already.
+class prompt_timer {
+public:
+    prompt_timer(model & m, size_t n_prompt, size_t n_cached) : m(m), start(llama_time_us()) {
+        m.last.n_prompt = n_prompt;
+        m.last.n_cached = n_cached;
+    }
+    ~prompt_timer() {
+        llama_synchronize(m.main.ctx.get());
+        m.last.us_prompt = llama_time_us() - start;
+    }
+    prompt_timer(const prompt_timer &) = delete;
+    prompt_timer & operator=(const prompt_timer &) = delete;
+private:
+    model & m;
+    int64_t start;
+};
+
+bool evaluate(model & m, const params & p, const std::vector<llama_token> & prompt) {
+    check_fits(m.main, prompt.size());
+    m.main.set_threads(p.n_threads);
+    const size_t done = reuse(m.main, prompt);
+    prompt_timer timer(m, prompt.size(), done);
+    return m.main.feed(&prompt[done], prompt.size() - done, p.n_batch, m.interrupted);
+}
+
+void evaluate(model & m, const params & p, const std::string & text) {
+    m.last = {};
+    check_generates(m, p);
+    if (!evaluate(m, p, prompt_tokens(m, text))) {
+        m.last.stop = LLAMA_BINDING_STOP_INTERRUPT;
+    }
+}
+
+// A prompt cache in a file. It is written before the prompt's last token is evaluated: who reads it evaluates that token
+// for its logits, and does exactly what the call did that wrote it. With LESS, too, where a step back would not be exact.
+class prompt_cache {
+public:
+    prompt_cache(model & m, const params & p) : m(m), p(p) {
+        FILE * file = fopen(p.path_prompt_cache.c_str(), "rb");
+        if (!file) {
+            if (errno != ENOENT) {
+                fail(LLAMA_BINDING_FAILED, "the prompt cache %s: %s", p.path_prompt_cache.c_str(), strerror(errno));
+            }
+            return; // to be made
+        }
+        fclose(file);
+        load_state(m.main, p.path_prompt_cache);
+        loaded = true;
+    }
+
+    // The prompt's tokens, or, where it has no text, the file's.
+    std::vector<llama_token> prompt() const {
+        return p.prompt.empty() && loaded && !m.main.tokens.empty() ? m.main.tokens : prompt_tokens(m, p.prompt);
+    }
+
+    bool evaluate(const std::vector<llama_token> & prompt) {
+        auto & s = m.main;
+        check_fits(s, prompt.size());
+        s.set_threads(p.n_threads);
+        size_t same = 0;
+        while (same + 1 < prompt.size() && same < s.tokens.size() && s.tokens[same] == prompt[same]) {
+            ++same;
+        }
+        // what LESS has evicted for the sake of what is cut off does not come back
+        if (!loaded || (s.less() && same < s.tokens.size()) || !s.cut(same)) {
+            s.forget();
+        }
+        const size_t done = s.tokens.size(), last = prompt.size() - 1;
+        prompt_timer timer(m, prompt.size(), done);
+        if (!s.feed(&prompt[done], last - done, p.n_batch, m.interrupted)) {
+            return false;
+        }
+        if (done < last) {
+            save();
+        }
+        return s.feed(&prompt[last], 1, p.n_batch, m.interrupted);
+    }
+
+    void save_all() {
+        if (p.prompt_cache_all) {
+            save();
+        }
+    }
+
+private:
+    void save() {
+        if (!p.prompt_cache_ro) {
+            save_state(m.main, p.path_prompt_cache);
+        }
+    }
+
+    model & m;
+    const params & p;
+    bool loaded = false;
+};
+
+// Classifier-free guidance: a second text that begins with the negative prompt instead, and goes on with the same tokens.
+class guide {
+public:
+    guide(model & m, const params & p) : m(m), p(p), text(new_sequence(m)) {
+        const auto prompt = prompt_tokens(m, p.negative_prompt);
+        check_fits(text, prompt.size());
+        n_prompt = prompt.size();
+        text.set_threads(p.n_threads);
+        text.feed(prompt.data(), prompt.size(), p.n_batch, m.interrupted); // if it was interrupted, nothing is sampled
+    }
+    void add(llama_token token) {
+        if ((int64_t) text.tokens.size() >= text.limit()) {
+            text.make_room(n_prompt, p.n_batch);
+        }
+        text.decode(&token, 1);
+    }
+    const sequence & get() const { return text; }
+private:
+    model & m;
+    const params & p;
+    sequence text;
+    size_t   n_prompt;
+};
 
 // The first place where a stop word begins in text, which had `old` bytes when it was last asked, or npos.
 static size_t find_stop(const std::vector<std::string> & words, const std::string & text, size_t old) {
@@ -147,66 +226,91 @@ static size_t find_stop(const std::vector<std::string> & words, const std::strin
     return first;
 }
 
-// Generates until something stops it. The last token sampled is not evaluated.
-static llama_binding_stop generate(model & m, params & p, sampler & s, const std::function<bool(const std::string &)> & on_token) {
-    while (p.n_predict < 0 || m.last.n_generated < p.n_predict) {
-        if (m.interrupted) {
-            return LLAMA_BINDING_STOP_INTERRUPT;
-        }
-        const llama_token token = s.sample(m.ctx.get());
-        if (llama_vocab_is_eog(m.vocab(), token)) {
-            return LLAMA_BINDING_STOP_EOG;
-        }
-        s.accept_sampled(token);
-        m.last.n_generated++;
-
-        const std::string piece = piece_of(m, token);
-        if (!on_token(piece)) {
-            return LLAMA_BINDING_STOP_CALLBACK;
-        }
-        const size_t old = p.text.size();
-        p.text += piece;
-        const size_t stop = find_stop(p.stop, p.text, old);
-        if (stop != std::string::npos) {
-            p.text.resize(stop);
-            return LLAMA_BINDING_STOP_WORD;
-        }
-        if (p.n_predict >= 0 && m.last.n_generated >= p.n_predict) {
-            break;
-        }
-        if ((int64_t) m.tokens.size() >= m.limit()) {
-            return LLAMA_BINDING_STOP_CONTEXT;
-        }
-        decode(m, &token, 1);
+llama_binding_stop writer::add(llama_token token) {
+    if (llama_vocab_is_eog(m.vocab(), token)) {
+        return LLAMA_BINDING_STOP_EOG;
     }
-    return LLAMA_BINDING_STOP_LENGTH;
+    m.last.n_generated++;
+    const std::string piece = piece_of(m, token);
+    if (!on_token(piece)) {
+        return LLAMA_BINDING_STOP_CALLBACK;
+    }
+    const size_t old = p.text.size();
+    p.text += piece;
+    const size_t stop = find_stop(p.stop, p.text, old);
+    if (stop != std::string::npos) {
+        p.text.resize(stop);
+        return LLAMA_BINDING_STOP_WORD;
+    }
+    return p.n_predict >= 0 && m.last.n_generated >= p.n_predict ? LLAMA_BINDING_STOP_LENGTH : LLAMA_BINDING_STOP_NONE;
 }
 
-void predict(model & m, params & p, bool debug, const std::function<bool(const std::string &)> & on_token) {
+// Generates until something stops it. The last token sampled is not evaluated. moved: whether the context had to make room.
+static llama_binding_stop generate(model & m, params & p, sampler & s, guide * g, size_t n_prompt, const token_callback & on_token, bool & moved) {
+    const size_t n_keep = p.n_keep < 0 ? n_prompt : std::min<size_t>(std::max(p.n_keep, 1), n_prompt);
+    writer out(m, p, on_token);
+    while (!m.interrupted) {
+        const llama_token token = s.sample(m.main, -1, g ? &g->get() : nullptr);
+        const auto stop = out.add(token);
+        if (stop != LLAMA_BINDING_STOP_NONE) {
+            return stop;
+        }
+        if ((int64_t) m.main.tokens.size() >= m.main.limit()) {
+            if (m.main.less()) { // it has folded what would have to go
+                return LLAMA_BINDING_STOP_CONTEXT;
+            }
+            m.main.make_room(n_keep, p.n_batch);
+            moved = true;
+        }
+        m.main.decode(&token, 1);
+        if (g) {
+            g->add(token);
+        }
+    }
+    return LLAMA_BINDING_STOP_INTERRUPT;
+}
+
+void predict(model & m, params & p, bool debug, const token_callback & on_token) {
     m.last = {};
-    check(m, p);
+    check_generates(m, p);
     sampler s(m, p);
-    const auto prompt = prompt_tokens(m, p.prompt);
-    if (!evaluate(m, p, prompt)) {
-        m.last.stop = LLAMA_BINDING_STOP_INTERRUPT;
+
+    std::unique_ptr<prompt_cache> cache;
+    if (!p.path_prompt_cache.empty()) {
+        cache = std::make_unique<prompt_cache>(m, p);
+    }
+    const auto prompt = cache ? cache->prompt() : prompt_tokens(m, p.prompt);
+    m.last.stop = LLAMA_BINDING_STOP_INTERRUPT;
+    if (!(cache ? cache->evaluate(prompt) : evaluate(m, p, prompt))) {
         return;
+    }
+    std::unique_ptr<guide> g;
+    if (p.negative_prompt_scale > 1.0f) {
+        g = std::make_unique<guide>(m, p);
     }
     for (const llama_token token : prompt) {
         s.accept(token);
     }
 
     const int64_t start = llama_time_us();
-    m.last.stop = generate(m, p, s, on_token);
+    bool moved = false;
+    m.last.stop = p.n_predict == 0 ? LLAMA_BINDING_STOP_LENGTH : generate(m, p, s, g.get(), prompt.size(), on_token, moved);
     m.last.us_generate = llama_time_us() - start;
+    if (cache && !moved) {
+        cache->save_all();
+    }
+    conclude(m, debug);
+}
 
+void conclude(const model & m, bool debug) {
+    const auto & t = m.last;
     if (debug) {
-        const auto & t = m.last;
         log(GGML_LOG_LEVEL_NONE, "predict: prompt %d tokens, %d of them from the cache, %.1f ms; generated %d tokens, %.1f ms\n",
                 t.n_prompt, t.n_cached, t.us_prompt/1e3, t.n_generated, t.us_generate/1e3);
     }
-    if (m.last.stop == LLAMA_BINDING_STOP_CONTEXT) {
-        fail(LLAMA_BINDING_CONTEXT, "the context of %d tokens is full after %d prompt tokens and %d generated: load the model with a larger one%s",
-                m.limit(), m.last.n_prompt, m.last.n_generated, lesskv_enabled(m.ctx.get()) ? "" : ", or with LESS, which goes on");
+    if (t.stop == LLAMA_BINDING_STOP_CONTEXT) {
+        fail(LLAMA_BINDING_CONTEXT, "the context of %d tokens is full after %d prompt tokens and %d generated: load the model with a larger one",
+                m.main.limit(), t.n_prompt, t.n_generated);
     }
 }
 

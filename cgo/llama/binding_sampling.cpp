@@ -1,7 +1,9 @@
-// Sampling in upstream's order: logit bias, penalties, grammar; then greedy, mirostat, or top-k, typical, top-p, temperature.
+// Sampling in upstream's order: logit bias, guidance, penalties, grammar; then greedy, mirostat, or top-k, typical, top-p,
+// temperature.
 
 #include "binding_impl.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 
@@ -22,6 +24,7 @@ static void check(const params & p) {
     need_finite("presence penalty",  p.presence_penalty);
     need_finite("mirostat eta",      p.mirostat_eta);
     need_finite("mirostat tau",      p.mirostat_tau);
+    need_finite("negative prompt scale", p.negative_prompt_scale);
     if (p.repeat_penalty <= 0.0f) {
         fail(LLAMA_BINDING_ARGUMENT, "repeat penalty is %g: want a number above 0; 1 is no penalty", p.repeat_penalty);
     }
@@ -75,8 +78,9 @@ static llama_sampler_ptr make_chain(const params & p, int32_t n_vocab) {
 
 sampler::sampler(const model & m, const params & p) {
     check(p);
-    const llama_vocab * vocab = m.vocab();
-    n_vocab = llama_vocab_n_tokens(vocab);
+    vocab    = m.vocab();
+    n_vocab  = llama_vocab_n_tokens(vocab);
+    guidance = p.negative_prompt_scale;
     newline = p.penalize_nl ? LLAMA_TOKEN_NULL : llama_vocab_nl(vocab);
 
     std::vector<llama_logit_bias> biases;
@@ -88,7 +92,7 @@ sampler::sampler(const model & m, const params & p) {
     }
     bias.reset(llama_sampler_init_logit_bias(n_vocab, biases.size(), biases.data()));
 
-    const int32_t last_n = p.repeat_last_n < 0 ? m.limit() : std::min(p.repeat_last_n, m.limit());
+    const int32_t last_n = p.repeat_last_n < 0 ? m.main.limit() : std::min(p.repeat_last_n, m.main.limit());
     penalties.reset(llama_sampler_init_penalties(last_n, p.repeat_penalty, p.frequency_penalty, p.presence_penalty));
 
     if (!p.grammar.empty()) {
@@ -107,25 +111,49 @@ void sampler::accept(llama_token token) {
     llama_sampler_accept(penalties.get(), token);
 }
 
-void sampler::accept_sampled(llama_token token) {
-    accept(token);
-    if (grammar) {
-        llama_sampler_accept(grammar.get(), token);
+static float log_sum_exp(const float * x, int32_t n) {
+    const float max = *std::max_element(x, x + n);
+    double sum = 0.0;
+    for (int32_t i = 0; i < n; ++i) {
+        sum += std::exp(x[i] - max);
     }
-    llama_sampler_accept(chain.get(), token);
+    return max + (float) std::log(sum);
 }
 
-llama_token sampler::sample(llama_context * ctx) {
-    const float * logits = llama_get_logits_ith(ctx, -1);
+// Classifier-free guidance (Sanchez et al., arXiv 2306.17806, eq. 7): the log-probabilities of the guide, and from there `scale`
+// times as far as it is to those of the text.
+static void apply_guidance(llama_token_data_array & array, const float * guide, float scale) {
+    const int32_t n = array.size;
+    std::vector<float> logits(n);
+    for (int32_t i = 0; i < n; ++i) {
+        logits[i] = array.data[i].logit;
+    }
+    const float text_norm = log_sum_exp(logits.data(), n), guide_norm = log_sum_exp(guide, n);
+    for (int32_t i = 0; i < n; ++i) {
+        const float a = logits[i] - text_norm, b = guide[i] - guide_norm;
+        array.data[i].logit = b + scale*(a - b);
+    }
+}
+
+static const float * logits_of(const sequence & s, int32_t row) {
+    const float * logits = llama_get_logits_ith(s.ctx.get(), row);
     if (!logits) {
         fail(LLAMA_BINDING_FAILED, "the model left no logits");
     }
+    return logits;
+}
+
+llama_token sampler::sample(const sequence & s, int32_t row, const sequence * guide) {
+    const float * logits = logits_of(s, row);
     for (llama_token t = 0; t < n_vocab; ++t) {
         candidates[t] = { t, logits[t], 0.0f };
     }
     llama_token_data_array array = { candidates.data(), candidates.size(), -1, false };
 
     llama_sampler_apply(bias.get(), &array);
+    if (guide) {
+        apply_guidance(array, logits_of(*guide, -1), guidance);
+    }
     const float spared = newline == LLAMA_TOKEN_NULL ? 0.0f : candidates[newline].logit;
     llama_sampler_apply(penalties.get(), &array);
     if (newline != LLAMA_TOKEN_NULL) {
@@ -139,7 +167,15 @@ llama_token sampler::sample(llama_context * ctx) {
     if (array.selected < 0 || (size_t) array.selected >= array.size || !(array.data[array.selected].logit > -INFINITY)) {
         fail(LLAMA_BINDING_FAILED, "no token can follow: %s", grammar ? "the grammar allows none" : "every logit is NaN or minus infinity");
     }
-    return array.data[array.selected].id;
+    const llama_token id = array.data[array.selected].id;
+    if (!llama_vocab_is_eog(vocab, id)) { // after which nothing comes
+        accept(id);
+        if (grammar) {
+            llama_sampler_accept(grammar.get(), id);
+        }
+        llama_sampler_accept(chain.get(), id);
+    }
+    return id;
 }
 
 } // namespace binding

@@ -1,0 +1,113 @@
+// One text in a context: what its cache holds, and how that grows and shrinks.
+
+#include "binding_impl.h"
+
+#include <algorithm>
+#include <memory>
+#include <thread>
+
+namespace binding {
+
+bool sequence::less() const { return lesskv_enabled(ctx.get()); }
+
+int32_t sequence::limit() const {
+    const int32_t n_ctx = llama_n_ctx_seq(ctx.get());
+    return less() ? std::max(n_ctx, llama_model_n_ctx_train(llama_get_model(ctx.get()))) : n_ctx;
+}
+
+void sequence::forget() {
+    if (llama_memory_t memory = llama_get_memory(ctx.get())) {
+        llama_memory_clear(memory, true);
+    }
+    tokens.clear();
+}
+
+bool sequence::cut(size_t n) {
+    if (n >= tokens.size()) {
+        return true;
+    }
+    if (!llama_memory_seq_rm(llama_get_memory(ctx.get()), 0, (llama_pos) n, -1)) {
+        return false;
+    }
+    tokens.resize(n);
+    return true;
+}
+
+void sequence::make_room(size_t n_keep, int32_t n_batch) {
+    n_keep = std::min(n_keep, tokens.size());
+    const size_t n_discard = (tokens.size() - n_keep)/2;
+    if (n_discard == 0) {
+        fail(LLAMA_BINDING_CONTEXT, "the context of %d tokens is full, and %zu of them are to be kept: keep fewer (NKeep), or load the model with a larger context",
+                limit(), n_keep);
+    }
+    llama_memory_t memory = llama_get_memory(ctx.get());
+    const auto first = tokens.begin() + n_keep;
+    // Rotary keys are turned to their new places. Where the position is in the key for good, the rest is evaluated anew.
+    const bool rotary = llama_model_rope_type(llama_get_model(ctx.get())) != LLAMA_ROPE_TYPE_NONE;
+    if (rotary && llama_memory_can_shift(memory) && llama_memory_seq_rm(memory, 0, n_keep, n_keep + n_discard)) {
+        llama_memory_seq_add(memory, 0, n_keep + n_discard, -1, -(llama_pos) n_discard);
+        tokens.erase(first, first + n_discard);
+        return;
+    }
+    auto kept = tokens;
+    kept.erase(kept.begin() + n_keep, kept.begin() + n_keep + n_discard);
+    forget();
+    static const std::atomic<bool> never{false};
+    feed(kept.data(), kept.size(), n_batch, never);
+}
+
+void sequence::decode(const llama_token * added, int32_t n, bool every_row) {
+    std::unique_ptr<llama_batch, void (*)(llama_batch *)> owned(nullptr, [](llama_batch * b) { llama_batch_free(*b); });
+    llama_batch batch;
+    if (every_row) {
+        batch = llama_batch_init(n, 0, 1);
+        owned.reset(&batch);
+        batch.n_tokens = n;
+        for (int32_t i = 0; i < n; ++i) {
+            batch.token[i]     = added[i];
+            batch.pos[i]       = (llama_pos) tokens.size() + i;
+            batch.n_seq_id[i]  = 1;
+            batch.seq_id[i][0] = 0;
+            batch.logits[i]    = true;
+        }
+    } else {
+        batch = llama_batch_get_one(const_cast<llama_token *>(added), n); // it only lacks a const
+    }
+    log_errors errors;
+    const int32_t status = llama_decode(ctx.get(), batch);
+    if (status == 0) {
+        tokens.insert(tokens.end(), added, added + n);
+        return;
+    }
+    const std::string why = reason(errors);
+    const size_t at = tokens.size();
+    forget();
+    fail(LLAMA_BINDING_FAILED, "decoding %d tokens at position %zu failed with status %d%s%s: the cache has been emptied", n, at, status,
+            why.empty() ? "" : ": ", why.c_str());
+}
+
+bool sequence::feed(const llama_token * added, size_t n, int32_t n_batch, const std::atomic<bool> & interrupted) {
+    const size_t step = std::min<size_t>(n_batch, llama_n_batch(ctx.get()));
+    for (size_t i = 0; i < n; i += step) {
+        if (interrupted) {
+            return false;
+        }
+        decode(added + i, std::min(step, n - i));
+    }
+    return true;
+}
+
+void sequence::set_threads(int32_t n) {
+    // ggml's threads wait by spinning: more of them than CPUs, like upstream's default of 4, take turns at that
+    const int32_t n_cpus = std::thread::hardware_concurrency(); // 0: unknown
+    n = n_cpus > 0 ? std::min(n, n_cpus) : n;
+    llama_set_n_threads(ctx.get(), n, n);
+}
+
+std::string sequence::reason(log_errors & errors) const {
+    const std::string logged = errors.text();
+    const std::string said   = less() ? lesskv_error(ctx.get()) : "";
+    return said.empty() ? logged : said;
+}
+
+} // namespace binding

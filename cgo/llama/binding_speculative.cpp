@@ -1,0 +1,181 @@
+// Speculative sampling (Leviathan et al., arXiv 2211.17192, with a greedy draft): a small model guesses the next tokens one by
+// one, and the large one evaluates them all at once. Every token of the text is sampled from the large model's logits, so the
+// text is what it would have written alone, up to the rounding of batches of different sizes.
+
+#include "binding_impl.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+namespace binding {
+
+// Token numbers must mean the same to both. Sizes may differ a little: vocabularies are padded.
+static void check_vocabularies(const model & m, const model & draft) {
+    const llama_vocab * a = m.vocab(), * b = draft.vocab();
+    const int32_t na = llama_vocab_n_tokens(a), nb = llama_vocab_n_tokens(b);
+    if (llama_vocab_type(a) != llama_vocab_type(b) || std::abs(na - nb) > 128) {
+        fail(LLAMA_BINDING_ARGUMENT, "the draft model's vocabulary is another: type %d with %d tokens, the model's is type %d with %d",
+                (int) llama_vocab_type(b), nb, (int) llama_vocab_type(a), na);
+    }
+    for (llama_token t = 0; t < std::min(na, nb); ++t) {
+        if (strcmp(llama_vocab_get_text(a, t), llama_vocab_get_text(b, t)) != 0) {
+            fail(LLAMA_BINDING_ARGUMENT, "the draft model's vocabulary is another: token %d is \"%s\", the model's \"%s\"", t,
+                    llama_vocab_get_text(b, t), llama_vocab_get_text(a, t));
+        }
+    }
+}
+
+// The draft model and what it has read of the text.
+class drafter {
+public:
+    drafter(const model & m, model & draft, const params & p) : s(draft.main), p(p), interrupted(m.interrupted),
+            n_vocab(std::min(llama_vocab_n_tokens(m.vocab()), llama_vocab_n_tokens(draft.vocab()))) {
+        s.set_threads(p.n_threads);
+    }
+
+    // At most n tokens that may follow the text, each at least twice as likely to the draft model as any other, as upstream
+    // has it. None where the text is longer than its context.
+    std::vector<llama_token> guess(const std::vector<llama_token> & text, int32_t n) {
+        std::vector<llama_token> tokens;
+        n = (int32_t) std::min<int64_t>(n, s.limit() - (int64_t) text.size());
+        if (n < 1 || !read(text)) {
+            return tokens;
+        }
+        while (!interrupted) {
+            const llama_token token = likely();
+            if (token == LLAMA_TOKEN_NULL) {
+                break;
+            }
+            tokens.push_back(token);
+            if ((int32_t) tokens.size() == n) {
+                break;
+            }
+            s.decode(&token, 1);
+        }
+        return tokens;
+    }
+
+private:
+    // Makes its cache hold the text. False if it was interrupted.
+    bool read(const std::vector<llama_token> & text) {
+        size_t same = 0;
+        while (same + 1 < text.size() && same < s.tokens.size() && s.tokens[same] == text[same]) {
+            ++same;
+        }
+        if (!s.cut(same)) {
+            s.forget();
+        }
+        const size_t done = s.tokens.size();
+        return s.feed(&text[done], text.size() - done, p.n_batch, interrupted);
+    }
+
+    llama_token likely() const {
+        const float * logits = llama_get_logits_ith(s.ctx.get(), -1);
+        if (!logits) {
+            return LLAMA_TOKEN_NULL;
+        }
+        llama_token best = 0;
+        float second = -INFINITY;
+        for (llama_token t = 1; t < n_vocab; ++t) {
+            if (logits[t] > logits[best]) {
+                second = logits[best];
+                best   = t;
+            } else {
+                second = std::max(second, logits[t]);
+            }
+        }
+        return logits[best] - second >= std::log(2.0f) ? best : LLAMA_TOKEN_NULL;
+    }
+
+    sequence & s;
+    const params & p;
+    const std::atomic<bool> & interrupted;
+    int32_t n_vocab;
+};
+
+// Tokens that can be drafted at a time: with LESS they must still be slots of their own when some are taken back.
+static int32_t draft_size(const model & m, const params & p) {
+    const int32_t n_batch = std::min<int32_t>(p.n_batch, llama_n_ubatch(m.main.ctx.get()));
+    lesskv_info info;
+    if (lesskv_get_info(m.main.ctx.get(), &info) && p.n_draft + 1 > info.recent) {
+        fail(LLAMA_BINDING_ARGUMENT, "%d drafted tokens: with LESS those that turn out wrong must not have been folded, and of the budget of %d only the %d newest pairs are "
+                "sure to stay; draft %d at most (SetNDraft), or give the cache a larger budget", p.n_draft, info.budget, info.recent, info.recent - 1);
+    }
+    return std::min(p.n_draft, n_batch - 1);
+}
+
+static llama_binding_stop generate(model & m, params & p, sampler & s, drafter & draft, size_t n_prompt, const token_callback & on_token) {
+    const int32_t n_draft = draft_size(m, p);
+    const size_t  n_keep  = p.n_keep < 0 ? n_prompt : std::min<size_t>(std::max(p.n_keep, 1), n_prompt);
+    sequence & text = m.main;
+    writer out(m, p, on_token);
+
+    llama_token next = s.sample(text);
+    auto stop = out.add(next);
+    while (stop == LLAMA_BINDING_STOP_NONE && !m.interrupted) {
+        if ((int64_t) text.tokens.size() >= text.limit()) {
+            if (text.less()) {
+                return LLAMA_BINDING_STOP_CONTEXT;
+            }
+            text.make_room(n_keep, p.n_batch);
+        }
+        const size_t at = text.tokens.size();
+        auto all = text.tokens;
+        all.push_back(next);
+        std::vector<llama_token> batch = { next };
+        const auto guessed = draft.guess(all, (int32_t) std::min<int64_t>(n_draft, text.limit() - (int64_t) all.size()));
+        batch.insert(batch.end(), guessed.begin(), guessed.end());
+
+        text.decode(batch.data(), batch.size(), true);
+        size_t right = 0; // of the guesses
+        for (;; ++right) {
+            next = s.sample(text, (int32_t) right);
+            stop = out.add(next);
+            if (stop != LLAMA_BINDING_STOP_NONE || right == guessed.size() || guessed[right] != next) {
+                break;
+            }
+        }
+
+        m.last.n_drafted  += guessed.size();
+        m.last.n_accepted += right;
+        if (!text.cut(at + 1 + right)) {
+            log_errors errors;
+            const std::string why = text.reason(errors);
+            text.forget();
+            fail(LLAMA_BINDING_FAILED, "drafted tokens that were wrong cannot be taken back%s%s: the cache has been emptied", why.empty() ? "" : ": ", why.c_str());
+        }
+    }
+    return stop == LLAMA_BINDING_STOP_NONE ? LLAMA_BINDING_STOP_INTERRUPT : stop;
+}
+
+void speculate(model & m, model & draft, params & p, bool debug, const token_callback & on_token) {
+    m.last = {};
+    check_generates(m, p);
+    check_generates(draft, p);
+    check_vocabularies(m, draft);
+    if (p.n_draft < 0) {
+        fail(LLAMA_BINDING_ARGUMENT, "%d drafted tokens: want 0 at least", p.n_draft);
+    }
+    if (!p.path_prompt_cache.empty() || p.negative_prompt_scale > 1.0f) {
+        fail(LLAMA_BINDING_MISSING, "speculative sampling goes without a prompt cache and without a negative prompt: use Predict");
+    }
+    draft_size(m, p);
+    sampler s(m, p);
+    drafter d(m, draft, p);
+
+    const auto prompt = prompt_tokens(m, p.prompt);
+    m.last.stop = LLAMA_BINDING_STOP_INTERRUPT;
+    if (!evaluate(m, p, prompt)) {
+        return;
+    }
+    for (const llama_token token : prompt) {
+        s.accept(token);
+    }
+    const int64_t start = llama_time_us();
+    m.last.stop = p.n_predict == 0 ? LLAMA_BINDING_STOP_LENGTH : generate(m, p, s, d, prompt.size(), on_token);
+    m.last.us_generate = llama_time_us() - start;
+    conclude(m, debug);
+}
+
+} // namespace binding

@@ -1,0 +1,79 @@
+// The cache in a file: llama.cpp's own format for one sequence and its tokens.
+
+#include "binding_impl.h"
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+
+#include <sys/stat.h>
+
+namespace binding {
+
+static std::string why(const sequence & s, log_errors & errors) {
+    const std::string reason = s.reason(errors);
+    return reason.empty() ? "it is not a state of this model and cache" : reason;
+}
+
+static void need_cache(const sequence & s) {
+    if (!llama_get_memory(s.ctx.get())) {
+        fail(LLAMA_BINDING_MISSING, "the model has no cache: there is no state");
+    }
+}
+
+void save_state(const sequence & s, const std::string & path) {
+    need_cache(s);
+    // A write that fails leaves the file that was there. Two models may write the same one.
+    const std::string part = path + "." + std::to_string((uintptr_t) s.ctx.get()) + ".part";
+    log_errors errors;
+    if (llama_state_seq_save_file(s.ctx.get(), part.c_str(), 0, s.tokens.data(), s.tokens.size()) == 0) {
+        const std::string reason = s.reason(errors);
+        remove(part.c_str());
+        fail(LLAMA_BINDING_FAILED, "%s cannot be written%s%s", path.c_str(), reason.empty() ? "" : ": ", reason.c_str());
+    }
+    if (rename(part.c_str(), path.c_str()) != 0) {
+        const int e = errno;
+        remove(part.c_str());
+        fail(LLAMA_BINDING_FAILED, "%s cannot be written: %s", path.c_str(), strerror(e));
+    }
+}
+
+void load_state(sequence & s, const std::string & path) {
+    need_cache(s);
+    struct stat st;
+    if (stat(path.c_str(), &st) != 0) {
+        fail(LLAMA_BINDING_FAILED, "%s: %s", path.c_str(), strerror(errno));
+    }
+    if (!S_ISREG(st.st_mode)) {
+        fail(LLAMA_BINDING_FAILED, "%s is not a file", path.c_str());
+    }
+    llama_context * ctx = s.ctx.get();
+    log_errors errors;
+    // reading replaces the sequence piece by piece: where it fails, what was there comes back
+    std::vector<uint8_t> before(s.tokens.empty() ? 0 : llama_state_seq_get_size(ctx, 0));
+    if (!before.empty() && llama_state_seq_get_data(ctx, before.data(), before.size(), 0) != before.size()) {
+        fail(LLAMA_BINDING_FAILED, "the running state cannot be kept for the case that %s is bad: %s", path.c_str(), why(s, errors).c_str());
+    }
+    std::vector<llama_token> tokens(s.limit());
+    size_t n_tokens = 0;
+    bool good = llama_state_seq_load_file(ctx, path.c_str(), 0, tokens.data(), tokens.size(), &n_tokens) != 0;
+    tokens.resize(good ? n_tokens : 0);
+    const int32_t n_vocab = llama_vocab_n_tokens(llama_model_get_vocab(llama_get_model(ctx)));
+    for (const llama_token t : tokens) {
+        good = good && t >= 0 && t < n_vocab;
+    }
+    // the tokens are what the next prompt is compared with: they must be those of the cache
+    if (good && llama_memory_seq_pos_max(llama_get_memory(ctx), 0) + 1 == (llama_pos) tokens.size()) {
+        s.tokens = std::move(tokens);
+        return;
+    }
+    const std::string reason = why(s, errors);
+    llama_memory_clear(llama_get_memory(ctx), true);
+    if (!before.empty() && llama_state_seq_set_data(ctx, before.data(), before.size(), 0) != before.size()) {
+        s.forget();
+        fail(LLAMA_BINDING_FAILED, "%s is refused: %s; the cache has been emptied", path.c_str(), reason.c_str());
+    }
+    fail(LLAMA_BINDING_FAILED, "%s is refused: %s", path.c_str(), reason.c_str());
+}
+
+} // namespace binding
