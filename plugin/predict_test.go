@@ -310,16 +310,6 @@ func TestSampling(t *testing.T) {
 	assert.Equal(t, greedy, predict(t, model, prompt), "errors leave nothing behind")
 }
 
-func TestManyPredicts(t *testing.T) {
-	modes(t, func(t *testing.T, cache llama.ModelOption) {
-		model := open(t, cache)
-		want := predict(t, model, prompt, llama.SetTokens(6))
-		for range 50 {
-			assert.Equal(t, want, predict(t, model, prompt, llama.SetTokens(6)))
-		}
-	})
-}
-
 func TestAfterFree(t *testing.T) {
 	model := open(t)
 	model.Free()

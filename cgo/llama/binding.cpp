@@ -60,6 +60,14 @@ static void no_buffer(const void * result) {
     }
 }
 
+// Go calls from many threads, and the C library has a heap for each few of them: what a call had in one would stay there
+// while the next call fills another.
+static void give_back() {
+#ifdef __GLIBC__
+    malloc_trim(0);
+#endif
+}
+
 static token_callback callback_of(void * state) {
     return [state](const std::string & piece) { return tokenCallback(state, const_cast<char *>(piece.c_str())) != 0; };
 }
@@ -115,9 +123,7 @@ void * load_model(const char * fname, int n_ctx, int n_seed, bool memory_f16, bo
 
 void llama_binding_free_model(void * state) {
     delete static_cast<model *>(state);
-#ifdef __GLIBC__
-    malloc_trim(0); // Go calls from many threads, and the heap of each would keep what a model had in it
-#endif
+    give_back();
 }
 
 void llama_binding_interrupt(void * state, bool on) {
@@ -210,6 +216,7 @@ int llama_predict(void * params_ptr, void * state, char * result, bool debug) {
         auto & m = model_of(state);
         session only(m);
         predict(m, p, debug, callback_of(state));
+        give_back();
     });
 }
 
@@ -234,6 +241,7 @@ int get_embeddings(void * params_ptr, void * state, float * result) {
         auto & m = model_of(state);
         session only(m);
         embed(m, p, prompt_tokens(m, p.prompt));
+        give_back();
     });
 }
 
@@ -243,6 +251,7 @@ int get_token_embeddings(void * params_ptr, void * state, int * tokens, int n_to
         auto & m = model_of(state);
         session only(m);
         embed(m, p, std::vector<llama_token>(tokens, tokens + n_tokens));
+        give_back();
     });
 }
 
@@ -270,5 +279,6 @@ int speculative_sampling(void * params_ptr, void * target_model, void * draft_mo
         }
         session only(m), only_draft(draft);
         speculate(m, draft, p, debug, callback_of(target_model));
+        give_back();
     });
 }

@@ -146,8 +146,9 @@ public:
     }
 
     // The prompt's tokens, or, where it has no text, the file's.
-    std::vector<llama_token> prompt() const {
-        return p.prompt.empty() && loaded && !m.main.tokens.empty() ? m.main.tokens : prompt_tokens(m, p.prompt);
+    std::vector<llama_token> prompt() {
+        saved = p.prompt.empty() && loaded && !m.main.tokens.empty();
+        return saved ? m.main.tokens : prompt_tokens(m, p.prompt);
     }
 
     bool evaluate(const std::vector<llama_token> & prompt) {
@@ -167,7 +168,7 @@ public:
         if (!s.feed(&prompt[done], last - done, p.n_batch, m.interrupted)) {
             return false;
         }
-        if (done < last) {
+        if (done < last && !saved) {
             save();
         }
         return s.feed(&prompt[last], 1, p.n_batch, m.interrupted);
@@ -188,7 +189,8 @@ private:
 
     model & m;
     const params & p;
-    bool loaded = false;
+    bool loaded = false; // the file
+    bool saved  = false; // it has the prompt
 };
 
 // Classifier-free guidance: a second text that begins with the negative prompt instead, and goes on with the same tokens.

@@ -26,7 +26,9 @@ bool sequence::cut(size_t n) {
     if (n >= tokens.size()) {
         return true;
     }
+    log_errors refusal;
     if (!llama_memory_seq_rm(llama_get_memory(ctx.get()), 0, (llama_pos) n, -1)) {
+        refusal.text(); // the caller has another way, or says why itself
         return false;
     }
     tokens.resize(n);

@@ -81,8 +81,18 @@ func Find(name string) (Model, error) {
 
 // Write writes the model to path, its matrices of type t, gguf.F32 or gguf.F16, vectors always F32.
 func (m Model) Write(path string, t gguf.Type, seed uint64) error {
+	return m.WriteChanged(path, t, seed, nil)
+}
+
+// WriteChanged does as Write does, with other values for some of the tensors, by their names.
+func (m Model) WriteChanged(path string, t gguf.Type, seed uint64, values map[string][]float32) error {
 	b := newBuilder(m, t, seed)
 	m.build(b)
+	for i, tensor := range b.tensors {
+		if v, ok := values[tensor.Name]; ok {
+			b.tensors[i].Values = v
+		}
+	}
 	if err := gguf.WriteFile(path, b.pairs, b.tensors); err != nil {
 		return fmt.Errorf("tiny model %s: %w", m.Name, err)
 	}

@@ -1,0 +1,353 @@
+package integration
+
+import (
+	"fmt"
+	"log/slog"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	llama "github.com/go-skynet/go-llama.cpp"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/lesskv/lesskv/integration/tinymodels"
+	"github.com/lesskv/lesskv/integration/worker"
+	lesskv "github.com/lesskv/lesskv/plugin"
+	"github.com/lesskv/lesskv/weights/gguf"
+)
+
+// What go-llama.cpp's calls compute with LESS off, against loops over the C API of the unmodified tree.
+
+const code = "func (s *Server) ListenAndServe() error {"
+
+// TestMain keeps llama.cpp's warnings about tiny models out of the tests' output.
+func TestMain(m *testing.M) {
+	lesskv.SetLogLevel(slog.LevelError)
+	os.Exit(m.Run())
+}
+
+// load loads a model with the unmodified cache, in f16.
+func load(t *testing.T, path string, opts ...llama.ModelOption) *llama.LLama {
+	t.Helper()
+	model, err := llama.New(path, append([]llama.ModelOption{llama.SetContext(512), llama.EnableF16Memory, lesskv.Disable()}, opts...)...)
+	require.NoError(t, err)
+	t.Cleanup(model.Free)
+	return model
+}
+
+// unmodified opens the same in the unmodified tree. The binding leaves flash attention to llama.cpp, which uses it on a CPU.
+func unmodified(t *testing.T, c worker.Config) (*worker.Worker, vocabulary) {
+	t.Helper()
+	if c.Context == 0 {
+		c.Context = 512
+	}
+	c.Batch, c.Ubatch, c.FlashAttention = 512, 512, true
+	return open(t, worker.Unmodified, c), readVocabulary(t, c.Model)
+}
+
+// generate completes a text greedily and returns the tokens' pieces.
+func generate(t *testing.T, model *llama.LLama, text string, n int, opts ...llama.PredictOption) (pieces []string) {
+	t.Helper()
+	opts = append([]llama.PredictOption{llama.SetThreads(1), llama.SetTemperature(0), llama.SetPenalty(1), llama.SetTokens(n), llama.IgnoreEOS,
+		llama.SetTokenCallback(func(s string) bool { pieces = append(pieces, s); return true })}, opts...)
+	_, err := model.Predict(text, opts...)
+	require.NoError(t, err)
+	return pieces
+}
+
+// A vocabulary is a SentencePiece one: each token's bytes, without what ends a text.
+type vocabulary struct {
+	pieces []string
+	ends   map[int]bool
+}
+
+func readVocabulary(t *testing.T, path string) vocabulary {
+	t.Helper()
+	f, err := gguf.Open(path)
+	require.NoError(t, err)
+	defer f.Close()
+	tokens, err := gguf.GetArray[string](f, "tokenizer.ggml.tokens")
+	require.NoError(t, err)
+	types, err := gguf.GetArray[int32](f, "tokenizer.ggml.token_type")
+	require.NoError(t, err)
+	eos, err := gguf.Get[uint32](f, "tokenizer.ggml.eos_token_id")
+	require.NoError(t, err)
+	v := vocabulary{pieces: tokens, ends: map[int]bool{int(eos): true}}
+	for i, s := range tokens {
+		var b byte
+		switch types[i] {
+		case 2, 3: // unknown, control
+			v.pieces[i] = ""
+		case 6:
+			_, err := fmt.Sscanf(s, "<0x%02X>", &b)
+			require.NoError(t, err)
+			v.pieces[i] = string([]byte{b})
+			if b == 0 {
+				v.pieces[i] = "" // a C string to the callback
+			}
+		default:
+			v.pieces[i] = strings.ReplaceAll(s, "▁", " ")
+		}
+	}
+	return v
+}
+
+// best returns the most likely token that does not end the text.
+func (v vocabulary) best(logits []float32) int32 {
+	best := -1
+	for i, x := range logits {
+		if !v.ends[i] && (best < 0 || x > logits[best]) {
+			best = i
+		}
+	}
+	return int32(best)
+}
+
+func TestGreedyIsTheUnmodifiedRuntimes(t *testing.T) {
+	const n = 200
+	paths := map[string]string{"gopher-5m": gopher}
+	for _, m := range tinymodels.Supported() {
+		paths[m.Name] = write(t, m, gguf.F16)
+	}
+	require.GreaterOrEqual(t, len(paths), 6)
+	for name, path := range paths {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			got := generate(t, load(t, path), code, n)
+
+			w, vocab := unmodified(t, worker.Config{Model: path})
+			tokens, err := w.Tokenize(code, true)
+			require.NoError(t, err)
+			out, err := w.Decode(0, 0, tokens, worker.Last)
+			require.NoError(t, err)
+			var want []string
+			for pos := len(tokens); ; pos++ {
+				token := vocab.best(out.Row(0))
+				want = append(want, vocab.pieces[token])
+				if len(want) == n {
+					break
+				}
+				out, err = w.Decode(0, pos, []int32{token}, worker.Last)
+				require.NoError(t, err)
+			}
+			assert.Equal(t, want, got)
+		})
+	}
+}
+
+// A full context keeps the first tokens, drops the older half of the rest, and what stays moves up.
+func TestContextMakesRoom(t *testing.T) {
+	const context, keep, n = 256, 10, 500
+	got := generate(t, load(t, gopher, llama.SetContext(context)), code, n, llama.SetNKeep(keep))
+
+	w, vocab := unmodified(t, worker.Config{Model: gopher, Context: context})
+	tokens, err := w.Tokenize(code, true)
+	require.NoError(t, err)
+	out, err := w.Decode(0, 0, tokens, worker.Last)
+	require.NoError(t, err)
+	var want []string
+	moves := 0
+	for pos := len(tokens); len(want) < n; pos++ {
+		token := vocab.best(out.Row(0))
+		want = append(want, vocab.pieces[token])
+		if pos == context {
+			drop := (pos - keep) / 2
+			require.NoError(t, w.SeqRemove(0, keep, keep+drop))
+			require.NoError(t, w.SeqAdd(0, keep+drop, worker.End, -drop))
+			pos -= drop
+			moves++
+		}
+		out, err = w.Decode(0, pos, []int32{token}, worker.Last)
+		require.NoError(t, err)
+	}
+	require.Greater(t, moves, 1)
+	assert.Equal(t, want, got)
+}
+
+// Where a position is in the keys for good (gpt2), what stays is evaluated anew.
+func TestContextMakesRoomWithoutRotation(t *testing.T) {
+	const context, keep, n = 256, 10, 300
+	path := tiny(t, "gpt2")
+	got := generate(t, load(t, path, llama.SetContext(context)), code, n, llama.SetNKeep(keep))
+
+	w, vocab := unmodified(t, worker.Config{Model: path, Context: context})
+	tokens, err := w.Tokenize(code, true)
+	require.NoError(t, err)
+	out, err := w.Decode(0, 0, tokens, worker.Last)
+	require.NoError(t, err)
+	var want []string
+	for len(want) < n {
+		token := vocab.best(out.Row(0))
+		want = append(want, vocab.pieces[token])
+		if len(tokens) == context {
+			tokens = slices.Delete(tokens, keep, keep+(context-keep)/2)
+			require.NoError(t, w.Clear())
+			_, err = w.Decode(0, 0, tokens, worker.Last)
+			require.NoError(t, err)
+		}
+		out, err = w.Decode(0, len(tokens), []int32{token}, worker.Last)
+		require.NoError(t, err)
+		tokens = append(tokens, token)
+	}
+	assert.Equal(t, want, got)
+}
+
+// Classifier-free guidance is what its formula says, over two texts.
+func TestGuidance(t *testing.T) {
+	const n = 60
+	const negative, scale = "// Deprecated: do not use.", 3
+	model := load(t, gopher)
+	got := generate(t, model, code, n, llama.SetNegativePrompt(negative), llama.SetNegativePromptScale(scale))
+	assert.NotEqual(t, generate(t, model, code, n), got)
+	assert.Equal(t, generate(t, model, code, n), generate(t, model, code, n, llama.SetNegativePrompt(negative), llama.SetNegativePromptScale(1)), "1 is off")
+
+	text, vocab := unmodified(t, worker.Config{Model: gopher})
+	guide, _ := unmodified(t, worker.Config{Model: gopher})
+	begin := func(w *worker.Worker, s string) (*worker.Output, int) {
+		tokens, err := w.Tokenize(s, true)
+		require.NoError(t, err)
+		out, err := w.Decode(0, 0, tokens, worker.Last)
+		require.NoError(t, err)
+		return out, len(tokens)
+	}
+	a, posA := begin(text, code)
+	b, posB := begin(guide, negative)
+	for i := range n {
+		mixed := make([]float32, a.Width)
+		na, nb := logSumExp(a.Row(0)), logSumExp(b.Row(0))
+		for j := range mixed {
+			la, lb := float64(a.Row(0)[j])-na, float64(b.Row(0)[j])-nb
+			mixed[j] = float32(lb + scale*(la-lb))
+		}
+		token := vocab.best(mixed)
+		require.Equal(t, vocab.pieces[token], got[i], "token %d", i)
+		var err error
+		a, err = text.Decode(0, posA+i, []int32{token}, worker.Last)
+		require.NoError(t, err)
+		b, err = guide.Decode(0, posB+i, []int32{token}, worker.Last)
+		require.NoError(t, err)
+	}
+}
+
+// The last token's hidden state of a model that generates, the pooled one of a model that embeds.
+func TestEmbeddings(t *testing.T) {
+	for _, name := range []string{"gopher-5m", "qwen3", "gemma3", "bert"} {
+		t.Run(name, func(t *testing.T) {
+			path := gopher
+			if name != "gopher-5m" {
+				path = tiny(t, name)
+			}
+			tolerance := 1e-3
+			if name == "bert" {
+				tolerance = 1e-2 // ggml looks GELU up in a table of half floats, and its steps grow from layer to layer
+			}
+			model := load(t, path, llama.EnableEmbeddings)
+			got, err := model.Embeddings(code, llama.SetThreads(1))
+			require.NoError(t, err)
+
+			w := open(t, worker.Unmodified, worker.Config{Model: path, Context: 512, Batch: 512, FlashAttention: true, Embeddings: true})
+			tokens, err := w.Tokenize(code, true)
+			require.NoError(t, err)
+			out, err := w.Decode(0, 0, tokens, worker.Last)
+			require.NoError(t, err)
+			want := out.Row(out.Len() - 1)
+			require.Len(t, got, len(want), "n_embd values")
+			for i := range want {
+				require.InDelta(t, want[i], got[i], tolerance*norm(want), "value %d", i)
+			}
+			ids := make([]int, len(tokens))
+			for i, id := range tokens {
+				ids[i] = int(id)
+			}
+			again, err := model.TokenEmbeddings(ids, llama.SetThreads(1))
+			require.NoError(t, err)
+			assert.Equal(t, got, again, "the text's tokens")
+			other, err := model.Embeddings("package main", llama.SetThreads(1))
+			require.NoError(t, err)
+			assert.NotEqual(t, got, other)
+		})
+	}
+}
+
+func norm(v []float32) float64 {
+	var sum float64
+	for _, x := range v {
+		sum += float64(x) * float64(x)
+	}
+	return math.Sqrt(sum / float64(len(v)))
+}
+
+// A LoRA adapter computes what the model does when the adapter is added to its weights.
+func TestLoRA(t *testing.T) {
+	const rank, alpha = 4, float32(8)
+	m, err := tinymodels.Find("llama")
+	require.NoError(t, err)
+	dir := t.TempDir()
+	base, err := m.WriteIn(dir, gguf.F32, 1)
+	require.NoError(t, err)
+	merged := filepath.Join(dir, "merged.gguf")
+	lora := filepath.Join(dir, "lora.gguf")
+
+	pairs := []gguf.KeyValue{
+		{Key: "general.type", Value: "adapter"}, {Key: "general.architecture", Value: "llama"},
+		{Key: "adapter.type", Value: "lora"}, {Key: "adapter.lora.alpha", Value: alpha},
+	}
+	var tensors []gguf.Tensor
+	changed := map[string][]float32{}
+	f, err := gguf.Open(base)
+	require.NoError(t, err)
+	defer f.Close()
+	for layer := range 4 {
+		name := "blk." + strconv.Itoa(layer) + ".attn_q.weight"
+		info, ok := f.Tensor(name)
+		require.True(t, ok)
+		in, out := int(info.Dims[0]), int(info.Dims[1])
+		w, err := f.Floats(name)
+		require.NoError(t, err)
+		a, b := make([]float32, in*rank), make([]float32, rank*out)
+		for i := range a {
+			a[i] = float32(math.Sin(float64(i + layer)))
+		}
+		for i := range b {
+			b[i] = .05 * float32(math.Cos(float64(3*i+layer)))
+		}
+		tensors = append(tensors,
+			gguf.Tensor{Name: name + ".lora_a", Type: gguf.F32, Dims: []uint64{uint64(in), rank}, Values: a},
+			gguf.Tensor{Name: name + ".lora_b", Type: gguf.F32, Dims: []uint64{rank, uint64(out)}, Values: b})
+		for o := range out {
+			for i := range in {
+				var sum float32
+				for r := range rank {
+					sum += b[o*rank+r] * a[r*in+i]
+				}
+				w[o*in+i] += alpha / rank * sum
+			}
+		}
+		changed[name] = w
+	}
+	require.NoError(t, gguf.WriteFile(lora, pairs, tensors))
+	require.NoError(t, m.WriteChanged(merged, gguf.F32, 1, changed))
+
+	plain := generate(t, load(t, base), code, 40)
+	want := generate(t, load(t, merged), code, 40)
+	require.NotEqual(t, plain, want, "or else this tests nothing")
+	assert.Equal(t, want, generate(t, load(t, base, llama.SetLoraAdapter(lora)), code, 40))
+
+	less, err := llama.New(base, llama.SetContext(512), llama.EnableF16Memory, llama.SetLoraAdapter(lora),
+		lesskv.Enable(lesskv.Config{Budget: lesskv.Tokens(512), Adapter: lesskv.NoAdapter}))
+	require.NoError(t, err)
+	defer less.Free()
+	assert.Equal(t, want[:12], generate(t, less, code, 12), "and with LESS")
+
+	_, err = llama.New(base, llama.SetLoraAdapter(lora), llama.SetLoraBase(base))
+	assert.ErrorIs(t, err, lesskv.ErrMissing)
+	_, err = llama.New(gopher, llama.SetLoraAdapter(lora))
+	assert.ErrorIs(t, err, lesskv.ErrModel, "another model's")
+	_, err = llama.New(base, llama.SetLoraAdapter(base))
+	assert.ErrorIs(t, err, lesskv.ErrModel, "no adapter")
+}

@@ -1,0 +1,141 @@
+// Command soak runs go-llama.cpp's calls over and over in one process and prints its resident memory after the tenth and
+// the last. It fails where that has grown by more than 1 %.
+//
+//	go run ./integration/soak
+package main
+
+import (
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"runtime/debug"
+	"strings"
+
+	llama "github.com/go-skynet/go-llama.cpp"
+
+	"github.com/lesskv/lesskv/integration/testdata"
+	lesskv "github.com/lesskv/lesskv/plugin"
+)
+
+const settled = 10 // runs after which memory is measured first
+
+func main() {
+	predicts := flag.Int("predicts", 500, "calls of Predict")
+	loads := flag.Int("loads", 200, "models that are loaded, used and freed")
+	growth := flag.Float64("growth", 1, "by how many per cent memory may grow")
+	flag.Parse()
+	if *predicts <= settled || *loads <= settled {
+		fmt.Fprintf(os.Stderr, "soak: memory is measured first after %d runs: want more of them\n", settled)
+		os.Exit(2)
+	}
+	if err := soak(*predicts, *loads, *growth); err != nil {
+		fmt.Fprintln(os.Stderr, "soak:", err)
+		os.Exit(1)
+	}
+}
+
+func soak(predicts, loads int, growth float64) error {
+	path, err := testdata.Path(testdata.Model)
+	if err != nil {
+		return err
+	}
+	adapter, err := testdata.Path(testdata.Peak102)
+	if err != nil {
+		return err
+	}
+	lesskv.SetLogLevel(slog.LevelError)
+	grown := false
+	fmt.Printf("%-6s  %-20s  %5s  %14s  %14s  %7s\n", "LESS", "what", "times", "KiB after 10th", "KiB at the end", "growth")
+	for _, mode := range []struct {
+		name   string
+		option llama.ModelOption
+	}{
+		{"off", lesskv.Disable()},
+		{"on", lesskv.Enable(lesskv.Config{Budget: lesskv.Tokens(64), Policy: lesskv.Peak, Adapter: adapter})},
+	} {
+		for _, what := range []struct {
+			name string
+			n    int
+			run  func(n int, each func()) error
+		}{
+			{"Predict", predicts, func(n int, each func()) error { return predict(path, mode.option, n, each) }},
+			{"New, Predict, Free", loads, func(n int, each func()) error { return load(path, mode.option, n, each) }},
+		} {
+			done, first, last := 0, 0, 0
+			err := what.run(what.n, func() {
+				switch done++; done {
+				case settled:
+					first = resident()
+				case what.n:
+					last = resident()
+				}
+			})
+			if err != nil {
+				return err
+			}
+			by := 100 * float64(last-first) / float64(first)
+			grown = grown || by > growth
+			fmt.Printf("%-6s  %-20s  %5d  %14d  %14d  %+6.2f%%\n", mode.name, what.name, what.n, first, last, by)
+		}
+	}
+	if grown {
+		return fmt.Errorf("memory has grown by more than %g %%", growth)
+	}
+	return nil
+}
+
+// prompts differ, as those of an app do: none goes on where the last one ended.
+func prompt(i int) string {
+	return fmt.Sprintf("// F%d returns %s\nfunc F%d(", i%7, strings.Repeat("the number of bytes ", i%5), i%7)
+}
+
+func predict(path string, option llama.ModelOption, n int, each func()) error {
+	model, err := llama.New(path, llama.SetContext(0), option)
+	if err != nil {
+		return err
+	}
+	defer model.Free()
+	for i := range n {
+		if err := one(model, i); err != nil {
+			return err
+		}
+		each()
+	}
+	return nil
+}
+
+func load(path string, option llama.ModelOption, n int, each func()) error {
+	for i := range n {
+		model, err := llama.New(path, llama.SetContext(0), llama.EnableEmbeddings, option)
+		if err != nil {
+			return err
+		}
+		if err = one(model, i); err == nil {
+			_, err = model.Embeddings(prompt(i), llama.SetThreads(1))
+		}
+		each() // while there is a model: without one the memory is the program's own
+		model.Free()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func one(model *llama.LLama, i int) error {
+	_, err := model.Predict(prompt(i), llama.SetTokens(16), llama.SetThreads(1), llama.SetSeed(i), llama.SetStopWords("}\n"),
+		llama.SetTokenCallback(func(string) bool { return true }))
+	return err
+}
+
+// resident returns the process's resident memory in KiB, when Go's own garbage is gone.
+func resident() int {
+	debug.FreeOSMemory()
+	data, err := os.ReadFile("/proc/self/statm")
+	var size, rss int
+	if _, serr := fmt.Sscan(string(data), &size, &rss); err != nil || serr != nil {
+		panic(fmt.Sprintf("reading /proc/self/statm: %v, %v", err, serr))
+	}
+	return rss * os.Getpagesize() >> 10
+}

@@ -1,0 +1,145 @@
+package lesskv_test
+
+import (
+	"strings"
+	"testing"
+
+	llama "github.com/go-skynet/go-llama.cpp"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/lesskv/lesskv/integration/tinymodels"
+	lesskv "github.com/lesskv/lesskv/plugin"
+	"github.com/lesskv/lesskv/weights/gguf"
+)
+
+func speculate(t *testing.T, model, draft *llama.LLama, text string, opts ...llama.PredictOption) string {
+	t.Helper()
+	opts = append([]llama.PredictOption{llama.SetThreads(1), llama.SetTemperature(0), llama.SetTokens(24), llama.SetNDraft(8)}, opts...)
+	out, err := model.SpeculativeSampling(draft, text, opts...)
+	require.NoError(t, err)
+	return out
+}
+
+// tinyModel loads a random model in f32, where the size of a batch does not show. Those of two seeds share a vocabulary.
+func tinyModel(t *testing.T, seed uint64, opts ...llama.ModelOption) *llama.LLama {
+	t.Helper()
+	m, err := tinymodels.Find("llama")
+	require.NoError(t, err)
+	path, err := m.WriteIn(t.TempDir(), gguf.F32, seed)
+	require.NoError(t, err)
+	model, err := llama.New(path, append([]llama.ModelOption{llama.SetContext(512)}, opts...)...)
+	require.NoError(t, err)
+	t.Cleanup(model.Free)
+	return model
+}
+
+// The text is Predict's, whoever drafts: itself, always right, or another, hardly ever right.
+func TestSpeculativeWritesWhatPredictDoes(t *testing.T) {
+	model := tinyModel(t, 1, lesskv.Disable())
+	self, other := tinyModel(t, 1, lesskv.Disable()), tinyModel(t, 2, lesskv.Disable())
+	for name, opts := range map[string][]llama.PredictOption{
+		"greedy":    {llama.SetTokens(80), llama.IgnoreEOS},
+		"grammar":   {llama.WithGrammar(`root ::= [a-z]{20}`)},
+		"stop word": {llama.SetTokens(80), llama.SetStopWords("a", "e", "o")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			want := predict(t, model, prompt, opts...)
+			for _, draft := range []*llama.LLama{self, other} {
+				var tokens []string
+				out := speculate(t, model, draft, prompt, append(opts, llama.SetTokenCallback(func(s string) bool {
+					tokens = append(tokens, s)
+					return true
+				}))...)
+				assert.Equal(t, want, out)
+				g := timings(t, model)
+				assert.Len(t, tokens, g.Generated)
+				t.Logf("%d tokens, %d drafted, %d of them right", g.Generated, g.Drafted, g.Accepted)
+				if name == "greedy" && draft == self {
+					assert.Greater(t, g.Accepted, 20)
+				}
+			}
+		})
+	}
+	assert.Equal(t, predict(t, model, prompt), speculate(t, model, self, prompt, llama.SetNDraft(0)), "nothing drafted")
+	assert.Equal(t, predict(t, model, prompt), predict(t, model, prompt), "and Predict goes on")
+}
+
+// Sampled too, except where the rounding of another batch size tips a choice.
+func TestSpeculativeSamples(t *testing.T) {
+	model, draft := tinyModel(t, 1, lesskv.Disable()), tinyModel(t, 2, lesskv.Disable())
+	const seeds = 10
+	for name, opts := range map[string][]llama.PredictOption{
+		"top-p":    {llama.SetTokens(30), llama.IgnoreEOS, llama.SetTemperature(.7)},
+		"mirostat": {llama.SetTokens(30), llama.IgnoreEOS, llama.SetTemperature(.7), llama.SetMirostat(2)},
+	} {
+		same := 0
+		for seed := range seeds {
+			opts := append(opts, llama.SetSeed(seed))
+			if predict(t, model, prompt, opts...) == speculate(t, model, draft, prompt, opts...) {
+				same++
+			}
+		}
+		assert.Greater(t, same, seeds/2, name)
+	}
+}
+
+// It is upstream's own configuration: a real model, f16, with LESS off and on.
+func TestSpeculativeOnEveryCache(t *testing.T) {
+	modes(t, func(t *testing.T, cache llama.ModelOption) {
+		model, draft := open(t, cache, llama.SetPerplexity(true)), open(t, cache, llama.SetPerplexity(true))
+		out := speculate(t, model, draft, prompt, llama.SetTokens(120))
+		g := timings(t, model)
+		assert.Equal(t, 120, g.Generated)
+		assert.Greater(t, g.Accepted, 20)
+		assert.NotEmpty(t, out)
+		assert.Equal(t, out, speculate(t, model, draft, prompt, llama.SetTokens(120)), "again")
+		if s := stats(t, model); s.Enabled {
+			for _, l := range s.Layers {
+				assert.LessOrEqual(t, l.Kept, int64(64), "what was taken back has left its slots")
+				assert.Positive(t, l.Folded)
+			}
+		}
+	})
+}
+
+// Past the end of the context, the draft model's or both.
+func TestSpeculativeFullContext(t *testing.T) {
+	model, draft := tinyModel(t, 1, lesskv.Disable(), llama.SetContext(256)), tinyModel(t, 1, lesskv.Disable(), llama.SetContext(256))
+	want := predict(t, model, prompt, llama.SetTokens(400), llama.IgnoreEOS)
+	assert.Equal(t, want, speculate(t, model, draft, prompt, llama.SetTokens(400), llama.IgnoreEOS))
+
+	roomy, small := tinyModel(t, 1, lesskv.Disable()), tinyModel(t, 1, lesskv.Disable(), llama.SetContext(256))
+	want = predict(t, roomy, prompt, llama.SetTokens(350), llama.IgnoreEOS)
+	assert.Equal(t, want, speculate(t, roomy, small, prompt, llama.SetTokens(350), llama.IgnoreEOS))
+	assert.Less(t, timings(t, roomy).Drafted, 350)
+}
+
+func TestSpeculativeRefused(t *testing.T) {
+	model, draft := open(t, sparse(64)), open(t, sparse(64))
+	other := tinyModel(t, 1)
+	freed := open(t)
+	freed.Free()
+	for name, test := range map[string]struct {
+		draft *llama.LLama
+		opts  []llama.PredictOption
+		kind  error
+		says  string
+	}{
+		"too many for the window": {draft, []llama.PredictOption{llama.SetNDraft(32)}, lesskv.ErrArgument, "draft 31 at most"},
+		"below 0":                 {draft, []llama.PredictOption{llama.SetNDraft(-1)}, lesskv.ErrArgument, "-1 drafted"},
+		"itself":                  {model, nil, lesskv.ErrArgument, "itself"},
+		"another vocabulary":      {other, nil, lesskv.ErrArgument, "vocabulary"},
+		"freed":                   {freed, nil, lesskv.ErrArgument, "freed"},
+		"a prompt cache":          {draft, []llama.PredictOption{llama.SetPathPromptCache("x")}, lesskv.ErrMissing, "prompt cache"},
+		"tail-free":               {draft, []llama.PredictOption{llama.SetTailFreeSamplingZ(.5)}, lesskv.ErrMissing, "tail-free"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := model.SpeculativeSampling(test.draft, prompt, test.opts...)
+			assertSays(t, err, test.kind, test.says)
+		})
+	}
+	_, err := model.SpeculativeSampling(draft, strings.Repeat(prompt, 1000))
+	assertSays(t, err, lesskv.ErrContext, "tokens")
+	speculate(t, model, draft, prompt, llama.SetTokens(200), llama.SetNDraft(31))
+}

@@ -1,0 +1,163 @@
+package lesskv_test
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	llama "github.com/go-skynet/go-llama.cpp"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/lesskv/lesskv/integration/testdata"
+	lesskv "github.com/lesskv/lesskv/plugin"
+)
+
+// A state that another model loads goes on as the first would have: with the text that was there, from the cache.
+func TestSaveAndLoadState(t *testing.T) {
+	modes(t, func(t *testing.T, cache llama.ModelOption) {
+		model := open(t, cache)
+		path := filepath.Join(t.TempDir(), "state")
+		require.NoError(t, model.Eval(prompt, llama.SetThreads(1)))
+		require.NoError(t, model.SaveState(path))
+		longer := prompt + "\n\tvar err error\n"
+		want := predict(t, model, longer, llama.SetTokens(100))
+		cached := timings(t, model).Cached
+		require.Positive(t, cached)
+
+		other := open(t, cache)
+		predict(t, other, "package other")
+		require.NoError(t, other.LoadState(path))
+		assert.Equal(t, want, predict(t, other, longer, llama.SetTokens(100)))
+		assert.Equal(t, cached, timings(t, other).Cached)
+
+		require.NoError(t, other.LoadState(path), "again")
+		assert.Equal(t, want, predict(t, other, longer, llama.SetTokens(100)))
+		entries, err := os.ReadDir(filepath.Dir(path))
+		require.NoError(t, err)
+		assert.Len(t, entries, 1, "nothing but the state")
+	})
+}
+
+// What is refused says why and changes nothing.
+func TestLoadStateRefused(t *testing.T) {
+	dir := t.TempDir()
+	in := func(name string) string { return filepath.Join(dir, name) }
+	model := open(t, sparse(64))
+	require.NoError(t, model.Eval(prompt, llama.SetThreads(1)))
+	require.NoError(t, model.SaveState(in("good")))
+	good, err := os.ReadFile(in("good"))
+	require.NoError(t, err)
+	for name, opts := range map[string][]llama.ModelOption{
+		"off":            {lesskv.Disable()},
+		"another budget": {sparse(65)},
+		"another policy": {lesskv.Enable(lesskv.Config{Budget: lesskv.Tokens(64), Policy: lesskv.Peak, Adapter: lesskv.NoAdapter})},
+		"with kernels":   {lesskv.Enable(lesskv.Config{Budget: lesskv.Tokens(64), Adapter: file(t, testdata.H2O102)})},
+		"another batch":  {sparse(64), llama.SetNBatch(64)},
+		"another base":   {sparse(64), llama.WithRopeFreqBase(20000)},
+	} {
+		foreign := open(t, opts...)
+		require.NoError(t, foreign.Eval(prompt, llama.SetThreads(1)))
+		require.NoError(t, foreign.SaveState(in(name)))
+	}
+	require.NoError(t, os.WriteFile(in("empty"), nil, 0o644))
+	require.NoError(t, os.WriteFile(in("short"), good[:len(good)/2], 0o644))
+	require.NoError(t, os.WriteFile(in("text"), []byte("no state at all, but long enough for a header"), 0o644))
+	flipped := append([]byte{}, good...)
+	flipped[14] ^= 0x40 // a token's number
+	require.NoError(t, os.WriteFile(in("a token that is none"), flipped, 0o644))
+
+	for _, name := range []string{"off", "another budget", "another policy", "with kernels", "another batch", "another base", "empty", "short",
+		"text", "a token that is none", "missing", "."} {
+		t.Run(name, func(t *testing.T) {
+			err := model.LoadState(in(name))
+			require.Error(t, err)
+			assert.Contains(t, err.Error(), "error while loading state: ")
+			t.Log(err)
+			predict(t, model, prompt+" x", llama.SetTokens(1))
+			assert.Positive(t, timings(t, model).Cached, "the text that was there still is")
+			require.NoError(t, model.Eval(prompt, llama.SetThreads(1)))
+		})
+	}
+	assert.ErrorContains(t, model.SaveState(in("no such folder/state")), "error while saving state: ")
+	assert.ErrorContains(t, model.SaveState(dir), "error while saving state: ")
+	assertSays(t, model.LoadState("a\x00b"), lesskv.ErrArgument, "NUL")
+	assertSays(t, model.SaveState("a\x00b"), lesskv.ErrArgument, "NUL")
+
+	off := open(t, lesskv.Disable())
+	require.NoError(t, off.Eval(prompt, llama.SetThreads(1)))
+	for _, name := range []string{"good", "short", "text", "empty"} {
+		assert.Error(t, off.LoadState(in(name)), name)
+	}
+	predict(t, off, prompt+" x", llama.SetTokens(1))
+	assert.Positive(t, timings(t, off).Cached)
+}
+
+func TestPromptCache(t *testing.T) {
+	modes(t, func(t *testing.T, cache llama.ModelOption) {
+		long := prompt + "\n// " // several tokens more
+		for range 8 {
+			long += "and so on, "
+		}
+		model := open(t, cache)
+		path := filepath.Join(t.TempDir(), "cache")
+		with := func(text string, opts ...llama.PredictOption) string {
+			return predict(t, model, text, append([]llama.PredictOption{llama.SetPathPromptCache(path)}, opts...)...)
+		}
+		read := func() string {
+			data, err := os.ReadFile(path)
+			require.NoError(t, err)
+			return string(data)
+		}
+
+		t.Run("read only, and not there", func(t *testing.T) {
+			with(long, llama.EnablePromptCacheRO, llama.EnablePromptCacheAll)
+			assert.NoFileExists(t, path)
+		})
+		first := with(long)
+		n := timings(t, model).Prompt
+		assert.Zero(t, timings(t, model).Cached)
+		saved := read()
+		t.Run("the same prompt", func(t *testing.T) {
+			assert.Equal(t, first, with(long))
+			assert.Equal(t, n-1, timings(t, model).Cached)
+			assert.True(t, saved == read(), "nothing new")
+		})
+		t.Run("another process", func(t *testing.T) {
+			model := open(t, cache)
+			assert.Equal(t, first, predict(t, model, long, llama.SetPathPromptCache(path)))
+			assert.Equal(t, n-1, timings(t, model).Cached)
+		})
+		t.Run("no prompt", func(t *testing.T) {
+			with("")
+			assert.Equal(t, n-1, timings(t, model).Prompt, "the file's")
+			assert.True(t, saved == read(), "nothing new")
+		})
+		t.Run("another prompt, read only", func(t *testing.T) {
+			other := with("package main\n", llama.EnablePromptCacheRO)
+			assert.True(t, saved == read())
+			assert.Equal(t, other, with("package main\n", llama.EnablePromptCacheRO))
+		})
+		t.Run("all", func(t *testing.T) {
+			require.NoError(t, os.Remove(path))
+			text := with(long, llama.EnablePromptCacheAll)
+			assert.Equal(t, first, text)
+			assert.Greater(t, len(read()), 0)
+			with(long+text+"\n\nfunc", llama.EnablePromptCacheAll)
+			g := timings(t, model)
+			assert.Greater(t, g.Cached, n, "the reply too")
+			assert.Equal(t, first, with(long), "a step back")
+		})
+		t.Run("damaged", func(t *testing.T) {
+			require.NoError(t, os.WriteFile(path, []byte("no state at all, but long enough for a header"), 0o644))
+			out, err := model.Predict(long, llama.SetThreads(1), llama.SetPathPromptCache(path))
+			assert.Empty(t, out)
+			assertSays(t, err, lesskv.ErrFailed, path)
+			assert.Equal(t, "no state at all, but long enough for a header", read(), "somebody's file")
+		})
+		t.Run("cannot be written", func(t *testing.T) {
+			_, err := model.Predict(long, llama.SetThreads(1), llama.SetPathPromptCache(filepath.Join(path, "below a file")))
+			assertSays(t, err, lesskv.ErrFailed, "below a file")
+		})
+	})
+}
