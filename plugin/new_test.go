@@ -85,6 +85,61 @@ func TestNewWrongOptions(t *testing.T) {
 	}
 }
 
+// Upstream's defaults, 10000 and 1, mean what the model says; anything else means itself.
+func TestRope(t *testing.T) {
+	m, err := tinymodels.Find("qwen3") // whose base is 1,000,000
+	require.NoError(t, err)
+	path, err := m.WriteIn(t.TempDir(), gguf.F32, 1)
+	require.NoError(t, err)
+	text := func(opts ...llama.ModelOption) string {
+		model, err := llama.New(path, opts...)
+		require.NoError(t, err)
+		defer model.Free()
+		return predict(t, model, prompt, llama.SetTokens(60), llama.SetPenalty(1), llama.SetRopeFreqBase(10000), llama.SetRopeFreqScale(1))
+	}
+	want := text(llama.WithRopeFreqBase(1e6))
+	assert.Equal(t, want, text())
+	assert.Equal(t, want, text(llama.WithRopeFreqBase(10000), llama.WithRopeFreqScale(1)))
+	assert.Equal(t, want, text(llama.WithRopeFreqBase(0), llama.WithRopeFreqScale(0)))
+	assert.NotEqual(t, want, text(llama.WithRopeFreqBase(10001)))
+	assert.NotEqual(t, want, text(llama.WithRopeFreqScale(.5)))
+
+	model, err := llama.New(path, llama.WithRopeFreqBase(5e5))
+	require.NoError(t, err)
+	defer model.Free()
+	predict(t, model, prompt, llama.SetRopeFreqBase(5e5))
+	_, err = model.Predict(prompt, llama.SetRopeFreqBase(1e6))
+	assertSays(t, err, lesskv.ErrArgument, "New")
+}
+
+func TestGPULayersSaidOnce(t *testing.T) {
+	lines := captureLog(t)
+	for range 3 {
+		open(t, llama.SetGPULayers(10))
+		open(t, llama.SetGPULayers(10), sparse(64))
+	}
+	assert.Equal(t, 1, strings.Count(lines.String(), "GPU"), lines)
+}
+
+func TestKVTypes(t *testing.T) {
+	bytes := func(opts ...llama.ModelOption) uint64 {
+		model, err := llama.New(file(t, testdata.Model), append(opts, llama.SetContext(512))...)
+		require.NoError(t, err)
+		defer model.Free()
+		return stats(t, model).CacheBytes
+	}
+	const f16 = 6 * 2 * 2 * 64 * 512 * 2
+	assert.EqualValues(t, 2*f16, bytes(lesskv.Disable()), "f32, as upstream has it")
+	assert.EqualValues(t, f16, bytes(lesskv.Disable(), llama.EnableF16Memory))
+	less := func(k, v lesskv.SlotType) uint64 {
+		model := open(t, lesskv.Enable(lesskv.Config{Budget: lesskv.Tokens(64), Keys: k, Values: v, Adapter: lesskv.NoAdapter}))
+		predict(t, model, prompt)
+		return stats(t, model).SlotBytes
+	}
+	assert.EqualValues(t, 6*2*64*(128+128+8), less("", ""), "f16, whatever EnableF16Memory says")
+	assert.EqualValues(t, 6*2*64*(256+68+8), less(lesskv.F32, lesskv.Q8))
+}
+
 func TestAdapterBesideTheModel(t *testing.T) {
 	dir := copied(t, map[string]string{"m.gguf": testdata.Model, "m.lesskv.gguf": testdata.H2O102, "alone.gguf": testdata.Model})
 	lines := captureLog(t)

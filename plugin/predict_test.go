@@ -232,6 +232,38 @@ func TestContext(t *testing.T) {
 	})
 }
 
+// With LESS a text goes on to the context that the model was trained with, and ends there with what there is.
+func TestLESSEndsAtTheTrainedContext(t *testing.T) {
+	model := open(t, sparse(64), llama.SetContext(256))
+	out, err := model.Predict(prompt, llama.SetThreads(1), llama.SetTokens(-1), llama.IgnoreEOS, llama.SetTemperature(0))
+	assertSays(t, err, lesskv.ErrContext, "2048 tokens is full")
+	assert.Greater(t, len(out), 2048)
+	g := timings(t, model)
+	assert.Equal(t, 2049, g.Prompt+g.Generated, "the last token is not evaluated")
+	assert.Equal(t, "context", g.Stop)
+	assert.NotEmpty(t, predict(t, model, prompt), "the next text begins anew")
+
+	wide := open(t, sparse(64), llama.SetContext(4096))
+	assert.Equal(t, 4096, stats(t, wide).Limit, "a context above it was asked for")
+}
+
+// A prompt that fills the context and is to be kept whole leaves nothing to drop.
+func TestContextFullOfPrompt(t *testing.T) {
+	model := open(t, lesskv.Disable(), llama.SetContext(256))
+	long := strings.Repeat("x := 1\n", 30)
+	for n := int32(0); n != 256; {
+		long += "?" // a token of its own
+		var err error
+		n, _, err = model.TokenizeString(long)
+		require.NoError(t, err)
+		require.LessOrEqual(t, n, int32(256))
+	}
+	out, err := model.Predict(long, llama.SetThreads(1), llama.SetTokens(100), llama.IgnoreEOS, llama.SetNKeep(-1))
+	assertSays(t, err, lesskv.ErrContext, "NKeep")
+	assert.NotEmpty(t, out, "what there is")
+	predict(t, model, long, llama.SetTokens(100), llama.IgnoreEOS)
+}
+
 func TestInterrupt(t *testing.T) {
 	modes(t, func(t *testing.T, cache llama.ModelOption) {
 		model := open(t, cache)

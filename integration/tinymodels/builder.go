@@ -5,7 +5,6 @@ import (
 	"hash/fnv"
 	"math"
 	"math/rand/v2"
-	"strings"
 
 	"github.com/lesskv/lesskv/weights/gguf"
 )
@@ -31,12 +30,12 @@ type builder struct {
 	tensors []gguf.Tensor
 }
 
-func newBuilder(m Model, t gguf.Type, seed uint64) *builder {
-	b := &builder{arch: m.Architecture, typ: t, seed: seed}
+func newBuilder(m Model, t gguf.Type, seed uint64, v Vocabulary) *builder {
+	b := &builder{arch: m.Architecture, typ: t, seed: seed, vocab: len(v.tokens)}
 	b.pairs = append(b.pairs,
 		gguf.KeyValue{Key: "general.architecture", Value: m.Architecture},
 		gguf.KeyValue{Key: "general.name", Value: "tiny random model"}) // with "phi3" in it, llama.cpp looks for Phi-3's tokens
-	b.vocabulary()
+	b.pairs = append(b.pairs, v.pairs()...)
 	b.key("context_length", uint32(context))
 	return b
 }
@@ -150,40 +149,4 @@ func (b *builder) experts(i, n int, s shape) {
 	b.matrix(blk(i, "ffn_gate_exps"), 1, s.embd, s.ff, n)
 	b.matrix(blk(i, "ffn_up_exps"), 1, s.embd, s.ff, n)
 	b.matrix(blk(i, "ffn_down_exps"), 1, s.ff, s.embd, n)
-}
-
-// vocabulary adds a SentencePiece vocabulary: three control tokens, the 256 bytes, printable ASCII, and frequent pairs of
-// letters, so that tokenising has something to merge.
-func (b *builder) vocabulary() {
-	const ( // llama.cpp's llama_token_type
-		normal  = int32(1)
-		unknown = int32(2)
-		control = int32(3)
-		bytes   = int32(6)
-	)
-	tokens := []string{"<unk>", "<s>", "</s>"}
-	types := []int32{unknown, control, control}
-	for c := range 256 {
-		tokens = append(tokens, fmt.Sprintf("<0x%02X>", c))
-		types = append(types, bytes)
-	}
-	pieces := []string{"▁"}
-	for c := '!'; c <= '~'; c++ {
-		pieces = append(pieces, string(c))
-	}
-	pieces = append(pieces, strings.Fields("th he in er an re on at en nd ti es or te of ed is it al ar st to nt ng se ha as ou io le")...)
-	scores := make([]float32, len(tokens))
-	for i, p := range pieces {
-		tokens = append(tokens, p)
-		types = append(types, normal)
-		scores = append(scores, -float32(i))
-	}
-	b.vocab = len(tokens)
-	for _, p := range []gguf.KeyValue{
-		{Key: "model", Value: "llama"}, {Key: "tokens", Value: tokens}, {Key: "scores", Value: scores}, {Key: "token_type", Value: types},
-		{Key: "unknown_token_id", Value: uint32(0)}, {Key: "bos_token_id", Value: uint32(1)}, {Key: "eos_token_id", Value: uint32(2)},
-		{Key: "add_bos_token", Value: true},
-	} {
-		b.pairs = append(b.pairs, gguf.KeyValue{Key: "tokenizer.ggml." + p.Key, Value: p.Value})
-	}
 }

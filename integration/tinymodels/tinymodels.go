@@ -86,7 +86,16 @@ func (m Model) Write(path string, t gguf.Type, seed uint64) error {
 
 // WriteChanged does as Write does, with other values for some of the tensors, by their names.
 func (m Model) WriteChanged(path string, t gguf.Type, seed uint64, values map[string][]float32) error {
-	b := newBuilder(m, t, seed)
+	return m.write(path, t, seed, plain(), values)
+}
+
+// WriteVocabulary does as Write does, with another vocabulary.
+func (m Model) WriteVocabulary(path string, t gguf.Type, seed uint64, v Vocabulary) error {
+	return m.write(path, t, seed, v, nil)
+}
+
+func (m Model) write(path string, t gguf.Type, seed uint64, v Vocabulary, values map[string][]float32) error {
+	b := newBuilder(m, t, seed, v)
 	m.build(b)
 	for i, tensor := range b.tensors {
 		if v, ok := values[tensor.Name]; ok {
