@@ -51,7 +51,8 @@
 // # What differs
 //
 // With LESS, the context that llama.New is given limits nothing: generation goes on to the context that the model was trained
-// for. A prompt that extends the text of the last one goes on from the cache; any other is evaluated anew.
+// for, and ends there with an [ErrContext]. A prompt that extends the text of the last one goes on from the cache; any other is
+// evaluated anew.
 //
 // Eviction happens after each micro-batch, so what comes out depends on its size: the batch of llama.SetNBatch and
 // llama.SetBatch, at most 512. For the same prompts in the same order and sizes it is the same to the bit, with any number of
@@ -59,6 +60,17 @@
 //
 // A sequence cannot be shifted, nor cut back past what has been folded. Models that LESS does not cover (ALiBi, multi-head
 // latent attention, encoders, recurrent layers and a few more) are refused with [ErrUnsupported].
+//
+// # Calls
+//
+// Models are independent of each other. One model serves one call at a time: a second, from another goroutine or the token
+// callback, fails with [ErrBusy]. Only TokenizeString may be called at any time, and Free, which ends the running call first.
+// [Interrupt] ends a call from outside, and so does a context:
+//
+//	text, err := model.Predict(prompt, lesskv.WithContext(request.Context()))
+//
+// [Stats] says what the cache holds, [LastTimings] what a call did. Log lines of llama.cpp go to standard error from
+// warnings on, or where [SetLogOutput] and [SetLogLevel] say.
 //
 // # Errors
 //
@@ -71,4 +83,6 @@
 //	case errors.As(err, &e):
 //		log.Print(e.Reason)
 //	}
+//
+// docs/compatibility.md of the module says of every function and option of go-llama.cpp what it does here.
 package lesskv

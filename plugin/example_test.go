@@ -1,9 +1,11 @@
 package lesskv_test
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
+	"time"
 
 	llama "github.com/go-skynet/go-llama.cpp"
 
@@ -51,6 +53,27 @@ func ExampleEnable() {
 	// Output:
 	// true
 	// failed loading model: budget "0": nothing would be kept; want tokens (1024), a share of the context (5%) or memory (64MiB)
+}
+
+// A call ends with its request.
+func ExampleWithContext() {
+	path, err := testdata.Path(testdata.Model)
+	if err != nil {
+		panic(err)
+	}
+	model, err := llama.New(path, lesskv.Enable(lesskv.Config{Adapter: lesskv.NoAdapter}))
+	if err != nil {
+		panic(err)
+	}
+	defer model.Free()
+	request, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	text, err := model.Predict("package main", llama.SetTokens(-1), llama.SetThreads(1), llama.IgnoreEOS, lesskv.WithContext(request))
+	fmt.Println(errors.Is(err, context.DeadlineExceeded))
+	fmt.Println("what there was:", text != "")
+	// Output:
+	// true
+	// what there was: true
 }
 
 func ExampleRegisterFlags() {

@@ -66,7 +66,7 @@ built in and writes Go. Ctrl-C ends the text, a second one the program.`,
 	f := cmd.Flags()
 	f.StringVarP(&o.model, "model", "m", "", "GGUF `file` of the model (default: gopher-5m, built in)")
 	f.StringVarP(&o.file, "file", "f", "", "read the prompt from a `file`, - is standard input")
-	f.IntVarP(&o.tokens, "tokens", "n", 128, "how many tokens to generate, -1 for no end but the model's or the context's")
+	f.IntVarP(&o.tokens, "tokens", "n", 128, "how many tokens to generate, -1 for no end but the model's, and with LESS the trained context's")
 	f.IntVarP(&o.context, "context", "c", 0, "context in tokens, 0 for the model's own")
 	f.IntVarP(&o.batch, "batch", "b", 0, "tokens of the prompt to compute at a time (default 512, with gopher-5m 32, as its adapters were trained)")
 	f.IntVarP(&o.threads, "threads", "t", 0, "threads (default one for each CPU, with gopher-5m 1, as it is too small to share)")

@@ -1,0 +1,88 @@
+package lesskv_test
+
+import (
+	"strings"
+	"testing"
+
+	llama "github.com/go-skynet/go-llama.cpp"
+	"github.com/stretchr/testify/assert"
+
+	lesskv "github.com/lesskv/lesskv/plugin"
+)
+
+// Options whose subject this runtime does not have, or has elsewhere, and that change no text: they are accepted.
+func TestOptionsWithoutEffect(t *testing.T) {
+	want := predict(t, open(t), prompt)
+	for name, option := range map[string]llama.ModelOption{
+		"SetModelSeed": llama.SetModelSeed(5), "SetMMap": llama.SetMMap(false), "EnableMLock": llama.EnableMLock, "EnabelLowVRAM": llama.EnabelLowVRAM,
+		"SetMulMatQ": llama.SetMulMatQ(false), "SetPerplexity": llama.SetPerplexity(true), "EnableEmbeddings": llama.EnableEmbeddings,
+		"SetGPULayers": llama.SetGPULayers(3), "SetMainGPU": llama.SetMainGPU("0"), "SetTensorSplit": llama.SetTensorSplit("1,2"),
+		"SetLoraBase": llama.SetLoraBase("base.gguf"), "EnableNUMA": llama.EnableNUMA,
+	} {
+		assert.Equal(t, want, predict(t, open(t, option), prompt), name)
+	}
+	model := open(t)
+	for name, option := range map[string]llama.PredictOption{
+		"EnableF16KV": llama.EnableF16KV, "SetMlock": llama.SetMlock(true), "SetMemoryMap": llama.SetMemoryMap(false),
+		"SetPredictionMainGPU": llama.SetPredictionMainGPU("1"), "SetPredictionTensorSplit": llama.SetPredictionTensorSplit("1,2"),
+		"SetNDraft": llama.SetNDraft(4), "SetTailFreeSamplingZ": llama.SetTailFreeSamplingZ(1), "SetNegativePrompt": llama.SetNegativePrompt("unused"),
+		"SetThreads": llama.SetThreads(2), "SetNKeep": llama.SetNKeep(3),
+		"EnablePromptCacheAll": llama.EnablePromptCacheAll, "EnablePromptCacheRO": llama.EnablePromptCacheRO,
+	} {
+		assert.Equal(t, want, predict(t, model, prompt, option), name)
+	}
+}
+
+// Options of the sampling change a text that they should.
+func TestOptionsOfSampling(t *testing.T) {
+	model := open(t)
+	sampled := []llama.PredictOption{llama.SetTemperature(1.2), llama.SetSeed(3), llama.SetTokens(60), llama.SetPenalty(1)}
+	with := func(opts ...llama.PredictOption) string {
+		return predict(t, model, prompt, append(append([]llama.PredictOption{}, sampled...), opts...)...)
+	}
+	plain := with()
+	for name, option := range map[string]llama.PredictOption{
+		"SetSeed": llama.SetSeed(4), "SetTemperature": llama.SetTemperature(.3), "SetTopK": llama.SetTopK(2), "SetTopP": llama.SetTopP(.2),
+		"SetTypicalP": llama.SetTypicalP(.2), "SetPenalty": llama.SetPenalty(2), "SetFrequencyPenalty": llama.SetFrequencyPenalty(3),
+		"SetPresencePenalty": llama.SetPresencePenalty(3), "SetMirostat": llama.SetMirostat(1), "SetLogitBias": llama.SetLogitBias("300+20"),
+		"WithGrammar": llama.WithGrammar("root ::= [a-z]+"),
+	} {
+		assert.NotEqual(t, plain, with(option), name)
+	}
+	v2 := with(llama.SetMirostat(2))
+	assert.NotEqual(t, v2, with(llama.SetMirostat(2), llama.SetMirostatTAU(.5)))
+	assert.NotEqual(t, v2, with(llama.SetMirostat(2), llama.SetMirostatETA(.9)))
+	assert.Equal(t, plain, with(llama.SetPenalty(2), llama.SetRepeat(0)), "no tokens to penalise")
+	assert.Equal(t, with(llama.SetPenalty(2), llama.SetRepeat(2048)), with(llama.SetPenalty(2), llama.SetRepeat(-1)), "the context")
+
+	// a model whose newline is a byte, made likely
+	tiny := tinyModel(t, 1)
+	newlines := func(opts ...llama.PredictOption) int {
+		opts = append(opts, llama.SetLogitBias("13+14"), llama.SetPenalty(4), llama.SetTokens(40), llama.IgnoreEOS)
+		return strings.Count(predict(t, tiny, prompt, opts...), "\n")
+	}
+	assert.Greater(t, newlines(), newlines(llama.SetPenalizeNL(true)), "SetPenalizeNL")
+}
+
+func TestOptionsOfLength(t *testing.T) {
+	model := open(t)
+	predict(t, model, prompt, llama.SetTokens(7))
+	assert.Equal(t, 7, timings(t, model).Generated)
+	n := 0
+	predict(t, model, prompt, llama.SetTokens(0), llama.IgnoreEOS, llama.SetTokenCallback(func(string) bool { n++; return n < 300 }))
+	assert.Equal(t, 300, n, "0 is no end, as upstream has it")
+
+	// LESS evicts after each micro-batch, which is no larger than the batch
+	less := open(t, sparse(64))
+	long := strings.Repeat(prompt+"\n", 6)
+	assert.NotEqual(t, predict(t, less, long, llama.SetTokens(120)), predict(t, less, long, llama.SetTokens(120), llama.SetBatch(8)))
+}
+
+func TestDebug(t *testing.T) {
+	lines := captureLog(t)
+	model := open(t, lesskv.Disable())
+	predict(t, model, prompt)
+	assert.NotContains(t, lines.String(), "predict:")
+	predict(t, model, prompt, llama.Debug)
+	assert.Contains(t, lines.String(), "generated 24 tokens")
+}
