@@ -2,6 +2,7 @@ package integration
 
 import (
 	"bytes"
+	"encoding/json"
 	"go/ast"
 	"go/format"
 	"go/parser"
@@ -17,10 +18,9 @@ import (
 
 	"github.com/lesskv/lesskv/integration/tinymodels"
 	"github.com/lesskv/lesskv/patches/layout"
+	"github.com/lesskv/lesskv/patches/pins"
 	"github.com/lesskv/lesskv/weights/gguf"
 )
-
-const upstream = "github.com/go-skynet/go-llama.cpp"
 
 // caches are the environments in which upstream's own programs run.
 var caches = map[string][]string{
@@ -28,17 +28,16 @@ var caches = map[string][]string{
 	"on":  {"LESSKV=on", "LESSKV_BUDGET=64", "LESSKV_ADAPTER=none"},
 }
 
-// moduleDir is where the go command keeps upstream's module, as it was published.
-func moduleDir(t *testing.T) string {
+// moduleDir is where the go command keeps a module, as it was published.
+func moduleDir(t *testing.T, module pins.Module) string {
 	t.Helper()
-	cmd := exec.Command("go", "mod", "download", "-json", upstream+"@v0.0.0-20240314183750-6a8041ef6b46")
+	cmd := exec.Command("go", "mod", "download", "-json", module.String())
 	cmd.Env = append(os.Environ(), "GOWORK=off")
 	out, err := cmd.Output()
 	require.NoError(t, err)
-	_, rest, ok := strings.Cut(string(out), `"Dir": "`)
-	require.True(t, ok, "%s", out)
-	dir, _, _ := strings.Cut(rest, `"`)
-	return dir
+	var found struct{ Dir string }
+	require.NoError(t, json.Unmarshal(out, &found))
+	return found.Dir
 }
 
 // assembled is upstream's package on the new runtime. The named files must be those of the published module.
@@ -47,7 +46,7 @@ func assembled(t *testing.T, unchanged ...string) string {
 	build, err := layout.Find(".")
 	require.NoError(t, err)
 	for _, name := range unchanged {
-		want, err := os.ReadFile(filepath.Join(moduleDir(t), name))
+		want, err := os.ReadFile(filepath.Join(moduleDir(t, pins.GoLlama), name))
 		require.NoError(t, err)
 		got, err := os.ReadFile(filepath.Join(build.Package(), name))
 		require.NoError(t, err)
@@ -105,7 +104,7 @@ func says4(t *testing.T) string {
 func TestUpstreamsTests(t *testing.T) {
 	dir := assembled(t, "llama_test.go", "llama_suite_test.go")
 	binary := filepath.Join(t.TempDir(), "upstream.test")
-	require.NoError(t, execute(t, "go", "test", "-c", "-o", binary, upstream))
+	require.NoError(t, execute(t, "go", "test", "-c", "-o", binary, pins.GoLlama.Path))
 	model := says4(t)
 	for name, env := range caches {
 		t.Run(name, func(t *testing.T) {
@@ -124,7 +123,7 @@ func TestUpstreamsExample(t *testing.T) {
 	assembled(t, "examples/main.go")
 	dir := t.TempDir()
 	example, lesskv := filepath.Join(dir, "example"), filepath.Join(dir, "lesskv")
-	require.NoError(t, execute(t, "go", "build", "-o", example, upstream+"/examples"))
+	require.NoError(t, execute(t, "go", "build", "-o", example, pins.GoLlama.Path+"/examples"))
 	require.NoError(t, execute(t, "go", "build", "-o", lesskv, "../cmd/lesskv"))
 	const question = "// ListenAndServe listens on the TCP network address srv.Addr and then\n// calls Serve to handle requests on incoming connections.\n"
 	run := func(stdin string, env []string, name string, args ...string) string {
@@ -210,7 +209,7 @@ func TestApp(t *testing.T) {
 
 // Everything that upstream's package exports is there, with the signature that it has: what compiles against it still does.
 func TestUpstreamsDeclarations(t *testing.T) {
-	want, got := declarations(t, moduleDir(t)), declarations(t, assembled(t))
+	want, got := declarations(t, moduleDir(t, pins.GoLlama)), declarations(t, assembled(t))
 	require.Greater(t, len(want), 80)
 	for name, text := range want {
 		if have, ok := got[name]; assert.True(t, ok, "%s is gone", name) {

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"encoding/json"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -15,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/lesskv/lesskv/integration/tinymodels"
+	"github.com/lesskv/lesskv/patches/pins"
 	lesskv "github.com/lesskv/lesskv/plugin"
 	"github.com/lesskv/lesskv/weights/gguf"
 )
@@ -106,14 +106,7 @@ func testVocabulary(t *testing.T, model *llama.LLama, v tinymodels.Vocabulary, m
 // Llama 3.2's own vocabulary, which the module that carries llama.cpp keeps for its tests: token numbers as that model's
 // tokenizer gives them.
 func TestLlama3Vocabulary(t *testing.T) {
-	cmd := exec.Command("go", "mod", "download", "-json", "github.com/ollama/ollama@v0.17.4")
-	cmd.Env = append(os.Environ(), "GOWORK=off")
-	out, err := cmd.Output()
-	require.NoError(t, err)
-	var module struct{ Dir string }
-	require.NoError(t, json.Unmarshal(out, &module))
-	dir := filepath.Join(module.Dir, "tokenizer", "testdata", "llama3.2")
-
+	dir := filepath.Join(moduleDir(t, pins.Ollama), "tokenizer", "testdata", "llama3.2")
 	data, err := os.ReadFile(filepath.Join(dir, "encoder.json"))
 	require.NoError(t, err)
 	numbers := map[string]int{}

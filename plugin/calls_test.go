@@ -21,13 +21,15 @@ func TestModelsInParallel(t *testing.T) {
 		var wg sync.WaitGroup
 		for range 3 {
 			model := open(t, cache)
-			wg.Go(func() {
+			wg.Add(1)
+			go func() {
+				defer wg.Done()
 				for range 3 {
 					out, err := model.Predict(prompt, llama.SetThreads(1), llama.SetTemperature(0), llama.SetTokens(24))
 					assert.NoError(t, err)
 					assert.Equal(t, want, out)
 				}
-			})
+			}()
 		}
 		wg.Wait()
 	})
@@ -41,7 +43,9 @@ func TestModelFromManyGoroutines(t *testing.T) {
 	var mu sync.Mutex
 	served, refused := 0, 0
 	for i := range 8 {
-		wg.Go(func() {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
 			for range 20 {
 				tokens := 0
 				out, err := model.Predict(prompt, llama.SetThreads(1), llama.SetTemperature(0), llama.SetTokens(24),
@@ -64,7 +68,7 @@ func TestModelFromManyGoroutines(t *testing.T) {
 				}
 				mu.Unlock()
 			}
-		})
+		}()
 	}
 	wg.Wait()
 	assert.Positive(t, served)

@@ -17,8 +17,8 @@ import (
 	"github.com/lesskv/lesskv/patches/internal/assemble"
 	"github.com/lesskv/lesskv/patches/internal/fake"
 	"github.com/lesskv/lesskv/patches/internal/lock"
-	"github.com/lesskv/lesskv/patches/internal/pins"
 	"github.com/lesskv/lesskv/patches/layout"
+	"github.com/lesskv/lesskv/patches/pins"
 )
 
 const llamaPatch = `From 0 Mon Sep 17 00:00:00 2001

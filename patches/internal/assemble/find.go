@@ -9,8 +9,8 @@ import (
 	"golang.org/x/mod/modfile"
 
 	"github.com/lesskv/lesskv/patches/internal/lock"
-	"github.com/lesskv/lesskv/patches/internal/pins"
 	"github.com/lesskv/lesskv/patches/layout"
+	"github.com/lesskv/lesskv/patches/pins"
 )
 
 // find finds the module that is tied, and the build folder.

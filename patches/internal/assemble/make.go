@@ -12,9 +12,9 @@ import (
 
 	"github.com/lesskv/lesskv/patches/internal/build"
 	"github.com/lesskv/lesskv/patches/internal/module"
-	"github.com/lesskv/lesskv/patches/internal/pins"
 	"github.com/lesskv/lesskv/patches/internal/series"
 	"github.com/lesskv/lesskv/patches/internal/tree"
+	"github.com/lesskv/lesskv/patches/pins"
 )
 
 // make makes the trees.

@@ -6,9 +6,9 @@ import (
 	"strings"
 
 	"github.com/lesskv/lesskv/patches/internal/build"
-	"github.com/lesskv/lesskv/patches/internal/pins"
 	"github.com/lesskv/lesskv/patches/internal/toolchain"
 	"github.com/lesskv/lesskv/patches/internal/tree"
+	"github.com/lesskv/lesskv/patches/pins"
 )
 
 // llamaFile says where a file of the module that carries llama.cpp goes in the assembled tree, "" if it is not needed:

@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/mod/sumdb/dirhash"
 
-	"github.com/lesskv/lesskv/patches/internal/pins"
+	"github.com/lesskv/lesskv/patches/pins"
 )
 
 // The compiler knows --version, -dM (FAKE_MACROS apart, an ISA flag defines __AVX2__), -c and linking. Its objects are the

@@ -14,7 +14,7 @@ import (
 
 	"golang.org/x/mod/modfile"
 
-	"github.com/lesskv/lesskv/patches/internal/pins"
+	"github.com/lesskv/lesskv/patches/pins"
 )
 
 const (
