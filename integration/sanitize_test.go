@@ -2,6 +2,7 @@ package integration
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -87,6 +88,40 @@ func TestSanitizers(t *testing.T) {
 	}
 }
 
+// What go-llama.cpp's calls do in C++, under the same sanitizers: the plugin's tests, with the binding compiled anew in a copy of the
+// package.
+func TestSanitizedBinding(t *testing.T) {
+	if testing.Short() {
+		t.Skip("compiles the binding again")
+	}
+	build, err := layout.Find(".")
+	require.NoError(t, err)
+	dir := t.TempDir()
+	pkg := filepath.Join(dir, "go-llama.cpp")
+	require.NoError(t, os.CopyFS(pkg, os.DirFS(build.Package())))
+	archive := filepath.Join(pkg, "libbinding.a")
+	members, err := exec.Command("ar", "t", archive).Output()
+	require.NoError(t, err)
+	replace := []string{"d", archive}
+	for _, m := range strings.Fields(string(members)) {
+		if strings.HasPrefix(m, "less_binding") {
+			replace = append(replace, m)
+		}
+	}
+	require.Greater(t, len(replace), 5)
+	require.NoError(t, execute(t, "ar", replace...))
+	require.NoError(t, execute(t, "ar", append([]string{"r", archive}, sanitized(t, dir, "binding*.cpp")...)...))
+
+	root, err := filepath.Abs("..")
+	require.NoError(t, err)
+	work := filepath.Join(dir, "go.work")
+	require.NoError(t, os.WriteFile(work, fmt.Appendf(nil, "go 1.24.0\n\nuse %s\nuse %s\n", root, pkg), 0o644))
+	cmd := exec.Command("go", "test", "-asan", "-count=1", "github.com/lesskv/lesskv/plugin")
+	cmd.Env = append(os.Environ(), "GOWORK="+work, "CGO_LDFLAGS=-lubsan")
+	out, err := cmd.CombinedOutput()
+	assert.NoError(t, err, "%s", out)
+}
+
 // sanitizedWorker compiles cgo/'s sources as the assembler laid them out, and links them before the archive, which then
 // gives llama.cpp alone.
 func sanitizedWorker(t *testing.T) string {
@@ -94,11 +129,23 @@ func sanitizedWorker(t *testing.T) string {
 	build, err := layout.Find(".")
 	require.NoError(t, err)
 	dir := t.TempDir()
+	path := filepath.Join(dir, "worker")
+	link := append([]string{"-o", path}, sanitized(t, dir, "*.c", "lesskv-*.cpp", "worker*.cpp")...)
+	link = append(link, filepath.Join(build.Package(), "libbinding.a"), "-fsanitize=address,undefined", "-pthread", "-lm", "-ldl")
+	require.NoError(t, execute(t, tool("CXX", "g++"), link...))
+	return path
+}
 
-	flags := []string{"-O1", "-g", "-DLESSKV", "-pthread", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"}
+// sanitized compiles those of cgo/'s sources that match, with the sanitizers, and returns the objects, in dir.
+func sanitized(t *testing.T, dir string, patterns ...string) (objects []string) {
+	t.Helper()
+	build, err := layout.Find(".")
+	require.NoError(t, err)
+	flags := []string{"-O1", "-g", "-fPIC", "-DLESSKV", "-pthread", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"}
 	for _, d := range []string{"include", "src", "ggml/include", "ggml/src"} {
 		flags = append(flags, "-isystem", filepath.Join(build.Sources(), d))
 	}
+	flags = append(flags, "-I", build.Package()) // binding.h
 	if runtime.GOARCH == "amd64" {
 		flags = append(flags, "-march=native")
 	}
@@ -107,7 +154,7 @@ func sanitizedWorker(t *testing.T) string {
 	}
 
 	var sources []string
-	for _, pattern := range []string{"*.c", "lesskv-*.cpp", "worker*.cpp"} {
+	for _, pattern := range patterns {
 		found, err := filepath.Glob(filepath.Join(build.Sources(), "less", pattern))
 		require.NoError(t, err)
 		sources = append(sources, found...)
@@ -115,12 +162,11 @@ func sanitizedWorker(t *testing.T) string {
 	require.NotEmpty(t, sources)
 
 	cc, cxx := tool("CC", "gcc"), tool("CXX", "g++")
-	link := []string{"-o", filepath.Join(dir, "worker")}
 	var compile errgroup.Group
 	compile.SetLimit(runtime.NumCPU())
 	for _, source := range sources {
 		object := filepath.Join(dir, filepath.Base(source)+".o")
-		link = append(link, object)
+		objects = append(objects, object)
 		args := append([]string{"-c", source, "-o", object}, flags...)
 		command := cxx
 		if strings.HasSuffix(source, ".c") {
@@ -131,9 +177,7 @@ func sanitizedWorker(t *testing.T) string {
 		compile.Go(func() error { return execute(t, command, args...) })
 	}
 	require.NoError(t, compile.Wait())
-	link = append(link, filepath.Join(build.Package(), "libbinding.a"), "-fsanitize=address,undefined", "-pthread", "-lm", "-ldl")
-	require.NoError(t, execute(t, cxx, link...))
-	return filepath.Join(dir, "worker")
+	return objects
 }
 
 func tool(variable, name string) string {

@@ -17,13 +17,3 @@ func TestSoak(t *testing.T) {
 	t.Logf("\n%s", out)
 	assert.NoError(t, err)
 }
-
-// The same under the address sanitizer, in short: the leak sanitizer speaks up at the end.
-func TestSoakLeaks(t *testing.T) {
-	if testing.Short() {
-		t.Skip("links another binary")
-	}
-	out, err := exec.Command("go", "run", "-asan", "./soak", "-predicts", "11", "-loads", "11", "-growth", "100").CombinedOutput()
-	assert.NoError(t, err)
-	assert.NotContains(t, string(out), "Sanitizer", "%s", out)
-}

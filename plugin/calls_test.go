@@ -139,17 +139,16 @@ func TestContextEndsACall(t *testing.T) {
 
 		ctx, cancel := context.WithCancel(t.Context())
 		n := 0
-		out, err := model.Predict(prompt, llama.SetThreads(1), llama.SetTokens(1000), llama.SetTemperature(0), lesskv.WithContext(ctx),
+		out, err := model.Predict(prompt, llama.SetThreads(1), llama.SetTokens(1500), llama.IgnoreEOS, lesskv.WithContext(ctx),
 			llama.SetTokenCallback(func(string) bool {
 				if n++; n == 5 {
 					cancel()
-					time.Sleep(50 * time.Millisecond) // for the goroutine that listens
 				}
 				return true
 			}))
 		assertSays(t, err, context.Canceled)
 		assert.NotEmpty(t, out)
-		assert.Equal(t, 5, n)
+		assert.Less(t, n, 1500)
 		assert.Equal(t, "interrupt", timings(t, model).Stop)
 
 		_, err = model.Predict(prompt, lesskv.WithContext(ctx))
@@ -158,7 +157,7 @@ func TestContextEndsACall(t *testing.T) {
 
 		late, stop := context.WithTimeout(t.Context(), 20*time.Millisecond)
 		defer stop()
-		_, err = model.Predict(prompt, llama.SetThreads(1), llama.SetTokens(1000), llama.IgnoreEOS, lesskv.WithContext(late))
+		_, err = model.Predict(prompt, llama.SetThreads(1), llama.SetTokens(1500), llama.IgnoreEOS, lesskv.WithContext(late))
 		assert.ErrorIs(t, err, context.DeadlineExceeded)
 
 		assert.Equal(t, want, predict(t, model, prompt, lesskv.WithContext(t.Context())), "the next call is complete")

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"time"
 
 	llama "github.com/go-skynet/go-llama.cpp"
 
@@ -66,10 +65,17 @@ func ExampleWithContext() {
 		panic(err)
 	}
 	defer model.Free()
-	request, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	request, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	text, err := model.Predict("package main", llama.SetTokens(-1), llama.SetThreads(1), llama.IgnoreEOS, lesskv.WithContext(request))
-	fmt.Println(errors.Is(err, context.DeadlineExceeded))
+	tokens := 0
+	text, err := model.Predict("package main", llama.SetTokens(-1), llama.SetThreads(1), llama.IgnoreEOS, lesskv.WithContext(request),
+		llama.SetTokenCallback(func(string) bool {
+			if tokens++; tokens == 10 {
+				cancel() // the client has gone
+			}
+			return true
+		}))
+	fmt.Println(errors.Is(err, context.Canceled))
 	fmt.Println("what there was:", text != "")
 	// Output:
 	// true
