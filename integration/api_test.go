@@ -5,9 +5,7 @@ import (
 	"log/slog"
 	"math"
 	"os"
-	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -289,74 +287,4 @@ func norm(v []float32) float64 {
 		sum += float64(x) * float64(x)
 	}
 	return math.Sqrt(sum / float64(len(v)))
-}
-
-// A LoRA adapter computes what the model does when the adapter is added to its weights.
-func TestLoRA(t *testing.T) {
-	const rank, alpha = 4, float32(8)
-	m, err := tinymodels.Find("llama")
-	require.NoError(t, err)
-	dir := t.TempDir()
-	base, err := m.WriteIn(dir, gguf.F32, 1)
-	require.NoError(t, err)
-	merged := filepath.Join(dir, "merged.gguf")
-	lora := filepath.Join(dir, "lora.gguf")
-
-	pairs := []gguf.KeyValue{
-		{Key: "general.type", Value: "adapter"}, {Key: "general.architecture", Value: "llama"},
-		{Key: "adapter.type", Value: "lora"}, {Key: "adapter.lora.alpha", Value: alpha},
-	}
-	var tensors []gguf.Tensor
-	changed := map[string][]float32{}
-	f, err := gguf.Open(base)
-	require.NoError(t, err)
-	defer f.Close()
-	for layer := range 4 {
-		name := "blk." + strconv.Itoa(layer) + ".attn_q.weight"
-		info, ok := f.Tensor(name)
-		require.True(t, ok)
-		in, out := int(info.Dims[0]), int(info.Dims[1])
-		w, err := f.Floats(name)
-		require.NoError(t, err)
-		a, b := make([]float32, in*rank), make([]float32, rank*out)
-		for i := range a {
-			a[i] = float32(math.Sin(float64(i + layer)))
-		}
-		for i := range b {
-			b[i] = .05 * float32(math.Cos(float64(3*i+layer)))
-		}
-		tensors = append(tensors,
-			gguf.Tensor{Name: name + ".lora_a", Type: gguf.F32, Dims: []uint64{uint64(in), rank}, Values: a},
-			gguf.Tensor{Name: name + ".lora_b", Type: gguf.F32, Dims: []uint64{rank, uint64(out)}, Values: b})
-		for o := range out {
-			for i := range in {
-				var sum float32
-				for r := range rank {
-					sum += b[o*rank+r] * a[r*in+i]
-				}
-				w[o*in+i] += alpha / rank * sum
-			}
-		}
-		changed[name] = w
-	}
-	require.NoError(t, gguf.WriteFile(lora, pairs, tensors))
-	require.NoError(t, m.WriteChanged(merged, gguf.F32, 1, changed))
-
-	plain := generate(t, load(t, base), code, 40)
-	want := generate(t, load(t, merged), code, 40)
-	require.NotEqual(t, plain, want, "or else this tests nothing")
-	assert.Equal(t, want, generate(t, load(t, base, llama.SetLoraAdapter(lora)), code, 40))
-
-	less, err := llama.New(base, llama.SetContext(512), llama.EnableF16Memory, llama.SetLoraAdapter(lora),
-		lesskv.Enable(lesskv.Config{Budget: lesskv.Tokens(512), Adapter: lesskv.NoAdapter}))
-	require.NoError(t, err)
-	defer less.Free()
-	assert.Equal(t, want[:12], generate(t, less, code, 12), "and with LESS")
-
-	_, err = llama.New(base, llama.SetLoraAdapter(lora), llama.SetLoraBase(base))
-	assert.ErrorIs(t, err, lesskv.ErrMissing)
-	_, err = llama.New(gopher, llama.SetLoraAdapter(lora))
-	assert.ErrorIs(t, err, lesskv.ErrModel, "another model's")
-	_, err = llama.New(base, llama.SetLoraAdapter(base))
-	assert.ErrorIs(t, err, lesskv.ErrModel, "no adapter")
 }

@@ -67,8 +67,8 @@ struct model {
     llama_model_ptr        weights;
     less_config            less;
     llama_context_params   cparams = {};
-    llama_adapter_lora *   lora = nullptr; // freed with the weights
-    sequence               main;           // freed before the weights
+    llama_adapter_lora_ptr lora; // may be NULL
+    sequence               main; // freed first
 
     llama_binding_timings    last = {};
     std::string              error;  // of the calls without params

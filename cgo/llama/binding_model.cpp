@@ -167,7 +167,7 @@ sequence new_sequence(const model & m) {
         }
         fail(LLAMA_BINDING_FAILED, "cannot make a context of %u tokens: %s", params.n_ctx, why.empty() ? "llama.cpp gives no reason" : why.c_str());
     }
-    if (m.lora && llama_set_adapter_lora(s.ctx.get(), m.lora, 1.0f) != 0) {
+    if (m.lora && llama_set_adapter_lora(s.ctx.get(), m.lora.get(), 1.0f) != 0) {
         fail(LLAMA_BINDING_FAILED, "the LoRA adapter cannot be applied");
     }
     return s;
@@ -183,7 +183,7 @@ static void load_lora(const load_options & o, model & m) {
     }
     check_file(o.lora);
     log_errors errors;
-    m.lora = llama_adapter_lora_init(m.weights.get(), o.lora);
+    m.lora.reset(llama_adapter_lora_init(m.weights.get(), o.lora));
     if (!m.lora) {
         const std::string why = errors.text();
         fail(LLAMA_BINDING_MODEL, "the LoRA adapter %s: %s", o.lora, why.empty() ? "llama.cpp gives no reason" : why.c_str());

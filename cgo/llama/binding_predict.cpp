@@ -282,8 +282,8 @@ void predict(model & m, params & p, bool debug, const token_callback & on_token)
         cache = std::make_unique<prompt_cache>(m, p);
     }
     const auto prompt = cache ? cache->prompt() : prompt_tokens(m, p.prompt);
-    m.last.stop = LLAMA_BINDING_STOP_INTERRUPT;
     if (!(cache ? cache->evaluate(prompt) : evaluate(m, p, prompt))) {
+        m.last.stop = LLAMA_BINDING_STOP_INTERRUPT;
         return;
     }
     std::unique_ptr<guide> g;

@@ -59,8 +59,8 @@ void sequence::make_room(size_t n_keep, int32_t n_batch) {
 }
 
 void sequence::decode(const llama_token * added, int32_t n, bool every_row) {
-    std::unique_ptr<llama_batch, void (*)(llama_batch *)> owned(nullptr, [](llama_batch * b) { llama_batch_free(*b); });
     llama_batch batch;
+    std::unique_ptr<llama_batch, void (*)(llama_batch *)> owned(nullptr, [](llama_batch * b) { llama_batch_free(*b); });
     if (every_row) {
         batch = llama_batch_init(n, 0, 1);
         owned.reset(&batch);

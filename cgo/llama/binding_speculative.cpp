@@ -165,8 +165,8 @@ void speculate(model & m, model & draft, params & p, bool debug, const token_cal
     drafter d(m, draft, p);
 
     const auto prompt = prompt_tokens(m, p.prompt);
-    m.last.stop = LLAMA_BINDING_STOP_INTERRUPT;
     if (!evaluate(m, p, prompt)) {
+        m.last.stop = LLAMA_BINDING_STOP_INTERRUPT;
         return;
     }
     for (const llama_token token : prompt) {

@@ -1,0 +1,89 @@
+package lesskv_test
+
+import (
+	"math"
+	"path/filepath"
+	"strconv"
+	"testing"
+
+	llama "github.com/go-skynet/go-llama.cpp"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/lesskv/lesskv/integration/testdata"
+	"github.com/lesskv/lesskv/integration/tinymodels"
+	lesskv "github.com/lesskv/lesskv/plugin"
+	"github.com/lesskv/lesskv/weights/gguf"
+)
+
+// A LoRA adapter computes what the model does when the adapter is added to its weights.
+func TestLoRA(t *testing.T) {
+	const rank, alpha = 4, float32(8)
+	m, err := tinymodels.Find("llama")
+	require.NoError(t, err)
+	dir := t.TempDir()
+	base, err := m.WriteIn(dir, gguf.F32, 1)
+	require.NoError(t, err)
+	merged := filepath.Join(dir, "merged.gguf")
+	lora := filepath.Join(dir, "lora.gguf")
+
+	pairs := []gguf.KeyValue{
+		{Key: "general.type", Value: "adapter"}, {Key: "general.architecture", Value: "llama"},
+		{Key: "adapter.type", Value: "lora"}, {Key: "adapter.lora.alpha", Value: alpha},
+	}
+	var tensors []gguf.Tensor
+	changed := map[string][]float32{}
+	f, err := gguf.Open(base)
+	require.NoError(t, err)
+	defer f.Close()
+	for layer := range 4 {
+		name := "blk." + strconv.Itoa(layer) + ".attn_q.weight"
+		info, ok := f.Tensor(name)
+		require.True(t, ok)
+		in, out := int(info.Dims[0]), int(info.Dims[1])
+		w, err := f.Floats(name)
+		require.NoError(t, err)
+		a, b := make([]float32, in*rank), make([]float32, rank*out)
+		for i := range a {
+			a[i] = float32(math.Sin(float64(i + layer)))
+		}
+		for i := range b {
+			b[i] = .05 * float32(math.Cos(float64(3*i+layer)))
+		}
+		tensors = append(tensors,
+			gguf.Tensor{Name: name + ".lora_a", Type: gguf.F32, Dims: []uint64{uint64(in), rank}, Values: a},
+			gguf.Tensor{Name: name + ".lora_b", Type: gguf.F32, Dims: []uint64{rank, uint64(out)}, Values: b})
+		for o := range out {
+			for i := range in {
+				var sum float32
+				for r := range rank {
+					sum += b[o*rank+r] * a[r*in+i]
+				}
+				w[o*in+i] += alpha / rank * sum
+			}
+		}
+		changed[name] = w
+	}
+	require.NoError(t, gguf.WriteFile(lora, pairs, tensors))
+	require.NoError(t, m.WriteChanged(merged, gguf.F32, 1, changed))
+
+	text := func(path string, opts ...llama.ModelOption) string {
+		model, err := llama.New(path, opts...)
+		require.NoError(t, err)
+		defer model.Free()
+		return predict(t, model, prompt, llama.SetTokens(40), llama.SetPenalty(1), llama.IgnoreEOS)
+	}
+	plain := text(base)
+	want := text(merged)
+	require.NotEqual(t, plain, want, "or else this tests nothing")
+	assert.Equal(t, want, text(base, llama.SetLoraAdapter(lora)))
+
+	assert.Equal(t, want, text(base, llama.SetLoraAdapter(lora), sparse(512)), "and with LESS")
+
+	_, err = llama.New(base, llama.SetLoraAdapter(lora), llama.SetLoraBase(base))
+	assert.ErrorIs(t, err, lesskv.ErrMissing)
+	_, err = llama.New(file(t, testdata.Model), llama.SetLoraAdapter(lora))
+	assert.ErrorIs(t, err, lesskv.ErrModel, "another model's")
+	_, err = llama.New(base, llama.SetLoraAdapter(base))
+	assert.ErrorIs(t, err, lesskv.ErrModel, "no adapter")
+}
