@@ -2,11 +2,10 @@
 // layer_N.pth for each layer, as its training writes them.
 //
 // A .pth file is a zip archive with a pickle in it. The pickle is read, never executed: it can name tensors and plain
-// containers, and any other class is refused.
+// containers, and any other class is refused. Whatever a file says, reading it takes memory in proportion to its length.
 package importer
 
 import (
-	"archive/zip"
 	"errors"
 	"fmt"
 	"math"
@@ -69,7 +68,12 @@ func Import(dir string, o Options) (*weights.Adapter, error) {
 
 // layer reads one checkpoint.
 func (o *Options) layer(path string) (k weights.Kernels, rank, hidden int, err error) {
-	state, err := load(path)
+	c, err := open(path)
+	if err != nil {
+		return k, 0, 0, err
+	}
+	defer c.close()
+	state, err := c.state()
 	if err != nil {
 		return k, 0, 0, err
 	}
@@ -143,49 +147,6 @@ func interleave(x []float32, in, out int) []float32 {
 		}
 	}
 	return y
-}
-
-// load returns the tensors of a checkpoint by name: those of model_state_dict, or of the file itself.
-func load(path string) (_ map[string]*pytorch.Tensor, err error) {
-	defer func() {
-		if p := recover(); p != nil { // the library panics on some broken files
-			err = fmt.Errorf("%v: %w", p, ErrCheckpoint)
-		}
-	}()
-	if err := stored(path); err != nil {
-		return nil, err
-	}
-	content, err := pytorch.Load(path)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", err, ErrCheckpoint)
-	}
-	items := entries(content)
-	if inner, ok := items["model_state_dict"]; ok {
-		items = entries(inner)
-	}
-	state := map[string]*pytorch.Tensor{}
-	for name, v := range items {
-		if t, ok := v.(*pytorch.Tensor); ok {
-			state[name] = t
-		}
-	}
-	return state, nil
-}
-
-// stored checks that a checkpoint is a zip archive without compression, as torch.save writes it: the library takes what one Read
-// returns for all there is, which is true of such members alone.
-func stored(path string) error {
-	z, err := zip.OpenReader(path)
-	if err != nil {
-		return fmt.Errorf("%w (files of PyTorch before 1.6 are not covered): %w", err, ErrCheckpoint)
-	}
-	defer z.Close()
-	for _, f := range z.File {
-		if f.Method != zip.Store {
-			return fmt.Errorf("member %s is compressed, which torch.save does not do: %w", f.Name, ErrCheckpoint)
-		}
-	}
-	return nil
 }
 
 // entries returns what a Python dict has under strings.
@@ -264,11 +225,12 @@ func (r *reader) rows(name string, heads, n int) []float32 {
 
 // values returns a tensor's elements in the order of its indices, whatever its strides are.
 func (r *reader) values(name string, t *pytorch.Tensor) []float32 {
-	at, size := storage(t.Source)
-	if at == nil {
-		r.fail("%s: elements of %T, want floating point", name, t.Source)
+	source, ok := t.Source.(*storage)
+	if !ok {
+		r.fail("%s: elements of %T", name, t.Source)
 		return nil
 	}
+	size := source.size
 	n, last := 1, t.StorageOffset
 	if len(t.Stride) != len(t.Size) {
 		r.fail("%s: %d strides for shape %v", name, len(t.Stride), t.Size)
@@ -286,6 +248,11 @@ func (r *reader) values(name string, t *pytorch.Tensor) []float32 {
 		r.fail("%s: shape %v with strides %v from %d on in %d elements", name, t.Size, t.Stride, t.StorageOffset, size)
 		return nil
 	}
+	at, err := source.elements()
+	if err != nil {
+		r.fail("%s: %w", name, err)
+		return nil
+	}
 	out := make([]float32, n)
 	for i := range out {
 		from, rest := t.StorageOffset, i
@@ -300,18 +267,4 @@ func (r *reader) values(name string, t *pytorch.Tensor) []float32 {
 		}
 	}
 	return out
-}
-
-func storage(s pytorch.StorageInterface) (at func(int) float32, size int) {
-	switch s := s.(type) {
-	case *pytorch.FloatStorage:
-		return func(i int) float32 { return s.Data[i] }, len(s.Data)
-	case *pytorch.HalfStorage:
-		return func(i int) float32 { return s.Data[i] }, len(s.Data)
-	case *pytorch.BFloat16Storage:
-		return func(i int) float32 { return s.Data[i] }, len(s.Data)
-	case *pytorch.DoubleStorage:
-		return func(i int) float32 { return float32(s.Data[i]) }, len(s.Data)
-	}
-	return nil, 0
 }

@@ -9,6 +9,8 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -266,15 +268,95 @@ func TestImportRefuses(t *testing.T) {
 		s["scalingD2"].values[1] = float32(math.NaN())
 		write(t, p, "", s)
 	})
-	refused("class not found: os system", func(p string) {
-		f, err := os.Create(p)
+	refused("class not found: os system", func(p string) { archive(t, p, zip.Store, "\x80\x02cos\nsystem\n(X\x04\x00\x00\x00truetR.") })
+}
+
+// archive makes a checkpoint of a pickle and more members of eight bytes, "0", "1", ….
+func archive(t testing.TB, path string, method uint16, pickle string, more ...string) {
+	f, err := os.Create(path)
+	require.NoError(t, err)
+	defer f.Close()
+	z := zip.NewWriter(f)
+	for i, content := range append([]string{pickle}, more...) {
+		name := "x/data.pkl"
+		if i > 0 {
+			name = fmt.Sprint("x/data/", i-1)
+		}
+		w, err := z.CreateHeader(&zip.FileHeader{Name: name, Method: method})
 		require.NoError(t, err)
-		defer f.Close()
-		z := zip.NewWriter(f)
-		w, err := z.CreateHeader(&zip.FileHeader{Name: "x/data.pkl"})
+		_, err = w.Write([]byte(content))
 		require.NoError(t, err)
-		_, err = w.Write([]byte("\x80\x02cos\nsystem\n(X\x05\x00\x00\x00true\ntR."))
+	}
+	require.NoError(t, z.Close())
+}
+
+// TestImportHostile: no length that a file claims is allocated.
+func TestImportHostile(t *testing.T) {
+	const eight = "8 bytes."
+	tensor := func(size int) string {
+		var p pickler
+		p.WriteString("\x80\x02}")
+		p.str("kernel_q_mat2")
+		p.tensor("0", []int{3, 5, 3}, []int{15, 3, 1}, size)
+		p.WriteString("s.")
+		return p.String()
+	}
+	overlapping := func(p string) {
+		archive(t, p, zip.Store, tensor(2), eight, eight)
+		data, err := os.ReadFile(p)
 		require.NoError(t, err)
-		require.NoError(t, z.Close())
+		directory := bytes.LastIndex(data, []byte("PK\x01\x02"))
+		copy(data[directory+42:], data[bytes.LastIndex(data[:directory], []byte("PK\x01\x02"))+42:][:4]) // where the member before it begins
+		require.NoError(t, os.WriteFile(p, data, 0o644))
+	}
+	plain := func(pickle string, more ...string) func(string) {
+		return func(p string) { archive(t, p, zip.Store, pickle, more...) }
+	}
+	for want, make := range map[string]func(path string){
+		"it wants 4294967283":         plain("\x80\x02X\xef\xff\xff\xff."),
+		"operation 0x95":              plain("\x80\x04\x95\xff\xff\xff\xff\xff\x00\x00\x00."),
+		"operation 0x8e":              plain("\x80\x04\x8e\xff\xff\xff\xff\xff\x00\x00\x00."),
+		"to have 2147483647 elements": plain(tensor(math.MaxInt32), eight),
+		"to have -1 elements":         plain(tensor(-1), eight),
+		`no member "0"`:               plain(tensor(2)),
+		"want at most 262144":         plain(strings.Repeat("(", maxPickle+1)),
+		"does not end":                plain(strings.Repeat("(", 99)),
+		"a name without an end":       plain("ctorch"),
+		"is compressed":               func(p string) { archive(t, p, zip.Deflate, tensor(2), eight) },
+		"begins at byte":              overlapping,
+		"no data.pkl":                 func(p string) { archive(t, p, zip.Store, ""); rename(t, p) },
+		"a persistent string":         plain("X\x01\x00\x00\x00aQ."),
+		"without type, name or size":  plain("(X\x07\x00\x00\x00storageNNNNtQ."),
+	} {
+		path := filepath.Join(t.TempDir(), "layer_0.pth")
+		make(path)
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, err := Import(filepath.Dir(path), Options{Model: model("llama", 3, 3), Trained: weights.Trained{Policy: "h2o"}})
+		runtime.ReadMemStats(&after)
+		require.ErrorIs(t, err, ErrCheckpoint, want)
+		assert.ErrorContains(t, err, want)
+		assert.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(16<<20), want)
+	}
+}
+
+// rename gives data.pkl another name.
+func rename(t testing.TB, path string) {
+	data, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(path, bytes.ReplaceAll(data, []byte("data.pkl"), []byte("data.txt")), 0o644))
+}
+
+// FuzzImport: any file is read or refused.
+func FuzzImport(f *testing.F) {
+	path := filepath.Join(f.TempDir(), "layer_0.pth")
+	write(f, path, "", state(rand.New(rand.NewPCG(5, 6)), 3, 3, false))
+	data, err := os.ReadFile(path)
+	require.NoError(f, err)
+	f.Add(data)
+	f.Fuzz(func(t *testing.T, data []byte) {
+		dir := t.TempDir()
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "layer_0.pth"), data, 0o644))
+		Import(dir, Options{Model: model("llama", 3, 3), Trained: weights.Trained{Policy: "h2o"}})
 	})
 }
