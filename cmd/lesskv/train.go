@@ -1,7 +1,9 @@
 package main
 
 import (
+	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -94,7 +96,7 @@ lesskv merge joins what they write.`,
 	f.Uint64VarP(&o.Seed, "seed", "s", 1, "seed of the starting point: the same options give the same file")
 	f.StringVar(&o.typ, "type", "f16", "type of the adapter's matrices: f16, f32 or q8_0")
 	f.StringVar(&o.disk, "disk", "", "`bytes` that recordings may take at a time, as 20G (default: nine tenths of what is free)")
-	f.BoolVar(&o.Keep, "keep", false, "leave the work folder")
+	f.StringVar(&o.Recordings, "recordings", "", "`folder` in which recordings stay for other runs, whatever these change but model, text and context")
 	f.StringVar(&o.plot, "plot", "", "write the validation error of each layer as a picture to this `file`, .png or .svg")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "no progress")
 	f.SortFlags = false
@@ -110,6 +112,9 @@ func (o *trainOptions) run(cmd *cobra.Command) (err error) {
 	}
 	if err := o.parse(); err != nil {
 		return usageError{err}
+	}
+	if o.Source, err = fileSum(o.model); err != nil {
+		return err
 	}
 	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -149,6 +154,20 @@ func (o *trainOptions) run(cmd *cobra.Command) (err error) {
 		}
 	}
 	return o.table(cmd.OutOrStdout(), report)
+}
+
+// fileSum returns a file's SHA-256.
+func fileSum(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
 // parse checks flags that need more than a number, and fills in what depends on the model.

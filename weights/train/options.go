@@ -21,6 +21,7 @@ var (
 // Options say what is to be trained. Zero fields mean the default behind them.
 type Options struct {
 	Model  *weights.Model // what the adapter is for
+	Source string         // what tells the model's file from others, such as its SHA-256; models of one fingerprint may differ
 	Output string         // path of the adapter; the work folder is Output + ".work"
 
 	Policy  string // "h2o"
@@ -40,8 +41,11 @@ type Options struct {
 	Type    gguf.Type // of the adapter's matrices
 
 	Disk     int64 // bytes that recordings may take; all that is free but a tenth
-	Keep     bool  // recordings stay when a layer is finished
 	Progress func(Event)
+
+	// Recordings is a folder in which recordings stay, for other runs with the same model, text and context, whatever
+	// else they change. "": they are in the work folder, each as long as its layer needs it.
+	Recordings string
 }
 
 // Stage is what a run is busy with.

@@ -9,19 +9,32 @@ import (
 	"github.com/lesskv/lesskv/cgo/kernels"
 )
 
-// record runs the model over the windows that are not yet on the disk and writes what the layers saw: memory for one window
-// of each. It goes on where an earlier run stopped.
-func (s *store) record(ctx context.Context, r Runtime, layers []Layer, windows [][]int32) error {
-	from := len(windows)
-	var missing []Layer
+// unrecorded returns the layers of which windows are missing, and the first window that is.
+func (s *store) unrecorded(layers []Layer) (missing []Layer, from int) {
+	from = s.windows
 	for _, l := range layers {
-		if n := s.recorded(l.Index); n < len(windows) {
+		if n := s.recorded(l.Index); n < s.windows {
 			missing = append(missing, l)
 			from = min(from, n)
 		}
 	}
+	return missing, from
+}
+
+// record runs the model over the windows that are not yet on the disk and writes what the layers saw: memory for one window
+// of each. It goes on where an earlier run stopped.
+func (s *store) record(ctx context.Context, r Runtime, layers []Layer, windows [][]int32, p recording) error {
+	missing, from := s.unrecorded(layers)
 	if len(missing) == 0 {
 		return nil
+	}
+	if s.shared() {
+		lock, err := enter(s.recordings, p)
+		if err != nil {
+			return err
+		}
+		defer lock.Close()
+		missing, from = s.unrecorded(layers) // another run may have been at work
 	}
 	files := map[int]*os.File{}
 	buffers := map[int]*kernels.TrainWindow{}

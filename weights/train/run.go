@@ -25,16 +25,36 @@ type Report struct {
 	Adapter *weights.Adapter
 }
 
+// recording is what recordings depend on.
+type recording struct {
+	Model   string // fingerprint
+	Source  string `json:",omitempty"`
+	Text    string // SHA-256 of the windows' tokens
+	Context int
+}
+
+// folder returns the name of the folder that has such recordings among others.
+func (r recording) folder() string {
+	sum := sha256.Sum256(describe(r))
+	return hex.EncodeToString(sum[:8])
+}
+
+func describe(v any) []byte {
+	data, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		panic(err) // numbers and strings
+	}
+	return data
+}
+
 // plan is what a work folder's content depends on.
 type plan struct {
-	Model   string // fingerprint
-	Text    string // SHA-256 of the windows' tokens
+	recording
 	Policy  string
 	Budgets []int
 	Heavy   int
 	Pinned  int
 	Ubatch  int
-	Context int
 	Rank    int
 	Hidden  int
 	Steps   int
@@ -50,16 +70,15 @@ func (o *Options) plan(w Windows) plan {
 			h.Write(memory(tokens))
 		}
 	}
-	return plan{
-		o.Model.Fingerprint, hex.EncodeToString(h.Sum(nil)), o.Policy, o.Budgets, o.Heavy, o.Pinned, o.Ubatch, o.Context, o.Rank, o.Hidden, o.Steps, o.Rate, o.Seed,
-	}
+	r := recording{o.Model.Fingerprint, o.Source, hex.EncodeToString(h.Sum(nil)), o.Context}
+	return plan{r, o.Policy, o.Budgets, o.Heavy, o.Pinned, o.Ubatch, o.Rank, o.Hidden, o.Steps, o.Rate, o.Seed}
 }
 
 // describe says how an adapter is made: what it would take to make it again.
 func (o *Options) describe(p plan, train, valid int) string {
 	data, err := json.Marshal(p)
 	if err != nil {
-		panic(err) // numbers and strings
+		panic(err)
 	}
 	return fmt.Sprintf("made by lesskv train, layers %d to %d, %d windows for training and %d for validation, with %s", o.Layers[0], o.Layers[1]-1, train, valid, data)
 }
@@ -77,9 +96,13 @@ func Run(ctx context.Context, o Options, r Runtime, w Windows) (*Report, error) 
 	if o.Progress == nil {
 		o.Progress = func(Event) {}
 	}
-	s := &store{dir: o.Output + ".work", windows: len(w.Train) + len(w.Valid), o: &o}
 	p := o.plan(w)
-	lock, err := s.enter(p)
+	s := &store{dir: o.Output + ".work", windows: len(w.Train) + len(w.Valid), o: &o}
+	s.recordings = s.dir
+	if o.Recordings != "" {
+		s.recordings = filepath.Join(o.Recordings, p.recording.folder())
+	}
+	lock, err := enter(s.dir, p)
 	if err != nil {
 		return nil, err
 	}
@@ -106,7 +129,7 @@ func Run(ctx context.Context, o Options, r Runtime, w Windows) (*Report, error) 
 	if len(todo) == 0 {
 		return nil, fmt.Errorf("train: layers %d to %d have nothing to train (sliding windows are exact): %w", o.Layers[0], o.Layers[1]-1, ErrOption)
 	}
-	if err := s.passes(ctx, r, pending, w); err != nil {
+	if err := s.passes(ctx, r, pending, w, p.recording); err != nil {
 		return nil, err
 	}
 
@@ -126,34 +149,28 @@ func Run(ctx context.Context, o Options, r Runtime, w Windows) (*Report, error) 
 	if err := report.Adapter.Write(o.Output); err != nil {
 		return nil, diskError(err)
 	}
-	if o.Keep {
-		return report, nil
-	}
 	return report, os.RemoveAll(s.dir)
 }
 
-// enter makes the work folder or goes on in it, alone.
-func (s *store) enter(p plan) (*flock.Flock, error) {
-	if err := os.MkdirAll(s.dir, 0o755); err != nil {
-		return nil, err
+// enter makes a folder or goes on in it, alone. p is what its content depends on.
+func enter(dir string, p any) (*flock.Flock, error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, diskError(err)
 	}
-	lock := flock.New(filepath.Join(s.dir, "lock"))
+	lock := flock.New(filepath.Join(dir, "lock"))
 	if ok, err := lock.TryLock(); err != nil {
-		return nil, fmt.Errorf("train: %w", err)
+		return nil, diskError(fmt.Errorf("train: %w", err))
 	} else if !ok {
-		return nil, fmt.Errorf("train: %s is in use by a run that goes on: wait for it, or choose another output: %w", s.dir, ErrOther)
+		return nil, fmt.Errorf("train: %s is in use by a run that goes on: wait for it, or choose another: %w", dir, ErrOther)
 	}
-	path := filepath.Join(s.dir, "plan.json")
-	want, err := json.MarshalIndent(p, "", "  ")
-	if err == nil {
-		var have []byte
-		have, err = os.ReadFile(path)
-		switch {
-		case errors.Is(err, os.ErrNotExist):
-			err = writeFile(path, want)
-		case err == nil && string(have) != string(want):
-			err = fmt.Errorf("train: %s was begun with\n%s\nand this run wants\n%s\nGive the same options to go on, choose another output, or remove the folder: %w", s.dir, have, want, ErrOther)
-		}
+	path := filepath.Join(dir, "plan.json")
+	want := describe(p)
+	have, err := os.ReadFile(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		err = writeFile(path, want)
+	case err == nil && string(have) != string(want):
+		err = fmt.Errorf("train: %s was begun with\n%s\nand this run wants\n%s\nGive the same options to go on, choose another output, or remove the folder: %w", dir, have, want, ErrOther)
 	}
 	if err != nil {
 		lock.Close()
@@ -163,32 +180,29 @@ func (s *store) enter(p plan) (*flock.Flock, error) {
 }
 
 // passes records and fits the layers, as many at a time as the disk has room for.
-func (s *store) passes(ctx context.Context, r Runtime, layers []Layer, w Windows) error {
+func (s *store) passes(ctx context.Context, r Runtime, layers []Layer, w Windows, p recording) error {
 	if len(layers) == 0 {
 		return nil
 	}
 	each := s.o.layerBytes(s.windows)
-	room := s.o.Disk
-	if room == 0 {
-		var fs unix.Statfs_t
-		if err := unix.Statfs(s.dir, &fs); err != nil {
-			return fmt.Errorf("train: %s: %w", s.dir, err)
-		}
-		room = int64(fs.Bavail) * int64(fs.Bsize) / 10 * 9
-		for _, l := range layers {
-			room += int64(s.recorded(l.Index)) * s.o.recordSize() // is there already
-		}
+	room, err := s.room(layers)
+	if err != nil {
+		return err
 	}
 	n := int(min(room/each, int64(len(layers))))
-	if n == 0 {
-		return fmt.Errorf("train: %d windows of %d tokens take %d MiB for a layer, %s has room for %d: give less text, or another output: %w",
-			s.windows, s.o.Context, each>>20, s.dir, room>>20, ErrDisk)
+	switch {
+	case n == 0:
+		return fmt.Errorf("train: %d windows of %d tokens take %d MiB for a layer, %s has room for %d: give less text, or another place: %w",
+			s.windows, s.o.Context, each>>20, s.recordings, room>>20, ErrDisk)
+	case n < len(layers) && s.shared():
+		return fmt.Errorf("train: %d layers of %d MiB are to stay in %s, which has room for %d: give fewer layers at a time, less text, or another place: %w",
+			len(layers), each>>20, s.recordings, n, ErrDisk)
 	}
 	s.o.Progress(Event{Stage: Planned, Layer: layers[0].Index, Done: n, Total: len(layers), Bytes: int64(n) * each})
 	windows := append(append([][]int32{}, w.Train...), w.Valid...)
 	for ; len(layers) > 0; layers = layers[min(n, len(layers)):] {
 		pass := layers[:min(n, len(layers))]
-		if err := s.record(ctx, r, pass, windows); err != nil {
+		if err := s.record(ctx, r, pass, windows, p); err != nil {
 			return err
 		}
 		g, ctx := errgroup.WithContext(ctx)
@@ -206,9 +220,6 @@ func (s *store) passes(ctx context.Context, r Runtime, layers []Layer, w Windows
 					return err
 				}
 				s.o.Progress(Event{Stage: Finished, Layer: l.Index, Done: report.Steps, Total: s.o.Steps, Train: report.Train, Valid: report.Valid, Plus: report.Plus})
-				if s.o.Keep {
-					return nil
-				}
 				return s.remove(l.Index)
 			})
 		}
@@ -217,6 +228,25 @@ func (s *store) passes(ctx context.Context, r Runtime, layers []Layer, w Windows
 		}
 	}
 	return nil
+}
+
+// room returns the bytes that recordings and replays of layers may take, what is there already included.
+func (s *store) room(layers []Layer) (int64, error) {
+	if s.o.Disk > 0 {
+		return s.o.Disk, nil
+	}
+	if err := os.MkdirAll(s.recordings, 0o755); err != nil {
+		return 0, diskError(err)
+	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(s.recordings, &fs); err != nil {
+		return 0, fmt.Errorf("train: %s: %w", s.recordings, err)
+	}
+	room := int64(fs.Bavail) * int64(fs.Bsize) / 10 * 9
+	for _, l := range layers {
+		room += int64(s.recorded(l.Index)) * s.o.recordSize()
+	}
+	return room, nil
 }
 
 // A finished layer is an adapter that has it alone, and its report.
@@ -235,11 +265,7 @@ func (s *store) save(k weights.Kernels, report LayerReport) error {
 	if err := a.Write(s.path(report.Layer, "gguf")); err != nil {
 		return diskError(err)
 	}
-	data, err := json.MarshalIndent(report, "", "  ")
-	if err != nil {
-		return err
-	}
-	return writeFile(s.path(report.Layer, "json"), data)
+	return writeFile(s.path(report.Layer, "json"), describe(report))
 }
 
 func (s *store) load(layer int) (k weights.Kernels, report LayerReport, err error) {

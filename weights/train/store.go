@@ -14,16 +14,21 @@ import (
 
 // store is the work folder. Recordings and replays are files of records of one size, one a window, in native byte order.
 type store struct {
-	dir     string
-	windows int
-	o       *Options
+	dir        string
+	recordings string // dir, or a folder that outlives the run
+	windows    int
+	o          *Options
 }
 
-func (s *store) path(layer int, what string) string {
-	return filepath.Join(s.dir, fmt.Sprintf("layer-%03d.%s", layer, what))
-}
+func (s *store) path(layer int, what string) string { return layerFile(s.dir, layer, what) }
 
-func (s *store) recording(layer int) string { return s.path(layer, "recording") }
+func (s *store) recording(layer int) string { return layerFile(s.recordings, layer, "recording") }
+
+func (s *store) shared() bool { return s.recordings != s.dir }
+
+func layerFile(dir string, layer int, what string) string {
+	return filepath.Join(dir, fmt.Sprintf("layer-%03d.%s", layer, what))
+}
 
 func (s *store) replay(layer, budget int) string {
 	return s.path(layer, fmt.Sprintf("replay-%d", budget))
@@ -65,7 +70,7 @@ func (s *store) recorded(layer int) int {
 	return int(min(info.Size()/s.o.recordSize(), int64(s.windows)))
 }
 
-// remove deletes a layer's recording and replays.
+// remove deletes a layer's replays, and its recording unless that is to stay.
 func (s *store) remove(layer int) error {
 	paths, err := filepath.Glob(s.path(layer, "re*"))
 	for _, p := range paths {
@@ -127,7 +132,13 @@ func diskError(err error) error {
 // writeFile writes a small file in one piece: it is there whole or not at all.
 func writeFile(path string, data []byte) error {
 	tmp := path + ".tmp"
-	if err := os.WriteFile(tmp, data, 0o644); err != nil {
+	f, err := os.Create(tmp)
+	if err != nil {
+		return diskError(err)
+	}
+	_, err = f.Write(data)
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err != nil {
 		return diskError(err)
 	}
 	return os.Rename(tmp, path)

@@ -182,7 +182,7 @@ func TestInterrupted(t *testing.T) {
 	assert.Equal(t, 6, f.recorded, "windows on the disk are not recorded again")
 
 	// A record that was half written, as kill -9 leaves it.
-	s := &store{dir: o.Output + ".work"}
+	s := &store{recordings: o.Output + ".work"}
 	file, err := os.OpenFile(s.recording(2), os.O_APPEND|os.O_WRONLY, 0)
 	require.NoError(t, err)
 	_, err = file.WriteString("half a window")
@@ -207,6 +207,52 @@ func TestInterrupted(t *testing.T) {
 	have, err := os.ReadFile(o.Output)
 	require.NoError(t, err)
 	assert.Equal(t, want, have, "the same bytes")
+}
+
+// TestRecordings: runs that differ in what a recording does not depend on share it, and get what they would get alone.
+func TestRecordings(t *testing.T) {
+	shared := t.TempDir()
+	f := &fake{}
+	w := windows(t)
+	for i, change := range []func(*Options){
+		func(o *Options) {}, func(o *Options) { o.Policy, o.Budgets, o.Rank = "h2o", []int{20}, 2 }, func(o *Options) { o.Source = "another file" },
+	} {
+		alone := options(t, "alone.gguf")
+		change(&alone)
+		together := alone
+		together.Output, together.Recordings = filepath.Join(t.TempDir(), "together.gguf"), shared
+		before := f.recorded
+		_, err := Run(context.Background(), together, f, w)
+		require.NoError(t, err)
+		assert.Equal(t, []int{10, 0, 10}[i], f.recorded-before, "windows recorded")
+		_, err = Run(context.Background(), alone, &fake{}, w)
+		require.NoError(t, err)
+		want, err := os.ReadFile(alone.Output)
+		require.NoError(t, err)
+		have, err := os.ReadFile(together.Output)
+		require.NoError(t, err)
+		assert.Equal(t, want, have)
+	}
+	folders, err := os.ReadDir(shared)
+	require.NoError(t, err)
+	assert.Len(t, folders, 2)
+
+	o := options(t, "busy.gguf")
+	o.Recordings, o.Source = shared, "a third"
+	lock, err := enter(filepath.Join(shared, recordingOf(&o, w).folder()), recordingOf(&o, w))
+	require.NoError(t, err)
+	defer lock.Close()
+	_, err = Run(context.Background(), o, f, w)
+	assert.ErrorIs(t, err, ErrOther, "another run records")
+	o.Disk = 50_000
+	_, err = Run(context.Background(), o, f, w)
+	assert.ErrorIs(t, err, ErrDisk, "what is to stay has to have room")
+}
+
+func recordingOf(o *Options, w Windows) recording {
+	c := *o
+	c.Context = window
+	return c.plan(w).recording
 }
 
 // TestParts: layers trained apart and merged are the whole.
