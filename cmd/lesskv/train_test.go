@@ -96,6 +96,32 @@ func TestTrain(t *testing.T) {
 	assert.Contains(t, report, "kernels of rank 4", "run finds %s", adapter)
 }
 
+// TestTrainFullDisk: on a disk that is too small the command says so; with more room the same command goes on.
+func TestTrainFullDisk(t *testing.T) {
+	dir, env := trainFiles(t)
+	disk := filepath.Join(dir, "disk")
+	require.NoError(t, os.Mkdir(disk, 0o755))
+	mount := exec.Command("unshare", "-Urm", "mount", "-t", "tmpfs", "none", disk)
+	if out, err := mount.CombinedOutput(); err != nil {
+		t.Skipf("a disk of a chosen size can't be had here: %v: %s", err, out)
+	}
+	train := strings.Join(append([]string{"lesskv train -m model.gguf -d texts -o disk/a.gguf --disk 1G"}, quickly...), " ")
+	cmd := exec.Command("unshare", "-Urm", "sh", "-c", "mount -t tmpfs -o size=4M none disk && { "+
+		train+"; echo status $?; ls disk; mount -o remount,size=64M disk; "+train+"; echo status $?; cp disk/a.gguf .; }")
+	cmd.Dir, cmd.Env = dir, env
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	first, again, both := strings.Cut(string(out), "status 1\na.gguf.work\n")
+	require.True(t, both, "%s", out)
+	assert.Contains(t, first, "recorded 0 of 3 windows")
+	assert.Contains(t, first, "no space left on device")
+	assert.Contains(t, first, "what is done is kept; make room and run the same command again")
+	assert.Contains(t, again, "recorded 1 of 3 windows", "what is on the disk is not recorded again")
+	assert.Contains(t, again, "status 0")
+	_, err = weights.Read(filepath.Join(dir, "a.gguf"))
+	assert.NoError(t, err)
+}
+
 // TestTrainJobs runs the job files of docs as they stand, task after task, and merges what they make.
 func TestTrainJobs(t *testing.T) {
 	slurm, err := filepath.Abs("../../docs/train-array.sbatch")

@@ -209,6 +209,53 @@ func TestInterrupted(t *testing.T) {
 	assert.Equal(t, want, have, "the same bytes")
 }
 
+// TestFullDisk: it says so, and what is done stays: the recording of other layers, and layers that are finished.
+func TestFullDisk(t *testing.T) {
+	const full = "/dev/full"
+	if _, err := os.Stat(full); err != nil {
+		t.Skip(err)
+	}
+	whole := options(t, "whole.gguf")
+	_, err := Run(context.Background(), whole, &fake{}, windows(t))
+	require.NoError(t, err)
+	want, err := os.ReadFile(whole.Output)
+	require.NoError(t, err)
+
+	for file, done := range map[string]struct {
+		recorded int   // windows, when the disk is full
+		after    int   // and when there is room again
+		fitted   []int // layers that are left then
+	}{"layer-002.recording": {1, 10, []int{0, 2}}, "layer-002.replay-16": {10, 0, []int{2}}} {
+		t.Run(file, func(t *testing.T) {
+			o := options(t, "a.gguf")
+			path := filepath.Join(o.Output+".work", file)
+			require.NoError(t, os.Mkdir(filepath.Dir(path), 0o755))
+			require.NoError(t, os.Symlink(full, path))
+			f := &fake{}
+			_, err := Run(context.Background(), o, f, windows(t))
+			require.ErrorIs(t, err, ErrDisk)
+			assert.ErrorContains(t, err, "what is done is kept; make room and run the same command again")
+			assert.Equal(t, done.recorded, f.recorded)
+
+			require.NoError(t, os.Remove(path))
+			f.recorded = 0
+			var fitted []int
+			o.Progress = func(e Event) {
+				if e.Stage == Finished {
+					fitted = append(fitted, e.Layer)
+				}
+			}
+			_, err = Run(context.Background(), o, f, windows(t))
+			require.NoError(t, err)
+			assert.Equal(t, done.after, f.recorded)
+			assert.Equal(t, done.fitted, fitted)
+			have, err := os.ReadFile(o.Output)
+			require.NoError(t, err)
+			assert.Equal(t, want, have, "the same bytes")
+		})
+	}
+}
+
 // TestRecordings: runs that differ in what a recording does not depend on share it, and get what they would get alone.
 func TestRecordings(t *testing.T) {
 	shared := t.TempDir()
