@@ -352,7 +352,7 @@ double lesskv_train_error(const struct lesskv_train_shape * s, const float * wei
         for (int32_t i = 0; i < nb * n_out; i++) {
             r.e[i] = r.a[i] - r.e[i];
         }
-        lesskv_gemm(nb, n_out, n_out, r.e, (size_t) n_out, 1, gram, (size_t) n_out, 1, r.y, (size_t) n_out, false, r.pack);
+        lesskv_gemm_panels(nb, n_out, n_out, r.e, (size_t) n_out, gram, r.y, (size_t) n_out, r.pack);
         for (int32_t i = 0; i < nb; i++) {
             float sum = 0;
             for (int32_t c = i * n_out; c < (i + 1) * n_out; c++) {
@@ -373,12 +373,26 @@ double lesskv_train_error(const struct lesskv_train_shape * s, const float * wei
     return error;
 }
 
+size_t lesskv_train_gram_size(int32_t n_in) {
+    return round_up((size_t) n_in, GEMM_N) * (size_t) n_in;
+}
+
 enum lesskv_status lesskv_train_gram(const float * wo, int32_t n_out, int32_t n_in, float * gram) {
+    const size_t n = (size_t) n_in;
     float * pack = malloc(gemm_pack(n_in, n_out) * sizeof *pack);
-    if (!pack) {
-        return LESSKV_ERR_NOMEM;
+    float * rows = malloc(n * n * sizeof *rows);
+    if (pack && rows) {
+        lesskv_gemm(n_in, n_in, n_out, wo, 1, n, wo, n, 1, rows, n, false, pack);
+        for (size_t j = 0; j < n; j += GEMM_N) {
+            for (size_t i = 0; i < n; i++) {
+                for (size_t x = 0; x < GEMM_N; x++) {
+                    *gram++ = j + x < n ? rows[i * n + j + x] : 0;
+                }
+            }
+        }
     }
-    lesskv_gemm(n_in, n_in, n_out, wo, 1, (size_t) n_in, wo, (size_t) n_in, 1, gram, (size_t) n_in, false, pack);
+    const bool ok = pack && rows;
+    free(rows);
     free(pack);
-    return LESSKV_OK;
+    return ok ? LESSKV_OK : LESSKV_ERR_NOMEM;
 }

@@ -138,17 +138,17 @@ type TrainError struct {
 }
 
 // Error returns what the window costs with the kernels that weights hold, or with none if it is nil. psi 2 counts scale
-// times, a number for each KV head. gram is [Hq Dv][Hq Dv], as TrainGram returns it. Unless grad is nil, Sum's gradient is added to it.
+// times, a number for each KV head. gram is what TrainGram returned. Unless grad is nil, Sum's gradient is added to it.
 // scratch has s.Scratch bytes.
 func (w *TrainWindow) Error(s TrainShape, weights, scale, gram []float32, scratch []byte, grad []float32) (TrainError, error) {
-	n, size := s.Weights(), s.Heads*s.ValueSize
+	n, size := s.Weights(), gramSize(s.Heads*s.ValueSize)
 	switch {
 	case weights != nil && len(weights) != n, weights != nil && len(scale) != s.HeadsKV:
 		return TrainError{}, argument("%d weights and %d scales, want %d and %d", len(weights), len(scale), n, s.HeadsKV)
 	case grad != nil && (len(grad) != n || weights == nil):
 		return TrainError{}, argument("a gradient of %d numbers for %d weights, want %d", len(grad), len(weights), n)
-	case len(gram) != size*size:
-		return TrainError{}, argument("a Gram matrix of %d numbers, want %d squared", len(gram), size)
+	case len(gram) != size:
+		return TrainError{}, argument("a Gram matrix of %d numbers, want %d", len(gram), size)
 	case len(scratch) < s.Scratch(w.Tokens, w.Ubatch):
 		return TrainError{}, argument("%d bytes of scratch, want %d", len(scratch), s.Scratch(w.Tokens, w.Ubatch))
 	}
@@ -170,11 +170,13 @@ func (w *TrainWindow) Error(s TrainShape, weights, scale, gram []float32, scratc
 }
 
 // TrainGram returns Wo Wo^T, what an error of the heads' joined outputs costs behind the output projection; wo is stored
-// output by output, [out][in].
+// output by output, [out][in]. The order of its numbers is that of lesskv_train_gram.
 func TrainGram(wo []float32, out, in int) ([]float32, error) {
 	if out < 1 || in < 1 || len(wo) != out*in {
 		return nil, argument("an output projection of %d numbers, want %d x %d", len(wo), out, in)
 	}
-	gram := make([]float32, in*in)
+	gram := make([]float32, gramSize(in))
 	return gram, check(C.lesskv_train_gram((*C.float)(&wo[0]), C.int32_t(out), C.int32_t(in), (*C.float)(&gram[0])), "Gram matrix of %d", in)
 }
+
+func gramSize(in int) int { return int(C.lesskv_train_gram_size(C.int32_t(in))) }

@@ -22,6 +22,7 @@
 #define lesskv_train_weights   LESSKV_NAME(lesskv_train_weights)
 #define lesskv_train_scratch   LESSKV_NAME(lesskv_train_scratch)
 #define lesskv_train_error     LESSKV_NAME(lesskv_train_error)
+#define lesskv_train_gram_size LESSKV_NAME(lesskv_train_gram_size)
 #define lesskv_train_gram      LESSKV_NAME(lesskv_train_gram)
 #endif
 
@@ -58,13 +59,15 @@ size_t lesskv_train_scratch(const struct lesskv_train_shape * shape, int32_t n_t
 // The squared error over the tokens past the first eviction, and their number in *n. psi 2 counts scale[Hkv] times: the
 // starting point's scale, which training leaves alone, so that the weights stay near 1.
 //     weights   NULL: the sparse part alone
-//     gram      [Hq Dv][Hq Dv]: Wo Wo^T
+//     gram      Wo Wo^T, as lesskv_train_gram has it
 //     log_mass  [Hkv]: log(phi z), averaged as in lesskv_train_missing; or NULL
 //     grad      as weights: the error's gradient is added to it; or NULL
 double lesskv_train_error(const struct lesskv_train_shape * shape, const float * weights, const float * scale,
     const struct lesskv_train_window * w, const float * gram, void * scratch, int32_t * n, double * log_mass, float * grad);
 
-// gram[n_in][n_in] = Wo Wo^T, Wo stored output by output: wo[n_out][n_in]. LESSKV_ERR_NOMEM is the only failure.
+// Wo Wo^T, a square matrix of n_in, in columns of 16 (lesskv_gemm_panels): gram has lesskv_train_gram_size floats. Wo is stored output
+// by output: wo[n_out][n_in]. LESSKV_ERR_NOMEM is the only failure.
+size_t lesskv_train_gram_size(int32_t n_in);
 enum lesskv_status lesskv_train_gram(const float * wo, int32_t n_out, int32_t n_in, float * gram);
 
 #endif

@@ -16,10 +16,8 @@
 
 typedef float v8 __attribute__((vector_size(32), aligned(4), may_alias));
 
-CLONES void lesskv_gemm(int32_t m, int32_t n, int32_t k, const float * a, size_t ra, size_t ca, const float * b, size_t rb, size_t cb,
-        float * c, size_t ldc, bool add, float * pack) {
-    float * pa = pack; // [m/4][k][4]
-    float * pb = pack + round_up((size_t) m, GEMM_M) * (size_t) k; // [k][16]
+// Rows of a, four side by side: pa[m/4][k][4].
+static inline __attribute__((always_inline)) void pack_rows(int32_t m, int32_t k, const float * a, size_t ra, size_t ca, float * pa) {
     for (int32_t i = 0; i < m; i += GEMM_M) {
         float * to = pa + (size_t) i * (size_t) k;
         for (int32_t p = 0; p < k; p++) {
@@ -28,6 +26,36 @@ CLONES void lesskv_gemm(int32_t m, int32_t n, int32_t k, const float * a, size_t
             }
         }
     }
+}
+
+// nj columns of c, out of packed rows and a panel pb[k][16].
+static inline __attribute__((always_inline)) void panel(int32_t m, int32_t nj, int32_t k, const float * pa, const float * pb, float * c, size_t ldc, bool add) {
+    for (int32_t i = 0; i < m; i += GEMM_M) {
+        const float * ai = pa + (size_t) i * (size_t) k;
+        v8 s[GEMM_M][2] = {{{0}}};
+        for (int32_t p = 0; p < k; p++) {
+            const v8 b0 = *(const v8 *) (pb + p * GEMM_N);
+            const v8 b1 = *(const v8 *) (pb + p * GEMM_N + 8);
+            for (int32_t r = 0; r < GEMM_M; r++) {
+                s[r][0] += ai[p * GEMM_M + r] * b0;
+                s[r][1] += ai[p * GEMM_M + r] * b1;
+            }
+        }
+        for (int32_t r = 0; r < GEMM_M && i + r < m; r++) {
+            float * to = c + (size_t) (i + r) * ldc;
+            float row[GEMM_N];
+            memcpy(row, s[r], sizeof row);
+            for (int32_t x = 0; x < nj; x++) {
+                to[x] = add ? to[x] + row[x] : row[x];
+            }
+        }
+    }
+}
+
+CLONES void lesskv_gemm(int32_t m, int32_t n, int32_t k, const float * a, size_t ra, size_t ca, const float * b, size_t rb, size_t cb,
+        float * c, size_t ldc, bool add, float * pack) {
+    float * pb = pack + round_up((size_t) m, GEMM_M) * (size_t) k; // [k][16]
+    pack_rows(m, k, a, ra, ca, pack);
     for (int32_t j = 0; j < n; j += GEMM_N) {
         const int32_t nj = n - j < GEMM_N ? n - j : GEMM_N;
         for (int32_t p = 0; p < k; p++) {
@@ -41,26 +69,14 @@ CLONES void lesskv_gemm(int32_t m, int32_t n, int32_t k, const float * a, size_t
                 to[x] = x < nj ? from[(size_t) x * cb] : 0;
             }
         }
-        for (int32_t i = 0; i < m; i += GEMM_M) {
-            const float * ai = pa + (size_t) i * (size_t) k;
-            v8 s[GEMM_M][2] = {{{0}}};
-            for (int32_t p = 0; p < k; p++) {
-                const v8 b0 = *(const v8 *) (pb + p * GEMM_N);
-                const v8 b1 = *(const v8 *) (pb + p * GEMM_N + 8);
-                for (int32_t r = 0; r < GEMM_M; r++) {
-                    s[r][0] += ai[p * GEMM_M + r] * b0;
-                    s[r][1] += ai[p * GEMM_M + r] * b1;
-                }
-            }
-            for (int32_t r = 0; r < GEMM_M && i + r < m; r++) {
-                float * to = c + (size_t) (i + r) * ldc + j;
-                float row[GEMM_N];
-                memcpy(row, s[r], sizeof row);
-                for (int32_t x = 0; x < nj; x++) {
-                    to[x] = add ? to[x] + row[x] : row[x];
-                }
-            }
-        }
+        panel(m, nj, k, pack, pb, c + j, ldc, add);
+    }
+}
+
+CLONES void lesskv_gemm_panels(int32_t m, int32_t n, int32_t k, const float * a, size_t ra, const float * panels, float * c, size_t ldc, float * pack) {
+    pack_rows(m, k, a, ra, 1, pack);
+    for (int32_t j = 0; j < n; j += GEMM_N) {
+        panel(m, n - j < GEMM_N ? n - j : GEMM_N, k, pack, panels + (size_t) j * (size_t) k, c + j, ldc, false);
     }
 }
 

@@ -10,6 +10,7 @@
 
 #ifdef LESSKV_PREFIX
 #define lesskv_gemm      LESSKV_NAME(lesskv_gemm)
+#define lesskv_gemm_panels LESSKV_NAME(lesskv_gemm_panels)
 #define lesskv_state_mix LESSKV_NAME(lesskv_state_mix)
 #define lesskv_state_dot LESSKV_NAME(lesskv_state_dot)
 #define lesskv_state_add LESSKV_NAME(lesskv_state_add)
@@ -27,6 +28,10 @@ static inline size_t gemm_pack(int32_t m, int32_t k) {
 // pack: gemm_pack(m, k) floats.
 void lesskv_gemm(int32_t m, int32_t n, int32_t k, const float * a, size_t ra, size_t ca, const float * b, size_t rb, size_t cb,
     float * c, size_t ldc, bool add, float * pack);
+
+// c = a b, b packed: panels[n/16][k][16], zeros past n. For a large b that many products share: packing it costs as much as
+// half the product. Rows of a are ra apart. pack: as above.
+void lesskv_gemm_panels(int32_t m, int32_t n, int32_t k, const float * a, size_t ra, const float * panels, float * c, size_t ldc, float * pack);
 
 // The state's rows are ld floats, a multiple of 8: H's Dv columns, z's one, zeros.
 void lesskv_state_mix(const float * H, const float * p, int32_t rank, size_t ld, float * y); // y[ld] = sum of p[r] H[r]

@@ -50,6 +50,7 @@ type trainCase struct {
 	w       *TrainWindow
 	weights []float32
 	scale   []float32
+	wo      []float32 // [9][40]
 	gram    []float32
 	softCap float32
 	sinks   []float32
@@ -72,7 +73,8 @@ func newTrainCase(t testing.TB, seed uint64, policy string, tokens, ubatch, budg
 	c.weights = gauss(r, c.shape.Weights(), .4)
 	c.scale = []float32{.5, 3}
 	var err error
-	c.gram, err = TrainGram(gauss(r, 9*40, .3), 9, 40)
+	c.wo = gauss(r, 9*40, .3)
+	c.gram, err = TrainGram(c.wo, 9, 40)
 	require.NoError(t, err)
 	return c
 }
@@ -141,10 +143,12 @@ func TestTrainIsInference(t *testing.T) {
 						for x := range e {
 							e[x] = float64(u.Out[i*40+x] - full[(pos+i)*40+x])
 						}
-						for x := range e {
-							for y := range e {
-								want += e[x] * float64(c.gram[x*40+y]) * e[y]
+						for out := range 9 { // behind Wo itself
+							var y float64
+							for x := range e {
+								y += e[x] * float64(c.wo[out*40+x])
 							}
+							want += y * y
 						}
 						tokens++
 					}
@@ -244,29 +248,38 @@ func TestTrainRefuses(t *testing.T) {
 	assert.ErrorIs(t, err, ErrArgument)
 }
 
+// BenchmarkTrainWindow is a window of 2,048 tokens in one layer, of gopher-5m and of Llama-3.2-1B.
 func BenchmarkTrainWindow(b *testing.B) {
-	r := rand.New(rand.NewPCG(1, 1))
-	const tokens = 2048
-	layer := Layer{Heads: 4, HeadsKV: 2, KeySize: 64, ValueSize: 64, KeyType: F16, ValueType: F16, Policy: "h2o", Budget: 102, Heavy: 51, Pinned: 1}
-	shape := TrainShape{Shape{Heads: 4, HeadsKV: 2, KeySize: 64, Rank: 8, Hidden: 16}, 64}
-	w := &TrainWindow{
-		Tokens: tokens, Ubatch: 32, Q: halves(r, tokens*256, 1), K: halves(r, tokens*128, 1), V: halves(r, tokens*128, 1), Full: halves(r, tokens*256, 1),
-		Sparse: make([]uint16, tokens*256), LSE: make([]float32, tokens*4), Evicted: make([]int32, tokens*2),
+	const tokens, size = 2048, 64
+	for _, c := range []struct {
+		name           string
+		heads, headsKV int
+		hidden         int
+	}{{"gopher-5m, hidden 4", 4, 2, 4}, {"gopher-5m, hidden 16", 4, 2, 16}, {"llama-3.2-1b, hidden 4", 32, 8, 4}, {"llama-3.2-1b, hidden 16", 32, 8, 16}} {
+		r := rand.New(rand.NewPCG(1, 1))
+		layer := Layer{Heads: c.heads, HeadsKV: c.headsKV, KeySize: size, ValueSize: size, KeyType: F16, ValueType: F16, Policy: "h2o", Budget: 102, Heavy: 51, Pinned: 1}
+		shape := TrainShape{Shape{Heads: c.heads, HeadsKV: c.headsKV, KeySize: size, Rank: 8, Hidden: c.hidden}, size}
+		q, kv := c.heads*size, c.headsKV*size
+		w := &TrainWindow{
+			Tokens: tokens, Ubatch: 32, Q: halves(r, tokens*q, 1), K: halves(r, tokens*kv, 1), V: halves(r, tokens*kv, 1), Full: halves(r, tokens*q, 1),
+			Sparse: make([]uint16, tokens*q), LSE: make([]float32, tokens*c.heads), Evicted: make([]int32, tokens*c.headsKV),
+		}
+		b.Run(c.name+"/replay", func(b *testing.B) {
+			for b.Loop() {
+				require.NoError(b, w.Replay(layer, 0, nil))
+			}
+		})
+		gram, err := TrainGram(gauss(r, q*q, .1), q, q)
+		require.NoError(b, err)
+		weights, scale := gauss(r, shape.Weights(), .1), gauss(r, c.headsKV, 1)
+		grad := make([]float32, len(weights))
+		scratch := make([]byte, shape.Scratch(tokens, 32))
+		b.Run(c.name+"/gradient", func(b *testing.B) {
+			b.ReportMetric(float64(len(scratch))/(1<<20), "MiB")
+			for b.Loop() {
+				_, err := w.Error(shape, weights, scale, gram, scratch, grad)
+				require.NoError(b, err)
+			}
+		})
 	}
-	b.Run("replay", func(b *testing.B) {
-		for b.Loop() {
-			require.NoError(b, w.Replay(layer, 0, nil))
-		}
-	})
-	gram, err := TrainGram(gauss(r, 256*256, .1), 256, 256)
-	require.NoError(b, err)
-	weights := gauss(r, shape.Weights(), .1)
-	grad := make([]float32, len(weights))
-	scratch := make([]byte, shape.Scratch(tokens, 32))
-	b.Run("gradient", func(b *testing.B) {
-		for b.Loop() {
-			_, err := w.Error(shape, weights, []float32{1, 1}, gram, scratch, grad)
-			require.NoError(b, err)
-		}
-	})
 }
