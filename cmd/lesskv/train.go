@@ -22,6 +22,7 @@ import (
 
 	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"github.com/lesskv/lesskv/integration/record"
@@ -85,19 +86,19 @@ lesskv merge joins what they write.`,
 	f.IntVar(&o.Heavy, "heavy", 0, "heavy slots of the first budget, 0 for the policy's own share")
 	f.IntVar(&o.Pinned, "pinned", 1, "first positions that are never evicted, -1 for none")
 	f.IntVar(&o.Ubatch, "ubatch", 32, "tokens of a micro-batch: evictions happen after each")
-	f.IntVarP(&o.Rank, "rank", "r", 8, "rank of the low-rank state")
-	f.IntVar(&o.Hidden, "hidden", 16, "hidden size of the kernels, which are memory too")
+	f.IntVarP(&o.Rank, "rank", "r", train.DefaultRank, "rank of the low-rank state")
+	f.IntVar(&o.Hidden, "hidden", train.DefaultHidden, "hidden size of the kernels, which are memory too")
 	f.IntVarP(&o.context, "context", "c", 2048, "tokens of a window, 0 for the model's context")
 	f.IntVarP(&o.limit, "tokens", "n", 200_000, "how many tokens of the text to use, spread over it, 0 for all")
-	f.IntVar(&o.Steps, "steps", 2000, "steps of the optimiser, one window each")
-	f.Float64Var(&o.Rate, "rate", 5e-3, "largest rate of the optimiser")
+	f.IntVar(&o.Steps, "steps", train.DefaultSteps, "steps of the optimiser, one window each")
+	f.Float64Var(&o.Rate, "rate", train.DefaultRate, "largest rate of the optimiser")
 	f.StringVar(&o.layers, "layers", "", "`from-to` of the layers to train, counted from 0 (default: all)")
 	f.IntVarP(&o.Threads, "threads", "t", runtime.NumCPU(), "threads, a layer each")
 	f.Uint64VarP(&o.Seed, "seed", "s", 1, "seed of the starting point: the same options give the same file")
 	f.StringVar(&o.typ, "type", "f16", "type of the adapter's matrices: f16, f32 or q8_0")
 	f.StringVar(&o.disk, "disk", "", "`bytes` that recordings may take at a time, as 20G (default: nine tenths of what is free)")
 	f.StringVar(&o.Recordings, "recordings", "", "`folder` in which recordings stay for other runs, whatever these change but model, text and context")
-	f.StringVar(&o.plot, "plot", "", "write the validation error of each layer as a picture to this `file`, .png or .svg")
+	f.StringVar(&o.plot, "plot", "", "`file` for a picture of the layers' validation errors, .png or .svg; none for none (default: OUTPUT with .png)")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "no progress")
 	f.SortFlags = false
 	return cmd
@@ -137,7 +138,7 @@ func (o *trainOptions) run(cmd *cobra.Command) (err error) {
 	}
 	out := cmd.ErrOrStderr()
 	fmt.Fprintf(out, "%d tokens of text; %d windows of %d tokens for training, %d for validation\n", len(text), len(windows.Train), o.context, len(windows.Valid))
-	p := &progress{w: out, quiet: o.quiet, work: o.Output + ".work", done: map[int]int{}}
+	p := &progress{w: out, quiet: o.quiet, began: time.Now(), done: map[int]int{}}
 	o.Progress = p.event
 	report, err := train.Run(ctx, o.Options, r, windows)
 	p.end()
@@ -148,12 +149,19 @@ func (o *trainOptions) run(cmd *cobra.Command) (err error) {
 		}
 		return err
 	}
-	if o.plot != "" {
+	if o.plot != "none" {
 		if err := train.Plot(report, o.plot); err != nil {
 			return err
 		}
 	}
-	return o.table(cmd.OutOrStdout(), report)
+	if err := o.table(cmd.OutOrStdout(), report); err != nil {
+		return err
+	}
+	peak, err := r.Peak()
+	if err != nil {
+		peak = -1 // the adapter is there
+	}
+	return p.spent(cmd.OutOrStdout(), peak, o.model)
 }
 
 // fileSum returns a file's SHA-256.
@@ -181,6 +189,12 @@ func (o *trainOptions) parse() (err error) {
 	}
 	if o.Output == "" {
 		o.Output = strings.TrimSuffix(o.model, ".gguf") + ".lesskv.gguf"
+	}
+	if o.plot == "" {
+		o.plot = strings.TrimSuffix(o.Output, ".gguf") + ".png"
+	}
+	if ext := filepath.Ext(o.plot); o.plot != "none" && ext != ".png" && ext != ".svg" {
+		return fmt.Errorf("--plot %s: want a name that ends in .png or .svg, or none", o.plot)
 	}
 	for _, s := range o.budgets {
 		share, percent := strings.CutSuffix(s, "%")
@@ -301,9 +315,9 @@ func readTexts(r *record.Runtime, stdin io.Reader, paths []string) ([]int32, err
 // table prints how the layers came out.
 func (o *trainOptions) table(w io.Writer, report *train.Report) error {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(tw, "layer\tstart\ttraining\tvalidation\tbaseline+\tsteps\t")
+	fmt.Fprintln(tw, "layer\tstart\ttraining\tvalidation\tbaseline+\tbest step\ttime\t")
 	for _, l := range report.Layers {
-		fmt.Fprintf(tw, "%d\t%.3f\t%.3f\t%.3f\t%.3f\t%d\t\n", l.Layer, l.Start, l.Train, l.Valid, l.Plus, l.Steps)
+		fmt.Fprintf(tw, "%d\t%.3f\t%.3f\t%.3f\t%.3f\t%d\t%v\t\n", l.Layer, l.Start, l.Train, l.Valid, l.Plus, l.Steps, l.Times.Total().Round(time.Second))
 	}
 	if err := tw.Flush(); err != nil {
 		return err
@@ -321,10 +335,12 @@ func (o *trainOptions) table(w io.Writer, report *train.Report) error {
 type progress struct {
 	w     io.Writer
 	quiet bool
-	work  string
+	began time.Time
 
 	mu     sync.Mutex
-	layers int // to be fitted
+	taken  time.Duration // by recording
+	since  time.Time     // when the recording of this pass began; zero when it is over
+	layers int           // to be fitted
 	bar    *progressbar.ProgressBar
 	stage  train.Stage
 	done   map[int]int // steps of each layer
@@ -337,9 +353,16 @@ func (p *progress) event(e train.Event) {
 	f, file := p.w.(*os.File)
 	terminal := file && term.IsTerminal(int(f.Fd()))
 	switch {
+	case e.Stage == train.Recording && p.since.IsZero():
+		p.since = time.Now()
+	case e.Stage == train.Replaying && !p.since.IsZero():
+		p.taken += time.Since(p.since)
+		p.since = time.Time{}
+	}
+	switch {
 	case e.Stage == train.Planned:
 		p.layers = e.Total
-		fmt.Fprintf(p.w, "recordings: %s in %s, %d of %d layers at a time\n", mib(uint64(e.Bytes)), p.work, e.Done, e.Total)
+		fmt.Fprintf(p.w, "on the disk: %s for a layer in %s, %d of %d layers at a time: %s\n", mib(uint64(e.Bytes)), e.Folder, e.Done, e.Total, mib(uint64(e.Bytes)*uint64(e.Done)))
 	case e.Stage == train.Finished:
 		if terminal && p.bar != nil {
 			p.bar.Clear()
@@ -389,6 +412,33 @@ func (p *progress) add(layer, done int) {
 		p.bar.Add(done - p.done[layer])
 	}
 	p.done[layer] = done
+}
+
+// spent prints what the run took: time, and the most memory of this process and the one that runs the model.
+func (p *progress) spent(w io.Writer, worker int64, model string) error {
+	stat, err := os.Stat(model)
+	if err != nil {
+		return err
+	}
+	all := time.Since(p.began).Round(time.Second)
+	line := fmt.Sprintf("%v, of which %v were recording", all, p.taken.Round(time.Second))
+	if own := peakMemory(); own > 0 && worker > 0 {
+		line += fmt.Sprintf("; at most %s of memory beside the model's %s", mib(uint64(max(0, own+worker-stat.Size()))), mib(uint64(stat.Size())))
+	}
+	_, err = fmt.Fprintln(w, line)
+	return err
+}
+
+// peakMemory returns the most bytes that this process has occupied; 0 if the system does not say.
+func peakMemory() int64 {
+	var u unix.Rusage
+	if unix.Getrusage(unix.RUSAGE_SELF, &u) != nil {
+		return 0
+	}
+	if runtime.GOOS == "darwin" {
+		return int64(u.Maxrss) // in bytes there, in KiB elsewhere
+	}
+	return int64(u.Maxrss) << 10
 }
 
 func (p *progress) end() {

@@ -61,6 +61,12 @@ func (r *Runtime) Close() error {
 	return r.w.Close()
 }
 
+// Peak returns the most memory that the worker has occupied, the model included; -1 where the system does not say.
+func (r *Runtime) Peak() (int64, error) {
+	m, err := r.w.Memory()
+	return m.Peak, err
+}
+
 // Start returns the token that the model wants at the start of a sequence, or none.
 func (r *Runtime) Start() []int32 { return r.start }
 

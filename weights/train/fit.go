@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"slices"
+	"time"
 
 	"github.com/lesskv/lesskv/cgo/kernels"
 	"github.com/lesskv/lesskv/weights"
@@ -21,15 +22,31 @@ type LayerReport struct {
 	Train float64 // on the training windows, over the last steps
 	Valid float64
 	Plus  float64 // Baseline+: sparse-only with the state's bytes as more slots
+	Times Times
 }
 
+// Times are what the fit of a layer took, by the clock.
+type Times struct {
+	Replay   time.Duration // of all windows, and sparse-only's and Baseline+'s errors
+	Steps    time.Duration // of the optimiser
+	Validate time.Duration
+	Taken    int // steps, those after the best weights included
+	Looks    int // at the validation windows
+}
+
+// Total is all of it.
+func (t Times) Total() time.Duration { return t.Replay + t.Steps + t.Validate }
+
+// Looks is how often a fit looks at the validation windows, evenly over its steps.
+const Looks = 25
+
 const (
-	evaluations = 25   // looks at the validation windows
-	patience    = 8    // of them without a better one, and the fit ends
-	warmup      = 0.05 // share of the steps over which the rate rises
-	beta1       = 0.9  // of Adam (Kingma and Ba, arXiv 1412.6980)
-	beta2       = 0.99
-	epsilon     = 1e-8
+	patience = 8    // looks without a better one, and the fit ends
+	warmup   = 0.05 // share of the steps over which the rate rises
+	beta1    = 0.9  // of Adam (Kingma and Ba, arXiv 1412.6980)
+	beta2    = 0.99
+	epsilon  = 1e-8
+	averaged = 0.1 // share of the steps so far that the mean of the weights looks back over
 )
 
 // fitter fits one layer.
@@ -50,6 +67,7 @@ type fitter struct {
 // fit returns a layer's kernels in F32 and how it went. One goroutine, and the same seed gives the same bits.
 func (s *store) fit(ctx context.Context, r Runtime, l Layer, train, valid int) (weights.Kernels, LayerReport, error) {
 	report := LayerReport{Layer: l.Index}
+	began := time.Now()
 	wo, out, err := s.o.projection(r, l.Index)
 	if err != nil {
 		return weights.Kernels{}, report, err
@@ -76,6 +94,7 @@ func (s *store) fit(ctx context.Context, r Runtime, l Layer, train, valid int) (
 	if report.Plus, err = f.plus(ctx, s.recording(l.Index), sinks); err != nil {
 		return weights.Kernels{}, report, err
 	}
+	report.Times.Replay = time.Since(began)
 	random := rand.New(rand.NewPCG(s.o.Seed, uint64(l.Index)))
 	if err := f.start(random); err != nil {
 		return weights.Kernels{}, report, err
@@ -220,15 +239,15 @@ func rms(h []uint16) float64 {
 	return math.Sqrt(max(sum/float64(len(h)), 1e-12))
 }
 
-// validate returns the error on the validation windows.
-func (f *fitter) validate(ctx context.Context) (float64, error) {
+// validate returns the error of weights on the validation windows.
+func (f *fitter) validate(ctx context.Context, weights []float32) (float64, error) {
 	var sum, sparse float64
 	train, all := f.samples()
 	for i := train; i < all; i++ {
 		if err := ctx.Err(); err != nil {
 			return 0, err
 		}
-		e, err := f.error(i, f.weights, nil)
+		e, err := f.error(i, weights, nil)
 		if err != nil {
 			return 0, err
 		}
@@ -238,7 +257,8 @@ func (f *fitter) validate(ctx context.Context) (float64, error) {
 	return sum / sparse, nil
 }
 
-// run is Adam with a rate that rises and then falls as a cosine; the weights that did best on the validation windows win.
+// run is Adam with a rate that rises and then falls as a cosine. What is looked at is a running mean of the weights, which is
+// ahead of them while the rate is large; the mean that did best on the validation windows wins.
 func (f *fitter) run(ctx context.Context, random *rand.Rand, report *LayerReport) error {
 	train, _ := f.samples()
 	var norm float64
@@ -247,8 +267,16 @@ func (f *fitter) run(ctx context.Context, random *rand.Rand, report *LayerReport
 	}
 	n := len(f.weights)
 	grad, first, second := make([]float32, n), make([]float64, n), make([]float64, n)
-	best := slices.Clone(f.weights)
-	valid, err := f.validate(ctx)
+	mean, best := slices.Clone(f.weights), slices.Clone(f.weights)
+	times := &report.Times
+	look := func() (float64, error) {
+		began := time.Now()
+		valid, err := f.validate(ctx, mean)
+		times.Validate += time.Since(began)
+		times.Looks++
+		return valid, err
+	}
+	valid, err := look()
 	if err != nil {
 		return err
 	}
@@ -256,10 +284,11 @@ func (f *fitter) run(ctx context.Context, random *rand.Rand, report *LayerReport
 	if math.IsNaN(valid) {
 		report.Valid = math.Inf(1)
 	}
-	every := max(1, f.o.Steps/evaluations)
+	every := max(1, f.o.Steps/Looks)
 	since, bad := 0.0, 0
 	var sinceSparse float64
 	var order []int
+	began := time.Now()
 	for step := 1; step <= f.o.Steps; step++ {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -280,24 +309,28 @@ func (f *fitter) run(ctx context.Context, random *rand.Rand, report *LayerReport
 		progress := float64(step) / float64(f.o.Steps)
 		rate := f.o.Rate * min(1, progress/warmup) * (1 + math.Cos(math.Pi*progress)) / 2
 		fix1, fix2 := 1-math.Pow(beta1, float64(step)), 1-math.Pow(beta2, float64(step))
+		back := float32(max(1, averaged*float64(step)))
 		for j, g32 := range grad {
 			g := float64(g32) / norm
 			first[j] += (1 - beta1) * (g - first[j])
 			second[j] += (1 - beta2) * (g*g - second[j])
 			f.weights[j] -= float32(rate * first[j] / fix1 / (math.Sqrt(second[j]/fix2) + epsilon))
+			mean[j] += (f.weights[j] - mean[j]) / back
 		}
 
 		if step%every == 0 || step == f.o.Steps {
-			if valid, err = f.validate(ctx); err != nil {
+			times.Steps += time.Since(began)
+			if valid, err = look(); err != nil {
 				return err
 			}
+			times.Taken, began = step, time.Now()
 			report.Train = since / sinceSparse
 			since, sinceSparse = 0, 0
 			f.o.Progress(Event{Stage: Fitting, Layer: f.layer.Index, Done: step, Total: f.o.Steps, Train: report.Train, Valid: valid, Plus: report.Plus})
 			bad++
 			if valid < report.Valid {
 				report.Valid, report.Steps, bad = valid, step, 0
-				copy(best, f.weights)
+				copy(best, mean)
 			}
 			if bad >= patience {
 				break

@@ -18,6 +18,14 @@ var (
 	ErrModel  = errors.New("model that can't be trained for")
 )
 
+// The defaults of Options; docs/training.md has the sweep that they come from.
+const (
+	DefaultRank   = 8
+	DefaultHidden = 4
+	DefaultSteps  = 4000
+	DefaultRate   = 5e-3
+)
+
 // Options say what is to be trained. Zero fields mean the default behind them.
 type Options struct {
 	Model  *weights.Model // what the adapter is for
@@ -29,13 +37,13 @@ type Options struct {
 	Heavy   int    // h of the first budget, others in proportion; the policy's own share
 	Pinned  int    // -1: none; 1
 	Ubatch  int    // tokens of a micro-batch; 32
-	Rank    int    // R; 8
-	Hidden  int    // R'; 16
+	Rank    int    // R; DefaultRank
+	Hidden  int    // R'; DefaultHidden
 
 	Context int     // tokens of a window; set by Windows
 	Layers  [2]int  // from, to, exclusive; all
-	Steps   int     // of the optimiser, one window each; 2000
-	Rate    float64 // its largest step; 0.005
+	Steps   int     // of the optimiser, one window each; DefaultSteps
+	Rate    float64 // its largest step; DefaultRate
 	Seed    uint64
 	Threads int       // layers that are fitted at a time; 1
 	Type    gguf.Type // of the adapter's matrices
@@ -53,7 +61,7 @@ type Stage int
 
 // The stages of a layer.
 const (
-	Planned   Stage = iota // before the first pass: Done layers at a time, of Total, take Bytes on the disk
+	Planned   Stage = iota // before the first pass: Done layers at a time, of Total, take Bytes each in Folder
 	Recording              // all layers of a pass together; Layer is the first
 	Replaying
 	Fitting
@@ -69,13 +77,14 @@ type Event struct {
 	Valid       float64 // on validation windows, when last looked at
 	Plus        float64 // that of Baseline+, sparse-only with the state's bytes as more slots
 	Bytes       int64
+	Folder      string
 }
 
 func (o *Options) fill() error {
 	for _, d := range []struct {
 		field *int
 		value int
-	}{{&o.Ubatch, 32}, {&o.Rank, 8}, {&o.Hidden, 16}, {&o.Steps, 2000}, {&o.Threads, 1}} {
+	}{{&o.Ubatch, 32}, {&o.Rank, DefaultRank}, {&o.Hidden, DefaultHidden}, {&o.Steps, DefaultSteps}, {&o.Threads, 1}} {
 		if *d.field == 0 {
 			*d.field = d.value
 		}
@@ -93,7 +102,7 @@ func (o *Options) fill() error {
 		o.Pinned = 0
 	}
 	if o.Rate == 0 {
-		o.Rate = 5e-3
+		o.Rate = DefaultRate
 	}
 	if o.Layers == [2]int{} {
 		o.Layers[1] = o.Model.Layers

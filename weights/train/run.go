@@ -198,7 +198,7 @@ func (s *store) passes(ctx context.Context, r Runtime, layers []Layer, w Windows
 		return fmt.Errorf("train: %d layers of %d MiB are to stay in %s, which has room for %d: give fewer layers at a time, less text, or another place: %w",
 			len(layers), each>>20, s.recordings, n, ErrDisk)
 	}
-	s.o.Progress(Event{Stage: Planned, Layer: layers[0].Index, Done: n, Total: len(layers), Bytes: int64(n) * each})
+	s.o.Progress(Event{Stage: Planned, Layer: layers[0].Index, Done: n, Total: len(layers), Bytes: each, Folder: s.recordings})
 	windows := append(append([][]int32{}, w.Train...), w.Valid...)
 	for ; len(layers) > 0; layers = layers[min(n, len(layers)):] {
 		pass := layers[:min(n, len(layers))]
