@@ -11,6 +11,8 @@ import (
 	"gonum.org/v1/plot/vg"
 	"gonum.org/v1/plot/vg/draw"
 	"gonum.org/v1/plot/vg/vgimg"
+
+	"github.com/lesskv/lesskv/integration/heldout"
 )
 
 var colours = map[string]color.Color{
@@ -86,7 +88,7 @@ func memoryPlot(memory []occupied) (*plot.Plot, error) {
 		p.Legend.Add(s.name, line, points)
 	}
 	for _, o := range memory {
-		if o.context >= 32768 || o.context == windowTokens {
+		if o.context >= 32768 || o.context == heldout.Tokens {
 			ticks = append(ticks, plot.Tick{Value: float64(o.context), Label: fmt.Sprintf("%dk", o.context/1024)})
 		}
 	}

@@ -6,22 +6,16 @@ package main
 
 import (
 	"context"
-	"encoding/binary"
 	"flag"
 	"fmt"
 	"os"
 	"os/signal"
 	"path/filepath"
-	"runtime"
 
+	"github.com/lesskv/lesskv/integration/heldout"
 	"github.com/lesskv/lesskv/integration/reference"
 	"github.com/lesskv/lesskv/integration/testdata"
 	"github.com/lesskv/lesskv/integration/worker"
-)
-
-const (
-	windowTokens = 2048
-	ubatch       = 32 // what the adapters were trained with
 )
 
 func main() {
@@ -38,20 +32,14 @@ func main() {
 }
 
 func run(ctx context.Context, windows int, out string) error {
-	if windows < 1 || windows > 6 {
-		return fmt.Errorf("%d windows: there are 1 to 6", windows)
-	}
 	dir, err := os.MkdirTemp("", "lesskv-figures-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
 
-	f := &figures{ctx: ctx, dir: dir}
-	if f.model, err = testdata.PathIn(dir, testdata.Model); err != nil {
-		return err
-	}
-	if f.windows, err = readWindows(windows); err != nil {
+	f := &figures{dir: dir}
+	if f.Runner, err = heldout.New(ctx, dir, windows); err != nil {
 		return err
 	}
 	quality, err := f.fidelity()
@@ -65,44 +53,9 @@ func run(ctx context.Context, windows int, out string) error {
 	return drawFigures(out, quality, memory)
 }
 
-// readWindows reads the first n held-out windows.
-func readWindows(n int) ([][]int32, error) {
-	b, err := testdata.Read(testdata.Windows)
-	if err != nil {
-		return nil, err
-	}
-	all := make([][]int32, n)
-	for i := range all {
-		for j := range windowTokens {
-			all[i] = append(all[i], int32(binary.LittleEndian.Uint16(b[2*(i*windowTokens+j):])))
-		}
-	}
-	return all, nil
-}
-
 type figures struct {
-	ctx     context.Context
-	dir     string
-	model   string
-	windows [][]int32
-}
-
-// open starts a worker of a tree and opens the model.
-func (f *figures) open(tree worker.Tree, c worker.Config) (*worker.Worker, error) {
-	path, err := worker.Path(tree)
-	if err != nil {
-		return nil, err
-	}
-	w, err := worker.Start(f.ctx, path)
-	if err != nil {
-		return nil, err
-	}
-	c.Model, c.Threads = f.model, runtime.NumCPU()
-	if _, err := w.Open(c); err != nil {
-		w.Close()
-		return nil, err
-	}
-	return w, nil
+	*heldout.Runner
+	dir string
 }
 
 // A method is one way to hold the cache, and what it is worth.
@@ -132,24 +85,23 @@ var settings = []struct {
 
 // fidelity measures every setting sparse only, with its adapter, and sparse only at the bytes that the adapter takes.
 func (f *figures) fidelity() ([]method, error) {
-	full, err := f.logits(worker.Unmodified, worker.Config{}, nil)
+	full, _, err := f.Logits(worker.Unmodified, worker.Config{})
 	if err != nil {
 		return nil, err
 	}
-	fmt.Printf("gopher-5m, %d held-out windows of %d tokens, micro-batches of %d, against the unmodified runtime's f16 cache\n\n", len(f.windows), windowTokens, ubatch)
+	fmt.Printf("gopher-5m, %d held-out windows of %d tokens, micro-batches of %d, against the unmodified runtime's f16 cache\n\n", len(f.Windows), heldout.Tokens, heldout.Ubatch)
 	fmt.Println("| policy | budget | method | cache KiB | perplexity (full) | KL, nats | top-1 |\n|---|---|---|---|---|---|---|")
 
 	var all []method
 	for _, s := range settings {
 		less := worker.LESS{Policy: s.policy, Budget: s.budget}
 		measure := func(name string, less worker.LESS) (worker.LESSInfo, error) {
-			m := method{policy: s.policy, setting: s.share, name: name, from: s.budget + ubatch}
-			var info worker.LESSInfo
-			got, err := f.logits(worker.Patched, worker.Config{LESS: &less}, &info)
+			m := method{policy: s.policy, setting: s.share, name: name, from: s.budget + heldout.Ubatch}
+			got, info, err := f.Logits(worker.Patched, worker.Config{LESS: &less})
 			if err != nil {
 				return info, err
 			}
-			for i, w := range f.windows {
+			for i, w := range f.Windows {
 				m.Add(full[i], got[i], w, m.from)
 			}
 			m.bytes = info.SlotBytes + info.StateBytes + info.KernelBytes
@@ -187,33 +139,6 @@ func (f *figures) fidelity() ([]method, error) {
 	return all, nil
 }
 
-// logits decodes every window, and returns [window][token][vocab]; info: what the cache holds then.
-func (f *figures) logits(tree worker.Tree, c worker.Config, info *worker.LESSInfo) ([][]float32, error) {
-	c.Context, c.Batch, c.Ubatch = windowTokens, windowTokens, ubatch
-	w, err := f.open(tree, c)
-	if err != nil {
-		return nil, err
-	}
-	defer w.Close()
-	all := make([][]float32, len(f.windows))
-	for i, tokens := range f.windows {
-		if err := w.Clear(); err != nil {
-			return nil, err
-		}
-		out, err := w.Decode(0, 0, tokens, worker.All)
-		if err != nil {
-			return nil, err
-		}
-		all[i] = out.Values
-	}
-	if info != nil {
-		if *info, err = w.LESS(); err != nil {
-			return nil, err
-		}
-	}
-	return all, nil
-}
-
 // occupied is what a process takes with a context of so many tokens, beyond what it takes with the smallest.
 type occupied struct {
 	context    int
@@ -227,12 +152,12 @@ func (f *figures) memory() ([]occupied, error) {
 		return nil, err
 	}
 	peak := func(tree worker.Tree, context int, less *worker.LESS) (int64, error) {
-		w, err := f.open(tree, worker.Config{Context: context, Ubatch: ubatch, LESS: less})
+		w, err := f.Open(tree, worker.Config{Context: context, Ubatch: heldout.Ubatch, LESS: less})
 		if err != nil {
 			return 0, err
 		}
 		defer w.Close()
-		if _, err := w.Feed(0, 0, f.windows[0], worker.None); err != nil {
+		if _, err := w.Feed(0, 0, f.Windows[0], worker.None); err != nil {
 			return 0, err
 		}
 		m, err := w.Memory()
@@ -240,7 +165,7 @@ func (f *figures) memory() ([]occupied, error) {
 	}
 	fmt.Println("| n_ctx | unmodified, peak MiB | LESS, peak MiB |\n|---|---|---|")
 	var all []occupied
-	for context := windowTokens; context <= 131072; context *= 2 {
+	for context := heldout.Tokens; context <= 131072; context *= 2 {
 		o := occupied{context: context}
 		if o.full, err = peak(worker.Unmodified, context, nil); err != nil {
 			return nil, err

@@ -7,7 +7,10 @@ import (
 )
 
 func llama(b *builder) {
-	s := shape{layers: layers, embd: 128, ff: 192, heads: 8, headsKV: 2, dim: 16}
+	llamaOf(b, shape{layers: layers, embd: 128, ff: 192, heads: 8, headsKV: 2, dim: 16})
+}
+
+func llamaOf(b *builder, s shape) {
 	b.shape(s)
 	b.rmsNorm()
 	b.embed(1, s.embd)

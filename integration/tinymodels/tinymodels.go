@@ -53,6 +53,14 @@ func All() []Model {
 	}
 }
 
+// Llama1B is not tiny: its layers have the shape of Llama-3.2-1B's, behind the vocabulary of the others. It is as slow as the real
+// one where logits are not asked for. It is none of All, and takes 5 GB of memory to write.
+func Llama1B() Model {
+	return Model{Name: "llama-3.2-1b", Architecture: "llama", build: func(b *builder) {
+		llamaOf(b, shape{layers: 16, embd: 2048, ff: 8192, heads: 32, headsKV: 8, dim: 64})
+	}}
+}
+
 // Supported returns the models that LESS serves.
 func Supported() []Model { return filter(true) }
 
@@ -79,7 +87,8 @@ func Find(name string) (Model, error) {
 	return Model{}, fmt.Errorf("no tiny model %q", name)
 }
 
-// Write writes the model to path, its matrices of type t, gguf.F32 or gguf.F16, vectors always F32.
+// Write writes the model to path, its matrices of type t, gguf.F32, gguf.F16 or, where rows are long enough, gguf.Q8_0, vectors
+// always F32.
 func (m Model) Write(path string, t gguf.Type, seed uint64) error {
 	return m.WriteChanged(path, t, seed, nil)
 }

@@ -1,0 +1,101 @@
+package main
+
+import (
+	"fmt"
+	"image/color"
+	"math"
+	"os"
+	"path/filepath"
+
+	"gonum.org/v1/plot"
+	"gonum.org/v1/plot/plotter"
+	"gonum.org/v1/plot/vg"
+	"gonum.org/v1/plot/vg/draw"
+	"gonum.org/v1/plot/vg/vgimg"
+)
+
+var (
+	blue   = color.RGBA{0x20, 0x70, 0xb0, 0xff}
+	orange = color.RGBA{0xe0, 0xa0, 0x50, 0xff}
+	brown  = color.RGBA{0x80, 0x40, 0x20, 0xff}
+)
+
+// drawSweeps draws a panel for each series: KL of LESS, of sparse-only, and of sparse-only with the same bytes.
+func drawSweeps(path string, sparse float64, all [][]result) error {
+	top := sparse
+	for _, series := range all {
+		for _, r := range series {
+			top = math.Max(top, r.kl)
+		}
+	}
+	panels := [][]*plot.Plot{make([]*plot.Plot, len(all))}
+	for i, results := range all {
+		p := plot.New()
+		p.Title.Text = sweeps[i].title
+		p.X.Label.Text = sweeps[i].unit
+		p.X.Scale = plot.LogScale{}
+		p.Y.Min, p.Y.Max = 0, 1.1*top
+		if i == 0 {
+			p.Y.Label.Text = "KL(full || method), nats"
+		}
+		p.Add(plotter.NewGrid())
+		var ticks []plot.Tick
+		for _, r := range results {
+			label := fmt.Sprint(r.x)
+			if r.x >= 1_000_000 {
+				label = fmt.Sprintf("%dM", r.x/1_000_000)
+			} else if r.x >= 1000 {
+				label = fmt.Sprintf("%dk", r.x/1000)
+			}
+			ticks = append(ticks, plot.Tick{Value: float64(r.x), Label: label})
+		}
+		p.X.Tick.Marker = plot.ConstantTicks(ticks)
+		for _, line := range []struct {
+			name  string
+			color color.Color
+			value func(result) float64
+		}{
+			{"sparse only", orange, func(result) float64 { return sparse }},
+			{"Baseline++: the same bytes in slots", brown, func(r result) float64 { return r.same }},
+			{"LESS", blue, func(r result) float64 { return r.kl }},
+		} {
+			var xy plotter.XYs
+			for _, r := range results {
+				xy = append(xy, plotter.XY{X: float64(r.x), Y: line.value(r)})
+			}
+			l, dots, err := plotter.NewLinePoints(xy)
+			if err != nil {
+				return err
+			}
+			l.Color, dots.Color = line.color, line.color
+			l.Width, dots.Shape = vg.Points(2), draw.CircleGlyph{}
+			p.Add(l, dots)
+			if i == 0 {
+				p.Legend.Add(line.name, l, dots)
+			}
+		}
+		panels[0][i] = p
+	}
+	img := vgimg.NewWith(vgimg.UseWH(32*vg.Centimeter, 10*vg.Centimeter), vgimg.UseDPI(110))
+	tiles := draw.Tiles{Rows: 1, Cols: len(all), PadX: vg.Points(14), PadTop: vg.Points(8), PadBottom: vg.Points(8), PadLeft: vg.Points(8), PadRight: vg.Points(8)}
+	canvases := plot.Align(panels, tiles, draw.New(img))
+	for i, p := range panels[0] {
+		p.Draw(canvases[0][i])
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	if _, err := (vgimg.PngCanvas{Canvas: img}).WriteTo(f); err != nil {
+		f.Close()
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	fmt.Fprintln(os.Stderr, "drawn:", path)
+	return nil
+}
