@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
-	"runtime"
 
 	"github.com/lesskv/lesskv/integration/testdata"
 	"github.com/lesskv/lesskv/integration/worker"
@@ -47,7 +46,7 @@ func New(ctx context.Context, dir string, n int) (*Runner, error) {
 	return r, nil
 }
 
-// Open starts a worker of a tree and opens the model.
+// Open starts a worker of a tree and opens the model, for one thread: with more, layers this small mostly wait for each other.
 func (r *Runner) Open(tree worker.Tree, c worker.Config) (*worker.Worker, error) {
 	path, err := worker.Path(tree)
 	if err != nil {
@@ -57,10 +56,7 @@ func (r *Runner) Open(tree worker.Tree, c worker.Config) (*worker.Worker, error)
 	if err != nil {
 		return nil, err
 	}
-	c.Model = r.model
-	if c.Threads == 0 {
-		c.Threads = runtime.NumCPU()
-	}
+	c.Model, c.Threads = r.model, 1
 	if _, err := w.Open(c); err != nil {
 		w.Close()
 		return nil, err

@@ -107,7 +107,7 @@ func (s *sweep) run(windows int, out string) (err error) {
 	if s.windows, err = heldout.New(s.ctx, s.work, windows); err != nil {
 		return err
 	}
-	if s.full, _, err = s.windows.Logits(worker.Unmodified, worker.Config{Threads: 1}); err != nil {
+	if s.full, _, err = s.windows.Logits(worker.Unmodified, worker.Config{}); err != nil {
 		return err
 	}
 	s.sparse, s.done = map[int]float64{}, map[point]result{}
@@ -235,7 +235,7 @@ func (s *sweep) sparseOnly(budget int) (float64, error) {
 
 // kl returns KL(full || LESS) over the windows' positions past the sweep's budget and one micro-batch.
 func (s *sweep) kl(less worker.LESS) (float64, worker.LESSInfo, error) {
-	got, info, err := s.windows.Logits(worker.Patched, worker.Config{LESS: &less, Threads: 1})
+	got, info, err := s.windows.Logits(worker.Patched, worker.Config{LESS: &less})
 	if err != nil {
 		return 0, info, err
 	}

@@ -11,12 +11,19 @@ import (
 )
 
 // Names of the files. An adapter's name ends in its policy and budget; at their context of 2,048 tokens, 102 is 5 % and 41 is 2 %.
+// Those of another program, by which this one is judged, have Reference before it.
 const (
 	Model   = "gopher-5m.gguf"
 	H2O102  = "gopher-5m.h2o-102.lesskv.gguf"
 	H2O41   = "gopher-5m.h2o-41.lesskv.gguf"
 	Peak102 = "gopher-5m.peak-102.lesskv.gguf"
 	Peak41  = "gopher-5m.peak-41.lesskv.gguf"
+
+	ReferenceH2O102  = "gopher-5m.reference-h2o-102.lesskv.gguf"
+	ReferenceH2O41   = "gopher-5m.reference-h2o-41.lesskv.gguf"
+	ReferencePeak102 = "gopher-5m.reference-peak-102.lesskv.gguf"
+	ReferencePeak41  = "gopher-5m.reference-peak-41.lesskv.gguf"
+
 	Heldout = "heldout.txt"         // Go source, 1.1 MB
 	Windows = "heldout-windows.u16" // six windows of its tokens, little-endian: [6][2048]
 )

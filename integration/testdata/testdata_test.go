@@ -11,7 +11,8 @@ import (
 
 func TestPathIn(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "a", "b")
-	for _, name := range []string{Model, H2O102, H2O41, Peak102, Peak41, Heldout, Windows} {
+	names := []string{Model, H2O102, H2O41, Peak102, Peak41, ReferenceH2O102, ReferenceH2O41, ReferencePeak102, ReferencePeak41, Heldout, Windows}
+	for _, name := range names {
 		want, err := Read(name)
 		require.NoError(t, err)
 		path, err := PathIn(dir, name)
@@ -32,7 +33,7 @@ func TestPathIn(t *testing.T) {
 	}
 	left, err := os.ReadDir(dir)
 	require.NoError(t, err)
-	assert.Len(t, left, 7, "nothing is left behind")
+	assert.Len(t, left, len(names), "nothing is left behind")
 	_, err = PathIn(dir, "none.gguf")
 	assert.ErrorIs(t, err, os.ErrNotExist)
 }
