@@ -15,6 +15,15 @@ func (w *Worker) Tokenize(text string, special bool) ([]int32, error) {
 	return view[int32](r.payload), nil
 }
 
+// TokenizeTemplate returns a text's tokens, with special ones where the text spells them, as chat templates do.
+func (w *Worker) TokenizeTemplate(text string) ([]int32, error) {
+	r, err := w.call("tokenize", []byte(text), "special", false, "parse", true)
+	if err != nil {
+		return nil, err
+	}
+	return view[int32](r.payload), nil
+}
+
 // Detokenize returns the text of tokens; special ones have a text only if special is set.
 func (w *Worker) Detokenize(tokens []int32, special bool) (string, error) {
 	r, err := w.call("detokenize", raw(tokens), "special", special)

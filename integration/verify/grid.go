@@ -1,0 +1,249 @@
+package verify
+
+import (
+	"fmt"
+	"math"
+	"path/filepath"
+	"strings"
+
+	"github.com/lesskv/lesskv/cgo/kernels"
+	"github.com/lesskv/lesskv/integration/worker"
+	"github.com/lesskv/lesskv/weights"
+)
+
+// A run is one way to hold the cache, at one context and micro-batch: a worker that is opened once.
+type run struct {
+	tree     worker.Tree
+	config   worker.Config // without model, batch and threads, which change no result
+	adapter  *adapter
+	few      bool  // the first window is enough
+	optional bool  // a runtime that can't do it is noted, and nothing else
+	bytes    int64 // of the cache, as planned; what is reported is what the worker says
+}
+
+// A group is the runs of one context and micro-batch, and the rows that are made of them.
+type group struct {
+	context, ubatch int
+	windows         [][]int32
+	full            *run
+	runs            []*run // without full
+	rows            []*row
+}
+
+// A row is a run seen from one budget.
+type row struct {
+	Row
+	run  *run
+	fast *run // of a plain run: what it must agree with
+}
+
+// An adapter is a file that was given, read.
+type adapter struct {
+	*weights.Adapter
+	path string
+}
+
+func (a *adapter) name() string { return filepath.Base(a.path) }
+
+func (a *adapter) budget() int { return a.Trained.Heavy + a.Trained.Recent }
+
+// stateBytes is the state of one sequence ("Memory, per sequence" in algorithm.md).
+func (a *adapter) stateBytes() int64 {
+	layers := 0
+	for i := range a.Kernels {
+		if !a.Kernels[i].Empty() {
+			layers++
+		}
+	}
+	return int64(layers) * int64(a.HeadsKV*a.Rank*(a.ValueLength+1)*4)
+}
+
+// choose returns the adapter of a policy that was trained for the budget that is nearest in proportion, or nil.
+func choose(all []*adapter, policy string, budget int) *adapter {
+	var best *adapter
+	distance := func(a *adapter) float64 { return math.Abs(math.Log(float64(a.budget()) / float64(budget))) }
+	for _, a := range all {
+		if a.Trained.Policy == policy && a.budget() > 0 && (best == nil || distance(a) < distance(best)) {
+			best = a
+		}
+	}
+	return best
+}
+
+// cacheTypes are the runtime's own caches: bits per element, and what they need.
+var cacheTypes = map[string]struct {
+	bits  float64
+	block int
+	flash bool
+}{
+	"f16": {16, 1, false}, F32: {32, 1, false}, Q8: {8.5, 32, true}, Q4: {4.5, 32, true},
+}
+
+// groups plans every run of the plan.
+func (v *verifier) groups() ([]*group, error) {
+	var all []*group
+	for _, context := range v.plan.Contexts {
+		windows, err := v.windows(context)
+		if err != nil {
+			return nil, err
+		}
+		for _, ubatch := range v.plan.Ubatches {
+			g := &group{context: context, ubatch: ubatch, windows: windows}
+			if err := v.fillGroup(g, len(all) == 0); err != nil {
+				return nil, err
+			}
+			all = append(all, g)
+		}
+	}
+	return all, nil
+}
+
+func (v *verifier) fillGroup(g *group, first bool) error {
+	byKey := map[string]*run{}
+	add := func(r run) *run {
+		k := v.key("run", g, &r)
+		if byKey[k] == nil {
+			byKey[k] = &r
+			if g.full != nil {
+				g.runs = append(g.runs, &r)
+			}
+		}
+		return byKey[k]
+	}
+	cache := func(name string) run {
+		t := cacheTypes[name]
+		c := worker.Config{Context: g.context, Ubatch: g.ubatch, WindowOnly: true, FlashAttention: t.flash}
+		if name != "f16" {
+			c.TypeK, c.TypeV = name, name
+		}
+		return run{tree: worker.Unmodified, config: c, optional: name != "f16", bytes: int64(float64(v.fullBytes[g.context]) * t.bits / 16)}
+	}
+	g.full = add(cache("f16"))
+	g.full.bytes = v.fullBytes[g.context]
+
+	less := func(policy string, slots int, a *adapter) run {
+		l := &worker.LESS{Policy: policy, Budget: min(slots, g.context)}
+		r := run{tree: worker.Patched, config: worker.Config{Context: g.context, Ubatch: g.ubatch, WindowOnly: true, LESS: l}, adapter: a}
+		r.bytes = int64(l.Budget) * v.slotBytes()
+		if a != nil {
+			l.Adapter = a.path
+			r.bytes += a.stateBytes() + int64(a.Bytes())
+		}
+		return r
+	}
+	offered := map[string]bool{}
+	for _, b := range v.plan.Budgets {
+		budget := b.slots(g.context)
+		from := 0
+		if budget+g.ubatch < g.context {
+			from = budget + g.ubatch
+		} else {
+			v.note("context %d, micro-batches of %d: a budget of %d evicts nothing, so all positions count", g.context, g.ubatch, budget)
+		}
+		row := func(method, policy string, slots int, r *run) {
+			w := &row{run: r}
+			w.Row = Row{Context: g.context, Ubatch: g.ubatch, Budget: budget, Method: method, Policy: policy, Slots: slots, From: from}
+			if r.adapter != nil {
+				w.Adapter = r.adapter.name()
+			}
+			g.rows = append(g.rows, w)
+		}
+		row(Full, "", g.context, g.full)
+		for _, t := range []string{F32, Q8, Q4} {
+			switch {
+			case !v.plan.wants(t):
+			case v.model.KeyLength%cacheTypes[t].block != 0 || v.model.ValueLength%cacheTypes[t].block != 0:
+				v.note("%s: heads of %d and %d do not fill its blocks of %d", t, v.model.KeyLength, v.model.ValueLength, cacheTypes[t].block)
+			default:
+				row(t, "", g.context, add(cache(t)))
+			}
+		}
+		if v.plan.wants(Window) {
+			r := less("lambda", budget, nil)
+			r.config.LESS.Heavy, r.config.LESS.Pinned = worker.Int(0), worker.Int(0)
+			row(Window, "", budget, add(r))
+		}
+		for _, policy := range v.plan.Policies {
+			if v.plan.wants(Sparse) {
+				row(Sparse, policy, budget, add(less(policy, budget, nil)))
+			}
+			a := choose(v.adapters, policy, budget)
+			if a == nil {
+				if !offered[policy] {
+					v.note("no adapter for %s: no LESS, and no slots at equal bytes", policy)
+				}
+				offered[policy] = true
+				continue
+			}
+			slot := v.slotBytes()
+			if v.plan.wants(Plus) {
+				n := budget + int(a.stateBytes()/slot)
+				row(Plus, policy, n, add(less(policy, n, nil)))
+			}
+			if v.plan.wants(PlusPlus) {
+				n := budget + int((a.stateBytes()+int64(a.Bytes()))/slot)
+				row(PlusPlus, policy, n, add(less(policy, n, nil)))
+			}
+			if !v.plan.wants(LESS) {
+				continue
+			}
+			row(LESS, policy, budget, add(less(policy, budget, a)))
+			last := &g.rows[len(g.rows)-1].Row
+			h, err := kernels.PolicyHeavy(policy, budget)
+			if err != nil {
+				return err
+			}
+			if last.AdapterNotes, err = weights.CheckUse(a.Adapter, weights.Trained{Policy: policy, Heavy: h, Recent: budget - h, Ubatch: g.ubatch, Context: g.context}); err != nil {
+				return err
+			}
+		}
+		if len(g.rows) == 0 || b != v.plan.Budgets[0] {
+			continue
+		}
+		off := cache("f16")
+		off.tree, off.optional = worker.Patched, false
+		row(Off, "", g.context, add(off))
+		row(Whole, "", g.context, add(less("lambda", g.context, nil)))
+		if first {
+			for _, policy := range v.plan.Policies {
+				r := less(policy, budget, choose(v.adapters, policy, budget))
+				row(Plain, policy, budget, add(plain(r)))
+				g.rows[len(g.rows)-1].fast = add(r)
+			}
+		}
+	}
+	return nil
+}
+
+// plain is a run with the kernels' plain loops, which are slow.
+func plain(r run) run {
+	l := *r.config.LESS
+	l.Reference = true
+	r.config.LESS, r.few = &l, true
+	return r
+}
+
+// slotBytes is one slot of every layer and KV head together, f16.
+func (v *verifier) slotBytes() int64 {
+	return int64(v.budgetLayers) * int64(v.model.HeadsKV) * int64(2*v.model.KeyLength+2*v.model.ValueLength+8)
+}
+
+// describe names a run for people.
+func (r *run) describe() string {
+	c := r.config
+	var parts []string
+	switch l := c.LESS; {
+	case l == nil && r.tree == worker.Patched:
+		parts = append(parts, "off")
+	case l == nil && c.TypeK == "":
+		parts = append(parts, "full f16")
+	case l == nil:
+		parts = append(parts, "full "+c.TypeK)
+	default:
+		parts = append(parts, fmt.Sprintf("%s %d", l.Policy, l.Budget))
+		if r.adapter != nil {
+			parts = append(parts, r.adapter.name())
+		}
+	}
+	return fmt.Sprintf("%s, context %d, micro-batches of %d", strings.Join(parts, " "), c.Context, c.Ubatch)
+}

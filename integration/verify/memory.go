@@ -1,0 +1,123 @@
+package verify
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/lesskv/lesskv/integration/worker"
+	"github.com/lesskv/lesskv/weights/gguf"
+)
+
+// overhead is what a process takes beside model, cache and computing.
+const overhead = 16 << 20
+
+// available is four fifths of the memory that the system says is free for the taking; where it does not say, 8 GiB.
+func available() (int64, error) {
+	f, err := os.Open("/proc/meminfo")
+	if err != nil {
+		return 8 << 30, nil
+	}
+	defer f.Close()
+	for s := bufio.NewScanner(f); s.Scan(); {
+		var kib int64
+		if n, _ := fmt.Sscanf(s.Text(), "MemAvailable: %d kB", &kib); n == 1 {
+			return kib << 10 / 5 * 4, nil
+		}
+	}
+	return 8 << 30, nil
+}
+
+// quantised tells whether a model has weights that the runtime may repack, each process into memory of its own.
+func quantised(path string) (bool, error) {
+	f, err := gguf.Open(path)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	for _, t := range f.Tensors {
+		if t.Type != gguf.F32 && t.Type != gguf.F16 && t.Type != gguf.BF16 {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// chunk is how many tokens are decoded and compared at a time: whole micro-batches, and not too many logits.
+func (v *verifier) chunk(ubatch int) int {
+	n := min(max((4<<20)/v.vocab, 32), 256)
+	return max(n/ubatch, 1) * ubatch
+}
+
+// process is what one worker will take beside the model's file, which all of them map: an upper bound.
+func (v *verifier) process(r *run) int64 {
+	c := r.config
+	logits := int64(v.chunk(c.Ubatch)) * int64(v.vocab) * 4
+	seen := int64(c.Context)
+	if c.LESS != nil {
+		seen = int64(c.LESS.Budget + c.Ubatch)
+	}
+	scores := 2 * seen * int64(c.Ubatch) * int64(v.model.Heads) * 4
+	compute := scores + int64(c.Ubatch)*int64(v.vocab+32*v.model.Heads*v.model.KeyLength)*4
+	n := overhead + r.bytes + 2*logits + compute
+	if v.repacked {
+		n += v.info.Bytes
+	}
+	return n
+}
+
+// ours is what this process takes for a batch of so many methods: logits and probabilities of the full cache, now and for
+// the next chunk, and the logits of each method.
+func (v *verifier) ours(ubatch, methods int) int64 {
+	logits := int64(v.chunk(ubatch)) * int64(v.vocab) * 4
+	return overhead + 6*logits + int64(methods)*logits
+}
+
+// admit refuses what would not fit, before anything runs.
+func (v *verifier) admit(groups []*group) error {
+	for _, g := range groups {
+		for _, r := range g.runs {
+			if need := v.info.Bytes + v.process(g.full) + v.process(r) + v.ours(g.ubatch, 1); need > v.plan.Memory {
+				return fmt.Errorf("verify: %s beside the full cache takes %s (model %s, full cache %s, this one %s, the rest is computing), and the bound is %s: set a larger one, or a smaller context or micro-batch: %w",
+					r.describe(), mib(need), mib(v.info.Bytes), mib(g.full.bytes), mib(r.bytes), mib(v.plan.Memory), ErrMemory)
+			}
+		}
+	}
+	return nil
+}
+
+// batch returns how many of the runs fit beside the full cache at once: eight at most, since more spare little.
+func (v *verifier) batch(g *group, runs []*run) int {
+	need := v.info.Bytes + v.process(g.full)
+	n := 0
+	for ; n < min(len(runs), 8); n++ {
+		if need += v.process(runs[n]); need+v.ours(g.ubatch, n+1) > v.plan.Memory {
+			break
+		}
+	}
+	return max(n, 1)
+}
+
+// check asks the workers what they do take.
+func (v *verifier) check(workers []*worker.Worker) error {
+	total := v.info.Bytes
+	for _, w := range workers {
+		m, err := w.Memory()
+		if err != nil {
+			return err
+		}
+		if m.Anon < 0 {
+			m.Anon = max(m.Resident-v.info.Bytes, 0)
+		}
+		total += m.Anon
+	}
+	if total > v.plan.Memory {
+		return fmt.Errorf("verify: %d processes take %s, and the bound is %s: %w", len(workers), mib(total), mib(v.plan.Memory), ErrMemory)
+	}
+	return nil
+}
+
+func mib(n int64) string {
+	return strings.Replace(fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)), ".0 ", " ", 1)
+}

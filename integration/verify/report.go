@@ -1,0 +1,207 @@
+package verify
+
+import (
+	"encoding/json"
+	"fmt"
+)
+
+// ReportVersion is that of the report's fields.
+const ReportVersion = 1
+
+// A Report is what was measured. Its JSON holds no time and no path, so that the same plan gives the same bytes; Peaks, and
+// the peaks in Reading, are measured anew by each run.
+type Report struct {
+	Version  int           `json:"version"`
+	Model    ModelInfo     `json:"model"`
+	Runtime  string        `json:"runtime"` // what "unmodified" means
+	Adapters []AdapterInfo `json:"adapters"`
+	Text     TextInfo      `json:"text"`
+	Seed     uint64        `json:"seed"`
+	Samples  int           `json:"samples"`
+	Block    int           `json:"block"` // consecutive positions that are drawn together
+
+	Rows     []*Row     `json:"rows"`
+	Recall   []Recall   `json:"recall,omitempty"`
+	Profiles []Profile  `json:"profiles,omitempty"`
+	Reading  []Reading  `json:"reading,omitempty"`
+	Peaks    []Peak     `json:"peaks,omitempty"`
+	Frontier []Frontier `json:"frontier"` // best at equal bytes
+	Findings []string   `json:"findings"` // in words
+	Notes    []string   `json:"notes,omitempty"`
+	Checks   []Check    `json:"checks"`
+}
+
+// ModelInfo says which model.
+type ModelInfo struct {
+	File         string `json:"file"`
+	Name         string `json:"name,omitempty"`
+	Architecture string `json:"architecture"`
+	SHA256       string `json:"sha256"`
+	Bytes        int64  `json:"bytes"`
+	Layers       int    `json:"layers"`
+	Context      int    `json:"context"` // that it was trained for
+}
+
+// AdapterInfo says which adapter, and what it was trained for.
+type AdapterInfo struct {
+	File   string `json:"file"`
+	SHA256 string `json:"sha256"`
+	Policy string `json:"policy"`
+	Heavy  int    `json:"heavy"`
+	Recent int    `json:"recent"`
+	Ubatch int    `json:"ubatch"`
+	Rank   int    `json:"rank"`
+	Hidden int    `json:"hidden"`
+	Bytes  int64  `json:"bytes"` // in memory
+}
+
+// TextInfo says which tokens.
+type TextInfo struct {
+	SHA256  string `json:"sha256"` // of the windows' tokens, int32, little-endian
+	Tokens  int    `json:"tokens"` // of the whole text
+	Windows int    `json:"windows"`
+	Stride  int    `json:"stride"`
+	Start   bool   `json:"start"` // the model's first token stands before each window
+}
+
+// Bytes are what a cache of one sequence occupies.
+type Bytes struct {
+	Slots   int64 `json:"slots"` // of the full caches: all
+	State   int64 `json:"state"`
+	Kernels int64 `json:"kernels"` // once per model, whatever the number of sequences
+	Total   int64 `json:"total"`
+}
+
+// A Row is one method at one budget, context and micro-batch.
+type Row struct {
+	Context      int      `json:"context"`
+	Ubatch       int      `json:"ubatch"`
+	Budget       int      `json:"budget"` // of the setting; Baseline+ and Baseline++ have more slots
+	Method       string   `json:"method"`
+	Policy       string   `json:"policy,omitempty"`
+	Slots        int      `json:"slots"`
+	Adapter      string   `json:"adapter,omitempty"`
+	AdapterNotes []string `json:"adapter_notes,omitempty"` // where it is used otherwise than trained
+	Bytes        Bytes    `json:"bytes"`
+	From         int      `json:"from"`            // first position that counts
+	Fault        string   `json:"fault,omitempty"` // why there are no measures
+
+	Measures
+	FullPerplexity Estimate  `json:"full_perplexity"`
+	Common         *Measures `json:"common,omitempty"` // over the positions that all budgets of this context and micro-batch share
+	CommonFrom     int       `json:"common_from"`
+
+	ClosedKL  *Estimate             `json:"closed_kl,omitempty"`         // LESS: share of the gap between sparse and full that it closes
+	ClosedPPL *Estimate             `json:"closed_perplexity,omitempty"` // the same in perplexity
+	Against   map[string]Difference `json:"against,omitempty"`           // LESS: beside sparse, Baseline+ and Baseline++
+	Buckets   []Bucket              `json:"buckets,omitempty"`
+
+	Generation *Generation `json:"generation,omitempty"`
+}
+
+// Measures are taken from logits, over positions.
+type Measures struct {
+	Positions  int      `json:"positions"`
+	Blocks     int      `json:"blocks"` // that the intervals are drawn from: below ten or so they mean little
+	Perplexity Estimate `json:"perplexity"`
+	Increase   Estimate `json:"perplexity_increase"` // paired difference to the full cache
+	KL         Estimate `json:"kl"`                  // KL(full || method), nats
+	KLP99      Estimate `json:"kl_p99"`
+	KLMax      float64  `json:"kl_max"`
+	Top1       Estimate `json:"top1"` // share of positions with the same most likely token
+}
+
+// An Estimate is a value, its standard error, and its interval of 95 %.
+type Estimate struct {
+	Value float64 `json:"value"`
+	SE    float64 `json:"se"`
+	Low   float64 `json:"low"`
+	High  float64 `json:"high"`
+}
+
+// A Difference is paired: of LESS's KL or perplexity less another method's. Below zero LESS is better.
+type Difference struct {
+	KL         Estimate `json:"kl"`
+	Perplexity Estimate `json:"perplexity"`
+}
+
+// A Bucket is the positions [From, To) of all windows.
+type Bucket struct {
+	From           int      `json:"from"`
+	To             int      `json:"to"`
+	KL             Estimate `json:"kl"`
+	Perplexity     float64  `json:"perplexity"`
+	FullPerplexity float64  `json:"full_perplexity"`
+	Top1           float64  `json:"top1"`
+}
+
+// A Peak is the most memory that the processes of either runtime had with a context.
+type Peak struct {
+	Context    int   `json:"context"`
+	Unmodified int64 `json:"unmodified"`
+	LESS       int64 `json:"less"`
+	Slots      int   `json:"slots"` // of LESS
+}
+
+// Frontier is the rows of one context and micro-batch that no other of the same bytes or fewer is closer to the full cache than,
+// by KL over the common positions, fewest bytes first.
+type Frontier struct {
+	Context int             `json:"context"`
+	Ubatch  int             `json:"ubatch"`
+	From    int             `json:"from"`
+	Rows    []FrontierEntry `json:"rows"`
+}
+
+// FrontierEntry names a row.
+type FrontierEntry struct {
+	Method string   `json:"method"`
+	Policy string   `json:"policy,omitempty"`
+	Budget int      `json:"budget,omitempty"`
+	Slots  int      `json:"slots"`
+	Bytes  int64    `json:"bytes"`
+	KL     Estimate `json:"kl"`
+}
+
+// Name is the method with its policy and, where it has one, its budget.
+func (e FrontierEntry) Name() string { return name(e.Method, e.Policy, e.Budget) }
+
+// Name is the method with its policy.
+func (r *Row) Name() string { return name(r.Method, r.Policy, 0) }
+
+func name(method, policy string, budget int) string {
+	s := method
+	if policy != "" {
+		s = policy + " " + method
+	}
+	if budget > 0 {
+		s += fmt.Sprintf(" %d", budget)
+	}
+	return s
+}
+
+// Measured are the rows that say how good a method is: all but those that say whether the build is to be trusted.
+func (r *Report) Measured() []*Row {
+	var out []*Row
+	for _, row := range r.Rows {
+		if row.Method != Off && row.Method != Whole && row.Method != Plain {
+			out = append(out, row)
+		}
+	}
+	return out
+}
+
+// Row returns the row of a setting, or nil.
+func (r *Report) Row(context, ubatch, budget int, policy, method string) *Row {
+	for _, row := range r.Rows {
+		if row.Context == context && row.Ubatch == ubatch && row.Budget == budget && row.Policy == policy && row.Method == method {
+			return row
+		}
+	}
+	return nil
+}
+
+// JSON returns the report, indented.
+func (r *Report) JSON() ([]byte, error) {
+	b, err := json.MarshalIndent(r, "", " ")
+	return append(b, '\n'), err
+}

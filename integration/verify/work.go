@@ -1,0 +1,152 @@
+package verify
+
+import (
+	"crypto/sha256"
+	"encoding/gob"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/gofrs/flock"
+)
+
+// ErrBusy is a work folder that another run is using.
+var ErrBusy = errors.New("work folder in use")
+
+// store keeps finished pieces of work, each in a file named by all that it depends on: a piece that is there whole is right,
+// whatever plan it was made for.
+type store struct {
+	dir       string
+	lock      *flock.Flock
+	temporary bool
+}
+
+func openStore(dir string) (*store, error) {
+	s := &store{dir: dir}
+	if dir == "" {
+		var err error
+		s.dir, err = os.MkdirTemp("", "lesskv-verify-")
+		s.temporary = true
+		return s, err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("verify: %w", err)
+	}
+	s.lock = flock.New(filepath.Join(dir, "lock"))
+	ok, err := s.lock.TryLock()
+	if err == nil && !ok {
+		err = fmt.Errorf("%s: wait for the run that uses it, or choose another: %w", dir, ErrBusy)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("verify: %w", err)
+	}
+	return s, nil
+}
+
+func (s *store) close() {
+	if s.temporary {
+		os.RemoveAll(s.dir)
+	}
+	if s.lock != nil {
+		s.lock.Close()
+	}
+}
+
+func (s *store) has(key string) bool {
+	_, err := os.Stat(filepath.Join(s.dir, key))
+	return err == nil
+}
+
+// load reads a piece. One that can't be read is as good as none.
+func (s *store) load(key string, to any) bool {
+	f, err := os.Open(filepath.Join(s.dir, key))
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	return gob.NewDecoder(f).Decode(to) == nil
+}
+
+// save writes a piece: it is there whole or not at all.
+func (s *store) save(key string, piece any) error {
+	f, err := os.CreateTemp(s.dir, "*.tmp")
+	if err != nil {
+		return fmt.Errorf("verify: keeping finished work: %w", err)
+	}
+	defer os.Remove(f.Name())
+	err = gob.NewEncoder(f).Encode(piece)
+	if err == nil {
+		err = f.Sync()
+	}
+	if closing := f.Close(); err == nil {
+		err = closing
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), filepath.Join(s.dir, key))
+	}
+	if err != nil {
+		return fmt.Errorf("verify: keeping finished work: %w", err)
+	}
+	return nil
+}
+
+// key names a piece by its kind and everything that it depends on beside the model and the workers.
+func (v *verifier) key(kind string, parts ...any) string {
+	h := sha256.New()
+	e := json.NewEncoder(h)
+	all := []any{kind, v.sums}
+	for _, p := range parts {
+		switch p := p.(type) {
+		case *run:
+			c := p.config
+			adapter := ""
+			if c.LESS != nil {
+				l := *c.LESS
+				l.Adapter, c.LESS = "", &l
+			}
+			if p.adapter != nil {
+				adapter = p.adapter.SHA256
+			}
+			all = append(all, p.tree, c, adapter)
+		case *group:
+			all = append(all, p.context, p.ubatch)
+		default:
+			all = append(all, p)
+		}
+	}
+	if err := e.Encode(all); err != nil {
+		panic(err) // numbers and strings
+	}
+	return kind + "-" + hex.EncodeToString(h.Sum(nil)[:16])
+}
+
+// hashFile returns a file's SHA-256 and its size.
+func hashFile(path string) (sum string, size int64, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", 0, fmt.Errorf("verify: %w", err)
+	}
+	defer f.Close()
+	h := sha256.New()
+	if size, err = io.Copy(h, f); err != nil {
+		return "", 0, fmt.Errorf("verify: %w", err)
+	}
+	return hex.EncodeToString(h.Sum(nil)), size, nil
+}
+
+// hashTokens returns the SHA-256 of tokens.
+func hashTokens(all ...[]int32) string {
+	h := sha256.New()
+	var b [4]byte
+	for _, tokens := range all {
+		for _, t := range tokens {
+			b[0], b[1], b[2], b[3] = byte(t), byte(t>>8), byte(t>>16), byte(t>>24)
+			h.Write(b[:])
+		}
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
