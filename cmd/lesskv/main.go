@@ -10,6 +10,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -19,6 +21,7 @@ const (
 	exitOK          = 0
 	exitFailed      = 1
 	exitUsage       = 2
+	exitChecks      = 3   // verify: measured, and something does not hold
 	exitInterrupted = 130 // as a shell has it for SIGINT
 )
 
@@ -42,12 +45,12 @@ func execute(ctx context.Context, args []string, stdin io.Reader, stdout, stderr
 		SilenceUsage:  true,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.SetArgs(args)
+	root.SetArgs(spell(args))
 	root.SetIn(stdin)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(newRun(), newTrain(), newMerge(), newImport())
+	root.AddCommand(newRun(), newTrain(), newMerge(), newImport(), newVerify())
 
 	command, err := root.ExecuteContextC(ctx)
 	var usage usageError
@@ -56,10 +59,27 @@ func execute(ctx context.Context, args []string, stdin io.Reader, stdout, stderr
 		return exitOK
 	case errors.Is(err, errInterrupted):
 		return exitInterrupted
+	case errors.Is(err, errChecks):
+		fmt.Fprintf(stderr, "%s: %v\n", command.CommandPath(), err)
+		return exitChecks
 	case errors.As(err, &usage) || command == root: // cobra's own errors, like an unknown command
 		fmt.Fprintf(stderr, "%s: %v\nsee %s -h\n", command.CommandPath(), err, command.CommandPath())
 		return exitUsage
 	}
 	fmt.Fprintf(stderr, "%s: %v\n", command.CommandPath(), err)
 	return exitFailed
+}
+
+// spell turns -text, as Go's own flags are written, into --text; it would be -t with the value ext.
+func spell(args []string) []string {
+	out := slices.Clone(args)
+	for i, a := range out {
+		if a == "--" {
+			break
+		}
+		if a == "-text" || strings.HasPrefix(a, "-text=") {
+			out[i] = "-" + a
+		}
+	}
+	return out
 }

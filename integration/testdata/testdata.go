@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"embed"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 )
@@ -30,6 +31,15 @@ const (
 
 //go:embed *.gguf heldout.txt heldout-windows.u16
 var files embed.FS
+
+// Adapters returns the names of all adapters.
+func Adapters() []string {
+	names, err := fs.Glob(files, "*.lesskv.gguf")
+	if err != nil {
+		panic(err) // the pattern is right
+	}
+	return names
+}
 
 // Read returns the content of a file.
 func Read(name string) ([]byte, error) { return files.ReadFile(name) }

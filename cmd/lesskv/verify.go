@@ -1,0 +1,364 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/schollz/progressbar/v3"
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/lesskv/lesskv/integration/testdata"
+	"github.com/lesskv/lesskv/integration/verify"
+	"github.com/lesskv/lesskv/integration/verify/page"
+)
+
+// verifyOptions are the flags of verify.
+type verifyOptions struct {
+	verify.Plan
+	texts    []string
+	budgets  []string
+	start    bool
+	prompts  string
+	memory   string
+	requires []string
+	output   string
+	json     bool
+	keep     bool
+	quiet    bool
+}
+
+func newVerify() *cobra.Command {
+	o := &verifyOptions{}
+	cmd := &cobra.Command{
+		Use:   "verify -m MODEL -w ADAPTER --text FILE [flags]",
+		Short: "Measure how close the cache stays to the unmodified runtime, at what memory",
+		Long: `Read a text with every way to hold the cache, beside the full cache of the
+unmodified runtime in a process of its own, and report how far each is from it
+at how many bytes: a table here, and in the folder of -o report.json, report.csv,
+report.html (one file, no network) and the pictures as PNG.
+
+Exit status: 0 if every --require holds and the build is what it claims to be
+(switched off it equals the unmodified runtime bit for bit; with nothing evicted,
+to rounding; its fast kernels agree with the plain ones), 3 if not, with the
+reasons among the checks of report.json; 1 if it could not be measured, 2 for a
+wrong command line.
+
+Requirements are [[POLICY] METHOD [BUDGET]:] MEASURE <= NUMBER, without a method
+LESS's: "kl <= 0.2", "peak less 102: top1 > 0.85", "minus.baseline+.high < 0"
+(KL less that of Baseline+, upper end of the interval). Measures: ` + strings.Join(verify.MeasureNames(), ", ") + `.
+
+Finished work is kept in OUTPUT/work until the report is written: after Ctrl-C or
+a crash the same command goes on. Without -m the model is gopher-5m, which is
+built in with its adapters and a text that it has not seen.`,
+		Example: `  lesskv verify -m model.gguf -w model.lesskv.gguf --text book.txt
+  lesskv verify -m model.gguf -w peak.gguf --text book.txt -b 512,5% --ubatch 32,512 --require "kl <= 0.05"
+  lesskv verify -b 41,102 -o report/`,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usageError{fmt.Errorf("%q: a text is given with --text", args[0])}
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd) },
+	}
+	f := cmd.Flags()
+	f.StringVarP(&o.Model, "model", "m", "", "GGUF `file` of the model (default: gopher-5m, built in)")
+	f.StringArrayVarP(&o.Adapters, "adapter", "w", nil, "`file` of an adapter, may be given several times: each serves its policy (default: MODEL.lesskv.gguf beside the model)")
+	f.StringArrayVarP(&o.texts, "text", "d", nil, "text to read: a `file`, or - (may be given several times)")
+	f.IntVar(&o.Windows, "windows", 6, "how many windows of the text to read")
+	f.IntVar(&o.Stride, "stride", 0, "tokens between the starts of two windows (default: evenly over the text)")
+	f.BoolVar(&o.start, "bos", true, "put the model's first token before each window; =false to read them as they lie in the text")
+	f.IntSliceVarP(&o.Contexts, "context", "c", nil, "`tokens` of a window and of the context, one or several (default: the model's, 2048 at most)")
+	f.StringSliceVarP(&o.budgets, "budget", "b", []string{"5%"}, "slots per KV head, one or several: tokens, or a share of the context as 5%")
+	f.IntSliceVar(&o.Ubatches, "ubatch", []int{32}, "`tokens` of a micro-batch, one or several; pictures are of the first")
+	f.StringSliceVar(&o.Policies, "policy", verify.Policies(), "sparse policies")
+	f.StringSliceVar(&o.Methods, "method", verify.Methods(), "ways to hold the cache")
+	f.IntVarP(&o.Generate, "tokens", "n", 48, "tokens of each greedy generation, 0 for none")
+	f.StringVar(&o.prompts, "prompts", "", "JSON lines `file` of generations: {\"prompt\": …, \"reference\": …} (default: the first halves of the windows)")
+	f.StringSliceVar(&o.Recall, "recall", verify.RecallKinds(), "recall tasks, or none")
+	f.StringVar(&o.Template, "template", "", "what a recall task is put into, with {prompt} in it, as a chat model wants it")
+	f.IntVar(&o.Read, "read", 0, "read so many tokens along, at each budget, without a full cache beside it")
+	f.IntSliceVar(&o.Peaks, "peaks", nil, "`contexts` at which to measure the peak memory of both runtimes")
+	f.StringArrayVar(&o.requires, "require", nil, "`requirement` that must hold (may be given several times)")
+	f.IntVar(&o.Samples, "samples", 1000, "draws of the bootstrap")
+	f.Uint64VarP(&o.Seed, "seed", "s", 1, "seed of the draws: the same command gives the same report")
+	f.StringVarP(&o.output, "output", "o", "", "`folder` for the report (default: MODEL.verify beside the model)")
+	f.StringVar(&o.memory, "memory", "", "`bytes` that all processes together may take, as 8G (default: four fifths of what is available)")
+	f.IntVarP(&o.Threads, "threads", "t", runtime.NumCPU(), "threads, all processes together")
+	f.BoolVar(&o.json, "json", false, "print the report as JSON instead of the table")
+	f.BoolVar(&o.keep, "keep", false, "leave the work folder")
+	f.BoolVarP(&o.quiet, "quiet", "q", false, "no progress")
+	f.SortFlags = false
+	return cmd
+}
+
+// errChecks is a report in which something does not hold.
+var errChecks = errors.New("checks failed")
+
+func (o *verifyOptions) run(cmd *cobra.Command) error {
+	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	report, err := o.measure(ctx, cmd)
+	if err != nil {
+		switch {
+		case ctx.Err() != nil:
+			fmt.Fprintln(cmd.ErrOrStderr(), "interrupted; the same command goes on where this one stopped")
+			err = errInterrupted
+		case errors.Is(err, verify.ErrPlan):
+			err = usageError{err}
+		}
+		if o.json {
+			json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]string{"error": err.Error()})
+		}
+		return err
+	}
+	paths, err := page.Write(report, o.output)
+	if err != nil {
+		return err
+	}
+	if o.json {
+		data, err := report.JSON()
+		if err != nil {
+			return err
+		}
+		if _, err := cmd.OutOrStdout().Write(data); err != nil {
+			return err
+		}
+	} else if err := page.Table(cmd.OutOrStdout(), report); err != nil {
+		return err
+	}
+	if !o.keep {
+		if err := os.RemoveAll(o.Work); err != nil {
+			return err
+		}
+	}
+	if !o.quiet {
+		fmt.Fprintln(cmd.ErrOrStderr(), "written:", strings.Join(paths, " "))
+	}
+	if failed := report.Failed(); len(failed) > 0 {
+		return fmt.Errorf("%d of %d %w: see the checks in %s", len(failed), len(report.Checks), errChecks, filepath.Join(o.output, "report.json"))
+	}
+	return nil
+}
+
+// measure runs the plan that the flags make, and checks the requirements.
+func (o *verifyOptions) measure(ctx context.Context, cmd *cobra.Command) (*verify.Report, error) {
+	requirements := make([]verify.Requirement, len(o.requires))
+	for i, s := range o.requires {
+		var err error
+		if requirements[i], err = verify.ParseRequirement(s); err != nil {
+			return nil, err
+		}
+	}
+	if err := o.resolve(cmd); err != nil {
+		return nil, err
+	}
+	m := &meter{w: cmd.ErrOrStderr(), quiet: o.quiet}
+	o.Progress = m.show
+	report, err := verify.Run(ctx, o.Plan)
+	m.end()
+	if err != nil {
+		return nil, err
+	}
+	report.Check(requirements...)
+	return report, nil
+}
+
+// resolve fills in what flags leave open.
+func (o *verifyOptions) resolve(cmd *cobra.Command) (err error) {
+	o.NoStart = !o.start
+	o.Budgets = nil
+	for _, s := range o.budgets {
+		b, err := verify.ParseBudget(s)
+		if err != nil {
+			return err
+		}
+		o.Budgets = append(o.Budgets, b)
+	}
+	for name, n := range map[string]int{"windows": o.Windows, "samples": o.Samples, "threads": o.Threads} {
+		if n < 1 {
+			return usageError{fmt.Errorf("--%s %d: want 1 at least", name, n)}
+		}
+	}
+	if o.Generate == 0 {
+		o.Generate = -1
+	}
+	if len(o.Recall) == 1 && o.Recall[0] == "none" {
+		o.Recall = []string{}
+	}
+	if o.memory != "" {
+		if o.Memory, err = parseBytes(o.memory); err != nil {
+			return usageError{fmt.Errorf("--memory %s: %w", o.memory, err)}
+		}
+	}
+	switch {
+	case o.Model == "":
+		if err := o.builtin(cmd); err != nil {
+			return err
+		}
+	case len(o.texts) == 0:
+		return usageError{errors.New("want a text: --text FILE")}
+	}
+	if o.output == "" {
+		o.output = strings.TrimSuffix(o.Model, ".gguf") + ".verify"
+	}
+	o.Work = filepath.Join(o.output, "work")
+	if beside := strings.TrimSuffix(o.Model, ".gguf") + ".lesskv.gguf"; len(o.Adapters) == 0 {
+		if _, err := os.Stat(beside); err == nil {
+			o.Adapters = []string{beside}
+		}
+	}
+	if o.prompts != "" {
+		if o.Prompts, err = readPrompts(o.prompts); err != nil {
+			return err
+		}
+	}
+	for _, path := range o.texts {
+		data, err := readText(cmd.InOrStdin(), path)
+		if err != nil {
+			return fmt.Errorf("reading the text: %w", err)
+		}
+		o.Text += string(data)
+	}
+	return nil
+}
+
+// builtin puts in gopher-5m, its adapters, and the windows of the held-out text that its published figures are of.
+func (o *verifyOptions) builtin(cmd *cobra.Command) (err error) {
+	if o.Model, err = testdata.Path(testdata.Model); err != nil {
+		return fmt.Errorf("unpacking the built-in model: %w", err)
+	}
+	if o.output == "" {
+		o.output = "gopher-5m.verify"
+	}
+	if len(o.Adapters) == 0 {
+		for _, name := range testdata.Adapters() {
+			path, err := testdata.Path(name)
+			if err != nil {
+				return fmt.Errorf("unpacking the built-in adapters: %w", err)
+			}
+			o.Adapters = append(o.Adapters, path)
+		}
+	}
+	if len(o.texts) > 0 {
+		return nil
+	}
+	text, err := testdata.Read(testdata.Heldout)
+	if err != nil {
+		return err
+	}
+	o.Text = string(text)
+	if !cmd.Flags().Changed("stride") && !cmd.Flags().Changed("bos") && !cmd.Flags().Changed("windows") {
+		o.Stride, o.NoStart = 60000, true
+	}
+	return nil
+}
+
+func readText(stdin io.Reader, path string) ([]byte, error) {
+	if path == "-" {
+		return io.ReadAll(stdin)
+	}
+	return os.ReadFile(path)
+}
+
+// readPrompts reads JSON lines.
+func readPrompts(path string) ([]verify.Prompt, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("reading the prompts: %w", err)
+	}
+	var all []verify.Prompt
+	s := bufio.NewScanner(bytes.NewReader(data))
+	s.Buffer(nil, len(data)+1)
+	for line := 1; s.Scan(); line++ {
+		if len(bytes.TrimSpace(s.Bytes())) == 0 {
+			continue
+		}
+		var p verify.Prompt
+		d := json.NewDecoder(bytes.NewReader(s.Bytes()))
+		d.DisallowUnknownFields()
+		if err := d.Decode(&p); err != nil || p.Prompt == "" {
+			return nil, usageError{fmt.Errorf("--prompts %s, line %d: want {\"prompt\": \"…\", \"reference\": \"…\"}: %v", path, line, err)}
+		}
+		all = append(all, p)
+	}
+	if len(all) == 0 {
+		return nil, usageError{fmt.Errorf("--prompts %s: no prompts", path)}
+	}
+	return all, s.Err()
+}
+
+// meter shows how far a run has come: a bar with the time left on a terminal, a line now and then elsewhere.
+type meter struct {
+	w     io.Writer
+	quiet bool
+
+	mu     sync.Mutex
+	bar    *progressbar.ProgressBar
+	total  int64
+	start  time.Time
+	lately time.Time
+}
+
+func (m *meter) show(p verify.Progress) {
+	if m.quiet {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if f, ok := m.w.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		if m.bar == nil || m.total != p.Total {
+			m.clear()
+			m.total = p.Total
+			m.bar = progressbar.NewOptions64(max(p.Total, 1), progressbar.OptionSetWriter(m.w), progressbar.OptionSetPredictTime(true),
+				progressbar.OptionSetWidth(20), progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish(), progressbar.OptionFullWidth())
+		}
+		m.bar.Describe(p.Stage)
+		m.bar.Set64(min(p.Done, p.Total-1)) // it is not over before the report is there
+		return
+	}
+	now := time.Now()
+	if p.Done > 0 && m.start.IsZero() {
+		m.start = now
+	}
+	if now.Sub(m.lately) < 10*time.Second {
+		return
+	}
+	m.lately = now
+	line := p.Stage
+	if p.Total > 0 {
+		line += fmt.Sprintf(", %d %%", 100*p.Done/p.Total)
+	}
+	if spent := now.Sub(m.start); p.Done > 0 && p.Done < p.Total && spent > 0 {
+		line += ", " + strconv.Itoa(int(spent.Seconds()*float64(p.Total-p.Done)/float64(p.Done))) + " s left"
+	}
+	fmt.Fprintln(m.w, line)
+}
+
+func (m *meter) clear() {
+	if m.bar != nil {
+		m.bar.Clear()
+		m.bar = nil
+	}
+}
+
+func (m *meter) end() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.clear()
+}

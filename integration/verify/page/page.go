@@ -1,0 +1,94 @@
+// Package page shows a report of package verify to people: tables, CSV, pictures, and one HTML file that holds everything and
+// asks no network. Pictures are drawn by gonum/plot: it draws the same plot as SVG for the page and as PNG for a README, and
+// the project uses it already.
+package page
+
+import (
+	"bytes"
+	_ "embed"
+	"fmt"
+	"html/template"
+	"os"
+	"path/filepath"
+
+	"github.com/lesskv/lesskv/integration/verify"
+)
+
+//go:embed page.html
+var source string
+
+var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
+	"kib":      func(n int64) string { return fmt.Sprintf("%.0f", float64(n)/1024) },
+	"mib":      func(n int64) string { return fmt.Sprintf("%.1f", float64(n)/(1<<20)) },
+	"interval": interval,
+	"percent":  func(x float64) string { return fmt.Sprintf("%.1f %%", 100*x) },
+	"share":    share,
+}).Parse(source))
+
+// HTML returns the report as one page.
+func HTML(r *verify.Report) ([]byte, error) {
+	pictures, err := Pictures(r)
+	if err != nil {
+		return nil, err
+	}
+	type shown struct {
+		*Picture
+		SVG template.HTML
+	}
+	var all []shown
+	for _, p := range pictures {
+		svg, err := p.SVG()
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, shown{p, template.HTML(svg)})
+	}
+	var b bytes.Buffer
+	err = pageTemplate.Execute(&b, map[string]any{
+		"Report": r, "Failed": r.Failed(), "Pictures": all, "Groups": groups(r),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("page: %w", err)
+	}
+	return b.Bytes(), nil
+}
+
+// Write puts report.json, report.csv, report.html and a PNG of each picture into a folder, each whole or not at all, and
+// returns their paths.
+func Write(r *verify.Report, dir string) ([]string, error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("page: %w", err)
+	}
+	var paths []string
+	write := func(name string, make func() ([]byte, error)) error {
+		data, err := make()
+		if err != nil {
+			return err
+		}
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path+".tmp", data, 0o644); err != nil {
+			return fmt.Errorf("page: %w", err)
+		}
+		paths = append(paths, path)
+		return os.Rename(path+".tmp", path)
+	}
+	if err := write("report.json", r.JSON); err != nil {
+		return nil, err
+	}
+	if err := write("report.csv", func() ([]byte, error) { return CSV(r) }); err != nil {
+		return nil, err
+	}
+	if err := write("report.html", func() ([]byte, error) { return HTML(r) }); err != nil {
+		return nil, err
+	}
+	pictures, err := Pictures(r)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range pictures {
+		if err := write(p.Name+".png", p.PNG); err != nil {
+			return nil, err
+		}
+	}
+	return paths, nil
+}

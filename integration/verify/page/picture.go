@@ -1,0 +1,117 @@
+package page
+
+import (
+	"bytes"
+	"fmt"
+	"html"
+	"maps"
+	"slices"
+	"strings"
+
+	"gonum.org/v1/plot"
+	"gonum.org/v1/plot/text"
+	"gonum.org/v1/plot/vg"
+	"gonum.org/v1/plot/vg/draw"
+	"gonum.org/v1/plot/vg/vgimg"
+	"gonum.org/v1/plot/vg/vgsvg"
+)
+
+// A Picture is some plots beside each other.
+type Picture struct {
+	Name    string // of its file
+	Title   string
+	Caption string
+	panels  []*panel
+}
+
+// Single tells whether the picture is one plot alone.
+func (p *Picture) Single() bool { return len(p.panels) == 1 }
+
+// Marked tells whether any of its points says its numbers.
+func (p *Picture) Marked() bool {
+	return slices.ContainsFunc(p.panels, func(x *panel) bool { return len(x.marks) > 0 })
+}
+
+// A panel is a plot, and what can be asked of its points.
+type panel struct {
+	plot  *plot.Plot
+	marks []mark
+}
+
+// A mark lies over a point of the drawing, in the page: it says which number of the report the point is.
+type mark struct {
+	x, y  float64
+	title string
+	data  map[string]string
+}
+
+const (
+	panelWidth  = 13 * vg.Centimeter
+	panelHeight = 11 * vg.Centimeter
+	margin      = vg.Length(6)
+)
+
+// newPanel returns an empty plot in the fonts of the page.
+func newPanel(title, x, y string) *panel {
+	p := plot.New()
+	p.Title.Text, p.X.Label.Text, p.Y.Label.Text = title, x, y
+	p.Title.Padding = 4
+	p.Legend.Padding = 1
+	for _, s := range []*text.Style{&p.Title.TextStyle, &p.X.Label.TextStyle, &p.Y.Label.TextStyle, &p.X.Tick.Label, &p.Y.Tick.Label, &p.Legend.TextStyle} {
+		s.Font.Variant = "Sans"
+	}
+	p.Legend.TextStyle.Font.Size = 9
+	return &panel{plot: p}
+}
+
+func (p *Picture) width() vg.Length { return panelWidth * vg.Length(len(p.panels)) }
+
+// draw puts the panels side by side, and returns the canvas of each.
+func (p *Picture) draw(c vg.CanvasSizer) []draw.Canvas {
+	all := draw.New(c)
+	var out []draw.Canvas
+	for i, x := range p.panels {
+		left := panelWidth * vg.Length(i)
+		one := draw.Crop(all, left+margin, left+panelWidth-p.width()-margin, margin, -margin)
+		x.plot.Draw(one)
+		out = append(out, one)
+	}
+	return out
+}
+
+// PNG returns the picture for a README.
+func (p *Picture) PNG() ([]byte, error) {
+	c := vgimg.NewWith(vgimg.UseWH(p.width(), panelHeight), vgimg.UseDPI(96))
+	p.draw(c)
+	var b bytes.Buffer
+	_, err := (vgimg.PngCanvas{Canvas: c}).WriteTo(&b)
+	return b.Bytes(), err
+}
+
+// SVG returns the picture for a page, with its marks over it.
+func (p *Picture) SVG() (string, error) {
+	c := vgsvg.NewWith(vgsvg.UseWH(p.width(), panelHeight))
+	canvases := p.draw(c)
+	var b bytes.Buffer
+	if _, err := c.WriteTo(&b); err != nil {
+		return "", err
+	}
+	var marks strings.Builder
+	fmt.Fprintf(&marks, "<g class=\"marks\" data-picture=%q>\n", p.Name)
+	for i, x := range p.panels {
+		inner := x.plot.DataCanvas(canvases[i])
+		toX, toY := x.plot.Transforms(&inner)
+		for _, m := range x.marks {
+			fmt.Fprintf(&marks, `<circle cx="%.3f" cy="%.3f" r="5" fill="transparent"`, float64(toX(m.x)), float64(panelHeight-toY(m.y)))
+			for _, k := range slices.Sorted(maps.Keys(m.data)) {
+				fmt.Fprintf(&marks, ` data-%s="%s"`, k, html.EscapeString(m.data[k]))
+			}
+			fmt.Fprintf(&marks, "><title>%s</title></circle>\n", html.EscapeString(m.title))
+		}
+	}
+	marks.WriteString("</g>\n</svg>")
+	svg := b.String()
+	svg = svg[strings.Index(svg, "<svg"):] // without the XML declaration, which HTML does not know
+	at := strings.LastIndex(svg, "</svg>")
+	return svg[:at] + marks.String(), nil
+}
