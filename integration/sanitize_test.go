@@ -141,18 +141,6 @@ func sanitized(t *testing.T, dir string, patterns ...string) (objects []string) 
 	t.Helper()
 	build, err := layout.Find(".")
 	require.NoError(t, err)
-	flags := []string{"-O1", "-g", "-fPIC", "-DLESSKV", "-pthread", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"}
-	for _, d := range []string{"include", "src", "ggml/include", "ggml/src"} {
-		flags = append(flags, "-isystem", filepath.Join(build.Sources(), d))
-	}
-	flags = append(flags, "-I", build.Package()) // binding.h
-	if runtime.GOARCH == "amd64" {
-		flags = append(flags, "-march=native")
-	}
-	if runtime.GOOS == "linux" {
-		flags = append(flags, "-D_GNU_SOURCE")
-	}
-
 	var sources []string
 	for _, pattern := range patterns {
 		found, err := filepath.Glob(filepath.Join(build.Sources(), "less", pattern))
@@ -160,10 +148,26 @@ func sanitized(t *testing.T, dir string, patterns ...string) (objects []string) 
 		sources = append(sources, found...)
 	}
 	require.NotEmpty(t, sources)
+	return compile(t, build, dir, sources, "-O1", "-g", "-fPIC", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+}
+
+// compile compiles sources of the patched runtime that are cgo/'s, or copies of such, and returns the objects, in dir.
+func compile(t *testing.T, build layout.Layout, dir string, sources []string, flags ...string) (objects []string) {
+	t.Helper()
+	flags = append(flags, "-DLESSKV", "-pthread", "-I", filepath.Join(build.Sources(), "less"), "-I", build.Package()) // binding.h
+	for _, d := range []string{"include", "src", "ggml/include", "ggml/src"} {
+		flags = append(flags, "-isystem", filepath.Join(build.Sources(), d))
+	}
+	if runtime.GOARCH == "amd64" {
+		flags = append(flags, "-march=native")
+	}
+	if runtime.GOOS == "linux" {
+		flags = append(flags, "-D_GNU_SOURCE")
+	}
 
 	cc, cxx := tool("CC", "gcc"), tool("CXX", "g++")
-	var compile errgroup.Group
-	compile.SetLimit(runtime.NumCPU())
+	var g errgroup.Group
+	g.SetLimit(runtime.NumCPU())
 	for _, source := range sources {
 		object := filepath.Join(dir, filepath.Base(source)+".o")
 		objects = append(objects, object)
@@ -174,9 +178,9 @@ func sanitized(t *testing.T, dir string, patterns ...string) (objects []string) 
 		} else {
 			args = append(args, "-std=c++17")
 		}
-		compile.Go(func() error { return execute(t, command, args...) })
+		g.Go(func() error { return execute(t, command, args...) })
 	}
-	require.NoError(t, compile.Wait())
+	require.NoError(t, g.Wait())
 	return objects
 }
 

@@ -37,9 +37,6 @@ func (v *verifier) reading(ctx context.Context, groups []*group) ([]Reading, err
 		return nil, nil
 	}
 	n := v.plan.Read
-	if n > len(v.text)+len(v.start) {
-		return nil, fmt.Errorf("verify: %d tokens to read, and the text has %d: %w", n, len(v.text), ErrText)
-	}
 	tokens := append(append([]int32{}, v.start...), v.text...)[:n]
 	g := groups[0]
 	var all []Reading
@@ -63,7 +60,7 @@ func (v *verifier) reading(ctx context.Context, groups []*group) ([]Reading, err
 
 func (v *verifier) readAlong(ctx context.Context, g *group, r *row, c *run, tokens []int32) (Reading, error) {
 	out := Reading{Policy: r.Policy, Method: r.Method, Adapter: r.Adapter, Budget: r.Budget, Ubatch: g.ubatch, Tokens: len(tokens),
-		Full: v.fullBytes[g.context] / int64(g.context) * int64(len(tokens))}
+		Full: v.fullBytes[len(tokens)]}
 	chunk := v.chunk(g.ubatch)
 	w, err := v.open(ctx, c, chunk, v.threads(1))
 	if err != nil {

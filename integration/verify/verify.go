@@ -152,7 +152,10 @@ func (v *verifier) probe(ctx context.Context) error {
 	if !ok {
 		return fmt.Errorf("verify: %s: %s: %w", v.plan.Model, reason, ErrModel)
 	}
-	for _, context := range slices.Concat(v.plan.Contexts, v.plan.Peaks) {
+	for _, context := range slices.Concat(v.plan.Contexts, v.plan.Peaks, []int{v.plan.Read}) {
+		if context == 0 {
+			continue
+		}
 		if _, ok := v.fullBytes[context]; ok {
 			continue
 		}
@@ -210,6 +213,9 @@ func (v *verifier) readText(w *worker.Worker) error {
 			return fmt.Errorf("verify: %w", err)
 		}
 		v.start = start[:min(1, len(start))]
+	}
+	if n := v.plan.Read; n > len(v.start)+len(v.text) {
+		return fmt.Errorf("verify: %d tokens to read, and the text has %d: %w", n, len(v.start)+len(v.text), ErrText)
 	}
 	if err := v.readPrompts(w); err != nil {
 		return err

@@ -1,17 +1,31 @@
 package verify_test
 
 import (
+	"bytes"
 	"context"
+	"fmt"
 	"os"
+	"path/filepath"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/lesskv/lesskv/integration/tinymodels"
 	"github.com/lesskv/lesskv/integration/verify"
+	"github.com/lesskv/lesskv/weights/gguf"
 )
 
 const data = "../testdata/"
+
+// adapter returns the path of an adapter of the program that the published figures are of.
+func adapter(t *testing.T, name string) string {
+	t.Helper()
+	path := data + "gopher-5m." + name + ".lesskv.gguf"
+	require.FileExists(t, path)
+	return path
+}
 
 // small is a plan of seconds.
 func small(t *testing.T) verify.Plan {
@@ -19,7 +33,7 @@ func small(t *testing.T) verify.Plan {
 	text, err := os.ReadFile(data + "heldout.txt")
 	require.NoError(t, err)
 	return verify.Plan{
-		Model: data + "gopher-5m.gguf", Adapters: []string{data + "gopher-5m.peak-41.lesskv.gguf"},
+		Model: data + "gopher-5m.gguf", Adapters: []string{adapter(t, "peak-41")},
 		Text: string(text[:20000]), Windows: 2, Contexts: []int{192}, Budgets: []verify.Budget{verify.Tokens(41)}, Policies: []string{"peak"},
 		Generate: 8, Recall: []string{}, Samples: 100, Block: 16, Buckets: 4, Threads: 2,
 	}
@@ -76,11 +90,196 @@ func TestRun(t *testing.T) {
 	sparse, plus := r.Row(192, 32, 41, "peak", verify.Sparse), r.Row(192, 32, 41, "peak", verify.Plus)
 	assert.InDelta(t, less.KL.Value-plus.KL.Value, less.Against[verify.Plus].KL.Value, 1e-12)
 	assert.InDelta(t, 1-less.KL.Value/sparse.KL.Value, less.ClosedKL.Value, 1e-12)
-	assert.Equal(t, "gopher-5m.peak-41.lesskv.gguf", less.Adapter)
+	assert.Equal(t, filepath.Base(adapter(t, "peak-41")), less.Adapter)
 	require.Len(t, r.Profiles, 1)
 	for _, l := range r.Profiles[0].Layers {
 		assert.InDelta(t, 41.0/160, l.Kept, 1e-9)
 		assert.Greater(t, l.Attention, l.Kept, "what is kept is what is attended to")
 		assert.LessOrEqual(t, l.Attention, 1.0)
 	}
+}
+
+// The same plan gives the same bytes, and what was finished is not computed again.
+func TestContinue(t *testing.T) {
+	t.Parallel()
+	p := small(t)
+	p.Work = filepath.Join(t.TempDir(), "work")
+	p.Methods = []string{verify.Sparse, verify.LESS}
+	var first, second bytes.Buffer
+	run := func(to *bytes.Buffer, stop int) (computed int64, err error) {
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		p.Progress = func(x verify.Progress) {
+			computed = max(computed, x.Total)
+			if stop--; stop == 0 {
+				cancel()
+			}
+		}
+		r, err := verify.Run(ctx, p)
+		if err != nil {
+			return computed, err
+		}
+		data, err := r.JSON()
+		to.Write(data)
+		return computed, err
+	}
+	whole, err := run(&first, 12)
+	require.ErrorIs(t, err, context.Canceled)
+	left, err := run(&first, -1)
+	require.NoError(t, err)
+	assert.Positive(t, left)
+	assert.LessOrEqual(t, left, whole)
+	none, err := run(&second, -1)
+	require.NoError(t, err)
+	assert.Zero(t, none, "everything was there")
+	assert.Equal(t, first.String(), second.String())
+
+	p.Work = ""
+	second.Reset()
+	_, err = run(&second, -1)
+	require.NoError(t, err)
+	assert.Equal(t, first.String(), second.String(), "computed anew")
+
+	pieces, err := filepath.Glob(filepath.Join(filepath.Dir(data), "*.tmp"))
+	require.NoError(t, err)
+	assert.Empty(t, pieces)
+}
+
+func TestRefused(t *testing.T) {
+	t.Parallel()
+	notModel := filepath.Join(t.TempDir(), "x.gguf")
+	require.NoError(t, os.WriteFile(notModel, []byte("no model"), 0o644))
+	bloom, err := tinymodels.Find("bloom")
+	require.NoError(t, err)
+	unserved, err := bloom.WriteIn(t.TempDir(), gguf.F32, 1)
+	require.NoError(t, err)
+	for name, c := range map[string]struct {
+		change func(*verify.Plan)
+		kind   error
+		says   string
+	}{
+		"no text":      {func(p *verify.Plan) { p.Text = "" }, verify.ErrText, "give more text"},
+		"short text":   {func(p *verify.Plan) { p.Text = p.Text[:500] }, verify.ErrText, "2 windows of 192 tokens"},
+		"wrong tokens": {func(p *verify.Plan) { p.Tokens = []int32{5, 4096} }, verify.ErrText, "token 1 of the text is 4096"},
+		"no memory":    {func(p *verify.Plan) { p.Memory = 1 << 20 }, verify.ErrMemory, "alone takes"},
+		"less memory":  {func(p *verify.Plan) { p.Memory = 40 << 20 }, verify.ErrMemory, "and the bound is 40 MiB: set a larger one"},
+		"policy":       {func(p *verify.Plan) { p.Policies = []string{"newest"} }, verify.ErrPlan, `policy "newest": want some of h2o`},
+		"method":       {func(p *verify.Plan) { p.Methods = []string{"magic"} }, verify.ErrPlan, `method "magic"`},
+		"budget":       {func(p *verify.Plan) { p.Budgets = []verify.Budget{verify.Share(2)} }, verify.ErrPlan, "2 of the context"},
+		"ubatch":       {func(p *verify.Plan) { p.Ubatches = []int{193} }, verify.ErrPlan, "at most the context of 192"},
+		"template":     {func(p *verify.Plan) { p.Template = "hello" }, verify.ErrPlan, "without {prompt}"},
+		"model":        {func(p *verify.Plan) { p.Model = notModel }, gguf.ErrMagic, "x.gguf"},
+		"unserved":     {func(p *verify.Plan) { p.Model, p.Adapters = unserved, nil }, verify.ErrModel, "ALiBi"},
+		"adapter":      {func(p *verify.Plan) { p.Adapters = []string{notModel} }, gguf.ErrMagic, "x.gguf"},
+		"read":         {func(p *verify.Plan) { p.Read = 1 << 20 }, verify.ErrText, "tokens to read"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := small(t)
+			c.change(&p)
+			r, err := verify.Run(context.Background(), p)
+			assert.Nil(t, r)
+			require.ErrorIs(t, err, c.kind)
+			assert.Contains(t, err.Error(), c.says)
+		})
+	}
+}
+
+// A work folder is one run's.
+func TestBusy(t *testing.T) {
+	t.Parallel()
+	p := small(t)
+	p.Work = t.TempDir()
+	begun := make(chan struct{})
+	var once sync.Once
+	ctx, cancel := context.WithCancel(context.Background())
+	p.Progress = func(x verify.Progress) {
+		if x.Total > 0 {
+			once.Do(func() { close(begun) })
+		}
+	}
+	finished := make(chan error)
+	go func() {
+		_, err := verify.Run(ctx, p)
+		finished <- err
+	}()
+	<-begun
+	q := p
+	q.Progress = nil
+	_, err := verify.Run(context.Background(), q)
+	assert.ErrorIs(t, err, verify.ErrBusy)
+	cancel()
+	assert.Error(t, <-finished)
+}
+
+// 30,000 tokens at a budget of 512 take the memory of 512.
+func TestReadAlong(t *testing.T) {
+	if testing.Short() {
+		t.Skip("30,000 tokens")
+	}
+	t.Parallel()
+	p := small(t)
+	text, err := os.ReadFile(data + "heldout.txt")
+	require.NoError(t, err)
+	p.Text, p.Read = string(text[:120000]), 30000
+	p.Windows, p.Contexts, p.Ubatches, p.Budgets, p.Methods, p.Generate = 1, []int{1100}, []int{512}, []verify.Budget{verify.Tokens(512)}, []string{verify.LESS}, -1
+	r, err := verify.Run(context.Background(), p)
+	require.NoError(t, err)
+	require.Len(t, r.Reading, 1)
+	x := r.Reading[0]
+	assert.Equal(t, 30000, x.Tokens)
+	const slots, state = 6 * 2 * 512 * (64*2*2 + 8), 6 * 2 * 8 * 65 * 4
+	assert.EqualValues(t, slots, x.End.Slots)
+	assert.EqualValues(t, state, x.End.State)
+	assert.Equal(t, x.Start, x.End)
+	assert.Less(t, x.Grown, int64(1<<20), "from the moment the budget was full")
+	assert.EqualValues(t, 6*2*30208*64*2*2, x.Full, "llama.cpp rounds a context up to 256")
+	assert.Less(t, x.Peak, x.Full/2, "the whole process, model included, beside the full cache alone")
+	require.Len(t, x.Parts, 4)
+	for _, part := range x.Parts {
+		assert.Greater(t, part.Perplexity, 1.0)
+	}
+}
+
+// The settings of another, independent implementation of algorithm.md come out as it published them: within 3 % in KL.
+func TestPublished(t *testing.T) {
+	if testing.Short() {
+		t.Skip("six windows")
+	}
+	t.Parallel()
+	p := small(t)
+	text, err := os.ReadFile(data + "heldout.txt")
+	require.NoError(t, err)
+	p.Text, p.Stride, p.NoStart = string(text), 60000, true
+	p.Windows, p.Contexts, p.Methods, p.Generate = 6, []int{2048}, []string{verify.Sparse, verify.LESS}, -1
+	r, err := verify.Run(context.Background(), p)
+	require.NoError(t, err)
+	for _, want := range []struct {
+		method              string
+		perplexity, kl, top float64
+	}{{verify.Sparse, 22.174, 0.2610, 0.7710}, {verify.LESS, 21.400, 0.2069, 0.8148}} {
+		row := r.Row(2048, 32, 41, "peak", want.method)
+		require.NotNil(t, row)
+		assert.InEpsilon(t, 17.488, row.FullPerplexity.Value, 1e-3)
+		assert.InEpsilon(t, want.perplexity, row.Perplexity.Value, 0.01, want.method)
+		assert.InEpsilon(t, want.kl, row.KL.Value, 0.03, want.method)
+		assert.InDelta(t, want.top, row.Top1.Value, 0.005, want.method)
+	}
+}
+
+// What an app's own tests ask.
+func ExampleRun() {
+	text, err := os.ReadFile(data + "heldout.txt")
+	if err != nil {
+		panic(err)
+	}
+	report, err := verify.Run(context.Background(), verify.Plan{
+		Model: data + "gopher-5m.gguf", Text: string(text[:8000]), Windows: 1, Contexts: []int{256}, Generate: -1, Recall: []string{},
+		Budgets: []verify.Budget{verify.Tokens(128)}, Policies: []string{"peak"}, Methods: []string{verify.Sparse},
+	})
+	if err != nil {
+		panic(err)
+	}
+	report.Check(verify.Must("sparse: kl <= 0.1"), verify.Must("peak sparse 128: top1 >= 0.8"))
+	fmt.Println(len(report.Failed()), "checks failed")
+	// Output: 0 checks failed
 }

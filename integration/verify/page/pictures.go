@@ -216,6 +216,7 @@ func positions(r *verify.Report) ([]*Picture, error) {
 				return nil, err
 			}
 		}
+		p.plot.X.Tick.Marker = plot.TickerFunc(integers)
 		p.plot.Legend.Top, p.plot.Legend.Left = true, true
 		if len(p.marks) > 0 {
 			pic.panels = append(pic.panels, p)
@@ -273,9 +274,14 @@ func layers(r *verify.Report) ([]*Picture, error) {
 }
 
 func integers(lo, hi float64) []plot.Tick {
+	step := 1.0
+	for _, next := range []float64{2, 5, 10, 20, 50, 100, 200, 250, 500, 1000, 2000, 5000, 10000, 20000, 50000, 1e5} {
+		if (hi-lo)/step > 8 {
+			step = next
+		}
+	}
 	var all []plot.Tick
-	step := math.Max(1, math.Ceil((hi-lo)/8))
-	for x := math.Ceil(lo); x <= hi; x += step {
+	for x := math.Ceil(lo/step) * step; x <= hi; x += step {
 		all = append(all, plot.Tick{Value: x, Label: number(x)})
 	}
 	return all
