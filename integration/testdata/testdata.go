@@ -9,6 +9,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 )
 
 // Names of the files. An adapter's name ends in its policy and budget; at their context of 2,048 tokens, 102 is 5 % and 41 is 2 %.
@@ -19,6 +21,7 @@ const (
 	H2O41   = "gopher-5m.h2o-41.lesskv.gguf"
 	Peak102 = "gopher-5m.peak-102.lesskv.gguf"
 	Peak41  = "gopher-5m.peak-41.lesskv.gguf"
+	Lambda  = "gopher-5m.lambda-102.lesskv.gguf" // for 41 and 204 too
 
 	ReferenceH2O102  = "gopher-5m.reference-h2o-102.lesskv.gguf"
 	ReferenceH2O41   = "gopher-5m.reference-h2o-41.lesskv.gguf"
@@ -32,13 +35,13 @@ const (
 //go:embed *.gguf heldout.txt heldout-windows.u16
 var files embed.FS
 
-// Adapters returns the names of all adapters.
+// Adapters returns the names of all adapters, but for those that are here to judge others by.
 func Adapters() []string {
 	names, err := fs.Glob(files, "*.lesskv.gguf")
 	if err != nil {
 		panic(err) // the pattern is right
 	}
-	return names
+	return slices.DeleteFunc(names, func(name string) bool { return strings.Contains(name, ".reference-") })
 }
 
 // Read returns the content of a file.
