@@ -50,7 +50,7 @@ func newVerify() *cobra.Command {
 		Long: `Read a text with every way to hold the cache, beside the full cache of the
 unmodified runtime in a process of its own, and report how far each is from it
 at how many bytes: a table here, and in the folder of -o report.json, report.csv,
-report.html (one file, no network) and the pictures as PNG.
+report.md, report.html (one file, no network) and the pictures as PNG.
 
 Exit status: 0 if every --require holds and the build is what it claims to be
 (switched off it equals the unmodified runtime bit for bit; with nothing evicted,
@@ -85,7 +85,7 @@ built in with its adapters and a text that it has not seen.`,
 	f.BoolVar(&o.start, "bos", true, "put the model's first token before each window; =false to read them as they lie in the text")
 	f.IntSliceVarP(&o.Contexts, "context", "c", nil, "`tokens` of a window and of the context, one or several (default: the model's, 2048 at most)")
 	f.StringSliceVarP(&o.budgets, "budget", "b", []string{"5%"}, "slots per KV head, one or several: tokens, or a share of the context as 5%")
-	f.IntSliceVar(&o.Ubatches, "ubatch", []int{32}, "`tokens` of a micro-batch, one or several; pictures are of the first")
+	f.IntSliceVar(&o.Ubatches, "ubatch", []int{32}, "`tokens` of a micro-batch, one or several; generations, recall tasks and most pictures are of the first")
 	f.StringSliceVar(&o.Policies, "policy", verify.Policies(), "sparse policies")
 	f.StringSliceVar(&o.Methods, "method", verify.Methods(), "ways to hold the cache")
 	f.IntVarP(&o.Generate, "tokens", "n", 48, "tokens of each greedy generation, 0 for none")

@@ -3,6 +3,7 @@ package verify
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"path/filepath"
 	"slices"
 )
@@ -225,10 +226,12 @@ func (g *group) trusted(read map[*run][]*points) []Check {
 			}
 			var sum float64
 			for i, x := range plain[0].KL {
-				sum += abs(x - fast[0].KL[i])
+				sum += math.Abs(x - fast[0].KL[i])
 			}
 			c.Found = sum / float64(len(plain[0].KL))
-			c.OK = c.Found <= plainKL // and no NaN
+			if c.OK = c.Found <= plainKL; math.IsNaN(c.Found) {
+				c.Found, c.Reason = 0, "logits that are not finite"
+			}
 		}
 		if !c.OK && c.Reason == "" {
 			c.Reason = fmt.Sprintf("found %.3g", c.Found)
@@ -236,13 +239,6 @@ func (g *group) trusted(read map[*run][]*points) []Check {
 		all = append(all, c)
 	}
 	return all
-}
-
-func abs(x float64) float64 {
-	if x < 0 {
-		return -x
-	}
-	return x
 }
 
 // findings says in words what the rows say in numbers, also where that is not in LESS's favour.

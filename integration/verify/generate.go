@@ -13,7 +13,8 @@ type prompt struct {
 	reference string
 }
 
-// Generation is how greedy generations of a method go, beside those of the full cache.
+// Generation is how greedy generations of a method go, beside those of the full cache. They are made at the first micro-batch
+// of a plan: what follows the prompt is decoded one by one in any case.
 type Generation struct {
 	Prompts int      `json:"prompts"`
 	Tokens  int      `json:"tokens"` // of each
@@ -57,7 +58,7 @@ func (v *verifier) readPrompts(w *worker.Worker) error {
 
 // promptsOf returns what a group's generations begin with: the plan's prompts, or the first halves of its windows.
 func (v *verifier) promptsOf(g *group) []prompt {
-	if v.plan.Generate < 1 {
+	if v.plan.Generate < 1 || !g.texts {
 		return nil
 	}
 	var all []prompt
@@ -96,7 +97,7 @@ func (v *verifier) generateKey(g *group, r *run) string {
 }
 
 func (v *verifier) generated(g *group, r *run) bool {
-	return v.plan.Generate < 1 || v.store.has(v.generateKey(g, r))
+	return v.plan.Generate < 1 || !g.texts || v.store.has(v.generateKey(g, r))
 }
 
 // generate continues every prompt greedily, and keeps the texts. The full cache keeps the references' too.
@@ -152,7 +153,7 @@ func (v *verifier) answer(o *opened, prompt []int32, n int) (generated, error) {
 // generation compares a run's texts with the full cache's.
 func (v *verifier) generation(g *group, r *run) *Generation {
 	var full, texts []generated
-	if v.plan.Generate < 1 || !v.store.load(v.generateKey(g, g.full), &full) || !v.store.load(v.generateKey(g, r), &texts) || len(full) != len(texts) || len(full) == 0 {
+	if v.plan.Generate < 1 || !g.texts || !v.store.load(v.generateKey(g, g.full), &full) || !v.store.load(v.generateKey(g, r), &texts) || len(full) != len(texts) || len(full) == 0 {
 		return nil
 	}
 	out := &Generation{Prompts: len(full), Tokens: v.plan.Generate}

@@ -24,6 +24,7 @@ type run struct {
 // A group is the runs of one context and micro-batch, and the rows that are made of them.
 type group struct {
 	context, ubatch int
+	texts           bool // generations and recall tasks are made here: at a context's first micro-batch
 	windows         [][]int32
 	full            *run
 	runs            []*run // without full
@@ -88,7 +89,7 @@ func (v *verifier) groups() ([]*group, error) {
 			return nil, err
 		}
 		for _, ubatch := range v.plan.Ubatches {
-			g := &group{context: context, ubatch: ubatch, windows: windows}
+			g := &group{context: context, ubatch: ubatch, windows: windows, texts: ubatch == v.plan.Ubatches[0]}
 			if err := v.fillGroup(g, len(all) == 0); err != nil {
 				return nil, err
 			}
@@ -132,8 +133,11 @@ func (v *verifier) fillGroup(g *group, first bool) error {
 		return r
 	}
 	offered := map[string]bool{}
+	var budgets []int
 	for _, b := range v.plan.Budgets {
-		budget := b.slots(g.context)
+		budgets = append(budgets, b.slots(g.context))
+	}
+	for i, budget := range unique(budgets) {
 		from := 0
 		if budget+g.ubatch < g.context {
 			from = budget + g.ubatch
@@ -142,7 +146,7 @@ func (v *verifier) fillGroup(g *group, first bool) error {
 		}
 		row := func(method, policy string, slots int, r *run) {
 			w := &row{run: r}
-			w.Row = Row{Context: g.context, Ubatch: g.ubatch, Budget: budget, Method: method, Policy: policy, Slots: slots, From: from}
+			w.Row = Row{Context: g.context, Ubatch: g.ubatch, Budget: budget, Method: method, Policy: policy, Slots: min(slots, g.context), From: from}
 			if r.adapter != nil {
 				w.Adapter = r.adapter.name()
 			}
@@ -197,7 +201,7 @@ func (v *verifier) fillGroup(g *group, first bool) error {
 				return err
 			}
 		}
-		if len(g.rows) == 0 || b != v.plan.Budgets[0] {
+		if i > 0 {
 			continue
 		}
 		off := cache("f16")

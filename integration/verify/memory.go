@@ -84,6 +84,13 @@ func (v *verifier) admit(groups []*group) error {
 			}
 		}
 	}
+	for _, context := range v.plan.Peaks {
+		c := *groups[0].full
+		c.config.Context, c.bytes = context, v.fullBytes[context]
+		if need := v.info.Bytes + v.process(&c); need > v.plan.Memory {
+			return fmt.Errorf("verify: peak memory at a context of %d takes %s, and the bound is %s: %w", context, mib(need), mib(v.plan.Memory), ErrMemory)
+		}
+	}
 	return nil
 }
 

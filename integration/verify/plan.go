@@ -96,7 +96,7 @@ type Plan struct {
 
 	Contexts []int    // tokens of a window, and n_ctx; the model's, 2,048 at most
 	Budgets  []Budget // 5 %
-	Ubatches []int    // tokens of a micro-batch; 32. The first is the one that pictures are drawn of
+	Ubatches []int    // tokens of a micro-batch; 32. Generations, recall tasks and most pictures are of the first
 	Policies []string // all
 	Methods  []string // all
 

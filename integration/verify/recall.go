@@ -168,7 +168,7 @@ func (v *verifier) recallKey(g *group, r *run) string {
 }
 
 func (v *verifier) recalled(g *group, r *run) bool {
-	return len(v.tasks[g.context]) == 0 || v.store.has(v.recallKey(g, r))
+	return len(v.tasks[g.context]) == 0 || !g.texts || v.store.has(v.recallKey(g, r))
 }
 
 // recall puts every task to a run: to the full cache first, and to others those kinds and lengths that it can do.
@@ -223,7 +223,7 @@ func (t *task) right(answer string) bool { return strings.Contains(answer, t.ans
 // recallReport sums up a group's answers.
 func (v *verifier) recallReport(g *group) []Recall {
 	var full answers
-	if len(v.tasks[g.context]) == 0 || !v.store.load(v.recallKey(g, g.full), &full) {
+	if len(v.tasks[g.context]) == 0 || !g.texts || !v.store.load(v.recallKey(g, g.full), &full) {
 		return nil
 	}
 	weak := v.weak(g, full)

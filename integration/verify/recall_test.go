@@ -13,7 +13,7 @@ func TestRecallReport(t *testing.T) {
 	require.NoError(t, err)
 	defer s.close()
 	v := &verifier{plan: Plan{Recall: RecallKinds()}, store: s, tasks: map[int][]task{}}
-	g := &group{context: 100, ubatch: 4, full: &run{}}
+	g := &group{context: 100, ubatch: 4, texts: true, full: &run{}}
 	less := &run{few: false, adapter: nil}
 	less.config.Context = 1 // another run than full
 	g.rows = []*row{{Row: Row{Method: Full}, run: g.full}, {Row: Row{Method: LESS, Policy: "h2o", Budget: 10}, run: less}}

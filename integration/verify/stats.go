@@ -28,10 +28,13 @@ func (s *sums) add(t sums, weight float64) {
 }
 
 func (s sums) meanKL() float64         { return s.kl / s.n }
-func (s sums) perplexity() float64     { return math.Exp(s.nll / s.targets) }
-func (s sums) fullPerplexity() float64 { return math.Exp(s.full / s.targets) }
+func (s sums) perplexity() float64     { return exp(s.nll / s.targets) }
+func (s sums) fullPerplexity() float64 { return exp(s.full / s.targets) }
 func (s sums) increase() float64       { return s.perplexity() - s.fullPerplexity() }
 func (s sums) top1() float64           { return s.agree / s.n }
+
+// exp stays a number, as JSON has no infinity.
+func exp(x float64) float64 { return min(math.Exp(x), math.MaxFloat64) }
 
 // blocks cuts positions [from, to) of every window into blocks of so many.
 func blocks(windows []*points, from, to, size int) []sums {

@@ -236,6 +236,16 @@ func (v *verifier) windows(context int) ([][]int32, error) {
 		return nil, fmt.Errorf("verify: %d windows of %d tokens, %d apart, want %d tokens of text, and there are %d: give more text, fewer windows or a smaller context: %w",
 			v.plan.Windows, context, stride, last, len(v.text), ErrText)
 	}
+	if stride < n && v.plan.Windows > 1 {
+		if v.plan.Stride == 0 {
+			return nil, fmt.Errorf("verify: %d windows of %d tokens would overlap in a text of %d: give more text, %d windows, or a smaller context: %w",
+				v.plan.Windows, context, len(v.text), len(v.text)/n, ErrText)
+		}
+		v.note("windows of %d tokens that begin every %d overlap: intervals are too narrow", context, stride)
+	}
+	if context > v.model.Context {
+		v.note("a context of %d tokens, the model was trained with %d", context, v.model.Context)
+	}
 	var all [][]int32
 	for i := range v.plan.Windows {
 		all = append(all, slices.Concat(v.start, v.text[i*stride:][:n]))

@@ -1,4 +1,4 @@
-// Package page shows a report of package verify to people: tables, CSV, pictures, and one HTML file that holds everything and
+// Package page shows a report of package verify to people: tables, CSV, Markdown, pictures, and one HTML file that holds everything and
 // asks no network. Pictures are drawn by gonum/plot: it draws the same plot as SVG for the page and as PNG for a README, and
 // the project uses it already.
 package page
@@ -53,7 +53,7 @@ func HTML(r *verify.Report) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// Write puts report.json, report.csv, report.html and a PNG of each picture into a folder, each whole or not at all, and
+// Write puts report.json, report.csv, report.md, report.html and a PNG of each picture into a folder, each whole or not at all, and
 // returns their paths.
 func Write(r *verify.Report, dir string) ([]string, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -76,6 +76,9 @@ func Write(r *verify.Report, dir string) ([]string, error) {
 		return nil, err
 	}
 	if err := write("report.csv", func() ([]byte, error) { return CSV(r) }); err != nil {
+		return nil, err
+	}
+	if err := write("report.md", func() ([]byte, error) { return Markdown(r) }); err != nil {
 		return nil, err
 	}
 	if err := write("report.html", func() ([]byte, error) { return HTML(r) }); err != nil {

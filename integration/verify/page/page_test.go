@@ -65,7 +65,7 @@ func TestWrite(t *testing.T) {
 		require.NoError(t, err)
 		assert.Greater(t, info.Size(), int64(1000), p)
 	}
-	assert.Equal(t, []string{"report.json", "report.csv", "report.html", "quality.png", "position.png", "layers.png", "held-41.png", "held-90.png", "memory.png"}, names)
+	assert.Equal(t, []string{"report.json", "report.csv", "report.md", "report.html", "quality.png", "position.png", "layers.png", "held-41.png", "held-90.png", "memory.png"}, names)
 
 	var again verify.Report
 	text, err := os.ReadFile(paths[0])
@@ -85,7 +85,7 @@ func TestWrite(t *testing.T) {
 		assert.Equal(t, strconv.FormatFloat(row.KL.Value, 'g', -1, 64), all[i+1][kl])
 		assert.Equal(t, strconv.FormatInt(row.Bytes.Total, 10), all[i+1][bytes])
 	}
-	for _, p := range paths[3:] {
+	for _, p := range paths[4:] {
 		data, err := os.ReadFile(p)
 		require.NoError(t, err)
 		_, err = png.Decode(strings.NewReader(string(data)))

@@ -1,0 +1,130 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/lesskv/lesskv/integration/testdata"
+	"github.com/lesskv/lesskv/integration/verify"
+	"github.com/lesskv/lesskv/integration/worker"
+)
+
+// verifyFiles returns a folder with a model, an adapter and a book, and flags for a verification of seconds.
+func verifyFiles(t *testing.T) (dir string, flags []string) {
+	t.Helper()
+	dir = t.TempDir()
+	for from, to := range map[string]string{testdata.Model: "model.gguf", testdata.Lambda: "model.lesskv.gguf"} {
+		path, err := testdata.PathIn(dir, from)
+		require.NoError(t, err)
+		require.NoError(t, os.Rename(path, filepath.Join(dir, to)))
+	}
+	text, err := testdata.Read(testdata.Heldout)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "book.txt"), text[:9000], 0o644))
+	return dir, []string{"verify", "-m", filepath.Join(dir, "model.gguf"), "-text", filepath.Join(dir, "book.txt"), "-c192", "-b41", "--windows=2", "--policy=lambda",
+		"--method=sparse,LESS", "--recall=none", "-n4", "--samples=50", "-t2"}
+}
+
+// Killed in the middle, asked again, the command finishes its report, and says by its status and in JSON what does not hold.
+func TestVerify(t *testing.T) {
+	dir, flags := verifyFiles(t)
+	env := append(os.Environ(), playCommand+"=1")
+	for tree, name := range map[worker.Tree]string{worker.Patched: "LESSKV_WORKER", worker.Unmodified: "LESSKV_WORKER_UNMODIFIED"} {
+		path, err := worker.Path(tree)
+		require.NoError(t, err)
+		env = append(env, name+"="+path)
+	}
+	binary, err := os.Executable()
+	require.NoError(t, err)
+	work := filepath.Join(dir, "model.verify", "work")
+	killed := exec.Command(binary, append(flags, "--keep")...)
+	killed.Dir, killed.Env = dir, env
+	require.NoError(t, killed.Start())
+	assert.Eventually(t, func() bool {
+		pieces, _ := filepath.Glob(filepath.Join(work, "points-*"))
+		return len(pieces) > 0
+	}, 5*time.Minute, 5*time.Millisecond)
+	require.NoError(t, killed.Process.Kill())
+	killed.Wait()
+	pieces, err := filepath.Glob(filepath.Join(work, "points-*"))
+	require.NoError(t, err)
+	before := map[string]time.Time{}
+	for _, p := range pieces {
+		info, err := os.Stat(p)
+		require.NoError(t, err)
+		before[p] = info.ModTime()
+	}
+
+	status, table, stderr := command("", append(flags, "--keep", "--require", "kl <= 9", "--require", "lambda less 41: top1 > 0.1")...)
+	require.Equal(t, exitOK, status, stderr)
+	assert.Contains(t, table, "lambda LESS")
+	assert.Contains(t, table, "holds:  kl <= 9: lambda LESS at budget 41")
+	for p, at := range before {
+		info, err := os.Stat(p)
+		require.NoError(t, err)
+		assert.Equal(t, at, info.ModTime(), "what was finished is not computed again")
+	}
+	for _, name := range []string{"report.json", "report.csv", "report.html", "quality.png", "position.png", "layers.png", "held-41.png"} {
+		assert.FileExists(t, filepath.Join(dir, "model.verify", name))
+	}
+
+	status, out, stderr := command("", append(flags, "--json", "--require", "kl <= 1e-9", "--require", "q8_0: kl < 1")...)
+	assert.Equal(t, exitChecks, status)
+	assert.Contains(t, stderr, "2 of 5 checks failed")
+	var r verify.Report
+	require.NoError(t, json.Unmarshal([]byte(out), &r))
+	failed := r.Failed()
+	require.Len(t, failed, 2)
+	assert.Equal(t, "kl <= 1e-9", failed[0].Requirement)
+	assert.Equal(t, r.Row(192, 32, 41, "lambda", "LESS").KL.Value, failed[0].Found)
+	assert.Equal(t, "nothing that it is about was measured", failed[1].Reason)
+	assert.NoDirExists(t, work, "not kept")
+}
+
+func TestVerifyRefused(t *testing.T) {
+	dir, flags := verifyFiles(t)
+	bad := filepath.Join(dir, "bad.jsonl")
+	require.NoError(t, os.WriteFile(bad, []byte("{\"prompt\": \"x\"}\n{\"prompts\": 1}\n"), 0o644))
+	for name, c := range map[string]struct {
+		args   []string
+		status int
+		says   string
+	}{
+		"no text":        {[]string{"verify", "-m", filepath.Join(dir, "model.gguf")}, exitUsage, "want a text"},
+		"argument":       {append(flags, "book.txt"), exitUsage, "a text is given with --text"},
+		"budget":         {append(flags, "-b5.5"), exitUsage, `budget "5.5"`},
+		"requirement":    {append(flags, "--require", "speed > 3"), exitUsage, "no measure speed"},
+		"method":         {append(flags, "--method=best"), exitUsage, `method "best"`},
+		"windows":        {append(flags, "--windows=0"), exitUsage, "--windows 0"},
+		"memory":         {append(flags, "--memory=lots"), exitUsage, "--memory lots"},
+		"prompts":        {append(flags, "--prompts", bad), exitUsage, "line 2"},
+		"threads":        {append(flags, "-text"), exitUsage, "needs an argument"},
+		"no such text":   {[]string{"verify", "-m", filepath.Join(dir, "model.gguf"), "--text", filepath.Join(dir, "none")}, exitFailed, "no such file"},
+		"no such model":  {[]string{"verify", "-m", filepath.Join(dir, "none.gguf"), "--text", bad}, exitFailed, "none.gguf"},
+		"no model":       {[]string{"verify", "-m", bad, "--text", bad}, exitFailed, "bad.jsonl"},
+		"no adapter":     {append(flags, "-w", bad), exitFailed, "bad.jsonl"},
+		"short text":     {append(flags, "--windows=500"), exitFailed, "500 windows of 192 tokens"},
+		"does not fit":   {append(flags, "--memory=48M"), exitFailed, "the bound is 48 MiB"},
+		"unknown unit":   {append(flags, "--memory=1X"), exitUsage, "--memory 1X"},
+		"wrong template": {append(flags, "--template=chat"), exitUsage, "without {prompt}"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			status, out, stderr := command("", c.args...)
+			assert.Equal(t, c.status, status, stderr)
+			assert.Contains(t, stderr, c.says)
+			assert.Empty(t, out)
+		})
+	}
+	status, out, _ := command("", append(flags, "--memory=48M", "--json")...)
+	assert.Equal(t, exitFailed, status)
+	var reason map[string]string
+	require.NoError(t, json.Unmarshal([]byte(out), &reason))
+	assert.Contains(t, reason["error"], "more memory than the bound")
+}
