@@ -325,11 +325,19 @@ func (m *meter) show(p verify.Progress) {
 		if m.bar == nil || m.total != p.Total {
 			m.clear()
 			m.total = p.Total
-			m.bar = progressbar.NewOptions64(max(p.Total, 1), progressbar.OptionSetWriter(m.w), progressbar.OptionSetPredictTime(true),
+			total := p.Total
+			if total == 0 {
+				total = -1 // not known yet, or nothing left to compute: a spinner
+			}
+			m.bar = progressbar.NewOptions64(total, progressbar.OptionSetWriter(m.w), progressbar.OptionSetPredictTime(true),
 				progressbar.OptionSetWidth(20), progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish(), progressbar.OptionFullWidth())
 		}
 		m.bar.Describe(p.Stage)
-		m.bar.Set64(min(p.Done, p.Total-1)) // it is not over before the report is there
+		if p.Total > 0 {
+			m.bar.Set64(min(p.Done, p.Total-1)) // it is not over before the report is there
+		} else {
+			m.bar.Add(0)
+		}
 		return
 	}
 	now := time.Now()

@@ -53,12 +53,13 @@ func share(e *verify.Estimate) string {
 	return fmt.Sprintf("%.0f %% [%.0f, %.0f]", 100*e.Value, 100*e.Low, 100*e.High)
 }
 
-// Table prints the report for a terminal.
+// Table prints the report for a terminal: ± is the standard error, [ ] the interval of 95 %, closed the share of the gap between
+// sparse and full in KL and in perplexity.
 func Table(w io.Writer, r *verify.Report) error {
 	for _, g := range groups(r) {
 		fmt.Fprintf(w, "\n%s\n", g.Title())
 		tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-		fmt.Fprintln(tw, "method\tslots\tKiB\tperplexity\t± s.e.\tto full\tKL, nats\tp99\tmax\ttop-1\tgap closed, KL\tppl\tprefix\tROUGE-L")
+		fmt.Fprintln(tw, "method\tslots\tKiB\tperplexity\tincrease\tKL, nats\tp99\tmax\ttop-1\tclosed\tprefix\tROUGE-L")
 		for _, row := range g.Rows {
 			if row.Fault != "" {
 				fmt.Fprintf(tw, "%s\t%d\t%s\n", row.Name(), row.Slots, row.Fault)
@@ -66,11 +67,17 @@ func Table(w io.Writer, r *verify.Report) error {
 			}
 			prefix, rouge := "", ""
 			if gen := row.Generation; gen != nil {
-				prefix, rouge = fmt.Sprintf("%.1f of %d", gen.Prefix.Value, gen.Tokens), fmt.Sprintf("%.2f", gen.RougeL.Value)
+				prefix, rouge = fmt.Sprintf("%.1f/%d", gen.Prefix.Value, gen.Tokens), fmt.Sprintf("%.2f", gen.RougeL.Value)
 			}
-			fmt.Fprintf(tw, "%s\t%d\t%.0f\t%.3f\t%.2f\t%s\t%s\t%.3f\t%.2f\t%.3f\t%s\t%s\t%s\t%s\n", row.Name(), row.Slots, float64(row.Bytes.Total)/1024,
-				row.Perplexity.Value, row.Perplexity.SE, signed(row.Increase), interval(row.KL, 4), row.KLP99.Value, row.KLMax, row.Top1.Value,
-				share(row.ClosedKL), share(row.ClosedPPL), prefix, rouge)
+			closed := ""
+			if row.ClosedKL != nil {
+				closed = fmt.Sprintf("%.0f %%", 100*row.ClosedKL.Value)
+			}
+			if row.ClosedPPL != nil {
+				closed += fmt.Sprintf(", ppl %.0f %%", 100*row.ClosedPPL.Value)
+			}
+			fmt.Fprintf(tw, "%s\t%d\t%.0f\t%.2f ± %.2f\t%+.3f ± %.3f\t%s\t%.3f\t%.2f\t%.3f\t%s\t%s\t%s\n", row.Name(), row.Slots, float64(row.Bytes.Total)/1024,
+				row.Perplexity.Value, row.Perplexity.SE, row.Increase.Value, row.Increase.SE, interval(row.KL, 4), row.KLP99.Value, row.KLMax, row.Top1.Value, closed, prefix, rouge)
 		}
 		if err := tw.Flush(); err != nil {
 			return err
