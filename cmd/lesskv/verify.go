@@ -240,15 +240,16 @@ func (o *verifyOptions) resolve(cmd *cobra.Command) (err error) {
 
 // builtin puts in gopher-5m, its adapters, and the windows of the held-out text that its published figures are of.
 func (o *verifyOptions) builtin(cmd *cobra.Command) (err error) {
-	if o.Model, err = testdata.Path(testdata.Model); err != nil {
-		return fmt.Errorf("unpacking the built-in model: %w", err)
-	}
 	if o.output == "" {
 		o.output = "gopher-5m.verify"
 	}
+	unpacked := filepath.Join(o.output, "work", "builtin") // a run's own: another version of the program may have other adapters
+	if o.Model, err = testdata.PathIn(unpacked, testdata.Model); err != nil {
+		return fmt.Errorf("unpacking the built-in model: %w", err)
+	}
 	if len(o.Adapters) == 0 {
 		for _, name := range testdata.Adapters() {
-			path, err := testdata.Path(name)
+			path, err := testdata.PathIn(unpacked, name)
 			if err != nil {
 				return fmt.Errorf("unpacking the built-in adapters: %w", err)
 			}

@@ -281,7 +281,7 @@ func (r *Report) findings() []string {
 		for _, e := range f.Rows {
 			names = append(names, fmt.Sprintf("%s (%.0f KiB, KL %.4f)", e.Name(), float64(e.Bytes)/1024, e.KL.Value))
 		}
-		say("Best at equal bytes, context %d, micro-batches of %d, positions from %d on: %s.", f.Context, f.Ubatch, f.From, list(names, 40))
+		say("Best at equal bytes, by slots, context %d, micro-batches of %d, positions from %d on: %s.", f.Context, f.Ubatch, f.From, list(names, 40))
 	}
 	for _, k := range r.Recall {
 		if k.Weak && k.Ubatch == r.Recall[0].Ubatch {

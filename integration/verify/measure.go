@@ -45,6 +45,18 @@ func (v *verifier) open(ctx context.Context, r *run, batch, threads int) (*worke
 		w.Close()
 		return nil, fmt.Errorf("verify: %s: %w", r.describe(), err)
 	}
+	if r.adapter == nil {
+		return w, nil
+	}
+	// A long run opens its files again and again: they must be those that it began with.
+	info, err := w.LESS()
+	if err == nil && info.AdapterSHA256 != r.adapter.SHA256 {
+		err = fmt.Errorf("%s is another file than when the run began: SHA-256 %s, and it was %s", r.adapter.path, info.AdapterSHA256, r.adapter.SHA256)
+	}
+	if err != nil {
+		w.Close()
+		return nil, fmt.Errorf("verify: %w", err)
+	}
 	return w, nil
 }
 

@@ -162,21 +162,26 @@ type FrontierEntry struct {
 	KL     Estimate `json:"kl"`
 }
 
-// Name is the method with its policy and, where it has one, its budget.
-func (e FrontierEntry) Name() string { return name(e.Method, e.Policy, e.Budget) }
+// Name is the method with its policy and, where it is not the whole context, its slots: at equal bytes Baseline+ and
+// Baseline++ are sparse caches like any other.
+func (e FrontierEntry) Name() string {
+	switch {
+	case e.Budget == 0:
+		return e.Method
+	case e.Method == Plus || e.Method == PlusPlus:
+		return fmt.Sprintf("%s of %d", name(Sparse, e.Policy), e.Slots)
+	}
+	return fmt.Sprintf("%s of %d", name(e.Method, e.Policy), e.Slots)
+}
 
 // Name is the method with its policy.
-func (r *Row) Name() string { return name(r.Method, r.Policy, 0) }
+func (r *Row) Name() string { return name(r.Method, r.Policy) }
 
-func name(method, policy string, budget int) string {
-	s := method
-	if policy != "" {
-		s = policy + " " + method
+func name(method, policy string) string {
+	if policy == "" {
+		return method
 	}
-	if budget > 0 {
-		s += fmt.Sprintf(" %d", budget)
-	}
-	return s
+	return policy + " " + method
 }
 
 // Measured are the rows that say how good a method is: all but those that say whether the build is to be trusted.

@@ -38,7 +38,7 @@ type Check struct {
 func (c Check) String() string {
 	s := c.Requirement
 	if !c.Built && c.Method != "" {
-		s += fmt.Sprintf(": %s at budget %d, context %d, micro-batches of %d", name(c.Method, c.Policy, 0), c.Budget, c.Context, c.Ubatch)
+		s += fmt.Sprintf(": %s at budget %d, context %d, micro-batches of %d", name(c.Method, c.Policy), c.Budget, c.Context, c.Ubatch)
 	}
 	if !c.OK {
 		s += ": " + c.Reason
