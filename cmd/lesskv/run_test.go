@@ -60,7 +60,7 @@ func TestRunFlags(t *testing.T) {
 		"ended by a stop word":                          {"--stop=nil"},
 		"n_ctx_seq     = 2048":                          {"-v"},
 		"context 256":                                   {"-c256"},
-		"ended by the context\ncache":                   {"-n-1", "-c256", "--less=off"},
+		"ended by the context\nLESS":                    {"-n-1", "-c256"},
 		"the full cache of 2048 tokens, without LESS\n": {"--less=off", "--budget=5"},
 		"6 seen, 6 kept, 0 folded":                      {"-n3", "func main()"},
 	} {
@@ -115,7 +115,7 @@ func TestRunRefused(t *testing.T) {
 		"policy":           {[]string{"run", "--policy", "newest", "x"}, exitFailed, "h2o, lambda, peak"},
 		"adapter's policy": {[]string{"run", "--policy", "lambda", "--adapter", wrong, "x"}, exitFailed, "wrong.gguf"},
 		"too long":         {[]string{"run", strings.Repeat("x ", 3000)}, exitFailed, "the context holds 2048"},
-		"context is full":  {[]string{"run", "-t1", "-n999", "--less=off", "-c256", "func"}, exitFailed, "256 tokens is full"},
+		"context is full":  {[]string{"run", "-t1", "-n3000", "--temp=0", "-c256", "func"}, exitFailed, "2048 tokens is full"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			status, stdout, stderr := command("", test.args...)
