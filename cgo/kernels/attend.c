@@ -98,7 +98,9 @@ static void attend_one(const struct task * t, const struct scratch * s, int32_t 
         s->x[d] *= t->ub->scale;
     }
     lesskv_rows_one(t->slots_k,            l->dk, s->x, p);
+    lesskv_lap(s->profile, LESSKV_PHASE_SLOTS);
     lesskv_rows_one(first(t->batch_k, nb), l->dk, s->x, p + n);
+    lesskv_lap(s->profile, LESSKV_PHASE_UBATCH);
     for (int32_t r = na; r % VW != 0; r++) {
         p[r] = -INFINITY; // to the end of a vector
     }
@@ -132,11 +134,14 @@ static void attend_one(const struct task * t, const struct scratch * s, int32_t 
         sum += e;
     }
     const float total = vf_sum(sum);
+    lesskv_lap(s->profile, LESSKV_PHASE_SOFTMAX);
 
     // 3. values
     memset(s->sum, 0, (size_t) l->dv * sizeof(float));
     lesskv_cols_one(t->slots_v,            l->dv, p,     s->sum, s->tile);
+    lesskv_lap(s->profile, LESSKV_PHASE_SLOTS);
     lesskv_cols_one(first(t->batch_v, nb), l->dv, p + n, s->sum, s->tile);
+    lesskv_lap(s->profile, LESSKV_PHASE_UBATCH);
 
     // 4. low-rank state
     float pz = 0;
@@ -152,8 +157,10 @@ static void attend_one(const struct task * t, const struct scratch * s, int32_t 
         const struct rows H = { LESSKV_TYPE_F32, t->head->H, (size_t) l->dv * sizeof(float), l->kernels->rank };
         memset(s->low, 0, (size_t) l->dv * sizeof(float));
         lesskv_cols_one(H, l->dv, s->phi, s->low, s->tile);
+        lesskv_lap(s->profile, LESSKV_PHASE_PHI);
     }
     join(t, i, s->sum, m, total, s->low, pz);
+    lesskv_lap(s->profile, LESSKV_PHASE_SOFTMAX);
 
     // 5. what the pairs were worth
     if (worth) {
@@ -161,6 +168,7 @@ static void attend_one(const struct task * t, const struct scratch * s, int32_t 
         for (int32_t r = 0; r < na; r++) {
             worth[r] = p[r] * inv;
         }
+        lesskv_lap(s->profile, LESSKV_PHASE_SCORE);
     }
 }
 
@@ -205,7 +213,9 @@ static void attend_block(const struct task * t, const struct scratch * s, int32_
         }
     }
     lesskv_rows_block(first(t->slots_k, n), l->dk, s->x, p,                      s->tile);
+    lesskv_lap(s->profile, LESSKV_PHASE_SLOTS);
     lesskv_rows_block(batch_k,              l->dk, s->x, p + (size_t) n * LANES, s->tile);
+    lesskv_lap(s->profile, LESSKV_PHASE_UBATCH);
     if (t->ub->soft_cap > 0) {
         const vf cap = vf_set(t->ub->soft_cap);
         for (size_t r = 0; r < (size_t) na * LANES; r += VW) {
@@ -241,12 +251,15 @@ static void attend_block(const struct task * t, const struct scratch * s, int32_
     for (int i = 0; i < LANES; i++) {
         inv[i] = i < nq && total[i] > 0 ? 1 / total[i] : 0;
     }
+    lesskv_lap(s->profile, LESSKV_PHASE_SOFTMAX);
 
     // 3. values
     const size_t ld = round_up((size_t) l->dv, PAD);
     memset(s->sum, 0, ld * LANES * sizeof(float));
     lesskv_cols_block(first(t->slots_v, n), l->dv, p,                      nq, s->sum, s->tile);
+    lesskv_lap(s->profile, LESSKV_PHASE_SLOTS);
     lesskv_cols_block(batch_v,              l->dv, p + (size_t) n * LANES, nq, s->sum, s->tile);
+    lesskv_lap(s->profile, LESSKV_PHASE_UBATCH);
 
     // 4. low-rank state
     float pz[LANES] = {0};
@@ -264,14 +277,17 @@ static void attend_block(const struct task * t, const struct scratch * s, int32_
         const struct rows H = { LESSKV_TYPE_F32, t->head->H, (size_t) l->dv * sizeof(float), l->kernels->rank };
         memset(s->low, 0, ld * LANES * sizeof(float));
         lesskv_cols_block(H, l->dv, s->phi, nq, s->low, s->tile);
+        lesskv_lap(s->profile, LESSKV_PHASE_PHI);
     }
     for (int32_t i = 0; i < nq; i++) {
         join(t, i0 + i, s->sum + i * ld, m[i], total[i], s->low + i * ld, pz[i]);
     }
+    lesskv_lap(s->profile, LESSKV_PHASE_SOFTMAX);
 
     // 5. what the pairs were worth; a policy that asks has no window, so the rows are the slots and the micro-batch
     if (worth) {
         add_worth(l->policy->worth, p, na, inv, worth);
+        lesskv_lap(s->profile, LESSKV_PHASE_SCORE);
     }
 }
 
@@ -281,7 +297,10 @@ void lesskv_attend(const struct lesskv_cache * cache, const struct lesskv_ubatch
         return;
     }
     const struct lesskv_layer * l = &cache->layer;
-    const struct scratch s = lesskv_scratch_plan(l, ub->n_tokens, n_threads, scratch, ith);
+    struct scratch s = lesskv_scratch_plan(l, ub->n_tokens, n_threads, scratch, ith);
+    s.profile = ub->profile ? ub->profile + ith : NULL;
+    lesskv_start(s.profile);
+    const uint64_t begin = s.profile ? s.profile->last : 0;
     for (int32_t u = ith; u < s.n_chunk * l->n_head; u += workers) {
         const int32_t head_q = u % l->n_head; // later chunks see more: spread them over the threads
         const int32_t chunk  = u / l->n_head;
@@ -300,6 +319,9 @@ void lesskv_attend(const struct lesskv_cache * cache, const struct lesskv_ubatch
                 attend_block(&t, &s, i, i1 - i < LANES ? i1 - i : LANES, worth);
             }
         }
+    }
+    if (s.profile) {
+        s.profile->attend += lesskv_now() - begin;
     }
 }
 

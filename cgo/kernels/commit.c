@@ -174,19 +174,29 @@ void lesskv_commit(struct lesskv_cache * cache, const struct lesskv_ubatch * ub,
         return;
     }
     const struct lesskv_layer * l = &cache->layer;
-    const struct scratch s = lesskv_scratch_plan(l, ub->n_tokens, n_threads, scratch, ith);
+    struct scratch s = lesskv_scratch_plan(l, ub->n_tokens, n_threads, scratch, ith);
+    s.profile = ub->profile ? ub->profile + ith : NULL;
+    lesskv_start(s.profile);
+    const uint64_t begin = s.profile ? s.profile->last : 0;
     for (int32_t j = ith; j < l->n_head_kv; j += workers) {
         const struct task t = task_of(cache, ub, j);
         const int32_t n_evict = t.n_pair > l->budget ? t.n_pair - l->budget : 0;
         int32_t n_slot = 0, highest = -1;
         score(&t, &s);
+        lesskv_lap(s.profile, LESSKV_PHASE_SCORE);
         if (n_evict > 0) {
             n_slot  = evict(&t, &s, n_evict);
             highest = pos_at(&t, index_of(s.evict[n_evict - 1]));
+            lesskv_lap(s.profile, LESSKV_PHASE_POLICY);
             fold(&t, &s, n_evict);
+            lesskv_lap(s.profile, LESSKV_PHASE_FOLD);
         }
         move(&t, &s, n_evict, n_slot);
         count(&t, n_evict, highest);
+        lesskv_lap(s.profile, LESSKV_PHASE_MOVE);
+    }
+    if (s.profile) {
+        s.profile->commit += lesskv_now() - begin;
     }
 }
 

@@ -94,7 +94,25 @@ struct scratch {
     float * score; // [T] scores of the micro-batch's pairs
     uint64_t * key;   // [B + T]
     uint64_t * evict; // [T]
+    struct lesskv_profile * profile; // NULL: nobody asks
 };
+
+// profile.c. Each phase lasts from the end of the one before it; p may be NULL.
+uint64_t lesskv_now(void); // nanoseconds
+
+static inline void lesskv_start(struct lesskv_profile * p) {
+    if (p) {
+        p->last = lesskv_now();
+    }
+}
+
+static inline void lesskv_lap(struct lesskv_profile * p, enum lesskv_phase phase) {
+    if (p) {
+        const uint64_t now = lesskv_now();
+        p->ns[phase] += now - p->last;
+        p->last = now;
+    }
+}
 
 // The parts of scratch, memory as lesskv_scratch_size asks for; of thread ith.
 struct scratch lesskv_scratch_plan(const struct lesskv_layer * layer, int32_t n_tokens, int n_threads, void * memory, int ith);

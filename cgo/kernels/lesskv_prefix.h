@@ -37,6 +37,7 @@
 #define lesskv_attend_ref      LESSKV_NAME(lesskv_attend_ref)
 #define lesskv_commit          LESSKV_NAME(lesskv_commit)
 #define lesskv_commit_ref      LESSKV_NAME(lesskv_commit_ref)
+#define lesskv_phase_name      LESSKV_NAME(lesskv_phase_name)
 #define lesskv_phi             LESSKV_NAME(lesskv_phi)
 #define lesskv_psi             LESSKV_NAME(lesskv_psi)
 #define lesskv_sha256_init     LESSKV_NAME(lesskv_sha256_init)
@@ -44,6 +45,7 @@
 #define lesskv_sha256_final    LESSKV_NAME(lesskv_sha256_final)
 
 // internal
+#define lesskv_now             LESSKV_NAME(lesskv_now)
 #define lesskv_policy_h2o      LESSKV_NAME(lesskv_policy_h2o)
 #define lesskv_policy_lambda   LESSKV_NAME(lesskv_policy_lambda)
 #define lesskv_policy_peak     LESSKV_NAME(lesskv_policy_peak)
