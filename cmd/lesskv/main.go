@@ -47,7 +47,7 @@ func execute(ctx context.Context, args []string, stdin io.Reader, stdout, stderr
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(newRun(), newTrain(), newMerge(), newImport())
+	root.AddCommand(newRun(), newTrain(), newMerge(), newImport(), newBench())
 
 	command, err := root.ExecuteContextC(ctx)
 	var usage usageError
