@@ -43,6 +43,31 @@ static void keep(const struct task * t, int32_t slot, int32_t i, float score) {
     t->head->score[slot] = score;
 }
 
+// Step 2 of a small micro-batch: attend left every query's exponentials, and what makes each part of them softmax weights.
+static void score_few(const struct task * t, const struct scratch * s) {
+    const struct lesskv_layer *  l = &t->cache->layer;
+    const struct lesskv_policy * policy = l->policy;
+    const int32_t n     = l->n_head / l->n_head_kv * t->ub->n_tokens;
+    const int32_t parts = lesskv_parts(s, t->n);
+    const int32_t each  = lesskv_part_slots(s, t->n);
+    float * all = s->worth + (size_t) t->head_kv * (size_t) n * s->width; // in the first query's place
+    for (int32_t i = 0; i < parts; i++) {
+        const float * share = s->share + ((size_t) t->head_kv * (size_t) s->part_step + (size_t) i) * (size_t) n;
+        const int32_t r0 = i * each;
+        const int32_t r1 = i + 1 < parts ? r0 + each : t->n_pair;
+        for (int32_t r = r0; r < r1; r += VW) { // what lies behind r1 is of no part, and no one's
+            vf sum = vf_set(share[0]) * vf_load(all + r);
+            for (int32_t a = 1; a < n; a++) {
+                const vf w = vf_set(share[a]) * vf_load(all + (size_t) a * s->width + r);
+                sum = policy->worth == LESSKV_WORTH_SUM ? sum + w : vf_max(w, sum);
+            }
+            vf_store(all + r, sum);
+        }
+    }
+    policy->score(t->head->score, all, t->n, t->ub->n_tokens);
+    policy->score(s->score, all + t->n, t->ub->n_tokens, t->ub->n_tokens);
+}
+
 // Step 2. The units' worths become one, in the place of the KV head's last one, which alone knows all tokens.
 static void score(const struct task * t, const struct scratch * s) {
     const struct lesskv_layer *  l = &t->cache->layer;
@@ -53,6 +78,10 @@ static void score(const struct task * t, const struct scratch * s) {
 
     memset(s->score, 0, (size_t) n_token * sizeof(float));
     if (!s->worth) {
+        return;
+    }
+    if (s->few) {
+        score_few(t, s);
         return;
     }
     const float * unit = s->worth + (size_t) t->head_kv * g * chunks * s->width;
