@@ -110,21 +110,47 @@ static int64_t newest(const struct task * t) {
     return (int64_t) t->ub->pos + t->ub->n_tokens - (l->budget - l->heavy);
 }
 
-static int32_t index_of(uint64_t evicted) {
-    return (int32_t) (evicted & 0xffffffff);
+// The keys of pairs that stay in any case become the largest there is: pinned ones, and the r newest.
+static void spare(const struct task * t, uint64_t * key, const int32_t * pos, int32_t n) {
+    const int64_t newest_from = newest(t);
+    const int32_t from   = newest_from > 0 ? (int32_t) newest_from : 0; // at most the position behind the micro-batch
+    const int32_t pinned = t->cache->layer.pinned;
+    for (int32_t i = 0; i < n; i++) {
+        key[i] = (pos[i] < pinned) | (pos[i] >= from) ? UINT64_MAX : key[i];
+    }
 }
 
-// Step 3: s->evict becomes the n_evict pairs to go, each its position, for sorting, and below that its index; slots
-// before tokens, and both in position order. Returns the number of slots.
+// An evicted pair as a number: its position, for sorting, and below that its index.
+static uint64_t evicted(const struct task * t, int32_t i) {
+    return (uint64_t) ((uint32_t) pos_at(t, i) ^ 0x80000000u) << 32 | (uint32_t) i;
+}
+
+static int32_t index_of(uint64_t gone) {
+    return (int32_t) (gone & 0xffffffff);
+}
+
+// Step 3: s->evict becomes the n_evict pairs to go, slots before tokens, and both in position order. Returns the number of
+// slots.
 static int32_t evict(const struct task * t, const struct scratch * s, int32_t n_evict) {
     const struct lesskv_layer * l = &t->cache->layer;
-    const int64_t from = newest(t);
-    for (int32_t i = 0; i < t->n_pair; i++) {
-        const int32_t pos = pos_at(t, i);
-        s->key[i] = pos < l->pinned || pos >= from ? UINT64_MAX
-            : l->policy->key(i < t->n ? t->head->score[i] : s->score[i - t->n], pos);
+    const int32_t n_token = t->ub->n_tokens;
+    for (int32_t i = 0; i < n_token; i++) {
+        s->pos[i] = t->ub->pos + i;
     }
+    l->policy->keys(s->key,        t->head->score, t->head->pos, t->n);
+    l->policy->keys(s->key + t->n, s->score,       s->pos,       n_token);
+    spare(t, s->key,        t->head->pos, t->n);
+    spare(t, s->key + t->n, s->pos,       n_token);
+
     const uint64_t last = lesskv_select(s->key, t->n_pair, n_evict);
+    if (n_evict == 1) { // decoding; of equal keys the first, as below
+        int32_t i = 0;
+        while (s->key[i] != last) {
+            i++;
+        }
+        s->evict[0] = evicted(t, i);
+        return i < t->n;
+    }
     int32_t equal = n_evict; // that go too: one, unless positions repeat
     for (int32_t i = 0; i < t->n_pair; i++) {
         equal -= s->key[i] < last;
@@ -132,7 +158,7 @@ static int32_t evict(const struct task * t, const struct scratch * s, int32_t n_
     int32_t n = 0, n_slot = 0;
     for (int32_t i = 0; i < t->n_pair; i++) {
         if (s->key[i] < last || (s->key[i] == last && equal-- > 0)) {
-            s->evict[n++] = (uint64_t) ((uint32_t) pos_at(t, i) ^ 0x80000000u) << 32 | (uint32_t) i;
+            s->evict[n++] = evicted(t, i);
             n_slot += i < t->n;
         }
     }
@@ -274,7 +300,10 @@ static uint64_t key_ref(const struct task * t, const struct room * w, int32_t i)
     for (int32_t j = 0; j < t->n_pair; j++) {
         newer += pos_at(t, j) > pos_at(t, i);
     }
-    return pos_at(t, i) < l->pinned || newer < l->budget - l->heavy ? UINT64_MAX : l->policy->key(w->score[i], pos_at(t, i));
+    const int32_t pos = pos_at(t, i);
+    uint64_t key;
+    l->policy->keys(&key, &w->score[i], &pos, 1);
+    return pos < l->pinned || newer < l->budget - l->heavy ? UINT64_MAX : key;
 }
 
 static void evict_ref(const struct task * t, const struct room * w, int32_t n_evict) {

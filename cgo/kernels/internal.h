@@ -115,6 +115,7 @@ struct scratch {
     float * phi;   // [R][LANES]; [FEW_BLOCK][R]; psi
     float * tmp;   // [R' + 2 R][LANES]
     float * score; // [T] scores of the micro-batch's pairs
+    int32_t * pos; // [T] their positions
     uint64_t * key;   // [B + T]
     uint64_t * evict; // [T]
     struct lesskv_profile * profile; // NULL: nobody asks

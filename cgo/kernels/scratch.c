@@ -47,6 +47,7 @@ static uintptr_t lay_thread(struct scratch * s, const struct lesskv_layer * l, s
     s->phi   = take(&at, rank * LANES, sizeof(float));
     s->tmp   = take(&at, (hidden + 2 * rank) * LANES, sizeof(float));
     s->score = take(&at, n_tokens, sizeof(float));
+    s->pos   = take(&at, n_tokens, sizeof(int32_t));
     s->key   = take(&at, pairs, sizeof(uint64_t));
     s->evict = take(&at, n_tokens, sizeof(uint64_t));
     return at;
