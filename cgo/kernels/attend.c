@@ -84,82 +84,188 @@ static void join(const struct task * t, int32_t i, const float * acc, float top,
     }
 }
 
-// One query, for decoding.
-static void attend_one(const struct task * t, const struct scratch * s, int32_t i, float * worth) {
+// Where query a of a KV head's n = g T lies: token a mod T of the KV head's query head a / T.
+static struct task task_few(const struct task * t, int32_t a) {
     const struct lesskv_layer * l = &t->cache->layer;
-    const int32_t n  = t->slots_k.n;
-    const int32_t nb = i + 1; // of the micro-batch
-    const int32_t na = n + nb;
-    float * p = s->logit;
+    struct task one = *t;
+    one.head_q = t->head_kv * (l->n_head / l->n_head_kv) + a / t->ub->n_tokens;
+    return one;
+}
 
-    // 1. logits
-    lesskv_to_f32(LESSKV_TYPE_F32, s->x, query_at(t, i), l->dk);
-    for (int32_t d = 0; d < l->dk; d++) {
-        s->x[d] *= t->ub->scale;
-    }
-    lesskv_rows_one(t->slots_k,            l->dk, s->x, p);
-    lesskv_rows_one(first(t->batch_k, nb), l->dk, s->x, p + n);
-    for (int32_t r = na; r % VW != 0; r++) {
-        p[r] = -INFINITY; // to the end of a vector
-    }
-    if (t->ub->soft_cap > 0) {
-        const vf cap = vf_set(t->ub->soft_cap);
-        for (int32_t r = 0; r < na; r += VW) {
-            vf_store(p + r, cap * vf_tanh(vf_load(p + r) / cap));
-        }
-        for (int32_t r = na; r % VW != 0; r++) {
-            p[r] = -INFINITY;
+static int32_t queries_few(const struct task * t) {
+    return t->cache->layer.n_head / t->cache->layer.n_head_kv * t->ub->n_tokens;
+}
+
+// x[m][D] = queries a .. a + m - 1, times scale.
+static void read_few(const struct task * t, int32_t a, int32_t m, float scale, float * x) {
+    const int32_t dk = t->cache->layer.dk;
+    for (int32_t j = 0; j < m; j++, x += dk) {
+        const struct task one = task_few(t, a + j);
+        lesskv_to_f32(LESSKV_TYPE_F32, x, query_at(&one, (a + j) % t->ub->n_tokens), dk);
+        for (int32_t d = 0; d < dk; d++) {
+            x[d] *= scale;
         }
     }
-    if (l->n_swa > 0) {
-        for (int32_t r = 0; r < na; r++) {
-            int32_t lo, hi;
-            visible(t, r < n ? t->head->pos[r] : (int64_t) t->ub->pos + r - n, &lo, &hi);
-            p[r] = i < hi ? p[r] : -INFINITY;
+}
+
+// A part of the slots, the last one with the micro-batch, for all queries of a KV head; internal.h says what it leaves.
+static void attend_part(const struct task * t, const struct scratch * s, int32_t part) {
+    const struct lesskv_layer * l = &t->cache->layer;
+    const int32_t T    = t->ub->n_tokens;
+    const int32_t n    = queries_few(t);
+    const int32_t each = lesskv_part_slots(s, t->slots_k.n);
+    const bool    last = part + 1 == lesskv_parts(s, t->slots_k.n);
+    const int32_t r0   = part * each;
+    const int32_t ns   = last ? t->slots_k.n - r0 : each; // slots
+    const int32_t na   = last ? ns + T : ns;              // pairs
+    const int32_t end  = (int32_t) round_up((size_t) na, VW);
+    const size_t  ldv  = round_up((size_t) l->dv, PAD);
+    const size_t  at   = ((size_t) t->head_kv * (size_t) s->part_step + (size_t) part) * (size_t) n;
+
+    struct rows k = first(t->slots_k, ns), v = first(t->slots_v, ns);
+    k.data = (const char *) k.data + (size_t) r0 * k.stride;
+    v.data = (const char *) v.data + (size_t) r0 * v.stride;
+
+    for (int32_t a = 0; a < n; a += FEW_BLOCK) {
+        const int32_t m = n - a < FEW_BLOCK ? n - a : FEW_BLOCK;
+        const size_t  ld = s->worth ? s->width : round_up((size_t) na, PAD);
+        float * p = s->worth ? s->worth + ((size_t) t->head_kv * (size_t) n + (size_t) a) * s->width + r0 : s->logit;
+
+        // 1. logits
+        read_few(t, a, m, t->ub->scale, s->x);
+        lesskv_rows_few(k, l->dk, s->x, (size_t) l->dk, m, p, ld);
+        lesskv_lap(s->profile, LESSKV_PHASE_SLOTS);
+        if (last) {
+            lesskv_rows_few(t->batch_k, l->dk, s->x, (size_t) l->dk, m, p + ns, ld);
+            lesskv_lap(s->profile, LESSKV_PHASE_UBATCH);
+        }
+
+        // 2. softmax, not yet divided
+        for (int32_t j = 0; j < m; j++) {
+            float * e = p + (size_t) j * ld;
+            if (t->ub->soft_cap > 0) {
+                const vf cap = vf_set(t->ub->soft_cap);
+                memset(e + na, 0, (size_t) (end - na) * sizeof(float));
+                for (int32_t r = 0; r < end; r += VW) {
+                    vf_store(e + r, cap * vf_tanh(vf_load(e + r) / cap));
+                }
+            }
+            for (int32_t r = l->n_swa > 0 ? 0 : ns; r < na; r++) {
+                int32_t lo, hi;
+                visible(t, r < ns ? t->head->pos[r0 + r] : (int64_t) t->ub->pos + r - ns, &lo, &hi);
+                const int32_t i = (a + j) % T;
+                e[r] = i >= lo && i < hi ? e[r] : -INFINITY;
+            }
+            for (int32_t r = na; r < end; r++) {
+                e[r] = -INFINITY;
+            }
+            vf top = vf_set(-INFINITY), sum = {0};
+            for (int32_t r = 0; r < end; r += VW) {
+                top = vf_max(vf_load(e + r), top);
+            }
+            const float most = vf_top(top);
+            const vf    base = vf_set(most > -INFINITY ? most : 0);
+            for (int32_t r = 0; r < end; r += VW) {
+                const vf w = vf_exp(vf_load(e + r) - base);
+                vf_store(e + r, w);
+                sum += w;
+            }
+            s->part_top[at + (size_t) (a + j)] = most;
+            s->part_sum[at + (size_t) (a + j)] = vf_sum(sum);
+        }
+        lesskv_lap(s->profile, LESSKV_PHASE_SOFTMAX);
+
+        // 3. values
+        float * acc = s->part_acc + (at + (size_t) a) * ldv;
+        memset(acc, 0, (size_t) m * ldv * sizeof(float));
+        lesskv_cols_few(v, l->dv, p, ld, m, acc, ldv);
+        lesskv_lap(s->profile, LESSKV_PHASE_SLOTS);
+        if (last) {
+            lesskv_cols_few(t->batch_v, l->dv, p + ns, ld, m, acc, ldv);
+            lesskv_lap(s->profile, LESSKV_PHASE_UBATCH);
         }
     }
+}
 
-    // 2. softmax, not yet divided
-    vf top = vf_set(-INFINITY), sum = {0};
-    for (int32_t r = 0; r < na; r += VW) {
-        top = vf_max(vf_load(p + r), top);
-    }
-    const float m = vf_top(top);
-    const vf base = vf_set(m > -INFINITY ? m : 0);
-    for (int32_t r = 0; r < na; r += VW) {
-        const vf e = vf_exp(vf_load(p + r) - base);
-        vf_store(p + r, e);
-        sum += e;
-    }
-    const float total = vf_sum(sum);
-
-    // 3. values
-    memset(s->sum, 0, (size_t) l->dv * sizeof(float));
-    lesskv_cols_one(t->slots_v,            l->dv, p,     s->sum, s->tile);
-    lesskv_cols_one(first(t->batch_v, nb), l->dv, p + n, s->sum, s->tile);
-
-    // 4. low-rank state
-    float pz = 0;
-    if (l->kernels) {
-        const float qn = sqrtf((float) l->dk);
-        for (int32_t d = 0; d < l->dk; d++) {
-            s->x[d] *= qn;
+// phi(q).z and phi(q)H of all queries of a KV head.
+static void attend_state(const struct task * t, const struct scratch * s) {
+    const struct lesskv_layer * l = &t->cache->layer;
+    const int32_t n    = queries_few(t);
+    const int32_t rank = l->kernels->rank;
+    const size_t  ldv  = round_up((size_t) l->dv, PAD);
+    const size_t  at   = (size_t) t->head_kv * (size_t) n;
+    const struct rows H = { LESSKV_TYPE_F32, t->head->H, (size_t) l->dv * sizeof(float), rank };
+    for (int32_t a = 0; a < n; a += FEW_BLOCK) {
+        const int32_t m = n - a < FEW_BLOCK ? n - a : FEW_BLOCK;
+        read_few(t, a, m, t->ub->scale * sqrtf((float) l->dk), s->x);
+        for (int32_t j = 0; j < m; j++) {
+            float * phi = s->phi + (size_t) j * (size_t) rank;
+            lesskv_phi(l->kernels, l->dk, task_few(t, a + j).head_q, s->x + (size_t) j * (size_t) l->dk, 1, phi, s->tmp);
+            float pz = 0;
+            for (int32_t r = 0; r < rank; r++) {
+                pz += phi[r] * t->head->z[r];
+            }
+            s->state_pz[at + (size_t) (a + j)] = pz;
         }
-        lesskv_phi(l->kernels, l->dk, t->head_q, s->x, 1, s->phi, s->tmp);
-        for (int32_t r = 0; r < l->kernels->rank; r++) {
-            pz += s->phi[r] * t->head->z[r];
-        }
-        const struct rows H = { LESSKV_TYPE_F32, t->head->H, (size_t) l->dv * sizeof(float), l->kernels->rank };
-        memset(s->low, 0, (size_t) l->dv * sizeof(float));
-        lesskv_cols_one(H, l->dv, s->phi, s->low, s->tile);
+        float * acc = s->state_acc + (at + (size_t) a) * ldv;
+        memset(acc, 0, (size_t) m * ldv * sizeof(float));
+        lesskv_cols_few(H, l->dv, s->phi, (size_t) rank, m, acc, ldv);
     }
-    join(t, i, s->sum, m, total, s->low, pz);
+    lesskv_lap(s->profile, LESSKV_PHASE_PHI);
+}
 
-    // 5. what the pairs were worth
-    if (worth) {
-        const float inv = total > 0 ? 1 / total : 0;
-        for (int32_t r = 0; r < na; r++) {
-            worth[r] = p[r] * inv;
+// The parts of a KV head become the output, always in the same order.
+static void join_parts(const struct task * t, const struct scratch * s) {
+    const struct lesskv_layer * l = &t->cache->layer;
+    const int32_t n     = queries_few(t);
+    const int32_t parts = lesskv_parts(s, t->slots_k.n);
+    const size_t  ldv   = round_up((size_t) l->dv, PAD);
+    for (int32_t a = 0; a < n; a++) {
+        const size_t at   = (size_t) t->head_kv * (size_t) s->part_step * (size_t) n + (size_t) a;
+        const size_t here = (size_t) t->head_kv * (size_t) n + (size_t) a;
+        float top = -INFINITY, sum = 0;
+        for (int32_t i = 0; i < parts; i++) {
+            const float x = s->part_top[at + (size_t) (i * n)];
+            top = x > top ? x : top;
+        }
+        memset(s->sum, 0, (size_t) l->dv * sizeof(float));
+        for (int32_t i = 0; i < parts; i++) {
+            const size_t  part = at + (size_t) (i * n);
+            const float   e    = top > -INFINITY ? expf(s->part_top[part] - top) : 1; // NaN stays
+            const float * acc  = s->part_acc + part * ldv;
+            sum += e * s->part_sum[part];
+            for (int32_t c = 0; c < l->dv; c++) {
+                s->sum[c] += e * acc[c];
+            }
+            s->share[part] = e;
+        }
+        for (int32_t i = 0; i < parts; i++) {
+            s->share[at + (size_t) (i * n)] *= sum > 0 ? 1 / sum : 0;
+        }
+        const struct task one = task_few(t, a);
+        join(&one, a % t->ub->n_tokens, s->sum, top, sum, l->kernels ? s->state_acc + here * ldv : NULL, l->kernels ? s->state_pz[here] : 0);
+    }
+    lesskv_lap(s->profile, LESSKV_PHASE_SOFTMAX);
+}
+
+// A micro-batch of few tokens; see internal.h.
+static void attend_few(const struct lesskv_cache * cache, const struct lesskv_ubatch * ub, const struct scratch * s, int ith, int workers) {
+    const struct lesskv_layer * l = &cache->layer;
+    const int32_t parts = lesskv_parts(s, cache->head[0].n); // the same in all heads
+    const int32_t units = parts + (l->kernels != NULL);
+    for (int32_t u = ith; u < units * l->n_head_kv; u += workers) {
+        const int32_t head_kv = u / units;
+        const int32_t unit    = u % units;
+        const struct task t   = task_of(cache, ub, head_kv * (l->n_head / l->n_head_kv));
+        if (unit < parts) {
+            attend_part(&t, s, unit);
+        } else {
+            attend_state(&t, s);
+        }
+        // what the others wrote before they arrived is seen by the last
+        if (atomic_fetch_add_explicit(&cache->arrived[head_kv], 1, memory_order_acq_rel) == units - 1) {
+            atomic_store_explicit(&cache->arrived[head_kv], 0, memory_order_relaxed);
+            join_parts(&t, s);
         }
     }
 }
@@ -205,7 +311,9 @@ static void attend_block(const struct task * t, const struct scratch * s, int32_
         }
     }
     lesskv_rows_block(first(t->slots_k, n), l->dk, s->x, p,                      s->tile);
+    lesskv_lap(s->profile, LESSKV_PHASE_SLOTS);
     lesskv_rows_block(batch_k,              l->dk, s->x, p + (size_t) n * LANES, s->tile);
+    lesskv_lap(s->profile, LESSKV_PHASE_UBATCH);
     if (t->ub->soft_cap > 0) {
         const vf cap = vf_set(t->ub->soft_cap);
         for (size_t r = 0; r < (size_t) na * LANES; r += VW) {
@@ -241,12 +349,15 @@ static void attend_block(const struct task * t, const struct scratch * s, int32_
     for (int i = 0; i < LANES; i++) {
         inv[i] = i < nq && total[i] > 0 ? 1 / total[i] : 0;
     }
+    lesskv_lap(s->profile, LESSKV_PHASE_SOFTMAX);
 
     // 3. values
     const size_t ld = round_up((size_t) l->dv, PAD);
     memset(s->sum, 0, ld * LANES * sizeof(float));
     lesskv_cols_block(first(t->slots_v, n), l->dv, p,                      nq, s->sum, s->tile);
+    lesskv_lap(s->profile, LESSKV_PHASE_SLOTS);
     lesskv_cols_block(batch_v,              l->dv, p + (size_t) n * LANES, nq, s->sum, s->tile);
+    lesskv_lap(s->profile, LESSKV_PHASE_UBATCH);
 
     // 4. low-rank state
     float pz[LANES] = {0};
@@ -264,14 +375,17 @@ static void attend_block(const struct task * t, const struct scratch * s, int32_
         const struct rows H = { LESSKV_TYPE_F32, t->head->H, (size_t) l->dv * sizeof(float), l->kernels->rank };
         memset(s->low, 0, ld * LANES * sizeof(float));
         lesskv_cols_block(H, l->dv, s->phi, nq, s->low, s->tile);
+        lesskv_lap(s->profile, LESSKV_PHASE_PHI);
     }
     for (int32_t i = 0; i < nq; i++) {
         join(t, i0 + i, s->sum + i * ld, m[i], total[i], s->low + i * ld, pz[i]);
     }
+    lesskv_lap(s->profile, LESSKV_PHASE_SOFTMAX);
 
     // 5. what the pairs were worth; a policy that asks has no window, so the rows are the slots and the micro-batch
     if (worth) {
         add_worth(l->policy->worth, p, na, inv, worth);
+        lesskv_lap(s->profile, LESSKV_PHASE_SCORE);
     }
 }
 
@@ -281,8 +395,14 @@ void lesskv_attend(const struct lesskv_cache * cache, const struct lesskv_ubatch
         return;
     }
     const struct lesskv_layer * l = &cache->layer;
-    const struct scratch s = lesskv_scratch_plan(l, ub->n_tokens, n_threads, scratch, ith);
-    for (int32_t u = ith; u < s.n_chunk * l->n_head; u += workers) {
+    struct scratch s = lesskv_scratch_plan(l, ub->n_tokens, n_threads, scratch, ith);
+    s.profile = ub->profile ? ub->profile + ith : NULL;
+    lesskv_start(s.profile);
+    const uint64_t begin = s.profile ? s.profile->last : 0;
+    if (s.few) {
+        attend_few(cache, ub, &s, ith, workers);
+    }
+    for (int32_t u = ith; u < s.n_chunk * l->n_head && !s.few; u += workers) {
         const int32_t head_q = u % l->n_head; // later chunks see more: spread them over the threads
         const int32_t chunk  = u / l->n_head;
         const int32_t i0     = chunk * s.chunk;
@@ -293,13 +413,12 @@ void lesskv_attend(const struct lesskv_cache * cache, const struct lesskv_ubatch
             worth = s.worth + ((size_t) head_q * (size_t) s.n_chunk + (size_t) chunk) * s.width;
             memset(worth, 0, ((size_t) t.head->n + (size_t) i1) * sizeof(float));
         }
-        for (int32_t i = i0; i < i1; i += s.lanes) {
-            if (s.lanes == 1) {
-                attend_one(&t, &s, i, worth);
-            } else {
-                attend_block(&t, &s, i, i1 - i < LANES ? i1 - i : LANES, worth);
-            }
+        for (int32_t i = i0; i < i1; i += LANES) {
+            attend_block(&t, &s, i, i1 - i < LANES ? i1 - i : LANES, worth);
         }
+    }
+    if (s.profile) {
+        s.profile->attend += lesskv_now() - begin;
     }
 }
 

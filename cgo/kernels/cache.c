@@ -109,9 +109,14 @@ enum lesskv_status lesskv_cache_new(struct lesskv_cache ** out, const struct les
     if (!layer_ok(&l)) {
         return LESSKV_ERR_ARG;
     }
-    struct lesskv_cache * c = malloc(sizeof *c + (size_t) l.n_head_kv * sizeof c->head[0]);
+    const size_t n_head_kv = (size_t) l.n_head_kv;
+    struct lesskv_cache * c = malloc(sizeof *c + n_head_kv * (sizeof c->head[0] + sizeof c->arrived[0]));
     if (!c) {
         return LESSKV_ERR_NOMEM;
+    }
+    c->arrived = (atomic_int *) &c->head[n_head_kv];
+    for (size_t j = 0; j < n_head_kv; j++) {
+        atomic_init(&c->arrived[j], 0);
     }
     c->layer = l;
     c->row_k = lesskv_row_size(l.type_k, l.dk);

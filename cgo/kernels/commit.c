@@ -43,6 +43,31 @@ static void keep(const struct task * t, int32_t slot, int32_t i, float score) {
     t->head->score[slot] = score;
 }
 
+// Step 2 of a small micro-batch: attend left every query's exponentials, and what makes each part of them softmax weights.
+static void score_few(const struct task * t, const struct scratch * s) {
+    const struct lesskv_layer *  l = &t->cache->layer;
+    const struct lesskv_policy * policy = l->policy;
+    const int32_t n     = l->n_head / l->n_head_kv * t->ub->n_tokens;
+    const int32_t parts = lesskv_parts(s, t->n);
+    const int32_t each  = lesskv_part_slots(s, t->n);
+    float * all = s->worth + (size_t) t->head_kv * (size_t) n * s->width; // in the first query's place
+    for (int32_t i = 0; i < parts; i++) {
+        const float * share = s->share + ((size_t) t->head_kv * (size_t) s->part_step + (size_t) i) * (size_t) n;
+        const int32_t r0 = i * each;
+        const int32_t r1 = i + 1 < parts ? r0 + each : t->n_pair;
+        for (int32_t r = r0; r < r1; r += VW) { // what lies behind r1 is of no part, and no one's
+            vf sum = vf_set(share[0]) * vf_load(all + r);
+            for (int32_t a = 1; a < n; a++) {
+                const vf w = vf_set(share[a]) * vf_load(all + (size_t) a * s->width + r);
+                sum = policy->worth == LESSKV_WORTH_SUM ? sum + w : vf_max(w, sum);
+            }
+            vf_store(all + r, sum);
+        }
+    }
+    policy->score(t->head->score, all, t->n, t->ub->n_tokens);
+    policy->score(s->score, all + t->n, t->ub->n_tokens, t->ub->n_tokens);
+}
+
 // Step 2. The units' worths become one, in the place of the KV head's last one, which alone knows all tokens.
 static void score(const struct task * t, const struct scratch * s) {
     const struct lesskv_layer *  l = &t->cache->layer;
@@ -53,6 +78,10 @@ static void score(const struct task * t, const struct scratch * s) {
 
     memset(s->score, 0, (size_t) n_token * sizeof(float));
     if (!s->worth) {
+        return;
+    }
+    if (s->few) {
+        score_few(t, s);
         return;
     }
     const float * unit = s->worth + (size_t) t->head_kv * g * chunks * s->width;
@@ -81,21 +110,47 @@ static int64_t newest(const struct task * t) {
     return (int64_t) t->ub->pos + t->ub->n_tokens - (l->budget - l->heavy);
 }
 
-static int32_t index_of(uint64_t evicted) {
-    return (int32_t) (evicted & 0xffffffff);
+// The keys of pairs that stay in any case become the largest there is: pinned ones, and the r newest.
+static void spare(const struct task * t, uint64_t * key, const int32_t * pos, int32_t n) {
+    const int64_t newest_from = newest(t);
+    const int32_t from   = newest_from > 0 ? (int32_t) newest_from : 0; // at most the position behind the micro-batch
+    const int32_t pinned = t->cache->layer.pinned;
+    for (int32_t i = 0; i < n; i++) {
+        key[i] = (pos[i] < pinned) | (pos[i] >= from) ? UINT64_MAX : key[i];
+    }
 }
 
-// Step 3: s->evict becomes the n_evict pairs to go, each its position, for sorting, and below that its index; slots
-// before tokens, and both in position order. Returns the number of slots.
+// An evicted pair as a number: its position, for sorting, and below that its index.
+static uint64_t evicted(const struct task * t, int32_t i) {
+    return (uint64_t) ((uint32_t) pos_at(t, i) ^ 0x80000000u) << 32 | (uint32_t) i;
+}
+
+static int32_t index_of(uint64_t gone) {
+    return (int32_t) (gone & 0xffffffff);
+}
+
+// Step 3: s->evict becomes the n_evict pairs to go, slots before tokens, and both in position order. Returns the number of
+// slots.
 static int32_t evict(const struct task * t, const struct scratch * s, int32_t n_evict) {
     const struct lesskv_layer * l = &t->cache->layer;
-    const int64_t from = newest(t);
-    for (int32_t i = 0; i < t->n_pair; i++) {
-        const int32_t pos = pos_at(t, i);
-        s->key[i] = pos < l->pinned || pos >= from ? UINT64_MAX
-            : l->policy->key(i < t->n ? t->head->score[i] : s->score[i - t->n], pos);
+    const int32_t n_token = t->ub->n_tokens;
+    for (int32_t i = 0; i < n_token; i++) {
+        s->pos[i] = t->ub->pos + i;
     }
+    l->policy->keys(s->key,        t->head->score, t->head->pos, t->n);
+    l->policy->keys(s->key + t->n, s->score,       s->pos,       n_token);
+    spare(t, s->key,        t->head->pos, t->n);
+    spare(t, s->key + t->n, s->pos,       n_token);
+
     const uint64_t last = lesskv_select(s->key, t->n_pair, n_evict);
+    if (n_evict == 1) { // decoding; of equal keys the first, as below
+        int32_t i = 0;
+        while (s->key[i] != last) {
+            i++;
+        }
+        s->evict[0] = evicted(t, i);
+        return i < t->n;
+    }
     int32_t equal = n_evict; // that go too: one, unless positions repeat
     for (int32_t i = 0; i < t->n_pair; i++) {
         equal -= s->key[i] < last;
@@ -103,7 +158,7 @@ static int32_t evict(const struct task * t, const struct scratch * s, int32_t n_
     int32_t n = 0, n_slot = 0;
     for (int32_t i = 0; i < t->n_pair; i++) {
         if (s->key[i] < last || (s->key[i] == last && equal-- > 0)) {
-            s->evict[n++] = (uint64_t) ((uint32_t) pos_at(t, i) ^ 0x80000000u) << 32 | (uint32_t) i;
+            s->evict[n++] = evicted(t, i);
             n_slot += i < t->n;
         }
     }
@@ -174,19 +229,29 @@ void lesskv_commit(struct lesskv_cache * cache, const struct lesskv_ubatch * ub,
         return;
     }
     const struct lesskv_layer * l = &cache->layer;
-    const struct scratch s = lesskv_scratch_plan(l, ub->n_tokens, n_threads, scratch, ith);
+    struct scratch s = lesskv_scratch_plan(l, ub->n_tokens, n_threads, scratch, ith);
+    s.profile = ub->profile ? ub->profile + ith : NULL;
+    lesskv_start(s.profile);
+    const uint64_t begin = s.profile ? s.profile->last : 0;
     for (int32_t j = ith; j < l->n_head_kv; j += workers) {
         const struct task t = task_of(cache, ub, j);
         const int32_t n_evict = t.n_pair > l->budget ? t.n_pair - l->budget : 0;
         int32_t n_slot = 0, highest = -1;
         score(&t, &s);
+        lesskv_lap(s.profile, LESSKV_PHASE_SCORE);
         if (n_evict > 0) {
             n_slot  = evict(&t, &s, n_evict);
             highest = pos_at(&t, index_of(s.evict[n_evict - 1]));
+            lesskv_lap(s.profile, LESSKV_PHASE_POLICY);
             fold(&t, &s, n_evict);
+            lesskv_lap(s.profile, LESSKV_PHASE_FOLD);
         }
         move(&t, &s, n_evict, n_slot);
         count(&t, n_evict, highest);
+        lesskv_lap(s.profile, LESSKV_PHASE_MOVE);
+    }
+    if (s.profile) {
+        s.profile->commit += lesskv_now() - begin;
     }
 }
 
@@ -235,7 +300,10 @@ static uint64_t key_ref(const struct task * t, const struct room * w, int32_t i)
     for (int32_t j = 0; j < t->n_pair; j++) {
         newer += pos_at(t, j) > pos_at(t, i);
     }
-    return pos_at(t, i) < l->pinned || newer < l->budget - l->heavy ? UINT64_MAX : l->policy->key(w->score[i], pos_at(t, i));
+    const int32_t pos = pos_at(t, i);
+    uint64_t key;
+    l->policy->keys(&key, &w->score[i], &pos, 1);
+    return pos < l->pinned || newer < l->budget - l->heavy ? UINT64_MAX : key;
 }
 
 static void evict_ref(const struct task * t, const struct room * w, int32_t n_evict) {

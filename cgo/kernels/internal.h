@@ -10,6 +10,9 @@
 #include "lesskv.h"
 #include "policy.h"
 
+#include <stdatomic.h>
+#include <stdbool.h>
+
 #define LANES 16 // queries of a block; a multiple of every VW
 #define PAD   32 // accumulators' rows are multiples of this many floats: two of the widest vectors
 
@@ -37,6 +40,7 @@ struct lesskv_cache {
     size_t  row_k, row_v;      // bytes
     int32_t rank;              // 0 without kernels
     void *  data;              // what the heads point into
+    atomic_int * arrived;      // [Hkv] units of a small micro-batch that are done; 0 between two calls
     struct lesskv_head head[]; // [Hkv]
 };
 
@@ -53,10 +57,12 @@ struct rows {
 
 // out[row] = a[row] . x[n]
 void lesskv_rows_one(struct rows a, int32_t n, const float * x, float * out);
+// out[q][row] = a[row] . x[q][n], for nq queries; ldx, ldo: floats from one query to the next
+void lesskv_rows_few(struct rows a, int32_t n, const float * x, size_t ldx, int32_t nq, float * out, size_t ldo);
 // out[row][LANES] = a[row] . x[n][LANES]
 void lesskv_rows_block(struct rows a, int32_t n, const float * x, float * out, float * tile);
-// out[n] += sum over rows of p[row] a[row]
-void lesskv_cols_one(struct rows a, int32_t n, const float * p, float * out, float * tile);
+// out[q][n] += sum over rows of p[q][row] a[row], for nq queries
+void lesskv_cols_few(struct rows a, int32_t n, const float * p, size_t ldp, int32_t nq, float * out, size_t ldo);
 // out[LANES][round_up(n, PAD)] += sum over rows of p[row][LANES] a[row], for the first nq lanes at least
 void lesskv_cols_block(struct rows a, int32_t n, const float * p, int32_t nq, float * out, float * tile);
 
@@ -71,32 +77,79 @@ void lesskv_psi_ref(const struct lesskv_kernels * kernels, int32_t dk, int32_t h
 uint64_t lesskv_select(const uint64_t * key, int32_t n, int32_t k); // the k-th smallest of n, 1 <= k <= n
 void     lesskv_sort(uint64_t * key, int32_t n);                    // ascending, in place
 
-// scratch.c. A micro-batch's queries are cut into at most MAX_CHUNKS chunks per query head, the units of work of attend.
-// How they are cut depends on T alone: results are the same for any number of threads. Where the policy asks for it each
-// unit leaves, for every pair, what the pair was worth to its queries.
+// scratch.c. How attend's work is cut into units depends on the micro-batch and the cache, never on the number of threads:
+// results are the same for any. Where the policy asks for it each unit leaves what pairs were worth to its queries.
+//
+// A micro-batch of MAX_CHUNKS tokens or more is cut by query heads and, each, into at most MAX_CHUNKS chunks of queries. A
+// smaller one is bound by reading the slots: it is cut by KV heads and, each, into parts of the slots, the last with the
+// micro-batch, and one unit more for the low-rank state. Every part leaves its sums, and the unit that is done last makes
+// them one.
 #define MAX_CHUNKS 8
+#define FEW_UNITS  32  // parts of all KV heads together, about: enough for any number of threads, also with one KV head
+#define FEW_SLOTS  128 // slots of a part, at least, but for the last
+#define FEW_BLOCK  16  // queries at a time
 
 struct scratch {
-    int32_t lanes;   // queries at a time: 1 or LANES
-    int32_t chunk;   // queries of a unit
-    int32_t n_chunk; // units of a query head
-    size_t  width;   // floats between two units' worths
+    int32_t chunk;   // queries of a unit; 1 in a small micro-batch
+    int32_t n_chunk; // chunks of a query head
+    size_t  width;   // floats between two chunks' worths
     float * worth;   // [Hq][n_chunk][width]: slots, micro-batch; NULL if the policy has no use for it
+    bool    few;     // a small micro-batch: worth holds exponentials, to be multiplied by share
+
+    // of a small micro-batch; n = g T queries of a KV head, query h T + i being token i of its query head h
+    int32_t max_part;  // parts of a KV head, at most
+    int32_t part_step; // P, those of a full cache
+    float * part_top;  // [Hkv][P][n] largest logit
+    float * part_sum;  // [Hkv][P][n] sum of exponentials below it
+    float * part_acc;  // [Hkv][P][n][round_up(Dv, PAD)] the same of values
+    float * share;     // [Hkv][P][n] what makes a part's exponentials softmax weights over A
+    float * state_pz;  // [Hkv][n] phi(q).z
+    float * state_acc; // [Hkv][n][round_up(Dv, PAD)] phi(q)H
 
     // of one thread
-    float * x;     // [D][LANES] queries, or keys to fold
-    float * logit; // [B + T][lanes]
+    float * x;     // [D][LANES] queries, or keys to fold; [FEW_BLOCK][D]
+    float * logit; // [B + T][LANES]; [FEW_BLOCK][slots of a part + T]
     float * tile;  // for mat.c
     float * sum;   // [LANES][round_up(Dv, PAD)] over A
     float * low;   // the same, of the low-rank state; a value to fold
-    float * phi;   // [R][LANES]; psi
+    float * phi;   // [R][LANES]; [FEW_BLOCK][R]; psi
     float * tmp;   // [R' + 2 R][LANES]
     float * score; // [T] scores of the micro-batch's pairs
+    int32_t * pos; // [T] their positions
     uint64_t * key;   // [B + T]
     uint64_t * evict; // [T]
+    struct lesskv_profile * profile; // NULL: nobody asks
 };
 
+// profile.c. Each phase lasts from the end of the one before it; p may be NULL.
+uint64_t lesskv_now(void); // nanoseconds
+
+static inline void lesskv_start(struct lesskv_profile * p) {
+    if (p) {
+        p->last = lesskv_now();
+    }
+}
+
+static inline void lesskv_lap(struct lesskv_profile * p, enum lesskv_phase phase) {
+    if (p) {
+        const uint64_t now = lesskv_now();
+        p->ns[phase] += now - p->last;
+        p->last = now;
+    }
+}
+
 // The parts of scratch, memory as lesskv_scratch_size asks for; of thread ith.
+// Slots of every part but the last, where there are n; and the number of parts, one at least.
+static inline int32_t lesskv_part_slots(const struct scratch * s, int32_t n) {
+    const int32_t even = (int32_t) round_up(((size_t) n + (size_t) s->max_part - 1) / (size_t) s->max_part, LANES);
+    return even > FEW_SLOTS ? even : FEW_SLOTS;
+}
+
+static inline int32_t lesskv_parts(const struct scratch * s, int32_t n) {
+    const int32_t slots = lesskv_part_slots(s, n);
+    return n > slots ? (n + slots - 1) / slots : 1;
+}
+
 struct scratch lesskv_scratch_plan(const struct lesskv_layer * layer, int32_t n_tokens, int n_threads, void * memory, int ith);
 
 // cache.c: a layer as it is kept, with a sliding window as its equal (see struct lesskv_cache).

@@ -132,6 +132,29 @@ struct lesskv_ubatch {
     float soft_cap;       // 0: none; else l = cap tanh(l / cap)
     const float * sinks;  // [Hq] sink logits that join the denominator, or NULL
     float * out;          // f32 [T][Hq][Dv], no gaps
+    struct lesskv_profile * profile; // [n_threads], where the time goes; or NULL
+};
+
+// What attend and commit are busy with.
+enum lesskv_phase {
+    LESSKV_PHASE_SLOTS,   // queries times the slots' keys, weights times their values
+    LESSKV_PHASE_UBATCH,  // the same of the micro-batch
+    LESSKV_PHASE_SOFTMAX, // masks, exponentials, and the parts of a query made one
+    LESSKV_PHASE_PHI,     // phi(q), and its product with H, z
+    LESSKV_PHASE_SCORE,   // what pairs were worth
+    LESSKV_PHASE_POLICY,  // which of them go
+    LESSKV_PHASE_FOLD,    // psi(k), H, z
+    LESSKV_PHASE_MOVE,    // tokens into slots
+    LESSKV_PHASE_COUNT
+};
+const char * lesskv_phase_name(int phase); // NULL past the last
+
+// Nanoseconds of one thread, added to what was there.
+struct lesskv_profile {
+    uint64_t ns[LESSKV_PHASE_COUNT];
+    uint64_t attend, commit; // the two calls as a whole
+    uint64_t last;           // when the last phase ended
+    uint64_t gap[5];         // keeps threads off each other's cache lines
 };
 
 // Scratch for micro-batches of up to n_tokens in any layer like this one, by up to n_threads threads: proportional to

@@ -37,6 +37,7 @@
 #define lesskv_attend_ref      LESSKV_NAME(lesskv_attend_ref)
 #define lesskv_commit          LESSKV_NAME(lesskv_commit)
 #define lesskv_commit_ref      LESSKV_NAME(lesskv_commit_ref)
+#define lesskv_phase_name      LESSKV_NAME(lesskv_phase_name)
 #define lesskv_phi             LESSKV_NAME(lesskv_phi)
 #define lesskv_psi             LESSKV_NAME(lesskv_psi)
 #define lesskv_sha256_init     LESSKV_NAME(lesskv_sha256_init)
@@ -44,6 +45,7 @@
 #define lesskv_sha256_final    LESSKV_NAME(lesskv_sha256_final)
 
 // internal
+#define lesskv_now             LESSKV_NAME(lesskv_now)
 #define lesskv_policy_h2o      LESSKV_NAME(lesskv_policy_h2o)
 #define lesskv_policy_lambda   LESSKV_NAME(lesskv_policy_lambda)
 #define lesskv_policy_peak     LESSKV_NAME(lesskv_policy_peak)
@@ -53,7 +55,8 @@
 #define lesskv_scratch_plan    LESSKV_NAME(lesskv_scratch_plan)
 #define lesskv_rows_one        LESSKV_NAME(lesskv_rows_one)
 #define lesskv_rows_block      LESSKV_NAME(lesskv_rows_block)
-#define lesskv_cols_one        LESSKV_NAME(lesskv_cols_one)
+#define lesskv_rows_few        LESSKV_NAME(lesskv_rows_few)
+#define lesskv_cols_few        LESSKV_NAME(lesskv_cols_few)
 #define lesskv_cols_block      LESSKV_NAME(lesskv_cols_block)
 #define lesskv_phi_block       LESSKV_NAME(lesskv_phi_block)
 #define lesskv_psi_block       LESSKV_NAME(lesskv_psi_block)

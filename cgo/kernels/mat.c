@@ -1,4 +1,4 @@
-// mat.c: the products of rows with one query or with a block of them.
+// mat.c: the products of rows with a few queries or with a block of them.
 
 #include "internal.h"
 #include "vec.h"
@@ -19,12 +19,26 @@ static inline const char * row_at(const struct rows * a, int32_t i) {
     return (const char *) a->data + (size_t) i * a->stride;
 }
 
-// VW elements from the i-th on; a constant type costs nothing at run time.
+// The scale of the i-th element's block, of q8_0.
+static inline float scale_of(const char * row, int32_t i) {
+    uint16_t h;
+    memcpy(&h, row + i / 32 * 34, sizeof h);
+    return f16_to_f32(h);
+}
+
+// VW elements from the i-th on, which in q8_0 never leave a block; a constant type costs nothing at run time.
 static inline __attribute__((always_inline)) vf load(enum lesskv_type type, const char * row, int32_t i) {
-    return type == LESSKV_TYPE_F16 ? vf_load_f16(row + i * 2) : vf_load(row + i * 4);
+    switch (type) {
+        case LESSKV_TYPE_F16:  return vf_load_f16(row + i * 2);
+        case LESSKV_TYPE_Q8_0: return vf_set(scale_of(row, i)) * vf_load_i8(row + i / 32 * 34 + 2 + i % 32);
+        default:               return vf_load(row + i * 4);
+    }
 }
 
 static inline __attribute__((always_inline)) float load1(enum lesskv_type type, const char * row, int32_t i) {
+    if (type == LESSKV_TYPE_Q8_0) {
+        return scale_of(row, i) * (float) (int8_t) row[i / 32 * 34 + 2 + i % 32];
+    }
     if (type == LESSKV_TYPE_F16) {
         uint16_t h;
         memcpy(&h, row + i * 2, sizeof h);
@@ -35,95 +49,147 @@ static inline __attribute__((always_inline)) float load1(enum lesskv_type type, 
     return f;
 }
 
-static inline __attribute__((always_inline)) float dot(enum lesskv_type type, const char * row, const float * x, int32_t n) {
-    vf s[4] = {{0}, {0}, {0}, {0}}; // enough additions in flight to hide their latency
+// Where a number of queries is a parameter of an inlined function it is a constant: the arrays are registers.
+
+// out[q][at ..] = row[at ..] . x[q], VW sums or fewer; returns the next row.
+static inline __attribute__((always_inline)) int32_t rows_few(enum lesskv_type type, const int nq, struct rows a, int32_t at, int32_t n,
+        const float * x, size_t ldx, float * out, size_t ldo) {
+    const int nr = VW / nq;
+    const int32_t m = a.n - at < nr ? a.n - at : nr;
+    const char * row[VW];
+    for (int r = 0; r < nr; r++) {
+        row[r] = row_at(&a, r < m ? at + r : at); // past the end: a row that is there
+    }
+    vf s[VW] = {{0}};
     int32_t i = 0;
-    for (; i + 4 * VW <= n; i += 4 * VW) {
-        for (int j = 0; j < 4; j++) {
-            s[j] = vf_fma(load(type, row, i + j * VW), vf_load(x + i + j * VW), s[j]);
+    for (; i + VW <= n; i += VW) {
+        vf v[4];
+        for (int q = 0; q < nq; q++) {
+            v[q] = vf_load(x + (size_t) q * ldx + i);
+        }
+        for (int r = 0; r < nr; r++) {
+            const vf w = load(type, row[r], i);
+            for (int q = 0; q < nq; q++) {
+                s[q * nr + r] = vf_fma(w, v[q], s[q * nr + r]);
+            }
         }
     }
-    for (; i + VW <= n; i += VW) {
-        s[0] = vf_fma(load(type, row, i), vf_load(x + i), s[0]);
-    }
-    float sum = vf_sum((s[0] + s[1]) + (s[2] + s[3]));
+    float sum[VW];
+    vf_store(sum, vf_sums(s));
     for (; i < n; i++) {
-        sum += load1(type, row, i) * x[i];
+        for (int r = 0; r < nr; r++) {
+            const float w = load1(type, row[r], i);
+            for (int q = 0; q < nq; q++) {
+                sum[q * nr + r] += w * x[(size_t) q * ldx + i];
+            }
+        }
     }
-    return sum;
+    for (int q = 0; q < nq; q++) {
+        memcpy(out + (size_t) q * ldo + at, sum + q * nr, (size_t) m * sizeof(float));
+    }
+    return at + nr;
 }
 
-static inline float dot_q8_0(const char * row, const float * x, int32_t n) {
-    vf sum = {0};
-    for (int32_t i = 0; i < n; i += 32, row += 34) {
-        uint16_t d;
-        memcpy(&d, row, sizeof d);
-        vf s = {0};
-        for (int32_t j = 0; j < 32; j += VW) {
-            s = vf_fma(vf_load_i8(row + 2 + j), vf_load(x + i + j), s);
+// Queries four at a time, then what is left.
+static inline __attribute__((always_inline)) void rows_of(enum lesskv_type type, struct rows a, int32_t n, const float * x, size_t ldx, int32_t nq, float * out, size_t ldo) {
+    for (; nq >= 4; nq -= 4, x += 4 * ldx, out += 4 * ldo) {
+        for (int32_t at = 0; at < a.n;) {
+            at = rows_few(type, 4, a, at, n, x, ldx, out, ldo);
         }
-        sum = vf_fma(vf_set(f16_to_f32(d)), s, sum);
     }
-    return vf_sum(sum);
+    for (int32_t at = 0; at < a.n && nq > 0;) {
+        switch (nq) {
+            case 3:  at = rows_few(type, 3, a, at, n, x, ldx, out, ldo); break;
+            case 2:  at = rows_few(type, 2, a, at, n, x, ldx, out, ldo); break;
+            default: at = rows_few(type, 1, a, at, n, x, ldx, out, ldo); break;
+        }
+    }
+}
+
+void lesskv_rows_few(struct rows a, int32_t n, const float * x, size_t ldx, int32_t nq, float * out, size_t ldo) {
+    switch (a.type) {
+        case LESSKV_TYPE_F32:  rows_of(LESSKV_TYPE_F32,  a, n, x, ldx, nq, out, ldo); break;
+        case LESSKV_TYPE_F16:  rows_of(LESSKV_TYPE_F16,  a, n, x, ldx, nq, out, ldo); break;
+        case LESSKV_TYPE_Q8_0: rows_of(LESSKV_TYPE_Q8_0, a, n, x, ldx, nq, out, ldo); break;
+    }
 }
 
 void lesskv_rows_one(struct rows a, int32_t n, const float * x, float * out) {
+    lesskv_rows_few(a, n, x, 0, 1, out, 0);
+}
+
+// Vectors of a row that are summed at once: with four queries, as many accumulators as hide an addition's latency and leave
+// registers for the rest.
+#if defined(__AVX512F__) || defined(__aarch64__)
+#define COLS 4
+#else
+#define COLS 2
+#endif
+
+// out[q][c .. c + nc VW - 1] += sum over rows of p[q][row] a[row][c ..]
+static inline __attribute__((always_inline)) void cols_few(enum lesskv_type type, const int nq, const int nc, struct rows a, int32_t c,
+        const float * p, size_t ldp, float * out, size_t ldo) {
+    vf s[4][4];
+    for (int q = 0; q < nq; q++) {
+        for (int j = 0; j < nc; j++) {
+            s[q][j] = vf_load(out + (size_t) q * ldo + c + j * VW);
+        }
+    }
+    for (int32_t r = 0; r < a.n; r++) {
+        const char * row = row_at(&a, r);
+        vf v[4];
+        for (int j = 0; j < nc; j++) {
+            v[j] = load(type, row, c + j * VW);
+        }
+        for (int q = 0; q < nq; q++) {
+            const vf w = vf_set(p[(size_t) q * ldp + r]);
+            for (int j = 0; j < nc; j++) {
+                s[q][j] = vf_fma(w, v[j], s[q][j]);
+            }
+        }
+    }
+    for (int q = 0; q < nq; q++) {
+        for (int j = 0; j < nc; j++) {
+            vf_store(out + (size_t) q * ldo + c + j * VW, s[q][j]);
+        }
+    }
+}
+
+// All columns, of at most four queries.
+static inline __attribute__((always_inline)) void cols_quad(enum lesskv_type type, const int nq, struct rows a, int32_t n, const float * p, size_t ldp, float * out, size_t ldo) {
+    int32_t c = 0;
+    for (; c + COLS * VW <= n; c += COLS * VW) {
+        cols_few(type, nq, COLS, a, c, p, ldp, out, ldo);
+    }
+    for (; c + VW <= n; c += VW) {
+        cols_few(type, nq, 1, a, c, p, ldp, out, ldo);
+    }
+    for (; c < n; c++) {
+        for (int32_t r = 0; r < a.n; r++) {
+            const float v = load1(type, row_at(&a, r), c);
+            for (int q = 0; q < nq; q++) {
+                out[(size_t) q * ldo + c] += p[(size_t) q * ldp + r] * v;
+            }
+        }
+    }
+}
+
+static inline __attribute__((always_inline)) void cols_of(enum lesskv_type type, struct rows a, int32_t n, const float * p, size_t ldp, int32_t nq, float * out, size_t ldo) {
+    for (; nq >= 4; nq -= 4, p += 4 * ldp, out += 4 * ldo) {
+        cols_quad(type, 4, a, n, p, ldp, out, ldo);
+    }
+    switch (nq) {
+        case 3: cols_quad(type, 3, a, n, p, ldp, out, ldo); break;
+        case 2: cols_quad(type, 2, a, n, p, ldp, out, ldo); break;
+        case 1: cols_quad(type, 1, a, n, p, ldp, out, ldo); break;
+    }
+}
+
+void lesskv_cols_few(struct rows a, int32_t n, const float * p, size_t ldp, int32_t nq, float * out, size_t ldo) {
     switch (a.type) {
-        case LESSKV_TYPE_F32:
-            for (int32_t r = 0; r < a.n; r++) {
-                out[r] = dot(LESSKV_TYPE_F32, row_at(&a, r), x, n);
-            }
-            break;
-        case LESSKV_TYPE_F16:
-            for (int32_t r = 0; r < a.n; r++) {
-                out[r] = dot(LESSKV_TYPE_F16, row_at(&a, r), x, n);
-            }
-            break;
-        case LESSKV_TYPE_Q8_0:
-            for (int32_t r = 0; r < a.n; r++) {
-                out[r] = dot_q8_0(row_at(&a, r), x, n);
-            }
-            break;
-    }
-}
-
-// out[n] += p[0] row[0] + .. + p[3] row[3]
-static inline __attribute__((always_inline)) void add4(enum lesskv_type type, const char * const row[4], const float p[4], float * out, int32_t n) {
-    const vf p0 = vf_set(p[0]), p1 = vf_set(p[1]), p2 = vf_set(p[2]), p3 = vf_set(p[3]);
-    int32_t i = 0;
-    for (; i + VW <= n; i += VW) {
-        vf s = vf_load(out + i);
-        s = vf_fma(p0, load(type, row[0], i), s);
-        s = vf_fma(p1, load(type, row[1], i), s);
-        s = vf_fma(p2, load(type, row[2], i), s);
-        s = vf_fma(p3, load(type, row[3], i), s);
-        vf_store(out + i, s);
-    }
-    for (; i < n; i++) {
-        for (int j = 0; j < 4; j++) {
-            out[i] += p[j] * load1(type, row[j], i);
-        }
-    }
-}
-
-void lesskv_cols_one(struct rows a, int32_t n, const float * p, float * out, float * tile) {
-    for (int32_t r = 0; r < a.n; r += 4) {
-        const char * row[4];
-        float w[4];
-        for (int j = 0; j < 4; j++) {
-            const int32_t i = r + j < a.n ? r + j : r; // past the end: a row that is there, times zero
-            row[j] = row_at(&a, i);
-            w[j]   = r + j < a.n ? p[i] : 0;
-            if (a.type == LESSKV_TYPE_Q8_0) {
-                lesskv_to_f32(a.type, tile + (size_t) j * n, row[j], n);
-                row[j] = (const char *) (tile + (size_t) j * n);
-            }
-        }
-        if (a.type == LESSKV_TYPE_F16) {
-            add4(LESSKV_TYPE_F16, row, w, out, n);
-        } else {
-            add4(LESSKV_TYPE_F32, row, w, out, n);
-        }
+        case LESSKV_TYPE_F32:  cols_of(LESSKV_TYPE_F32,  a, n, p, ldp, nq, out, ldo); break;
+        case LESSKV_TYPE_F16:  cols_of(LESSKV_TYPE_F16,  a, n, p, ldp, nq, out, ldo); break;
+        case LESSKV_TYPE_Q8_0: cols_of(LESSKV_TYPE_Q8_0, a, n, p, ldp, nq, out, ldo); break;
     }
 }
 

@@ -24,9 +24,9 @@ struct lesskv_policy {
     // NULL with LESSKV_WORTH_NONE.
     void (*score)(float * score, const float * worth, int32_t n, int32_t n_tokens);
 
-    // Step 3, among the pairs that are neither pinned nor of the r newest: the h with the largest keys stay. Distinct
-    // positions must get distinct keys; a score may be NaN.
-    uint64_t (*key)(float score, int32_t pos);
+    // Step 3, among the pairs that are neither pinned nor of the r newest: the h with the largest keys stay. key[n] of n
+    // pairs; distinct positions must get distinct keys; a score may be NaN.
+    void (*keys)(uint64_t * key, const float * score, const int32_t * pos, int32_t n);
 };
 
 extern const struct lesskv_policy lesskv_policy_h2o;
@@ -35,9 +35,11 @@ extern const struct lesskv_policy lesskv_policy_peak;
 
 // By score; of equal scores the newer one stays. Scores are never negative; NaN, which no comparison puts in its place,
 // counts as zero.
-static inline uint64_t lesskv_key_score(float score, int32_t pos) {
-    union { float f; uint32_t u; } s = { score > 0 ? score : 0 };
-    return (uint64_t) s.u << 32 | ((uint32_t) pos ^ 0x80000000u);
+static inline void lesskv_keys_score(uint64_t * key, const float * score, const int32_t * pos, int32_t n) {
+    for (int32_t i = 0; i < n; i++) {
+        const union { float f; uint32_t u; } s = { score[i] > 0 ? score[i] : 0 };
+        key[i] = (uint64_t) s.u << 32 | ((uint32_t) pos[i] ^ 0x80000000u);
+    }
 }
 
 #endif

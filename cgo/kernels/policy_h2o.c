@@ -13,4 +13,8 @@ static void score(float * score, const float * worth, int32_t n, int32_t n_token
     }
 }
 
-const struct lesskv_policy lesskv_policy_h2o = { "h2o", LESSKV_WORTH_SUM, heavy, score, lesskv_key_score };
+static void keys(uint64_t * key, const float * score, const int32_t * pos, int32_t n) {
+    lesskv_keys_score(key, score, pos, n);
+}
+
+const struct lesskv_policy lesskv_policy_h2o = { "h2o", LESSKV_WORTH_SUM, heavy, score, keys };

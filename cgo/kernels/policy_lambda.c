@@ -7,9 +7,11 @@ static int32_t heavy(int32_t budget) {
     return budget < 4 ? budget : 4;
 }
 
-static uint64_t key(float score, int32_t pos) {
+static void keys(uint64_t * key, const float * score, const int32_t * pos, int32_t n) {
     (void) score;
-    return (uint32_t) ~pos ^ 0x80000000u;
+    for (int32_t i = 0; i < n; i++) {
+        key[i] = (uint32_t) ~pos[i] ^ 0x80000000u;
+    }
 }
 
-const struct lesskv_policy lesskv_policy_lambda = { "lambda", LESSKV_WORTH_NONE, heavy, NULL, key };
+const struct lesskv_policy lesskv_policy_lambda = { "lambda", LESSKV_WORTH_NONE, heavy, NULL, keys };

@@ -14,6 +14,24 @@ static size_t max3(size_t a, size_t b, size_t c) {
     return a > c ? a : c;
 }
 
+// What the units of a small micro-batch leave for each other.
+static uintptr_t lay_few(struct scratch * s, const struct lesskv_layer * l, size_t n_tokens, uintptr_t at) {
+    const size_t heads = (size_t) l->n_head_kv;
+    const size_t n     = (size_t) (l->n_head / l->n_head_kv) * (n_tokens < MAX_CHUNKS ? n_tokens : MAX_CHUNKS - 1);
+    const size_t dv    = round_up((size_t) l->dv, PAD);
+    s->max_part = (int32_t) ((FEW_UNITS + heads - 1) / heads);
+    s->part_step = lesskv_parts(s, l->budget);
+
+    const size_t parts = heads * (size_t) s->part_step;
+    s->part_top  = take(&at, parts * n, sizeof(float));
+    s->part_sum  = take(&at, parts * n, sizeof(float));
+    s->share     = take(&at, parts * n, sizeof(float));
+    s->part_acc  = take(&at, parts * n * dv, sizeof(float));
+    s->state_pz  = take(&at, l->kernels ? heads * n : 0, sizeof(float));
+    s->state_acc = take(&at, l->kernels ? heads * n * dv : 0, sizeof(float));
+    return at;
+}
+
 static uintptr_t lay_thread(struct scratch * s, const struct lesskv_layer * l, size_t n_tokens, uintptr_t at) {
     const size_t rank   = l->kernels ? (size_t) l->kernels->rank   : 0;
     const size_t hidden = l->kernels ? (size_t) l->kernels->hidden : 0;
@@ -22,24 +40,24 @@ static uintptr_t lay_thread(struct scratch * s, const struct lesskv_layer * l, s
     const size_t dv     = round_up((size_t) l->dv, PAD);
 
     s->x     = take(&at, dk * LANES, sizeof(float));
-    s->logit = take(&at, round_up(pairs, PAD) * (size_t) s->lanes, sizeof(float));
+    s->logit = take(&at, round_up(pairs, PAD) * LANES, sizeof(float));
     s->tile  = take(&at, TILE * max3(dv, dk, max3(hidden, rank, 0)), sizeof(float));
     s->sum   = take(&at, dv * LANES, sizeof(float));
     s->low   = take(&at, dv * LANES, sizeof(float));
     s->phi   = take(&at, rank * LANES, sizeof(float));
     s->tmp   = take(&at, (hidden + 2 * rank) * LANES, sizeof(float));
     s->score = take(&at, n_tokens, sizeof(float));
+    s->pos   = take(&at, n_tokens, sizeof(int32_t));
     s->key   = take(&at, pairs, sizeof(uint64_t));
     s->evict = take(&at, n_tokens, sizeof(uint64_t));
     return at;
 }
 
 static uintptr_t lay(struct scratch * s, const struct lesskv_layer * l, int32_t n_tokens, int n_threads, uintptr_t at, int ith) {
-    // Few queries are served one by one, each a unit; more are served in blocks.
     const int32_t per_chunk = (n_tokens + MAX_CHUNKS - 1) / MAX_CHUNKS;
     *s = (struct scratch) {0};
-    s->lanes   = n_tokens < MAX_CHUNKS ? 1 : LANES;
-    s->chunk   = n_tokens < MAX_CHUNKS ? 1 : (int32_t) round_up((size_t) per_chunk, LANES);
+    s->few     = n_tokens < MAX_CHUNKS;
+    s->chunk   = s->few ? 1 : (int32_t) round_up((size_t) per_chunk, LANES);
     s->n_chunk = (n_tokens + s->chunk - 1) / s->chunk;
 
     at = round_up(at, 64);
@@ -49,6 +67,7 @@ static uintptr_t lay(struct scratch * s, const struct lesskv_layer * l, int32_t 
         s->width = round_up((size_t) l->budget + (size_t) n_tokens, PAD);
         s->worth = take(&at, (size_t) l->n_head * chunks * s->width, sizeof(float));
     }
+    at = lay_few(s, l, (size_t) n_tokens, at);
     const size_t size = lay_thread(s, l, (size_t) n_tokens, 0);
     lay_thread(s, l, (size_t) n_tokens, at + (size_t) ith * size);
     return at + (size_t) n_threads * size;

@@ -91,6 +91,50 @@ static inline float vf_sum(vf a) {
     return f[0];
 }
 
+// Lanes whose number has bit w not set from a, the others from b: its own lane in FIRST, the neighbour w away in OTHER.
+#define FIRST(w, i) ((i) & (w) ? VW + (i) : (i))
+#define OTHER(w, i) ((i) & (w) ? VW + (i) - (w) : (i) + (w))
+#define FOUR(f, w, i) f(w, i), f(w, i + 1), f(w, i + 2), f(w, i + 3)
+#if VW == 16
+#define LIST(f, w) FOUR(f, w, 0), FOUR(f, w, 4), FOUR(f, w, 8), FOUR(f, w, 12)
+#elif VW == 8
+#define LIST(f, w) FOUR(f, w, 0), FOUR(f, w, 4)
+#else
+#define LIST(f, w) FOUR(f, w, 0)
+#endif
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#define SHUFFLE(a, b, f, w) __builtin_shufflevector(a, b, LIST(f, w))
+#endif
+#endif
+#ifndef SHUFFLE
+#define SHUFFLE(a, b, f, w) __builtin_shuffle(a, b, (vi) { LIST(f, w) })
+#endif
+#define PAIR(w, a, b) (SHUFFLE(a, b, FIRST, w) + SHUFFLE(a, b, OTHER, w))
+
+// Lane i is the sum of s[i]'s lanes. s is overwritten.
+static inline __attribute__((always_inline)) vf vf_sums(vf s[VW]) {
+    for (int i = 0; i < VW / 2; i++) {
+        s[i] = PAIR(1, s[2 * i], s[2 * i + 1]);
+    }
+    for (int i = 0; i < VW / 4; i++) {
+        s[i] = PAIR(2, s[2 * i], s[2 * i + 1]);
+    }
+#if VW >= 8
+    for (int i = 0; i < VW / 8; i++) {
+        s[i] = PAIR(4, s[2 * i], s[2 * i + 1]);
+    }
+#endif
+#if VW >= 16
+    s[0] = PAIR(8, s[0], s[1]);
+#endif
+    return s[0];
+}
+
+#undef FIRST
+#undef OTHER
+#undef FOUR
+
 static inline float vf_top(vf a) {
     float f[VW];
     vf_store(f, a);

@@ -11,6 +11,7 @@
 #include "llama-impl.h"
 #include "llama-model.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <cstring>
 #include <exception>
@@ -79,6 +80,27 @@ bool lesskv_get_info(const llama_context * ctx, lesskv_info * info) {
     }
     mem->info(*info);
     return true;
+}
+
+bool lesskv_get_profile(llama_context * ctx, int32_t i, lesskv_profile_info * info) {
+    const auto * mem = memory_of(ctx);
+    if (!mem || mem->profile().empty() || i < 0 || !lesskv_phase_name(i)) {
+        return false;
+    }
+    *info = {};
+    info->name = lesskv_phase_name(i);
+    for (const auto & p : mem->profile()) {
+        info->ns    += p.ns[i];
+        info->attend = std::max(info->attend, p.attend);
+        info->commit = std::max(info->commit, p.commit);
+    }
+    return true;
+}
+
+void lesskv_reset_profile(llama_context * ctx) {
+    if (auto * mem = const_cast<lesskv_memory *>(memory_of(ctx))) {
+        mem->reset_profile();
+    }
 }
 
 bool lesskv_get_layer(const llama_context * ctx, int32_t seq_id, int32_t i, lesskv_layer_info * info) {

@@ -76,6 +76,7 @@ void attend(ggml_tensor * dst, int ith, int nth, void * userdata) {
     }
     auto ub = ubatch_of(l, dst->src[SRC_Q], dst->src[SRC_K], dst->src[SRC_V], control);
     ub.out   = (float *) dst->data;
+    ub.profile = mem->profile_data();
     ub.sinks = dst->src[SRC_SINKS] ? (const float *) dst->src[SRC_SINKS]->data : nullptr;
 
     if (auto * weights = mem->reference_weights()) {
@@ -97,7 +98,8 @@ void commit(ggml_tensor * dst, int ith, int nth, void * userdata) {
     if (!cache) {
         return;
     }
-    const auto ub = ubatch_of(l, nullptr, dst->src[SRC_K], dst->src[SRC_V], control);
+    auto ub = ubatch_of(l, nullptr, dst->src[SRC_K], dst->src[SRC_V], control);
+    ub.profile = mem->profile_data();
 
     if (auto * weights = mem->reference_weights()) {
         if (ith == 0) {

@@ -37,6 +37,7 @@ struct lesskv_config {
     const char * adapter;      // path of the adapter; NULL or "": sparse only
     bool    force_adapter;     // load it although its fingerprint is another model's (geometry must still fit)
     bool    reference;         // run the plain loops that judge the fast kernels: slow, for tests
+    bool    profile;           // measure where the time goes: lesskv_get_profile
     char *  error;             // where a refusal is written, or NULL
     size_t  error_size;
 };
@@ -74,6 +75,16 @@ struct lesskv_layer_info {
     uint64_t bytes_slots, bytes_state;
     float   scale, soft_cap;    // softmax scale s; 0: no soft cap
 };
+// Where the time went since the last reset, in nanoseconds, over all layers. Phase i has a name and the sum over the threads;
+// attend and commit are the two nodes as a whole, of the busiest thread. False past the last phase, or without profile.
+struct lesskv_profile_info {
+    const char * name;
+    uint64_t ns;
+    uint64_t attend, commit;
+};
+bool lesskv_get_profile(struct llama_context * ctx, int32_t i, struct lesskv_profile_info * info);
+void lesskv_reset_profile(struct llama_context * ctx);
+
 // Layer i of n_layer + n_layer_swa for a sequence; false past the last, or where the sequence is empty.
 bool lesskv_get_layer(const struct llama_context * ctx, int32_t seq_id, int32_t i, struct lesskv_layer_info * info);
 

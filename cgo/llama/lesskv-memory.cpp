@@ -24,6 +24,7 @@ lesskv_memory::lesskv_memory(const llama_model & model, const llama_memory_param
     config_error      = cfg.error;
     config_error_size = cfg.error_size;
     use_reference     = cfg.reference;
+    use_profile       = cfg.profile;
 
     char why[512];
     if (!lesskv_supported(&model, why, sizeof(why))) {
@@ -192,6 +193,9 @@ bool lesskv_memory::reserve_scratch() {
     if (!p) {
         return fail(format("no memory for a scratch buffer of %.1f MiB: lower n_ubatch (%u) or the budget (%d)",
                     size/1048576.0, cparams.n_ubatch, budget));
+    }
+    if (use_profile) {
+        profiles.resize(want);
     }
     scratch      = std::move(p);
     scratch_size = size;

@@ -11,6 +11,7 @@
 #include "llama-cparams.h"
 #include "llama-memory.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -70,6 +71,9 @@ public:
     lesskv_cache *        cache(llama_seq_id seq_id, size_t i) const; // NULL if there is none
     void *                scratch_data() const { return scratch.get(); }
     int                   scratch_threads() const { return n_threads; }
+    lesskv_profile *      profile_data() { return profiles.empty() ? nullptr : profiles.data(); } // by thread; NULL: off
+    const std::vector<lesskv_profile> & profile() const { return profiles; }
+    void                  reset_profile() { std::fill(profiles.begin(), profiles.end(), lesskv_profile{}); }
     std::vector<float> *  reference_weights()     { return use_reference ? &weights : nullptr; } // NULL: the fast kernels
 
     // for lesskv-api.cpp
@@ -120,6 +124,8 @@ private:
     lesskv_type type_k = LESSKV_TYPE_F16, type_v = LESSKV_TYPE_F16;
     bool swa_full = false; // only to say what the unmodified cache would hold
     bool use_reference = false;
+    bool use_profile = false;
+    std::vector<lesskv_profile> profiles;
     std::vector<float> weights; // of the plain loops
 
     std::unique_ptr<lesskv_adapter> adapter; // null: sparse only

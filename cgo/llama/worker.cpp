@@ -12,7 +12,7 @@
 //                (f32 f16 q8_0 q4_0), flash_attn=0, kv_unified=0, swa_full=1, embeddings=0, capture=0, rope_base=0,
 //                rope_scale=0 (the model's)
 //                less=0, and with less=1 the fields of lesskv_config: policy, budget, budget_share, budget_bytes, heavy,
-//                pinned, less_type_k, less_type_v, adapter, force_adapter, reference
+//                pinned, less_type_k, less_type_v, adapter, force_adapter, reference, profile
 //     close
 //     info       -> arch desc n_vocab n_embd n_layer n_head n_head_kv n_ctx_train n_swa n_ctx n_batch n_ubatch n_seq_max
 //                n_reused (graphs reused by decodes so far) less
@@ -47,13 +47,20 @@
 //     layers     seq -> n, payload: int64 (il swa kernels seen kept folded bytes_slots bytes_state) for each layer, then
 //                float32 (softmax scale, soft cap or 0) for each
 //     slots      seq layer head -> n, payload: int32 positions [n], float32 scores [n]
+//     profile    -> names (commas between) attend commit, payload: int64 nanoseconds of each phase since the last time; opened
+//                with profile=1. Phases are sums over threads, attend and commit those of the busiest thread
 //     supported  path -> supported reason: whether LESS can serve a model, without opening it
 //     fingerprint -> hex
 //     floats     type n, payload: n elements of a ggml type, by its number -> payload: float32 [n]
-//     memory     -> rss peak anon, in bytes
+//     memory     reset=0 -> rss peak anon, in bytes; with reset=1 the peak counts from now on (Linux)
+//     fill       n seq=0: continues what the sequence holds with copies of it, to n tokens at positions 0 to n - 1; unmodified
+//                caches only
+//     quantize   from to type threads=1: llama_model_quantize, type Q4_0, Q4_K_M, ...; no model need be open
+//     matmul     d pairs tokens heads heads_kv threads rounds=5 -> us: a prompt's attention as ggml_mul_mat computes it
 //     log        -> payload: llama.cpp's log since the last time
 //     quit
 
+#include "worker_bench.h"
 #include "worker_wire.h"
 
 #include "llama.h"
@@ -255,10 +262,14 @@ public:
             { "less",        &worker::less,        true  },
             { "layers",      &worker::layers,      true  },
             { "slots",       &worker::slots,       true  },
+            { "profile",     &worker::profile,     true  },
             { "supported",   &worker::supported,   false },
             { "fingerprint", &worker::fingerprint, true  },
             { "floats",      &worker::floats,      false },
             { "memory",      &worker::memory,      false },
+            { "fill",        &worker::fill,        true  },
+            { "quantize",    &worker::quantize,    false },
+            { "matmul",      &worker::matmul,      false },
             { "log",         &worker::take_log,    false },
         };
         log.errors.clear();
@@ -416,6 +427,7 @@ private:
         config.adapter       = adapter.c_str();
         config.force_adapter = req.flag("force_adapter", false);
         config.reference     = req.flag("reference", false);
+        config.profile       = req.flag("profile", false);
         config.error         = &config_error[0];
         config.error_size    = config_error.size();
         if (less) {
@@ -925,11 +937,60 @@ private:
     }
 
     void memory(request & req, reply & out) {
+        const bool reset = req.flag("reset", false);
         req.done();
+        if (reset) {
+            bench::reset_peak();
+        }
         const memory_use use;
         out.set("rss",  use.rss);
         out.set("peak", use.peak);
         out.set("anon", use.anon);
+    }
+
+    // For lesskv bench: worker_bench.h
+
+    void fill(request & req, reply &) {
+        const int32_t seq = int32_t(req.integer("seq", 0, n_seq() - 1, 0));
+        const int64_t n   = req.integer("n", 1, llama_n_ctx(ctx.get()));
+        req.done();
+        if (less_on || !cache() || llama_memory_seq_pos_min(cache(), seq) != 0) {
+            refuse("fill: want an unmodified cache that holds a sequence from position 0 on");
+        }
+        std::vector<uint8_t> state(llama_state_seq_get_size(ctx.get(), seq));
+        llama_state_seq_get_data(ctx.get(), state.data(), state.size(), seq);
+        state = bench::grower(state, uint32_t(n)).grow();
+        llama_memory_seq_rm(cache(), seq, -1, -1);
+        if (llama_state_seq_set_data(ctx.get(), state.data(), state.size(), seq) != state.size()) {
+            throw failure(with_reason("can't fill the cache"));
+        }
+    }
+
+    void quantize(request & req, reply &) {
+        const std::string from = req.text("from");
+        const std::string to   = req.text("to");
+        auto params = llama_model_quantize_default_params();
+        params.ftype   = bench::file_type(req.text("type"));
+        params.nthread = int32_t(req.integer("threads", 1, max_threads, 1));
+        req.done();
+        if (llama_model_quantize(from.c_str(), to.c_str(), &params) != 0) {
+            throw failure(with_reason("can't quantise " + from));
+        }
+    }
+
+    void matmul(request & req, reply & out) {
+        const int64_t d        = req.integer("d",        1, 1 << 12);
+        const int64_t pairs    = req.integer("pairs",    1, 1 << 20);
+        const int64_t tokens   = req.integer("tokens",   1, 1 << 14);
+        const int64_t heads_kv = req.integer("heads_kv", 1, 1 << 10);
+        const int64_t heads    = req.integer("heads", heads_kv, 1 << 10);
+        const int     threads  = int(req.integer("threads", 1, max_threads));
+        const int     rounds   = int(req.integer("rounds", 1, 1000, 5));
+        req.done();
+        if (heads % heads_kv != 0 || tokens*heads*(2*d + 2*pairs) > int64_t(1) << 31) {
+            refuse("matmul: %lld heads of %lld KV heads, or too large", (long long) heads, (long long) heads_kv);
+        }
+        out.set("us", bench::matmul_us(d, pairs, tokens, heads, heads_kv, threads, rounds));
     }
 
     void take_log(request & req, reply & out) {
@@ -1007,6 +1068,25 @@ private:
         out.give(std::move(score));
     }
 
+    void profile(request & req, reply & out) {
+        req.done();
+        lesskv_profile_info i;
+        std::string names;
+        std::vector<int64_t> ns;
+        for (int32_t n = 0; lesskv_get_profile(ctx.get(), n, &i); n++) {
+            names += std::string(names.empty() ? "" : ",") + i.name;
+            ns.push_back(int64_t(i.ns));
+        }
+        if (ns.empty()) {
+            refuse("open with less=1 profile=1 first");
+        }
+        out.set("names",  names);
+        out.set("attend", int64_t(i.attend));
+        out.set("commit", int64_t(i.commit));
+        out.give(std::move(ns));
+        lesskv_reset_profile(ctx.get());
+    }
+
     void supported(request & req, reply & out) {
         const std::string path = req.text("path");
         req.done();
@@ -1033,6 +1113,7 @@ private:
     void less       (request & req, reply &) { no_less(req); }
     void layers     (request & req, reply &) { no_less(req); }
     void slots      (request & req, reply &) { no_less(req); }
+    void profile    (request & req, reply &) { no_less(req); }
     void supported  (request & req, reply &) { no_less(req); }
     void fingerprint(request & req, reply &) { no_less(req); }
 #endif

@@ -50,7 +50,7 @@ func execute(ctx context.Context, args []string, stdin io.Reader, stdout, stderr
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(newRun(), newTrain(), newMerge(), newImport(), newVerify())
+	root.AddCommand(newRun(), newTrain(), newMerge(), newImport(), newVerify(), newBench())
 
 	command, err := root.ExecuteContextC(ctx)
 	var usage usageError

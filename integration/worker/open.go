@@ -34,6 +34,7 @@ type LESS struct {
 	Adapter      string  // path; none: sparse only
 	ForceAdapter bool    // whatever the fingerprint says
 	Reference    bool    // the kernels' plain loops
+	Profile      bool    // Profile will be used
 }
 
 // Int returns a pointer to n, for the fields of LESS whose zero is not their default.
@@ -68,7 +69,7 @@ func (c *Config) args() []any {
 	real("rope_scale", c.RopeScale)
 	if l := c.LESS; l != nil {
 		args = append(args, "less", true, "budget", l.Budget, "budget_bytes", l.BudgetBytes, "force_adapter", l.ForceAdapter,
-			"reference", l.Reference)
+			"reference", l.Reference, "profile", l.Profile)
 		text("policy", l.Policy)
 		real("budget_share", l.BudgetShare)
 		if l.Heavy != nil {

@@ -1,0 +1,488 @@
+// Package bench measures speed and memory of the LESS cache beside the unmodified runtime: prompt and decoding at growing
+// contexts, every method in a process of its own, in rounds that visit all of them, so that a ratio compares what ran side by
+// side.
+//
+// A context of 32,768 tokens is not decoded. The unmodified cache is filled with copies of one micro-batch's keys and values
+// (worker.Fill). LESS's cells beyond its budget are all the same: the slots are full, every micro-batch evicts as much as it
+// brings, and no cost depends on the position; one state, decoded in full until then, serves them all. Verify measures that
+// both ways to reach a cell give the same speed.
+package bench
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/lesskv/lesskv/integration/worker"
+	"github.com/lesskv/lesskv/weights"
+	"github.com/lesskv/lesskv/weights/gguf"
+)
+
+const (
+	sampleTime = 700 * time.Millisecond // that a sample of decoding takes, about
+	minTokens  = 4                      // and what it has at least and at most
+	maxTokens  = 64
+	warmTokens = 2 // a new graph, cold caches
+	headroom   = 2*maxTokens + warmTokens
+)
+
+// Run measures. It fails with ErrOption, with ErrMemory before anything has begun, and with what the workers answer.
+func Run(ctx context.Context, o Options) (*Result, error) {
+	if err := o.fill(); err != nil {
+		return nil, err
+	}
+	b := &bench{ctx: ctx, o: &o, rng: newRand()}
+	defer b.close()
+	if err := b.load(); err != nil {
+		return nil, err
+	}
+	if err := b.fits(); err != nil {
+		return nil, err
+	}
+	if len(o.Contexts) > 0 {
+		if err := b.open(); err != nil {
+			return nil, err
+		}
+		if err := b.rounds(); err != nil {
+			return nil, err
+		}
+		if err := b.rates(); err != nil {
+			return nil, err
+		}
+	}
+	b.close()
+	if o.Growth > 0 {
+		if err := b.growth(); err != nil {
+			return nil, err
+		}
+	}
+	return &b.result, nil
+}
+
+func newRand() *rand.Rand { return rand.New(rand.NewPCG(6, 1)) }
+
+type bench struct {
+	ctx     context.Context
+	o       *Options
+	rng     *rand.Rand
+	path    string
+	model   *weights.Model
+	adapter string
+	budget  int // B
+	runners []*runner
+	result  Result
+}
+
+// load finds the model or builds it, and its kernels.
+func (b *bench) load() error {
+	o := b.o
+	patched, err := worker.Path(worker.Patched)
+	if err != nil {
+		return err
+	}
+	name := strings.TrimSuffix(filepath.Base(o.Model), ".gguf")
+	b.path = o.Model
+	if _, err := os.Stat(o.Model); err != nil || !strings.HasSuffix(o.Model, ".gguf") {
+		s, err := FindShape(o.Model)
+		if err != nil {
+			return err
+		}
+		o.Progress(0, 1, "making "+name)
+		if b.path, err = s.Build(b.ctx, o.Dir, o.Quant, patched, o.Threads); err != nil {
+			return err
+		}
+		name += "-" + strings.ToUpper(o.Quant)
+	}
+	if b.model, err = weights.ReadModel(b.path); err != nil {
+		return err
+	}
+	b.adapter = o.Adapter
+	if b.adapter == "" {
+		if err := os.MkdirAll(o.Dir, 0o755); err != nil {
+			return err
+		}
+		if b.adapter, err = buildAdapter(b.model, o.Dir, name, o); err != nil {
+			return err
+		}
+	}
+	b.budget = max(64, int(o.Budget*float64(o.top()))) // "Budgets" in algorithm.md
+	b.result = newResult(o, name, b.model, b.budget)
+	return nil
+}
+
+// fits refuses what the machine has no memory for.
+func (b *bench) fits() error {
+	have, ok := freeMemory()
+	if !ok {
+		return nil
+	}
+	stat, err := os.Stat(b.path)
+	if err != nil {
+		return err
+	}
+	m := b.model
+	need := float64(stat.Size()) // mapped once
+	rows := float64(b.context())
+	for _, method := range b.o.Methods {
+		need += float64(stat.Size()) // repacked for the CPU, in each process
+		if method.Tree == worker.Patched {
+			need += 64 << 20
+			continue
+		}
+		size := 4 * rows * float64(m.Layers) * float64(b.rowBytes(method.Type)) / 2 // the cache, and a state to fill it from
+		if !method.FA {
+			size += 4 * rows * float64(b.o.Ubatch) * float64(m.Heads) // the logits of a micro-batch
+		}
+		need += size
+	}
+	if need > float64(have) {
+		return fmt.Errorf("bench: %s with %d methods at %d tokens takes about %.1f GiB, %.1f GiB are free; ask for fewer methods or a smaller context: %w",
+			b.result.Model, len(b.o.Methods), b.o.top(), need/(1<<30), float64(have)/(1<<30), ErrMemory)
+	}
+	return nil
+}
+
+// rowBytes is what one token takes in one layer of an unmodified cache.
+func (b *bench) rowBytes(kind string) int64 {
+	t := map[string]gguf.Type{"f16": gguf.F16, "q8_0": gguf.Q8_0, "q4_0": gguf.Type(2)}[kind]
+	n, _ := t.Size(uint64(b.model.HeadsKV * (b.model.KeyLength + b.model.ValueLength)))
+	return int64(n)
+}
+
+// context is n_ctx.
+func (b *bench) context() int { return (b.o.top() + headroom + 255) / 256 * 256 }
+
+func (b *bench) tokens(n int) []int32 {
+	tokens := make([]int32, n)
+	for i := range tokens {
+		tokens[i] = b.rng.Int32N(int32(b.model.Vocab))
+	}
+	return tokens
+}
+
+func (b *bench) less(kernels bool) *worker.LESS {
+	l := &worker.LESS{Policy: b.o.Policy, Budget: b.budget, TypeK: b.o.SlotType, TypeV: b.o.SlotType, Profile: b.o.Profile}
+	if kernels {
+		l.Adapter = b.adapter
+	}
+	return l
+}
+
+func (b *bench) start(m Method, context int, less *worker.LESS) (*worker.Worker, error) {
+	path, err := worker.Path(m.Tree)
+	if err != nil {
+		return nil, err
+	}
+	w, err := worker.Start(b.ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	_, err = w.Open(worker.Config{Model: b.path, Context: context, Batch: b.o.Ubatch, Ubatch: b.o.Ubatch, Threads: b.o.Threads,
+		TypeK: m.Type, TypeV: m.Type, FlashAttention: m.FA, LESS: less})
+	if err != nil {
+		w.Close()
+		return nil, err
+	}
+	return w, nil
+}
+
+func (b *bench) open() error {
+	for i, m := range b.o.Methods {
+		b.o.Progress(0, 1, "opening "+m.Name)
+		var less *worker.LESS
+		if m.Tree == worker.Patched {
+			less = b.less(m.LESS)
+		}
+		w, err := b.start(m, b.context(), less)
+		if err != nil {
+			return fmt.Errorf("bench: %s: %w", m.Name, err)
+		}
+		r := &runner{bench: b, Method: m, w: w}
+		b.runners = append(b.runners, r)
+		if err := r.setup(); err != nil {
+			return fmt.Errorf("bench: %s: %w", m.Name, err)
+		}
+		b.o.Progress(float64(i), float64(len(b.o.Methods)), "opened "+m.Name)
+	}
+	return nil
+}
+
+func (b *bench) close() {
+	for _, r := range b.runners {
+		r.w.Close()
+	}
+	b.runners = nil
+}
+
+// rounds takes every sample.
+func (b *bench) rounds() error {
+	total := float64(b.o.Repeat * len(b.o.Contexts) * len(b.runners))
+	done := 0.
+	for round := range b.o.Repeat {
+		for _, c := range b.o.Contexts {
+			for _, r := range b.runners {
+				b.o.Progress(done, total, fmt.Sprintf("round %d: %s at %d", round+1, r.Name, c))
+				if err := r.measure(round, c); err != nil {
+					return fmt.Errorf("bench: %s at %d tokens: %w", r.Name, c, err)
+				}
+				done++
+			}
+		}
+	}
+	b.o.Progress(total, total, "")
+	return nil
+}
+
+// A runner is a method's process.
+type runner struct {
+	Method
+	bench  *bench
+	w      *worker.Worker
+	states map[int][]byte        // by the tokens that they hold: unmodified, one micro-batch; LESS, what its cells begin with
+	spent  map[int]time.Duration // by prompts at each context
+	n      map[int]int           // tokens that a sample of decoding has
+}
+
+// settled is the number of tokens after which LESS's cost no longer changes: all slots are full, and the scores' spread has
+// had time to grow.
+func (b *bench) settled() int {
+	u := b.o.Ubatch
+	return (b.budget + 2*u + u - 1) / u * u
+}
+
+// begins returns how many tokens LESS has to have seen where its cell is to begin after so many.
+func (b *bench) begins(tokens int) int { return min(tokens, b.settled()) }
+
+func (r *runner) setup() error {
+	r.states, r.spent, r.n = map[int][]byte{}, map[int]time.Duration{}, map[int]int{}
+	b := r.bench
+	starts := []int{b.o.Ubatch}
+	if r.Tree == worker.Patched {
+		starts = nil
+		for _, c := range b.o.Contexts {
+			starts = append(starts, b.begins(c))
+			if b.o.prompt(c) {
+				starts = append(starts, b.begins(c-b.o.Ubatch))
+			}
+		}
+		slices.Sort(starts)
+		starts = slices.Compact(starts)
+	}
+	pos := 0
+	for _, n := range starts {
+		if n == 0 {
+			continue
+		}
+		if _, err := r.w.Feed(0, pos, b.tokens(n-pos), worker.None); err != nil {
+			return err
+		}
+		pos = n
+		state, err := r.w.Save(0)
+		if err != nil {
+			return err
+		}
+		r.states[n] = state
+	}
+	return nil
+}
+
+// prepare leaves the cache as it is after so many tokens, and returns the next position.
+func (r *runner) prepare(tokens int) (pos int, err error) {
+	if tokens == 0 {
+		return 0, r.w.Clear()
+	}
+	if r.Tree == worker.Patched {
+		n := r.bench.begins(tokens)
+		_, err := r.w.Load(0, r.states[n])
+		return n, err
+	}
+	u := r.bench.o.Ubatch
+	if _, err := r.w.Load(0, r.states[u]); err != nil {
+		return 0, err
+	}
+	if tokens < u {
+		return tokens, r.w.SeqRemove(0, tokens, worker.End)
+	}
+	return tokens, r.w.Fill(0, tokens)
+}
+
+// measure takes the samples of one cell: the micro-batch that ends at the context, and what is decoded behind it.
+func (r *runner) measure(round, context int) error {
+	b := r.bench
+	begin, prompt := context, b.o.prompt(context) && (round == 0 || r.spent[context] < b.o.Cell)
+	if prompt {
+		begin -= b.o.Ubatch
+	}
+	pos, err := r.prepare(begin)
+	if err != nil {
+		return err
+	}
+	if err := r.w.ResetPeak(); err != nil {
+		return err
+	}
+	if prompt {
+		tokens := b.tokens(b.o.Ubatch)
+		if err := r.sample(Sample{Context: context, Phase: Prompt, Round: round, Tokens: len(tokens)}, func() (time.Duration, error) {
+			out, err := r.w.Decode(0, pos, tokens, worker.Last)
+			if err != nil {
+				return 0, err
+			}
+			r.spent[context] += out.Elapsed
+			return out.Elapsed, nil
+		}); err != nil {
+			return err
+		}
+		pos += len(tokens)
+	}
+	greedy := func(n int) (time.Duration, error) {
+		_, out, err := r.w.Greedy(0, pos, b.rng.Int32N(int32(b.model.Vocab)), n, false)
+		if err != nil {
+			return 0, err
+		}
+		pos += n
+		return out.Elapsed, nil
+	}
+	t, err := greedy(warmTokens)
+	if err != nil {
+		return err
+	}
+	if r.n[context] == 0 { // the same number in each round
+		r.n[context] = min(max(minTokens, int(sampleTime*warmTokens/max(t, 1))), maxTokens)
+	}
+	n := r.n[context]
+	if err := r.sample(Sample{Context: context, Phase: Decode, Round: round, Tokens: n}, func() (time.Duration, error) {
+		return greedy(n)
+	}); err != nil {
+		return err
+	}
+	if round > 0 {
+		return nil
+	}
+	return r.memory(context)
+}
+
+// sample runs f and keeps how long it took, and where LESS's time went.
+func (r *runner) sample(s Sample, f func() (time.Duration, error)) error {
+	profile := r.bench.o.Profile && r.Tree == worker.Patched
+	if profile {
+		if _, err := r.w.Profile(); err != nil { // forget what was before
+			return err
+		}
+	}
+	t, err := f()
+	if err != nil {
+		return err
+	}
+	s.Method, s.Seconds = r.Name, t.Seconds()
+	if profile {
+		p, err := r.w.Profile()
+		if err != nil {
+			return err
+		}
+		s.Phases = map[string]float64{}
+		for i, name := range p.Names {
+			s.Phases[name] = p.Phases[i].Seconds()
+		}
+		s.Node = p.Attend.Seconds()
+	}
+	r.bench.result.Samples = append(r.bench.result.Samples, s)
+	return nil
+}
+
+// memory keeps what the process and its cache take.
+func (r *runner) memory(context int) error {
+	b := r.bench
+	m := Memory{Method: r.Name, Context: context}
+	use, err := r.w.Memory()
+	if err != nil {
+		return err
+	}
+	m.Peak, m.Resident = use.Peak, use.Resident
+	if r.Tree == worker.Unmodified {
+		m.Cache = int64(context) * int64(b.model.Layers) * b.rowBytes(r.Type)
+	} else {
+		info, err := r.w.LESS()
+		if err != nil {
+			return err
+		}
+		layers, err := r.w.Layers(0)
+		if err != nil {
+			return err
+		}
+		for _, l := range layers {
+			m.Kept = max(m.Kept, int(l.Kept))
+		}
+		m.Cache = info.SlotBytes + info.StateBytes + info.KernelBytes
+		m.Scratch = info.ScratchBytes
+	}
+	m.Full = int64(context) * int64(b.model.Layers) * b.rowBytes("f16")
+	b.result.Memory = append(b.result.Memory, m)
+	return nil
+}
+
+// rates compares the attention node of a prompt with the runtime's matrix product of the same shapes.
+func (b *bench) rates() error {
+	i := slices.IndexFunc(b.runners, func(r *runner) bool { return r.LESS })
+	if i < 0 || !b.o.Profile {
+		return nil
+	}
+	r, m := b.runners[i], b.model
+	for _, c := range b.o.Contexts {
+		if !b.o.prompt(c) || c-b.o.Ubatch < b.budget {
+			continue
+		}
+		u := b.o.Ubatch
+		shape := worker.Matmul{HeadSize: m.KeyLength, Pairs: b.budget + u/2, Tokens: u, Heads: m.Heads, HeadsKV: m.HeadsKV, Threads: b.o.Threads}
+		t, err := r.w.Matmul(shape)
+		if err != nil {
+			return err
+		}
+		pairs := float64(b.budget) + float64(u+1)/2
+		flops := 2 * float64(m.KeyLength+m.ValueLength) * pairs * float64(u) * float64(m.Heads) * float64(m.Layers)
+		var node []float64
+		for _, s := range b.result.Samples {
+			if s.Method == r.Name && s.Context == c && s.Phase == Prompt {
+				node = append(node, s.Node)
+			}
+		}
+		b.result.Node = &Node{Context: c, Node: flops / median(node) * 1e-9, Matmul: shape.Flops() / t.Seconds() * 1e-9}
+		return nil
+	}
+	return nil
+}
+
+// growth feeds a prompt of o.Growth tokens and says how much the peak grew from 2,048 on.
+func (b *bench) growth() error {
+	less := b.less(true)
+	less.Budget = max(64, int(b.o.Budget*32768))
+	w, err := b.start(Method{Name: "less", Tree: worker.Patched, LESS: true}, b.o.Growth, less)
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	g := &Growth{From: min(2048, b.o.Growth), To: b.o.Growth, Budget: less.Budget}
+	for pos := 0; pos < b.o.Growth; {
+		n := min(b.o.Ubatch, b.o.Growth-pos)
+		b.o.Progress(float64(pos), float64(b.o.Growth), "feeding")
+		if _, err := w.Decode(0, pos, b.tokens(n), worker.Last); err != nil {
+			return err
+		}
+		pos += n
+		m, err := w.Memory()
+		if err != nil {
+			return err
+		}
+		if pos <= g.From {
+			g.Before = m.Peak
+		}
+		g.After = m.Peak
+	}
+	b.o.Progress(float64(b.o.Growth), float64(b.o.Growth), "")
+	b.result.Growth = g
+	return nil
+}

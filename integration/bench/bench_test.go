@@ -1,0 +1,149 @@
+package bench
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/lesskv/lesskv/integration/worker"
+)
+
+// TestRun measures a small shape with every method: what is measured, not how fast it is.
+func TestRun(t *testing.T) {
+	dir := t.TempDir()
+	o := Options{Model: "gopher-5m", Dir: dir, Contexts: []int{0, 64, 320}, Ubatch: 64, Repeat: 2, Threads: 1, Profile: true, Growth: 4096}
+	r, err := Run(t.Context(), o)
+	require.NoError(t, err)
+	assert.Equal(t, []int{0, 64, 320}, r.Contexts())
+	assert.Equal(t, []string{"f16", "f16-fa", "q8_0-fa", "q4_0-fa", "sparse", "less"}, r.Methods())
+	for _, m := range r.Methods() {
+		for _, c := range r.Contexts() {
+			assert.Equal(t, 2, r.Speed(Cell{m, c, Decode}).N, "%s at %d", m, c)
+			want := 2
+			if c == 0 {
+				want = 0
+			}
+			assert.Equal(t, want, r.Speed(Cell{m, c, Prompt}).N, "%s at %d", m, c)
+			_, ok := r.memory(m, c)
+			assert.True(t, ok)
+		}
+	}
+	less, _ := r.memory("less", 320)
+	sparse, _ := r.memory("sparse", 320)
+	full, _ := r.memory("f16", 320)
+	assert.Equal(t, 64, less.Kept, "all slots are in use")
+	assert.Greater(t, less.Cache, sparse.Cache)
+	assert.EqualValues(t, 320*6*2*2*64*2, full.Cache)
+	assert.Equal(t, full.Cache, full.Full)
+	for _, s := range r.Samples {
+		assert.Equal(t, s.Method == "less" || s.Method == "sparse", len(s.Phases) == len(phaseNames), "%v", s)
+	}
+	require.NotNil(t, r.Node)
+	assert.Positive(t, r.Node.Node)
+	assert.Positive(t, r.Node.Matmul)
+	require.NotNil(t, r.Growth)
+	assert.Less(t, r.Growth.After-r.Growth.Before, int64(2<<20))
+
+	path := filepath.Join(dir, "r.json")
+	require.NoError(t, r.Write(path))
+	again, err := Read(path)
+	require.NoError(t, err)
+	assert.Equal(t, r, again)
+	var text bytes.Buffer
+	require.NoError(t, r.Table(&text))
+	assert.Contains(t, text.String(), "q8_0-fa")
+	require.NoError(t, Plot(filepath.Join(dir, "r.png"), r))
+}
+
+func TestVerify(t *testing.T) {
+	methods, err := FindMethods([]string{"f16-fa", "less"})
+	require.NoError(t, err)
+	checks, err := Verify(t.Context(), Options{Model: "gopher-5m", Dir: t.TempDir(), Methods: methods, Contexts: []int{320}, Ubatch: 64, Repeat: 1, Threads: 1})
+	require.NoError(t, err)
+	require.Len(t, checks, 2)
+	for _, c := range checks {
+		assert.Positive(t, c.Prompt.Median)
+		assert.Positive(t, c.Decode.Median)
+	}
+}
+
+// TestFill: a filled cache is a cache, with every kind of layout, and goes on.
+func TestFill(t *testing.T) {
+	shape, err := FindShape("gopher-5m")
+	require.NoError(t, err)
+	patched, err := worker.Path(worker.Patched)
+	require.NoError(t, err)
+	path, err := shape.Build(t.Context(), t.TempDir(), "q8_0", patched, 1)
+	require.NoError(t, err)
+	for _, m := range Methods() {
+		workerPath, err := worker.Path(m.Tree)
+		require.NoError(t, err)
+		w, err := worker.Start(t.Context(), workerPath)
+		require.NoError(t, err)
+		c := worker.Config{Model: path, Context: 512, TypeK: m.Type, TypeV: m.Type, FlashAttention: m.FA}
+		if m.Tree == worker.Patched {
+			c.LESS = &worker.LESS{}
+		}
+		_, err = w.Open(c)
+		require.NoError(t, err)
+		var refused *worker.Error
+		require.ErrorAs(t, w.Fill(0, 100), &refused, "nothing to copy")
+		_, err = w.Decode(0, 0, []int32{5, 6, 7}, worker.None)
+		require.NoError(t, err)
+		err = w.Fill(0, 101)
+		if m.Tree == worker.Patched {
+			require.ErrorAs(t, err, &refused)
+		} else {
+			require.NoError(t, err, m.Name)
+			lo, hi, err := w.SeqPos(0)
+			require.NoError(t, err)
+			assert.Equal(t, []int{0, 100}, []int{lo, hi})
+			_, err = w.Decode(0, 101, []int32{8}, worker.Last)
+			require.NoError(t, err)
+		}
+		require.NoError(t, w.Close())
+	}
+}
+
+func TestRefused(t *testing.T) {
+	_, err := Run(t.Context(), Options{Model: "gpt-7"})
+	require.ErrorIs(t, err, ErrOption)
+	_, err = Run(t.Context(), Options{Model: "gopher-5m", Contexts: []int{100}})
+	require.ErrorIs(t, err, ErrOption)
+	_, err = FindMethods([]string{"magic"})
+	require.ErrorIs(t, err, ErrOption)
+	if _, ok := freeMemory(); ok {
+		_, err = Run(t.Context(), Options{Model: "gopher-5m", Dir: t.TempDir(), Contexts: []int{trainedContext}, Ubatch: 1 << 17, Threads: 1})
+		require.ErrorIs(t, err, ErrMemory, "the logits of a micro-batch are 256 GiB")
+	}
+}
+
+// TestWhole sums up a prompt whose micro-batches take a second more each.
+func TestWhole(t *testing.T) {
+	r := &Result{Ubatch: 100}
+	for _, c := range []int{100, 300, 900} {
+		r.Samples = append(r.Samples, Sample{Method: "f16", Context: c, Phase: Prompt, Tokens: 100, Seconds: float64(c) / 100})
+		r.Samples = append(r.Samples, Sample{Method: "less", Context: c, Phase: Prompt, Tokens: 100, Seconds: 1})
+	}
+	assert.InDelta(t, 900./45, r.Whole("f16", 900).Median, 1e-9)
+	assert.InDelta(t, 100, r.Whole("less", 900).Median, 1e-9)
+	assert.InDelta(t, 5, r.WholeRatio("less", "f16", 900).Median, 1e-9)
+	assert.Equal(t, Spread{Median: 9, Min: 9, Max: 9, N: 1}, r.Ratio(Cell{"less", 900, Prompt}, Cell{"f16", 900, Prompt}))
+	assert.InDelta(t, 2.5, median([]float64{4, 1, 2, 3}), 1e-9)
+	assert.Zero(t, r.Whole("sparse", 900).N)
+}
+
+func TestReplace(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "page.md")
+	require.NoError(t, os.WriteFile(path, []byte("a\n"+tableBegin+"old"+tableEnd+"\nb\n"), 0o644))
+	require.NoError(t, replace(path, "new"))
+	text, err := os.ReadFile(path)
+	require.NoError(t, err)
+	assert.Equal(t, "a\n"+tableBegin+"\n\nnew\n"+tableEnd+"\nb\n", string(text))
+	require.NoError(t, os.WriteFile(path, nil, 0o644))
+	require.ErrorIs(t, replace(path, "new"), ErrOption)
+}

@@ -1,0 +1,152 @@
+package bench
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/lesskv/lesskv/integration/worker"
+	"github.com/lesskv/lesskv/weights/gguf"
+)
+
+// The faults that errors of this package wrap.
+var (
+	ErrOption = errors.New("option that makes no sense")
+	ErrMemory = errors.New("not enough memory")
+)
+
+// A Method is one way to hold the cache.
+type Method struct {
+	Name string // in tables and JSON
+	Tree worker.Tree
+	Type string // of the unmodified cache: f16, q8_0, q4_0
+	FA   bool   // with flash attention
+	LESS bool   // with kernels; sparse only without. Patched tree only
+}
+
+// Methods lists all of them, the unmodified ones first.
+func Methods() []Method {
+	return []Method{
+		{Name: "f16", Tree: worker.Unmodified, Type: "f16"},
+		{Name: "f16-fa", Tree: worker.Unmodified, Type: "f16", FA: true},
+		{Name: "q8_0-fa", Tree: worker.Unmodified, Type: "q8_0", FA: true},
+		{Name: "q4_0-fa", Tree: worker.Unmodified, Type: "q4_0", FA: true},
+		{Name: "sparse", Tree: worker.Patched},
+		{Name: "less", Tree: worker.Patched, LESS: true},
+	}
+}
+
+// FindMethods returns the methods of the names, or all if there are none. It fails with ErrOption on a name that is no method's.
+func FindMethods(names []string) ([]Method, error) {
+	all := Methods()
+	if len(names) == 0 {
+		return all, nil
+	}
+	var list []Method
+	for _, name := range names {
+		i := slices.IndexFunc(all, func(m Method) bool { return m.Name == name })
+		if i < 0 {
+			known := make([]string, len(all))
+			for i, m := range all {
+				known[i] = m.Name
+			}
+			return nil, fmt.Errorf("bench: no method %q: want some of %s: %w", name, strings.Join(known, ", "), ErrOption)
+		}
+		list = append(list, all[i])
+	}
+	return list, nil
+}
+
+// Options say what is to be measured. Zero fields mean the default behind them.
+type Options struct {
+	Model string // path of a GGUF, or the name of a shape
+	Quant string // type of a shape's matrices; Q4_0
+	Dir   string // where shapes and random kernels lie
+
+	Methods     []Method      // all
+	Contexts    []int         // ascending; 0 is an empty cache; 512, 2k, 8k, 32k
+	PromptLimit int           // prompts are measured up to this context; -1: none; all
+	Repeat      int           // 5
+	Cell        time.Duration // no more repetitions of a cell's prompt after so long; 30 s
+
+	Budget     float64   // share of the largest context; 0.05
+	Policy     string    // h2o
+	SlotType   string    // f16
+	Adapter    string    // path; random kernels
+	Rank       int       // of random kernels; 8
+	Hidden     int       // 16
+	KernelType gguf.Type // F16; F32 can't be asked for, as it is the zero
+
+	Ubatch  int  // 512
+	Threads int  // all CPUs
+	Profile bool // where LESS's time goes
+	Growth  int  // feed so many tokens, and say how much the peak grew from 2,048 on; 0: not
+
+	Progress func(done, total float64, what string) // share of the work, and what is done next
+}
+
+func (o *Options) fill() error {
+	for _, d := range []struct {
+		field *int
+		value int
+	}{{&o.Repeat, 5}, {&o.Rank, 8}, {&o.Hidden, 16}, {&o.Ubatch, 512}, {&o.Threads, runtime.NumCPU()}, {&o.PromptLimit, 1 << 30}} {
+		if *d.field == 0 {
+			*d.field = d.value
+		}
+	}
+	for _, d := range []struct {
+		field *string
+		value string
+	}{{&o.Quant, "Q4_0"}, {&o.Policy, "h2o"}, {&o.SlotType, "f16"}} {
+		if *d.field == "" {
+			*d.field = d.value
+		}
+	}
+	if o.KernelType == gguf.F32 {
+		o.KernelType = gguf.F16
+	}
+	if o.Cell == 0 {
+		o.Cell = 30 * time.Second
+	}
+	if o.Budget == 0 {
+		o.Budget = 0.05
+	}
+	if len(o.Methods) == 0 {
+		o.Methods = Methods()
+	}
+	if o.Contexts == nil {
+		o.Contexts = []int{512, 2048, 8192, 32768}
+	}
+	if o.Progress == nil {
+		o.Progress = func(float64, float64, string) {}
+	}
+	slices.Sort(o.Contexts)
+	o.Contexts = slices.Compact(o.Contexts)
+	for _, c := range o.Contexts {
+		if c != 0 && c < o.Ubatch || c > trainedContext {
+			return fmt.Errorf("bench: a context of %d tokens: want 0, or %d (a micro-batch) to %d: %w", c, o.Ubatch, trainedContext, ErrOption)
+		}
+	}
+	if o.Repeat < 1 || o.Ubatch < 1 || o.Threads < 1 || o.Rank < 1 || o.Hidden < 1 || !(o.Budget > 0 && o.Budget <= 1) || o.Growth < 0 {
+		return fmt.Errorf("bench: %d repetitions, micro-batches of %d, %d threads, rank %d, hidden size %d, a budget of %g: %w",
+			o.Repeat, o.Ubatch, o.Threads, o.Rank, o.Hidden, o.Budget, ErrOption)
+	}
+	if len(o.Contexts) == 0 && o.Growth == 0 {
+		return fmt.Errorf("bench: no contexts: %w", ErrOption)
+	}
+	return nil
+}
+
+// top is the largest context.
+func (o *Options) top() int {
+	if len(o.Contexts) == 0 {
+		return o.Growth
+	}
+	return max(o.Contexts[len(o.Contexts)-1], o.Ubatch)
+}
+
+// prompt tells whether the last micro-batch of a prompt of so many tokens is measured.
+func (o *Options) prompt(context int) bool { return context > 0 && context <= o.PromptLimit }

@@ -1,0 +1,138 @@
+package bench
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"text/tabwriter"
+)
+
+// Write writes the result as JSON.
+func (r *Result) Write(path string) error {
+	b, err := json.MarshalIndent(r, "", " ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, append(b, '\n'), 0o644)
+}
+
+// Read reads what Write wrote.
+func Read(path string) (*Result, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	r := new(Result)
+	if err := json.Unmarshal(b, r); err != nil {
+		return nil, fmt.Errorf("bench: %s: %w", path, err)
+	}
+	return r, nil
+}
+
+// Table prints speeds and bytes: medians, in parentheses the slowest and the fastest round; ratios round by round to the
+// faster one of f16 with and without flash attention.
+func (r *Result) Table(w io.Writer) error {
+	fmt.Fprintf(w, "%s on %s (%s), %d threads, micro-batches of %d\n", r.Model, r.CPU, r.System, r.Threads, r.Ubatch)
+	fmt.Fprintf(w, "LESS: %s, %d slots per KV head in %s, rank %d, hidden size %d, kernels in %s\n", r.Policy, r.Budget, r.Slots, r.Rank, r.Hidden, r.Kernels)
+	for _, phase := range []Phase{Prompt, Decode} {
+		if !slices.ContainsFunc(r.Samples, func(s Sample) bool { return s.Phase == phase }) {
+			continue
+		}
+		fmt.Fprintf(w, "\n%s, tokens/s\n", map[Phase]string{Prompt: "prompt, its last micro-batch", Decode: "decoding"}[phase])
+		r.grid(w, func(method string, context int) string {
+			c := Cell{method, context, phase}
+			s := r.Speed(c)
+			if s.N == 0 {
+				return "-"
+			}
+			text := fmt.Sprintf("%.1f (%.1f-%.1f)", s.Median, s.Min, s.Max)
+			if x := r.Ratio(c, r.Better(context, phase)); x.N > 0 {
+				text += fmt.Sprintf(" %.2fx", x.Median)
+			}
+			return text
+		})
+	}
+	if len(r.Memory) > 0 {
+		fmt.Fprintln(w, "\ncache in MiB, peak of the process in MiB")
+		r.grid(w, func(method string, context int) string {
+			m, ok := r.memory(method, context)
+			if !ok {
+				return "-"
+			}
+			return fmt.Sprintf("%.1f, %.0f", mib(m.Cache), mib(m.Peak))
+		})
+	}
+	if n := r.Node; n != nil {
+		fmt.Fprintf(w, "\nattention node in a prompt: %.1f GFLOPS, the runtime's matrix product of its shapes %.1f\n", n.Node, n.Matmul)
+	}
+	if g := r.Growth; g != nil {
+		fmt.Fprintf(w, "\npeak after %d tokens %.2f MiB, after %d %.2f MiB (%d slots per KV head)\n", g.From, mib(g.Before), g.To, mib(g.After), g.Budget)
+	}
+	return r.phases(w)
+}
+
+func mib(n int64) float64 { return float64(n) / (1 << 20) }
+
+// grid prints a line for each method and a column for each context.
+func (r *Result) grid(w io.Writer, cell func(method string, context int) string) {
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprint(tw, "\t")
+	for _, c := range r.Contexts() {
+		fmt.Fprintf(tw, "%d\t", c)
+	}
+	fmt.Fprintln(tw)
+	for _, m := range r.Methods() {
+		fmt.Fprintf(tw, "%s\t", m)
+		for _, c := range r.Contexts() {
+			fmt.Fprintf(tw, "%s\t", cell(m, c))
+		}
+		fmt.Fprintln(tw)
+	}
+	tw.Flush()
+}
+
+// phaseNames returns the phases in the order of enum lesskv_phase, those of a result that has some.
+var phaseNames = []string{"slots", "micro-batch", "softmax", "phi", "score", "policy", "fold", "move"}
+
+// phases prints where LESS's time went: microseconds of a token, over all layers and threads.
+func (r *Result) phases(w io.Writer) error {
+	type key struct {
+		Cell
+		name string
+	}
+	all := map[key][]float64{}
+	var cells []Cell
+	for _, s := range r.Samples {
+		c := Cell{s.Method, s.Context, s.Phase}
+		if s.Phases == nil {
+			continue
+		}
+		if !slices.Contains(cells, c) {
+			cells = append(cells, c)
+		}
+		for name, seconds := range s.Phases {
+			all[key{c, name}] = append(all[key{c, name}], seconds/float64(s.Tokens)*1e6)
+		}
+		all[key{c, ""}] = append(all[key{c, ""}], s.Seconds/float64(s.Tokens)*1e6)
+	}
+	if len(cells) == 0 {
+		return nil
+	}
+	fmt.Fprintf(w, "\nwhere LESS's time goes: microseconds of a token, all layers, the threads' sum; last the whole token's on the clock, times %d threads\n", r.Threads)
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprint(tw, "\t\t\t")
+	for _, name := range phaseNames {
+		fmt.Fprintf(tw, "%s\t", name)
+	}
+	fmt.Fprintln(tw, "token\t")
+	for _, c := range cells {
+		fmt.Fprintf(tw, "%s\t%s\t%d\t", c.Method, c.Phase, c.Context)
+		for _, name := range phaseNames {
+			fmt.Fprintf(tw, "%.1f\t", median(all[key{c, name}]))
+		}
+		fmt.Fprintf(tw, "%.0f\t\n", median(all[key{c, ""}])*float64(r.Threads))
+	}
+	return tw.Flush()
+}

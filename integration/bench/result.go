@@ -1,0 +1,246 @@
+package bench
+
+import (
+	"fmt"
+	"runtime"
+	"slices"
+	"time"
+
+	"gonum.org/v1/gonum/stat"
+
+	"github.com/lesskv/lesskv/weights"
+)
+
+// Phase is what a sample times.
+type Phase string
+
+const (
+	Prompt Phase = "prompt" // one micro-batch that ends at the context
+	Decode Phase = "decode" // tokens one by one behind the context
+)
+
+// Result is what Run measured, as JSON has it.
+type Result struct {
+	Time    time.Time `json:"time"`
+	CPU     string    `json:"cpu"`
+	System  string    `json:"system"` // GOOS/GOARCH
+	Model   string    `json:"model"`
+	Threads int       `json:"threads"`
+	Ubatch  int       `json:"ubatch"`
+	Layers  int       `json:"layers"`
+	Budget  int       `json:"budget"` // slots per KV head
+	Policy  string    `json:"policy"`
+	Slots   string    `json:"slots"` // type
+	Rank    int       `json:"rank"`
+	Hidden  int       `json:"hidden"`
+	Kernels string    `json:"kernels"` // type
+
+	Samples []Sample `json:"samples,omitempty"`
+	Memory  []Memory `json:"memory,omitempty"`
+	Node    *Node    `json:"node,omitempty"`
+	Growth  *Growth  `json:"growth,omitempty"`
+}
+
+// A Sample is one measurement.
+type Sample struct {
+	Method  string  `json:"method"`
+	Context int     `json:"context"` // tokens
+	Phase   Phase   `json:"phase"`
+	Round   int     `json:"round"`
+	Tokens  int     `json:"tokens"`
+	Seconds float64 `json:"seconds"`
+
+	Phases map[string]float64 `json:"phases,omitempty"` // seconds of LESS's phases, summed over layers and threads
+	Node   float64            `json:"node,omitempty"`   // seconds of the attention nodes
+}
+
+// Memory is what a process holds at a context.
+type Memory struct {
+	Method   string `json:"method"`
+	Context  int    `json:"context"`
+	Peak     int64  `json:"peak"` // of the process, while it prompted and decoded there
+	Resident int64  `json:"resident"`
+	Cache    int64  `json:"cache"` // of this context; LESS: slots, state and kernels
+	Scratch  int64  `json:"scratch,omitempty"`
+	Full     int64  `json:"full"` // what an f16 cache of this context holds
+	Kept     int    `json:"kept,omitempty"`
+}
+
+// Node compares rates in GFLOPS: LESS's attention node, and the runtime's matrix product of its shapes.
+type Node struct {
+	Context int     `json:"context"`
+	Node    float64 `json:"node"`
+	Matmul  float64 `json:"matmul"`
+}
+
+// Growth is the peak of a process that fed a long prompt, before and after.
+type Growth struct {
+	From   int   `json:"from"` // tokens
+	To     int   `json:"to"`
+	Budget int   `json:"budget"`
+	Before int64 `json:"before"` // bytes
+	After  int64 `json:"after"`
+}
+
+func newResult(o *Options, name string, m *weights.Model, budget int) Result {
+	return Result{
+		Time: time.Now().UTC().Truncate(time.Second), CPU: cpuName(), System: runtime.GOOS + "/" + runtime.GOARCH,
+		Model: name, Threads: o.Threads, Ubatch: o.Ubatch, Layers: m.Layers, Budget: budget, Policy: o.Policy,
+		Slots: o.SlotType, Rank: o.Rank, Hidden: o.Hidden, Kernels: o.KernelType.String(),
+	}
+}
+
+// A Spread is a median and the extremes round it.
+type Spread struct {
+	Median, Min, Max float64
+	N                int
+}
+
+func (s Spread) String() string {
+	return fmt.Sprintf("%.3g (%.3g to %.3g, %d)", s.Median, s.Min, s.Max, s.N)
+}
+
+func spread(x []float64) Spread {
+	if len(x) == 0 {
+		return Spread{}
+	}
+	return Spread{median(x), slices.Min(x), slices.Max(x), len(x)}
+}
+
+func median(x []float64) float64 {
+	x = slices.Sorted(slices.Values(x))
+	switch n := len(x); {
+	case n == 0:
+		return 0
+	case n%2 == 0:
+		return stat.Mean(x[n/2-1:n/2+1], nil)
+	default:
+		return x[n/2]
+	}
+}
+
+// Cell names what was measured over and over.
+type Cell struct {
+	Method  string
+	Context int
+	Phase   Phase
+}
+
+// speeds returns tokens a second by round.
+func (r *Result) speeds(c Cell) map[int]float64 {
+	m := map[int]float64{}
+	for _, s := range r.Samples {
+		if s.Method == c.Method && s.Context == c.Context && s.Phase == c.Phase {
+			m[s.Round] = float64(s.Tokens) / s.Seconds
+		}
+	}
+	return m
+}
+
+// Speed returns tokens a second.
+func (r *Result) Speed(c Cell) Spread { return spread(values(r.speeds(c))) }
+
+// Ratio divides a's speed by b's, round by round.
+func (r *Result) Ratio(a, b Cell) Spread { return pairs(r.speeds(a), r.speeds(b)) }
+
+func pairs(a, b map[int]float64) Spread {
+	var ratios []float64
+	for round, x := range a {
+		if y, ok := b[round]; ok {
+			ratios = append(ratios, x/y)
+		}
+	}
+	return spread(ratios)
+}
+
+func values(m map[int]float64) []float64 {
+	var x []float64
+	for _, v := range m {
+		x = append(x, v)
+	}
+	return x
+}
+
+// Better returns the cell of f16 and f16-fa that is faster.
+func (r *Result) Better(context int, phase Phase) Cell {
+	a, b := Cell{"f16", context, phase}, Cell{"f16-fa", context, phase}
+	if r.Speed(b).Median > r.Speed(a).Median {
+		return b
+	}
+	return a
+}
+
+// Contexts lists the contexts that have samples, ascending.
+func (r *Result) Contexts() []int {
+	var list []int
+	for _, s := range r.Samples {
+		list = append(list, s.Context)
+	}
+	slices.Sort(list)
+	return slices.Compact(list)
+}
+
+// Methods lists the methods that have samples, in the order of Methods.
+func (r *Result) Methods() []string {
+	var list []string
+	for _, m := range Methods() {
+		if slices.ContainsFunc(r.Samples, func(s Sample) bool { return s.Method == m.Name }) {
+			list = append(list, m.Name)
+		}
+	}
+	return list
+}
+
+// whole returns the tokens a second of a whole prompt by round. The time of a micro-batch is a line between the contexts that
+// were measured: attention's cost grows with the context, LESS's until its slots are full. From the first context down it
+// is that one's.
+func (r *Result) whole(method string, context int) map[int]float64 {
+	out := map[int]float64{}
+	for round := range r.speeds(Cell{method, context, Prompt}) {
+		var at, t []float64 // where a micro-batch ends, and seconds that it takes
+		for _, c := range r.Contexts() {
+			speeds := r.speeds(Cell{method, c, Prompt})
+			speed, ok := speeds[round]
+			if !ok || c > context {
+				continue
+			}
+			at, t = append(at, float64(c)), append(t, float64(r.Ubatch)/speed)
+		}
+		sum, i := 0., 0
+		for end := r.Ubatch; end <= context; end += r.Ubatch {
+			x := float64(end)
+			for i+1 < len(at) && x > at[i+1] {
+				i++
+			}
+			switch {
+			case x <= at[0]:
+				sum += t[0]
+			case i+1 < len(at):
+				sum += t[i] + (t[i+1]-t[i])*(x-at[i])/(at[i+1]-at[i])
+			default:
+				sum += t[len(t)-1]
+			}
+		}
+		out[round] = float64(context/r.Ubatch*r.Ubatch) / sum
+	}
+	return out
+}
+
+// Whole returns the tokens a second of a whole prompt, summed up from its measured micro-batches.
+func (r *Result) Whole(method string, context int) Spread {
+	return spread(values(r.whole(method, context)))
+}
+
+// WholeRatio divides a's speed over a whole prompt by b's, round by round.
+func (r *Result) WholeRatio(a, b string, context int) Spread {
+	return pairs(r.whole(a, context), r.whole(b, context))
+}
+
+// memory returns what was kept of a method at a context.
+func (r *Result) memory(method string, context int) (Memory, bool) {
+	i := slices.IndexFunc(r.Memory, func(m Memory) bool { return m.Method == method && m.Context == context })
+	if i < 0 {
+		return Memory{}, false
+	}
+	return r.Memory[i], true
+}

@@ -1,0 +1,226 @@
+package bench
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// A group is what is measured in one run for the table of targets. Each compares only what ran side by side in it.
+type group struct {
+	name    string
+	options func(o *Options)
+}
+
+func groups() []group {
+	methods := func(names ...string) []Method {
+		m, err := FindMethods(names)
+		if err != nil {
+			panic(err)
+		}
+		return m
+	}
+	return []group{
+		{"llama-3.2-1b", func(o *Options) {
+			o.Model, o.Methods = "llama-3.2-1b", methods("f16", "f16-fa", "q8_0-fa", "q4_0-fa", "sparse", "less")
+			o.Contexts, o.PromptLimit = []int{0, 512, 2048, 8192, 32768}, 512
+		}},
+		{"smollm2-135m", func(o *Options) {
+			o.Model, o.Methods = "smollm2-135m", methods("f16", "f16-fa", "sparse", "less")
+			o.Contexts = []int{0, 512, 2048, 8192, 32768}
+		}},
+		{"smollm2-135m-profile", func(o *Options) {
+			o.Model, o.Methods, o.Profile = "smollm2-135m", methods("sparse", "less"), true
+			o.Contexts = []int{512, 8192, 32768}
+		}},
+		{"llama-3.2-1b-profile", func(o *Options) {
+			o.Model, o.Methods, o.Profile = "llama-3.2-1b", methods("sparse", "less"), true
+			o.Contexts, o.Repeat = []int{512, 32768}, 3
+		}},
+		{"gopher-5m-growth", func(o *Options) {
+			o.Model, o.Contexts, o.Growth = "gopher-5m", []int{}, 65536
+		}},
+	}
+}
+
+// A target is a line of the table.
+type target struct {
+	measure string
+	want    float64
+	most    bool // want is the most that it may be, not the least
+	unit    string
+	group   string
+	value   func(r *Result) Spread
+}
+
+func targets() []target {
+	at := func(method string, context int, phase Phase) Cell { return Cell{method, context, phase} }
+	return []target{
+		{"decoding at 32k, llama-3.2-1b Q4_0, budget 5%: against the unmodified runtime with an empty cache, better of both", 0.90, false, "x", "llama-3.2-1b", func(r *Result) Spread {
+			return r.Ratio(at("less", 32768, Decode), r.Better(0, Decode))
+		}},
+		{"the same against the unmodified runtime at 32k, f16, better of flash attention on and off", 5, false, "x", "llama-3.2-1b", func(r *Result) Spread {
+			return r.Ratio(at("less", 32768, Decode), r.Better(32768, Decode))
+		}},
+		{"decoding at 32k, smollm2-135m Q4_0, budget 5%, against the unmodified runtime at 32k, better of both", 8, false, "x", "smollm2-135m", func(r *Result) Spread {
+			return r.Ratio(at("less", 32768, Decode), r.Better(32768, Decode))
+		}},
+		{"prompt of 32k tokens, smollm2-135m, budget 5%, against the unmodified runtime, better of both", 6, false, "x", "smollm2-135m", func(r *Result) Spread {
+			base := "f16"
+			if r.Whole("f16-fa", 32768).Median > r.Whole(base, 32768).Median {
+				base = "f16-fa"
+			}
+			return r.WholeRatio("less", base, 32768)
+		}},
+		{"decoding at 32k, smollm2-135m: LESS's time against sparse-only's at the same budget", 1.05, true, "x", "smollm2-135m", func(r *Result) Spread {
+			return r.Ratio(at("sparse", 32768, Decode), at("less", 32768, Decode))
+		}},
+		{"the same, llama-3.2-1b", 1.05, true, "x", "llama-3.2-1b", func(r *Result) Spread {
+			return r.Ratio(at("sparse", 32768, Decode), at("less", 32768, Decode))
+		}},
+		{"prompt of 512 tokens, nothing evicted, smollm2-135m: LESS on against unmodified, better of both", 0.95, false, "x", "smollm2-135m", func(r *Result) Spread {
+			return r.Ratio(at("less", 512, Prompt), r.Better(512, Prompt))
+		}},
+		{"decoding at 512, the same", 0.95, false, "x", "smollm2-135m", func(r *Result) Spread {
+			return r.Ratio(at("less", 512, Decode), r.Better(512, Decode))
+		}},
+		{"prompt of 512 tokens, llama-3.2-1b", 0.95, false, "x", "llama-3.2-1b", func(r *Result) Spread {
+			return r.Ratio(at("less", 512, Prompt), r.Better(512, Prompt))
+		}},
+		{"decoding at 512, the same", 0.95, false, "x", "llama-3.2-1b", func(r *Result) Spread {
+			return r.Ratio(at("less", 512, Decode), r.Better(512, Decode))
+		}},
+		{"LESS's attention node in a prompt, smollm2-135m: floating-point rate against the runtime's own matmul of the same shapes", 0.6, false, "x", "smollm2-135m-profile", node},
+		{"the same, llama-3.2-1b", 0.6, false, "x", "llama-3.2-1b-profile", node},
+		{"total bytes at 32k, llama-3.2-1b, budget 5%, kernels included, against the full f16 cache", 0.07, true, "x", "llama-3.2-1b", func(r *Result) Spread {
+			m, ok := r.memory("less", 32768)
+			if !ok {
+				return Spread{}
+			}
+			return spread([]float64{float64(m.Cache) / float64(m.Full)})
+		}},
+		{"growth of peak memory from 2k to 64k tokens of context, gopher-5m", 2, true, " MiB", "gopher-5m-growth", func(r *Result) Spread {
+			if r.Growth == nil {
+				return Spread{}
+			}
+			return spread([]float64{mib(r.Growth.After - r.Growth.Before)})
+		}},
+	}
+}
+
+func node(r *Result) Spread {
+	if r.Node == nil {
+		return Spread{}
+	}
+	return spread([]float64{r.Node.Node / r.Node.Matmul})
+}
+
+// The marks that Targets puts its table between.
+const (
+	tableBegin = "<!-- lesskv bench: the table below is written by it -->"
+	tableEnd   = "<!-- lesskv bench: end -->"
+)
+
+// Targets measures what the project promises and prints it as a table. Every group's result is kept in dir, and is not
+// measured again if it is there; only names the group to measure now, all if empty. With into, the table goes into that file,
+// between its marks, and the picture beside it as dir.png. Of o, only Dir, Threads, Repeat and Progress count.
+func Targets(ctx context.Context, w io.Writer, dir, only, into string, o Options) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	results := map[string]*Result{}
+	known := false
+	for _, g := range groups() {
+		path := filepath.Join(dir, g.name+".json")
+		r, err := Read(path)
+		known = known || only == g.name
+		switch {
+		case err == nil:
+		case !errors.Is(err, fs.ErrNotExist):
+			return err
+		case only != "" && only != g.name:
+			continue
+		default:
+			mine := Options{Dir: o.Dir, Threads: o.Threads, Repeat: o.Repeat, Progress: o.Progress}
+			g.options(&mine)
+			if r, err = Run(ctx, mine); err != nil {
+				return err
+			}
+			if err := r.Write(path); err != nil {
+				return err
+			}
+		}
+		results[g.name] = r
+	}
+	if only != "" && !known {
+		return fmt.Errorf("bench: no group %q among the targets: %w", only, ErrOption)
+	}
+
+	var b bytes.Buffer
+	b.WriteString("| measure | target | measured: median (least to most, rounds) | |\n|---|---|---|---|\n")
+	for _, t := range targets() {
+		value, verdict := "not measured", ""
+		if r := results[t.group]; r != nil {
+			if s := t.value(r); s.N > 0 {
+				value = fmt.Sprintf("%.3g%s", s.Median, t.unit)
+				if s.N > 1 {
+					value += fmt.Sprintf(" (%.3g to %.3g, %d)", s.Min, s.Max, s.N)
+				}
+				verdict = "met"
+				if (s.Median < t.want) != t.most && s.Median != t.want {
+					verdict = "**missed**"
+				}
+			}
+		}
+		sign := "≥"
+		if t.most {
+			sign = "≤"
+		}
+		fmt.Fprintf(&b, "| %s | %s %g%s | %s | %s |\n", t.measure, sign, t.want, t.unit, value, verdict)
+	}
+	for _, g := range groups() {
+		if r := results[g.name]; r != nil {
+			fmt.Fprintf(&b, "\n### %s\n\n```\n", g.name)
+			if err := r.Table(&b); err != nil {
+				return err
+			}
+			b.WriteString("```\n")
+		}
+	}
+	if into == "" {
+		_, err := w.Write(b.Bytes())
+		return err
+	}
+	var drawn []*Result
+	for _, name := range []string{"llama-3.2-1b", "smollm2-135m"} {
+		if r := results[name]; r != nil {
+			drawn = append(drawn, r)
+		}
+	}
+	if len(drawn) > 0 {
+		if err := Plot(strings.TrimSuffix(dir, "/")+".png", drawn...); err != nil {
+			return err
+		}
+	}
+	return replace(into, b.String())
+}
+
+// replace puts text between the marks of a file.
+func replace(path, text string) error {
+	old, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	before, rest, ok := strings.Cut(string(old), tableBegin)
+	_, after, ok2 := strings.Cut(rest, tableEnd)
+	if !ok || !ok2 {
+		return fmt.Errorf("bench: %s: want the marks %q and %q: %w", path, tableBegin, tableEnd, ErrOption)
+	}
+	return os.WriteFile(path, []byte(before+tableBegin+"\n\n"+text+"\n"+tableEnd+after), 0o644)
+}
