@@ -61,7 +61,7 @@ func contractGrid(short bool) []contractCase {
 		}
 		for b, budget := range []int{41, 102, 204} {
 			for u, ubatch := range []int{1, 32, 512} {
-				for a, adapter := range []string{"", fmt.Sprintf("%s-%d", trained, min(budget, 102))} {
+				for a, adapter := range []string{"", fmt.Sprintf("reference-%s-%d", trained, min(budget, 102))} {
 					if short && ((p+b+u)%3 != 0 || (p+b)%2 != a) {
 						continue
 					}
