@@ -128,6 +128,7 @@ func TestSpeculativeRefused(t *testing.T) {
 	}{
 		"too many for the window": {draft, []llama.PredictOption{llama.SetNDraft(32)}, lesskv.ErrArgument, "draft 31 at most"},
 		"below 0":                 {draft, []llama.PredictOption{llama.SetNDraft(-1)}, lesskv.ErrArgument, "-1 drafted"},
+		"none":                    {nil, nil, lesskv.ErrArgument, "nil"},
 		"itself":                  {model, nil, lesskv.ErrArgument, "itself"},
 		"another vocabulary":      {other, nil, lesskv.ErrArgument, "vocabulary"},
 		"freed":                   {freed, nil, lesskv.ErrArgument, "freed"},
