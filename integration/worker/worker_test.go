@@ -137,7 +137,7 @@ func TestDecode(t *testing.T) {
 	last, err := w.Feed(1, 0, tokens, Last)
 	require.NoError(t, err)
 	require.Equal(t, 1, last.Len())
-	assert.InDeltaSlice(t, all.Row(99), last.Row(0), 1e-4, "one row and many are multiplied by different kernels")
+	assert.InDeltaSlice(t, all.Row(99), last.Row(0), 1e-3, "one row and many are multiplied by different kernels, and f16 rounds by 5e-4 of a value")
 
 	none, err := w.Feed(2, 0, tokens, None)
 	require.NoError(t, err)
@@ -313,7 +313,7 @@ func TestLESS(t *testing.T) {
 
 	all, err := w.LESS()
 	require.NoError(t, err)
-	assert.Equal(t, []int{41, 10, 31, 1, 6, 0, 6, 8, 16, 1},
+	assert.Equal(t, []int{41, 10, 31, 1, 6, 0, 6, 8, 4, 1},
 		[]int{all.Budget, all.Heavy, all.Recent, all.Pinned, all.Layers, all.WindowLayers, all.KernelLayers, all.Rank, all.Hidden, all.Sequences})
 	assert.Equal(t, "peak", all.Policy)
 	assert.Len(t, all.AdapterSHA256, 64)
