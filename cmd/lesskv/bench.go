@@ -60,7 +60,7 @@ micro-batch, LESS's with what it holds once its slots are full. --check decodes
 them for once, and compares.`,
 		Example: `  lesskv bench smollm2-135m
   lesskv bench -m f16,less -c 512,32k --profile llama-3.2-1b
-  lesskv bench --targets docs/performance --into docs/performance.md`,
+  lesskv bench --targets results`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if o.targets == "" && len(args) != 1 || len(args) > 1 {
 				return usageError{fmt.Errorf("%d arguments: want one model's file, or one of %s", len(args), strings.Join(names, ", "))}
