@@ -112,6 +112,20 @@ func TestRope(t *testing.T) {
 	assertSays(t, err, lesskv.ErrArgument, "New")
 }
 
+// A context beyond the learned positions would make llama.cpp end the process at the first token there.
+func TestLearnedPositions(t *testing.T) {
+	m, err := tinymodels.Find("gpt2")
+	require.NoError(t, err)
+	path, err := m.WriteIn(t.TempDir(), gguf.F16, 1)
+	require.NoError(t, err)
+	for _, cache := range []llama.ModelOption{lesskv.Disable(), sparse(64)} {
+		model, err := llama.New(path, llama.SetContext(8192), cache)
+		require.NoError(t, err)
+		defer model.Free()
+		assert.Equal(t, 4096, stats(t, model).Limit)
+	}
+}
+
 func TestGPULayersSaidOnce(t *testing.T) {
 	lines := captureLog(t)
 	for range 3 {

@@ -67,6 +67,7 @@ void embed(model & m, params & p, std::vector<llama_token> tokens) {
     }
     check_fits(m.main, tokens.size());
 
+    m.main.set_threads(p.n_threads);
     embedding_mode mode(m);
     const float * values;
     if (pooling != LLAMA_POOLING_TYPE_NONE || !llama_get_memory(m.main.ctx.get())) {

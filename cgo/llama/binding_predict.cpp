@@ -117,7 +117,7 @@ bool evaluate(model & m, const params & p, const std::vector<llama_token> & prom
     m.main.set_threads(p.n_threads);
     const size_t done = reuse(m.main, prompt);
     prompt_timer timer(m, prompt.size(), done);
-    return m.main.feed(&prompt[done], prompt.size() - done, p.n_batch, m.interrupted);
+    return m.main.feed(prompt.data() + done, prompt.size() - done, p.n_batch, m.interrupted);
 }
 
 void evaluate(model & m, const params & p, const std::string & text) {
@@ -205,10 +205,11 @@ public:
     }
     void add(llama_token token) {
         if ((int64_t) text.tokens.size() >= text.limit()) {
-            text.make_room(n_prompt, p.n_batch);
+            text.make_room(std::min<size_t>(n_prompt, text.limit()/2), p.n_batch);
         }
         text.decode(&token, 1);
     }
+    bool full() const { return (int64_t) text.tokens.size() >= text.limit(); }
     const sequence & get() const { return text; }
 private:
     model & m;
@@ -265,6 +266,9 @@ static llama_binding_stop generate(model & m, params & p, sampler & s, guide * g
             moved = true;
         }
         m.main.decode(&token, 1);
+        if (g && g->full() && g->get().less()) {
+            return LLAMA_BINDING_STOP_CONTEXT;
+        }
         if (g) {
             g->add(token);
         }

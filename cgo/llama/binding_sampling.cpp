@@ -45,7 +45,7 @@ static void parse_bias(const std::string & text, int32_t n_vocab, std::vector<ll
     char * end;
     const long  token = strtol(text.c_str(), &sign, 10);
     const float value = strtof(sign, &end);
-    if (sign == text.c_str() || (*sign != '+' && *sign != '-') || end == sign || *end || std::isnan(value)) {
+    if (sign == text.c_str() || (*sign != '+' && *sign != '-') || end == sign || *end || std::isnan(value) || value == INFINITY) {
         fail(LLAMA_BINDING_ARGUMENT, "logit bias \"%s\": want TOKEN+BIAS or TOKEN-BIAS, like 15043+1", text.c_str());
     }
     if (token < 0 || token >= n_vocab) {
@@ -162,7 +162,12 @@ llama_token sampler::sample(const sequence & s, int32_t row, const sequence * gu
     if (grammar) {
         llama_sampler_apply(grammar.get(), &array);
     }
-    llama_sampler_apply(chain.get(), &array);
+    // typical and mirostat would take the logarithm of their probability
+    const auto end = std::remove_if(array.data, array.data + array.size, [](const llama_token_data & c) { return !(c.logit > -INFINITY); });
+    array.size = end - array.data;
+    if (array.size > 0) {
+        llama_sampler_apply(chain.get(), &array);
+    }
 
     if (array.selected < 0 || (size_t) array.selected >= array.size || !(array.data[array.selected].logit > -INFINITY)) {
         fail(LLAMA_BINDING_FAILED, "no token can follow: %s", grammar ? "the grammar allows none" : "every logit is NaN or minus infinity");

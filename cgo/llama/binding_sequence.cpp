@@ -2,7 +2,10 @@
 
 #include "binding_impl.h"
 
+#include "llama-model.h"
+
 #include <algorithm>
+#include <cstring>
 #include <memory>
 #include <thread>
 
@@ -11,8 +14,29 @@ namespace binding {
 bool sequence::less() const { return lesskv_enabled(ctx.get()); }
 
 int32_t sequence::limit() const {
-    const int32_t n_ctx = llama_n_ctx_seq(ctx.get());
-    return less() ? std::max(n_ctx, llama_model_n_ctx_train(llama_get_model(ctx.get()))) : n_ctx;
+    const int32_t n_ctx   = llama_n_ctx_seq(ctx.get());
+    const int32_t n_train = llama_model_n_ctx_train(llama_get_model(ctx.get()));
+    if (llama_get_model(ctx.get())->pos_embd) {
+        return less() ? n_train : std::min(n_ctx, n_train); // there is no row for a later position
+    }
+    return less() ? std::max(n_ctx, n_train) : n_ctx;
+}
+
+// Whether llama.cpp can turn the keys of every layer to another place. It turns all layers, also those of models that
+// leave some without a rotation, and asserts where a position is more than one number.
+static bool can_rotate(const llama_model * model) {
+    const auto type = llama_model_rope_type(model);
+    if (type != LLAMA_ROPE_TYPE_NORM && type != LLAMA_ROPE_TYPE_NEOX) {
+        return false;
+    }
+    char arch[64] = "";
+    llama_model_meta_val_str(model, "general.architecture", arch, sizeof(arch));
+    for (const char * whole : { "llama", "qwen2", "qwen2moe", "qwen3", "qwen3moe", "gemma", "gemma2", "gemma3", "phi2", "phi3", "falcon" }) {
+        if (strcmp(arch, whole) == 0) {
+            return true;
+        }
+    }
+    return false;
 }
 
 void sequence::forget() {
@@ -44,9 +68,8 @@ void sequence::make_room(size_t n_keep, int32_t n_batch) {
     }
     llama_memory_t memory = llama_get_memory(ctx.get());
     const auto first = tokens.begin() + n_keep;
-    // Rotary keys are turned to their new places. Where the position is in the key for good, the rest is evaluated anew.
-    const bool rotary = llama_model_rope_type(llama_get_model(ctx.get())) != LLAMA_ROPE_TYPE_NONE;
-    if (rotary && llama_memory_can_shift(memory) && llama_memory_seq_rm(memory, 0, n_keep, n_keep + n_discard)) {
+    // Rotary keys are turned to their new places. Where that is not sure to be right, the rest is evaluated anew.
+    if (can_rotate(llama_get_model(ctx.get())) && llama_memory_can_shift(memory) && llama_memory_seq_rm(memory, 0, n_keep, n_keep + n_discard)) {
         llama_memory_seq_add(memory, 0, n_keep + n_discard, -1, -(llama_pos) n_discard);
         tokens.erase(first, first + n_discard);
         return;
@@ -76,7 +99,14 @@ void sequence::decode(const llama_token * added, int32_t n, bool every_row) {
         batch = llama_batch_get_one(const_cast<llama_token *>(added), n); // it only lacks a const
     }
     log_errors errors;
-    const int32_t status = llama_decode(ctx.get(), batch);
+    int32_t status;
+    try {
+        tokens.reserve(tokens.size() + n);
+        status = llama_decode(ctx.get(), batch);
+    } catch (...) {
+        forget(); // part of it may be in the cache
+        throw;
+    }
     if (status == 0) {
         tokens.insert(tokens.end(), added, added + n);
         return;

@@ -39,7 +39,7 @@ public:
     std::vector<llama_token> guess(const std::vector<llama_token> & text, int32_t n) {
         std::vector<llama_token> tokens;
         n = (int32_t) std::min<int64_t>(n, s.limit() - (int64_t) text.size());
-        if (n < 1 || !read(text)) {
+        if (n < 1 || *std::max_element(text.begin(), text.end()) >= n_vocab || !read(text)) {
             return tokens;
         }
         while (!interrupted) {
