@@ -103,6 +103,19 @@ func testVocabulary(t *testing.T, model *llama.LLama, v tinymodels.Vocabulary, m
 	}
 }
 
+// A word of any length is cut, where llama.cpp's matcher calls itself for each character: it ran off the stack.
+func TestLongWord(t *testing.T) {
+	m, err := tinymodels.Find("llama")
+	require.NoError(t, err)
+	for _, f := range families {
+		path := filepath.Join(t.TempDir(), "model.gguf")
+		require.NoError(t, m.WriteVocabulary(path, gguf.F16, 1, f.vocab))
+		n, _, err := load(t, path).TokenizeString(strings.Repeat("a", 1_000_000))
+		require.NoError(t, err, f.name)
+		assert.Greater(t, n, int32(100_000), f.name)
+	}
+}
+
 // Llama 3.2's own vocabulary, which the module that carries llama.cpp keeps for its tests: token numbers as that model's
 // tokenizer gives them.
 func TestLlama3Vocabulary(t *testing.T) {

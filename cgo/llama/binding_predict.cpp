@@ -10,9 +10,39 @@
 #include <cstdio>
 #include <cstring>
 #include <limits>
+#include <exception>
 #include <memory>
 
+#include <pthread.h>
+
 namespace binding {
+
+// llama.cpp cuts texts into words with std::regex, whose matcher calls itself for each character of a word: a long one
+// would run off the stack. Runs the call where the stack has room for n characters; it is memory only as far as it is used.
+static void with_stack(size_t n, const std::function<void()> & call) {
+    struct job { const std::function<void()> & call; std::exception_ptr error; } j = { call, nullptr };
+    pthread_attr_t attr;
+    pthread_t thread;
+    pthread_attr_init(&attr);
+    int status = pthread_attr_setstacksize(&attr, (((n << 10) + (8 << 20)) >> 16) << 16);
+    status = status ? status : pthread_create(&thread, &attr, [](void * p) -> void * {
+        auto & j = *static_cast<job *>(p);
+        try {
+            j.call();
+        } catch (...) {
+            j.error = std::current_exception();
+        }
+        return nullptr;
+    }, &j);
+    pthread_attr_destroy(&attr);
+    if (status != 0) {
+        fail(LLAMA_BINDING_FAILED, "a text of %zu bytes needs %zu MiB of stack to be cut into words, which cannot be had: shorten it", n, (n >> 10) + 8);
+    }
+    pthread_join(thread, nullptr);
+    if (j.error) {
+        std::rethrow_exception(j.error);
+    }
+}
 
 std::vector<llama_token> tokenize(const model & m, const std::string & text) {
     const llama_vocab * vocab = m.vocab();
@@ -25,13 +55,21 @@ std::vector<llama_token> tokenize(const model & m, const std::string & text) {
     if (text.size() >= (size_t) std::numeric_limits<int32_t>::max()) {
         fail(LLAMA_BINDING_ARGUMENT, "a text of %zu bytes: want less than 2 GiB", text.size());
     }
-    int32_t n = llama_tokenize(vocab, text.data(), text.size(), nullptr, 0, true, true);
-    if (n == std::numeric_limits<int32_t>::min()) {
-        fail(LLAMA_BINDING_ARGUMENT, "a text of %zu bytes has more tokens than can be counted", text.size());
+    std::vector<llama_token> tokens;
+    const auto call = [&] {
+        int32_t n = llama_tokenize(vocab, text.data(), text.size(), nullptr, 0, true, true);
+        if (n == std::numeric_limits<int32_t>::min()) {
+            fail(LLAMA_BINDING_ARGUMENT, "a text of %zu bytes has more tokens than can be counted", text.size());
+        }
+        tokens.resize(n < 0 ? -n : n);
+        n = llama_tokenize(vocab, text.data(), text.size(), tokens.data(), tokens.size(), true, true);
+        tokens.resize(std::max(n, 0));
+    };
+    if (text.size() < 4096) {
+        call();
+    } else {
+        with_stack(text.size(), call);
     }
-    std::vector<llama_token> tokens(n < 0 ? -n : n);
-    n = llama_tokenize(vocab, text.data(), text.size(), tokens.data(), tokens.size(), true, true);
-    tokens.resize(std::max(n, 0));
     return tokens;
 }
 
