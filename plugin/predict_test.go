@@ -319,6 +319,7 @@ func TestSampling(t *testing.T) {
 		says   string
 	}{
 		"grammar":        {llama.WithGrammar("root ::= ("), lesskv.ErrArgument, "grammar"},
+		"nested grammar": {llama.WithGrammar("root ::= " + strings.Repeat("(", 30000) + `"a"` + strings.Repeat(")", 30000)), lesskv.ErrArgument, "parentheses"},
 		"no root":        {llama.WithGrammar(`a ::= "b"`), lesskv.ErrArgument, "root"},
 		"mirostat":       {llama.SetMirostat(3), lesskv.ErrArgument, "mirostat 3"},
 		"tail-free":      {llama.SetTailFreeSamplingZ(0.5), lesskv.ErrMissing, "0.5"},

@@ -54,6 +54,18 @@ static void parse_bias(const std::string & text, int32_t n_vocab, std::vector<ll
     out.push_back({ (llama_token) token, value });
 }
 
+// llama.cpp's parser calls itself for each open parenthesis. Those in quotes and classes count too: few grammars have many.
+static void check_nesting(const std::string & grammar) {
+    const int most = 1000;
+    int depth = 0;
+    for (const char c : grammar) {
+        depth += c == '(' ? 1 : c == ')' && depth > 0 ? -1 : 0;
+        if (depth > most) {
+            fail(LLAMA_BINDING_ARGUMENT, "the grammar has more than %d parentheses open at a time", most);
+        }
+    }
+}
+
 static llama_sampler_ptr make_chain(const params & p, int32_t n_vocab) {
     llama_sampler_ptr chain(llama_sampler_chain_init(llama_sampler_chain_default_params()));
     const auto add = [&](llama_sampler * s) { llama_sampler_chain_add(chain.get(), s); };
@@ -96,6 +108,7 @@ sampler::sampler(const model & m, const params & p) {
     penalties.reset(llama_sampler_init_penalties(last_n, p.repeat_penalty, p.frequency_penalty, p.presence_penalty));
 
     if (!p.grammar.empty()) {
+        check_nesting(p.grammar);
         log_errors errors;
         grammar.reset(llama_sampler_init_grammar(vocab, p.grammar.c_str(), "root"));
         if (!grammar) {

@@ -1,6 +1,7 @@
 // Speculative sampling (Leviathan et al., arXiv 2211.17192, with a greedy draft): a small model guesses the next tokens one by
 // one, and the large one evaluates them all at once. Every token of the text is sampled from the large model's logits, so the
-// text is what it would have written alone, up to the rounding of batches of different sizes.
+// text is what it would have written alone, up to the rounding of batches of different sizes. With LESS it is not: a wrong guess
+// has evicted pairs before it is taken back, and they stay evicted.
 
 #include "binding_impl.h"
 

@@ -26,10 +26,16 @@ void save_state(const sequence & s, const std::string & path) {
     // A write that fails leaves the file that was there. Two models may write the same one.
     const std::string part = path + "." + std::to_string((uintptr_t) s.ctx.get()) + ".part";
     log_errors errors;
-    if (llama_state_seq_save_file(s.ctx.get(), part.c_str(), 0, s.tokens.data(), s.tokens.size()) == 0) {
+    const size_t size = llama_state_seq_save_file(s.ctx.get(), part.c_str(), 0, s.tokens.data(), s.tokens.size());
+    if (size == 0) {
         const std::string reason = s.reason(errors);
         remove(part.c_str());
         fail(LLAMA_BINDING_FAILED, "%s cannot be written%s%s", path.c_str(), reason.empty() ? "" : ": ", reason.c_str());
+    }
+    struct stat st; // llama.cpp does not look whether the last bytes could be written
+    if (stat(part.c_str(), &st) != 0 || (size_t) st.st_size != size) {
+        remove(part.c_str());
+        fail(LLAMA_BINDING_FAILED, "%s cannot be written: not all of its %zu bytes: is the disk full?", path.c_str(), size);
     }
     if (rename(part.c_str(), path.c_str()) != 0) {
         const int e = errno;
