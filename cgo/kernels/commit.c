@@ -68,39 +68,48 @@ static void score_few(const struct task * t, const struct scratch * s) {
     policy->score(s->score, all + t->n, t->ub->n_tokens, t->ub->n_tokens);
 }
 
-// Step 2. The units' worths become one, in the place of the KV head's last one, which alone knows all tokens.
-static void score(const struct task * t, const struct scratch * s) {
-    const struct lesskv_layer *  l = &t->cache->layer;
-    const struct lesskv_policy * policy = l->policy;
-    const int32_t n_token = t->ub->n_tokens;
-    const size_t  g       = (size_t) (l->n_head / l->n_head_kv);
-    const size_t  chunks  = (size_t) s->n_chunk;
+// Where attend's units left what pairs are worth, of a KV head in a large micro-batch; the last of them knows all tokens.
+static float * worth_of(const struct task * t, const struct scratch * s, size_t unit) {
+    const struct lesskv_layer * l = &t->cache->layer;
+    const size_t units = (size_t) (l->n_head / l->n_head_kv) * (size_t) s->n_chunk;
+    return s->worth + ((size_t) t->head_kv * units + unit) * s->width;
+}
 
-    memset(s->score, 0, (size_t) n_token * sizeof(float));
-    if (!s->worth) {
-        return;
-    }
-    if (s->few) {
-        score_few(t, s);
-        return;
-    }
-    const float * unit = s->worth + (size_t) t->head_kv * g * chunks * s->width;
-    float * all = s->worth + ((size_t) (t->head_kv + 1) * g * chunks - 1) * s->width;
-    for (size_t u = 0; u + 1 < g * chunks; u++, unit += s->width) {
-        const int64_t seen = (int64_t) (u % chunks + 1) * s->chunk; // tokens up to the unit's last query
-        const int32_t n    = t->n + (seen < n_token ? (int32_t) seen : n_token);
-        if (policy->worth == LESSKV_WORTH_SUM) {
-            for (int32_t i = 0; i < n; i++) {
+// A share of step 2, which other threads may have the rest of: attend's units become one, in the place of the last, for the
+// pairs from r0 on, below r1.
+static void add_units(const struct task * t, const struct scratch * s, int32_t r0, int32_t r1) {
+    const struct lesskv_layer * l = &t->cache->layer;
+    const size_t units = (size_t) (l->n_head / l->n_head_kv) * (size_t) s->n_chunk;
+    float * all = worth_of(t, s, units - 1);
+    for (size_t u = 0; u + 1 < units; u++) {
+        const float * unit = worth_of(t, s, u);
+        const int64_t seen = t->n + ((int64_t) u % s->n_chunk + 1) * s->chunk; // pairs up to the unit's last query
+        const int32_t n    = seen < r1 ? (int32_t) seen : r1;
+        if (l->policy->worth == LESSKV_WORTH_SUM) {
+            for (int32_t i = r0; i < n; i++) {
                 all[i] += unit[i];
             }
         } else {
-            for (int32_t i = 0; i < n; i++) {
+            for (int32_t i = r0; i < n; i++) {
                 all[i] = unit[i] > all[i] ? unit[i] : all[i];
             }
         }
     }
-    policy->score(t->head->score, all, t->n, n_token);
-    policy->score(s->score, all + t->n, n_token, n_token);
+}
+
+// Step 2.
+static void score(const struct task * t, const struct scratch * s) {
+    const struct lesskv_layer *  l = &t->cache->layer;
+    const struct lesskv_policy * policy = l->policy;
+    const int32_t n_token = t->ub->n_tokens;
+    memset(s->score, 0, (size_t) n_token * sizeof(float));
+    if (s->worth && s->few) {
+        score_few(t, s);
+    } else if (s->worth) {
+        const float * all = worth_of(t, s, (size_t) (l->n_head / l->n_head_kv) * (size_t) s->n_chunk - 1);
+        policy->score(t->head->score, all, t->n, n_token);
+        policy->score(s->score, all + t->n, n_token, n_token);
+    }
 }
 
 // The position from which on pairs are among the r newest. None of these positions is missing: nothing newer than that was
@@ -233,8 +242,21 @@ void lesskv_commit(struct lesskv_cache * cache, const struct lesskv_ubatch * ub,
     s.profile = ub->profile ? ub->profile + ith : NULL;
     lesskv_start(s.profile);
     const uint64_t begin = s.profile ? s.profile->last : 0;
-    for (int32_t j = ith; j < l->n_head_kv; j += workers) {
+    // a large micro-batch has much to add up, and may have one KV head: the sums are shared, the rest is the last one's
+    const int32_t shares = s.worth && !s.few ? COMMIT_UNITS / l->n_head_kv + 1 : 1;
+    for (int32_t u = ith; u < shares * l->n_head_kv; u += workers) {
+        const int32_t j = u / shares;
         const struct task t = task_of(cache, ub, j);
+        if (s.worth && !s.few) {
+            const int32_t each = (int32_t) round_up((size_t) (t.n_pair / shares + 1), LANES);
+            const int32_t r0   = u % shares * each;
+            add_units(&t, &s, r0, r0 + each < t.n_pair ? r0 + each : t.n_pair);
+            lesskv_lap(s.profile, LESSKV_PHASE_SCORE);
+        }
+        if (atomic_fetch_add_explicit(&cache->arrived[j], 1, memory_order_acq_rel) != shares - 1) {
+            continue;
+        }
+        atomic_store_explicit(&cache->arrived[j], 0, memory_order_relaxed);
         const int32_t n_evict = t.n_pair > l->budget ? t.n_pair - l->budget : 0;
         int32_t n_slot = 0, highest = -1;
         score(&t, &s);

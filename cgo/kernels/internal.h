@@ -40,7 +40,7 @@ struct lesskv_cache {
     size_t  row_k, row_v;      // bytes
     int32_t rank;              // 0 without kernels
     void *  data;              // what the heads point into
-    atomic_int * arrived;      // [Hkv] units of a small micro-batch that are done; 0 between two calls
+    atomic_int * arrived;      // [Hkv] units of attend in a small micro-batch, or shares of commit, that are done; 0 between two calls
     struct lesskv_head head[]; // [Hkv]
 };
 
@@ -88,6 +88,7 @@ void     lesskv_sort(uint64_t * key, int32_t n);                    // ascending
 #define FEW_UNITS  32  // parts of all KV heads together, about: enough for any number of threads, also with one KV head
 #define FEW_SLOTS  128 // slots of a part, at least, but for the last
 #define FEW_BLOCK  16  // queries at a time
+#define COMMIT_UNITS 8 // shares of the scores of all KV heads together, about
 
 struct scratch {
     int32_t chunk;   // queries of a unit; 1 in a small micro-batch
