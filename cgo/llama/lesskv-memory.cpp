@@ -11,11 +11,23 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <new>
 #include <stdexcept>
 
 // Set-up
+
+// The variable that makes every LESS cache of a process run the plain loops, whatever its configuration says: to find out
+// whether a fast path is at fault.
+static bool forced_reference() {
+    const char * value = getenv("LESSKV_REFERENCE");
+    if (!value || !*value || strcmp(value, "0") == 0 || strcmp(value, "off") == 0) {
+        return false;
+    }
+    LLAMA_LOG_WARN("lesskv: LESSKV_REFERENCE=%s: the kernels' plain loops run, which are slow\n", value);
+    return true;
+}
 
 lesskv_memory::lesskv_memory(const llama_model & model, const llama_memory_params & params, const llama_cparams & cparams)
     : model(model), hparams(model.hparams), cparams(cparams), swa_full(params.swa_full) {
@@ -23,7 +35,7 @@ lesskv_memory::lesskv_memory(const llama_model & model, const llama_memory_param
 
     config_error      = cfg.error;
     config_error_size = cfg.error_size;
-    use_reference     = cfg.reference;
+    use_reference     = cfg.reference || forced_reference();
     use_profile       = cfg.profile;
 
     char why[512];
