@@ -50,7 +50,8 @@ var sweeps = []series{
 // A result is a point and what it is worth.
 type result struct {
 	x          int
-	state      int64 // bytes
+	slots      int64 // bytes
+	state      int64
 	kernels    int64
 	kl         float64
 	same       float64 // KL of sparse-only with the bytes of state and kernels as more slots: Baseline++
@@ -118,7 +119,7 @@ func (s *sweep) run(windows int, out string) (err error) {
 	fmt.Printf("gopher-5m, policy %s with %d slots, adapters in f16; sparse-only's KL is %.4f\n", s.policy, s.budget, sparse)
 	all := make([][]result, len(sweeps))
 	for i, v := range sweeps {
-		fmt.Printf("\n| %s | state, KiB | kernels, KiB | validation error | KL, nats | gap closed | per 100 KiB | Baseline+ | Baseline++ |\n|---|---|---|---|---|---|---|---|---|\n", v.unit)
+		fmt.Printf("\n| %s | state, KiB | kernels, KiB | validation error | KL, nats | gap closed | per 100 KiB of state and kernels | per 100 KiB of all | Baseline+ | Baseline++ |\n|---|---|---|---|---|---|---|---|---|---|\n", v.unit)
 		for _, x := range v.values {
 			p := base
 			v.set(&p, x)
@@ -128,8 +129,8 @@ func (s *sweep) run(windows int, out string) (err error) {
 			}
 			r.x = x
 			closed := 1 - r.kl/sparse
-			fmt.Printf("| %d | %.1f | %.1f | %.3f | %.4f | %.1f %% | %.1f %% | %.4f | %.4f |\n", x, kib(r.state), kib(r.kernels), r.validation, r.kl, 100*closed,
-				100*closed*100/kib(r.state+r.kernels), r.plus, r.same)
+			fmt.Printf("| %d | %.1f | %.1f | %.3f | %.4f | %.1f %% | %.1f %% | %.2f %% | %.4f | %.4f |\n", x, kib(r.state), kib(r.kernels), r.validation, r.kl, 100*closed,
+				100*closed*100/kib(r.state+r.kernels), 100*closed*100/kib(r.slots+r.state+r.kernels), r.plus, r.same)
 			all[i] = append(all[i], r)
 		}
 	}
@@ -165,7 +166,7 @@ func (s *sweep) measure(p point) (result, error) {
 	if err != nil {
 		return r, err
 	}
-	r.kl, r.state, r.kernels = kl, info.StateBytes, info.KernelBytes
+	r.kl, r.slots, r.state, r.kernels = kl, info.SlotBytes, info.StateBytes, info.KernelBytes
 	slot := info.SlotBytes / int64(s.budget)
 	if r.plus, err = s.sparseOnly(s.budget + int(r.state/slot)); err != nil {
 		return r, err
