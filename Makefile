@@ -12,6 +12,7 @@ demo: runtime
 
 test: runtime lint sanitize
 	$(GO) test -timeout 40m ./...
+	$(GO) test -race ./plugin
 
 # go.work is what this step writes, so it must not need it
 runtime:

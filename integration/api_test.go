@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"math"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -167,13 +168,50 @@ func TestContextMakesRoom(t *testing.T) {
 	assert.Equal(t, want, got)
 }
 
+// Turned keys are those that an evaluation of what stays would have made, in each layer. They are so only where a layer's keys
+// depend on nothing but their own token: here all other layers add nothing.
+func TestContextMakesRoomByRotation(t *testing.T) {
+	for _, name := range []string{"llama", "qwen3", "gemma2", "gemma3", "phi3", "falcon"} {
+		m, err := tinymodels.Find(name)
+		require.NoError(t, err)
+		f, err := gguf.Open(write(t, m, gguf.F32))
+		require.NoError(t, err)
+		defer f.Close()
+		layers, err := gguf.Get[uint32](f, m.Architecture+".block_count")
+		require.NoError(t, err)
+		for alone := range layers {
+			t.Run(fmt.Sprint(name, " layer ", alone), func(t *testing.T) {
+				silent := map[string][]float32{}
+				for i := range layers {
+					for _, tensor := range []string{"attn_output", "ffn_down"} {
+						info, ok := f.Tensor(fmt.Sprintf("blk.%d.%s.weight", i, tensor))
+						require.True(t, ok)
+						if i != alone {
+							silent[info.Name] = make([]float32, info.Elements())
+						}
+					}
+				}
+				path := filepath.Join(t.TempDir(), "model.gguf")
+				require.NoError(t, m.WriteChanged(path, gguf.F32, 1, silent))
+				generateAnew(t, path, "f32")
+			})
+		}
+	}
+}
+
 // Where a position is in the keys for good (gpt2), what stays is evaluated anew.
 func TestContextMakesRoomWithoutRotation(t *testing.T) {
-	const context, keep, n = 256, 10, 300
-	path := tiny(t, "gpt2")
-	got := generate(t, load(t, path, llama.SetContext(context)), code, n, llama.SetNKeep(keep))
+	generateAnew(t, tiny(t, "gpt2"), "f16")
+}
 
-	w, vocab := unmodified(t, worker.Config{Model: path, Context: context})
+// generateAnew generates past the end of the context, and compares the text with that of a loop which evaluates what stays anew.
+func generateAnew(t *testing.T, path, cache string) {
+	t.Helper()
+	const context, keep, n = 256, 10, 300
+	model := load(t, path, llama.SetContext(context), func(o *llama.ModelOptions) { o.F16Memory = cache == "f16" })
+	got := generate(t, model, code, n, llama.SetNKeep(keep))
+
+	w, vocab := unmodified(t, worker.Config{Model: path, Context: context, TypeK: cache, TypeV: cache})
 	tokens, err := w.Tokenize(code, true)
 	require.NoError(t, err)
 	out, err := w.Decode(0, 0, tokens, worker.Last)

@@ -13,24 +13,33 @@ import (
 	"github.com/lesskv/lesskv/patches/pins"
 )
 
-// docs/compatibility.md has a row for everything that upstream exports but fields, and every test that it names exists.
+// docs/compatibility.md has a row for everything that upstream exports but fields, and the test that it names exists and uses it.
 func TestCompatibility(t *testing.T) {
 	page, err := os.ReadFile("../docs/compatibility.md")
 	require.NoError(t, err)
-	tests := map[string]bool{}
+	tests := map[string]string{} // each with what it calls
 	for _, dir := range []string{".", "../plugin"} {
+		functions := map[string]string{}
 		files, err := filepath.Glob(filepath.Join(dir, "*_test.go"))
 		require.NoError(t, err)
 		for _, file := range files {
 			source, err := os.ReadFile(file)
 			require.NoError(t, err)
-			for _, m := range regexp.MustCompile(`(?m)^func (Test\w+)\(t `).FindAllSubmatch(source, -1) {
-				tests[string(m[1])] = true
+			for _, m := range regexp.MustCompile(`(?ms)^func (\w+)\(t .*?^}`).FindAllSubmatch(source, -1) {
+				functions[string(m[1])] = string(m[0])
+			}
+		}
+		for name, source := range functions {
+			for _, call := range regexp.MustCompile(`\b(\w+)\(t\b`).FindAllStringSubmatch(source, -1) {
+				source += functions[call[1]]
+			}
+			if strings.HasPrefix(name, "Test") {
+				tests[name] = source
 			}
 		}
 	}
 	for _, name := range regexp.MustCompile(`Test\w+`).FindAllString(string(page), -1) {
-		assert.True(t, tests[name], "there is no %s", name)
+		assert.NotEmpty(t, tests[name], "there is no %s", name)
 	}
 
 	want := map[string]bool{}
@@ -43,6 +52,10 @@ func TestCompatibility(t *testing.T) {
 	got := map[string]bool{}
 	for _, row := range regexp.MustCompile("(?m)^\\| `([\\w.]+)` \\| ([^|]+) \\|[^|]*\\| (Test\\w+) \\|$").FindAllStringSubmatch(string(page), -1) {
 		assert.False(t, got[row[1]], "%s stands twice", row[1])
+		name := row[1][strings.LastIndex(row[1], ".")+1:]
+		if row[3] != "TestUpstreamsDeclarations" {
+			assert.True(t, regexp.MustCompile(`\b`+name+`\b`).MatchString(tests[row[3]]), "%s has no %s in it", row[3], row[1])
+		}
 		got[row[1]] = true
 		assert.Contains(t, []string{"works", "differs", "no effect"}, row[2], row[1])
 	}

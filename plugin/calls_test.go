@@ -3,6 +3,10 @@ package lesskv_test
 import (
 	"context"
 	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -130,6 +134,76 @@ func TestCallbackPanics(t *testing.T) {
 		})
 		assert.Equal(t, want, predict(t, model, prompt), "the model is unharmed")
 	})
+}
+
+// A callback may end its goroutine, as require does in a test: the caller's ends, and the model goes on.
+func TestCallbackEndsItsGoroutine(t *testing.T) {
+	modes(t, func(t *testing.T, cache llama.ModelOption) {
+		model := open(t, cache)
+		want := predict(t, model, prompt)
+		done := make(chan bool)
+		go func() {
+			defer close(done)
+			model.Predict(prompt, llama.SetThreads(1), llama.SetTokens(24), llama.SetTokenCallback(func(string) bool { runtime.Goexit(); return true }))
+			t.Error("Predict returned")
+		}()
+		<-done
+		assert.Equal(t, want, predict(t, model, prompt), "the model is unharmed")
+	})
+}
+
+// A broken writer of log lines, which C++ calls.
+type brokenWriter struct{}
+
+func (brokenWriter) Write([]byte) (int, error) { panic("of the writer's") }
+
+func TestLogWriterPanics(t *testing.T) {
+	model := open(t)
+	want := predict(t, model, prompt)
+	stderr := os.Stderr
+	read, write, err := os.Pipe()
+	require.NoError(t, err)
+	os.Stderr = write
+	lesskv.SetLogOutput(brokenWriter{})
+	again := predict(t, model, prompt, llama.Debug)
+	os.Stderr = stderr
+	require.NoError(t, write.Close())
+	lesskv.SetLogOutput(nil)
+	said, err := io.ReadAll(read)
+	require.NoError(t, err)
+	assert.Equal(t, want, again)
+	assert.Contains(t, string(said), "of the writer's")
+	assert.Contains(t, string(said), "predict: prompt", "the line is not lost")
+	assert.Equal(t, want, predict(t, model, prompt), "the model is unharmed")
+}
+
+// A context that ends when the call is over anyway, or has failed, is not why it ended.
+func TestContextEndsTooLate(t *testing.T) {
+	model := open(t)
+	want := predict(t, model, prompt)
+	ctx, cancel := context.WithCancel(t.Context())
+	n := 0
+	out, err := model.Predict(prompt, llama.SetThreads(1), llama.SetTemperature(0), llama.SetTokens(24), lesskv.WithContext(ctx),
+		llama.SetTokenCallback(func(string) bool {
+			if n++; n == 24 {
+				cancel()
+			}
+			return true
+		}))
+	assert.NoError(t, err)
+	assert.Equal(t, want, out)
+
+	dir := t.TempDir()
+	require.NoError(t, os.Mkdir(filepath.Join(dir, "cache"), 0o755))
+	ctx, cancel = context.WithCancel(t.Context())
+	out, err = model.Predict(prompt, llama.SetThreads(1), llama.SetTemperature(0), llama.SetTokens(1), lesskv.WithContext(ctx),
+		llama.SetPathPromptCache(filepath.Join(dir, "cache", "file")), llama.EnablePromptCacheAll,
+		llama.SetTokenCallback(func(string) bool {
+			cancel()
+			return assert.NoError(t, os.RemoveAll(filepath.Join(dir, "cache")))
+		}))
+	assertSays(t, err, lesskv.ErrFailed, "cannot be written")
+	assert.NotEmpty(t, out)
 }
 
 func TestContextEndsACall(t *testing.T) {

@@ -46,7 +46,8 @@
 //	LESSKV_FORCE_ADAPTER  on, off
 //
 // The others are without effect unless LESSKV is on. [RegisterFlags] offers the same as command-line flags. An option in
-// the source goes before the environment.
+// the source goes before the environment. LESSKV_REFERENCE=on, for all caches of a process, runs the plain loops that judge the
+// fast kernels: slow, to find out whether those are at fault.
 //
 // # What differs
 //
@@ -69,8 +70,18 @@
 //
 //	text, err := model.Predict(prompt, lesskv.WithContext(request.Context()))
 //
+// Both take effect between two tokens, or two batches of a prompt; not while a text is cut into tokens or a grammar is parsed.
+// The token callback and the log's writer run on goroutines of the package's, one call at a time.
+//
 // [Stats] says what the cache holds, [LastTimings] what a call did. Log lines of llama.cpp go to standard error from
 // warnings on, or where [SetLogOutput] and [SetLogLevel] say.
+//
+// # Memory outside the cache
+//
+// On Linux with glibc, the first llama.New of a process makes its C heap give back what models leave: one arena
+// (M_ARENA_MAX), and blocks from 128 KiB on mapped for themselves (M_MMAP_THRESHOLD); calls end with malloc_trim. Other C code
+// of the process sees that too. Where the environment has MALLOC_ARENA_MAX, MALLOC_MMAP_THRESHOLD_ or GLIBC_TUNABLES, the two
+// settings are left alone; a process that loads and frees hundreds of models then grows.
 //
 // # Errors
 //

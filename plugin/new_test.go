@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"math"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -110,6 +111,13 @@ func TestRope(t *testing.T) {
 	predict(t, model, prompt, llama.SetRopeFreqBase(5e5))
 	_, err = model.Predict(prompt, llama.SetRopeFreqBase(1e6))
 	assertSays(t, err, lesskv.ErrArgument, "New")
+
+	own, err := llama.New(path)
+	require.NoError(t, err)
+	defer own.Free()
+	predict(t, own, prompt, llama.SetRopeFreqBase(1e6))
+	_, err = own.Predict(prompt, llama.SetRopeFreqBase(5e5))
+	assertSays(t, err, lesskv.ErrArgument, "1e+06")
 }
 
 // A context beyond the learned positions would make llama.cpp end the process at the first token there.
@@ -126,13 +134,21 @@ func TestLearnedPositions(t *testing.T) {
 	}
 }
 
+// Once in a process: in one of its own, that is.
 func TestGPULayersSaidOnce(t *testing.T) {
-	lines := captureLog(t)
+	const child = "LESSKV_TEST_GPU_CHILD"
+	if os.Getenv(child) == "" {
+		cmd := exec.Command(os.Args[0], "-test.run=^TestGPULayersSaidOnce$")
+		cmd.Env = append(os.Environ(), child+"=1")
+		out, err := cmd.CombinedOutput()
+		require.NoError(t, err, "%s", out)
+		assert.Equal(t, 1, strings.Count(string(out), "no GPU backend"), "%s", out)
+		return
+	}
 	for range 3 {
 		open(t, llama.SetGPULayers(10))
 		open(t, llama.SetGPULayers(10), sparse(64))
 	}
-	assert.Equal(t, 1, strings.Count(lines.String(), "GPU"), lines)
 }
 
 func TestKVTypes(t *testing.T) {

@@ -34,6 +34,7 @@ func TestPredictDeterministic(t *testing.T) {
 		assert.Equal(t, first, sampled(7))
 		assert.NotEqual(t, first, sampled(8))
 		assert.Equal(t, first, sampled(7))
+		assert.NotEqual(t, sampled(-1), sampled(-1), "at random")
 	})
 }
 
@@ -47,6 +48,17 @@ func TestNothingEvicted(t *testing.T) {
 	for i, l := range s.Layers {
 		assert.Equal(t, lesskv.LayerStats{Layer: i, Seen: l.Seen, Kept: l.Seen, SlotBytes: s.SlotBytes / 6}, l)
 	}
+}
+
+// The environment's way to the plain loops: the same text, and a word in the log.
+func TestForcedReference(t *testing.T) {
+	cache := lesskv.Enable(lesskv.Config{Budget: lesskv.Tokens(64), Adapter: file(t, testdata.H2O102)})
+	long := strings.Repeat(prompt+"\n", 4)
+	fast := predict(t, open(t, cache), long)
+	lines := captureLog(t)
+	t.Setenv("LESSKV_REFERENCE", "on")
+	assert.Equal(t, fast, predict(t, open(t, cache), long))
+	assert.Contains(t, lines.String(), "LESSKV_REFERENCE=on")
 }
 
 func TestStats(t *testing.T) {
@@ -318,7 +330,7 @@ func TestSampling(t *testing.T) {
 		kind   error
 		says   string
 	}{
-		"grammar":        {llama.WithGrammar("root ::= ("), lesskv.ErrArgument, "grammar"},
+		"grammar":        {llama.WithGrammar("root ::= ("), lesskv.ErrArgument, "expecting"},
 		"nested grammar": {llama.WithGrammar("root ::= " + strings.Repeat("(", 30000) + `"a"` + strings.Repeat(")", 30000)), lesskv.ErrArgument, "parentheses"},
 		"no root":        {llama.WithGrammar(`a ::= "b"`), lesskv.ErrArgument, "root"},
 		"mirostat":       {llama.SetMirostat(3), lesskv.ErrArgument, "mirostat 3"},

@@ -1,6 +1,7 @@
 package lesskv_test
 
 import (
+	"math"
 	"strings"
 	"testing"
 
@@ -37,7 +38,7 @@ func tinyModel(t *testing.T, seed uint64, opts ...llama.ModelOption) *llama.LLam
 // The text is Predict's, whoever drafts: itself, always right, or another, hardly ever right.
 func TestSpeculativeWritesWhatPredictDoes(t *testing.T) {
 	model := tinyModel(t, 1, lesskv.Disable())
-	self, other := tinyModel(t, 1, lesskv.Disable()), tinyModel(t, 2, lesskv.Disable())
+	self, other := tinyModel(t, 1, lesskv.Disable(), llama.SetPerplexity(true)), tinyModel(t, 2, lesskv.Disable(), llama.SetPerplexity(false))
 	for name, opts := range map[string][]llama.PredictOption{
 		"greedy":    {llama.SetTokens(80), llama.IgnoreEOS},
 		"grammar":   {llama.WithGrammar(`root ::= [a-z]{20}`)},
@@ -115,6 +116,25 @@ func TestSpeculativeFullContext(t *testing.T) {
 	assert.Less(t, timings(t, roomy).Drafted, 350)
 }
 
+// What ends the draft model ends the call that it drafts for.
+func TestSpeculativeEndsWithItsDraft(t *testing.T) {
+	for name, end := range map[string]func(draft *llama.LLama){"interrupted": lesskv.Interrupt, "freed": (*llama.LLama).Free} {
+		t.Run(name, func(t *testing.T) {
+			model, draft := open(t), open(t)
+			n := 0
+			speculate(t, model, draft, prompt, llama.SetTokens(1000), llama.IgnoreEOS, llama.SetTokenCallback(func(string) bool {
+				if n++; n == 5 {
+					end(draft)
+				}
+				return true
+			}))
+			assert.Less(t, n, 20, "it ends after the batch it is at")
+			assert.Equal(t, "interrupt", timings(t, model).Stop)
+			assert.NotEmpty(t, predict(t, model, prompt), "the next call goes on")
+		})
+	}
+}
+
 func TestSpeculativeRefused(t *testing.T) {
 	model, draft := open(t, sparse(64)), open(t, sparse(64))
 	other := tinyModel(t, 1)
@@ -126,14 +146,15 @@ func TestSpeculativeRefused(t *testing.T) {
 		kind  error
 		says  string
 	}{
-		"too many for the window": {draft, []llama.PredictOption{llama.SetNDraft(32)}, lesskv.ErrArgument, "draft 31 at most"},
-		"below 0":                 {draft, []llama.PredictOption{llama.SetNDraft(-1)}, lesskv.ErrArgument, "-1 drafted"},
-		"none":                    {nil, nil, lesskv.ErrArgument, "nil"},
-		"itself":                  {model, nil, lesskv.ErrArgument, "itself"},
-		"another vocabulary":      {other, nil, lesskv.ErrArgument, "vocabulary"},
-		"freed":                   {freed, nil, lesskv.ErrArgument, "freed"},
-		"a prompt cache":          {draft, []llama.PredictOption{llama.SetPathPromptCache("x")}, lesskv.ErrMissing, "prompt cache"},
-		"tail-free":               {draft, []llama.PredictOption{llama.SetTailFreeSamplingZ(.5)}, lesskv.ErrMissing, "tail-free"},
+		"too many for the window":  {draft, []llama.PredictOption{llama.SetNDraft(32)}, lesskv.ErrArgument, "draft 31 at most"},
+		"more than an int can add": {draft, []llama.PredictOption{llama.SetNDraft(math.MaxInt32)}, lesskv.ErrArgument, "draft 31 at most"},
+		"below 0":                  {draft, []llama.PredictOption{llama.SetNDraft(-1)}, lesskv.ErrArgument, "-1 drafted"},
+		"none":                     {nil, nil, lesskv.ErrArgument, "nil"},
+		"itself":                   {model, nil, lesskv.ErrArgument, "itself"},
+		"another vocabulary":       {other, nil, lesskv.ErrArgument, "vocabulary"},
+		"freed":                    {freed, nil, lesskv.ErrArgument, "freed"},
+		"a prompt cache":           {draft, []llama.PredictOption{llama.SetPathPromptCache("x")}, lesskv.ErrMissing, "prompt cache"},
+		"tail-free":                {draft, []llama.PredictOption{llama.SetTailFreeSamplingZ(.5)}, lesskv.ErrMissing, "tail-free"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := model.SpeculativeSampling(test.draft, prompt, test.opts...)

@@ -1,6 +1,7 @@
 package lesskv_test
 
 import (
+	"encoding/binary"
 	"os"
 	"path/filepath"
 	"testing"
@@ -66,6 +67,11 @@ func TestLoadStateRefused(t *testing.T) {
 	flipped := append([]byte{}, good...)
 	flipped[14] ^= 0x40 // a token's number
 	require.NoError(t, os.WriteFile(in("a token that is none"), flipped, 0o644))
+	cells, err := os.ReadFile(in("off"))
+	require.NoError(t, err)
+	tokens := binary.LittleEndian.Uint32(cells[8:])
+	binary.LittleEndian.PutUint32(cells[12+4*tokens+4:], 1<<30) // of the unmodified cache
+	require.NoError(t, os.WriteFile(in("cells"), cells, 0o644))
 
 	for _, name := range []string{"off", "another budget", "another policy", "with kernels", "another batch", "another base", "empty", "short",
 		"text", "a token that is none", "missing", "."} {
@@ -89,6 +95,7 @@ func TestLoadStateRefused(t *testing.T) {
 	for _, name := range []string{"good", "short", "text", "empty"} {
 		assert.Error(t, off.LoadState(in(name)), name)
 	}
+	assertSays(t, off.LoadState(in("cells")), lesskv.ErrFailed, "1073741824 cells")
 	predict(t, off, prompt+" x", llama.SetTokens(1))
 	assert.Positive(t, timings(t, off).Cached)
 }

@@ -5,6 +5,7 @@
 
 #include <cstdarg>
 #include <cstdio>
+#include <memory>
 
 #ifdef __GLIBC__
 #include <malloc.h>
@@ -139,39 +140,44 @@ void * llama_allocate_params(const char * prompt, int seed, int threads, int tok
         float typical_p, float frequency_penalty, float presence_penalty, int mirostat, float mirostat_eta, float mirostat_tau, bool penalize_nl,
         const char * logit_bias, const char * session_file, bool prompt_cache_all, bool, bool, const char *, const char *, bool prompt_cache_ro,
         const char * grammar, float rope_freq_base, float rope_freq_scale, float negative_prompt_scale, const char * negative_prompt, int n_draft) {
-    auto * p = new params;
-    p->prompt = prompt;
-    p->stop.assign(antiprompt, antiprompt + antiprompt_count);
-    p->seed      = seed;
-    p->n_threads = threads;
-    p->n_predict = tokens;
-    p->n_batch   = n_batch;
-    p->n_keep    = n_keep;
-    p->n_draft   = n_draft;
-    p->top_k     = top_k;
-    p->top_p     = top_p;
-    p->temp      = temp;
-    p->tfs_z     = tfs_z;
-    p->typical_p = typical_p;
-    p->repeat_last_n     = repeat_last_n;
-    p->repeat_penalty    = repeat_penalty;
-    p->frequency_penalty = frequency_penalty;
-    p->presence_penalty  = presence_penalty;
-    p->mirostat     = mirostat;
-    p->mirostat_eta = mirostat_eta;
-    p->mirostat_tau = mirostat_tau;
-    p->ignore_eos   = ignore_eos;
-    p->penalize_nl  = penalize_nl;
-    p->logit_bias   = logit_bias;
-    p->grammar      = grammar;
-    p->path_prompt_cache = session_file;
-    p->prompt_cache_all  = prompt_cache_all;
-    p->prompt_cache_ro   = prompt_cache_ro;
-    p->rope_freq_base    = rope_freq_base;
-    p->rope_freq_scale   = rope_freq_scale;
-    p->negative_prompt   = negative_prompt;
-    p->negative_prompt_scale = negative_prompt_scale;
-    return p;
+    std::unique_ptr<params> p;
+    llama_binding_code code;
+    std::string error;
+    const int status = guard(code, error, [&] {
+        p = std::make_unique<params>();
+        p->prompt = prompt;
+        p->stop.assign(antiprompt, antiprompt + antiprompt_count);
+        p->seed      = seed;
+        p->n_threads = threads;
+        p->n_predict = tokens;
+        p->n_batch   = n_batch;
+        p->n_keep    = n_keep;
+        p->n_draft   = n_draft;
+        p->top_k     = top_k;
+        p->top_p     = top_p;
+        p->temp      = temp;
+        p->tfs_z     = tfs_z;
+        p->typical_p = typical_p;
+        p->repeat_last_n     = repeat_last_n;
+        p->repeat_penalty    = repeat_penalty;
+        p->frequency_penalty = frequency_penalty;
+        p->presence_penalty  = presence_penalty;
+        p->mirostat     = mirostat;
+        p->mirostat_eta = mirostat_eta;
+        p->mirostat_tau = mirostat_tau;
+        p->ignore_eos   = ignore_eos;
+        p->penalize_nl  = penalize_nl;
+        p->logit_bias   = logit_bias;
+        p->grammar      = grammar;
+        p->path_prompt_cache = session_file;
+        p->prompt_cache_all  = prompt_cache_all;
+        p->prompt_cache_ro   = prompt_cache_ro;
+        p->rope_freq_base    = rope_freq_base;
+        p->rope_freq_scale   = rope_freq_scale;
+        p->negative_prompt   = negative_prompt;
+        p->negative_prompt_scale = negative_prompt_scale;
+    });
+    return status == 0 ? p.release() : nullptr; // no memory
 }
 
 void llama_free_params(void * params_ptr) {

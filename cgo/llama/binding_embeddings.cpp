@@ -38,6 +38,7 @@ static const float * embed_last(model & m, params & p, embedding_mode & mode, st
     const llama_token last = tokens.back();
     tokens.pop_back();
     if (!evaluate(m, p, tokens)) {
+        m.last.stop = LLAMA_BINDING_STOP_INTERRUPT;
         fail(LLAMA_BINDING_FAILED, "interrupted");
     }
     mode.on();

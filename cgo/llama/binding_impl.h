@@ -30,14 +30,19 @@ public:
 
     int32_t limit() const; // tokens that it can have: n_ctx, with LESS up to the trained context
     bool    less()  const;
+    bool    full()  const { return (int64_t) tokens.size() >= limit(); }
 
     void forget(); // empties the cache
+
+    // How many tokens it has in common with the beginning of a text, of which at least the last is left to evaluate.
+    size_t common(const std::vector<llama_token> & text) const;
 
     // Keeps the first n tokens. False, and nothing is changed, if the cache cannot step back so far.
     bool cut(size_t n);
 
-    // Where the cache is full: keeps the first n_keep tokens and of the rest the newer half. Throws LLAMA_BINDING_CONTEXT.
-    void make_room(size_t n_keep, int32_t n_batch);
+    // Where the cache is full: keeps the first n_keep tokens and of the rest the newer half. False if it was interrupted.
+    // Throws LLAMA_BINDING_CONTEXT.
+    bool make_room(size_t n_keep, int32_t n_batch, const std::atomic<bool> & interrupted);
 
     // Adds tokens; the last has logits then, with every_row each. After a failure the cache is empty.
     void decode(const llama_token * added, int32_t n, bool every_row = false);
@@ -146,6 +151,9 @@ std::vector<llama_token> prompt_tokens(const model & m, const std::string & text
 
 // The token's bytes, which may be a part of a UTF-8 sequence; none for one that only controls.
 std::string piece_of(const model & m, llama_token token);
+
+// Tokens of the prompt that stay when the context makes room.
+size_t kept(const params & p, size_t n_prompt);
 
 // Refuses options that no call can serve. Throws LLAMA_BINDING_ARGUMENT.
 void check(const model & m, const params & p);

@@ -5,6 +5,8 @@
 
 #include "binding_impl.h"
 
+#include "llama-model.h"
+
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
@@ -57,12 +59,15 @@ std::vector<llama_token> tokenize(const model & m, const std::string & text) {
     }
     std::vector<llama_token> tokens;
     const auto call = [&] {
-        int32_t n = llama_tokenize(vocab, text.data(), text.size(), nullptr, 0, true, true);
+        tokens.resize(std::min<size_t>(text.size(), 1 << 24) + 3); // a token a byte, and what the vocabulary adds: room for hardly any text is short
+        int32_t n = llama_tokenize(vocab, text.data(), text.size(), tokens.data(), tokens.size(), true, true);
         if (n == std::numeric_limits<int32_t>::min()) {
             fail(LLAMA_BINDING_ARGUMENT, "a text of %zu bytes has more tokens than can be counted", text.size());
         }
-        tokens.resize(n < 0 ? -n : n);
-        n = llama_tokenize(vocab, text.data(), text.size(), tokens.data(), tokens.size(), true, true);
+        if (n < 0) {
+            tokens.resize(-n);
+            n = llama_tokenize(vocab, text.data(), text.size(), tokens.data(), tokens.size(), true, true);
+        }
         tokens.resize(std::max(n, 0));
     };
     if (text.size() < 4096) {
@@ -91,10 +96,14 @@ void check(const model & m, const params & p) {
     if (p.n_batch < 1) {
         fail(LLAMA_BINDING_ARGUMENT, "batch size %d: want at least 1", p.n_batch);
     }
-    const auto rope = [](float value, float standard, float loaded) { return value == 0.0f || value == standard || value == loaded; };
-    if (!rope(p.rope_freq_base, 10000.0f, m.cparams.rope_freq_base) || !rope(p.rope_freq_scale, 1.0f, m.cparams.rope_freq_scale)) {
-        fail(LLAMA_BINDING_ARGUMENT, "rope frequency base %g, scale %g: they belong to the loaded model and cannot change with a prompt; give them to New",
-                p.rope_freq_base, p.rope_freq_scale);
+    // what New was given, or else what the model says
+    const auto & hparams = m.weights->hparams;
+    const float base  = m.cparams.rope_freq_base  != 0.0f ? m.cparams.rope_freq_base  : hparams.rope_freq_base_train;
+    const float scale = m.cparams.rope_freq_scale != 0.0f ? m.cparams.rope_freq_scale : hparams.rope_freq_scale_train;
+    const auto same = [](float value, float standard, float loaded) { return value == 0.0f || value == standard || value == loaded; };
+    if (!same(p.rope_freq_base, 10000.0f, base) || !same(p.rope_freq_scale, 1.0f, scale)) {
+        fail(LLAMA_BINDING_ARGUMENT, "rope frequency base %g, scale %g: they belong to the loaded model, where they are %g and %g, and cannot change with a prompt; "
+                "give them to New", p.rope_freq_base, p.rope_freq_scale, base, scale);
     }
 }
 
@@ -193,10 +202,7 @@ public:
         auto & s = m.main;
         check_fits(s, prompt.size());
         s.set_threads(p.n_threads);
-        size_t same = 0;
-        while (same + 1 < prompt.size() && same < s.tokens.size() && s.tokens[same] == prompt[same]) {
-            ++same;
-        }
+        const size_t same = s.common(prompt);
         // what LESS has evicted for the sake of what is cut off does not come back
         if (!loaded || (s.less() && same < s.tokens.size()) || !s.cut(same)) {
             s.forget();
@@ -241,13 +247,21 @@ public:
         text.set_threads(p.n_threads);
         text.feed(prompt.data(), prompt.size(), p.n_batch, m.interrupted); // if it was interrupted, nothing is sampled
     }
-    void add(llama_token token) {
-        if ((int64_t) text.tokens.size() >= text.limit()) {
-            text.make_room(std::min<size_t>(n_prompt, text.limit()/2), p.n_batch);
+    // False if it was interrupted.
+    bool add(llama_token token) {
+        if (text.full()) {
+            if (text.less()) {
+                m.last.stop = LLAMA_BINDING_STOP_CONTEXT;
+                fail(LLAMA_BINDING_CONTEXT, "the context of %d tokens is full with the negative prompt of %zu and what was generated: load the model with a larger one",
+                        text.limit(), n_prompt);
+            }
+            if (!text.make_room(std::min<size_t>(n_prompt, text.limit()/2), p.n_batch, m.interrupted)) {
+                return false;
+            }
         }
         text.decode(&token, 1);
+        return true;
     }
-    bool full() const { return (int64_t) text.tokens.size() >= text.limit(); }
     const sequence & get() const { return text; }
 private:
     model & m;
@@ -286,9 +300,12 @@ llama_binding_stop writer::add(llama_token token) {
     return p.n_predict >= 0 && m.last.n_generated >= p.n_predict ? LLAMA_BINDING_STOP_LENGTH : LLAMA_BINDING_STOP_NONE;
 }
 
+size_t kept(const params & p, size_t n_prompt) {
+    return p.n_keep < 0 ? n_prompt : std::min<size_t>(std::max(p.n_keep, 1), n_prompt);
+}
+
 // Generates until something stops it. The last token sampled is not evaluated. moved: whether the context had to make room.
 static llama_binding_stop generate(model & m, params & p, sampler & s, guide * g, size_t n_prompt, const token_callback & on_token, bool & moved) {
-    const size_t n_keep = p.n_keep < 0 ? n_prompt : std::min<size_t>(std::max(p.n_keep, 1), n_prompt);
     writer out(m, p, on_token);
     while (!m.interrupted) {
         const llama_token token = s.sample(m.main, -1, g ? &g->get() : nullptr);
@@ -296,19 +313,18 @@ static llama_binding_stop generate(model & m, params & p, sampler & s, guide * g
         if (stop != LLAMA_BINDING_STOP_NONE) {
             return stop;
         }
-        if ((int64_t) m.main.tokens.size() >= m.main.limit()) {
+        if (m.main.full()) {
             if (m.main.less()) { // it has folded what would have to go
                 return LLAMA_BINDING_STOP_CONTEXT;
             }
-            m.main.make_room(n_keep, p.n_batch);
             moved = true;
+            if (!m.main.make_room(kept(p, n_prompt), p.n_batch, m.interrupted)) {
+                break;
+            }
         }
         m.main.decode(&token, 1);
-        if (g && g->full() && g->get().less()) {
-            return LLAMA_BINDING_STOP_CONTEXT;
-        }
-        if (g) {
-            g->add(token);
+        if (g && !g->add(token)) {
+            break;
         }
     }
     return LLAMA_BINDING_STOP_INTERRUPT;

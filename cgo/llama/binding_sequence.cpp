@@ -31,7 +31,7 @@ static bool can_rotate(const llama_model * model) {
     }
     char arch[64] = "";
     llama_model_meta_val_str(model, "general.architecture", arch, sizeof(arch));
-    for (const char * whole : { "llama", "qwen2", "qwen2moe", "qwen3", "qwen3moe", "gemma", "gemma2", "gemma3", "phi2", "phi3", "falcon" }) {
+    for (const char * whole : { "llama", "qwen3", "gemma2", "gemma3", "phi3", "falcon" }) { // those of TestContextMakesRoomByRotation
         if (strcmp(arch, whole) == 0) {
             return true;
         }
@@ -44,6 +44,14 @@ void sequence::forget() {
         llama_memory_clear(memory, true);
     }
     tokens.clear();
+}
+
+size_t sequence::common(const std::vector<llama_token> & text) const {
+    size_t n = 0;
+    while (n + 1 < text.size() && n < tokens.size() && tokens[n] == text[n]) {
+        ++n;
+    }
+    return n;
 }
 
 bool sequence::cut(size_t n) {
@@ -59,7 +67,7 @@ bool sequence::cut(size_t n) {
     return true;
 }
 
-void sequence::make_room(size_t n_keep, int32_t n_batch) {
+bool sequence::make_room(size_t n_keep, int32_t n_batch, const std::atomic<bool> & interrupted) {
     n_keep = std::min(n_keep, tokens.size());
     const size_t n_discard = (tokens.size() - n_keep)/2;
     if (n_discard == 0) {
@@ -72,13 +80,12 @@ void sequence::make_room(size_t n_keep, int32_t n_batch) {
     if (can_rotate(llama_get_model(ctx.get())) && llama_memory_can_shift(memory) && llama_memory_seq_rm(memory, 0, n_keep, n_keep + n_discard)) {
         llama_memory_seq_add(memory, 0, n_keep + n_discard, -1, -(llama_pos) n_discard);
         tokens.erase(first, first + n_discard);
-        return;
+        return true;
     }
     auto kept = tokens;
     kept.erase(kept.begin() + n_keep, kept.begin() + n_keep + n_discard);
     forget();
-    static const std::atomic<bool> never{false};
-    feed(kept.data(), kept.size(), n_batch, never);
+    return feed(kept.data(), kept.size(), n_batch, interrupted);
 }
 
 void sequence::decode(const llama_token * added, int32_t n, bool every_row) {

@@ -60,11 +60,7 @@ public:
 private:
     // Makes its cache hold the text. False if it was interrupted.
     bool read(const std::vector<llama_token> & text) {
-        size_t same = 0;
-        while (same + 1 < text.size() && same < s.tokens.size() && s.tokens[same] == text[same]) {
-            ++same;
-        }
-        if (!s.cut(same)) {
+        if (!s.cut(s.common(text))) {
             s.forget();
         }
         const size_t done = s.tokens.size();
@@ -97,29 +93,30 @@ private:
 
 // Tokens that can be drafted at a time: with LESS they must still be slots of their own when some are taken back.
 static int32_t draft_size(const model & m, const params & p) {
-    const int32_t n_batch = std::min<int32_t>(p.n_batch, llama_n_ubatch(m.main.ctx.get()));
+    const int32_t n = std::min(p.n_draft, std::min<int32_t>(p.n_batch, llama_n_ubatch(m.main.ctx.get())) - 1);
     lesskv_info info;
-    if (lesskv_get_info(m.main.ctx.get(), &info) && p.n_draft + 1 > info.recent) {
+    if (lesskv_get_info(m.main.ctx.get(), &info) && n >= info.recent) {
         fail(LLAMA_BINDING_ARGUMENT, "%d drafted tokens: with LESS those that turn out wrong must not have been folded, and of the budget of %d only the %d newest pairs are "
                 "sure to stay; draft %d at most (SetNDraft), or give the cache a larger budget", p.n_draft, info.budget, info.recent, info.recent - 1);
     }
-    return std::min(p.n_draft, n_batch - 1);
+    return n;
 }
 
 static llama_binding_stop generate(model & m, params & p, sampler & s, drafter & draft, size_t n_prompt, const token_callback & on_token) {
     const int32_t n_draft = draft_size(m, p);
-    const size_t  n_keep  = p.n_keep < 0 ? n_prompt : std::min<size_t>(std::max(p.n_keep, 1), n_prompt);
     sequence & text = m.main;
     writer out(m, p, on_token);
 
     llama_token next = s.sample(text);
     auto stop = out.add(next);
     while (stop == LLAMA_BINDING_STOP_NONE && !m.interrupted) {
-        if ((int64_t) text.tokens.size() >= text.limit()) {
+        if (text.full()) {
             if (text.less()) {
                 return LLAMA_BINDING_STOP_CONTEXT;
             }
-            text.make_room(n_keep, p.n_batch);
+            if (!text.make_room(kept(p, n_prompt), p.n_batch, m.interrupted)) {
+                break;
+            }
         }
         const size_t at = text.tokens.size();
         auto all = text.tokens;
@@ -157,6 +154,9 @@ void speculate(model & m, model & draft, params & p, bool debug, const token_cal
     check_vocabularies(m, draft);
     if (p.n_draft < 0) {
         fail(LLAMA_BINDING_ARGUMENT, "%d drafted tokens: want 0 at least", p.n_draft);
+    }
+    if (llama_model_is_recurrent(m.weights.get()) || llama_model_is_hybrid(m.weights.get())) {
+        fail(LLAMA_BINDING_MISSING, "a recurrent model cannot take back drafted tokens that were wrong: use Predict");
     }
     if (!p.path_prompt_cache.empty() || p.negative_prompt_scale > 1.0f) {
         fail(LLAMA_BINDING_MISSING, "speculative sampling goes without a prompt cache and without a negative prompt: use Predict");
