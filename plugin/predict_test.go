@@ -1,6 +1,7 @@
 package lesskv_test
 
 import (
+	"fmt"
 	"math"
 	"strconv"
 	"strings"
@@ -325,27 +326,33 @@ func TestSampling(t *testing.T) {
 		assert.Contains(t, []string{"yes", "no"}, out)
 		assert.Equal(t, "eog", timings(t, model).Stop)
 	})
+	var chain strings.Builder
+	for i := range 100000 {
+		fmt.Fprintf(&chain, "r%d ::= r%d\n", i, i+1)
+	}
 	for name, test := range map[string]struct {
 		option llama.PredictOption
 		kind   error
 		says   string
 	}{
-		"grammar":        {llama.WithGrammar("root ::= ("), lesskv.ErrArgument, "expecting"},
-		"nested grammar": {llama.WithGrammar("root ::= " + strings.Repeat("(", 30000) + `"a"` + strings.Repeat(")", 30000)), lesskv.ErrArgument, "parentheses"},
-		"no root":        {llama.WithGrammar(`a ::= "b"`), lesskv.ErrArgument, "root"},
-		"mirostat":       {llama.SetMirostat(3), lesskv.ErrArgument, "mirostat 3"},
-		"tail-free":      {llama.SetTailFreeSamplingZ(0.5), lesskv.ErrMissing, "0.5"},
-		"penalty":        {llama.SetPenalty(0), lesskv.ErrArgument, "repeat penalty"},
-		"bias":           {llama.SetLogitBias("many+1"), lesskv.ErrArgument, "many+1"},
-		"bias token":     {llama.SetLogitBias("4096+1"), lesskv.ErrArgument, "4095"},
-		"bias value":     {llama.SetLogitBias("1+"), lesskv.ErrArgument, "TOKEN+BIAS"},
-		"threads":        {llama.SetThreads(0), lesskv.ErrArgument, "0 threads"},
-		"many threads":   {llama.SetThreads(100000), lesskv.ErrArgument, "100000 threads"},
-		"batch":          {llama.SetBatch(0), lesskv.ErrArgument, "batch size 0"},
-		"negative":       {llama.SetNegativePromptScale(float32(math.Inf(1))), lesskv.ErrArgument, "negative prompt scale"},
-		"rope":           {llama.SetRopeFreqBase(500), lesskv.ErrArgument, "500"},
-		"NUL stop word":  {llama.SetStopWords("a\x00"), lesskv.ErrArgument, "a stop word"},
-		"NUL in grammar": {llama.WithGrammar("\x00"), lesskv.ErrArgument, "the grammar"},
+		"grammar":         {llama.WithGrammar("root ::= ("), lesskv.ErrArgument, "expecting"},
+		"nested grammar":  {llama.WithGrammar("root ::= " + strings.Repeat("(", 30000) + `"a"` + strings.Repeat(")", 30000)), lesskv.ErrArgument, "parentheses"},
+		"long grammar":    {llama.WithGrammar("root ::= " + strings.Repeat(`"a"? `, 100000)), lesskv.ErrArgument, "repetitions"},
+		"chained grammar": {llama.WithGrammar(chain.String()), lesskv.ErrArgument, "rules"},
+		"no root":         {llama.WithGrammar(`a ::= "b"`), lesskv.ErrArgument, "root"},
+		"mirostat":        {llama.SetMirostat(3), lesskv.ErrArgument, "mirostat 3"},
+		"tail-free":       {llama.SetTailFreeSamplingZ(0.5), lesskv.ErrMissing, "0.5"},
+		"penalty":         {llama.SetPenalty(0), lesskv.ErrArgument, "repeat penalty"},
+		"bias":            {llama.SetLogitBias("many+1"), lesskv.ErrArgument, "many+1"},
+		"bias token":      {llama.SetLogitBias("4096+1"), lesskv.ErrArgument, "4095"},
+		"bias value":      {llama.SetLogitBias("1+"), lesskv.ErrArgument, "TOKEN+BIAS"},
+		"threads":         {llama.SetThreads(0), lesskv.ErrArgument, "0 threads"},
+		"many threads":    {llama.SetThreads(100000), lesskv.ErrArgument, "100000 threads"},
+		"batch":           {llama.SetBatch(0), lesskv.ErrArgument, "batch size 0"},
+		"negative":        {llama.SetNegativePromptScale(float32(math.Inf(1))), lesskv.ErrArgument, "negative prompt scale"},
+		"rope":            {llama.SetRopeFreqBase(500), lesskv.ErrArgument, "500"},
+		"NUL stop word":   {llama.SetStopWords("a\x00"), lesskv.ErrArgument, "a stop word"},
+		"NUL in grammar":  {llama.WithGrammar("\x00"), lesskv.ErrArgument, "the grammar"},
 	} {
 		t.Run("wrong "+name, func(t *testing.T) {
 			_, err := model.Predict(prompt, test.option)

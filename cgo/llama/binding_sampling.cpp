@@ -54,14 +54,19 @@ static void parse_bias(const std::string & text, int32_t n_vocab, std::vector<ll
     out.push_back({ (llama_token) token, value });
 }
 
-// llama.cpp's parser calls itself for each open parenthesis. Those in quotes and classes count too: few grammars have many.
-static void check_nesting(const std::string & grammar) {
-    const int most = 1000;
-    int depth = 0;
+// llama.cpp calls itself for each open parenthesis when it parses a grammar, and for each rule and each part that may be left out
+// when it looks for what can come next. What stands in quotes and classes counts too: few grammars have much of it.
+static void check_depth(const std::string & grammar) {
+    const int most_open = 1000, most_parts = 4000;
+    int open = 0, parts = 0;
     for (const char c : grammar) {
-        depth += c == '(' ? 1 : c == ')' && depth > 0 ? -1 : 0;
-        if (depth > most) {
-            fail(LLAMA_BINDING_ARGUMENT, "the grammar has more than %d parentheses open at a time", most);
+        open  += c == '(' ? 1 : c == ')' && open > 0 ? -1 : 0;
+        parts += c == '?' || c == '*' || c == '+' || c == '{' || c == '=';
+        if (open > most_open) {
+            fail(LLAMA_BINDING_ARGUMENT, "the grammar has more than %d parentheses open at a time", most_open);
+        }
+        if (parts > most_parts) {
+            fail(LLAMA_BINDING_ARGUMENT, "the grammar has more than %d rules and repetitions", most_parts);
         }
     }
 }
@@ -108,7 +113,7 @@ sampler::sampler(const model & m, const params & p) {
     penalties.reset(llama_sampler_init_penalties(last_n, p.repeat_penalty, p.frequency_penalty, p.presence_penalty));
 
     if (!p.grammar.empty()) {
-        check_nesting(p.grammar);
+        check_depth(p.grammar);
         log_errors errors;
         grammar.reset(llama_sampler_init_grammar(vocab, p.grammar.c_str(), "root"));
         if (!grammar) {
