@@ -1,6 +1,6 @@
 #!/bin/sh
 # Compiles and tests the kernels with every compiler here and for several instruction sets, then under the address and
-# undefined-behaviour sanitizers. "check.sh sanitize" does the latter alone. Fails at the first failure.
+# undefined-behaviour sanitizers, and the sharing of work under the thread sanitizer. "check.sh sanitize" does the latter alone. Fails at the first failure.
 set -eu
 cd "$(dirname "$0")"
 
@@ -44,3 +44,11 @@ CGO_LDFLAGS="-fsanitize=address,undefined"
 export CC CGO_CFLAGS CGO_LDFLAGS
 echo "== $CC $CGO_CFLAGS"
 go test -asan -short -count=1 .
+
+unset CGO_CFLAGS CGO_LDFLAGS
+threads=$(mktemp)
+trap 'rm -f "$threads"' EXIT
+echo "== $CC -fsanitize=thread testdata/threads.c"
+# -Wno: gcc sees one more path here than there is
+"$CC" -std=c11 -O1 -g -fsanitize=thread -Wall -Wextra -Werror -Wno-stringop-overflow -pthread testdata/threads.c [!t]*.c types.c -lm -o "$threads"
+"$threads"

@@ -67,6 +67,7 @@ func TestVerify(t *testing.T) {
 	require.Len(t, checks, 2)
 	for _, c := range checks {
 		assert.Positive(t, c.Prompt.Median)
+		assert.Positive(t, c.Whole)
 		assert.Positive(t, c.Decode.Median)
 	}
 }

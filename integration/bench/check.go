@@ -13,7 +13,8 @@ import (
 type Check struct {
 	Method         string
 	Context        int
-	Prompt, Decode Spread // speed of the cell as Run reaches it, divided by that after a whole prompt
+	Prompt, Decode Spread  // speed of the cell as Run reaches it, divided by that after a whole prompt
+	Whole          float64 // tokens a second of that prompt, but for its last micro-batch
 }
 
 // Verify decodes whole prompts and compares the speed behind them with that of the cells which Run fills or settles: the last
@@ -48,7 +49,10 @@ func Verify(ctx context.Context, o Options) ([]Check, error) {
 					pos, err = r.prepare(pos)
 				case whole == nil:
 					if err = r.w.Clear(); err == nil {
-						_, err = r.w.Feed(0, 0, b.tokens(pos), worker.None)
+						var fed *worker.Output
+						if fed, err = r.w.Feed(0, 0, b.tokens(pos), worker.None); err == nil {
+							check.Whole = float64(pos) / fed.Elapsed.Seconds()
+						}
 					}
 					if err == nil {
 						whole, err = r.w.Save(0)
@@ -93,6 +97,6 @@ func ratios(a, b []float64) Spread {
 }
 
 func (c Check) String() string {
-	return fmt.Sprintf("%s at %d tokens: prompt %.3fx (%.3f-%.3f), decoding %.3fx (%.3f-%.3f) of the speed behind a whole prompt",
-		c.Method, c.Context, c.Prompt.Median, c.Prompt.Min, c.Prompt.Max, c.Decode.Median, c.Decode.Min, c.Decode.Max)
+	return fmt.Sprintf("%s at %d tokens: prompt %.3fx (%.3f-%.3f), decoding %.3fx (%.3f-%.3f) of the speed behind a whole prompt, which ran at %.1f tokens/s",
+		c.Method, c.Context, c.Prompt.Median, c.Prompt.Min, c.Prompt.Max, c.Decode.Median, c.Decode.Min, c.Decode.Max, c.Whole)
 }

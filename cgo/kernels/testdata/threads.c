@@ -1,0 +1,101 @@
+// threads.c: attend and commit by threads that share the work of one and two KV heads, for the thread sanitizer, which Go
+// programs do not bear. check.sh compiles and runs it. The status is 1 where the bits depend on the number of threads.
+
+#define _POSIX_C_SOURCE 200809L
+
+#include "../lesskv.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { N_HEAD = 4, D = 32, RANK = 8, HIDDEN = 8, BUDGET = 600, MOST = 256, THREADS = 4 };
+
+static const int32_t batches[] = { 256, 256, 256, 1, 1, 3, 17, 1, 64, 1, 256, 1 };
+
+struct job {
+    struct lesskv_cache * cache;
+    struct lesskv_ubatch  ub;
+    void * scratch;
+    int    n, ith;
+    pthread_barrier_t * barrier;
+};
+
+static float rnd(void) {
+    static uint32_t x = 1;
+    x = x * 1664525 + 1013904223;
+    return (float) (x >> 8) / (1 << 24) - 0.5f;
+}
+
+static float * numbers(size_t n) {
+    float * f = malloc(n * sizeof *f);
+    for (size_t i = 0; f && i < n; i++) {
+        f[i] = rnd();
+    }
+    return f;
+}
+
+static void * work(void * arg) {
+    struct job * j = arg;
+    lesskv_attend(j->cache, &j->ub, j->scratch, j->n, j->ith, j->n);
+    pthread_barrier_wait(j->barrier); // as ggml puts one between two nodes
+    lesskv_commit(j->cache, &j->ub, j->scratch, j->n, j->ith, j->n);
+    return NULL;
+}
+
+static void run(struct lesskv_cache * cache, struct lesskv_ubatch ub, void * scratch, int n) {
+    pthread_barrier_t barrier;
+    pthread_t thread[THREADS];
+    struct job job[THREADS];
+    pthread_barrier_init(&barrier, NULL, (unsigned) n);
+    for (int i = 0; i < n; i++) {
+        job[i] = (struct job) { cache, ub, scratch, n, i, &barrier };
+        pthread_create(&thread[i], NULL, work, &job[i]);
+    }
+    for (int i = 0; i < n; i++) {
+        pthread_join(thread[i], NULL);
+    }
+    pthread_barrier_destroy(&barrier);
+}
+
+static int compare(int32_t n_head_kv, const char * policy) {
+    const struct lesskv_kernels kernels = { RANK, HIDDEN,
+        { { LESSKV_TYPE_F32, numbers(N_HEAD*HIDDEN*D) }, { LESSKV_TYPE_F32, numbers(N_HEAD*RANK*HIDDEN) } },
+        { { LESSKV_TYPE_F32, numbers(N_HEAD*HIDDEN*D) }, { LESSKV_TYPE_F32, numbers(N_HEAD*RANK*HIDDEN) }, { LESSKV_TYPE_F32, numbers(N_HEAD*RANK*RANK) } } };
+    const struct lesskv_layer layer = { N_HEAD, n_head_kv, D, D, LESSKV_TYPE_F32, LESSKV_TYPE_F32, lesskv_policy_find(policy), BUDGET, BUDGET/2, 1, 0, &kernels };
+    struct lesskv_cache * one = NULL, * all = NULL;
+    if (lesskv_cache_new(&one, &layer) != LESSKV_OK || lesskv_cache_new(&all, &layer) != LESSKV_OK) {
+        return 1;
+    }
+    void * scratch = malloc(lesskv_scratch_size(&layer, MOST, THREADS));
+    float * out[2] = { numbers(MOST*N_HEAD*D), numbers(MOST*N_HEAD*D) };
+    int32_t pos = 0;
+    int bad = 0;
+    for (size_t i = 0; i < sizeof batches / sizeof batches[0]; i++) {
+        const int32_t n = batches[i];
+        float * q = numbers((size_t) (n*N_HEAD*D)), * k = numbers((size_t) (n*n_head_kv*D)), * v = numbers((size_t) (n*n_head_kv*D));
+        struct lesskv_ubatch ub = { .n_tokens = n, .pos = pos, .q = q, .q_head = D*4, .q_token = N_HEAD*D*4,
+            .k = k, .k_head = D*4, .k_token = (size_t) n_head_kv*D*4, .v = v, .v_head = D*4, .v_token = (size_t) n_head_kv*D*4, .scale = 0.2f };
+        ub.out = out[0];
+        run(one, ub, scratch, 1);
+        ub.out = out[1];
+        run(all, ub, scratch, THREADS);
+        bad |= memcmp(out[0], out[1], (size_t) (n*N_HEAD*D) * sizeof(float)) != 0;
+        pos += n;
+        free(q);
+        free(k);
+        free(v);
+    }
+    const size_t size = lesskv_cache_save_size(one);
+    void * a = malloc(size), * b = malloc(size);
+    lesskv_cache_save(one, a);
+    lesskv_cache_save(all, b);
+    bad |= size != lesskv_cache_save_size(all) || memcmp(a, b, size) != 0;
+    printf("%s, %d KV heads: %s\n", policy, n_head_kv, bad ? "bits differ" : "ok");
+    return bad; // the process ends: the rest is its
+}
+
+int main(void) {
+    return compare(1, "h2o") | compare(2, "h2o") | compare(1, "peak") | compare(2, "lambda");
+}
