@@ -13,6 +13,9 @@ func (v *verifier) report(r *Report, groups []*group) error {
 	v.info.File, v.info.Name, v.info.Architecture = filepath.Base(v.plan.Model), v.model.Name, v.model.Architecture
 	v.info.SHA256, v.info.Layers, v.info.Context = v.sums[0], v.model.Layers, v.model.Context
 	r.Version, r.Model, r.Runtime = ReportVersion, v.info, Unmodified
+	if v.plan.SlotType != "f16" {
+		r.SlotType = v.plan.SlotType
+	}
 	r.Seed, r.Samples, r.Block = v.plan.Seed, v.plan.Samples, v.plan.Block
 	r.Adapters = []AdapterInfo{}
 	for _, a := range v.adapters {
