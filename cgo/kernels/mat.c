@@ -35,12 +35,12 @@ static inline __attribute__((always_inline)) vf load(enum lesskv_type type, cons
         case LESSKV_TYPE_F16:
             return vf_load_f16(row + i * 2);
         case LESSKV_TYPE_Q4_0: {
-            const char * b = row + i / 32 * BLOCK_Q4_0;
-            return vf_set(scale_of(b)) * vf_load_u4(b + 2 + i % 16, i % 32 / 16 * 4);
+            const int32_t b = i / 32 * BLOCK_Q4_0;
+            return vf_set(scale_of(row + b)) * vf_load_u4(row + (b + 2 + i % 16), i % 32 / 16 * 4);
         }
         case LESSKV_TYPE_Q8_0: {
-            const char * b = row + i / 32 * BLOCK_Q8_0;
-            return vf_set(scale_of(b)) * vf_load_i8(b + 2 + i % 32);
+            const int32_t b = i / 32 * BLOCK_Q8_0;
+            return vf_set(scale_of(row + b)) * vf_load_i8(row + (b + 2 + i % 32));
         }
         default:
             return vf_load(row + i * 4);
