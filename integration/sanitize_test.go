@@ -37,6 +37,7 @@ func TestSanitizers(t *testing.T) {
 		{"peak, kernels", gopher, worker.LESS{Policy: "peak", Budget: 41, Adapter: "testdata/gopher-5m.peak-41.lesskv.gguf"}},
 		{"lambda, f32", gopher, worker.LESS{Policy: "lambda", Budget: 16, TypeK: "f32", TypeV: "f32"}},
 		{"h2o, q8_0", gopher, worker.LESS{Policy: "h2o", Budget: 3, TypeK: "q8_0", TypeV: "q8_0"}},
+		{"h2o, kernels, q4_0", gopher, worker.LESS{Policy: "h2o", Budget: 41, TypeK: "q4_0", TypeV: "q8_0", Adapter: "testdata/gopher-5m.h2o-41.lesskv.gguf"}},
 		{"the plain loops", gopher, worker.LESS{Policy: "h2o", Budget: 41, Reference: true}},
 		{"sliding windows", tiny(t, "gemma3"), worker.LESS{Policy: "h2o", Budget: 40}},
 		{"soft-cap", tiny(t, "gemma2"), worker.LESS{Policy: "peak", Budget: 40}},

@@ -65,6 +65,7 @@ func TestSaveAndRestore(t *testing.T) {
 	}{
 		{"peak with an adapter", gopher, peak41()},
 		{"h2o, f32 slots", gopher, &worker.LESS{Policy: "h2o", Budget: 64, TypeK: "f32", TypeV: "f32"}},
+		{"h2o, keys in q4_0", gopher, &worker.LESS{Policy: "h2o", Budget: 64, TypeK: "q4_0", TypeV: "q8_0"}},
 		{"lambda, sliding windows", "gemma2", &worker.LESS{Policy: "lambda", Budget: 64}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -179,6 +180,7 @@ func TestForeignStateIsRefused(t *testing.T) {
 		{"another budget", worker.Patched, func(c *worker.Config) { c.LESS.Budget = 42; c.LESS.Heavy = worker.Int(10) }},
 		{"another split", worker.Patched, func(c *worker.Config) { c.LESS.Heavy = worker.Int(11) }},
 		{"f32 keys", worker.Patched, func(c *worker.Config) { c.LESS.TypeK = "f32" }},
+		{"q4_0 keys", worker.Patched, func(c *worker.Config) { c.LESS.TypeK = "q4_0" }},
 		{"f32 values", worker.Patched, func(c *worker.Config) { c.LESS.TypeV = "f32" }},
 		{"another micro-batch", worker.Patched, func(c *worker.Config) { c.Ubatch = 16 }},
 		{"another RoPE base", worker.Patched, func(c *worker.Config) { c.RopeBase = 20000 }},

@@ -34,6 +34,10 @@ func TestFlags(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, lesskv.Config{Keys: lesskv.F32, Values: lesskv.F32}, f.Config())
 
+	f, err = parse("", "-type", "q4_0,q8_0")
+	require.NoError(t, err)
+	assert.Equal(t, lesskv.Config{Keys: lesskv.Q4, Values: lesskv.Q8}, f.Config())
+
 	for _, bad := range [][]string{
 		{"-budget", "0"}, {"-heavy", "-1"}, {"-pinned", "many"}, {"-less=perhaps"}, {"-force-adapter=perhaps"},
 	} {

@@ -33,6 +33,7 @@ extern "C" {
 enum lesskv_type {
     LESSKV_TYPE_F32  = 0,
     LESSKV_TYPE_F16  = 1,
+    LESSKV_TYPE_Q4_0 = 2, // blocks of 32: one f16 scale, 16 bytes, the first 16 elements in their low halves; no values
     LESSKV_TYPE_Q8_0 = 8, // blocks of 32: one f16 scale, 32 int8
 };
 
@@ -77,7 +78,7 @@ int32_t lesskv_policy_heavy(const struct lesskv_policy * policy, int32_t budget)
 struct lesskv_layer {
     int32_t n_head, n_head_kv; // Hq, Hkv; Hq a multiple of Hkv
     int32_t dk, dv;            // D, Dv
-    enum lesskv_type type_k, type_v;
+    enum lesskv_type type_k, type_v; // Q4_0 for keys only
     const struct lesskv_policy * policy; // ignored if n_swa > 0
     int32_t budget;            // B = h + r slots per KV head; ignored if n_swa > 0
     int32_t heavy;             // h

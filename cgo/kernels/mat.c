@@ -19,25 +19,30 @@ static inline const char * row_at(const struct rows * a, int32_t i) {
     return (const char *) a->data + (size_t) i * a->stride;
 }
 
-// The scale of the i-th element's block, of q8_0.
-static inline float scale_of(const char * row, int32_t i) {
+// Bytes of a block of 32: an f16 scale, then the elements.
+enum { BLOCK_Q4_0 = 18, BLOCK_Q8_0 = 34 };
+
+// The scale of the i-th element's block.
+static inline __attribute__((always_inline)) float scale_of(int32_t block, const char * row, int32_t i) {
     uint16_t h;
-    memcpy(&h, row + i / 32 * 34, sizeof h);
+    memcpy(&h, row + i / 32 * block, sizeof h);
     return f16_to_f32(h);
 }
 
-// VW elements from the i-th on, which in q8_0 never leave a block; a constant type costs nothing at run time.
+// VW elements from the i-th on, a multiple of VW: they never leave a block of q8_0, nor half a block of q4_0. A constant type costs
+// nothing at run time.
 static inline __attribute__((always_inline)) vf load(enum lesskv_type type, const char * row, int32_t i) {
     switch (type) {
         case LESSKV_TYPE_F16:  return vf_load_f16(row + i * 2);
-        case LESSKV_TYPE_Q8_0: return vf_set(scale_of(row, i)) * vf_load_i8(row + i / 32 * 34 + 2 + i % 32);
+        case LESSKV_TYPE_Q4_0: return vf_set(scale_of(BLOCK_Q4_0, row, i)) * vf_load_u4(row + i / 32 * BLOCK_Q4_0 + 2 + i % 16, i % 32 / 16 * 4);
+        case LESSKV_TYPE_Q8_0: return vf_set(scale_of(BLOCK_Q8_0, row, i)) * vf_load_i8(row + i / 32 * BLOCK_Q8_0 + 2 + i % 32);
         default:               return vf_load(row + i * 4);
     }
 }
 
 static inline __attribute__((always_inline)) float load1(enum lesskv_type type, const char * row, int32_t i) {
     if (type == LESSKV_TYPE_Q8_0) {
-        return scale_of(row, i) * (float) (int8_t) row[i / 32 * 34 + 2 + i % 32];
+        return scale_of(BLOCK_Q8_0, row, i) * (float) (int8_t) row[i / 32 * BLOCK_Q8_0 + 2 + i % 32];
     }
     if (type == LESSKV_TYPE_F16) {
         uint16_t h;
@@ -106,10 +111,16 @@ static inline __attribute__((always_inline)) void rows_of(enum lesskv_type type,
     }
 }
 
+// Apart from the others, from whose loops it would take registers.
+static __attribute__((noinline)) void rows_of_q4_0(struct rows a, int32_t n, const float * x, size_t ldx, int32_t nq, float * out, size_t ldo) {
+    rows_of(LESSKV_TYPE_Q4_0, a, n, x, ldx, nq, out, ldo);
+}
+
 void lesskv_rows_few(struct rows a, int32_t n, const float * x, size_t ldx, int32_t nq, float * out, size_t ldo) {
     switch (a.type) {
         case LESSKV_TYPE_F32:  rows_of(LESSKV_TYPE_F32,  a, n, x, ldx, nq, out, ldo); break;
         case LESSKV_TYPE_F16:  rows_of(LESSKV_TYPE_F16,  a, n, x, ldx, nq, out, ldo); break;
+        case LESSKV_TYPE_Q4_0: rows_of_q4_0(a, n, x, ldx, nq, out, ldo); break;
         case LESSKV_TYPE_Q8_0: rows_of(LESSKV_TYPE_Q8_0, a, n, x, ldx, nq, out, ldo); break;
     }
 }
@@ -189,6 +200,7 @@ void lesskv_cols_few(struct rows a, int32_t n, const float * p, size_t ldp, int3
     switch (a.type) {
         case LESSKV_TYPE_F32:  cols_of(LESSKV_TYPE_F32,  a, n, p, ldp, nq, out, ldo); break;
         case LESSKV_TYPE_F16:  cols_of(LESSKV_TYPE_F16,  a, n, p, ldp, nq, out, ldo); break;
+        case LESSKV_TYPE_Q4_0: break; // no type of values
         case LESSKV_TYPE_Q8_0: cols_of(LESSKV_TYPE_Q8_0, a, n, p, ldp, nq, out, ldo); break;
     }
 }

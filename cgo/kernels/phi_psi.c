@@ -69,7 +69,7 @@ void lesskv_psi(const struct lesskv_kernels * w, int32_t dk, int32_t head, const
 // The i-th element of a row.
 static float element(enum lesskv_type type, const char * row, int32_t i) {
     float block[32];
-    if (type == LESSKV_TYPE_Q8_0) {
+    if (lesskv_row_size(type, 1) == 0) { // in blocks
         lesskv_to_f32(type, block, row + (size_t) (i / 32) * lesskv_row_size(type, 32), 32);
         return block[i % 32];
     }

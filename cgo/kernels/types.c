@@ -3,6 +3,11 @@
 #include "lesskv.h"
 #include "vec.h"
 
+struct block_q4_0 {
+    uint16_t d;     // f16 scale
+    uint8_t  q[16]; // element i + 8 in the low half of q[i], element 16 + i + 8 in the high one
+};
+
 struct block_q8_0 {
     uint16_t d; // f16 scale
     int8_t   q[32];
@@ -15,6 +20,7 @@ size_t lesskv_row_size(enum lesskv_type type, int64_t n) {
     switch (type) {
         case LESSKV_TYPE_F32:  return (size_t) n * sizeof(float);
         case LESSKV_TYPE_F16:  return (size_t) n * sizeof(uint16_t);
+        case LESSKV_TYPE_Q4_0: return n % 32 == 0 ? (size_t) n / 32 * sizeof(struct block_q4_0) : 0;
         case LESSKV_TYPE_Q8_0: return n % 32 == 0 ? (size_t) n / 32 * sizeof(struct block_q8_0) : 0;
     }
     return 0;
@@ -37,6 +43,26 @@ static uint16_t f32_to_f16(float f) {
     }
     u += (u >> 13 & 1) + 0xfff;                    // half a place, and the tie to even
     return sign | (uint16_t) ((u >> 13) - (112 << 10)); // bias 127 to 15; may carry into infinity, as it should
+}
+
+// 8 more than the nearest of -8 .. 7; NaN and infinity stay in range too.
+static unsigned q4_0_of(float q) {
+    const float up = q + 8.5f; // then truncated, as ggml does
+    return up > 0 ? up < 15 ? (unsigned) up : 15 : 0;
+}
+
+// The element of largest magnitude, the first of several, becomes -8.
+static void q4_0_from_f32(struct block_q4_0 * b, const float * x) {
+    float top = 0;
+    for (int i = 0; i < 32; i++) {
+        top = fabsf(x[i]) > fabsf(top) ? x[i] : top;
+    }
+    const float d = top / -8;
+    const float inv = d != 0 ? 1 / d : 0;
+    b->d = f32_to_f16(d);
+    for (int i = 0; i < 16; i++) {
+        b->q[i] = (uint8_t) (q4_0_of(x[i] * inv) | q4_0_of(x[i + 16] * inv) << 4);
+    }
 }
 
 static void q8_0_from_f32(struct block_q8_0 * b, const float * x) {
@@ -63,6 +89,13 @@ void lesskv_from_f32(enum lesskv_type type, void * dst, const float * src, int64
             for (int64_t i = 0; i < n; i++) {
                 const uint16_t h = f32_to_f16(src[i]);
                 memcpy((char *) dst + i * 2, &h, sizeof h);
+            }
+            break;
+        case LESSKV_TYPE_Q4_0:
+            for (int64_t i = 0; i < n / 32; i++) {
+                struct block_q4_0 b;
+                q4_0_from_f32(&b, src + i * 32);
+                memcpy((char *) dst + i * sizeof b, &b, sizeof b);
             }
             break;
         case LESSKV_TYPE_Q8_0:
@@ -92,6 +125,19 @@ void lesskv_to_f32(enum lesskv_type type, float * dst, const void * src, int64_t
             }
             break;
         }
+        case LESSKV_TYPE_Q4_0:
+            for (int64_t i = 0; i < n / 32; i++) {
+                const char * b = (const char *) src + (size_t) i * sizeof(struct block_q4_0);
+                uint16_t h;
+                memcpy(&h, b, sizeof h);
+                const vf d = vf_set(f16_to_f32(h));
+                for (size_t j = 0; j < 16; j += VW) {
+                    const char * q = b + offsetof(struct block_q4_0, q) + j;
+                    vf_store(dst + i * 32 + (int64_t) j,      d * vf_load_u4(q, 0));
+                    vf_store(dst + i * 32 + (int64_t) j + 16, d * vf_load_u4(q, 4));
+                }
+            }
+            break;
         case LESSKV_TYPE_Q8_0:
             for (int64_t i = 0; i < n / 32; i++) {
                 const char * b = (const char *) src + (size_t) i * sizeof(struct block_q8_0);

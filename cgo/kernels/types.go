@@ -17,6 +17,7 @@ type Type int32
 const (
 	F32 Type = C.LESSKV_TYPE_F32
 	F16 Type = C.LESSKV_TYPE_F16
+	Q40 Type = C.LESSKV_TYPE_Q4_0 // blocks of 32: one f16 scale, 32 times 4 bits; not for values
 	Q80 Type = C.LESSKV_TYPE_Q8_0 // blocks of 32: one f16 scale, 32 int8
 )
 
@@ -27,6 +28,8 @@ func (t Type) String() string {
 		return "F32"
 	case F16:
 		return "F16"
+	case Q40:
+		return "Q4_0"
 	case Q80:
 		return "Q8_0"
 	}

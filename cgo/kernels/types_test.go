@@ -78,9 +78,54 @@ func TestQ80(t *testing.T) {
 	Q80.FromF32(append(odd, make([]float32, 28)...)) // no number comes out, but nothing breaks either
 }
 
+// TestQ40 holds the C side to the format, read in plain Go.
+func TestQ40(t *testing.T) {
+	rng := rand.New(rand.NewPCG(2, 3))
+	const blocks = 200
+	x := make([]float32, 32*blocks)
+	for i := range x {
+		x[i] = float32(rng.NormFloat64() * math.Exp(float64(i/32%20-10)))
+	}
+	b := Q40.FromF32(x)
+	require.Len(t, b, 18*blocks)
+	y := Q40.ToF32(b, len(x))
+	for n := range blocks {
+		block, in := b[18*n:][:18], x[32*n:][:32]
+		var top float32
+		for _, v := range in {
+			if math.Abs(float64(v)) > math.Abs(float64(top)) {
+				top = v
+			}
+		}
+		d := top / -8
+		require.Equal(t, float16.Fromfloat32(d).Bits(), binary.NativeEndian.Uint16(block), "scale of block %d", n)
+		scale := float16.Frombits(binary.NativeEndian.Uint16(block)).Float32()
+		for i, v := range in {
+			q := int(block[2+i%16]) >> (i / 16 * 4) & 15
+			require.Equal(t, min(15, int(float32(v*(1/d))+8.5)), q, "element %d of block %d", i, n)
+			require.Equal(t, float32(q-8)*scale, y[32*n+i], "element %d of block %d", i, n)
+			// a step where it clamps, half a step elsewhere, and the rounding of the scale
+			step := math.Abs(float64(d))
+			bound := step/2*1.001 + 8*(step*0x1p-11+0x1p-25)
+			if q == 15 {
+				bound += step / 2
+			}
+			require.LessOrEqual(t, math.Abs(float64(v-y[32*n+i])), bound, "element %d of block %d", i, n)
+		}
+	}
+
+	both := append([]float32{-2, 2}, make([]float32, 30)...) // the first of equal magnitude is exact, its opposite clamped
+	require.Equal(t, []float32{-2, 1.75, 0}, Q40.ToF32(Q40.FromF32(both), 32)[:3])
+	for _, v := range Q40.ToF32(Q40.FromF32(make([]float32, 32)), 32) {
+		require.Zero(t, v)
+	}
+	odd := []float32{float32(math.NaN()), float32(math.Inf(1)), float32(math.Inf(-1)), 1e38}
+	Q40.FromF32(append(odd, make([]float32, 28)...)) // no number comes out, but nothing breaks either
+}
+
 func TestRowSize(t *testing.T) {
-	require.Equal(t, []int{20, 10, 0, 34, 0, 0, 0}, []int{
-		F32.RowSize(5), F16.RowSize(5), Q80.RowSize(5), Q80.RowSize(32), F32.RowSize(0), F16.RowSize(-1), Type(7).RowSize(32)})
+	require.Equal(t, []int{20, 10, 0, 34, 0, 36, 0, 0, 0}, []int{
+		F32.RowSize(5), F16.RowSize(5), Q80.RowSize(5), Q80.RowSize(32), Q40.RowSize(48), Q40.RowSize(64), F32.RowSize(0), F16.RowSize(-1), Type(7).RowSize(32)})
 	require.Panics(t, func() { Q80.FromF32(make([]float32, 31)) })
 	require.Panics(t, func() { F32.ToF32(make([]byte, 3), 1) })
 }

@@ -27,6 +27,7 @@ typedef float    vf  __attribute__((vector_size(VW * 4)));
 typedef int32_t  vi  __attribute__((vector_size(VW * 4)));
 typedef uint16_t vh  __attribute__((vector_size(VW * 2)));
 typedef int8_t   vb  __attribute__((vector_size(VW)));
+typedef uint8_t  vub __attribute__((vector_size(VW)));
 
 // Memory may lie anywhere: strides are the caller's.
 static inline vf vf_load(const void * p) {
@@ -195,6 +196,22 @@ static inline vf vf_load_i8(const void * p) {
     vb b;
     memcpy(&b, p, sizeof b);
     return __builtin_convertvector(b, vf);
+#endif
+}
+
+// The low halves (shift 0) or the high ones (4) of VW bytes, less 8
+static inline vf vf_load_u4(const void * p, int shift) {
+#if defined(__AVX512F__)
+    const __m512 value = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
+    const vi w = (vi) _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *) p));
+    return _mm512_permutexvar_ps((__m512i) (w >> shift), value); // by the lowest four bits
+#elif defined(__AVX2__)
+    const vi w = (vi) _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *) p));
+    return _mm256_cvtepi32_ps((__m256i) ((w >> shift & 15) - 8));
+#else
+    vub b;
+    memcpy(&b, p, sizeof b);
+    return __builtin_convertvector((__builtin_convertvector(b, vi) >> shift & 15) - 8, vf);
 #endif
 }
 

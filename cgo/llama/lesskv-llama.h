@@ -33,7 +33,7 @@ struct lesskv_config {
     uint64_t budget_bytes;     // one sequence: the largest B that fits after state and kernels
     int32_t heavy;             // h <= B; -1 (default): the policy's own share
     int32_t pinned;            // first positions that are never evicted; default 1
-    int32_t type_k, type_v;    // ggml_type of the slots: F16 (default), F32, Q8_0
+    int32_t type_k, type_v;    // ggml_type of the slots: F16 (default), F32, Q8_0, of keys Q4_0 too
     const char * adapter;      // path of the adapter; NULL or "": sparse only
     bool    force_adapter;     // load it although its fingerprint is another model's (geometry must still fit)
     bool    reference;         // run the plain loops that judge the fast kernels: slow, for tests

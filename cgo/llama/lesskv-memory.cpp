@@ -78,9 +78,12 @@ void lesskv_memory::resolve(const lesskv_config & cfg, const llama_memory_params
                     cfg.adapter, adapter->policy.c_str(), name));
     }
 
+    if (cfg.type_v == GGML_TYPE_Q4_0) {
+        refuse("values can't be of type q4_0, only keys can: use f16, f32 or q8_0 for the values");
+    }
     for (const int32_t type : { cfg.type_k, cfg.type_v }) {
-        if (type != GGML_TYPE_F32 && type != GGML_TYPE_F16 && type != GGML_TYPE_Q8_0) {
-            refuse(format("slots can't be of type %d: use f16 (1), f32 (0) or q8_0 (8)", type));
+        if (type != GGML_TYPE_F32 && type != GGML_TYPE_F16 && type != GGML_TYPE_Q8_0 && type != GGML_TYPE_Q4_0) {
+            refuse(format("slots can't be of type %d: use f16 (1), f32 (0), q8_0 (8) or, for keys, q4_0 (2)", type));
         }
     }
     type_k = (lesskv_type) cfg.type_k;
@@ -105,7 +108,7 @@ void lesskv_memory::resolve(const lesskv_config & cfg, const llama_memory_params
         l.params.n_swa     = hparams.is_swa(il) ? hparams.n_swa : 0;
         l.params.kernels   = adapter ? adapter->layer(il) : nullptr;
         if (lesskv_row_size(type_k, l.params.dk) == 0 || lesskv_row_size(type_v, l.params.dv) == 0) {
-            refuse(format("slots of type q8_0 need head sizes that are multiples of 32, this model's are %d and %d: use f16",
+            refuse(format("slots of type q8_0 and q4_0 need head sizes that are multiples of 32, this model's are %d and %d: use f16",
                         l.params.dk, l.params.dv));
         }
         layer_of[il] = (int32_t) l.i;

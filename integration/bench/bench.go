@@ -166,7 +166,8 @@ func (b *bench) tokens(n int) []int32 {
 }
 
 func (b *bench) less(kernels bool) *worker.LESS {
-	l := &worker.LESS{Policy: b.o.Policy, Budget: b.budget, TypeK: b.o.SlotType, TypeV: b.o.SlotType, Profile: b.o.Profile}
+	l := &worker.LESS{Policy: b.o.Policy, Budget: b.budget, Profile: b.o.Profile}
+	l.TypeK, l.TypeV = worker.SlotTypes(b.o.SlotType)
 	if kernels {
 		l.Adapter = b.adapter
 	}

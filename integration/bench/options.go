@@ -74,7 +74,7 @@ type Options struct {
 
 	Budget     float64   // share of the largest context; 0.05
 	Policy     string    // h2o
-	SlotType   string    // f16
+	SlotType   string    // of keys and values, or one for each, q4_0,q8_0; f16
 	Adapter    string    // path; random kernels
 	Rank       int       // of random kernels; 8
 	Hidden     int       // 16

@@ -13,6 +13,9 @@ func (v *verifier) report(r *Report, groups []*group) error {
 	v.info.File, v.info.Name, v.info.Architecture = filepath.Base(v.plan.Model), v.model.Name, v.model.Architecture
 	v.info.SHA256, v.info.Layers, v.info.Context = v.sums[0], v.model.Layers, v.model.Context
 	r.Version, r.Model, r.Runtime = ReportVersion, v.info, Unmodified
+	if v.plan.SlotType != "f16" {
+		r.SlotType = v.plan.SlotType
+	}
 	r.Seed, r.Samples, r.Block = v.plan.Seed, v.plan.Samples, v.plan.Block
 	r.Adapters = []AdapterInfo{}
 	for _, a := range v.adapters {
@@ -192,11 +195,12 @@ func frontier(g *group, common int) Frontier {
 	return f
 }
 
-// wholeKL and plainKL bound what rounding may do: to a cache that evicts nothing, and between the kernels' two loops.
-const (
-	wholeKL = 1e-4
-	plainKL = 1e-3
-)
+// wholeKL bounds what rounding may do to a cache that evicts nothing.
+const wholeKL = 1e-4
+
+// plainKL bounds what it may do between the kernels' two loops, by the type of the slots. Where the last bits of a sum differ, a
+// later key or value may be rounded to the next step, and that is the further away the coarser the type.
+var plainKL = map[string]float64{"": 1e-3, F32: 1e-3, "f16": 1e-3, Q8: 5e-3, Q4: 2e-2}
 
 // trusted says whether the build is what it claims to be.
 func (g *group) trusted(read map[*run][]*points) []Check {
@@ -218,7 +222,9 @@ func (g *group) trusted(read map[*run][]*points) []Check {
 			c.Requirement = fmt.Sprintf("whole: a budget of the whole context equals the full cache to rounding, mean KL <= %g (%s)", wholeKL, at)
 			c.Found, c.OK = row.KL.Value, row.KL.Value <= wholeKL && row.KL.Value >= -wholeKL
 		case row.Method == Plain:
-			c.Requirement = fmt.Sprintf("plain: the kernels' plain loops agree with the fast ones, %s %d, mean difference of KL <= %g (%s)", row.Policy, row.Budget, plainKL, at)
+			l := row.run.config.LESS
+			bound := max(plainKL[l.TypeK], plainKL[l.TypeV])
+			c.Requirement = fmt.Sprintf("plain: the kernels' plain loops agree with the fast ones, %s %d, mean difference of KL <= %g (%s)", row.Policy, row.Budget, bound, at)
 			fast, plain := read[row.fast], read[row.run]
 			if len(fast) == 0 || len(plain) == 0 {
 				c.Reason = "not measured"
@@ -229,7 +235,7 @@ func (g *group) trusted(read map[*run][]*points) []Check {
 				sum += math.Abs(x - fast[0].KL[i])
 			}
 			c.Found = sum / float64(len(plain[0].KL))
-			if c.OK = c.Found <= plainKL; math.IsNaN(c.Found) {
+			if c.OK = c.Found <= bound; math.IsNaN(c.Found) {
 				c.Found, c.Reason = 0, "logits that are not finite"
 			}
 		}

@@ -124,6 +124,9 @@ func (v *verifier) fillGroup(g *group, first bool) error {
 
 	less := func(policy string, slots int, a *adapter) run {
 		l := &worker.LESS{Policy: policy, Budget: min(slots, g.context)}
+		if v.plan.SlotType != "f16" {
+			l.TypeK, l.TypeV = worker.SlotTypes(v.plan.SlotType)
+		}
 		r := run{tree: worker.Patched, config: worker.Config{Context: g.context, Ubatch: g.ubatch, WindowOnly: true, LESS: l}, adapter: a}
 		r.bytes = int64(l.Budget) * v.slotBytes()
 		if a != nil {
@@ -207,7 +210,9 @@ func (v *verifier) fillGroup(g *group, first bool) error {
 		off := cache("f16")
 		off.tree, off.optional = worker.Patched, false
 		row(Off, "", g.context, add(off))
-		row(Whole, "", g.context, add(less("lambda", g.context, nil)))
+		whole := less("lambda", g.context, nil)
+		whole.config.LESS.TypeK, whole.config.LESS.TypeV = "", "" // rounded as the full cache is
+		row(Whole, "", g.context, add(whole))
 		if first {
 			for _, policy := range v.plan.Policies {
 				r := less(policy, budget, choose(v.adapters, policy, budget))
@@ -227,9 +232,11 @@ func plain(r run) run {
 	return r
 }
 
-// slotBytes is one slot of every layer and KV head together, f16.
+// slotBytes is one slot of every layer and KV head together.
 func (v *verifier) slotBytes() int64 {
-	return int64(v.budgetLayers) * int64(v.model.HeadsKV) * int64(2*v.model.KeyLength+2*v.model.ValueLength+8)
+	keys, values := worker.SlotTypes(v.plan.SlotType)
+	bytes := cacheTypes[keys].bits/8*float64(v.model.KeyLength) + cacheTypes[values].bits/8*float64(v.model.ValueLength)
+	return int64(v.budgetLayers) * int64(v.model.HeadsKV) * int64(bytes+8)
 }
 
 // describe names a run for people.

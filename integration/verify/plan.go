@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/lesskv/lesskv/integration/worker"
 )
 
 // The faults that errors of this package wrap.
@@ -99,6 +101,7 @@ type Plan struct {
 	Ubatches []int    // tokens of a micro-batch; 32. Generations, recall tasks and most pictures are of the first
 	Policies []string // all
 	Methods  []string // all
+	SlotType string   // of sparse caches' keys and values, or one for each, "q4_0,q8_0"; f16
 
 	Generate int      // tokens of a greedy generation; 48
 	Prompts  []Prompt // what it begins with; the first half of each window, its continuation being the reference
@@ -169,6 +172,12 @@ func (p *Plan) fill(modelContext int) error {
 	}
 	if p.Methods == nil {
 		p.Methods = Methods()
+	}
+	if p.SlotType == "" {
+		p.SlotType = "f16"
+	}
+	if k, v := worker.SlotTypes(p.SlotType); cacheTypes[k].bits == 0 || cacheTypes[v].bits == 0 || v == Q4 {
+		return fail("slots of type %q: want f16, f32 or q8_0, or one for keys and one for values (f16,q8_0), that of keys q4_0 too", p.SlotType)
 	}
 	if p.Recall == nil {
 		p.Recall = RecallKinds()

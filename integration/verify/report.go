@@ -13,7 +13,8 @@ const ReportVersion = 1
 type Report struct {
 	Version  int           `json:"version"`
 	Model    ModelInfo     `json:"model"`
-	Runtime  string        `json:"runtime"` // what "unmodified" means
+	Runtime  string        `json:"runtime"`             // what "unmodified" means
+	SlotType string        `json:"slot_type,omitempty"` // of sparse caches; f16
 	Adapters []AdapterInfo `json:"adapters"`
 	Text     TextInfo      `json:"text"`
 	Seed     uint64        `json:"seed"`

@@ -83,6 +83,9 @@ func begin(ctx context.Context, p Plan) (_ *verifier, err error) {
 	if err := v.plan.fill(v.model.Context); err != nil {
 		return nil, err
 	}
+	if v.plan.SlotType != "f16" {
+		v.note("sparse caches and LESS keep their slots in %s", v.plan.SlotType)
+	}
 	v.draw = sampler{samples: v.plan.Samples, seed: v.plan.Seed, drawn: map[int][][]float64{}}
 	for tree, given := range map[worker.Tree]string{worker.Patched: p.Worker, worker.Unmodified: p.UnmodifiedWorker} {
 		if v.paths[tree] = given; given == "" {

@@ -102,6 +102,30 @@ func TestRun(t *testing.T) {
 	}
 }
 
+// Slots of other types: their bytes, the slots that equal bytes buy, and checks that hold.
+func TestSlotTypes(t *testing.T) {
+	t.Parallel()
+	p := small(t)
+	p.SlotType, p.Generate, p.Methods = "q4_0,q8_0", -1, []string{verify.Sparse, verify.Plus, verify.LESS}
+	r, err := verify.Run(context.Background(), p)
+	require.NoError(t, err)
+	assert.Empty(t, r.Failed())
+	assert.Equal(t, "q4_0,q8_0", r.SlotType)
+	const slot, state = 6 * 2 * (36 + 68 + 8), 6 * 2 * 8 * 65 * 4
+	sparse, plus, less := r.Row(192, 32, 41, "peak", verify.Sparse), r.Row(192, 32, 41, "peak", verify.Plus), r.Row(192, 32, 41, "peak", verify.LESS)
+	assert.EqualValues(t, 41*slot, sparse.Bytes.Total)
+	assert.EqualValues(t, 41*slot+state, less.Bytes.Slots+less.Bytes.State)
+	assert.Equal(t, 41+state/slot, plus.Slots)
+	assert.EqualValues(t, plus.Slots*slot, plus.Bytes.Total)
+
+	p.SlotType = ""
+	f16, err := verify.Run(context.Background(), p)
+	require.NoError(t, err)
+	assert.Empty(t, f16.SlotType)
+	assert.NotEqual(t, f16.Row(192, 32, 41, "peak", verify.LESS).KL, less.KL)
+	assert.InEpsilon(t, f16.Row(192, 32, 41, "peak", verify.LESS).KL.Value, less.KL.Value, 0.5)
+}
+
 // The same plan gives the same bytes, and what was finished is not computed again.
 func TestContinue(t *testing.T) {
 	t.Parallel()
@@ -172,6 +196,7 @@ func TestRefused(t *testing.T) {
 		"method":       {func(p *verify.Plan) { p.Methods = []string{"magic"} }, verify.ErrPlan, `method "magic"`},
 		"budget":       {func(p *verify.Plan) { p.Budgets = []verify.Budget{verify.Share(2)} }, verify.ErrPlan, "2 of the context"},
 		"ubatch":       {func(p *verify.Plan) { p.Ubatches = []int{193} }, verify.ErrPlan, "at most the context of 192"},
+		"slots":        {func(p *verify.Plan) { p.SlotType = "f16,q4_0" }, verify.ErrPlan, `slots of type "f16,q4_0": want f16`},
 		"template":     {func(p *verify.Plan) { p.Template = "hello" }, verify.ErrPlan, "without {prompt}"},
 		"model":        {func(p *verify.Plan) { p.Model = notModel }, gguf.ErrMagic, "x.gguf"},
 		"unserved":     {func(p *verify.Plan) { p.Model, p.Adapters = unserved, nil }, verify.ErrModel, "ALiBi"},

@@ -1,5 +1,7 @@
 package worker
 
+import "strings"
+
 // Config is what a model is opened with. Zero fields mean the default behind them.
 type Config struct {
 	Model     string // path of the GGUF
@@ -30,11 +32,20 @@ type LESS struct {
 	BudgetBytes  int64   // for one sequence
 	Heavy        *int    // the policy's own share
 	Pinned       *int    // 1
-	TypeK, TypeV string  // of the slots: f16, f32, q8_0; f16
+	TypeK, TypeV string  // of the slots: f16, f32, q8_0, of keys q4_0 too; f16
 	Adapter      string  // path; none: sparse only
 	ForceAdapter bool    // whatever the fingerprint says
 	Reference    bool    // the kernels' plain loops
 	Profile      bool    // Profile will be used
+}
+
+// SlotTypes reads the types of keys and values, "f16" for both or "q4_0,q8_0" for one each, as TypeK and TypeV.
+func SlotTypes(s string) (k, v string) {
+	k, v, two := strings.Cut(s, ",")
+	if !two {
+		v = k
+	}
+	return k, v
 }
 
 // Int returns a pointer to n, for the fields of LESS whose zero is not their default.
