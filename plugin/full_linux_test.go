@@ -46,6 +46,14 @@ func TestStateOnAFullDisk(t *testing.T) {
 	})
 }
 
+// A pipe is no prompt cache: opening it would wait for a writer.
+func TestPromptCacheIsAPipe(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "pipe")
+	require.NoError(t, syscall.Mkfifo(path, 0o600))
+	_, err := open(t).Predict(prompt, llama.SetThreads(1), llama.SetPathPromptCache(path))
+	assertSays(t, err, lesskv.ErrFailed, "is not a file")
+}
+
 // limitFiles runs f where no file may be larger than size.
 func limitFiles(t *testing.T, size int64, f func()) {
 	t.Helper()

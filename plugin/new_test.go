@@ -1,6 +1,7 @@
 package lesskv_test
 
 import (
+	"bytes"
 	"log/slog"
 	"math"
 	"os"
@@ -28,6 +29,8 @@ func TestNewWrongFile(t *testing.T) {
 		require.NoError(t, os.WriteFile(path, data, 0o644))
 		return path
 	}
+	emptyKey := append([]byte{}, whole...)
+	copy(emptyKey[24:32], make([]byte, 8)) // the first key's length
 	lines := captureLog(t)
 	for name, test := range map[string]struct {
 		path string
@@ -41,6 +44,8 @@ func TestNewWrongFile(t *testing.T) {
 		"magic alone": {write("alone.gguf", []byte("GGUF")), "alone.gguf: "},
 		"header only": {write("header.gguf", whole[:5000]), "header.gguf: "},
 		"cut short":   {write("short.gguf", whole[:len(whole)/2]), "short.gguf: "},
+		"empty key":   {write("key.gguf", emptyKey), "key 0 is empty"},
+		"token twice": {write("twice.gguf", bytes.Replace(whole, []byte("<0x01>"), []byte("<0x00>"), 1)), "token twice"},
 		"an adapter":  {file(t, testdata.H2O102), "h2o-102"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -62,13 +67,14 @@ func TestNewWrongOptions(t *testing.T) {
 		kind   error
 		says   string
 	}{
-		"context below 0": {llama.SetContext(-1), lesskv.ErrArgument, "context size -1"},
-		"no batch":        {llama.SetNBatch(0), lesskv.ErrArgument, "batch size 0"},
-		"rope base":       {llama.WithRopeFreqBase(float32(math.NaN())), lesskv.ErrArgument, "rope frequency base"},
-		"rope scale":      {llama.WithRopeFreqScale(-1), lesskv.ErrArgument, "rope frequency scale"},
-		"main GPU":        {llama.SetMainGPU("first"), lesskv.ErrArgument, `"first"`},
-		"tensor split":    {llama.SetTensorSplit("1,a"), lesskv.ErrArgument, `"a"`},
-		"LoRA":            {llama.SetLoraAdapter("lora.bin"), lesskv.ErrModel, "lora.bin"},
+		"context below 0":    {llama.SetContext(-1), lesskv.ErrArgument, "context size -1"},
+		"context of 64 bits": {llama.SetContext(1<<32 + 64), lesskv.ErrArgument, "context size 2147483647"},
+		"no batch":           {llama.SetNBatch(0), lesskv.ErrArgument, "batch size 0"},
+		"rope base":          {llama.WithRopeFreqBase(float32(math.NaN())), lesskv.ErrArgument, "rope frequency base"},
+		"rope scale":         {llama.WithRopeFreqScale(-1), lesskv.ErrArgument, "rope frequency scale"},
+		"main GPU":           {llama.SetMainGPU("first"), lesskv.ErrArgument, `"first"`},
+		"tensor split":       {llama.SetTensorSplit("1,a"), lesskv.ErrArgument, `"a"`},
+		"LoRA":               {llama.SetLoraAdapter("lora.bin"), lesskv.ErrModel, "lora.bin"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := llama.New(file(t, testdata.Model), test.option)

@@ -78,6 +78,14 @@ func TestOptionsOfLength(t *testing.T) {
 	assert.NotEqual(t, predict(t, less, long, llama.SetTokens(120)), predict(t, less, long, llama.SetTokens(120), llama.SetBatch(8)))
 }
 
+func TestEmbeddingsNotEnabled(t *testing.T) {
+	model := open(t)
+	_, err := model.Embeddings(prompt)
+	assertSays(t, err, lesskv.ErrArgument, "without embeddings")
+	_, err = model.TokenEmbeddings([]int{1})
+	assertSays(t, err, lesskv.ErrArgument, "without embeddings")
+}
+
 func TestDebug(t *testing.T) {
 	lines := captureLog(t)
 	model := open(t, lesskv.Disable())

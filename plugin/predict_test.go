@@ -60,6 +60,9 @@ func TestForcedReference(t *testing.T) {
 	t.Setenv("LESSKV_REFERENCE", "on")
 	assert.Equal(t, fast, predict(t, open(t, cache), long))
 	assert.Contains(t, lines.String(), "LESSKV_REFERENCE=on")
+	t.Setenv("LESSKV_REFERENCE", "no")
+	open(t, cache)
+	assert.Equal(t, 1, strings.Count(lines.String(), "LESSKV_REFERENCE"))
 }
 
 func TestStats(t *testing.T) {
@@ -301,6 +304,9 @@ func TestSampling(t *testing.T) {
 	t.Run("top-k 1 is greedy", func(t *testing.T) {
 		assert.Equal(t, greedy, predict(t, model, prompt, llama.SetTemperature(1.5), llama.SetTopK(1), llama.SetSeed(3)))
 	})
+	t.Run("so is next to no temperature", func(t *testing.T) {
+		assert.Equal(t, greedy, predict(t, model, prompt, llama.SetTemperature(1e-38), llama.SetSeed(3)))
+	})
 	t.Run("top-p 0 is greedy", func(t *testing.T) {
 		assert.Equal(t, greedy, predict(t, model, prompt, llama.SetTemperature(1.5), llama.SetTopP(0), llama.SetSeed(3)))
 	})
@@ -338,6 +344,9 @@ func TestSampling(t *testing.T) {
 		"grammar":         {llama.WithGrammar("root ::= ("), lesskv.ErrArgument, "expecting"},
 		"nested grammar":  {llama.WithGrammar("root ::= " + strings.Repeat("(", 30000) + `"a"` + strings.Repeat(")", 30000)), lesskv.ErrArgument, "parentheses"},
 		"long grammar":    {llama.WithGrammar("root ::= " + strings.Repeat(`"a"? `, 100000)), lesskv.ErrArgument, "repetitions"},
+		"empty groups":    {llama.WithGrammar("root ::= " + strings.Repeat("(){2000} ", 30) + `"a"`), lesskv.ErrArgument, "left out"},
+		"empty rules":     {llama.WithGrammar("e ::= \"\"\nroot ::= " + strings.Repeat("e ", 100000) + `"a"`), lesskv.ErrArgument, "left out"},
+		"huge grammar":    {llama.WithGrammar(`root ::= "` + strings.Repeat("a", 100000) + `"{2000}`), lesskv.ErrArgument, "100000 elements"},
 		"chained grammar": {llama.WithGrammar(chain.String()), lesskv.ErrArgument, "rules"},
 		"no root":         {llama.WithGrammar(`a ::= "b"`), lesskv.ErrArgument, "root"},
 		"mirostat":        {llama.SetMirostat(3), lesskv.ErrArgument, "mirostat 3"},
@@ -349,6 +358,7 @@ func TestSampling(t *testing.T) {
 		"threads":         {llama.SetThreads(0), lesskv.ErrArgument, "0 threads"},
 		"many threads":    {llama.SetThreads(100000), lesskv.ErrArgument, "100000 threads"},
 		"batch":           {llama.SetBatch(0), lesskv.ErrArgument, "batch size 0"},
+		"extreme penalty": {llama.SetPenalty(1e-38), lesskv.ErrFailed, "logit"},
 		"negative":        {llama.SetNegativePromptScale(float32(math.Inf(1))), lesskv.ErrArgument, "negative prompt scale"},
 		"rope":            {llama.SetRopeFreqBase(500), lesskv.ErrArgument, "500"},
 		"NUL stop word":   {llama.SetStopWords("a\x00"), lesskv.ErrArgument, "a stop word"},

@@ -104,6 +104,27 @@ func TestSpeculativeOnEveryCache(t *testing.T) {
 	})
 }
 
+// With LESS a layer with a sliding window holds no more than it: past it nothing can be taken back, and nothing is drafted.
+func TestSpeculativeOnWindows(t *testing.T) {
+	m, err := tinymodels.Find("gemma2")
+	require.NoError(t, err)
+	load := func(seed uint64) *llama.LLama {
+		path, err := m.WriteIn(t.TempDir(), gguf.F32, seed)
+		require.NoError(t, err)
+		model, err := llama.New(path, llama.SetContext(0), sparse(1024))
+		require.NoError(t, err)
+		t.Cleanup(model.Free)
+		return model
+	}
+	model, draft := load(1), load(1)
+	lines := captureLog(t)
+	speculate(t, model, draft, "x", llama.SetTokens(100), llama.IgnoreEOS, llama.SetTemperature(1), llama.SetSeed(3))
+	g := timings(t, model)
+	assert.Equal(t, 100, g.Generated)
+	assert.Greater(t, g.Drafted, g.Accepted, "wrong ones within the window")
+	assert.Equal(t, 1, strings.Count(lines.String(), "nothing is drafted"), lines)
+}
+
 // Past the end of the context, the draft model's or both.
 func TestSpeculativeFullContext(t *testing.T) {
 	model, draft := tinyModel(t, 1, lesskv.Disable(), llama.SetContext(256)), tinyModel(t, 1, lesskv.Disable(), llama.SetContext(256))

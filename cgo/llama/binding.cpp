@@ -246,6 +246,7 @@ int get_embeddings(void * params_ptr, void * state, float * result) {
         no_buffer(result);
         auto & m = model_of(state);
         session only(m);
+        m.last = {};
         embed(m, p, prompt_tokens(m, p.prompt));
         give_back();
     });

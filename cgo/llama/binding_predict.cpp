@@ -9,13 +9,13 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdio>
 #include <cstring>
 #include <limits>
 #include <exception>
 #include <memory>
 
 #include <pthread.h>
+#include <sys/stat.h>
 
 namespace binding {
 
@@ -180,14 +180,13 @@ void evaluate(model & m, const params & p, const std::string & text) {
 class prompt_cache {
 public:
     prompt_cache(model & m, const params & p) : m(m), p(p) {
-        FILE * file = fopen(p.path_prompt_cache.c_str(), "rb");
-        if (!file) {
+        struct stat st;
+        if (stat(p.path_prompt_cache.c_str(), &st) != 0) {
             if (errno != ENOENT) {
                 fail(LLAMA_BINDING_FAILED, "the prompt cache %s: %s", p.path_prompt_cache.c_str(), strerror(errno));
             }
             return; // to be made
         }
-        fclose(file);
         load_state(m.main, p.path_prompt_cache);
         loaded = true;
     }

@@ -54,8 +54,9 @@ static void parse_bias(const std::string & text, int32_t n_vocab, std::vector<ll
     out.push_back({ (llama_token) token, value });
 }
 
-// llama.cpp calls itself for each open parenthesis when it parses a grammar, and for each rule and each part that may be left out
-// when it looks for what can come next. What stands in quotes and classes counts too: few grammars have much of it.
+// llama.cpp calls itself for each open parenthesis when it parses a grammar, and for rules that begin with one another when it looks
+// for left recursion. What stands in quotes and classes counts too: few grammars have much of it. (What it calls itself for later,
+// it bounds itself: patches/llama.cpp/0006.)
 static void check_depth(const std::string & grammar) {
     const int most_open = 1000, most_parts = 4000;
     int open = 0, parts = 0;
@@ -75,7 +76,7 @@ static llama_sampler_ptr make_chain(const params & p, int32_t n_vocab) {
     llama_sampler_ptr chain(llama_sampler_chain_init(llama_sampler_chain_default_params()));
     const auto add = [&](llama_sampler * s) { llama_sampler_chain_add(chain.get(), s); };
     const uint32_t seed = p.seed; // -1 is LLAMA_DEFAULT_SEED: at random
-    if (p.temp <= 0.0f) {
+    if (p.temp < 1e-30f) { // logits divided by less would be infinite
         add(llama_sampler_init_greedy());
     } else if (p.mirostat == 1) {
         add(llama_sampler_init_temp(p.temp));
@@ -115,7 +116,11 @@ sampler::sampler(const model & m, const params & p) {
     if (!p.grammar.empty()) {
         check_depth(p.grammar);
         log_errors errors;
-        grammar.reset(llama_sampler_init_grammar(vocab, p.grammar.c_str(), "root"));
+        try {
+            grammar.reset(llama_sampler_init_grammar(vocab, p.grammar.c_str(), "root"));
+        } catch (const std::exception & e) {
+            fail(LLAMA_BINDING_ARGUMENT, "the grammar is refused: %s", e.what());
+        }
         if (!grammar) {
             const std::string why = errors.text();
             fail(LLAMA_BINDING_ARGUMENT, "the grammar does not parse%s%s: want GBNF with a rule named root", why.empty() ? "" : ": ", why.c_str());
@@ -180,6 +185,11 @@ llama_token sampler::sample(const sequence & s, int32_t row, const sequence * gu
     if (grammar) {
         llama_sampler_apply(grammar.get(), &array);
     }
+    for (const auto & c : candidates) {
+        if (std::isnan(c.logit) || c.logit == INFINITY) {
+            fail(LLAMA_BINDING_FAILED, "the logit of token %d is %g after bias, guidance and penalties: want less extreme ones, or the model is broken", c.id, c.logit);
+        }
+    }
     // typical and mirostat would take the logarithm of their probability
     const auto end = std::remove_if(array.data, array.data + array.size, [](const llama_token_data & c) { return !(c.logit > -INFINITY); });
     array.size = end - array.data;
@@ -188,7 +198,7 @@ llama_token sampler::sample(const sequence & s, int32_t row, const sequence * gu
     }
 
     if (array.selected < 0 || (size_t) array.selected >= array.size || !(array.data[array.selected].logit > -INFINITY)) {
-        fail(LLAMA_BINDING_FAILED, "no token can follow: %s", grammar ? "the grammar allows none" : "every logit is NaN or minus infinity");
+        fail(LLAMA_BINDING_FAILED, "no token can follow: %s", grammar ? "the grammar allows none" : "every logit is minus infinity");
     }
     const llama_token id = array.data[array.selected].id;
     if (!llama_vocab_is_eog(vocab, id)) { // after which nothing comes

@@ -102,8 +102,17 @@ static int32_t draft_size(const model & m, const params & p) {
     return n;
 }
 
+// Tokens that a text can have while drafts can be taken back: with LESS, a layer with a sliding window holds just that window.
+static int64_t draft_limit(const model & m) {
+    lesskv_info info;
+    const bool windows = lesskv_get_info(m.main.ctx.get(), &info) && info.n_layer_swa > 0;
+    return windows ? std::min<int64_t>(m.main.limit(), llama_model_n_swa(m.weights.get()) - 1) : m.main.limit();
+}
+
 static llama_binding_stop generate(model & m, params & p, sampler & s, drafter & draft, size_t n_prompt, const token_callback & on_token) {
     const int32_t n_draft = draft_size(m, p);
+    const int64_t limit   = draft_limit(m);
+    bool told = false; // that it is reached
     sequence & text = m.main;
     writer out(m, p, on_token);
 
@@ -122,7 +131,13 @@ static llama_binding_stop generate(model & m, params & p, sampler & s, drafter &
         auto all = text.tokens;
         all.push_back(next);
         std::vector<llama_token> batch = { next };
-        const auto guessed = draft.guess(all, (int32_t) std::min<int64_t>(n_draft, text.limit() - (int64_t) all.size()));
+        const int64_t room = limit - (int64_t) all.size();
+        if (room < n_draft && limit < text.limit() && !told) {
+            told = true;
+            log(GGML_LOG_LEVEL_WARN, "lesskv: from token %lld on nothing is drafted: with LESS, layers with a sliding window of %d hold no more than it\n",
+                    (long long) limit, llama_model_n_swa(m.weights.get()));
+        }
+        const auto guessed = draft.guess(all, (int32_t) std::min<int64_t>(n_draft, room));
         batch.insert(batch.end(), guessed.begin(), guessed.end());
 
         text.decode(batch.data(), batch.size(), true);

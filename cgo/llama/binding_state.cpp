@@ -5,9 +5,9 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
-#include <memory>
 
 #include <sys/stat.h>
+#include <unistd.h>
 
 namespace binding {
 
@@ -24,8 +24,8 @@ static void need_cache(const sequence & s) {
 
 void save_state(const sequence & s, const std::string & path) {
     need_cache(s);
-    // A write that fails leaves the file that was there. Two models may write the same one.
-    const std::string part = path + "." + std::to_string((uintptr_t) s.ctx.get()) + ".part";
+    // A write that fails leaves the file that was there. Two models, or processes, may write the same one.
+    const std::string part = path + "." + std::to_string(getpid()) + "." + std::to_string((uintptr_t) s.ctx.get()) + ".part";
     log_errors errors;
     const size_t size = llama_state_seq_save_file(s.ctx.get(), part.c_str(), 0, s.tokens.data(), s.tokens.size());
     if (size == 0) {
@@ -45,20 +45,6 @@ void save_state(const sequence & s, const std::string & path) {
     }
 }
 
-// llama.cpp makes room for as many cells as a file claims before it reads one. The file: magic, version, the number of tokens,
-// the tokens, and of a cache that is not recurrent the number of streams and that of cells, all of 32 bits. LESS checks its own.
-static void check_cells(const sequence & s, const std::string & path) {
-    if (s.less() || llama_model_is_recurrent(llama_get_model(s.ctx.get()))) {
-        return;
-    }
-    std::unique_ptr<FILE, int (*)(FILE *)> file(fopen(path.c_str(), "rb"), fclose);
-    uint32_t head[3], cells[2]; // what cannot be read llama.cpp says better
-    if (file && fread(head, sizeof(head), 1, file.get()) == 1 && fseek(file.get(), 4L*head[2], SEEK_CUR) == 0 &&
-            fread(cells, sizeof(cells), 1, file.get()) == 1 && cells[1] > head[2]) {
-        fail(LLAMA_BINDING_FAILED, "%s is refused: it claims %u cells for %u tokens", path.c_str(), cells[1], head[2]);
-    }
-}
-
 void load_state(sequence & s, const std::string & path) {
     need_cache(s);
     struct stat st;
@@ -68,7 +54,6 @@ void load_state(sequence & s, const std::string & path) {
     if (!S_ISREG(st.st_mode)) {
         fail(LLAMA_BINDING_FAILED, "%s is not a file", path.c_str());
     }
-    check_cells(s, path);
     llama_context * ctx = s.ctx.get();
     log_errors errors;
     // reading replaces the sequence piece by piece: where it fails, what was there comes back

@@ -16,13 +16,19 @@
 #include <new>
 #include <stdexcept>
 
+#include <strings.h>
+
 // Set-up
 
 // The variable that makes every LESS cache of a process run the plain loops, whatever its configuration says: to find out
 // whether a fast path is at fault.
 static bool forced_reference() {
     const char * value = getenv("LESSKV_REFERENCE");
-    if (!value || !*value || strcmp(value, "0") == 0 || strcmp(value, "off") == 0) {
+    bool on = false; // as the Go package reads the others
+    for (const char * word : { "1", "on", "true", "yes" }) {
+        on = on || (value && strcasecmp(value, word) == 0);
+    }
+    if (!on) {
         return false;
     }
     LLAMA_LOG_WARN("lesskv: LESSKV_REFERENCE=%s: the kernels' plain loops run, which are slow\n", value);
