@@ -75,6 +75,19 @@ func cases() []testCase {
 	list = append(list, testCase{name: "q4_0 and q8_0", layer: q4, rank: 8, hidden: 16, tokens: []int{40, 40, 1, 1}})
 	q4.Heads, q4.HeadsKV, q4.ValueType, q4.ValueSize = 3, 3, F16, 50 // one query a KV head
 	list = append(list, testCase{name: "q4_0 and f16", layer: q4, rank: 8, hidden: 16, tokens: []int{40, 40, 1, 1}})
+
+	// Few tokens over slots in many parts, at every budget that has more of them while it fills than when it is full.
+	for _, p := range []struct{ headsKV, budget, prompt int }{{3, 1600, 1450}, {1, 4097, 3800}, {2, 2100, 2000}} {
+		l := layer(p.headsKV, p.headsKV, 32, 32, p.budget, "h2o")
+		l.KeyType, l.ValueType = Q40, Q80
+		list = append(list, testCase{name: fmt.Sprintf("many parts of %d heads", p.headsKV), layer: l, rank: 4, hidden: 8, tokens: []int{p.prompt, 1, 1, 7}})
+	}
+	parts := layer(4, 2, 32, 32, 300, "peak")
+	list = append(list, testCase{name: "parts, evicting", layer: parts, rank: 4, hidden: 8, softCap: 8, sinks: true, tokens: []int{299, 1, 1, 1, 3, 7}})
+	parts.Policy, parts.ValueType = "h2o", Q80
+	list = append(list, testCase{name: "parts, evicting h2o", layer: parts, rank: 4, hidden: 8, tokens: []int{299, 1, 1, 1, 3, 7}})
+	parts.Window = 400
+	list = append(list, testCase{name: "parts of a window", layer: parts, softCap: 8, sinks: true, tokens: []int{350, 1, 3, 60, 1, 1}})
 	return list
 }
 

@@ -99,7 +99,7 @@ struct scratch {
 
     // of a small micro-batch; n = g T queries of a KV head, query h T + i being token i of its query head h
     int32_t max_part;  // parts of a KV head, at most
-    int32_t part_step; // P, those of a full cache
+    int32_t part_step; // P, which no number of slots exceeds; a fuller cache may have fewer
     float * part_top;  // [Hkv][P][n] largest logit
     float * part_sum;  // [Hkv][P][n] sum of exponentials below it
     float * part_acc;  // [Hkv][P][n][round_up(Dv, PAD)] the same of values
@@ -139,7 +139,6 @@ static inline void lesskv_lap(struct lesskv_profile * p, enum lesskv_phase phase
     }
 }
 
-// The parts of scratch, memory as lesskv_scratch_size asks for; of thread ith.
 // Slots of every part but the last, where there are n; and the number of parts, one at least.
 static inline int32_t lesskv_part_slots(const struct scratch * s, int32_t n) {
     const int32_t even = (int32_t) round_up(((size_t) n + (size_t) s->max_part - 1) / (size_t) s->max_part, LANES);
@@ -151,6 +150,7 @@ static inline int32_t lesskv_parts(const struct scratch * s, int32_t n) {
     return n > slots ? (n + slots - 1) / slots : 1;
 }
 
+// The parts of scratch, memory as lesskv_scratch_size asks for; of thread ith.
 struct scratch lesskv_scratch_plan(const struct lesskv_layer * layer, int32_t n_tokens, int n_threads, void * memory, int ith);
 
 // cache.c: a layer as it is kept, with a sliding window as its equal (see struct lesskv_cache).

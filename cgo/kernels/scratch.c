@@ -20,7 +20,8 @@ static uintptr_t lay_few(struct scratch * s, const struct lesskv_layer * l, size
     const size_t n     = (size_t) (l->n_head / l->n_head_kv) * (n_tokens < MAX_CHUNKS ? n_tokens : MAX_CHUNKS - 1);
     const size_t dv    = round_up((size_t) l->dv, PAD);
     s->max_part = (int32_t) ((FEW_UNITS + heads - 1) / heads);
-    s->part_step = lesskv_parts(s, l->budget);
+    const int32_t most = (l->budget - 1) / FEW_SLOTS + 1;
+    s->part_step = most < s->max_part ? most : s->max_part;
 
     const size_t parts = heads * (size_t) s->part_step;
     s->part_top  = take(&at, parts * n, sizeof(float));

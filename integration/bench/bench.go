@@ -467,6 +467,9 @@ func (b *bench) growth() error {
 	}
 	defer w.Close()
 	g := &Growth{From: min(2048, b.o.Growth), To: b.o.Growth, Budget: less.Budget}
+	if len(b.o.Contexts) == 0 {
+		b.result.Budget = less.Budget
+	}
 	for pos := 0; pos < b.o.Growth; {
 		n := min(b.o.Ubatch, b.o.Growth-pos)
 		b.o.Progress(float64(pos), float64(b.o.Growth), "feeding")
@@ -478,10 +481,16 @@ func (b *bench) growth() error {
 		if err != nil {
 			return err
 		}
-		if pos <= g.From {
+		g.After = m.Peak
+		if pos <= g.From { // a peak of before would hide what grows below it
+			if err := w.ResetPeak(); err != nil {
+				return err
+			}
+			if m, err = w.Memory(); err != nil {
+				return err
+			}
 			g.Before = m.Peak
 		}
-		g.After = m.Peak
 	}
 	b.o.Progress(float64(b.o.Growth), float64(b.o.Growth), "")
 	b.result.Growth = g

@@ -115,6 +115,10 @@ func TestRefused(t *testing.T) {
 	require.ErrorIs(t, err, ErrOption)
 	_, err = Run(t.Context(), Options{Model: "gopher-5m", Contexts: []int{100}})
 	require.ErrorIs(t, err, ErrOption)
+	_, err = Run(t.Context(), Options{Model: "gopher-5m", SlotType: "q4_0"})
+	require.ErrorIs(t, err, ErrOption)
+	_, err = Verify(t.Context(), Options{Model: "gopher-5m", Dir: t.TempDir(), Contexts: []int{64}, Ubatch: 64})
+	require.ErrorIs(t, err, ErrOption)
 	_, err = FindMethods([]string{"magic"})
 	require.ErrorIs(t, err, ErrOption)
 	if _, ok := freeMemory(); ok {

@@ -23,6 +23,10 @@ func Verify(ctx context.Context, o Options) ([]Check, error) {
 	if err := o.fill(); err != nil {
 		return nil, err
 	}
+	c := o.top()
+	if c < 2*o.Ubatch {
+		return nil, fmt.Errorf("bench: checking a context of %d tokens: want two micro-batches (%d) at least: %w", c, 2*o.Ubatch, ErrOption)
+	}
 	b := &bench{ctx: ctx, o: &o, rng: newRand()}
 	defer b.close()
 	if err := b.load(); err != nil {
@@ -34,7 +38,6 @@ func Verify(ctx context.Context, o Options) ([]Check, error) {
 	if err := b.open(); err != nil {
 		return nil, err
 	}
-	c := o.top()
 	var checks []Check
 	for i, r := range b.runners {
 		check := Check{Method: r.Name, Context: c}

@@ -55,7 +55,7 @@ func (r *Result) Table(w io.Writer) error {
 		})
 	}
 	if len(r.Memory) > 0 {
-		fmt.Fprintln(w, "\ncache in MiB, peak of the process in MiB")
+		fmt.Fprintf(w, "\ncache of so many tokens in MiB, peak of a process whose context is %d in MiB\n", slices.Max(r.Contexts()))
 		r.grid(w, func(method string, context int) string {
 			m, ok := r.memory(method, context)
 			if !ok {
@@ -65,7 +65,7 @@ func (r *Result) Table(w io.Writer) error {
 		})
 	}
 	if n := r.Node; n != nil {
-		fmt.Fprintf(w, "\nattention node in a prompt: %.1f GFLOPS, the runtime's matrix product of its shapes %.1f\n", n.Node, n.Matmul)
+		fmt.Fprintf(w, "\nattention node in a prompt: %.1f GFLOPS, the runtime's matrix product of its shapes, measured once, %.1f\n", n.Node, n.Matmul)
 	}
 	if g := r.Growth; g != nil {
 		fmt.Fprintf(w, "\npeak after %d tokens %.2f MiB, after %d %.2f MiB (%d slots per KV head)\n", g.From, mib(g.Before), g.To, mib(g.After), g.Budget)
