@@ -44,7 +44,7 @@ func Plot(path string, results ...*Result) error {
 				return mib(memory.Cache)
 			}},
 		} {
-			p, err := r.lines(fmt.Sprintf("%s: %s", r.Model, s.title), s.unit, s.value)
+			p, err := r.lines(fmt.Sprintf("%s: %s", r.Model, s.title), s.unit, s.value, s.title == "cache")
 			if err != nil {
 				return err
 			}
@@ -66,7 +66,7 @@ func Plot(path string, results ...*Result) error {
 }
 
 // lines is one picture; values of 0 are not there.
-func (r *Result) lines(title, unit string, value func(method string, context int) float64) (*plot.Plot, error) {
+func (r *Result) lines(title, unit string, value func(method string, context int) float64, rising bool) (*plot.Plot, error) {
 	p := plot.New()
 	p.Title.Text, p.X.Label.Text, p.Y.Label.Text = title, "context, tokens", unit
 	p.X.Scale, p.Y.Scale = plot.LogScale{}, plot.LogScale{}
@@ -107,6 +107,6 @@ func (r *Result) lines(title, unit string, value func(method string, context int
 	if !found { // a logarithm needs a range
 		p.X.Min, p.X.Max, p.Y.Min, p.Y.Max = 1, 10, 1, 10
 	}
-	p.Legend.Left = true
+	p.Legend.Left, p.Legend.Top = true, rising // where no line is
 	return p, nil
 }
