@@ -24,6 +24,7 @@ type testCase struct {
 	loud       float32 // scale of the logits' spread; 0: 1
 	mute       bool    // queries of zero: every pair is worth the same, and scores tie
 	tokens     []int   // T of each micro-batch
+	fill       int     // the first of them only fill the cache: the reference, slow where they are long, does not run
 }
 
 func repeat(t, n int) []int {
@@ -34,16 +35,18 @@ func repeat(t, n int) []int {
 	return tokens
 }
 
+// layer is one with a policy's own share of heavy hitters, in f16.
+func layer(hq, hkv, d, dv, b int, policy string) Layer {
+	h, err := PolicyHeavy(policy, b)
+	if err != nil {
+		panic(err)
+	}
+	return Layer{Heads: hq, HeadsKV: hkv, KeySize: d, ValueSize: dv, KeyType: F16, ValueType: F16,
+		Policy: policy, Budget: b, Heavy: h, Pinned: min(1, h)}
+}
+
 // cases are the situations that must not be left to chance.
 func cases() []testCase {
-	layer := func(hq, hkv, d, dv, b int, policy string) Layer {
-		h, err := PolicyHeavy(policy, b)
-		if err != nil {
-			panic(err)
-		}
-		return Layer{Heads: hq, HeadsKV: hkv, KeySize: d, ValueSize: dv, KeyType: F16, ValueType: F16,
-			Policy: policy, Budget: b, Heavy: h, Pinned: min(1, h)}
-	}
 	list := []testCase{
 		{name: "prompt", layer: layer(8, 2, 64, 64, 102, "h2o"), rank: 8, hidden: 16, tokens: []int{32, 32, 32, 32, 32, 7}},
 		{name: "decoding", layer: layer(8, 2, 64, 64, 20, "h2o"), rank: 8, hidden: 16, tokens: repeat(1, 40)},
@@ -75,19 +78,23 @@ func cases() []testCase {
 	list = append(list, testCase{name: "q4_0 and q8_0", layer: q4, rank: 8, hidden: 16, tokens: []int{40, 40, 1, 1}})
 	q4.Heads, q4.HeadsKV, q4.ValueType, q4.ValueSize = 3, 3, F16, 50 // one query a KV head
 	list = append(list, testCase{name: "q4_0 and f16", layer: q4, rank: 8, hidden: 16, tokens: []int{40, 40, 1, 1}})
+	return list
+}
 
-	// Few tokens over slots in many parts, at every budget that has more of them while it fills than when it is full.
+// manySlots are few tokens over slots in several parts; among the budgets some that have more parts while the cache fills than
+// when it is full.
+func manySlots() (list []testCase) {
 	for _, p := range []struct{ headsKV, budget, prompt int }{{3, 1600, 1450}, {1, 4097, 3800}, {2, 2100, 2000}} {
 		l := layer(p.headsKV, p.headsKV, 32, 32, p.budget, "h2o")
 		l.KeyType, l.ValueType = Q40, Q80
-		list = append(list, testCase{name: fmt.Sprintf("many parts of %d heads", p.headsKV), layer: l, rank: 4, hidden: 8, tokens: []int{p.prompt, 1, 1, 7}})
+		list = append(list, testCase{name: fmt.Sprintf("many parts of %d heads", p.headsKV), layer: l, rank: 4, hidden: 8, tokens: append(repeat(50, p.prompt/50), 1, 1, 7), fill: p.prompt / 50})
 	}
 	parts := layer(4, 2, 32, 32, 300, "peak")
-	list = append(list, testCase{name: "parts, evicting", layer: parts, rank: 4, hidden: 8, softCap: 8, sinks: true, tokens: []int{299, 1, 1, 1, 3, 7}})
+	list = append(list, testCase{name: "parts, evicting", layer: parts, rank: 4, hidden: 8, softCap: 8, sinks: true, tokens: []int{299, 1, 1, 1, 3, 7}, fill: 1})
 	parts.Policy, parts.ValueType = "h2o", Q80
-	list = append(list, testCase{name: "parts, evicting h2o", layer: parts, rank: 4, hidden: 8, tokens: []int{299, 1, 1, 1, 3, 7}})
+	list = append(list, testCase{name: "parts, evicting h2o", layer: parts, rank: 4, hidden: 8, tokens: []int{299, 1, 1, 1, 3, 7}, fill: 1})
 	parts.Window = 400
-	list = append(list, testCase{name: "parts of a window", layer: parts, softCap: 8, sinks: true, tokens: []int{350, 1, 3, 60, 1, 1}})
+	list = append(list, testCase{name: "parts of a window", layer: parts, softCap: 8, sinks: true, tokens: []int{350, 1, 3, 60, 1, 1}, fill: 1})
 	return list
 }
 

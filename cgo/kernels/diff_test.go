@@ -20,7 +20,7 @@ const (
 
 // TestDifferential runs the fast path against the reference, over the table and over random shapes.
 func TestDifferential(t *testing.T) {
-	for i, c := range cases() {
+	for i, c := range append(cases(), manySlots()...) {
 		t.Run(c.name, func(t *testing.T) { differ(t, c, rand.New(rand.NewPCG(4, uint64(i)))) })
 	}
 	n := 150
@@ -41,8 +41,15 @@ func differ(t *testing.T, c testCase, rng *rand.Rand) {
 	c.kernels(t, rng)
 	fast, one, ref := c.cache(t), c.cache(t), c.cache(t)
 	pos := pick(rng, 0, 0, 1000)
-	for _, tokens := range c.tokens {
+	for i, tokens := range c.tokens {
 		u := c.ubatch(rng, tokens, pos)
+		if i < c.fill {
+			require.NoError(t, fast.Attend(u, 1))
+			require.NoError(t, fast.Commit(u, 1))
+			require.NoError(t, one.CopyFrom(fast))
+			pos += tokens
+			continue
+		}
 
 		// the reference, from the same state
 		require.NoError(t, ref.CopyFrom(fast))
