@@ -13,7 +13,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/lesskv/lesskv/integration/testdata"
+	"github.com/lesskv/lesskv/integration/tinymodels"
 	lesskv "github.com/lesskv/lesskv/plugin"
+	"github.com/lesskv/lesskv/weights/gguf"
 )
 
 const prompt = "func (s *Server) ListenAndServe() error {"
@@ -29,11 +31,26 @@ func file(t *testing.T, name string) string {
 // open loads gopher-5m with its whole context, in f16.
 func open(t *testing.T, opts ...llama.ModelOption) *llama.LLama {
 	t.Helper()
-	opts = append([]llama.ModelOption{llama.SetContext(0), llama.EnableF16Memory}, opts...)
-	model, err := llama.New(file(t, testdata.Model), opts...)
+	return load(t, file(t, testdata.Model), append([]llama.ModelOption{llama.SetContext(0), llama.EnableF16Memory}, opts...)...)
+}
+
+// load loads a model until the test ends.
+func load(t *testing.T, path string, opts ...llama.ModelOption) *llama.LLama {
+	t.Helper()
+	model, err := llama.New(path, opts...)
 	require.NoError(t, err)
 	t.Cleanup(model.Free)
 	return model
+}
+
+// writeTiny writes the random model of a name and returns its path.
+func writeTiny(t *testing.T, name string, matrices gguf.Type, seed uint64) string {
+	t.Helper()
+	m, err := tinymodels.Find(name)
+	require.NoError(t, err)
+	path, err := m.WriteIn(t.TempDir(), matrices, seed)
+	require.NoError(t, err)
+	return path
 }
 
 // sparse is LESS with a budget that a short text exceeds, and no kernels.

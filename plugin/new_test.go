@@ -94,10 +94,7 @@ func TestNewWrongOptions(t *testing.T) {
 
 // Upstream's defaults, 10000 and 1, mean what the model says; anything else means itself.
 func TestRope(t *testing.T) {
-	m, err := tinymodels.Find("qwen3") // whose base is 1,000,000
-	require.NoError(t, err)
-	path, err := m.WriteIn(t.TempDir(), gguf.F32, 1)
-	require.NoError(t, err)
+	path := writeTiny(t, "qwen3", gguf.F32, 1) // whose base is 1,000,000
 	text := func(opts ...llama.ModelOption) string {
 		model, err := llama.New(path, opts...)
 		require.NoError(t, err)
@@ -111,16 +108,12 @@ func TestRope(t *testing.T) {
 	assert.NotEqual(t, want, text(llama.WithRopeFreqBase(10001)))
 	assert.NotEqual(t, want, text(llama.WithRopeFreqScale(.5)))
 
-	model, err := llama.New(path, llama.WithRopeFreqBase(5e5))
-	require.NoError(t, err)
-	defer model.Free()
+	model := load(t, path, llama.WithRopeFreqBase(5e5))
 	predict(t, model, prompt, llama.SetRopeFreqBase(5e5))
-	_, err = model.Predict(prompt, llama.SetRopeFreqBase(1e6))
+	_, err := model.Predict(prompt, llama.SetRopeFreqBase(1e6))
 	assertSays(t, err, lesskv.ErrArgument, "New")
 
-	own, err := llama.New(path)
-	require.NoError(t, err)
-	defer own.Free()
+	own := load(t, path)
 	predict(t, own, prompt, llama.SetRopeFreqBase(1e6))
 	_, err = own.Predict(prompt, llama.SetRopeFreqBase(5e5))
 	assertSays(t, err, lesskv.ErrArgument, "1e+06")
@@ -128,15 +121,9 @@ func TestRope(t *testing.T) {
 
 // A context beyond the learned positions would make llama.cpp end the process at the first token there.
 func TestLearnedPositions(t *testing.T) {
-	m, err := tinymodels.Find("gpt2")
-	require.NoError(t, err)
-	path, err := m.WriteIn(t.TempDir(), gguf.F16, 1)
-	require.NoError(t, err)
+	path := writeTiny(t, "gpt2", gguf.F16, 1)
 	for _, cache := range []llama.ModelOption{lesskv.Disable(), sparse(64)} {
-		model, err := llama.New(path, llama.SetContext(8192), cache)
-		require.NoError(t, err)
-		defer model.Free()
-		assert.Equal(t, 4096, stats(t, model).Limit)
+		assert.Equal(t, 4096, stats(t, load(t, path, llama.SetContext(8192), cache)).Limit)
 	}
 }
 
@@ -212,10 +199,7 @@ func TestAdapterRefused(t *testing.T) {
 		require.NoError(t, os.WriteFile(path, data, 0o644))
 		return path
 	}
-	tiny, err := tinymodels.Find("llama")
-	require.NoError(t, err)
-	other, err := tiny.WriteIn(dir, gguf.F16, 1)
-	require.NoError(t, err)
+	other := writeTiny(t, "llama", gguf.F16, 1)
 
 	for name, test := range map[string]struct {
 		model, adapter string

@@ -9,7 +9,6 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/lesskv/lesskv/integration/tinymodels"
 	lesskv "github.com/lesskv/lesskv/plugin"
 	"github.com/lesskv/lesskv/weights/gguf"
 )
@@ -25,14 +24,7 @@ func speculate(t *testing.T, model, draft *llama.LLama, text string, opts ...lla
 // tinyModel loads a random model in f32, where the size of a batch does not show. Those of two seeds share a vocabulary.
 func tinyModel(t *testing.T, seed uint64, opts ...llama.ModelOption) *llama.LLama {
 	t.Helper()
-	m, err := tinymodels.Find("llama")
-	require.NoError(t, err)
-	path, err := m.WriteIn(t.TempDir(), gguf.F32, seed)
-	require.NoError(t, err)
-	model, err := llama.New(path, append([]llama.ModelOption{llama.SetContext(512)}, opts...)...)
-	require.NoError(t, err)
-	t.Cleanup(model.Free)
-	return model
+	return load(t, writeTiny(t, "llama", gguf.F32, seed), append([]llama.ModelOption{llama.SetContext(512)}, opts...)...)
 }
 
 // The text is Predict's, whoever drafts: itself, always right, or another, hardly ever right.
@@ -106,17 +98,8 @@ func TestSpeculativeOnEveryCache(t *testing.T) {
 
 // With LESS a layer with a sliding window holds no more than it: past it nothing can be taken back, and nothing is drafted.
 func TestSpeculativeOnWindows(t *testing.T) {
-	m, err := tinymodels.Find("gemma2")
-	require.NoError(t, err)
-	load := func(seed uint64) *llama.LLama {
-		path, err := m.WriteIn(t.TempDir(), gguf.F32, seed)
-		require.NoError(t, err)
-		model, err := llama.New(path, llama.SetContext(0), sparse(1024))
-		require.NoError(t, err)
-		t.Cleanup(model.Free)
-		return model
-	}
-	model, draft := load(1), load(1)
+	path := writeTiny(t, "gemma2", gguf.F32, 1)
+	model, draft := load(t, path, llama.SetContext(0), sparse(1024)), load(t, path, llama.SetContext(0), sparse(1024))
 	lines := captureLog(t)
 	speculate(t, model, draft, "x", llama.SetTokens(100), llama.IgnoreEOS, llama.SetTemperature(1), llama.SetSeed(3))
 	g := timings(t, model)

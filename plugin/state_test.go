@@ -12,7 +12,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/lesskv/lesskv/integration/testdata"
-	"github.com/lesskv/lesskv/integration/tinymodels"
 	lesskv "github.com/lesskv/lesskv/plugin"
 	"github.com/lesskv/lesskv/weights/gguf"
 )
@@ -100,16 +99,9 @@ func TestLoadStateRefused(t *testing.T) {
 // llama.cpp made room for as many cells as a file claims before it read one. There are two such numbers where some layers have a
 // sliding window.
 func TestLoadStateBelievesNoNumber(t *testing.T) {
-	m, err := tinymodels.Find("gemma3")
-	require.NoError(t, err)
-	dir := t.TempDir()
-	path, err := m.WriteIn(dir, gguf.F16, 1)
-	require.NoError(t, err)
-	model, err := llama.New(path, llama.SetContext(0), lesskv.Disable())
-	require.NoError(t, err)
-	defer model.Free()
+	model := load(t, writeTiny(t, "gemma3", gguf.F16, 1), llama.SetContext(0), lesskv.Disable())
 	require.NoError(t, model.Eval("x", llama.SetThreads(1)))
-	state := filepath.Join(dir, "state")
+	state := filepath.Join(t.TempDir(), "state")
 	require.NoError(t, model.SaveState(state))
 	good, err := os.ReadFile(state)
 	require.NoError(t, err)

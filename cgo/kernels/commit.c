@@ -68,18 +68,22 @@ static void score_few(const struct task * t, const struct scratch * s) {
     policy->score(s->score, all + t->n, t->ub->n_tokens, t->ub->n_tokens);
 }
 
-// Where attend's units left what pairs are worth, of a KV head in a large micro-batch; the last of them knows all tokens.
-static float * worth_of(const struct task * t, const struct scratch * s, size_t unit) {
+// attend's units of a KV head in a large micro-batch.
+static size_t units_of(const struct task * t, const struct scratch * s) {
     const struct lesskv_layer * l = &t->cache->layer;
-    const size_t units = (size_t) (l->n_head / l->n_head_kv) * (size_t) s->n_chunk;
-    return s->worth + ((size_t) t->head_kv * units + unit) * s->width;
+    return (size_t) (l->n_head / l->n_head_kv) * (size_t) s->n_chunk;
+}
+
+// Where one of them left what pairs are worth; the last of them knows all tokens.
+static float * worth_of(const struct task * t, const struct scratch * s, size_t unit) {
+    return s->worth + ((size_t) t->head_kv * units_of(t, s) + unit) * s->width;
 }
 
 // A share of step 2, which other threads may have the rest of: attend's units become one, in the place of the last, for the
 // pairs from r0 on, below r1.
 static void add_units(const struct task * t, const struct scratch * s, int32_t r0, int32_t r1) {
     const struct lesskv_layer * l = &t->cache->layer;
-    const size_t units = (size_t) (l->n_head / l->n_head_kv) * (size_t) s->n_chunk;
+    const size_t units = units_of(t, s);
     float * all = worth_of(t, s, units - 1);
     for (size_t u = 0; u + 1 < units; u++) {
         const float * unit = worth_of(t, s, u);
@@ -99,14 +103,13 @@ static void add_units(const struct task * t, const struct scratch * s, int32_t r
 
 // Step 2.
 static void score(const struct task * t, const struct scratch * s) {
-    const struct lesskv_layer *  l = &t->cache->layer;
-    const struct lesskv_policy * policy = l->policy;
+    const struct lesskv_policy * policy = t->cache->layer.policy;
     const int32_t n_token = t->ub->n_tokens;
     memset(s->score, 0, (size_t) n_token * sizeof(float));
     if (s->worth && s->few) {
         score_few(t, s);
     } else if (s->worth) {
-        const float * all = worth_of(t, s, (size_t) (l->n_head / l->n_head_kv) * (size_t) s->n_chunk - 1);
+        const float * all = worth_of(t, s, units_of(t, s) - 1);
         policy->score(t->head->score, all, t->n, n_token);
         policy->score(s->score, all + t->n, n_token, n_token);
     }

@@ -116,11 +116,7 @@ sampler::sampler(const model & m, const params & p) {
     if (!p.grammar.empty()) {
         check_depth(p.grammar);
         log_errors errors;
-        try {
-            grammar.reset(llama_sampler_init_grammar(vocab, p.grammar.c_str(), "root"));
-        } catch (const std::exception & e) {
-            fail(LLAMA_BINDING_ARGUMENT, "the grammar is refused: %s", e.what());
-        }
+        grammar.reset(llama_sampler_init_grammar(vocab, p.grammar.c_str(), "root"));
         if (!grammar) {
             const std::string why = errors.text();
             fail(LLAMA_BINDING_ARGUMENT, "the grammar does not parse%s%s: want GBNF with a rule named root", why.empty() ? "" : ": ", why.c_str());

@@ -167,7 +167,7 @@ func (b *bench) tokens(n int) []int32 {
 
 func (b *bench) less(kernels bool) *worker.LESS {
 	l := &worker.LESS{Policy: b.o.Policy, Budget: b.budget, Profile: b.o.Profile}
-	l.TypeK, l.TypeV = worker.SlotTypes(b.o.SlotType)
+	l.TypeK, l.TypeV, _ = worker.SlotTypes(b.o.SlotType) // checked with the options
 	if kernels {
 		l.Adapter = b.adapter
 	}

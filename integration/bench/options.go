@@ -123,9 +123,8 @@ func (o *Options) fill() error {
 	if o.Progress == nil {
 		o.Progress = func(float64, float64, string) {}
 	}
-	types := []string{"f16", "f32", "q8_0"}
-	if k, v := worker.SlotTypes(o.SlotType); !slices.Contains(append(types, "q4_0"), k) || !slices.Contains(types, v) {
-		return fmt.Errorf("bench: slots of type %q: want f16, f32 or q8_0, or one for keys and one for values (f16,q8_0), that of keys q4_0 too: %w", o.SlotType, ErrOption)
+	if _, _, err := worker.SlotTypes(o.SlotType); err != nil {
+		return fmt.Errorf("bench: %w: %w", err, ErrOption)
 	}
 	slices.Sort(o.Contexts)
 	o.Contexts = slices.Compact(o.Contexts)

@@ -35,16 +35,17 @@ func Plot(path string, results ...*Result) error {
 		}
 		for column, s := range []struct {
 			title, unit string
+			rising      bool // with the context
 			value       func(method string, context int) float64
 		}{
-			{"decoding", "tokens/s", speed(Decode)},
-			{"prompt, last micro-batch", "tokens/s", speed(Prompt)},
-			{"cache", "MiB", func(m string, c int) float64 {
+			{"decoding", "tokens/s", false, speed(Decode)},
+			{"prompt, last micro-batch", "tokens/s", false, speed(Prompt)},
+			{"cache", "MiB", true, func(m string, c int) float64 {
 				memory, _ := r.memory(m, c)
 				return mib(memory.Cache)
 			}},
 		} {
-			p, err := r.lines(fmt.Sprintf("%s: %s", r.Model, s.title), s.unit, s.value, s.title == "cache")
+			p, err := r.lines(fmt.Sprintf("%s: %s", r.Model, s.title), s.unit, s.rising, s.value)
 			if err != nil {
 				return err
 			}
@@ -66,7 +67,7 @@ func Plot(path string, results ...*Result) error {
 }
 
 // lines is one picture; values of 0 are not there.
-func (r *Result) lines(title, unit string, value func(method string, context int) float64, rising bool) (*plot.Plot, error) {
+func (r *Result) lines(title, unit string, rising bool, value func(method string, context int) float64) (*plot.Plot, error) {
 	p := plot.New()
 	p.Title.Text, p.X.Label.Text, p.Y.Label.Text = title, "context, tokens", unit
 	p.X.Scale, p.Y.Scale = plot.LogScale{}, plot.LogScale{}

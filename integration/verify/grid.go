@@ -125,7 +125,7 @@ func (v *verifier) fillGroup(g *group, first bool) error {
 	less := func(policy string, slots int, a *adapter) run {
 		l := &worker.LESS{Policy: policy, Budget: min(slots, g.context)}
 		if v.plan.SlotType != "f16" {
-			l.TypeK, l.TypeV = worker.SlotTypes(v.plan.SlotType)
+			l.TypeK, l.TypeV, _ = worker.SlotTypes(v.plan.SlotType) // checked with the plan
 		}
 		r := run{tree: worker.Patched, config: worker.Config{Context: g.context, Ubatch: g.ubatch, WindowOnly: true, LESS: l}, adapter: a}
 		r.bytes = int64(l.Budget) * v.slotBytes()
@@ -234,7 +234,7 @@ func plain(r run) run {
 
 // slotBytes is one slot of every layer and KV head together.
 func (v *verifier) slotBytes() int64 {
-	keys, values := worker.SlotTypes(v.plan.SlotType)
+	keys, values, _ := worker.SlotTypes(v.plan.SlotType)
 	bytes := cacheTypes[keys].bits/8*float64(v.model.KeyLength) + cacheTypes[values].bits/8*float64(v.model.ValueLength)
 	return int64(v.budgetLayers) * int64(v.model.HeadsKV) * int64(bytes+8)
 }

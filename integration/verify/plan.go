@@ -176,8 +176,8 @@ func (p *Plan) fill(modelContext int) error {
 	if p.SlotType == "" {
 		p.SlotType = "f16"
 	}
-	if k, v := worker.SlotTypes(p.SlotType); cacheTypes[k].bits == 0 || cacheTypes[v].bits == 0 || v == Q4 {
-		return fail("slots of type %q: want f16, f32 or q8_0, or one for keys and one for values (f16,q8_0), that of keys q4_0 too", p.SlotType)
+	if _, _, err := worker.SlotTypes(p.SlotType); err != nil {
+		return fail("%v", err)
 	}
 	if p.Recall == nil {
 		p.Recall = RecallKinds()

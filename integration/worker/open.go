@@ -1,6 +1,10 @@
 package worker
 
-import "strings"
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
 
 // Config is what a model is opened with. Zero fields mean the default behind them.
 type Config struct {
@@ -40,12 +44,16 @@ type LESS struct {
 }
 
 // SlotTypes reads the types of keys and values, "f16" for both or "q4_0,q8_0" for one each, as TypeK and TypeV.
-func SlotTypes(s string) (k, v string) {
+func SlotTypes(s string) (k, v string, err error) {
 	k, v, two := strings.Cut(s, ",")
 	if !two {
 		v = k
 	}
-	return k, v
+	values := []string{"f16", "f32", "q8_0"}
+	if (k != "q4_0" && !slices.Contains(values, k)) || !slices.Contains(values, v) {
+		return "", "", fmt.Errorf("slots of type %q: want f16, f32 or q8_0, or one for keys and one for values (f16,q8_0), that of keys q4_0 too", s)
+	}
+	return k, v, nil
 }
 
 // Int returns a pointer to n, for the fields of LESS whose zero is not their default.
