@@ -78,7 +78,7 @@
 //
 // # Memory outside the cache
 //
-// On Linux with glibc, the first llama.New of a process makes its C heap give back what models leave: one arena
+// On Linux with glibc, a program that links the runtime starts with a C heap that gives back what models leave: one arena
 // (M_ARENA_MAX), and blocks from 128 KiB on mapped for themselves (M_MMAP_THRESHOLD); calls end with malloc_trim. Other C code
 // of the process sees that too. Where the environment has MALLOC_ARENA_MAX, MALLOC_MMAP_THRESHOLD_ or GLIBC_TUNABLES, the two
 // settings are left alone; a process that loads and frees hundreds of models then grows.

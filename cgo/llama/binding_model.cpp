@@ -206,20 +206,19 @@ static void warn_gpu(bool less) {
 // The C library's heaps, unless the environment sets them. Go calls from one thread and then another, and glibc has a heap for
 // each few of them: a call would leave in every one what it left in the first. And it raises the size from which blocks are
 // mapped, and so given back at once, to the largest that was ever freed: the blocks of many MiB that come and go with a model
-// would then lie in heaps that keep them.
-static void tune_heaps() {
+// would then lie in heaps that keep them. Before main, since threads keep the heaps they have, and Go starts some at once.
 #ifdef __GLIBC__
+__attribute__((constructor)) static void tune_heaps() {
     if (!getenv("MALLOC_ARENA_MAX") && !getenv("MALLOC_MMAP_THRESHOLD_") && !getenv("GLIBC_TUNABLES")) {
         mallopt(M_ARENA_MAX, 1);
         mallopt(M_MMAP_THRESHOLD, 128*1024);
     }
-#endif
 }
+#endif
 
 static void start_backend(bool numa) {
     static std::once_flag once, once_numa;
     std::call_once(once, [] {
-        tune_heaps();
         llama_backend_init();
     });
     if (numa) {
