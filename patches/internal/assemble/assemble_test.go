@@ -71,7 +71,13 @@ func newBench(t *testing.T) *bench {
 	require.NoError(t, err)
 	t.Setenv("GOCACHE", string(bytes.TrimSpace(goCache)))
 	t.Setenv("XDG_CACHE_HOME", t.TempDir()) // the user's cache directory on Linux
-	t.Setenv("HOME", t.TempDir())           // and on macOS
+	t.Setenv("HOME", t.TempDir())           // and on macOS, with the configuration
+	t.Setenv("XDG_CONFIG_HOME", "")
+	config, err := os.UserConfigDir()
+	require.NoError(t, err)
+	telemetry := filepath.Join(config, "go", "telemetry") // the go command leaves a process that writes here while the test ends
+	require.NoError(t, os.MkdirAll(telemetry, 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(telemetry, "mode"), []byte("off"), 0o644))
 	proxy := fake.Proxy(t)
 	b := &bench{T: t, dir: t.TempDir(), app: t.TempDir(), did: fake.Toolchain(t)}
 
