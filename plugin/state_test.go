@@ -2,9 +2,11 @@ package lesskv_test
 
 import (
 	"encoding/binary"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	llama "github.com/go-skynet/go-llama.cpp"
@@ -94,6 +96,68 @@ func TestLoadStateRefused(t *testing.T) {
 	}
 	predict(t, off, prompt+" x", llama.SetTokens(1))
 	assert.Positive(t, timings(t, off).Cached)
+}
+
+// With LESS a state knows its model, and damage anywhere in its cache is seen.
+func TestLoadStateKnowsItsModel(t *testing.T) {
+	state := filepath.Join(t.TempDir(), "state")
+	var model [3]*llama.LLama
+	for i := range model {
+		model[i] = load(t, writeTiny(t, "llama", gguf.F16, uint64(i+1)/2), llama.SetContext(0), sparse(40))
+		require.NoError(t, model[i].Eval(strings.Repeat(prompt, 4), llama.SetThreads(1)))
+	}
+	require.NoError(t, model[1].SaveState(state))
+	assertSays(t, model[0].LoadState(state), lesskv.ErrFailed, "the model's fingerprint")
+	require.NoError(t, model[2].LoadState(state), "the same model")
+
+	good, err := os.ReadFile(state)
+	require.NoError(t, err)
+	for at := len(good) - 1; at > len(good)/2; at -= len(good) / 50 {
+		bad := append([]byte{}, good...)
+		bad[at] ^= 4
+		require.NoError(t, os.WriteFile(state, bad, 0o644))
+		assert.Error(t, model[2].LoadState(state), "byte %d", at)
+	}
+}
+
+// What SaveState replaces keeps its permissions, and a link to it its place; what is no file is not replaced.
+func TestSaveStateKeepsWhatTheFileIs(t *testing.T) {
+	dir := t.TempDir()
+	in := func(name string) string { return filepath.Join(dir, name) }
+	model := open(t)
+	require.NoError(t, model.Eval(prompt, llama.SetThreads(1)))
+
+	require.NoError(t, os.WriteFile(in("private"), nil, 0o600))
+	require.NoError(t, os.WriteFile(in("shared"), nil, 0o644))
+	require.NoError(t, os.Chmod(in("shared"), 0o664))
+	require.NoError(t, os.Symlink("private", in("link")))
+	require.NoError(t, model.SaveState(in("link")))
+	require.NoError(t, model.SaveState(in("shared")))
+	predict(t, model, prompt, llama.SetTokens(1), llama.SetPathPromptCache(in("link")), llama.EnablePromptCacheAll)
+	info, err := os.Lstat(in("link"))
+	require.NoError(t, err)
+	assert.Equal(t, fs.ModeSymlink, info.Mode().Type())
+	for name, mode := range map[string]fs.FileMode{"private": 0o600, "shared": 0o664} {
+		info, err := os.Lstat(in(name))
+		require.NoError(t, err)
+		assert.Equal(t, mode, info.Mode(), name)
+		assert.Positive(t, info.Size())
+		assert.NoError(t, model.LoadState(in(name)))
+	}
+
+	require.NoError(t, os.Symlink("nothing", in("dangling")))
+	require.NoError(t, syscall.Mkfifo(in("pipe"), 0o600))
+	for name, says := range map[string]string{"dangling": "a link to a file that is not there", "pipe": "is not a file", ".": "is not a file"} {
+		before, err := os.Lstat(in(name))
+		require.NoError(t, err)
+		assertSays(t, model.SaveState(in(name)), lesskv.ErrFailed, says)
+		after, err := os.Lstat(in(name))
+		require.NoError(t, err)
+		assert.Equal(t, before.Mode(), after.Mode(), name)
+	}
+	entries, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	assert.Len(t, entries, 5, "no half of a file is left")
 }
 
 // llama.cpp made room for as many cells as a file claims before it read one. There are two such numbers where some layers have a

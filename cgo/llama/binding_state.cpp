@@ -4,8 +4,11 @@
 
 #include <cerrno>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
+#include <memory>
 
+#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -22,10 +25,36 @@ static void need_cache(const sequence & s) {
     }
 }
 
-void save_state(const sequence & s, const std::string & path) {
+// The file behind a path, which may be a link, and the permissions that it has; 0 if there is none yet. What is not a file is
+// refused: it would be replaced by one.
+static std::string file_behind(const std::string & path, mode_t & mode) {
+    struct stat st;
+    if (stat(path.c_str(), &st) != 0) {
+        if (errno == ENOENT && lstat(path.c_str(), &st) == 0) {
+            fail(LLAMA_BINDING_FAILED, "%s cannot be written: it is a link to a file that is not there", path.c_str());
+        }
+        mode = 0;
+        return path;
+    }
+    if (!S_ISREG(st.st_mode)) {
+        fail(LLAMA_BINDING_FAILED, "%s is not a file", path.c_str());
+    }
+    mode = st.st_mode & 0777;
+    const std::unique_ptr<char, void (*)(void *)> real(realpath(path.c_str(), nullptr), free);
+    return real ? real.get() : path;
+}
+
+void save_state(const sequence & s, const std::string & to) {
     need_cache(s);
+    mode_t mode;
+    const std::string path = file_behind(to, mode);
     // A write that fails leaves the file that was there. Two models, or processes, may write the same one.
     const std::string part = path + "." + std::to_string(getpid()) + "." + std::to_string((uintptr_t) s.ctx.get()) + ".part";
+    const int fd = open(part.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, mode ? 0600 : 0666);
+    if (fd < 0) {
+        fail(LLAMA_BINDING_FAILED, "%s cannot be written: %s", path.c_str(), strerror(errno));
+    }
+    close(fd);
     log_errors errors;
     const size_t size = llama_state_seq_save_file(s.ctx.get(), part.c_str(), 0, s.tokens.data(), s.tokens.size());
     if (size == 0) {
@@ -38,7 +67,7 @@ void save_state(const sequence & s, const std::string & path) {
         remove(part.c_str());
         fail(LLAMA_BINDING_FAILED, "%s cannot be written: not all of its %zu bytes: is the disk full?", path.c_str(), size);
     }
-    if (rename(part.c_str(), path.c_str()) != 0) {
+    if ((mode && chmod(part.c_str(), mode) != 0) || rename(part.c_str(), path.c_str()) != 0) {
         const int e = errno;
         remove(part.c_str());
         fail(LLAMA_BINDING_FAILED, "%s cannot be written: %s", path.c_str(), strerror(e));

@@ -9,6 +9,7 @@
 #include "ggml-cpu.h"
 
 #include <algorithm>
+#include <cinttypes>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -693,7 +694,7 @@ int32_t lesskv_memory::slots(llama_seq_id seq_id, int32_t il, int32_t head_kv, i
 // State: a header that must be equal at loading, then the sequences.
 
 static const uint32_t STATE_MAGIC   = 0x764b534c; // "LSKv"
-static const uint32_t STATE_VERSION = 1;
+static const uint32_t STATE_VERSION = 2;
 
 namespace {
 
@@ -702,7 +703,8 @@ struct state_header {
     uint32_t magic, version;
     char     policy[32];
     char     adapter[65];
-    char     pad[3];
+    char     model[65];
+    char     pad[2];
     int32_t  budget, heavy, pinned;
     int32_t  type_k, type_v;
     uint32_t n_ubatch, n_layer;
@@ -714,7 +716,7 @@ struct state_header {
 } // namespace
 
 static state_header make_header(
-        const char * policy, const std::string & adapter, int32_t budget, int32_t heavy, int32_t pinned,
+        const char * policy, const std::string & adapter, const std::string & model, int32_t budget, int32_t heavy, int32_t pinned,
         int32_t type_k, int32_t type_v, uint32_t n_layer, const llama_cparams & c) {
     state_header h;
     memset(&h, 0, sizeof(h));
@@ -722,6 +724,7 @@ static state_header make_header(
     h.version = STATE_VERSION;
     snprintf(h.policy,  sizeof(h.policy),  "%s", policy);
     snprintf(h.adapter, sizeof(h.adapter), "%s", adapter.c_str());
+    snprintf(h.model,   sizeof(h.model),   "%s", model.c_str());
     h.budget = budget;
     h.heavy  = heavy;
     h.pinned = pinned;
@@ -740,13 +743,13 @@ static state_header make_header(
 }
 
 void lesskv_memory::write_header(llama_io_write_i & io) const {
-    const auto h = make_header(lesskv_policy_name(policy), adapter ? adapter->sha256 : "", budget, heavy, pinned,
+    const auto h = make_header(lesskv_policy_name(policy), adapter ? adapter->sha256 : "", lesskv_model_fingerprint(model), budget, heavy, pinned,
             type_k, type_v, (uint32_t) layers.size(), cparams);
     io.write(&h, sizeof(h));
 }
 
 void lesskv_memory::check_header(llama_io_read_i & io) const {
-    const auto want = make_header(lesskv_policy_name(policy), adapter ? adapter->sha256 : "", budget, heavy, pinned,
+    const auto want = make_header(lesskv_policy_name(policy), adapter ? adapter->sha256 : "", lesskv_model_fingerprint(model), budget, heavy, pinned,
             type_k, type_v, (uint32_t) layers.size(), cparams);
     state_header h;
     io.read_to(&h, sizeof(h));
@@ -759,6 +762,7 @@ void lesskv_memory::check_header(llama_io_read_i & io) const {
     }
     h.policy [sizeof(h.policy)  - 1] = 0;
     h.adapter[sizeof(h.adapter) - 1] = 0;
+    h.model  [sizeof(h.model)   - 1] = 0;
 
     const auto num = [&](const char * what, double found, double wanted) {
         if (found != wanted) {
@@ -766,6 +770,9 @@ void lesskv_memory::check_header(llama_io_read_i & io) const {
         }
     };
     num("the format version", h.version, want.version);
+    if (strcmp(h.model, want.model) != 0) {
+        differ("the model's fingerprint", h.model, want.model);
+    }
     if (strcmp(h.policy, want.policy) != 0) {
         differ("the policy", h.policy, want.policy);
     }
@@ -788,6 +795,15 @@ void lesskv_memory::check_header(llama_io_read_i & io) const {
     num("the YaRN high dimension",h.yarn_beta_slow,   want.yarn_beta_slow);
 }
 
+// FNV-1a, of 64 bits: against damage, not against an attacker.
+static uint64_t checksum(const uint8_t * data, size_t n) {
+    uint64_t sum = 0xcbf29ce484222325;
+    for (size_t i = 0; i < n; ++i) {
+        sum = (sum ^ data[i])*0x100000001b3;
+    }
+    return sum;
+}
+
 void lesskv_memory::write_seq(llama_io_write_i & io, const sequence & seq) const {
     std::vector<uint8_t> buf;
     uint32_t n = 0;
@@ -807,6 +823,8 @@ void lesskv_memory::write_seq(llama_io_write_i & io, const sequence & seq) const
         io.write(&il,   sizeof(il));
         io.write(&size, sizeof(size));
         io.write(buf.data(), size);
+        const uint64_t sum = checksum(buf.data(), size);
+        io.write(&sum, sizeof(sum));
     }
 }
 
@@ -845,7 +863,13 @@ lesskv_memory::sequence lesskv_memory::read_seq(llama_io_read_i & io) const {
             throw std::runtime_error(format("the saved state is damaged at layer %d", layers[i].il));
         }
         const uint8_t * data = io.read(size);
+        const uint64_t mine = checksum(data, size); // data is the reader's, until it reads on
         const auto status = lesskv_cache_load(seq.caches[i].get(), data, size);
+        uint64_t sum;
+        io.read_to(&sum, sizeof(sum));
+        if (sum != mine) {
+            throw std::runtime_error(format("the saved state is damaged at layer %d: its checksum is %016" PRIx64 ", not %016" PRIx64, layers[i].il, mine, sum));
+        }
         if (status != LESSKV_OK) {
             throw std::runtime_error(format("the saved state of layer %d cannot be loaded: %s", layers[i].il, lesskv_status_str(status)));
         }
