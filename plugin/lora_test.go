@@ -80,6 +80,10 @@ func TestLoRA(t *testing.T) {
 
 	assert.Equal(t, want, text(base, llama.SetLoraAdapter(lora), sparse(512)), "and with LESS")
 
+	activated := filepath.Join(dir, "alora.gguf")
+	require.NoError(t, gguf.WriteFile(activated, append(pairs, gguf.KeyValue{Key: "adapter.alora.invocation_tokens", Value: []uint32{5, 6}}), tensors))
+	_, err = llama.New(base, llama.SetLoraAdapter(activated))
+	assertSays(t, err, lesskv.ErrMissing, "aLoRA")
 	_, err = llama.New(base, llama.SetLoraAdapter(lora), llama.SetLoraBase(base))
 	assert.ErrorIs(t, err, lesskv.ErrMissing)
 	_, err = llama.New(file(t, testdata.Model), llama.SetLoraAdapter(lora))

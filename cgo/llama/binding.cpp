@@ -6,6 +6,7 @@
 #include <cstdarg>
 #include <cstdio>
 #include <memory>
+#include <mutex>
 
 #ifdef __GLIBC__
 #include <malloc.h>
@@ -26,12 +27,30 @@ void fail(llama_binding_code code, const char * format, ...) {
     throw failure(code, text);
 }
 
+static thread_local int n_catching = 0;
+
+catching::catching() {
+    static std::once_flag once;
+    std::call_once(once, [] {
+        ggml_set_abort_callback([](const char * message) {
+            if (n_catching > 0) {
+                fail(LLAMA_BINDING_FAILED, "llama.cpp gave up: %s", message);
+            }
+            fprintf(stderr, "%s\n", message); // a thread of ggml's: nobody would catch it
+        });
+    });
+    ++n_catching;
+}
+
+catching::~catching() { --n_catching; }
+
 // Runs a call and keeps what it threw where the caller finds it. Returns 0 or -1.
 template <typename F>
 static int guard(llama_binding_code & code, std::string & error, F && call) {
     code = LLAMA_BINDING_OK;
     error.clear();
     try {
+        catching assertions;
         call();
         return 0;
     } catch (const failure & e) {

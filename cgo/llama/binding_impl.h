@@ -22,6 +22,17 @@ struct failure : std::runtime_error {
 [[noreturn]] __attribute__((format(printf, 2, 3)))
 void fail(llama_binding_code code, const char * format, ...);
 
+// While it lives, an assertion of llama.cpp's or ggml's on this thread is a failure that is thrown, and not the end of the
+// process: damaged models and rare combinations come to some. Frames of C are left behind, of which ggml has none that holds
+// anything.
+class catching {
+public:
+    catching();
+    ~catching();
+    catching(const catching &) = delete;
+    catching & operator=(const catching &) = delete;
+};
+
 // One text in a context of its own: a sequence, and the tokens that its cache holds, in order. (binding_sequence.cpp)
 class sequence {
 public:

@@ -5,6 +5,8 @@
 #include "lesskv-adapter.h"
 #include "lesskv-cpu.h"
 
+#include "llama-model.h"
+
 #include <cerrno>
 #include <cmath>
 #include <cstdio>
@@ -68,6 +70,18 @@ static void check_file(const char * path) {
     if (fread(magic, 1, sizeof(magic), file.get()) != sizeof(magic) || memcmp(magic, "GGUF", 4) != 0) {
         fail(LLAMA_BINDING_MODEL, "%s is not a GGUF file: it begins with the bytes %02x %02x %02x %02x, not with \"GGUF\"",
                 path, magic[0], magic[1], magic[2], magic[3]);
+    }
+}
+
+// What ggml asserts on threads of its own, where nothing can be caught.
+static void check_numbers(const char * path, const llama_hparams & h) {
+    for (const float eps : { h.f_norm_eps, h.f_norm_rms_eps, h.f_norm_group_eps }) {
+        if (!std::isfinite(eps) || eps < 0.0f) {
+            fail(LLAMA_BINDING_MODEL, "%s: the epsilon of its norms is %g: the file is damaged", path, eps);
+        }
+    }
+    if (h.n_rot % 2 != 0 || h.n_rot > std::max(h.n_embd_head_k, h.n_embd_head_v)) {
+        fail(LLAMA_BINDING_MODEL, "%s: %u dimensions are rotated, of heads of %u: the file is damaged", path, h.n_rot, h.n_embd_head_k);
     }
 }
 
@@ -188,6 +202,9 @@ static void load_lora(const load_options & o, model & m) {
         const std::string why = errors.text();
         fail(LLAMA_BINDING_MODEL, "the LoRA adapter %s: %s", o.lora, why.empty() ? "llama.cpp gives no reason" : why.c_str());
     }
+    if (llama_adapter_get_alora_n_invocation_tokens(m.lora.get()) > 0) { // here it would be on from the first token
+        fail(LLAMA_BINDING_MISSING, "the LoRA adapter %s is an activated one (aLoRA), to be switched on by tokens of the prompt: not in this runtime", o.lora);
+    }
     if (m.less.on) {
         log(GGML_LOG_LEVEL_WARN, "lesskv: the LoRA adapter %s changes the model: kernels that were trained without it fit less well\n", o.lora);
     }
@@ -254,6 +271,7 @@ model * load(const load_options & o) {
             fail(LLAMA_BINDING_MODEL, "%s: %s", o.path, why.empty() ? "llama.cpp gives no reason" : why.c_str());
         }
     }
+    check_numbers(o.path, m->weights->hparams);
     if (llama_vocab_type(m->vocab()) == LLAMA_VOCAB_TYPE_NONE) {
         fail(LLAMA_BINDING_MODEL, "%s has no vocabulary", o.path);
     }

@@ -30,6 +30,7 @@ static void with_stack(size_t n, const std::function<void()> & call) {
     status = status ? status : pthread_create(&thread, &attr, [](void * p) -> void * {
         auto & j = *static_cast<job *>(p);
         try {
+            catching assertions;
             j.call();
         } catch (...) {
             j.error = std::current_exception();
