@@ -65,8 +65,8 @@
 // # Calls
 //
 // Models are independent of each other. One model serves one call at a time: a second, from another goroutine or the token
-// callback, fails with [ErrBusy]. Only TokenizeString may be called at any time, and Free, which ends the running call first.
-// [Interrupt] ends a call from outside, and so does a context:
+// callback, fails with [ErrBusy]. Only TokenizeString may be called at any time, and Free, which does not wait: the running
+// call ends after its token, and then the memory goes. [Interrupt] ends a call from outside, and so does a context:
 //
 //	text, err := model.Predict(prompt, lesskv.WithContext(request.Context()))
 //

@@ -75,6 +75,10 @@ func TestNewWrongOptions(t *testing.T) {
 		"main GPU":           {llama.SetMainGPU("first"), lesskv.ErrArgument, `"first"`},
 		"tensor split":       {llama.SetTensorSplit("1,a"), lesskv.ErrArgument, `"a"`},
 		"LoRA":               {llama.SetLoraAdapter("lora.bin"), lesskv.ErrModel, "lora.bin"},
+		"NUL in LoRA":        {llama.SetLoraAdapter("lora.bin\x00"), lesskv.ErrArgument, "LoRA adapter"},
+		"NUL in LoRA base":   {llama.SetLoraBase("\x00"), lesskv.ErrArgument, "LoRA base"},
+		"NUL in main GPU":    {llama.SetMainGPU("0\x00"), lesskv.ErrArgument, "main GPU"},
+		"NUL in split":       {llama.SetTensorSplit("1\x00"), lesskv.ErrArgument, "tensor split"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := llama.New(file(t, testdata.Model), test.option)

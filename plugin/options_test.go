@@ -33,6 +33,34 @@ func TestOptionsWithoutEffect(t *testing.T) {
 	}
 }
 
+// Apps take the time for a seed, in nanoseconds: more than 32 bits, of which the low ones count.
+func TestSeeds(t *testing.T) {
+	model := open(t)
+	text := func(seed int) string {
+		return predict(t, model, prompt, llama.SetTemperature(1.2), llama.SetSeed(seed))
+	}
+	assert.Equal(t, text(7), text(7))
+	const now = 1_700_000_000_000_000_000
+	texts := map[string]bool{}
+	for i := range 5 {
+		texts[text(now+i)] = true
+	}
+	assert.Len(t, texts, 5)
+	assert.Equal(t, text(7), text(7+1<<32))
+	random := map[string]bool{}
+	for range 5 {
+		random[text(-1)] = true
+	}
+	assert.Greater(t, len(random), 1, "-1 is another one each time")
+}
+
+// A text that has all that its grammar wants is at its end, whatever IgnoreEOS says.
+func TestGrammarEndsTheText(t *testing.T) {
+	model := open(t)
+	assert.Equal(t, "yes", predict(t, model, prompt, llama.WithGrammar(`root ::= "yes"`), llama.IgnoreEOS))
+	assert.Equal(t, "eog", timings(t, model).Stop)
+}
+
 // Options of the sampling change a text that they should.
 func TestOptionsOfSampling(t *testing.T) {
 	model := open(t)

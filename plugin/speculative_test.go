@@ -120,6 +120,17 @@ func TestSpeculativeFullContext(t *testing.T) {
 	assert.Less(t, timings(t, roomy).Drafted, 350)
 }
 
+// All of a budget may be heavy hitters, and then nothing can be drafted; nothing is what SetNDraft(0) asks for.
+func TestSpeculativeDraftsNothing(t *testing.T) {
+	cache := lesskv.Enable(lesskv.Config{Budget: lesskv.Tokens(64), Heavy: 64, Adapter: lesskv.NoAdapter})
+	model, draft := open(t, cache), open(t, cache)
+	want := predict(t, open(t, cache), prompt)
+	out, err := model.SpeculativeSampling(draft, prompt, llama.SetNDraft(0), llama.SetThreads(1), llama.SetTemperature(0), llama.SetTokens(24))
+	require.NoError(t, err)
+	assert.Equal(t, want, out)
+	assert.Zero(t, timings(t, model).Drafted)
+}
+
 // What ends the draft model ends the call that it drafts for.
 func TestSpeculativeEndsWithItsDraft(t *testing.T) {
 	for name, end := range map[string]func(draft *llama.LLama){"interrupted": lesskv.Interrupt, "freed": (*llama.LLama).Free} {

@@ -162,6 +162,17 @@ static const float * logits_of(const sequence & s, int32_t row) {
     return logits;
 }
 
+// The token that ends the text where the grammar has all that it wants, though a bias forbids it, or LLAMA_TOKEN_NULL.
+static llama_token grammar_end(const llama_vocab * vocab, llama_sampler * grammar) {
+    llama_token_data end = { llama_vocab_eos(vocab), 0.0f, 0.0f };
+    if (!grammar || end.id == LLAMA_TOKEN_NULL || !llama_vocab_is_eog(vocab, end.id)) {
+        return LLAMA_TOKEN_NULL;
+    }
+    llama_token_data_array array = { &end, 1, -1, false };
+    llama_sampler_apply(grammar, &array);
+    return end.logit > -INFINITY ? end.id : LLAMA_TOKEN_NULL;
+}
+
 llama_token sampler::sample(const sequence & s, int32_t row, const sequence * guide) {
     const float * logits = logits_of(s, row);
     for (llama_token t = 0; t < n_vocab; ++t) {
@@ -191,6 +202,8 @@ llama_token sampler::sample(const sequence & s, int32_t row, const sequence * gu
     array.size = end - array.data;
     if (array.size > 0) {
         llama_sampler_apply(chain.get(), &array);
+    } else if (const llama_token end = grammar_end(vocab, grammar.get()); end != LLAMA_TOKEN_NULL) {
+        return end;
     }
 
     if (array.selected < 0 || (size_t) array.selected >= array.size || !(array.data[array.selected].logit > -INFINITY)) {

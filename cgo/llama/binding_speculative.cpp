@@ -95,7 +95,7 @@ private:
 static int32_t draft_size(const model & m, const params & p) {
     const int32_t n = std::min(p.n_draft, std::min<int32_t>(p.n_batch, llama_n_ubatch(m.main.ctx.get())) - 1);
     lesskv_info info;
-    if (lesskv_get_info(m.main.ctx.get(), &info) && n >= info.recent) {
+    if (n > 0 && lesskv_get_info(m.main.ctx.get(), &info) && n >= info.recent) {
         fail(LLAMA_BINDING_ARGUMENT, "%d drafted tokens: with LESS those that turn out wrong must not have been folded, and of the budget of %d only the %d newest pairs are "
                 "sure to stay; draft %d at most (SetNDraft), or give the cache a larger budget", p.n_draft, info.budget, info.recent, info.recent - 1);
     }
