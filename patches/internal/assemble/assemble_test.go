@@ -297,8 +297,8 @@ func TestInterruptedAndResumed(t *testing.T) {
 	go func() {
 		defer cancel()
 		for range 1000 {
-			objects, _ := filepath.Glob(filepath.Join(b.layout().Objects(), "*.deps"))
-			if len(objects) >= 5 {
+			models, _ := filepath.Glob(filepath.Join(b.layout().Objects(), "src_models_lesskv-all.cpp-*.deps"))
+			if len(models) > 0 {
 				return
 			}
 			time.Sleep(5 * time.Millisecond)
