@@ -4,6 +4,7 @@ package assemble
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -82,19 +83,36 @@ func Run(ctx context.Context, o Options) error {
 		}
 	}
 	uses := ""
+	var tied error
 	if slices.Contains(a.kinds(), patched) {
 		file, err := a.tie()
 		if err != nil {
 			return err
 		}
 		uses = ", " + file + " uses it"
+		if tied = a.check(ctx, file); tied != nil {
+			uses = ""
+		}
 	}
 	if len(stale) == 0 {
 		a.logf("%s is up to date%s", a.out, uses)
 	} else {
 		a.logf("%s made in %s%s", a.out, time.Since(start).Round(time.Second), uses)
 	}
-	return nil
+	if unanswered := (*workspace.UnansweredError)(nil); errors.As(tied, &unanswered) {
+		a.logf("%v", tied) // not the tie's fault: a requirement may be missing yet
+		return nil
+	}
+	return tied
+}
+
+// check asks the go command whether the app uses the runtime. For a checkout it doesn't: GOWORK=off, with which that is
+// assembled, hides its go.work.
+func (a *assembly) check(ctx context.Context, file string) error {
+	if a.App == "" {
+		return nil
+	}
+	return workspace.Check(ctx, a.root, file, a.out.Package())
 }
 
 // tie makes the module use the assembled package and returns the file that says so.

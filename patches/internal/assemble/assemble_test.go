@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -17,6 +18,7 @@ import (
 	"github.com/lesskv/lesskv/patches/internal/assemble"
 	"github.com/lesskv/lesskv/patches/internal/fake"
 	"github.com/lesskv/lesskv/patches/internal/lock"
+	"github.com/lesskv/lesskv/patches/internal/workspace"
 	"github.com/lesskv/lesskv/patches/layout"
 	"github.com/lesskv/lesskv/patches/pins"
 )
@@ -133,6 +135,35 @@ func (b *bench) write(path, text string) {
 	require.NoError(b, os.WriteFile(path, []byte(text), 0o644))
 }
 
+// files writes files below dir; all reads them all.
+func (b *bench) files(dir string, files map[string]string) {
+	b.Helper()
+	for name, text := range files {
+		path := filepath.Join(dir, name)
+		require.NoError(b, os.MkdirAll(filepath.Dir(path), 0o755))
+		b.write(path, text)
+	}
+}
+
+func (b *bench) all(dir string) map[string]string {
+	b.Helper()
+	files := map[string]string{}
+	require.NoError(b, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			files[path] = b.read(path)
+		}
+		return err
+	}))
+	return files
+}
+
+// goMust runs the go command in dir, in the environment as it is.
+func (b *bench) goMust(dir string, args ...string) {
+	b.Helper()
+	out, err := exec.Command("go", append([]string{"-C", dir}, args...)...).CombinedOutput()
+	require.NoError(b, err, string(out))
+}
+
 func (b *bench) read(names ...string) string {
 	b.Helper()
 	data, err := os.ReadFile(filepath.Join(names...))
@@ -152,7 +183,7 @@ func (b *bench) run() string {
 func (b *bench) fail(want string) error {
 	b.Helper()
 	err := assemble.Run(b.Context(), b.o)
-	require.ErrorContains(b, err, want)
+	require.ErrorContains(b, err, want, b.log.String())
 	return err
 }
 
@@ -384,10 +415,9 @@ func TestBuildFolderDeletedByHand(t *testing.T) {
 
 func TestApp(t *testing.T) {
 	b := newBench(t)
-	b.o.App, b.o.Trees = b.app, "patched"
-	b.o.Dir = t.TempDir()
+	b.forApp(b.app)
 	mod := b.read(b.app, "go.mod")
-	b.run()
+	require.Contains(t, b.run(), filepath.Join(b.app, "go.work")+" uses it")
 	out, err := goCommand(b.app, "list", "-m", "-f", "{{.Dir}}", pins.GoLlama.Path)
 	require.NoError(t, err, out)
 	cache, err := os.UserCacheDir()
@@ -417,6 +447,182 @@ func TestApp(t *testing.T) {
 	b.code["kernels/policy.c"] = &fstest.MapFile{Data: []byte("long policy;\n")}
 	b.run()
 	require.NotContains(t, b.read(b.app, "go.mod"), found.Package(), "other sources are another runtime")
+}
+
+// forApp lets run assemble for the app in dir, and the go command heed a go.work.
+func (b *bench) forApp(dir string) {
+	b.Setenv("GOWORK", "")
+	b.o.App, b.o.Trees, b.o.Dir = dir, "patched", b.TempDir()
+}
+
+const llamaMod = "module example.com/app\n\ngo 1.22\n\nrequire github.com/go-skynet/go-llama.cpp v1.0.0\n"
+
+// A tie is what it says, or an error that says why the go command does not heed it. What the error advises helps, and -undo
+// leaves the files as they were.
+func TestTieThatDoesNotHold(t *testing.T) {
+	for name, test := range map[string]struct {
+		files   map[string]string // beside and above app/
+		env     [2]string
+		replace bool
+		want    []string
+		mend    func(b *bench, app string)
+	}{
+		"go.work above does not list the app": {
+			files: map[string]string{"go.work": "go 1.22\n\nuse ./other\n", "other/go.mod": "module example.com/other\n\ngo 1.22\n"},
+			want:  []string{"DIR/go.work does not list that folder", "go work use DIR/app"},
+			mend:  func(b *bench, app string) { b.goMust(app, "work", "use", app) },
+		},
+		"nor with -replace": {
+			files: map[string]string{"go.work": "go 1.22\n"}, replace: true,
+			want: []string{"DIR/go.work does not list that folder", "go work use DIR/app; or build with GOWORK=off"},
+			mend: func(b *bench, _ string) { b.Setenv("GOWORK", "off") },
+		},
+		"GOWORK=off": {
+			env:  [2]string{"GOWORK", "off"},
+			want: []string{"GOWORK=off makes it ignore every go.work", "Unset GOWORK", "or tie with -replace"},
+			mend: func(b *bench, _ string) { b.Setenv("GOWORK", "") },
+		},
+		"GOWORK=off and then -replace": {
+			env:  [2]string{"GOWORK", "off"},
+			want: []string{"or tie with -replace"},
+			mend: func(b *bench, _ string) { b.o.Replace = true },
+		},
+		"GOWORK=elsewhere": {
+			files: map[string]string{"else/go.work": "go 1.22\n\nuse ../app\n"}, env: [2]string{"GOWORK", "DIR/else/go.work"},
+			want: []string{"GOWORK names DIR/else/go.work instead", "Unset GOWORK"},
+			mend: func(b *bench, _ string) { b.Setenv("GOWORK", "") },
+		},
+		"GOFLAGS=-mod=mod": {
+			env:  [2]string{"GOFLAGS", "-modcacherw -mod=mod"},
+			want: []string{"GOFLAGS=-mod=mod and a go.work exclude each other", "says \"-mod may only be set to readonly or vendor", "Take -mod=mod out of GOFLAGS", "-replace"},
+			mend: func(b *bench, _ string) { b.o.Replace = true },
+		},
+		"GOFLAGS=-mod=vendor": {
+			env:  [2]string{"GOFLAGS", "-modcacherw -mod=vendor"},
+			want: []string{"GOFLAGS=-mod=vendor asks for DIR/app/vendor, which is not there", "GOFLAGS=-mod=readonly", "go work vendor"},
+			mend: func(b *bench, _ string) { b.Setenv("GOFLAGS", "-modcacherw -mod=readonly") },
+		},
+		"GOFLAGS=-mod=vendor and a folder": {
+			files: vendored, env: [2]string{"GOFLAGS", "-modcacherw -mod=vendor"},
+			want: []string{"DIR/app/vendor goes before it", "says \"ambiguous import", "go work vendor"},
+			mend: func(b *bench, app string) { b.goMust(app, "work", "vendor") },
+		},
+		"-replace and a vendor folder": {
+			files: vendored, replace: true,
+			want: []string{"DIR/app/vendor goes before it", "says \"inconsistent vendoring", "GOFLAGS=-mod=readonly", "go mod vendor"},
+			mend: func(b *bench, _ string) { b.Setenv("GOFLAGS", "-modcacherw -mod=readonly") },
+		},
+		"-replace and a vendor folder and then a copy": {
+			files: vendored, replace: true,
+			want: []string{"run go mod vendor"},
+			mend: func(b *bench, app string) { b.goMust(app, "mod", "vendor") },
+		},
+		"another go.mod": {
+			files: map[string]string{"app/other.mod": llamaMod}, replace: true, env: [2]string{"GOFLAGS", "-modcacherw -modfile=other.mod"},
+			want: []string{"GOFLAGS=-modfile=other.mod goes before go.mod", "Take -modfile out"},
+			mend: func(b *bench, _ string) { b.Setenv("GOFLAGS", "-modcacherw") },
+		},
+		"what nobody thought of": {
+			files:   map[string]string{"app/other.mod": llamaMod, "overlay.json": `{"Replace": {"go.mod": "other.mod"}}`},
+			replace: true, env: [2]string{"GOFLAGS", "-modcacherw -overlay=DIR/overlay.json"},
+			want: []string{"takes it from", "@v1.0.0: something else goes before it", "go env GOFLAGS"},
+			mend: func(b *bench, _ string) { b.Setenv("GOFLAGS", "-modcacherw") },
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			dir := t.TempDir()
+			app := filepath.Join(dir, "app")
+			b.files(dir, map[string]string{"app/go.mod": llamaMod, "app/main.go": appMain})
+			b.goMust(app, "mod", "download", pins.GoLlama.Path) // go.sum
+			b.files(dir, test.files)
+			b.forApp(app)
+			b.o.Replace = test.replace
+			if test.env[0] != "" {
+				t.Setenv(test.env[0], strings.ReplaceAll(test.env[1], "DIR", dir))
+			}
+			before := b.all(dir)
+
+			var e *workspace.NotUsedError
+			require.ErrorAs(t, b.fail(""), &e, b.log.String())
+			for _, want := range test.want {
+				require.ErrorContains(t, e, strings.ReplaceAll(want, "DIR", dir))
+			}
+			require.Equal(t, app, e.Dir)
+			require.NotContains(t, b.log.String(), "uses it")
+			require.FileExists(t, filepath.Join(e.Want, "libbinding.a"))
+			require.NoError(t, assemble.Undo(b.o))
+			require.Equal(t, before, b.all(dir))
+
+			b.fail("")
+			test.mend(b, app)
+			require.Contains(t, b.run(), " uses it\n")
+			out, err := exec.Command("go", "-C", app, "build", "-o", os.DevNull, ".").CombinedOutput()
+			require.NoError(t, err, string(out))
+		})
+	}
+}
+
+const appMain = "package main\n\nimport llama \"github.com/go-skynet/go-llama.cpp\"\n\nvar _ [llama.N - 2]int // not upstream's 1\n\nfunc main() {}\n"
+
+// vendored is the app after go mod vendor, before it was tied.
+var vendored = map[string]string{
+	"app/vendor/modules.txt":                                "# github.com/go-skynet/go-llama.cpp v1.0.0\n## explicit; go 1.21\ngithub.com/go-skynet/go-llama.cpp\n",
+	"app/vendor/github.com/go-skynet/go-llama.cpp/llama.go": "package llama\n\nconst N = 1\n",
+}
+
+// What looks as if it were in the way, and is not.
+func TestTieThatHolds(t *testing.T) {
+	for name, test := range map[string]struct {
+		files   map[string]string
+		env     [2]string
+		replace bool
+	}{
+		"no requirement yet":         {files: map[string]string{"app/go.mod": "module example.com/app\n\ngo 1.22\n"}},
+		"a vendor folder":            {files: vendored},
+		"a fork in go.mod":           {files: map[string]string{"app/go.mod": llamaMod + "replace github.com/go-skynet/go-llama.cpp => ./fork\n", "app/fork/go.mod": "module github.com/go-skynet/go-llama.cpp\n"}},
+		"go.work above":              {files: map[string]string{"go.work": "go 1.22\n\nuse ./app\n"}},
+		"-mod=mod and an odd go.mod": {files: map[string]string{"app/go.mod": strings.ReplaceAll(llamaMod, " v1", "    v1")}, env: [2]string{"GOFLAGS", "-mod=mod"}, replace: true},
+		"GOWORK=off with -replace":   {env: [2]string{"GOWORK", "off"}, replace: true},
+		"offline":                    {env: [2]string{"GOPROXY", "off"}},
+		"offline with -replace":      {env: [2]string{"GOPROXY", "off"}, replace: true},
+		"-mod=readonly and a folder": {files: vendored, env: [2]string{"GOFLAGS", "-mod=readonly"}, replace: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			dir := t.TempDir()
+			link := filepath.Join(t.TempDir(), "link") // to the app, and to the cache
+			require.NoError(t, os.Symlink(dir, link))
+			cache := filepath.Join(t.TempDir(), "link")
+			require.NoError(t, os.Symlink(t.TempDir(), cache))
+			t.Setenv("XDG_CACHE_HOME", cache)
+			b.forApp(filepath.Join(link, "app"))
+			b.files(dir, map[string]string{"app/go.mod": llamaMod})
+			b.files(dir, test.files)
+			b.run() // so that nothing is fetched below
+			require.NoError(t, assemble.Undo(b.o))
+			b.o.Replace = test.replace
+			if test.env[0] != "" {
+				t.Setenv(test.env[0], test.env[1])
+				t.Setenv("GOMODCACHE", t.TempDir())
+			}
+			before := b.all(dir)
+			require.Contains(t, b.run(), " uses it\n")
+			require.NoError(t, assemble.Undo(b.o))
+			require.Equal(t, before, b.all(dir))
+		})
+	}
+}
+
+// Where the go command can't say, that is no fault of the tie.
+func TestTieThatCannotBeSeen(t *testing.T) {
+	b := newBench(t)
+	b.forApp(b.app)
+	b.o.Replace = true
+	log := b.run()
+	require.NotContains(t, log, "go.mod uses it")
+	require.Contains(t, log, "can't tell yet")
+	require.Contains(t, log, "is replaced but not required; to add it:\n\tgo get "+pins.GoLlama.Path)
 }
 
 func TestWhereToAssemble(t *testing.T) {

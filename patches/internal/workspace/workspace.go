@@ -33,9 +33,18 @@ func (e *ConflictError) Error() string {
 }
 
 // UseWork makes the workspace of the module in dir use the assembled module in runtime. It edits the go.work that holds
-// for dir, or makes one in dir; if ignore is set, a git checkout around it is told to ignore what was made. It returns the
-// file's path.
+// for dir, or makes one in dir; if ignore is set, a git checkout around it is told to ignore what was made. It takes the place of
+// an earlier UseReplace, and returns the file's path.
 func UseWork(dir, runtime string, ignore bool) (string, error) {
+	file, err := useWork(dir, runtime, ignore)
+	if err != nil {
+		return "", err
+	}
+	_, err = undoReplace(dir)
+	return file, err
+}
+
+func useWork(dir, runtime string, ignore bool) (string, error) {
 	file, data, err := findWork(dir)
 	if err != nil {
 		return "", err
@@ -70,7 +79,8 @@ func UseWork(dir, runtime string, ignore bool) (string, error) {
 	return file, write(file, data, add(rest, line))
 }
 
-// UseReplace adds a replace of the assembled module in runtime to the go.mod in dir and returns that file's path.
+// UseReplace adds a replace of the assembled module in runtime to the go.mod in dir. It takes the place of an earlier UseWork, and
+// returns that file's path.
 func UseReplace(dir, runtime string) (string, error) {
 	file := filepath.Join(dir, "go.mod")
 	data, err := os.ReadFile(file)
@@ -86,12 +96,24 @@ func UseReplace(dir, runtime string) (string, error) {
 		return "", err
 	}
 	line := fmt.Sprintf("replace %s => %s %s", pins.GoLlama.Path, modfile.AutoQuote(runtime), mark)
-	return file, write(file, data, add(rest, line))
+	if err := write(file, data, add(rest, line)); err != nil {
+		return "", err
+	}
+	_, err = undoWork(dir)
+	return file, err
 }
 
 // Undo takes out what UseWork and UseReplace did for the module in dir, and returns the files that it changed or removed.
 func Undo(dir string) ([]string, error) {
-	var changed []string
+	changed, err := undoWork(dir)
+	if err != nil {
+		return changed, err
+	}
+	more, err := undoReplace(dir)
+	return append(changed, more...), err
+}
+
+func undoWork(dir string) (changed []string, err error) {
 	file, data, err := findWork(dir)
 	if err != nil {
 		return nil, err
@@ -116,14 +138,18 @@ func Undo(dir string) ([]string, error) {
 			changed = append(changed, file)
 		}
 	}
+	return changed, nil
+}
+
+func undoReplace(dir string) (changed []string, err error) {
 	mod := filepath.Join(dir, "go.mod")
-	data, err = os.ReadFile(mod)
+	data, err := os.ReadFile(mod)
 	if err != nil {
-		return changed, err
+		return nil, err
 	}
 	if rest := strip(data); !bytes.Equal(rest, data) {
 		if err := write(mod, data, rest); err != nil {
-			return changed, err
+			return nil, err
 		}
 		changed = append(changed, mod)
 	}

@@ -93,6 +93,27 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
+func TestOneTieTakesThePlaceOfTheOther(t *testing.T) {
+	dir, to := t.TempDir(), runtime(t)
+	files := map[string]string{"app/go.mod": appMod, "go.work": "go 1.22\n\nuse ./app\n"}
+	write(t, dir, files)
+	app := filepath.Join(dir, "app")
+	_, err := useWork(app, to)
+	require.NoError(t, err)
+	work := read(t, dir)
+
+	_, err = workspace.UseReplace(app, to)
+	require.NoError(t, err)
+	require.Equal(t, files["go.work"], read(t, dir)["go.work"])
+	require.Contains(t, read(t, dir)["app/go.mod"], to)
+	_, err = useWork(app, to)
+	require.NoError(t, err)
+	require.Equal(t, work, read(t, dir))
+	_, err = workspace.Undo(app)
+	require.NoError(t, err)
+	require.Equal(t, files, read(t, dir))
+}
+
 func rel(t *testing.T, dir, path string) string {
 	t.Helper()
 	r, err := filepath.Rel(dir, path)
