@@ -3,6 +3,7 @@ package integration
 import (
 	"bufio"
 	"encoding/json"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -12,6 +13,7 @@ import (
 	llama "github.com/go-skynet/go-llama.cpp"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/lesskv/lesskv/integration/tinymodels"
 	"github.com/lesskv/lesskv/patches/pins"
@@ -113,6 +115,85 @@ func TestLongWord(t *testing.T) {
 		n, _, err := load(t, path).TokenizeString(strings.Repeat("a", 1_000_000))
 		require.NoError(t, err, f.name)
 		assert.Greater(t, n, int32(100_000), f.name)
+	}
+}
+
+// Gemma 2's own vocabulary, from the same place, in SentencePiece's file format (sentencepiece_model.proto: ModelProto.pieces is
+// field 1; of a piece its text is 1, its score 2, its type 3).
+func TestGemmaVocabulary(t *testing.T) {
+	data, err := os.ReadFile(filepath.Join(moduleDir(t, pins.Ollama), "tokenizer", "testdata", "gemma2", "tokenizer.model"))
+	require.NoError(t, err)
+	var tokens []string
+	var scores []float32
+	var types []int32
+	fields(t, data, func(field protowire.Number, piece []byte, _ uint64) {
+		if field != 1 {
+			return
+		}
+		text, score, kind := "", float32(0), int32(1)
+		fields(t, piece, func(field protowire.Number, bytes []byte, number uint64) {
+			switch field {
+			case 1:
+				text = string(bytes)
+			case 2:
+				score = math.Float32frombits(uint32(number))
+			case 3:
+				kind = int32(number)
+			}
+		})
+		if text == "<start_of_turn>" || text == "<end_of_turn>" {
+			kind = 3 // control, as converters have it
+		}
+		tokens, scores, types = append(tokens, text), append(scores, score), append(types, kind)
+	})
+	require.Len(t, tokens, 256000)
+	v := tinymodels.SentencePieceTokens(tokens, scores, types, "<unk>", "<bos>", "<eos>")
+	m, err := tinymodels.Find("gemma2")
+	require.NoError(t, err)
+	path := filepath.Join(t.TempDir(), "model.gguf")
+	require.NoError(t, m.WriteVocabulary(path, gguf.F16, 1, v))
+	model := load(t, path)
+	for text, want := range map[string]string{
+		"Hello world": "<bos> Hello ▁world",
+		"<start_of_turn>user\nWrite a hello world program<end_of_turn>\n<start_of_turn>model\n": "<bos> <start_of_turn> user \n Write ▁a ▁hello ▁world ▁program <end_of_turn> \n <start_of_turn> model \n",
+		"请考试 1234":   "<bos> 请 考试 ▁ 1 2 3 4",
+		"\U000e01ef": "<bos> <0xF3> <0xA0> <0x87> <0xAF>",
+	} {
+		_, numbers, err := model.TokenizeString(text)
+		require.NoError(t, err)
+		got := make([]string, len(numbers))
+		for i, n := range numbers {
+			got[i] = tokens[n]
+		}
+		assert.Equal(t, want, strings.Join(got, " "), text)
+	}
+	testVocabulary(t, model, v, []string{"<start_of_turn>"}, []string{"<eos>", "<end_of_turn>"}, 0)
+}
+
+// fields calls f for the fields of a protocol buffer's message.
+func fields(t *testing.T, data []byte, f func(field protowire.Number, bytes []byte, number uint64)) {
+	t.Helper()
+	for len(data) > 0 {
+		field, kind, n := protowire.ConsumeTag(data)
+		require.NoError(t, protowire.ParseError(n))
+		data = data[n:]
+		var bytes []byte
+		var number uint64
+		switch kind {
+		case protowire.BytesType:
+			bytes, n = protowire.ConsumeBytes(data)
+		case protowire.VarintType:
+			number, n = protowire.ConsumeVarint(data)
+		case protowire.Fixed32Type:
+			var bits uint32
+			bits, n = protowire.ConsumeFixed32(data)
+			number = uint64(bits)
+		default:
+			n = protowire.ConsumeFieldValue(field, kind, data)
+		}
+		require.NoError(t, protowire.ParseError(n))
+		f(field, bytes, number)
+		data = data[n:]
 	}
 }
 

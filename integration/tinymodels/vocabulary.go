@@ -17,6 +17,7 @@ type Vocabulary struct {
 	merges     []string
 	special    map[string]string // key, of tokenizer.ggml, without _token_id, and the token
 	addBOS     bool
+	noPrefix   bool // no space before a text
 }
 
 const ( // llama.cpp's llama_token_type
@@ -50,6 +51,15 @@ func SentencePiece(bos, eos string, more ...string) Vocabulary {
 		v.scores[first+i] = -float32(i)
 	}
 	return v
+}
+
+// SentencePieceTokens does the same with tokens in a given order, their scores, and their types, which are numbered like
+// SentencePiece's own. No space is put before a text.
+func SentencePieceTokens(tokens []string, scores []float32, types []int32, unk, bos, eos string) Vocabulary {
+	return Vocabulary{
+		model: "llama", tokens: tokens, scores: scores, types: types, noPrefix: true, addBOS: true,
+		special: map[string]string{"unknown": unk, "bos": bos, "eos": eos},
+	}
 }
 
 // BytePair is a vocabulary of the kind that Llama 3, Qwen and SmolLM have: the 256 bytes, what the merges ("a b") make of them,
@@ -110,6 +120,9 @@ func (v Vocabulary) pairs() []gguf.KeyValue {
 	}
 	if v.pre != "" {
 		pairs = append(pairs, gguf.KeyValue{Key: "pre", Value: v.pre})
+	}
+	if v.noPrefix {
+		pairs = append(pairs, gguf.KeyValue{Key: "add_space_prefix", Value: false})
 	}
 	if v.scores != nil {
 		pairs = append(pairs, gguf.KeyValue{Key: "scores", Value: v.scores})
