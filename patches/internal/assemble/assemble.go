@@ -22,7 +22,7 @@ import (
 )
 
 // format goes into every stamp. It changes when this program makes something else of the same sources with the same flags.
-const format = "1"
+const format = "2"
 
 // keep is how long an object that no run used stays in the store.
 const keep = 14 * 24 * time.Hour

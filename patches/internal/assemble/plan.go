@@ -161,7 +161,7 @@ func (r *recipe) units(files tree.Tree) []build.Unit {
 			flags("-w")
 			flags(ggml...)
 			if u.Lang == toolchain.C {
-				flags("-std=gnu11")
+				flags("-std=gnu11", "-fexceptions") // the binding throws from ggml's assertions
 			}
 			if r.goos == "darwin" && r.goarch == "arm64" {
 				flags("-DGGML_USE_ACCELERATE", "-DACCELERATE_NEW_LAPACK", "-DACCELERATE_LAPACK_ILP64")
