@@ -267,17 +267,18 @@ func generateAnew(t *testing.T, path, cache string) (want, got []string) {
 	return want, got
 }
 
-// Classifier-free guidance is what its formula says, over two texts.
+// Classifier-free guidance is what its formula says, over two texts. Each has a context of its own, which makes room on its own:
+// the text keeps the tokens that it is told to, the guide its prompt.
 func TestGuidance(t *testing.T) {
-	const n = 60
+	const context, keep, n = 256, 10, 400
 	const negative, scale = "// Deprecated: do not use.", 3
-	model := load(t, gopher)
-	got := generate(t, model, code, n, llama.SetNegativePrompt(negative), llama.SetNegativePromptScale(scale))
+	model := load(t, gopher, llama.SetContext(context))
+	got := generate(t, model, code, n, llama.SetNegativePrompt(negative), llama.SetNegativePromptScale(scale), llama.SetNKeep(keep))
 	assert.NotEqual(t, generate(t, model, code, n), got)
 	assert.Equal(t, generate(t, model, code, n), generate(t, model, code, n, llama.SetNegativePrompt(negative), llama.SetNegativePromptScale(1)), "1 is off")
 
-	text, vocab := unmodified(t, worker.Config{Model: gopher})
-	guide, _ := unmodified(t, worker.Config{Model: gopher})
+	text, vocab := unmodified(t, worker.Config{Model: gopher, Context: context})
+	guide, _ := unmodified(t, worker.Config{Model: gopher, Context: context})
 	begin := func(w *worker.Worker, s string) (*worker.Output, int) {
 		tokens, err := w.Tokenize(s, true)
 		require.NoError(t, err)
@@ -285,8 +286,20 @@ func TestGuidance(t *testing.T) {
 		require.NoError(t, err)
 		return out, len(tokens)
 	}
+	next := func(w *worker.Worker, token int32, pos, keep int) (*worker.Output, int) {
+		if pos == context {
+			drop := (pos - keep) / 2
+			require.NoError(t, w.SeqRemove(0, keep, keep+drop))
+			require.NoError(t, w.SeqAdd(0, keep+drop, worker.End, -drop))
+			pos -= drop
+		}
+		out, err := w.Decode(0, pos, []int32{token}, worker.Last)
+		require.NoError(t, err)
+		return out, pos + 1
+	}
 	a, posA := begin(text, code)
 	b, posB := begin(guide, negative)
+	prompt := posB
 	for i := range n {
 		mixed := make([]float32, a.Width)
 		na, nb := logSumExp(a.Row(0)), logSumExp(b.Row(0))
@@ -296,11 +309,8 @@ func TestGuidance(t *testing.T) {
 		}
 		token := vocab.best(mixed)
 		require.Equal(t, vocab.pieces[token], got[i], "token %d", i)
-		var err error
-		a, err = text.Decode(0, posA+i, []int32{token}, worker.Last)
-		require.NoError(t, err)
-		b, err = guide.Decode(0, posB+i, []int32{token}, worker.Last)
-		require.NoError(t, err)
+		a, posA = next(text, token, posA, keep)
+		b, posB = next(guide, token, posB, prompt)
 	}
 }
 

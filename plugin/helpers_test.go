@@ -2,8 +2,10 @@ package lesskv_test
 
 import (
 	"bytes"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -53,6 +55,42 @@ func writeTiny(t *testing.T, name string, matrices gguf.Type, seed uint64) strin
 	return path
 }
 
+// vocabularySize is that of every tiny model.
+const vocabularySize = 384
+
+// writeConstant writes a model that gives its tokens the same logits after every text, and returns its path.
+func writeConstant(t *testing.T, logits []float32) string {
+	t.Helper()
+	m, err := tinymodels.Find("llama")
+	require.NoError(t, err)
+	f, err := gguf.Open(writeTiny(t, "llama", gguf.F32, 1))
+	require.NoError(t, err)
+	defer f.Close()
+	values := map[string][]float32{}
+	tensor := func(name string) []float32 {
+		info, ok := f.Tensor(name)
+		require.True(t, ok, name)
+		values[name] = make([]float32, info.Elements())
+		return values[name]
+	}
+	for layer := range 4 { // that add nothing
+		tensor("blk." + strconv.Itoa(layer) + ".attn_output.weight")
+		tensor("blk." + strconv.Itoa(layer) + ".ffn_down.weight")
+	}
+	embeddings := tensor("token_embd.weight")
+	for i := range embeddings {
+		embeddings[i] = 1
+	}
+	tensor("output_norm.weight")[0] = 1
+	output := tensor("output.weight")
+	for i, x := range logits {
+		output[i*len(output)/len(logits)] = x
+	}
+	path := filepath.Join(t.TempDir(), "constant.gguf")
+	require.NoError(t, m.WriteChanged(path, gguf.F32, 1, values))
+	return path
+}
+
 // sparse is LESS with a budget that a short text exceeds, and no kernels.
 func sparse(budget int) llama.ModelOption {
 	return lesskv.Enable(lesskv.Config{Budget: lesskv.Tokens(budget), Adapter: lesskv.NoAdapter})
@@ -97,6 +135,20 @@ func (l *log) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.buf.String()
+}
+
+// onLine is a log output that is called with each line.
+type onLine func(line string)
+
+func (f onLine) Write(p []byte) (int, error) {
+	f(string(p))
+	return len(p), nil
+}
+
+// debugLog has all log lines written, until the test ends.
+func debugLog(t *testing.T) {
+	lesskv.SetLogLevel(slog.LevelDebug)
+	t.Cleanup(func() { lesskv.SetLogLevel(slog.LevelWarn) })
 }
 
 func captureLog(t *testing.T) *log {

@@ -67,18 +67,30 @@ func TestLoRA(t *testing.T) {
 	require.NoError(t, gguf.WriteFile(lora, pairs, tensors))
 	require.NoError(t, m.WriteChanged(merged, gguf.F32, 1, changed))
 
+	lines := captureLog(t)
+	var s lesskv.CacheStats // after the last text
 	text := func(path string, opts ...llama.ModelOption) string {
 		model, err := llama.New(path, opts...)
 		require.NoError(t, err)
 		defer model.Free()
-		return predict(t, model, prompt, llama.SetTokens(40), llama.SetPenalty(1), llama.IgnoreEOS)
+		out := predict(t, model, prompt, llama.SetTokens(40), llama.SetPenalty(1), llama.IgnoreEOS)
+		s = stats(t, model)
+		return out
 	}
 	plain := text(base)
 	want := text(merged)
 	require.NotEqual(t, plain, want, "or else this tests nothing")
 	assert.Equal(t, want, text(base, llama.SetLoraAdapter(lora)))
 
+	assert.NotContains(t, lines.String(), "LoRA")
+
 	assert.Equal(t, want, text(base, llama.SetLoraAdapter(lora), sparse(512)), "and with LESS")
+	assert.Contains(t, lines.String(), "the LoRA adapter "+lora+" changes the model")
+	assert.Equal(t, s.Layers[0].Seen, s.Layers[0].Kept)
+	want = text(merged, sparse(48))
+	assert.Equal(t, want, text(base, llama.SetLoraAdapter(lora), sparse(48)), "which evicts")
+	assert.EqualValues(t, 48, s.Layers[0].Kept)
+	assert.Greater(t, s.Layers[0].Folded, int64(16))
 
 	activated := filepath.Join(dir, "alora.gguf")
 	require.NoError(t, gguf.WriteFile(activated, append(pairs, gguf.KeyValue{Key: "adapter.alora.invocation_tokens", Value: []uint32{5, 6}}), tensors))

@@ -1,11 +1,16 @@
 package lesskv_test
 
 import (
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 
 	llama "github.com/go-skynet/go-llama.cpp"
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	lesskv "github.com/lesskv/lesskv/plugin"
 )
@@ -104,6 +109,25 @@ func TestOptionsOfLength(t *testing.T) {
 	less := open(t, sparse(64))
 	long := strings.Repeat(prompt+"\n", 6)
 	assert.NotEqual(t, predict(t, less, long, llama.SetTokens(120)), predict(t, less, long, llama.SetTokens(120), llama.SetBatch(8)))
+}
+
+// Threads beyond the CPUs would take turns at waiting. llama.cpp logs how many it is to use.
+func TestThreadsOnePerCPU(t *testing.T) {
+	model := open(t)
+	debugLog(t)
+	used := func(n int) int {
+		lines := captureLog(t)
+		predict(t, model, prompt, llama.SetThreads(n), llama.SetTokens(1))
+		m := regexp.MustCompile(`set_n_threads: n_threads = (\d+)`).FindStringSubmatch(lines.String())
+		require.NotNil(t, m)
+		n, err := strconv.Atoi(m[1])
+		require.NoError(t, err)
+		return n
+	}
+	cpus, err := filepath.Glob("/sys/devices/system/cpu/cpu[0-9]*") // those that this process may not use count too
+	require.NoError(t, err)
+	assert.Equal(t, 1, used(1))
+	assert.LessOrEqual(t, used(512), max(len(cpus), runtime.NumCPU()))
 }
 
 func TestEmbeddingsNotEnabled(t *testing.T) {

@@ -1,6 +1,7 @@
 package lesskv_test
 
 import (
+	"context"
 	"fmt"
 	"math"
 	"strconv"
@@ -295,6 +296,56 @@ func TestInterrupt(t *testing.T) {
 		assert.Equal(t, 5, timings(t, model).Generated)
 		assert.Equal(t, "interrupt", timings(t, model).Stop)
 		assert.NotEmpty(t, predict(t, model, prompt), "the next call goes on")
+	})
+}
+
+// A call ends between two batches of a prompt, the negative one too. llama.cpp logs each of them, if it is asked to.
+func TestInterruptInAPrompt(t *testing.T) {
+	t.Setenv("LLAMA_BATCH_DEBUG", "1")
+	modes(t, func(t *testing.T, cache llama.ModelOption) {
+		model := open(t, cache)
+		debugLog(t)
+		defer lesskv.SetLogOutput(nil)
+		batches := 0
+		after := func(n int, end func()) {
+			batches = 0
+			lesskv.SetLogOutput(onLine(func(line string) {
+				if !strings.Contains(line, "input batch info") {
+					return
+				}
+				if batches++; batches == n {
+					done := make(chan bool)
+					go func() { defer close(done); end() }() // a writer must not call the model
+					<-done
+				}
+				if batches > n {
+					time.Sleep(time.Millisecond) // a context interrupts from one more goroutine
+				}
+			}))
+		}
+		interrupt := func() { lesskv.Interrupt(model) }
+		oneByOne := []llama.PredictOption{llama.SetThreads(1), llama.SetBatch(1)}
+
+		after(3, interrupt)
+		require.NoError(t, model.Eval(prompt, oneByOne...))
+		assert.Equal(t, 3, batches)
+		assert.Equal(t, "interrupt", timings(t, model).Stop)
+		require.NoError(t, model.Eval(prompt, llama.SetThreads(1)))
+		assert.Equal(t, 3, timings(t, model).Cached, "and the text goes on from there")
+
+		n := timings(t, model).Prompt + 2
+		for at, opts := range map[int][]llama.PredictOption{2: nil, n: {llama.SetNegativePrompt("// No."), llama.SetNegativePromptScale(2)}} {
+			after(at, interrupt)
+			assert.Empty(t, predict(t, model, prompt, append(opts, oneByOne...)...))
+			assert.Equal(t, at, batches)
+			assert.Equal(t, "interrupt", timings(t, model).Stop)
+		}
+
+		long := strings.Repeat(prompt+"\n", 40)
+		ctx, cancel := context.WithCancel(t.Context())
+		after(3, cancel)
+		assertSays(t, model.Eval(long, append(oneByOne, lesskv.WithContext(ctx))...), context.Canceled)
+		assert.Less(t, batches, timings(t, model).Prompt)
 	})
 }
 

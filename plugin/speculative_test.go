@@ -77,6 +77,22 @@ func TestSpeculativeSamples(t *testing.T) {
 	}
 }
 
+// Drafted is what the draft model has for at least twice as likely as any other token.
+func TestSpeculativeDraftsTheLikely(t *testing.T) {
+	constant := func(margin float32) *llama.LLama {
+		logits := make([]float32, vocabularySize)
+		logits[300], logits[301] = 10, 10-margin
+		return load(t, writeConstant(t, logits), lesskv.Disable(), llama.SetContext(512))
+	}
+	model := constant(1)
+	opts := []llama.PredictOption{llama.SetPenalty(1), llama.SetTokens(1 + 3*9)} // the last draft too is of all its 8
+	speculate(t, model, constant(math.Ln2-.03), prompt, opts...)
+	assert.Zero(t, timings(t, model).Drafted)
+	speculate(t, model, constant(math.Ln2+.03), prompt, opts...)
+	g := timings(t, model)
+	assert.Equal(t, []int{24, 24}, []int{g.Drafted, g.Accepted})
+}
+
 // It is upstream's own configuration: a real model, f16, with LESS off and on.
 func TestSpeculativeOnEveryCache(t *testing.T) {
 	modes(t, func(t *testing.T, cache llama.ModelOption) {
