@@ -150,22 +150,27 @@ func TestContextMakesRoom(t *testing.T) {
 	out, err := w.Decode(0, 0, tokens, worker.Last)
 	require.NoError(t, err)
 	var want []string
-	moves := 0
-	for pos := len(tokens); len(want) < n; pos++ {
+	require.Greater(t, len(tokens)+n, context+(context-keep)/2, "twice")
+	for pos := len(tokens); len(want) < n; {
 		token := vocab.best(out.Row(0))
 		want = append(want, vocab.pieces[token])
-		if pos == context {
-			drop := (pos - keep) / 2
-			require.NoError(t, w.SeqRemove(0, keep, keep+drop))
-			require.NoError(t, w.SeqAdd(0, keep+drop, worker.End, -drop))
-			pos -= drop
-			moves++
-		}
-		out, err = w.Decode(0, pos, []int32{token}, worker.Last)
-		require.NoError(t, err)
+		out, pos = step(t, w, token, pos, context, keep)
 	}
-	require.Greater(t, moves, 1)
 	assert.Equal(t, want, got)
+}
+
+// step decodes a token at a position, for which a full context makes room, and returns the next position.
+func step(t *testing.T, w *worker.Worker, token int32, pos, context, keep int) (*worker.Output, int) {
+	t.Helper()
+	if pos == context {
+		drop := (pos - keep) / 2
+		require.NoError(t, w.SeqRemove(0, keep, keep+drop))
+		require.NoError(t, w.SeqAdd(0, keep+drop, worker.End, -drop))
+		pos -= drop
+	}
+	out, err := w.Decode(0, pos, []int32{token}, worker.Last)
+	require.NoError(t, err)
+	return out, pos + 1
 }
 
 // Turned keys are those that an evaluation of what stays would have made, in each layer. They are so only where a layer's keys
@@ -272,45 +277,38 @@ func generateAnew(t *testing.T, path, cache string) (want, got []string) {
 func TestGuidance(t *testing.T) {
 	const context, keep, n = 256, 10, 400
 	const negative, scale = "// Deprecated: do not use.", 3
-	model := load(t, gopher, llama.SetContext(context))
-	got := generate(t, model, code, n, llama.SetNegativePrompt(negative), llama.SetNegativePromptScale(scale), llama.SetNKeep(keep))
-	assert.NotEqual(t, generate(t, model, code, n), got)
-	assert.Equal(t, generate(t, model, code, n), generate(t, model, code, n, llama.SetNegativePrompt(negative), llama.SetNegativePromptScale(1)), "1 is off")
+	for name, path := range map[string]string{"gopher-5m": gopher, "llama": tiny(t, "llama")} {
+		t.Run(name, func(t *testing.T) {
+			model := load(t, path, llama.SetContext(context))
+			got := generate(t, model, code, n, llama.SetNegativePrompt(negative), llama.SetNegativePromptScale(scale), llama.SetNKeep(keep))
+			assert.NotEqual(t, generate(t, model, code, n), got)
+			assert.Equal(t, generate(t, model, code, n), generate(t, model, code, n, llama.SetNegativePrompt(negative), llama.SetNegativePromptScale(1)), "1 is off")
 
-	text, vocab := unmodified(t, worker.Config{Model: gopher, Context: context})
-	guide, _ := unmodified(t, worker.Config{Model: gopher, Context: context})
-	begin := func(w *worker.Worker, s string) (*worker.Output, int) {
-		tokens, err := w.Tokenize(s, true)
-		require.NoError(t, err)
-		out, err := w.Decode(0, 0, tokens, worker.Last)
-		require.NoError(t, err)
-		return out, len(tokens)
-	}
-	next := func(w *worker.Worker, token int32, pos, keep int) (*worker.Output, int) {
-		if pos == context {
-			drop := (pos - keep) / 2
-			require.NoError(t, w.SeqRemove(0, keep, keep+drop))
-			require.NoError(t, w.SeqAdd(0, keep+drop, worker.End, -drop))
-			pos -= drop
-		}
-		out, err := w.Decode(0, pos, []int32{token}, worker.Last)
-		require.NoError(t, err)
-		return out, pos + 1
-	}
-	a, posA := begin(text, code)
-	b, posB := begin(guide, negative)
-	prompt := posB
-	for i := range n {
-		mixed := make([]float32, a.Width)
-		na, nb := logSumExp(a.Row(0)), logSumExp(b.Row(0))
-		for j := range mixed {
-			la, lb := float64(a.Row(0)[j])-na, float64(b.Row(0)[j])-nb
-			mixed[j] = float32(lb + scale*(la-lb))
-		}
-		token := vocab.best(mixed)
-		require.Equal(t, vocab.pieces[token], got[i], "token %d", i)
-		a, posA = next(text, token, posA, keep)
-		b, posB = next(guide, token, posB, prompt)
+			text, vocab := unmodified(t, worker.Config{Model: path, Context: context})
+			guide, _ := unmodified(t, worker.Config{Model: path, Context: context})
+			begin := func(w *worker.Worker, s string) (*worker.Output, int) {
+				tokens, err := w.Tokenize(s, true)
+				require.NoError(t, err)
+				out, err := w.Decode(0, 0, tokens, worker.Last)
+				require.NoError(t, err)
+				return out, len(tokens)
+			}
+			a, posA := begin(text, code)
+			b, posB := begin(guide, negative)
+			prompt := posB
+			for i := range n {
+				mixed := make([]float32, a.Width)
+				na, nb := logSumExp(a.Row(0)), logSumExp(b.Row(0))
+				for j := range mixed {
+					la, lb := float64(a.Row(0)[j])-na, float64(b.Row(0)[j])-nb
+					mixed[j] = float32(lb + scale*(la-lb))
+				}
+				token := vocab.best(mixed)
+				require.Equal(t, vocab.pieces[token], got[i], "token %d", i)
+				a, posA = step(t, text, token, posA, context, keep)
+				b, posB = step(t, guide, token, posB, context, prompt)
+			}
+		})
 	}
 }
 
