@@ -66,7 +66,7 @@ func TestGrammarEndsTheText(t *testing.T) {
 	assert.Equal(t, "eog", timings(t, model).Stop)
 }
 
-// Options of the sampling change a text that they should.
+// Options of the sampling change a text that they should. TestSamplingFollowsItsReference shows how.
 func TestOptionsOfSampling(t *testing.T) {
 	model := open(t)
 	sampled := []llama.PredictOption{llama.SetTemperature(1.2), llama.SetSeed(3), llama.SetTokens(60), llama.SetPenalty(1)}
@@ -82,19 +82,8 @@ func TestOptionsOfSampling(t *testing.T) {
 	} {
 		assert.NotEqual(t, plain, with(option), name)
 	}
-	v2 := with(llama.SetMirostat(2))
-	assert.NotEqual(t, v2, with(llama.SetMirostat(2), llama.SetMirostatTAU(.5)))
-	assert.NotEqual(t, v2, with(llama.SetMirostat(2), llama.SetMirostatETA(.9)))
 	assert.Equal(t, plain, with(llama.SetPenalty(2), llama.SetRepeat(0)), "no tokens to penalise")
 	assert.Equal(t, with(llama.SetPenalty(2), llama.SetRepeat(2048)), with(llama.SetPenalty(2), llama.SetRepeat(-1)), "the context")
-
-	// a model whose newline is a byte, made likely
-	tiny := tinyModel(t, 1)
-	newlines := func(opts ...llama.PredictOption) int {
-		opts = append(opts, llama.SetLogitBias("13+14"), llama.SetPenalty(4), llama.SetTokens(40), llama.IgnoreEOS)
-		return strings.Count(predict(t, tiny, prompt, opts...), "\n")
-	}
-	assert.Greater(t, newlines(), newlines(llama.SetPenalizeNL(true)), "SetPenalizeNL")
 }
 
 func TestOptionsOfLength(t *testing.T) {
@@ -126,8 +115,9 @@ func TestThreadsOnePerCPU(t *testing.T) {
 	}
 	cpus, err := filepath.Glob("/sys/devices/system/cpu/cpu[0-9]*") // those that this process may not use count too
 	require.NoError(t, err)
+	most := max(len(cpus), runtime.NumCPU())
 	assert.Equal(t, 1, used(1))
-	assert.LessOrEqual(t, used(512), max(len(cpus), runtime.NumCPU()))
+	assert.LessOrEqual(t, used(most+2), most)
 }
 
 func TestEmbeddingsNotEnabled(t *testing.T) {
