@@ -26,7 +26,7 @@ func TestDamagedMetadata(t *testing.T) {
 	numbers := []uint32{0, 1, 3, 1 << 13, math.MaxUint32}
 	floats := []uint32{0, math.Float32bits(-1), math.Float32bits(float32(math.NaN()))}
 	gaveUp := 0
-	for _, name := range []string{"llama", "gemma3", "phi3", "falcon", "gpt2", "gpt-oss", "bert", "mamba", "deepseek2"} {
+	for _, name := range []string{"llama", "gemma3", "phi3", "falcon", "gpt2", "gpt-oss", "bert", "mamba", "deepseek2", "qwen2vl"} {
 		m, err := tinymodels.Find(name)
 		require.NoError(t, err)
 		dir := t.TempDir()
@@ -35,6 +35,7 @@ func TestDamagedMetadata(t *testing.T) {
 		good, err := os.ReadFile(path)
 		require.NoError(t, err)
 		before := answer(path)
+		require.NotContains(t, before, "damaged", name)
 		bad := filepath.Join(dir, "bad.gguf")
 		for _, n := range metadata(good) {
 			values := numbers
@@ -43,7 +44,9 @@ func TestDamagedMetadata(t *testing.T) {
 			}
 			for _, v := range values {
 				data := bytes.Clone(good)
-				binary.LittleEndian.PutUint32(data[n.at:], v)
+				for i := range n.n {
+					binary.LittleEndian.PutUint32(data[n.at+4*i:], v)
+				}
 				require.NoError(t, os.WriteFile(bad, data, 0o644))
 				t.Logf("%s: %s = %#x", name, n.key, v) // seen where the process ends
 				if strings.Contains(answer(bad), "gave up") {
@@ -73,10 +76,11 @@ func answer(path string) string {
 type number struct {
 	key   string
 	at    int // in the file
+	n     int // how many, one after another
 	float bool
 }
 
-// metadata finds the numbers of 32 bits in a GGUF file's metadata.
+// metadata finds the numbers of 32 bits in a GGUF file's metadata, and short arrays of them.
 func metadata(file []byte) []number {
 	size := map[uint32]int{0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 	u32 := func(at int) uint32 { return binary.LittleEndian.Uint32(file[at:]) }
@@ -91,13 +95,16 @@ func metadata(file []byte) []number {
 		at += 4
 		switch kind {
 		case 4, 5, 6:
-			found = append(found, number{key, at, kind == 6})
+			found = append(found, number{key, at, 1, kind == 6})
 			at += 4
 		case str:
 			at += 8 + u64(at)
 		case array:
 			of, n := u32(at), u64(at+4)
 			at += 12
+			if n < 64 && size[of] == 4 { // of layers, of dimensions
+				found = append(found, number{key, at, n, of == 6})
+			}
 			for range n {
 				if of == str {
 					at += 8 + u64(at)

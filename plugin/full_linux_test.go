@@ -1,6 +1,7 @@
 package lesskv_test
 
 import (
+	"bytes"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -11,7 +12,9 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/lesskv/lesskv/integration/testdata"
 	lesskv "github.com/lesskv/lesskv/plugin"
+	"github.com/lesskv/lesskv/weights/gguf"
 )
 
 // A disk that is full at the first byte, in the middle, or at the last bytes, which llama.cpp leaves to fclose: the state that
@@ -52,6 +55,30 @@ func TestPromptCacheIsAPipe(t *testing.T) {
 	require.NoError(t, syscall.Mkfifo(path, 0o600))
 	_, err := open(t).Predict(prompt, llama.SetThreads(1), llama.SetPathPromptCache(path))
 	assertSays(t, err, lesskv.ErrFailed, "is not a file")
+}
+
+// A file that is refused is closed, also where llama.cpp would have given up in the middle of it: at an alignment that is no
+// number.
+func TestRefusedFilesAreClosed(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "model.gguf")
+	require.NoError(t, gguf.WriteFile(path, []gguf.KeyValue{{Key: "general.architecture", Value: "llama"}, {Key: "general.alignmen?", Value: "32"}}, nil))
+	data, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(path, bytes.Replace(data, []byte("alignmen?"), []byte("alignment"), 1), 0o644))
+	files := func() int {
+		entries, err := os.ReadDir("/proc/self/fd")
+		require.NoError(t, err)
+		return len(entries)
+	}
+	open(t) // what a process opens once
+	before := files()
+	for range 5 {
+		_, err = llama.New(path)
+		assertSays(t, err, lesskv.ErrModel, "the alignment is no number")
+		_, err = llama.New(file(t, testdata.Model), llama.SetLoraAdapter(path))
+		assert.ErrorIs(t, err, lesskv.ErrModel)
+	}
+	assert.Equal(t, before, files())
 }
 
 // limitFiles runs f where no file may be larger than size.

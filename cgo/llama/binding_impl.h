@@ -23,8 +23,7 @@ struct failure : std::runtime_error {
 void fail(llama_binding_code code, const char * format, ...);
 
 // While it lives, an assertion of llama.cpp's or ggml's on this thread is a failure that is thrown, and not the end of the
-// process: damaged models and rare combinations come to some. Frames of C are left behind, of which ggml has none that holds
-// anything.
+// process: damaged models and rare combinations come to some. Not so for those of ggml's kernels.
 class catching {
 public:
     catching();
@@ -38,6 +37,7 @@ class sequence {
 public:
     llama_context_ptr        ctx;
     std::vector<llama_token> tokens;
+    bool broken = false; // llama.cpp threw while it decoded: a graph may be half made, and taken for whole the next time
 
     int32_t limit() const; // tokens that it can have: n_ctx, with LESS up to the trained context
     bool    less()  const;

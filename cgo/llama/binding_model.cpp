@@ -7,6 +7,7 @@
 
 #include "llama-model.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <cmath>
 #include <cstdio>
@@ -46,6 +47,14 @@ session::session(model & m) : m(m) {
     if (m.busy.exchange(true)) {
         fail(LLAMA_BINDING_BUSY, "the model is serving another call: one at a time, or load it twice");
     }
+    try {
+        if (m.main.broken) {
+            m.main = new_sequence(m);
+        }
+    } catch (...) {
+        m.busy = false;
+        throw;
+    }
 }
 
 session::~session() {
@@ -73,15 +82,22 @@ static void check_file(const char * path) {
     }
 }
 
-// What ggml asserts on threads of its own, where nothing can be caught.
+// What ggml asserts while it computes, where nothing can be caught.
 static void check_numbers(const char * path, const llama_hparams & h) {
     for (const float eps : { h.f_norm_eps, h.f_norm_rms_eps, h.f_norm_group_eps }) {
         if (!std::isfinite(eps) || eps < 0.0f) {
             fail(LLAMA_BINDING_MODEL, "%s: the epsilon of its norms is %g: the file is damaged", path, eps);
         }
     }
-    if (h.n_rot % 2 != 0 || h.n_rot > std::max(h.n_embd_head_k, h.n_embd_head_v)) {
+    if (h.n_rot % 2 != 0 || h.n_rot > h.n_embd_head_k) {
         fail(LLAMA_BINDING_MODEL, "%s: %u dimensions are rotated, of heads of %u: the file is damaged", path, h.n_rot, h.n_embd_head_k);
+    }
+    const auto & sections = h.rope_sections;
+    const int64_t dims = (int64_t) sections[0] + sections[1] + sections[2] + sections[3];
+    if ((h.rope_type == LLAMA_ROPE_TYPE_MROPE || h.rope_type == LLAMA_ROPE_TYPE_IMROPE) &&
+        (*std::min_element(sections.begin(), sections.end()) < 0 || dims == sections[3] || dims > h.n_embd_head_k)) {
+        fail(LLAMA_BINDING_MODEL, "%s: the sections of its M-RoPE are %d, %d, %d and %d, of heads of %u: the file is damaged", path,
+                sections[0], sections[1], sections[2], sections[3], h.n_embd_head_k);
     }
 }
 

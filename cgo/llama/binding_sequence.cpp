@@ -110,9 +110,16 @@ void sequence::decode(const llama_token * added, int32_t n, bool every_row) {
     try {
         tokens.reserve(tokens.size() + n);
         status = llama_decode(ctx.get(), batch);
-    } catch (...) {
+    } catch (const std::bad_alloc &) {
+        broken = true;
         forget(); // part of it may be in the cache
         throw;
+    } catch (const std::exception & e) {
+        broken = true;
+        const std::string why = e.what();
+        const size_t at = tokens.size();
+        forget();
+        fail(LLAMA_BINDING_FAILED, "decoding %d tokens at position %zu failed: %s: the cache has been emptied", n, at, why.c_str());
     }
     if (status == 0) {
         tokens.insert(tokens.end(), added, added + n);

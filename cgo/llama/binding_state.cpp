@@ -25,32 +25,38 @@ static void need_cache(const sequence & s) {
     }
 }
 
-// The file behind a path, which may be a link, and the permissions that it has; 0 if there is none yet. What is not a file is
+// The file behind a path, which may be a link, and in st what it is, st_mode 0 if there is none yet. What is not a file is
 // refused: it would be replaced by one.
-static std::string file_behind(const std::string & path, mode_t & mode) {
-    struct stat st;
-    if (stat(path.c_str(), &st) != 0) {
-        if (errno == ENOENT && lstat(path.c_str(), &st) == 0) {
-            fail(LLAMA_BINDING_FAILED, "%s cannot be written: it is a link to a file that is not there", path.c_str());
-        }
-        mode = 0;
+static std::string file_behind(const std::string & path, struct stat & st) {
+    struct stat link;
+    if (lstat(path.c_str(), &link) != 0 && errno == ENOENT) {
+        st.st_mode = 0;
         return path;
+    }
+    const std::unique_ptr<char, void (*)(void *)> real(realpath(path.c_str(), nullptr), free);
+    if (!real || stat(real.get(), &st) != 0) {
+        fail(LLAMA_BINDING_FAILED, "%s cannot be written: %s", path.c_str(), strerror(errno));
     }
     if (!S_ISREG(st.st_mode)) {
         fail(LLAMA_BINDING_FAILED, "%s is not a file", path.c_str());
     }
-    mode = st.st_mode & 0777;
-    const std::unique_ptr<char, void (*)(void *)> real(realpath(path.c_str(), nullptr), free);
-    return real ? real.get() : path;
+    return real.get();
+}
+
+// Gives part the permissions, and where that is allowed the group, of the file that it replaces.
+static bool same_access(const std::string & part, const struct stat & st) {
+    const bool group = chown(part.c_str(), (uid_t) -1, st.st_gid) == 0;
+    return chmod(part.c_str(), st.st_mode & (group ? 0777 : 0707)) == 0;
 }
 
 void save_state(const sequence & s, const std::string & to) {
     need_cache(s);
-    mode_t mode;
-    const std::string path = file_behind(to, mode);
+    struct stat old;
+    const std::string path = file_behind(to, old);
+    const bool replaces = old.st_mode != 0; // a file has its type there
     // A write that fails leaves the file that was there. Two models, or processes, may write the same one.
     const std::string part = path + "." + std::to_string(getpid()) + "." + std::to_string((uintptr_t) s.ctx.get()) + ".part";
-    const int fd = open(part.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, mode ? 0600 : 0666);
+    const int fd = open(part.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, replaces ? 0600 : 0666);
     if (fd < 0) {
         fail(LLAMA_BINDING_FAILED, "%s cannot be written: %s", path.c_str(), strerror(errno));
     }
@@ -67,7 +73,7 @@ void save_state(const sequence & s, const std::string & to) {
         remove(part.c_str());
         fail(LLAMA_BINDING_FAILED, "%s cannot be written: not all of its %zu bytes: is the disk full?", path.c_str(), size);
     }
-    if ((mode && chmod(part.c_str(), mode) != 0) || rename(part.c_str(), path.c_str()) != 0) {
+    if ((replaces && !same_access(part, old)) || rename(part.c_str(), path.c_str()) != 0) {
         const int e = errno;
         remove(part.c_str());
         fail(LLAMA_BINDING_FAILED, "%s cannot be written: %s", path.c_str(), strerror(e));
