@@ -183,9 +183,7 @@ func (r *recipe) units(files tree.Tree) []build.Unit {
 			if u.Lang == toolchain.C {
 				flags("-std=c11")
 			}
-			if r.strict {
-				flags("-Werror")
-			}
+			u.Strict = r.strict
 		}
 		u.Identity = r.identity[identityKey{u.Lang, hot}]
 		if hot {

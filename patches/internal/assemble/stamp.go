@@ -46,7 +46,7 @@ func (a *assembly) stampPath(k kind) string {
 func (a *assembly) inputs(k kind) string {
 	in := map[string]any{
 		"format": format, "modules": []pins.Module{pins.GoLlama, pins.Ollama}, "commit": pins.LlamaCommit,
-		"target": a.tools, "flags": [][]string{common, ggml, llama, ours, a.recipe.isa}, "strict": a.recipe.strict,
+		"target": a.tools, "flags": [][]string{common, ggml, llama, ours, a.recipe.isa},
 		"sources": a.less(k).Hashes(),
 	}
 	for key, id := range a.recipe.identity {

@@ -31,6 +31,7 @@ type Unit struct {
 	Lang     toolchain.Language
 	Flags    []string // relative paths in them are relative to the tree
 	Identity string   // of the compiler with these flags, see toolchain.Toolchain.Identity
+	Strict   bool     // warnings are errors; the object is the same
 	Weight   int      // bytes of source: the heaviest start first
 }
 
@@ -148,6 +149,9 @@ func (b *Builder) compile(ctx context.Context, dir string, u Unit, key string, h
 	defer os.Remove(object)
 	defer os.Remove(depfile)
 	command := slices.Concat(b.Tools.Compiler(u.Lang), u.Flags, []string{"-MD", "-MF", depfile, "-c", u.Source, "-o", object})
+	if u.Strict {
+		command = append(command, "-Werror")
+	}
 	if err := b.run(ctx, dir, u.Source, command); err != nil {
 		return "", err
 	}

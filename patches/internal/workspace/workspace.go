@@ -79,8 +79,8 @@ func useWork(dir, runtime string, ignore bool) (string, error) {
 	return file, write(file, data, add(rest, line))
 }
 
-// UseReplace adds a replace of the assembled module in runtime to the go.mod in dir. It takes the place of an earlier UseWork, and
-// returns that file's path.
+// UseReplace adds a replace of the assembled module in runtime to the go.mod in dir. It takes the place of an earlier UseWork
+// whose go.work serves no other module, and returns that file's path.
 func UseReplace(dir, runtime string) (string, error) {
 	file := filepath.Join(dir, "go.mod")
 	data, err := os.ReadFile(file)
@@ -99,8 +99,12 @@ func UseReplace(dir, runtime string) (string, error) {
 	if err := write(file, data, add(rest, line)); err != nil {
 		return "", err
 	}
-	_, err = undoWork(dir)
-	return file, err
+	if work, data, err := findWork(dir); err == nil && servesOnly(dir, work, data) {
+		if _, err := undoWork(dir); err != nil {
+			return "", err
+		}
+	}
+	return file, nil
 }
 
 // Undo takes out what UseWork and UseReplace did for the module in dir, and returns the files that it changed or removed.
@@ -192,6 +196,19 @@ func onlyOurs(data []byte) bool {
 	}
 	work, err := modfile.ParseWork("go.work", strip(data), nil)
 	return err == nil && len(work.Use) == 1 && work.Use[0].Path == "." && len(work.Replace) == 0
+}
+
+// servesOnly reports whether a go.work lists the module in dir and, but for the runtime, no other.
+func servesOnly(dir, file string, data []byte) bool {
+	work, err := modfile.ParseWork(file, strip(data), nil)
+	if err != nil || len(work.Use) != 1 {
+		return false
+	}
+	used := filepath.FromSlash(work.Use[0].Path)
+	if !filepath.IsAbs(used) {
+		used = filepath.Join(filepath.Dir(file), used)
+	}
+	return same(used, dir)
 }
 
 func checkWork(file string, data []byte, runtimeMod string) error {

@@ -114,6 +114,26 @@ func TestOneTieTakesThePlaceOfTheOther(t *testing.T) {
 	require.Equal(t, files, read(t, dir))
 }
 
+// A go.work that serves another module, or also another, is not this one's to untie.
+func TestReplaceLeavesTheTiesOfOthers(t *testing.T) {
+	for name, files := range map[string]map[string]string{
+		"of a folder above": {"go.mod": appMod, "app/go.mod": appMod},
+		"of both":           {"go.mod": appMod, "app/go.mod": appMod, "go.work": "go 1.22\n\nuse (\n\t.\n\t./app\n)\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir, to := t.TempDir(), runtime(t)
+			write(t, dir, files)
+			_, err := useWork(dir, to)
+			require.NoError(t, err)
+			work := read(t, dir)["go.work"]
+			_, err = workspace.UseReplace(filepath.Join(dir, "app"), to)
+			require.NoError(t, err)
+			require.Equal(t, work, read(t, dir)["go.work"])
+			require.Contains(t, read(t, dir)["app/go.mod"], to)
+		})
+	}
+}
+
 func rel(t *testing.T, dir, path string) string {
 	t.Helper()
 	r, err := filepath.Rel(dir, path)
