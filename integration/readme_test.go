@@ -119,7 +119,7 @@ func publish(t *testing.T) (version string, env []string) {
 	require.NoError(t, err)
 	user := strings.Fields(string(out))
 	return version, []string{
-		"GOWORK=", "GOFLAGS=-modcacherw", "GOMODCACHE=" + t.TempDir(), "GOSUMDB=off",
+		"GOWORK=", "GOPRIVATE=", "GONOPROXY=", "GONOSUMDB=", "GOFLAGS=-modcacherw", "GOMODCACHE=" + t.TempDir(), "GOSUMDB=off",
 		"GOPROXY=file://" + proxy + ",file://" + filepath.ToSlash(user[0]) + "/cache/download," + user[1],
 	}
 }

@@ -49,11 +49,10 @@ int __xstat(int version, const char * path, struct stat * st) { // what stat is 
 }
 `
 	library := filepath.Join(t.TempDir(), "stat.so")
-	compiler := os.Getenv("CC")
-	if compiler == "" {
-		compiler = "gcc"
-	}
-	cc := exec.Command(compiler, "-shared", "-fPIC", "-o", library, "-x", "c", "-")
+	compiler, err := exec.Command("go", "env", "CC").Output()
+	require.NoError(t, err)
+	words := append(strings.Fields(string(compiler)), "-shared", "-fPIC", "-o", library, "-x", "c", "-")
+	cc := exec.Command(words[0], words[1:]...)
 	cc.Stdin = strings.NewReader(source)
 	out, err := cc.CombinedOutput()
 	if strings.Contains(string(out), withoutNodes) {
