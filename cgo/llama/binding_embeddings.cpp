@@ -26,10 +26,7 @@ static const float * embed_whole(model & m, std::vector<llama_token> & tokens) {
         fail(LLAMA_BINDING_CONTEXT, "the text has %zu tokens, and this model takes %u at a time: shorten it, or load the model with a larger batch (512 at most)",
                 tokens.size(), llama_n_ubatch(m.main.ctx.get()));
     }
-    log_errors errors;
-    if (llama_decode(m.main.ctx.get(), llama_batch_get_one(tokens.data(), tokens.size())) != 0) {
-        fail(LLAMA_BINDING_FAILED, "evaluating %zu tokens failed: %s", tokens.size(), m.main.reason(errors).c_str());
-    }
+    m.main.decode(tokens.data(), tokens.size());
     return llama_pooling_type(m.main.ctx.get()) == LLAMA_POOLING_TYPE_NONE ? llama_get_embeddings_ith(m.main.ctx.get(), -1) : llama_get_embeddings_seq(m.main.ctx.get(), 0);
 }
 

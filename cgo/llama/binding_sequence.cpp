@@ -106,30 +106,23 @@ void sequence::decode(const llama_token * added, int32_t n, bool every_row) {
         batch = llama_batch_get_one(const_cast<llama_token *>(added), n); // it only lacks a const
     }
     log_errors errors;
-    int32_t status;
+    std::string why;
     try {
         tokens.reserve(tokens.size() + n);
-        status = llama_decode(ctx.get(), batch);
-    } catch (const std::bad_alloc &) {
-        broken = true;
-        forget(); // part of it may be in the cache
-        throw;
+        const int32_t status = llama_decode(ctx.get(), batch);
+        if (status == 0) {
+            tokens.insert(tokens.end(), added, added + n);
+            return;
+        }
+        const std::string said = reason(errors);
+        why = "status " + std::to_string(status) + (said.empty() ? "" : ": ") + said;
     } catch (const std::exception & e) {
         broken = true;
-        const std::string why = e.what();
-        const size_t at = tokens.size();
-        forget();
-        fail(LLAMA_BINDING_FAILED, "decoding %d tokens at position %zu failed: %s: the cache has been emptied", n, at, why.c_str());
+        why = e.what();
     }
-    if (status == 0) {
-        tokens.insert(tokens.end(), added, added + n);
-        return;
-    }
-    const std::string why = reason(errors);
     const size_t at = tokens.size();
-    forget();
-    fail(LLAMA_BINDING_FAILED, "decoding %d tokens at position %zu failed with status %d%s%s: the cache has been emptied", n, at, status,
-            why.empty() ? "" : ": ", why.c_str());
+    forget(); // part of it may be in the cache
+    fail(LLAMA_BINDING_FAILED, "decoding %d tokens at position %zu failed with %s: the cache has been emptied", n, at, why.c_str());
 }
 
 bool sequence::feed(const llama_token * added, size_t n, int32_t n_batch, const std::atomic<bool> & interrupted) {

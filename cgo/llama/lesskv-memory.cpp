@@ -696,10 +696,8 @@ int32_t lesskv_memory::slots(llama_seq_id seq_id, int32_t il, int32_t head_kv, i
 static const uint32_t STATE_MAGIC   = 0x764b534c; // "LSKv"
 static const uint32_t STATE_VERSION = 2;
 
-namespace {
-
 // What a saved state must share with the context that loads it. Plain numbers and padded strings, compared one by one.
-struct state_header {
+struct lesskv_memory::state_header {
     uint32_t magic, version;
     char     policy[32];
     char     adapter[65];
@@ -713,44 +711,33 @@ struct state_header {
     float    yarn_ext_factor, yarn_attn_factor, yarn_beta_fast, yarn_beta_slow;
 };
 
-} // namespace
-
-static state_header make_header(
-        const char * policy, const std::string & adapter, const std::string & model, int32_t budget, int32_t heavy, int32_t pinned,
-        int32_t type_k, int32_t type_v, uint32_t n_layer, const llama_cparams & c) {
+lesskv_memory::state_header lesskv_memory::make_header() const {
     state_header h;
     memset(&h, 0, sizeof(h));
     h.magic   = STATE_MAGIC;
     h.version = STATE_VERSION;
-    snprintf(h.policy,  sizeof(h.policy),  "%s", policy);
-    snprintf(h.adapter, sizeof(h.adapter), "%s", adapter.c_str());
-    snprintf(h.model,   sizeof(h.model),   "%s", model.c_str());
+    snprintf(h.policy,  sizeof(h.policy),  "%s", lesskv_policy_name(policy));
+    snprintf(h.adapter, sizeof(h.adapter), "%s", adapter ? adapter->sha256.c_str() : "");
+    snprintf(h.model,   sizeof(h.model),   "%s", lesskv_model_fingerprint(model).c_str());
     h.budget = budget;
     h.heavy  = heavy;
     h.pinned = pinned;
     h.type_k = type_k;
     h.type_v = type_v;
-    h.n_ubatch = c.n_ubatch;
-    h.n_layer  = n_layer;
-    h.rope_freq_base   = c.rope_freq_base;
-    h.rope_freq_scale  = c.rope_freq_scale;
-    h.n_ctx_orig_yarn  = c.n_ctx_orig_yarn;
-    h.yarn_ext_factor  = c.yarn_ext_factor;
-    h.yarn_attn_factor = c.yarn_attn_factor;
-    h.yarn_beta_fast   = c.yarn_beta_fast;
-    h.yarn_beta_slow   = c.yarn_beta_slow;
+    h.n_ubatch = cparams.n_ubatch;
+    h.n_layer  = (uint32_t) layers.size();
+    h.rope_freq_base   = cparams.rope_freq_base;
+    h.rope_freq_scale  = cparams.rope_freq_scale;
+    h.n_ctx_orig_yarn  = cparams.n_ctx_orig_yarn;
+    h.yarn_ext_factor  = cparams.yarn_ext_factor;
+    h.yarn_attn_factor = cparams.yarn_attn_factor;
+    h.yarn_beta_fast   = cparams.yarn_beta_fast;
+    h.yarn_beta_slow   = cparams.yarn_beta_slow;
     return h;
 }
 
-void lesskv_memory::write_header(llama_io_write_i & io) const {
-    const auto h = make_header(lesskv_policy_name(policy), adapter ? adapter->sha256 : "", lesskv_model_fingerprint(model), budget, heavy, pinned,
-            type_k, type_v, (uint32_t) layers.size(), cparams);
-    io.write(&h, sizeof(h));
-}
-
 void lesskv_memory::check_header(llama_io_read_i & io) const {
-    const auto want = make_header(lesskv_policy_name(policy), adapter ? adapter->sha256 : "", lesskv_model_fingerprint(model), budget, heavy, pinned,
-            type_k, type_v, (uint32_t) layers.size(), cparams);
+    const auto want = make_header();
     state_header h;
     io.read_to(&h, sizeof(h));
 
@@ -898,7 +885,8 @@ void lesskv_memory::state_write(llama_io_write_i & io, llama_seq_id seq_id, llam
                 ids.push_back((uint32_t) s);
             }
         }
-        write_header(io);
+        const auto h = make_header();
+        io.write(&h, sizeof(h));
         const uint32_t n = ids.size();
         io.write(&n, sizeof(n));
         for (const uint32_t s : ids) {

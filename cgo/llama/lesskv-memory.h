@@ -110,7 +110,8 @@ private:
     llama_pos pos_min(const sequence & seq) const;
     llama_pos pos_max(const sequence & seq) const;
 
-    void     write_header(llama_io_write_i & io) const;
+    struct state_header; // of a saved state
+    state_header make_header() const;
     void     check_header(llama_io_read_i & io) const;
     void     write_seq(llama_io_write_i & io, const sequence & seq) const;
     sequence read_seq(llama_io_read_i & io) const;

@@ -99,12 +99,11 @@ func UseReplace(dir, runtime string) (string, error) {
 	if err := write(file, data, add(rest, line)); err != nil {
 		return "", err
 	}
-	if work, data, err := findWork(dir); err == nil && servesOnly(dir, work, data) {
-		if _, err := undoWork(dir); err != nil {
-			return "", err
-		}
+	work, data, err := findWork(dir)
+	if err == nil && servesOnly(dir, work, data) {
+		_, err = undoWork(dir)
 	}
-	return file, nil
+	return file, err
 }
 
 // Undo takes out what UseWork and UseReplace did for the module in dir, and returns the files that it changed or removed.
@@ -204,11 +203,15 @@ func servesOnly(dir, file string, data []byte) bool {
 	if err != nil || len(work.Use) != 1 {
 		return false
 	}
-	used := filepath.FromSlash(work.Use[0].Path)
-	if !filepath.IsAbs(used) {
-		used = filepath.Join(filepath.Dir(file), used)
+	return same(folder(file, work.Use[0]), dir)
+}
+
+// folder is the one that a line of the go.work at file uses.
+func folder(file string, u *modfile.Use) string {
+	if dir := filepath.FromSlash(u.Path); filepath.IsAbs(dir) {
+		return dir
 	}
-	return same(used, dir)
+	return filepath.Join(filepath.Dir(file), filepath.FromSlash(u.Path))
 }
 
 func checkWork(file string, data []byte, runtimeMod string) error {
@@ -217,11 +220,7 @@ func checkWork(file string, data []byte, runtimeMod string) error {
 		return err
 	}
 	for _, u := range work.Use {
-		dir := u.Path
-		if !filepath.IsAbs(dir) {
-			dir = filepath.Join(filepath.Dir(file), filepath.FromSlash(dir))
-		}
-		if mod, err := os.ReadFile(filepath.Join(dir, "go.mod")); err == nil && modfile.ModulePath(mod) == pins.GoLlama.Path {
+		if mod, err := os.ReadFile(filepath.Join(folder(file, u), "go.mod")); err == nil && modfile.ModulePath(mod) == pins.GoLlama.Path {
 			return &ConflictError{file, u.Path}
 		}
 	}
