@@ -19,12 +19,12 @@ import (
 	"github.com/lesskv/lesskv/patches/layout"
 )
 
-// The worker with every source of ours under the address and undefined-behaviour sanitizers does what an app does: it
-// decodes prompts and tokens under every policy, with and without kernels, windows and strided inputs, copies, cuts,
+// The worker under the address sanitizer, with llama.cpp, and every source of ours under the undefined-behaviour one too, does what an
+// app does: it decodes prompts and tokens under every policy, with and without kernels, windows and strided inputs, copies, cuts,
 // saves, restores, aborts. The sanitizers end the process at the first fault, and at its end if memory has leaked.
 func TestSanitizers(t *testing.T) {
 	if testing.Short() {
-		t.Skip("compiles the runtime's own sources again")
+		t.Skip("compiles the runtime again")
 	}
 	path := sanitizedWorker(t)
 
@@ -89,14 +89,13 @@ func TestSanitizers(t *testing.T) {
 	}
 }
 
-// What go-llama.cpp's calls do in C++, under the same sanitizers: the plugin's tests, with the binding compiled anew in a copy of the
-// package.
+// What go-llama.cpp's calls do in C++, under the same sanitizers: the plugin's tests, in a copy of the package with the binding compiled
+// anew.
 func TestSanitizedBinding(t *testing.T) {
 	if testing.Short() {
-		t.Skip("compiles the binding again")
+		t.Skip("compiles the runtime again")
 	}
-	build, err := layout.Find(".")
-	require.NoError(t, err)
+	build := sanitizedRuntime(t)
 	dir := t.TempDir()
 	pkg := filepath.Join(dir, "go-llama.cpp")
 	require.NoError(t, os.CopyFS(pkg, os.DirFS(build.Package())))
@@ -111,7 +110,7 @@ func TestSanitizedBinding(t *testing.T) {
 	}
 	require.Greater(t, len(replace), 5)
 	require.NoError(t, execute(t, "ar", replace...))
-	require.NoError(t, execute(t, "ar", append([]string{"r", archive}, sanitized(t, dir, "binding*.cpp")...)...))
+	require.NoError(t, execute(t, "ar", append([]string{"r", archive}, sanitized(t, build, dir, "binding*.cpp")...)...))
 
 	root, err := filepath.Abs("..")
 	require.NoError(t, err)
@@ -124,25 +123,41 @@ func TestSanitizedBinding(t *testing.T) {
 	assert.NoError(t, err, "%s", out)
 }
 
+// sanitizedRuntime assembles the patched runtime under the address sanitizer, in a folder of the build folder: the second time
+// only what has changed is compiled.
+func sanitizedRuntime(t *testing.T) layout.Layout {
+	t.Helper()
+	build, err := layout.Find(".")
+	require.NoError(t, err)
+	sanitized := layout.Layout(filepath.Join(string(build), "sanitized"))
+
+	app := t.TempDir() // what it is for; without one, this checkout would use it
+	require.NoError(t, os.WriteFile(filepath.Join(app, "go.mod"), []byte("module app\n\ngo 1.24.0\n"), 0o644))
+	cmd := exec.Command("go", "run", "./patches", "-app", app, "-build", string(sanitized))
+	cmd.Dir = ".."
+	const flags = " -g1 -fno-omit-frame-pointer -fsanitize=address"
+	cmd.Env = append(os.Environ(), "GOWORK=", "CC="+tool("CC", "gcc")+flags, "CXX="+tool("CXX", "g++")+flags)
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	return sanitized
+}
+
 // sanitizedWorker compiles cgo/'s sources as the assembler laid them out, and links them before the archive, which then
 // gives llama.cpp alone.
 func sanitizedWorker(t *testing.T) string {
 	t.Helper()
-	build, err := layout.Find(".")
-	require.NoError(t, err)
+	build := sanitizedRuntime(t)
 	dir := t.TempDir()
 	path := filepath.Join(dir, "worker")
-	link := append([]string{"-o", path}, sanitized(t, dir, "*.c", "lesskv-*.cpp", "worker*.cpp")...)
+	link := append([]string{"-o", path}, sanitized(t, build, dir, "*.c", "lesskv-*.cpp", "worker*.cpp")...)
 	link = append(link, filepath.Join(build.Package(), "libbinding.a"), "-fsanitize=address,undefined", "-pthread", "-lm", "-ldl")
 	require.NoError(t, execute(t, tool("CXX", "g++"), link...))
 	return path
 }
 
-// sanitized compiles those of cgo/'s sources that match, with the sanitizers, and returns the objects, in dir.
-func sanitized(t *testing.T, dir string, patterns ...string) (objects []string) {
+// sanitized compiles those of cgo/'s sources that match, with both sanitizers, and returns the objects, in dir.
+func sanitized(t *testing.T, build layout.Layout, dir string, patterns ...string) (objects []string) {
 	t.Helper()
-	build, err := layout.Find(".")
-	require.NoError(t, err)
 	var sources []string
 	for _, pattern := range patterns {
 		found, err := filepath.Glob(filepath.Join(build.Sources(), "less", pattern))
