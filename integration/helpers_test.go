@@ -18,12 +18,12 @@ import (
 
 const gopher = "testdata/gopher-5m.gguf"
 
-// start starts a worker that lives as long as the test, and a minute or two at most.
+// start starts a worker that lives as long as the test, and 20 minutes at most.
 func start(t *testing.T, tree worker.Tree) *worker.Worker {
 	t.Helper()
 	path, err := worker.Path(tree)
 	require.NoError(t, err)
-	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
 	w, err := worker.Start(ctx, path)
 	require.NoError(t, err)
 	t.Cleanup(func() {

@@ -163,6 +163,7 @@ func TestLogWriterPanics(t *testing.T) {
 	stderr := os.Stderr
 	read, write, err := os.Pipe()
 	require.NoError(t, err)
+	defer read.Close()
 	os.Stderr = write
 	lesskv.SetLogOutput(brokenWriter{})
 	again := predict(t, model, prompt, llama.Debug)
