@@ -96,7 +96,7 @@ func TestFreeWhileServing(t *testing.T) {
 	t.Run("from the callback", func(t *testing.T) {
 		model := open(t)
 		n := 0
-		out, err := model.Predict(prompt, llama.SetThreads(1), llama.SetTokens(50), llama.SetTokenCallback(func(string) bool {
+		out, err := model.Predict(prompt, llama.SetThreads(1), llama.SetTokens(50), llama.SetTemperature(0), llama.SetTokenCallback(func(string) bool {
 			if n++; n == 3 {
 				model.Free()
 			}
@@ -144,7 +144,7 @@ func TestCallbackEndsItsGoroutine(t *testing.T) {
 		done := make(chan bool)
 		go func() {
 			defer close(done)
-			model.Predict(prompt, llama.SetThreads(1), llama.SetTokens(24), llama.SetTokenCallback(func(string) bool { runtime.Goexit(); return true }))
+			model.Predict(prompt, llama.SetThreads(1), llama.SetTokens(24), llama.SetTemperature(0), llama.SetTokenCallback(func(string) bool { runtime.Goexit(); return true }))
 			t.Error("Predict returned")
 		}()
 		<-done
@@ -214,7 +214,7 @@ func TestContextEndsACall(t *testing.T) {
 
 		ctx, cancel := context.WithCancel(t.Context())
 		n := 0
-		out, err := model.Predict(prompt, llama.SetThreads(1), llama.SetTokens(1500), llama.IgnoreEOS, lesskv.WithContext(ctx),
+		out, err := model.Predict(prompt, llama.SetThreads(1), llama.SetTokens(1500), llama.IgnoreEOS, llama.SetTemperature(0), lesskv.WithContext(ctx),
 			llama.SetTokenCallback(func(string) bool {
 				if n++; n == 5 {
 					cancel()

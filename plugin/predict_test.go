@@ -275,7 +275,7 @@ func TestContextFullOfPrompt(t *testing.T) {
 		require.NoError(t, err)
 		require.LessOrEqual(t, n, int32(256))
 	}
-	out, err := model.Predict(long, llama.SetThreads(1), llama.SetTokens(100), llama.IgnoreEOS, llama.SetNKeep(-1))
+	out, err := model.Predict(long, llama.SetThreads(1), llama.SetTokens(100), llama.IgnoreEOS, llama.SetNKeep(-1), llama.SetTemperature(0))
 	assertSays(t, err, lesskv.ErrContext, "NKeep")
 	assert.NotEmpty(t, out, "what there is")
 	predict(t, model, long, llama.SetTokens(100), llama.IgnoreEOS)
