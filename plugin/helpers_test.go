@@ -2,20 +2,25 @@ package lesskv_test
 
 import (
 	"bytes"
+	"context"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	llama "github.com/go-skynet/go-llama.cpp"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/lesskv/lesskv/integration/greedy"
 	"github.com/lesskv/lesskv/integration/testdata"
 	"github.com/lesskv/lesskv/integration/tinymodels"
+	"github.com/lesskv/lesskv/integration/worker"
 	lesskv "github.com/lesskv/lesskv/plugin"
 	"github.com/lesskv/lesskv/weights/gguf"
 )
@@ -103,6 +108,57 @@ func predict(t *testing.T, model *llama.LLama, text string, opts ...llama.Predic
 	out, err := model.Predict(text, opts...)
 	require.NoError(t, err)
 	return out
+}
+
+// nKeep is how many tokens a full context keeps in texts for follow.
+const nKeep = 10
+
+// pieces returns the tokens of a text that predict or speculate writes, so that follow can judge it.
+func pieces(write func(opts ...llama.PredictOption) string) (tokens []string) {
+	write(llama.SetPenalty(1), llama.IgnoreEOS, llama.SetNKeep(nKeep), llama.SetTokenCallback(func(s string) bool {
+		tokens = append(tokens, s)
+		return true
+	}))
+	return tokens
+}
+
+// follow judges a greedy text after prompt by another computation of it, in the worker, ties aside. only, if there is one, says which
+// tokens may be written.
+func follow(t *testing.T, c worker.Config, text []string, only func(piece string) bool) error {
+	t.Helper()
+	require.NotEmpty(t, text)
+	tree := worker.Unmodified
+	if c.LESS != nil {
+		tree = worker.Patched
+	}
+	path, err := worker.Path(tree)
+	require.NoError(t, err)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	defer cancel()
+	w, err := worker.Start(ctx, path)
+	require.NoError(t, err)
+	defer func() { assert.NoError(t, w.Close()) }()
+	_, err = w.Open(c)
+	require.NoError(t, err)
+	v, err := greedy.ReadVocabulary(c.Model)
+	require.NoError(t, err)
+	mask := func(logits []float32) []float32 {
+		for i := range logits {
+			if only != nil && !only(v.Pieces[i]) {
+				logits[i] = float32(math.Inf(-1))
+			}
+		}
+		return logits
+	}
+	reader := greedy.Context{Worker: w, Size: c.Context, Keep: nKeep}
+	logits, err := reader.Begin(prompt)
+	require.NoError(t, err)
+	ties, err := v.Follow(text, mask(logits), func(token int32) ([]float32, error) {
+		logits, err := reader.Next(token)
+		return mask(logits), err
+	})
+	t.Logf("%d tokens, %d of them tied with another", len(text), ties)
+	return err
 }
 
 func stats(t *testing.T, model *llama.LLama) lesskv.CacheStats {

@@ -31,7 +31,7 @@ func TestOptionsWithoutEffect(t *testing.T) {
 		"EnableF16KV": llama.EnableF16KV, "SetMlock": llama.SetMlock(true), "SetMemoryMap": llama.SetMemoryMap(false),
 		"SetPredictionMainGPU": llama.SetPredictionMainGPU("1"), "SetPredictionTensorSplit": llama.SetPredictionTensorSplit("1,2"),
 		"SetNDraft": llama.SetNDraft(4), "SetTailFreeSamplingZ": llama.SetTailFreeSamplingZ(1), "SetNegativePrompt": llama.SetNegativePrompt("unused"),
-		"SetThreads": llama.SetThreads(2), "SetNKeep": llama.SetNKeep(3),
+		"SetNKeep":             llama.SetNKeep(3),
 		"EnablePromptCacheAll": llama.EnablePromptCacheAll, "EnablePromptCacheRO": llama.EnablePromptCacheRO,
 	} {
 		assert.Equal(t, want, predict(t, model, prompt, option), name)

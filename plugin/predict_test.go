@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/lesskv/lesskv/integration/testdata"
+	"github.com/lesskv/lesskv/integration/worker"
 	lesskv "github.com/lesskv/lesskv/plugin"
 )
 
@@ -40,26 +41,44 @@ func TestPredictDeterministic(t *testing.T) {
 	})
 }
 
+// gopherConfig is what open opens, in the worker.
+func gopherConfig(t *testing.T, less *worker.LESS) worker.Config {
+	t.Helper()
+	return worker.Config{Model: file(t, testdata.Model), FlashAttention: true, LESS: less}
+}
+
 // With a budget that nothing exceeds, LESS writes what the unmodified cache does.
 func TestNothingEvicted(t *testing.T) {
-	full := predict(t, open(t, lesskv.Disable()), prompt, llama.SetTokens(60))
-	kept := open(t, sparse(128))
-	assert.Equal(t, full, predict(t, kept, prompt, llama.SetTokens(60)))
-	s := stats(t, kept)
+	model := open(t, sparse(128))
+	tokens := pieces(func(opts ...llama.PredictOption) string {
+		return predict(t, model, prompt, append(opts, llama.SetTokens(60))...)
+	})
+	assert.Len(t, tokens, 60)
+	require.NoError(t, follow(t, gopherConfig(t, nil), tokens, nil))
+	s := stats(t, model)
 	require.Len(t, s.Layers, 6)
 	for i, l := range s.Layers {
 		assert.Equal(t, lesskv.LayerStats{Layer: i, Seen: l.Seen, Kept: l.Seen, SlotBytes: s.SlotBytes / 6}, l)
 	}
 }
 
-// The environment's way to the plain loops: the same text, and a word in the log.
+// The environment's way to the plain loops: the same text, and a word in the log. Lambda has no scores, which rounding could tie.
 func TestForcedReference(t *testing.T) {
-	cache := lesskv.Enable(lesskv.Config{Budget: lesskv.Tokens(64), Adapter: file(t, testdata.H2O102)})
-	long := strings.Repeat(prompt+"\n", 4)
-	fast := predict(t, open(t, cache), long)
+	cache := lesskv.Enable(lesskv.Config{Budget: lesskv.Tokens(24), Policy: lesskv.Lambda, Adapter: file(t, testdata.Lambda)})
+	write := func(model *llama.LLama) []string {
+		return pieces(func(opts ...llama.PredictOption) string {
+			return predict(t, model, prompt, append(opts, llama.SetTokens(60))...)
+		})
+	}
+	config := func(reference bool) worker.Config {
+		return gopherConfig(t, &worker.LESS{Policy: "lambda", Budget: 24, Adapter: file(t, testdata.Lambda), Reference: reference})
+	}
+	require.NoError(t, follow(t, config(true), write(open(t, cache)), nil))
 	lines := captureLog(t)
 	t.Setenv("LESSKV_REFERENCE", "on")
-	assert.Equal(t, fast, predict(t, open(t, cache), long))
+	plain := open(t, cache)
+	require.NoError(t, follow(t, config(false), write(plain), nil))
+	assert.Positive(t, stats(t, plain).Layers[0].Folded)
 	assert.Contains(t, lines.String(), "LESSKV_REFERENCE=on")
 	t.Setenv("LESSKV_REFERENCE", "no")
 	open(t, cache)

@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/lesskv/lesskv/integration/worker"
 	lesskv "github.com/lesskv/lesskv/plugin"
 	"github.com/lesskv/lesskv/weights/gguf"
 )
@@ -21,32 +22,49 @@ func speculate(t *testing.T, model, draft *llama.LLama, text string, opts ...lla
 	return out
 }
 
-// tinyModel loads a random model in f32, where the size of a batch does not show. Those of two seeds share a vocabulary.
+// tinyModel loads a random model in f32. Those of two seeds share a vocabulary.
 func tinyModel(t *testing.T, seed uint64, opts ...llama.ModelOption) *llama.LLama {
 	t.Helper()
 	return load(t, writeTiny(t, "llama", gguf.F32, seed), append([]llama.ModelOption{llama.SetContext(512)}, opts...)...)
 }
 
-// The text is Predict's, whoever drafts: itself, always right, or another, hardly ever right.
+// tinyConfig is what tinyModel opens, in the worker.
+func tinyConfig(t *testing.T, seed uint64, context int) worker.Config {
+	t.Helper()
+	return worker.Config{Model: writeTiny(t, "llama", gguf.F32, seed), Context: context, TypeK: "f32", TypeV: "f32"}
+}
+
+// The text is what the model writes token by token, whoever drafts: itself, always right, or another, hardly ever right.
 func TestSpeculativeWritesWhatPredictDoes(t *testing.T) {
 	model := tinyModel(t, 1, lesskv.Disable())
 	self, other := tinyModel(t, 1, lesskv.Disable(), llama.SetPerplexity(true)), tinyModel(t, 2, lesskv.Disable(), llama.SetPerplexity(false))
-	for name, opts := range map[string][]llama.PredictOption{
-		"greedy":    {llama.SetTokens(80), llama.IgnoreEOS},
-		"grammar":   {llama.WithGrammar(`root ::= [a-z]{20}`)},
-		"stop word": {llama.SetTokens(80), llama.SetStopWords("a", "e", "o")},
+	few := func(piece string) bool { return strings.Trim(piece, "abcdefghijklmnopqrstuvwxyz") == "" && piece != "" }
+	for name, test := range map[string]struct {
+		opts []llama.PredictOption
+		only func(piece string) bool
+		stop string
+	}{
+		"greedy":    {[]llama.PredictOption{llama.SetTokens(80)}, nil, "length"},
+		"grammar":   {[]llama.PredictOption{llama.WithGrammar(`root ::= [a-z]{99}`)}, few, "length"},
+		"stop word": {[]llama.PredictOption{llama.SetTokens(80), llama.SetStopWords("a", "e", "o")}, nil, "word"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			want := predict(t, model, prompt, opts...)
 			for _, draft := range []*llama.LLama{self, other} {
-				var tokens []string
-				out := speculate(t, model, draft, prompt, append(opts, llama.SetTokenCallback(func(s string) bool {
-					tokens = append(tokens, s)
-					return true
-				}))...)
-				assert.Equal(t, want, out)
+				out := ""
+				tokens := pieces(func(opts ...llama.PredictOption) string {
+					out = speculate(t, model, draft, prompt, append(test.opts, opts...)...)
+					return out
+				})
+				require.NoError(t, follow(t, tinyConfig(t, 1, 512), tokens, test.only))
 				g := timings(t, model)
+				assert.Equal(t, test.stop, g.Stop)
 				assert.Len(t, tokens, g.Generated)
+				if name == "stop word" {
+					assert.False(t, strings.ContainsAny(out, "aeo"), "%q", out)
+					assert.Regexp(t, "[aeo]", tokens[len(tokens)-1])
+				} else {
+					assert.Equal(t, strings.Join(tokens, ""), out)
+				}
 				t.Logf("%d tokens, %d drafted, %d of them right", g.Generated, g.Drafted, g.Accepted)
 				if name == "greedy" && draft == self {
 					assert.Greater(t, g.Accepted, 20)
@@ -126,14 +144,19 @@ func TestSpeculativeOnWindows(t *testing.T) {
 
 // Past the end of the context, the draft model's or both.
 func TestSpeculativeFullContext(t *testing.T) {
-	model, draft := tinyModel(t, 1, lesskv.Disable(), llama.SetContext(256)), tinyModel(t, 1, lesskv.Disable(), llama.SetContext(256))
-	want := predict(t, model, prompt, llama.SetTokens(400), llama.IgnoreEOS)
-	assert.Equal(t, want, speculate(t, model, draft, prompt, llama.SetTokens(400), llama.IgnoreEOS))
-
-	roomy, small := tinyModel(t, 1, lesskv.Disable()), tinyModel(t, 1, lesskv.Disable(), llama.SetContext(256))
-	want = predict(t, roomy, prompt, llama.SetTokens(350), llama.IgnoreEOS)
-	assert.Equal(t, want, speculate(t, roomy, small, prompt, llama.SetTokens(350), llama.IgnoreEOS))
-	assert.Less(t, timings(t, roomy).Drafted, 350)
+	for name, test := range map[string]struct{ context, tokens int }{"both": {256, 400}, "the draft model's": {512, 350}} {
+		t.Run(name, func(t *testing.T) {
+			model, draft := tinyModel(t, 1, lesskv.Disable(), llama.SetContext(test.context)), tinyModel(t, 1, lesskv.Disable(), llama.SetContext(256))
+			tokens := pieces(func(opts ...llama.PredictOption) string {
+				return speculate(t, model, draft, prompt, append(opts, llama.SetTokens(test.tokens))...)
+			})
+			assert.Len(t, tokens, test.tokens)
+			require.NoError(t, follow(t, tinyConfig(t, 1, test.context), tokens, nil))
+			g := timings(t, model)
+			assert.Positive(t, g.Accepted)
+			assert.Less(t, g.Drafted, 350)
+		})
+	}
 }
 
 // All of a budget may be heavy hitters, and then nothing can be drafted; nothing is what SetNDraft(0) asks for.
