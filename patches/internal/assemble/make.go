@@ -89,22 +89,28 @@ func (a *assembly) dir(k kind) string {
 // fetch returns the sources of the two modules, verified.
 func (a *assembly) fetch(ctx context.Context) (llama, goLlama tree.Tree, err error) {
 	llama, goLlama = tree.Tree{}, tree.Tree{}
-	work, ctx := errgroup.WithContext(ctx)
-	for _, m := range []struct {
+	modules := []struct {
 		pins.Module
 		to   tree.Tree
 		keep func(string) string
-	}{{pins.Ollama, llama, llamaFile}, {pins.GoLlama, goLlama, goLlamaFile}} {
+	}{{pins.Ollama, llama, llamaFile}, {pins.GoLlama, goLlama, goLlamaFile}}
+	work, ctx := errgroup.WithContext(ctx)
+	for _, m := range modules {
 		work.Go(func() error {
 			dir, err := module.Fetch(ctx, m.Module)
 			if err != nil {
 				return err
 			}
-			a.logf("%s is what was pinned", m.Module)
 			return m.to.AddFS(os.DirFS(dir), m.keep)
 		})
 	}
-	return llama, goLlama, work.Wait()
+	if err := work.Wait(); err != nil {
+		return nil, nil, err
+	}
+	for _, m := range modules {
+		a.logf("%s is what was pinned", m.Module)
+	}
+	return llama, goLlama, nil
 }
 
 // finish links the worker of a tree, makes the Go package of the patched one, and stamps the tree.
