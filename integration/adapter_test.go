@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"errors"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -9,7 +10,9 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	cgo "github.com/lesskv/lesskv/cgo/kernels"
 	"github.com/lesskv/lesskv/integration/worker"
+	"github.com/lesskv/lesskv/weights"
 )
 
 // A damaged adapter is refused or, where the damage is in a weight, loaded; the process never ends. A model is refused as
@@ -42,16 +45,41 @@ func TestDamagedAdapter(t *testing.T) {
 	for n := range 8 {
 		assert.Error(t, load(gopher, good[:n*3]), "cut off after %d bytes", n*3)
 	}
+	// Wherever the damage is, the runtime takes what package weights takes, and no more.
+	model, err := weights.ReadModel(gopher)
+	require.NoError(t, err)
+	valid := func() error {
+		a, err := weights.Read(path)
+		var e *weights.Error
+		if errors.As(err, &e) && e.Item == "key "+cgo.KeyBaseName {
+			return nil // the runtime has no use for a name
+		}
+		if err != nil {
+			return err
+		}
+		if _, err := weights.Check(a, model); err != nil {
+			return err
+		}
+		_, err = weights.CheckUse(a, weights.Trained{Policy: "h2o", Heavy: 20, Recent: 21, Ubatch: 256, Context: 256})
+		return err
+	}
+	refused := 0
 	for range 160 {
 		bad := append([]byte(nil), good...)
 		at := r.IntN(header)
 		copy(bad[at:], []byte{0xff, 0, byte(r.IntN(256)), 0xff}[:1+r.IntN(4)])
-		_ = load(gopher, bad)
+		err, want := load(gopher, bad), valid()
+		if err != nil {
+			refused++
+		}
+		assert.Equal(t, want == nil, err == nil, "changed at %d: the runtime says %v, package weights %v", at, err, want)
 	}
+	assert.Greater(t, refused, 80)
+	assert.Less(t, refused, 160)
 
-	model, err := os.ReadFile(gopher)
+	whole, err := os.ReadFile(gopher)
 	require.NoError(t, err)
-	assert.ErrorContains(t, load(gopher, model), "general.type")
+	assert.ErrorContains(t, load(gopher, whole), "general.type")
 	assert.ErrorContains(t, load(tiny(t, "llama"), good), "less.block_count")
 	assert.ErrorContains(t, load(tiny(t, "qwen3"), good), "general.architecture")
 }

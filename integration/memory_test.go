@@ -75,15 +75,17 @@ func TestMemoryStandsStill(t *testing.T) {
 	}
 	t.Log(print(table))
 
-	const slack = 2 << 20
+	// Not the peak, in which pages of files count: the machine takes them back when it likes. What is left to chance is pages of 2 MiB
+	// that the kernel gives where it has some; the unmodified cache of 60,000 tokens is 176 MiB.
+	const slack = 8 << 20
 	for _, u := range []usage{early, late, short, wide} {
 		assert.Equal(t, early.cache, u.cache)
 		assert.LessOrEqual(t, float64(u.cache), 1.05*float64(u.formula))
 	}
-	assert.InDelta(t, early.memory.Peak, late.memory.Peak, slack, "60,000 tokens against 2,000")
-	assert.InDelta(t, short.memory.Peak, wide.memory.Peak, slack, "n_ctx 131,072 against 2,048")
+	assert.Less(t, late.memory.Anon-early.memory.Anon, int64(slack), "60,000 tokens against 2,000")
+	assert.Less(t, wide.memory.Anon-short.memory.Anon, int64(slack), "n_ctx 131,072 against 2,048")
 	full := table[len(table)-1]
-	assert.Greater(t, full.memory.Peak-wide.memory.Peak, full.cache/2, "the unmodified runtime pays for its context")
+	assert.Greater(t, full.memory.Anon-wide.memory.Anon, full.cache/2, "the unmodified runtime pays for its context")
 }
 
 // unmodifiedUsage measures the unmodified runtime. It allocates for the whole context at once, so that it need not be filled.
@@ -107,13 +109,13 @@ func unmodifiedUsage(t *testing.T, c worker.Config, context int, tokens []int32)
 func print(table []usage) string {
 	var b strings.Builder
 	tw := tabwriter.NewWriter(&b, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(tw, "\nruntime\tn_ctx\ttokens\tcache bytes\tby formula\tresident KiB\tpeak KiB\t")
+	fmt.Fprintln(tw, "\nruntime\tn_ctx\ttokens\tcache bytes\tby formula\tanonymous KiB\tresident KiB\tpeak KiB\t")
 	for _, u := range table {
 		formula := "-"
 		if u.formula > 0 {
 			formula = strconv.FormatInt(u.formula, 10)
 		}
-		fmt.Fprintf(tw, "%s\t%d\t%d\t%d\t%s\t%d\t%d\t\n", u.runtime, u.context, u.tokens, u.cache, formula, u.memory.Resident>>10, u.memory.Peak>>10)
+		fmt.Fprintf(tw, "%s\t%d\t%d\t%d\t%s\t%d\t%d\t%d\t\n", u.runtime, u.context, u.tokens, u.cache, formula, u.memory.Anon>>10, u.memory.Resident>>10, u.memory.Peak>>10)
 	}
 	tw.Flush()
 	return b.String()
@@ -149,6 +151,6 @@ func TestMemoryIsWhatIsReported(t *testing.T) {
 	grown := anon[1] - anon[0]
 	t.Logf("slots grew by %d bytes by formula, %d as reported, scratch by %d; the process grew by %d", slots[1]-slots[0], reported[1]-reported[0], scratch[1]-scratch[0], grown)
 	assert.Equal(t, slots, reported)
-	assert.LessOrEqual(t, float64(grown), 1.05*float64(slots[1]-slots[0])+float64(scratch[1]-scratch[0])+float64(2<<20))
+	assert.LessOrEqual(t, float64(grown), 1.05*float64(slots[1]-slots[0])+float64(scratch[1]-scratch[0])+float64(6<<20), "a copy of the slots would be 13 MB")
 	assert.Greater(t, grown, (slots[1]-slots[0])/2, "or else this measures nothing")
 }

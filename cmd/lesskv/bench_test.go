@@ -15,11 +15,23 @@ func TestBench(t *testing.T) {
 }
 
 func TestBenchUsage(t *testing.T) {
-	for _, args := range [][]string{
-		{}, {"a", "b"}, {"--contexts=many", "gopher-5m"}, {"--contexts=3M", "gopher-5m"}, {"--methods=magic", "gopher-5m"}, {"--budget=5", "gopher-5m"},
-		{"--kernels=q4_0", "gopher-5m"}, {"--growth=-1", "gopher-5m"}, {"--prompt-limit=x", "gopher-5m"}, {"no-such-shape"},
+	for _, test := range []struct {
+		args []string
+		says string
+	}{
+		{nil, "0 arguments: want one model's file"},
+		{[]string{"a", "b"}, "2 arguments: want one model's file"},
+		{[]string{"--contexts=many", "gopher-5m"}, "--contexts many: want a number of tokens"},
+		{[]string{"--contexts=3M", "gopher-5m"}, "--contexts 3M: want a number of tokens"},
+		{[]string{"--methods=magic", "gopher-5m"}, `no method "magic"`},
+		{[]string{"--budget=5", "gopher-5m"}, "--budget 5: want a share"},
+		{[]string{"--kernels=q4_0", "gopher-5m"}, "--kernels q4_0: want f16 or q8_0"},
+		{[]string{"--growth=-1", "gopher-5m"}, "--growth -1: want a number of tokens"},
+		{[]string{"--prompt-limit=x", "gopher-5m"}, "--prompt-limit x: want a number of tokens"},
+		{[]string{"no-such-shape"}, `no shape "no-such-shape"`},
 	} {
-		status, _, stderr := command("", append([]string{"bench", "-q"}, args...)...)
-		assert.Equal(t, exitUsage, status, "%v: %s", args, stderr)
+		status, _, stderr := command("", append([]string{"bench", "-q"}, test.args...)...)
+		assert.Equal(t, exitUsage, status, "%v: %s", test.args, stderr)
+		assert.Contains(t, stderr, test.says)
 	}
 }

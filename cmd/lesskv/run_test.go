@@ -12,6 +12,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/lesskv/lesskv/integration/testdata"
 )
 
 // command runs a command line and returns its exit status and output.
@@ -94,6 +96,8 @@ func TestRunRefused(t *testing.T) {
 	dir := t.TempDir()
 	wrong := filepath.Join(dir, "wrong.gguf")
 	require.NoError(t, os.WriteFile(wrong, []byte("not a model"), 0o644))
+	h2o, err := testdata.PathIn(dir, testdata.H2O102)
+	require.NoError(t, err)
 	for name, test := range map[string]struct {
 		args   []string
 		status int
@@ -113,7 +117,8 @@ func TestRunRefused(t *testing.T) {
 		"no such model":    {[]string{"run", "-m", filepath.Join(dir, "none"), "x"}, exitFailed, "none: No such file"},
 		"no model":         {[]string{"run", "-m", wrong, "x"}, exitFailed, "is not a GGUF file"},
 		"policy":           {[]string{"run", "--policy", "newest", "x"}, exitFailed, "h2o, lambda, peak"},
-		"adapter's policy": {[]string{"run", "--policy", "lambda", "--adapter", wrong, "x"}, exitFailed, "wrong.gguf"},
+		"no adapter":       {[]string{"run", "--adapter", wrong, "x"}, exitFailed, "wrong.gguf"},
+		"adapter's policy": {[]string{"run", "--policy", "lambda", "--adapter", h2o, "x"}, exitFailed, "was trained with policy h2o, the configuration says lambda"},
 		"too long":         {[]string{"run", strings.Repeat("x ", 3000)}, exitFailed, "the context holds 2048"},
 		"context is full":  {[]string{"run", "-t1", "-n3000", "--temp=0", "-c256", "func"}, exitFailed, "2048 tokens is full"},
 	} {

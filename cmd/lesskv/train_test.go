@@ -1,13 +1,15 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -21,11 +23,28 @@ import (
 // playCommand, an environment variable, makes the test binary the command itself.
 const playCommand = "LESSKV_TEST_COMMAND"
 
+// dieAt, another, has it killed when it says that.
+const dieAt = "LESSKV_TEST_DIE_AT"
+
 func TestMain(m *testing.M) {
 	if os.Getenv(playCommand) != "" {
-		os.Exit(execute(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+		os.Exit(execute(context.Background(), os.Args[1:], os.Stdin, mortal{os.Stdout}, mortal{os.Stderr}))
 	}
 	os.Exit(m.Run())
+}
+
+// mortal is an output that ends its process, as kill -9 does, once it has written what dieAt says.
+type mortal struct{ io.Writer }
+
+func (m mortal) Write(p []byte) (int, error) {
+	n, err := m.Writer.Write(p)
+	if last := os.Getenv(dieAt); last != "" && bytes.Contains(p, []byte(last)) {
+		if err := syscall.Kill(os.Getpid(), syscall.SIGKILL); err != nil {
+			panic(err)
+		}
+		select {}
+	}
+	return n, err
 }
 
 // quickly are flags for a training of seconds: three windows and few steps.
@@ -69,19 +88,17 @@ func TestTrain(t *testing.T) {
 	}
 	work := filepath.Join(dir, "model.lesskv.gguf.work")
 	killed := start()
-	require.NoError(t, killed.Start())
-	assert.Eventually(t, func() bool {
-		_, err := os.Stat(filepath.Join(work, "layer-000.json"))
-		return err == nil
-	}, 5*time.Minute, 5*time.Millisecond)
-	require.NoError(t, killed.Process.Kill())
-	killed.Wait()
+	killed.Env = append(killed.Env, dieAt+"=layer 0: validation")
+	out, err := killed.CombinedOutput()
+	var exit *exec.ExitError
+	require.ErrorAs(t, err, &exit, "%s", out)
+	require.False(t, exit.Exited(), "it was to be killed: %s", out)
 	finished, err := os.ReadFile(filepath.Join(work, "layer-000.gguf"))
 	require.NoError(t, err)
 	assert.NotEmpty(t, finished)
 
 	again := start()
-	out, err := again.CombinedOutput()
+	out, err = again.CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	assert.NotContains(t, string(out), "layer 0: validation", "what is finished is not fitted again")
 	assert.Contains(t, string(out), "layer 5: validation")

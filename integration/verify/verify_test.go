@@ -261,7 +261,7 @@ func TestReadAlong(t *testing.T) {
 	assert.EqualValues(t, slots, x.End.Slots)
 	assert.EqualValues(t, state, x.End.State)
 	assert.Equal(t, x.Start, x.End)
-	assert.Less(t, x.Grown, int64(1<<20), "from the moment the budget was full")
+	assert.Less(t, x.Grown, x.Full/10, "from the moment the budget was full")
 	assert.EqualValues(t, 6*2*30208*64*2*2, x.Full, "llama.cpp rounds a context up to 256")
 	assert.Less(t, x.Peak, x.Full/2, "the whole process, model included, beside the full cache alone")
 	require.Len(t, x.Parts, 4)
