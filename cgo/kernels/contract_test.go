@@ -243,10 +243,10 @@ func TestContract(t *testing.T) {
 			require.NoError(t, fast.Attend(u, 2))
 			compare(t, &c, i, want, u.Out)
 			require.NoError(t, fast.Commit(u, 2))
-			weights, err := plain.AttendRef(u)
+			worth, err := plain.AttendRef(u)
 			require.NoError(t, err)
 			compare(t, &c, i, want, u.Out)
-			require.NoError(t, plain.CommitRef(u, weights))
+			require.NoError(t, plain.CommitRef(u, worth, nil))
 			for _, cache := range []*Cache{fast, plain} {
 				for j := range goes.pairs {
 					sameSlots(t, &c, goes.pairs[j], cache, j)
