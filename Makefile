@@ -10,13 +10,14 @@ PROMPT      ?= func (s *Server) ListenAndServe() error {
 demo: runtime
 	$(GO) run ./cmd/lesskv run -n 400 --seed 1 "$(PROMPT)"
 
+test: STRICT := -strict
 test: runtime lint sanitize
 	$(GO) test -timeout 40m ./...
 	$(GO) test -race ./plugin
 
 # go.work is what this step writes, so it must not need it
 runtime:
-	GOWORK=off $(GO) run ./patches
+	GOWORK=off $(GO) run ./patches $(STRICT)
 
 lint: runtime
 	@files=$$(gofmt -l $$(git ls-files '*.go' 2>/dev/null || find . -name '*.go' -not -path './build/*')); \

@@ -1,12 +1,16 @@
 package integration
 
 import (
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/lesskv/lesskv/integration/worker"
+	"github.com/lesskv/lesskv/weights"
+	"github.com/lesskv/lesskv/weights/gguf"
 )
 
 // openSequences opens gopher-5m with room for four sequences and the budget that most of this file evicts under.
@@ -171,6 +175,108 @@ func TestPoison(t *testing.T) {
 			sameBits(t, fresh, atOnce.decode(t, w, tokens[:100]))
 		})
 	}
+}
+
+// spoil writes gopher-5m with the rows of a tensor in layer 3 so large that what they give is infinite in f16. Its fingerprint is that
+// of the model.
+func spoil(t *testing.T, tensor string) string {
+	t.Helper()
+	data, err := os.ReadFile(gopher)
+	require.NoError(t, err)
+	f, err := gguf.Open(gopher)
+	require.NoError(t, err)
+	defer f.Close()
+	info, ok := f.Tensor("blk.3." + tensor + ".weight")
+	require.True(t, ok)
+	require.Equal(t, gguf.F16, info.Type)
+	raw := data[info.Offset:][:info.Size]
+	for i := 1; i < len(raw); i += 2 {
+		raw[i] = raw[i]&0x83 | 0x74 // the exponent: 16384 and more
+	}
+	path := filepath.Join(t.TempDir(), "spoilt.gguf")
+	require.NoError(t, os.WriteFile(path, data, 0o644))
+	return path
+}
+
+// A key or value that is not finite is an error of the decode that would fold it, and of every one after that. Until then it is in
+// the output, as the full cache has it; without kernels it is dropped.
+func TestNotFinite(t *testing.T) {
+	t.Parallel()
+	for _, tensor := range []string{"attn_k", "attn_v"} {
+		model := spoil(t, tensor)
+		for _, reference := range []bool{false, true} {
+			c := worker.Config{Model: model, Context: 256, Ubatch: 16, Threads: 2, LESS: &worker.LESS{Budget: 41, Adapter: adapterPath("h2o-41"), Reference: reference}}
+			w := open(t, worker.Patched, c)
+			tokens := heldOut(t, w, 120)
+			_, err := w.Feed(0, 0, tokens[:41], worker.None)
+			require.NoError(t, err, "all of them are slots")
+			for i := range 2 {
+				_, err = w.Decode(0, 41, tokens[41:42], worker.Last)
+				var e *worker.Error
+				require.ErrorAs(t, err, &e)
+				assert.Equal(t, []int{-3, 1}[i], e.Code)
+				assert.Contains(t, e.Message, "layer 3: a key or value that is not finite")
+				assert.Contains(t, e.Message, "until it is cleared")
+			}
+			_, err = w.Save(0)
+			assert.Error(t, err)
+			require.NoError(t, w.SeqRemove(0, 0, worker.End))
+			_, err = w.Feed(0, 0, tokens[:41], worker.None)
+			assert.NoError(t, err)
+
+			// in the very first micro-batches
+			require.NoError(t, w.Clear())
+			_, err = w.Decode(0, 0, tokens[:120], worker.Last)
+			var e *worker.Error
+			require.ErrorAs(t, err, &e)
+			assert.Equal(t, -3, e.Code)
+
+			c.LESS.Adapter = ""
+			w = open(t, worker.Patched, c)
+			_, err = w.Feed(0, 0, tokens, worker.None)
+			assert.NoError(t, err, "nothing is folded")
+		}
+	}
+}
+
+// Attention can be switched to non-causal after the context was made, and LESS cannot follow.
+func TestCausalAttentionSwitchedOff(t *testing.T) {
+	t.Parallel()
+	w, tokens := openSequences(t)
+	_, err := w.Decode(0, 0, tokens[:20], worker.Last)
+	require.NoError(t, err)
+	require.NoError(t, w.Causal(false))
+	_, err = w.Decode(0, 20, tokens[20:24], worker.Last)
+	var e *worker.Error
+	require.ErrorAs(t, err, &e)
+	assert.Equal(t, 1, e.Code)
+	assert.Contains(t, e.Message, "causal")
+	require.NoError(t, w.Causal(true))
+	_, err = w.Decode(0, 20, tokens[20:24], worker.Last)
+	assert.NoError(t, err, "nothing has changed")
+}
+
+// The plain loops take what they need when the context is made, and no more than a number for each pair that a KV head can see.
+func TestReferenceMemory(t *testing.T) {
+	t.Parallel()
+	const budget, ubatch = 131072, 64
+	scratch := map[bool]int64{}
+	for _, reference := range []bool{false, true} {
+		w := open(t, worker.Patched, worker.Config{Model: gopher, Context: budget, Ubatch: ubatch, LESS: &worker.LESS{Budget: budget, Reference: reference}})
+		before, err := w.Memory()
+		require.NoError(t, err)
+		info, err := w.LESS()
+		require.NoError(t, err)
+		scratch[reference] = info.ScratchBytes
+		_, err = w.Decode(0, 0, heldOut(t, w, ubatch), worker.Last)
+		require.NoError(t, err)
+		after, err := w.Memory()
+		require.NoError(t, err)
+		assert.Less(t, after.Peak-before.Peak, int64(64<<20), "reference %v: softmax weights of all queries and pairs would be 134 MB", reference)
+	}
+	m, err := weights.ReadModel(gopher)
+	require.NoError(t, err)
+	assert.EqualValues(t, m.HeadsKV*(budget+ubatch)*8, scratch[true]-scratch[false])
 }
 
 // A decode that is aborted before any layer has taken its tokens in leaves the sequence as it was.

@@ -17,12 +17,36 @@ func TestSoak(t *testing.T) {
 		t.Skip("a minute")
 	}
 	cmd := exec.Command("go", "run", "./soak")
-	// The process is a small one, in which what each further processor has for itself would count, and the heaps are to be ours.
-	cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool {
-		return strings.HasPrefix(v, "MALLOC_") || strings.HasPrefix(v, "GLIBC_TUNABLES=")
-	})
-	cmd.Env = append(cmd.Env, "GOMAXPROCS=2")
+	// The process is a small one, in which what each further processor has for itself would count.
+	cmd.Env = append(plainHeap(), "GOMAXPROCS=2")
 	out, err := cmd.CombinedOutput()
 	t.Logf("\n%s", out)
 	assert.NoError(t, err)
+}
+
+// plainHeap is the environment without what sets glibc's heap.
+func plainHeap() []string {
+	return slices.DeleteFunc(os.Environ(), func(v string) bool {
+		return strings.HasPrefix(v, "MALLOC_") || strings.HasPrefix(v, "GLIBC_TUNABLES=")
+	})
+}
+
+// The runtime leaves the C heap of its program alone until a model is loaded with LESS on.
+func TestHeapIsTheProgramsOwn(t *testing.T) {
+	for _, c := range []struct{ env, want string }{
+		{"", "before: glibc's own\noff: glibc's own\non: set\n"},
+		{"MALLOC_ARENA_MAX=2", "before: glibc's own\noff: glibc's own\non: glibc's own\n"},
+	} {
+		cmd := exec.Command("go", "run", "./heap")
+		cmd.Env = plainHeap()
+		if c.env != "" {
+			cmd.Env = append(cmd.Env, c.env)
+		}
+		out, err := cmd.Output()
+		assert.NoError(t, err)
+		if strings.Contains(string(out), "not glibc's") {
+			t.Skip("no other heap is ever set")
+		}
+		assert.Equal(t, c.want, string(out), c.env)
+	}
 }

@@ -78,10 +78,12 @@
 //
 // # Memory outside the cache
 //
-// On Linux with glibc, a program that links the runtime starts with a C heap that gives back what models leave: one arena
-// (M_ARENA_MAX), and blocks from 128 KiB on mapped for themselves (M_MMAP_THRESHOLD); calls end with malloc_trim. Other C code
-// of the process sees that too. Where the environment has MALLOC_ARENA_MAX, MALLOC_MMAP_THRESHOLD_ or GLIBC_TUNABLES, the two
-// settings are left alone; a process that loads and frees hundreds of models then grows.
+// On Linux with glibc, the first llama.New with LESS switched on gives the process a C heap that hands back what models leave: no
+// more arenas than there are (M_ARENA_MAX), and blocks from 128 KiB on mapped for themselves (M_MMAP_THRESHOLD). Other C code of
+// the process sees that too. It buys a process of constant size: Go calls from many threads, glibc has an arena for each few of them,
+// and every one would keep what one call left in it, and the blocks of models that are long freed. Where the environment has
+// MALLOC_ARENA_MAX, MALLOC_MMAP_THRESHOLD_ or GLIBC_TUNABLES, nothing is set, nor with LESS off: for the same there, start the
+// program with MALLOC_ARENA_MAX=1 MALLOC_MMAP_THRESHOLD_=131072. With LESS on or off, calls end with malloc_trim.
 //
 // # Errors
 //

@@ -13,6 +13,7 @@ var (
 	ErrMissing     = llama.ErrLESSKVMissing     // this runtime does not have what was asked for
 	ErrBusy        = llama.ErrLESSKVBusy        // the model is serving another call
 	ErrContext     = llama.ErrLESSKVContext     // the prompt is longer than the context, or the context is full
+	ErrNotFinite   = llama.ErrLESSKVNotFinite   // a key or value that is not finite was to be folded; it is an ErrFailed too
 	ErrFailed      = llama.ErrLESSKVFailed      // computing failed, or a state's file; the reason says so where the cache has been emptied
 )
 

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -16,6 +18,7 @@ import (
 	"github.com/lesskv/lesskv/integration/testdata"
 	"github.com/lesskv/lesskv/integration/worker"
 	lesskv "github.com/lesskv/lesskv/plugin"
+	"github.com/lesskv/lesskv/weights/gguf"
 )
 
 // modes are the caches that everything must work with.
@@ -440,6 +443,44 @@ func TestSampling(t *testing.T) {
 		})
 	}
 	assert.Equal(t, greedy, predict(t, model, prompt), "errors leave nothing behind")
+}
+
+// What is not finite and was to be folded is an error of a kind of its own; the model is usable after it.
+func TestNotFinite(t *testing.T) {
+	data, err := testdata.Read(testdata.Model)
+	require.NoError(t, err)
+	f, err := gguf.Open(file(t, testdata.Model))
+	require.NoError(t, err)
+	defer f.Close()
+	keys, ok := f.Tensor("blk.3.attn_k.weight")
+	require.True(t, ok)
+	raw := data[keys.Offset:][:keys.Size]
+	for i := 1; i < len(raw); i += 2 {
+		raw[i] = raw[i]&0x83 | 0x74 // 16384 and more: the keys are beyond f16
+	}
+	path := filepath.Join(t.TempDir(), "spoilt.gguf")
+	require.NoError(t, os.WriteFile(path, data, 0o644))
+
+	model := load(t, path, llama.SetContext(0), llama.EnableF16Memory,
+		lesskv.Enable(lesskv.Config{Budget: lesskv.Tokens(41), Adapter: file(t, testdata.H2O41)}))
+	for range 2 {
+		err = model.Eval(strings.Repeat(prompt, 20), llama.SetThreads(1))
+		assert.ErrorIs(t, err, lesskv.ErrNotFinite)
+		assert.ErrorIs(t, err, lesskv.ErrFailed)
+		assert.ErrorContains(t, err, "layer 3")
+		assert.ErrorContains(t, err, "emptied")
+		assert.NoError(t, model.Eval(prompt, llama.SetThreads(1)), "nothing is folded")
+	}
+}
+
+// The adapter is read when the model is loaded, and not again for the second text of a negative prompt.
+func TestAdapterIsReadOnce(t *testing.T) {
+	dir := copied(t, map[string]string{"a.gguf": testdata.H2O41})
+	model := open(t, lesskv.Enable(lesskv.Config{Budget: lesskv.Tokens(41), Adapter: dir + "/a.gguf"}))
+	opts := []llama.PredictOption{llama.SetNegativePrompt("// No."), llama.SetNegativePromptScale(2), llama.SetTokens(60)}
+	want := predict(t, model, prompt, opts...)
+	require.NoError(t, os.Remove(dir+"/a.gguf"))
+	assert.Equal(t, want, predict(t, model, prompt, opts...))
 }
 
 func TestAfterFree(t *testing.T) {

@@ -53,9 +53,10 @@ static void visible(const struct task * t, int64_t pos, int32_t * lo, int32_t * 
 }
 
 // out[Dv] = softmax over A, whose unnormalised sum is acc with normaliser sum and maximum top, joined by the low-rank
-// state as a token with logit log(pz) and value low / pz, and by the sink in the denominator.
+// state as a token with logit log(pz) and value low / pz, and by the sink in the denominator. A NaN is in sum, top is the
+// largest of the others.
 static void join(const struct task * t, int32_t i, const float * acc, float top, float sum, const float * low, float pz) {
-    const bool  state = pz > 0;
+    const bool  state = pz != 0; // NaN stays
     const float sink  = t->ub->sinks ? t->ub->sinks[t->head_q] : -INFINITY;
     const float logit = state ? logf(pz) : -INFINITY;
     float m = top;
@@ -64,7 +65,7 @@ static void join(const struct task * t, int32_t i, const float * acc, float top,
 
     float * out = out_at(t, i);
     const int32_t dv = t->cache->layer.dv;
-    if (m == -INFINITY) { // the query sees nothing
+    if (m == -INFINITY && sum == 0) { // the query sees nothing
         memset(out, 0, (size_t) dv * sizeof(float));
         return;
     }
@@ -273,9 +274,9 @@ static void attend_few(const struct lesskv_cache * cache, const struct lesskv_ub
 // out[r] joined by the sum, or the largest, of p[r][LANES] * inv[LANES].
 static void add_worth(enum lesskv_worth kind, const float * p, int32_t n, const float * inv, float * out) {
     for (int32_t r = 0; r < n; r++) {
-        vf w = vf_load(p + (size_t) r * LANES) * vf_load(inv);
+        vf w = vf_number(vf_load(p + (size_t) r * LANES) * vf_load(inv));
         for (int j = VW; j < LANES; j += VW) {
-            const vf o = vf_load(p + (size_t) r * LANES + j) * vf_load(inv + j);
+            const vf o = vf_number(vf_load(p + (size_t) r * LANES + j) * vf_load(inv + j));
             w = kind == LESSKV_WORTH_SUM ? w + o : vf_max(o, w);
         }
         if (kind == LESSKV_WORTH_SUM) {
@@ -437,8 +438,8 @@ static void read_ref(struct rows a, struct rows b, int32_t r, int32_t n, float *
     lesskv_to_f32(rows->type, row, (const char *) rows->data + (size_t) (r < a.n ? r : r - a.n) * rows->stride, n);
 }
 
-// One query; weights: [B' + T] or NULL.
-static void query_ref(const struct task * t, const struct room * w, int32_t i, float * weights) {
+// One query; worth: [B' + T] of its KV head, which it joins, or NULL.
+static void query_ref(const struct task * t, const struct room * w, int32_t i, double * worth) {
     const struct lesskv_layer *   l = &t->cache->layer;
     const struct lesskv_kernels * k = l->kernels;
     const int32_t n  = t->slots_k.n;
@@ -463,13 +464,19 @@ static void query_ref(const struct task * t, const struct room * w, int32_t i, f
         m = w->logit[r] > m ? w->logit[r] : m;
     }
 
-    // the softmax weights over A alone
+    // the softmax weights over A alone; those of a query that has a NaN among them count as nothing
     double sum = 0;
-    for (int32_t r = 0; r < na && m > -INFINITY; r++) {
-        sum += exp(w->logit[r] - m);
+    for (int32_t r = 0; r < na; r++) {
+        sum += w->logit[r] == -INFINITY ? 0 : exp(w->logit[r] - m);
     }
-    for (int32_t r = 0; r < na && weights; r++) {
-        weights[r < n ? r : l->budget + r - n] = sum > 0 ? (float) (exp(w->logit[r] - m) / sum) : 0;
+    for (int32_t r = 0; r < na && worth && sum > 0; r++) {
+        const double weight = exp(w->logit[r] - m) / sum;
+        double * to = &worth[r < n ? r : l->budget + r - n];
+        if (l->policy->worth == LESSKV_WORTH_SUM) {
+            *to += weight;
+        } else {
+            *to = weight > *to ? weight : *to;
+        }
     }
 
     // L = log(phi(qn).z)
@@ -483,7 +490,7 @@ static void query_ref(const struct task * t, const struct room * w, int32_t i, f
     for (int32_t r = 0; k && r < k->rank; r++) {
         pz += (double) w->phi[r] * (double) t->head->z[r];
     }
-    const double L    = pz > 0 ? log(pz) : -INFINITY;
+    const double L    = pz != 0 ? log(pz) : -INFINITY;
     const double sink = t->ub->sinks ? (double) t->ub->sinks[t->head_q] : -INFINITY;
     m = L > m ? L : m;
     m = sink > m ? sink : m;
@@ -493,8 +500,8 @@ static void query_ref(const struct task * t, const struct room * w, int32_t i, f
     for (int32_t c = 0; c < l->dv; c++) {
         w->sum[c] = 0;
     }
-    for (int32_t r = 0; r < na && m > -INFINITY; r++) {
-        if (w->logit[r] > -INFINITY) {
+    for (int32_t r = 0; r < na; r++) {
+        if (w->logit[r] != -INFINITY) {
             const double e = exp(w->logit[r] - m);
             read_ref(t->slots_v, t->batch_v, r, l->dv, w->row);
             for (int32_t c = 0; c < l->dv; c++) {
@@ -503,22 +510,23 @@ static void query_ref(const struct task * t, const struct room * w, int32_t i, f
             den += e;
         }
     }
-    for (int32_t r = 0; pz > 0 && r < k->rank; r++) {
+    for (int32_t r = 0; pz != 0 && r < k->rank; r++) {
         for (int32_t c = 0; c < l->dv; c++) {
             w->sum[c] += exp(L - m) * (double) w->phi[r] * (double) t->head->H[(size_t) r * (size_t) l->dv + (size_t) c] / pz;
         }
     }
-    den += pz > 0 ? exp(L - m) : 0;
+    den += pz != 0 ? exp(L - m) : 0;
     den += sink > -INFINITY ? exp(sink - m) : 0;
     for (int32_t c = 0; c < l->dv; c++) {
-        out_at(t, i)[c] = m > -INFINITY ? (float) (w->sum[c] / den) : 0;
+        out_at(t, i)[c] = den != 0 ? (float) (w->sum[c] / den) : 0; // 0: the query sees nothing
     }
 }
 
-enum lesskv_status lesskv_attend_ref(const struct lesskv_cache * cache, const struct lesskv_ubatch * ub, float * weights) {
+enum lesskv_status lesskv_attend_ref(const struct lesskv_cache * cache, const struct lesskv_ubatch * ub, double * worth) {
     const struct lesskv_layer * l = &cache->layer;
     const size_t n_token = (size_t) ub->n_tokens;
     const size_t width   = (size_t) l->budget + n_token;
+    const bool   asked   = worth && l->policy->worth != LESSKV_WORTH_NONE;
     const size_t rank    = (size_t) cache->rank;
     const size_t hidden  = l->kernels ? (size_t) l->kernels->hidden : 0;
     const size_t row     = (size_t) (l->dk > l->dv ? l->dk : l->dv);
@@ -528,13 +536,13 @@ enum lesskv_status lesskv_attend_ref(const struct lesskv_cache * cache, const st
     float *  f = malloc((row + (size_t) l->dk + hidden + 3 * rank) * sizeof *f);
     if (d && f) {
         const struct room w = { d, d + pairs, f, f + row, f + row + l->dk, f + row + l->dk + rank };
-        if (weights) {
-            memset(weights, 0, (size_t) l->n_head * n_token * width * sizeof *weights);
+        for (size_t i = 0; asked && i < (size_t) l->n_head_kv * width; i++) {
+            worth[i] = 0;
         }
         for (int32_t head_q = 0; head_q < l->n_head; head_q++) {
             const struct task t = task_of(cache, ub, head_q);
             for (int32_t i = 0; i < ub->n_tokens; i++) {
-                query_ref(&t, &w, i, weights ? weights + ((size_t) head_q * n_token + (size_t) i) * width : NULL);
+                query_ref(&t, &w, i, asked ? worth + (size_t) t.head_kv * width : NULL);
             }
         }
     }

@@ -1,6 +1,7 @@
 // cache.c: what a layer keeps of one sequence, and what can be done to it as a whole.
 
 #include "internal.h"
+#include "vec.h"
 
 #include <stdbool.h>
 #include <stdlib.h>
@@ -13,6 +14,7 @@ const char * lesskv_status_str(enum lesskv_status status) {
         case LESSKV_ERR_ARG:    return "a parameter that makes no sense";
         case LESSKV_ERR_FOLDED: return "the positions are folded into the low-rank state and can't be taken back";
         case LESSKV_ERR_FORMAT: return "not a saved state of a cache like this one";
+        case LESSKV_ERR_FINITE: return "a key or value that is not finite, or too large, was to be folded into the low-rank state";
     }
     return "unknown status";
 }
@@ -358,6 +360,31 @@ static bool head_ok(const struct lesskv_cache * cache, const struct saved_head *
     return true;
 }
 
+bool lesskv_finite(const float * x, size_t n) {
+    vf odd = {0}; // NaN once a number is not finite: so is 0 times infinity
+    for (size_t i = 0; i < n; i += VW) {
+        vf tail = {0};
+        memcpy(&tail, x + i, (n - i < VW ? n - i : VW) * sizeof(float));
+        odd += 0 * tail;
+    }
+    return vf_sum(odd) == 0;
+}
+
+// Whether a saved head's H and z are finite, which a sequence's always are. They lie anywhere.
+static bool state_ok(const char * p, size_t n) {
+    float block[64];
+    while (n > 0) {
+        const size_t m = n < 64 ? n : 64;
+        memcpy(block, p, m * sizeof(float));
+        if (!lesskv_finite(block, m)) {
+            return false;
+        }
+        p += m * sizeof(float);
+        n -= m;
+    }
+    return true;
+}
+
 static bool saved_ok(const struct lesskv_cache * cache, const char * buf, size_t size) {
     const struct header header = header_of(cache);
     uint64_t sum;
@@ -385,7 +412,11 @@ static bool saved_ok(const struct lesskv_cache * cache, const char * buf, size_t
         if (!head_ok(cache, &h, &first, buf + at + (size_t) h.n * (cache->row_k + cache->row_v))) {
             return false;
         }
-        at += (size_t) h.n * slot_size(cache) + state_bytes(&cache->layer);
+        at += (size_t) h.n * slot_size(cache);
+        if (!state_ok(buf + at, state_bytes(&cache->layer) / sizeof(float))) {
+            return false;
+        }
+        at += state_bytes(&cache->layer);
     }
     return at == body;
 }

@@ -80,6 +80,21 @@ func TestBytes(t *testing.T) {
 	require.Equal(t, []int{2 * 32 * (128 + 128 + 4 + 4), 0}, []int{slots, state})
 }
 
+// TestScratchIsBounded: what a budget of 131,072 tokens and 32 query heads take beyond the cache. Scores alone were 134 MB.
+func TestScratchIsBounded(t *testing.T) {
+	l := layer(32, 8, 128, 128, 131072, "h2o")
+	for _, tokens := range []int{1, 7, 8, 512} {
+		size, err := l.ScratchSize(tokens, 1)
+		require.NoError(t, err)
+		require.Less(t, size, 50<<20, "%d tokens", tokens)
+	}
+	// a float for each query head and pair is what it takes at least
+	l = layer(1024, 8, 128, 128, 131072, "h2o")
+	size, err := l.ScratchSize(512, 1)
+	require.NoError(t, err)
+	require.Less(t, size, 1024*(131072+512)*4+50<<20)
+}
+
 func TestPolicies(t *testing.T) {
 	require.Equal(t, []string{"h2o", "lambda", "peak"}, PolicyNames())
 	for _, want := range []struct {

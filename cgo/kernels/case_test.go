@@ -93,6 +93,10 @@ func manySlots() (list []testCase) {
 	list = append(list, testCase{name: "parts, evicting", layer: parts, rank: 4, hidden: 8, softCap: 8, sinks: true, tokens: []int{299, 1, 1, 1, 3, 7}, fill: 1})
 	parts.Policy, parts.ValueType = "h2o", Q80
 	list = append(list, testCase{name: "parts, evicting h2o", layer: parts, rank: 4, hidden: 8, tokens: []int{299, 1, 1, 1, 3, 7}, fill: 1})
+	for _, policy := range []string{"h2o", "peak"} { // so many query heads that not every chunk has room for its scores
+		many := layer(1000, 1, 8, 8, 2100, policy)
+		list = append(list, testCase{name: "many query heads " + policy, layer: many, rank: 4, hidden: 8, tokens: []int{40, 1, 5, 3, 40}})
+	}
 	parts.Window = 400
 	list = append(list, testCase{name: "parts of a window", layer: parts, softCap: 8, sinks: true, tokens: []int{350, 1, 3, 60, 1, 1}, fill: 1})
 	return list

@@ -56,9 +56,9 @@ static void score_few(const struct task * t, const struct scratch * s) {
         const int32_t r0 = i * each;
         const int32_t r1 = i + 1 < parts ? r0 + each : t->n_pair;
         for (int32_t r = r0; r < r1; r += VW) { // what lies behind r1 is of no part, and no one's
-            vf sum = vf_set(share[0]) * vf_load(all + r);
+            vf sum = vf_number(vf_set(share[0]) * vf_load(all + r));
             for (int32_t a = 1; a < n; a++) {
-                const vf w = vf_set(share[a]) * vf_load(all + (size_t) a * s->width + r);
+                const vf w = vf_number(vf_set(share[a]) * vf_load(all + (size_t) a * s->width + r));
                 sum = policy->worth == LESSKV_WORTH_SUM ? sum + w : vf_max(w, sum);
             }
             vf_store(all + r, sum);
@@ -193,6 +193,13 @@ static void add_to_state(const struct task * t, const struct scratch * s, int32_
     }
 }
 
+// Whether the folds of a micro-batch can be answered for. A sum that is not finite never is again, and no psi or v that is not
+// finite leaves the sums so: 0 times infinity is NaN. One look behind the last fold sees them all.
+static enum lesskv_status check(const struct task * t) {
+    const size_t rank = (size_t) t->cache->rank;
+    return lesskv_finite(t->head->z, rank) && lesskv_finite(t->head->H, rank * (size_t) t->cache->layer.dv) ? LESSKV_OK : LESSKV_ERR_FINITE;
+}
+
 // Step 4.
 static void fold(const struct task * t, const struct scratch * s, int32_t n_evict) {
     const struct lesskv_layer * l = &t->cache->layer;
@@ -235,11 +242,12 @@ static void count(const struct task * t, int32_t n_evict, int32_t highest) {
     t->head->last    = t->ub->pos + (t->ub->n_tokens - 1);
 }
 
-void lesskv_commit(struct lesskv_cache * cache, const struct lesskv_ubatch * ub, void * scratch, int n_threads, int ith, int nth) {
+enum lesskv_status lesskv_commit(struct lesskv_cache * cache, const struct lesskv_ubatch * ub, void * scratch, int n_threads, int ith, int nth) {
     const int workers = nth < n_threads ? nth : n_threads;
     if (ith >= workers) {
-        return;
+        return LESSKV_OK;
     }
+    enum lesskv_status status = LESSKV_OK;
     const struct lesskv_layer * l = &cache->layer;
     struct scratch s = lesskv_scratch_plan(l, ub->n_tokens, n_threads, scratch, ith);
     s.profile = ub->profile ? ub->profile + ith : NULL;
@@ -269,6 +277,7 @@ void lesskv_commit(struct lesskv_cache * cache, const struct lesskv_ubatch * ub,
             highest = pos_at(&t, index_of(s.evict[n_evict - 1]));
             lesskv_lap(s.profile, LESSKV_PHASE_POLICY);
             fold(&t, &s, n_evict);
+            status = check(&t) != LESSKV_OK ? LESSKV_ERR_FINITE : status;
             lesskv_lap(s.profile, LESSKV_PHASE_FOLD);
         }
         move(&t, &s, n_evict, n_slot);
@@ -278,40 +287,30 @@ void lesskv_commit(struct lesskv_cache * cache, const struct lesskv_ubatch * ub,
     if (s.profile) {
         s.profile->commit += lesskv_now() - begin;
     }
+    return status;
 }
 
 // What the reference works in.
 struct room {
     float *   score; // [n + T]
-    float *   worth; // [n + T]
     char *    gone;  // [n + T] whether a pair is evicted
     int32_t * order; // [T] the evicted in position order
     float *   k;     // [D]
     float *   v;     // [Dv]
     float *   psi;   // [R]
     float *   tmp;   // [R' + 2 R]
+    double *  sum;   // [R][Dv + 1]
 };
 
-static void score_ref(const struct task * t, const struct room * w, const float * weights) {
+static void score_ref(const struct task * t, const struct room * w, const double * worth) {
     const struct lesskv_layer * l = &t->cache->layer;
-    const int32_t g = l->n_head / l->n_head_kv;
-    const size_t width = (size_t) l->budget + (size_t) t->ub->n_tokens;
     for (int32_t i = 0; i < t->n_pair; i++) {
         w->score[i] = i < t->n ? t->head->score[i] : 0;
         if (l->policy->worth == LESSKV_WORTH_NONE) {
             continue;
         }
-        double sum = 0, top = 0;
-        for (int32_t q = t->head_kv * g; q < (t->head_kv + 1) * g; q++) {
-            for (int32_t j = 0; j < t->ub->n_tokens; j++) {
-                const size_t column = (size_t) (i < t->n ? i : l->budget + i - t->n);
-                const double a = (double) weights[((size_t) q * (size_t) t->ub->n_tokens + (size_t) j) * width + column];
-                sum += a;
-                top = a > top ? a : top;
-            }
-        }
-        w->worth[i] = (float) (l->policy->worth == LESSKV_WORTH_SUM ? sum : top);
-        l->policy->score(&w->score[i], &w->worth[i], 1, t->ub->n_tokens);
+        const float all = (float) worth[i < t->n ? i : l->budget + i - t->n];
+        l->policy->score(&w->score[i], &all, 1, t->ub->n_tokens);
     }
     for (int32_t i = 0; i < t->n; i++) {
         t->head->score[i] = w->score[i];
@@ -359,32 +358,61 @@ static void fold_ref(const struct task * t, const struct room * w, int32_t i) {
     lesskv_to_f32(l->type_k, w->k, key_at(t, i), l->dk);
     lesskv_to_f32(l->type_v, w->v, value_at(t, i), l->dv);
     lesskv_psi_ref(l->kernels, l->dk, t->head_kv, w->k, w->psi, w->tmp);
+    double * sum = w->sum;
     for (int32_t r = 0; r < l->kernels->rank; r++) {
         for (int32_t c = 0; c < l->dv; c++) {
-            t->head->H[(size_t) r * (size_t) l->dv + (size_t) c] += w->psi[r] * w->v[c];
+            *sum++ += (double) w->psi[r] * (double) w->v[c];
         }
-        t->head->z[r] += w->psi[r];
+        *sum++ += (double) w->psi[r];
     }
 }
 
-enum lesskv_status lesskv_commit_ref(struct lesskv_cache * cache, const struct lesskv_ubatch * ub, const float * weights) {
+// H, z into w->sum, or back.
+static void state_ref(const struct task * t, const struct room * w, bool back) {
+    const size_t dv = (size_t) t->cache->layer.dv;
+    for (size_t r = 0; r < (size_t) t->cache->rank; r++) {
+        double * sum = w->sum + r * (dv + 1);
+        float *  H   = t->head->H + r * dv;
+        for (size_t c = 0; c <= dv; c++) {
+            float * x = c < dv ? &H[c] : &t->head->z[r];
+            if (back) {
+                *x = (float) sum[c];
+            } else {
+                sum[c] = (double) *x;
+            }
+        }
+    }
+}
+
+enum lesskv_status lesskv_commit_ref(struct lesskv_cache * cache, const struct lesskv_ubatch * ub, const double * worth, double * sums) {
     const struct lesskv_layer * l = &cache->layer;
     const size_t rank   = (size_t) cache->rank;
     const size_t hidden = l->kernels ? (size_t) l->kernels->hidden : 0;
     const size_t pairs  = (size_t) cache->head[0].n + (size_t) ub->n_tokens;
-    float *   f     = malloc((2 * pairs + (size_t) l->dk + (size_t) l->dv + hidden + 3 * rank) * sizeof *f);
+    const size_t state  = rank * ((size_t) l->dv + 1);
+    double *  d     = malloc((state + 1) * sizeof *d);
+    float *   f     = malloc((pairs + (size_t) l->dk + (size_t) l->dv + hidden + 3 * rank) * sizeof *f);
     char *    gone  = malloc(pairs);
     int32_t * order = malloc((size_t) ub->n_tokens * sizeof *order);
-    const bool ok = f && gone && order;
+    const bool ok = d && f && gone && order;
+    enum lesskv_status status = ok ? LESSKV_OK : LESSKV_ERR_NOMEM;
     for (int32_t j = 0; ok && j < l->n_head_kv; j++) {
-        float * k = f + 2 * pairs;
-        const struct room w = { f, f + pairs, gone, order, k, k + l->dk, k + l->dk + l->dv, k + l->dk + l->dv + rank };
+        float * k = f + pairs;
+        double * sum = sums ? sums + (size_t) j * state : d;
+        const struct room w = { f, gone, order, k, k + l->dk, k + l->dk + l->dv, k + l->dk + l->dv + rank, sum };
         const struct task t = task_of(cache, ub, j);
         const int32_t n_evict = t.n_pair > l->budget ? t.n_pair - l->budget : 0;
-        score_ref(&t, &w, weights);
+        score_ref(&t, &w, worth + (size_t) j * ((size_t) l->budget + (size_t) ub->n_tokens));
         evict_ref(&t, &w, n_evict);
+        if (!sums) {
+            state_ref(&t, &w, false);
+        }
         for (int32_t e = 0; e < n_evict && l->kernels; e++) {
             fold_ref(&t, &w, order[e]);
+        }
+        state_ref(&t, &w, true);
+        if (n_evict > 0 && check(&t) != LESSKV_OK) {
+            status = LESSKV_ERR_FINITE;
         }
         count(&t, n_evict, n_evict > 0 ? pos_at(&t, order[n_evict - 1]) : -1);
         int32_t hole = 0;
@@ -398,8 +426,9 @@ enum lesskv_status lesskv_commit_ref(struct lesskv_cache * cache, const struct l
             }
         }
     }
+    free(d);
     free(f);
     free(gone);
     free(order);
-    return ok ? LESSKV_OK : LESSKV_ERR_NOMEM;
+    return status;
 }

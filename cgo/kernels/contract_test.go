@@ -260,7 +260,7 @@ func TestContract(t *testing.T) {
 			"plain": func(cache *Cache, u *Ubatch) {
 				weights, err := cache.AttendRef(u)
 				require.NoError(t, err)
-				require.NoError(t, cache.CommitRef(u, weights))
+				require.NoError(t, cache.CommitRef(u, weights, nil))
 			},
 		} {
 			rng := rand.New(rand.NewPCG(11, uint64(i)))

@@ -14,7 +14,7 @@
 package kernels
 
 /*
-#cgo CFLAGS: -O3 -std=c11 -Wall -Wextra -Werror -DLESSKV_PREFIX=lesskv_go_
+#cgo CFLAGS: -O3 -std=c11 -Wall -Wextra -DLESSKV_PREFIX=lesskv_go_
 #cgo LDFLAGS: -lm
 */
 import "C"

@@ -83,8 +83,10 @@ void     lesskv_sort(uint64_t * key, int32_t n);                    // ascending
 // A micro-batch of MAX_CHUNKS tokens or more is cut by query heads and, each, into at most MAX_CHUNKS chunks of queries. A
 // smaller one is bound by reading the slots: it is cut by KV heads and, each, into parts of the slots, the last with the
 // micro-batch, and one unit more for the low-rank state. Every part leaves its sums, and the unit that is done last makes
-// them one.
+// them one. Where MAX_CHUNKS chunks of all query heads would leave more than WORTH_BYTES, there are fewer, one at least, and
+// what has more tokens than that is no small micro-batch.
 #define MAX_CHUNKS 8
+#define WORTH_BYTES (32 << 20)
 #define FEW_UNITS  32  // parts of all KV heads together, about: enough for any number of threads, also with one KV head
 #define FEW_SLOTS  128 // slots of a part, at least, but for the last
 #define FEW_BLOCK  16  // queries at a time
@@ -149,6 +151,9 @@ static inline int32_t lesskv_parts(const struct scratch * s, int32_t n) {
     const int32_t slots = lesskv_part_slots(s, n);
     return n > slots ? (n + slots - 1) / slots : 1;
 }
+
+// cache.c: whether n numbers are finite.
+bool lesskv_finite(const float * x, size_t n);
 
 // The parts of scratch, memory as lesskv_scratch_size asks for; of thread ith.
 struct scratch lesskv_scratch_plan(const struct lesskv_layer * layer, int32_t n_tokens, int n_threads, void * memory, int ith);

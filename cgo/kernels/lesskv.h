@@ -66,6 +66,7 @@ enum lesskv_status {
     LESSKV_ERR_ARG,     // a parameter that makes no sense
     LESSKV_ERR_FOLDED,  // the pairs in question are folded and can't be taken back
     LESSKV_ERR_FORMAT,  // not a state of such a cache
+    LESSKV_ERR_FINITE,  // what was folded, or the state that it made, is not finite
 };
 const char * lesskv_status_str(enum lesskv_status status);
 
@@ -158,22 +159,27 @@ struct lesskv_profile {
     uint64_t gap[5];         // keeps threads off each other's cache lines
 };
 
-// Scratch for micro-batches of up to n_tokens in any layer like this one, by up to n_threads threads: proportional to
-// n_tokens * (budget + n_tokens), never to a context. Threads past n_threads find nothing to do. The same scratch, unchanged between
-// them, goes to attend and to the commit that follows it.
+// Scratch for micro-batches of up to n_tokens in any layer like this one, by up to n_threads threads: never proportional to a
+// context. Where the policy has scores, they take 32 MiB at most, or if that is more a float for each query head and pair. Threads
+// past n_threads find nothing to do. The same scratch, unchanged between them, goes to attend and to the commit that follows it.
 size_t lesskv_scratch_size(const struct lesskv_layer * layer, int32_t n_tokens, int n_threads);
 
 // n_threads: what the scratch was sized for. Steps 1 and 2 of "A micro-batch" in algorithm.md.
 void lesskv_attend(const struct lesskv_cache * cache, const struct lesskv_ubatch * ub, void * scratch, int n_threads, int ith, int nth);
-// Steps 2 to 4. Reads k, v and pos of the micro-batch.
-void lesskv_commit(struct lesskv_cache * cache, const struct lesskv_ubatch * ub, void * scratch, int n_threads, int ith, int nth);
+// Steps 2 to 4. Reads k, v and pos of the micro-batch. LESSKV_ERR_FINITE, from one thread or more: psi, a value, H or z is not
+// finite ("What is not finite" in algorithm.md). The step is done all the same, and the cache of no use until it is cleared, or
+// becomes another one's copy.
+enum lesskv_status lesskv_commit(struct lesskv_cache * cache, const struct lesskv_ubatch * ub, void * scratch, int n_threads, int ith, int nth);
 
-// The same in simple loops, one thread, scratch of its own: what the fast ones are tested against.
-// LESSKV_ERR_NOMEM is the only failure.
-enum lesskv_status lesskv_attend_ref(const struct lesskv_cache * cache, const struct lesskv_ubatch * ub, float * weights);
-enum lesskv_status lesskv_commit_ref(struct lesskv_cache * cache, const struct lesskv_ubatch * ub, const float * weights);
-// weights: f32 [Hq][T][B' + T], the softmax weights over A of every query for the slots in storage order, then the
-// micro-batch; B' = lesskv_cache_width. Zero for what a query does not see.
+// The same in simple loops and double precision, one thread, scratch of its own: what the fast ones are tested against.
+// LESSKV_ERR_NOMEM, and nothing changed; the second also LESSKV_ERR_FINITE, as above.
+enum lesskv_status lesskv_attend_ref(const struct lesskv_cache * cache, const struct lesskv_ubatch * ub, double * worth);
+enum lesskv_status lesskv_commit_ref(struct lesskv_cache * cache, const struct lesskv_ubatch * ub, const double * worth, double * sums);
+// worth: f64 [Hkv][B' + T], what the slots in storage order and then the micro-batch were worth to its queries: the sum of their
+// softmax weights over A, or the largest, as the policy asks; not used where it does not. B' = lesskv_cache_width. The first may
+// be given NULL.
+// sums: f64 [Hkv][R][Dv + 1], a row of H and its element of z, from an empty cache on, which has zeros; H and z of the cache are
+// these, rounded. NULL: each micro-batch goes on from what is in the cache.
 int32_t lesskv_cache_width(const struct lesskv_cache * cache);
 
 // phi of n query vectors of one query head, psi of n keys of one KV head, into out [n][R]; x: f32 [n][D].

@@ -50,6 +50,7 @@
 #define lesskv_policy_lambda   LESSKV_NAME(lesskv_policy_lambda)
 #define lesskv_policy_peak     LESSKV_NAME(lesskv_policy_peak)
 #define lesskv_layer_plain     LESSKV_NAME(lesskv_layer_plain)
+#define lesskv_finite          LESSKV_NAME(lesskv_finite)
 #define lesskv_select          LESSKV_NAME(lesskv_select)
 #define lesskv_sort            LESSKV_NAME(lesskv_sort)
 #define lesskv_scratch_plan    LESSKV_NAME(lesskv_scratch_plan)

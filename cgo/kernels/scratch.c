@@ -54,10 +54,25 @@ static uintptr_t lay_thread(struct scratch * s, const struct lesskv_layer * l, s
     return at;
 }
 
+// Floats between two chunks' worths of a micro-batch of up to n_tokens.
+static size_t worth_width(const struct lesskv_layer * l, int32_t n_tokens) {
+    return round_up((size_t) l->budget + (size_t) n_tokens, PAD);
+}
+
+// The chunks that a query head may have in a micro-batch of n_tokens, WORTH_BYTES being all that they may leave.
+static int32_t max_chunks(const struct lesskv_layer * l, int32_t n_tokens) {
+    if (!l->policy || l->policy->worth == LESSKV_WORTH_NONE) {
+        return MAX_CHUNKS;
+    }
+    const size_t fit = WORTH_BYTES / sizeof(float) / (size_t) l->n_head / worth_width(l, n_tokens);
+    return fit < 1 ? 1 : fit < MAX_CHUNKS ? (int32_t) fit : MAX_CHUNKS;
+}
+
 static uintptr_t lay(struct scratch * s, const struct lesskv_layer * l, int32_t n_tokens, int n_threads, uintptr_t at, int ith) {
-    const int32_t per_chunk = (n_tokens + MAX_CHUNKS - 1) / MAX_CHUNKS;
+    const int32_t most      = max_chunks(l, n_tokens);
+    const int32_t per_chunk = (n_tokens + most - 1) / most;
     *s = (struct scratch) {0};
-    s->few     = n_tokens < MAX_CHUNKS;
+    s->few     = n_tokens < MAX_CHUNKS && n_tokens <= most;
     s->chunk   = s->few ? 1 : (int32_t) round_up((size_t) per_chunk, LANES);
     s->n_chunk = (n_tokens + s->chunk - 1) / s->chunk;
 
@@ -65,8 +80,9 @@ static uintptr_t lay(struct scratch * s, const struct lesskv_layer * l, int32_t 
     if (l->policy && l->policy->worth != LESSKV_WORTH_NONE) {
         // Room for the most chunks of any micro-batch up to this one, so that what fits it fits a smaller one.
         const size_t chunks = n_tokens < MAX_CHUNKS ? (size_t) n_tokens : MAX_CHUNKS;
-        s->width = round_up((size_t) l->budget + (size_t) n_tokens, PAD);
-        s->worth = take(&at, (size_t) l->n_head * chunks * s->width, sizeof(float));
+        s->width = worth_width(l, n_tokens);
+        const size_t one = (size_t) l->n_head * s->width, all = one * chunks, some = WORTH_BYTES / sizeof(float);
+        s->worth = take(&at, all < some ? all : one > some ? one : some, sizeof(float));
     }
     at = lay_few(s, l, (size_t) n_tokens, at);
     const size_t size = lay_thread(s, l, (size_t) n_tokens, 0);

@@ -16,6 +16,7 @@ const (
 	ErrArgument Status = C.LESSKV_ERR_ARG    // a parameter makes no sense
 	ErrFolded   Status = C.LESSKV_ERR_FOLDED // pairs in question are folded and can't be taken back
 	ErrFormat   Status = C.LESSKV_ERR_FORMAT // the bytes are no saved state of such a cache
+	ErrFinite   Status = C.LESSKV_ERR_FINITE // what was folded, or the state that it made, is not finite
 )
 
 // Error returns the C side's words for it.

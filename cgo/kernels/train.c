@@ -246,7 +246,8 @@ static void attend(const struct lesskv_train_shape * s, const float * weights, c
             lesskv_state_mix(state_at(r, r->H, h / g, t / w->n_ubatch), p->out + (size_t) i * (size_t) s->rank, s->rank, r->ld, r->row);
             const double mass = (double) r->row[s->dv];
             const double rest = exp((double) w->lse[(size_t) t * (size_t) s->n_head + (size_t) h]);
-            const float inv = (float) (1 / (mass + rest)), keep = (float) (rest / (mass + rest));
+            const double all = 1 / (mass + rest); // 0 where rest is more than a double holds: the sparse part is all there is
+            const float inv = (float) all, keep = (float) (1 - mass * all);
             for (int32_t c = 0; c < s->dv; c++) {
                 a[c] = inv * r->row[c] + keep * a[c]; // a held the sparse part
             }

@@ -7,6 +7,7 @@ import "C"
 
 import (
 	"runtime"
+	"slices"
 	"sync"
 	"unsafe"
 )
@@ -119,63 +120,79 @@ func (c *Cache) Commit(u *Ubatch, threads int) error {
 
 // AttendWith is Attend with a scratch of one's own, made for planned threads and used by nth.
 func (c *Cache) AttendWith(u *Ubatch, scratch []byte, planned, nth int) error {
-	return c.each(u, scratch, planned, nth, func(ub *C.struct_lesskv_ubatch, ith C.int) {
+	return c.each(u, scratch, planned, nth, func(ub *C.struct_lesskv_ubatch, ith C.int) C.enum_lesskv_status {
 		C.lesskv_attend(c.c, ub, unsafe.Pointer(&scratch[0]), C.int(planned), ith, C.int(nth))
+		return C.LESSKV_OK
 	})
 }
 
 // CommitWith is Commit with the scratch of the AttendWith before it.
 func (c *Cache) CommitWith(u *Ubatch, scratch []byte, planned, nth int) error {
-	return c.each(u, scratch, planned, nth, func(ub *C.struct_lesskv_ubatch, ith C.int) {
-		C.lesskv_commit(c.c, ub, unsafe.Pointer(&scratch[0]), C.int(planned), ith, C.int(nth))
+	return c.each(u, scratch, planned, nth, func(ub *C.struct_lesskv_ubatch, ith C.int) C.enum_lesskv_status {
+		return C.lesskv_commit(c.c, ub, unsafe.Pointer(&scratch[0]), C.int(planned), ith, C.int(nth))
 	})
 }
 
-func (c *Cache) each(u *Ubatch, scratch []byte, planned, nth int, f func(ub *C.struct_lesskv_ubatch, ith C.int)) error {
+func (c *Cache) each(u *Ubatch, scratch []byte, planned, nth int, f func(ub *C.struct_lesskv_ubatch, ith C.int) C.enum_lesskv_status) error {
 	if planned <= 0 || nth <= 0 {
 		return argument("%d threads of %d planned", nth, planned)
 	}
 	if want, err := c.layer.ScratchSize(u.Tokens, planned); err != nil || len(scratch) < want {
 		return argument("a scratch of %d bytes, want %d", len(scratch), want)
 	}
-	return c.with(u, func(ub *C.struct_lesskv_ubatch) {
+	status := make([]C.enum_lesskv_status, nth)
+	err := c.with(u, func(ub *C.struct_lesskv_ubatch) {
 		var group sync.WaitGroup
 		for ith := range nth {
 			group.Add(1)
 			go func() {
 				defer group.Done()
-				f(ub, C.int(ith))
+				status[ith] = f(ub, C.int(ith))
 			}()
 		}
 		group.Wait()
 	})
+	if err != nil {
+		return err
+	}
+	return check(slices.Max(status), "%d tokens at position %d", u.Tokens, u.Pos)
 }
 
-// AttendRef is Attend in simple loops. It also returns the softmax weights over A alone of every query, [Hq][T][B' + T],
-// for CommitRef.
-func (c *Cache) AttendRef(u *Ubatch) (weights []float32, err error) {
-	weights = make([]float32, c.layer.Heads*max(u.Tokens, 0)*(c.Width()+max(u.Tokens, 0)))
+// AttendRef is Attend in simple loops. It also returns what each pair was worth to the queries, [Hkv][B' + T], for CommitRef.
+func (c *Cache) AttendRef(u *Ubatch) (worth []float64, err error) {
+	worth = make([]float64, c.layer.HeadsKV*(c.Width()+max(u.Tokens, 0)))
 	var status C.enum_lesskv_status
 	err = c.with(u, func(ub *C.struct_lesskv_ubatch) {
-		status = C.lesskv_attend_ref(c.c, ub, (*C.float)(&weights[0]))
+		status = C.lesskv_attend_ref(c.c, ub, (*C.double)(&worth[0]))
 	})
 	if err != nil {
 		return nil, err
 	}
-	return weights, check(status, "reference attention")
+	return worth, check(status, "reference attention")
 }
 
-// CommitRef is Commit in simple loops, with the weights that AttendRef returned.
-func (c *Cache) CommitRef(u *Ubatch, weights []float32) error {
-	if want := c.layer.Heads * u.Tokens * (c.Width() + u.Tokens); len(weights) != want {
-		return argument("%d weights, want %d", len(weights), want)
+// CommitRef is Commit in simple loops, with what AttendRef returned. sums, nil or [Hkv][R][Dv + 1], are H and z in double
+// precision, kept from an empty cache on.
+func (c *Cache) CommitRef(u *Ubatch, worth, sums []float64) error {
+	if want := c.layer.HeadsKV * (c.Width() + u.Tokens); len(worth) != want {
+		return argument("the worth of %d pairs, want %d", len(worth), want)
+	}
+	if want := c.layer.HeadsKV * c.rank() * (c.layer.ValueSize + 1); sums != nil && len(sums) != want {
+		return argument("%d sums, want %d", len(sums), want)
 	}
 	var status C.enum_lesskv_status
 	err := c.with(u, func(ub *C.struct_lesskv_ubatch) {
-		status = C.lesskv_commit_ref(c.c, ub, (*C.float)(&weights[0]))
+		status = C.lesskv_commit_ref(c.c, ub, (*C.double)(&worth[0]), (*C.double)(unsafe.SliceData(sums)))
 	})
 	if err != nil {
 		return err
 	}
 	return check(status, "reference commit")
+}
+
+func (c *Cache) rank() int {
+	if c.layer.Kernels == nil || c.layer.Window > 0 {
+		return 0
+	}
+	return c.layer.Kernels.shape.Rank
 }

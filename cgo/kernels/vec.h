@@ -77,6 +77,11 @@ static inline vf vf_max(vf a, vf b) {
     return vf_select(a > b, a, b);
 }
 
+// Zero in the place of NaN and of what is below zero.
+static inline vf vf_number(vf a) {
+    return vf_max(a, vf_set(0));
+}
+
 static inline vf vf_abs(vf a) {
     return (vf) ((vi) a & 0x7fffffff);
 }

@@ -8,6 +8,7 @@
 
 #include <atomic>
 #include <functional>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -37,7 +38,7 @@ class sequence {
 public:
     llama_context_ptr        ctx;
     std::vector<llama_token> tokens;
-    bool broken = false; // llama.cpp threw while it decoded: a graph may be half made, and taken for whole the next time
+    bool broken = false; // llama.cpp threw or failed while it decoded: a graph may be half made, and taken for whole the next time
 
     int32_t limit() const; // tokens that it can have: n_ctx, with LESS up to the trained context
     bool    less()  const;
@@ -78,10 +79,13 @@ private:
     std::string   policy, adapter;
 };
 
+struct free_adapter { void operator()(lesskv_adapter * a) const { lesskv_adapter_free(a); } };
+
 // What a LLama of the Go package holds.
 struct model {
     llama_model_ptr        weights;
     less_config            less;
+    std::unique_ptr<lesskv_adapter, free_adapter> adapter; // of all its contexts; may be NULL
     llama_context_params   cparams = {};
     llama_adapter_lora_ptr lora; // may be NULL
     sequence               main; // freed first

@@ -36,6 +36,7 @@ enum llama_binding_code {
     LLAMA_BINDING_UNSUPPORTED, // LESS does not cover the model
     LLAMA_BINDING_CONFIG,      // the LESS configuration is refused
     LLAMA_BINDING_ADAPTER,     // the adapter is refused
+    LLAMA_BINDING_NOT_FINITE,  // LESS was to fold a pair that is not finite
 };
 
 struct llama_binding_failure {

@@ -2,7 +2,6 @@
 
 #include "binding_impl.h"
 
-#include "lesskv-adapter.h"
 #include "lesskv-cpu.h"
 
 #include "llama-model.h"
@@ -165,16 +164,15 @@ static void check_less(const model & m) {
     }
 }
 
-// Only asked when a context was refused: which half of the configuration was at fault.
-static bool adapter_at_fault(const lesskv_config & less, const model & m) {
-    if (!less.adapter || !*less.adapter) {
-        return false;
+static void load_adapter(model & m) {
+    const lesskv_config less = m.less.get();
+    if (!*less.adapter) {
+        return;
     }
-    try {
-        lesskv_adapter(less.adapter, *m.weights, less.force_adapter);
-        return false;
-    } catch (const std::exception &) {
-        return true;
+    char why[2048];
+    m.adapter.reset(lesskv_adapter_load(m.weights.get(), less.adapter, less.force_adapter, why, sizeof(why)));
+    if (!m.adapter) {
+        fail(LLAMA_BINDING_ADAPTER, "%s", why);
     }
 }
 
@@ -186,6 +184,7 @@ sequence new_sequence(const model & m) {
     if (m.less.on) {
         less.error      = refused;
         less.error_size = sizeof(refused);
+        less.loaded     = m.adapter.get();
         params.lesskv   = &less;
     }
     sequence s;
@@ -193,7 +192,7 @@ sequence new_sequence(const model & m) {
     if (!s.ctx) {
         const std::string why = errors.text();
         if (*refused) {
-            fail(adapter_at_fault(less, m) ? LLAMA_BINDING_ADAPTER : LLAMA_BINDING_CONFIG, "%s", refused);
+            fail(LLAMA_BINDING_CONFIG, "%s", refused);
         }
         fail(LLAMA_BINDING_FAILED, "cannot make a context of %u tokens: %s", params.n_ctx, why.empty() ? "llama.cpp gives no reason" : why.c_str());
     }
@@ -239,15 +238,18 @@ static void warn_gpu(bool less) {
 // The C library's heaps, unless the environment sets them. Go calls from one thread and then another, and glibc has a heap for
 // each few of them: a call would leave in every one what it left in the first. And it raises the size from which blocks are
 // mapped, and so given back at once, to the largest that was ever freed: the blocks of many MiB that come and go with a model
-// would then lie in heaps that keep them. Before main, since threads keep the heaps they have, and Go starts some at once.
+// would then lie in heaps that keep them. Threads keep the heaps they have: those that have none yet get no more of them.
+static void tune_heaps() {
 #ifdef __GLIBC__
-__attribute__((constructor)) static void tune_heaps() {
-    if (!getenv("MALLOC_ARENA_MAX") && !getenv("MALLOC_MMAP_THRESHOLD_") && !getenv("GLIBC_TUNABLES")) {
-        mallopt(M_ARENA_MAX, 1);
-        mallopt(M_MMAP_THRESHOLD, 128*1024);
-    }
-}
+    static std::once_flag once;
+    std::call_once(once, [] {
+        if (!getenv("MALLOC_ARENA_MAX") && !getenv("MALLOC_MMAP_THRESHOLD_") && !getenv("GLIBC_TUNABLES")) {
+            mallopt(M_ARENA_MAX, 1);
+            mallopt(M_MMAP_THRESHOLD, 128*1024);
+        }
+    });
 #endif
+}
 
 static void start_backend(bool numa) {
     static std::once_flag once, once_numa;
@@ -292,7 +294,9 @@ model * load(const load_options & o) {
         fail(LLAMA_BINDING_MODEL, "%s has no vocabulary", o.path);
     }
     if (o.less) {
+        tune_heaps();
         check_less(*m);
+        load_adapter(*m);
     }
     load_lora(o, *m);
     m->main = new_sequence(*m);

@@ -114,6 +114,7 @@ void sequence::decode(const llama_token * added, int32_t n, bool every_row) {
             tokens.insert(tokens.end(), added, added + n);
             return;
         }
+        broken = status < -1;
         const std::string said = reason(errors);
         why = "status " + std::to_string(status) + (said.empty() ? "" : ": ") + said;
     } catch (const std::exception & e) {
@@ -121,8 +122,9 @@ void sequence::decode(const llama_token * added, int32_t n, bool every_row) {
         why = e.what();
     }
     const size_t at = tokens.size();
+    const auto code = lesskv_not_finite(ctx.get()) ? LLAMA_BINDING_NOT_FINITE : LLAMA_BINDING_FAILED;
     forget(); // part of it may be in the cache
-    fail(LLAMA_BINDING_FAILED, "decoding %d tokens at position %zu failed with %s: the cache has been emptied", n, at, why.c_str());
+    fail(code, "decoding %d tokens at position %zu failed with %s: the cache has been emptied", n, at, why.c_str());
 }
 
 bool sequence::feed(const llama_token * added, size_t n, int32_t n_batch, const std::atomic<bool> & interrupted) {

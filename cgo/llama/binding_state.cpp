@@ -2,6 +2,7 @@
 
 #include "binding_impl.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
@@ -80,6 +81,27 @@ void save_state(const sequence & s, const std::string & to) {
     }
 }
 
+// Whether the model has these tokens.
+static bool known(const sequence & s, const std::vector<llama_token> & tokens) {
+    const int32_t n_vocab = llama_vocab_n_tokens(llama_model_get_vocab(llama_get_model(s.ctx.get())));
+    return std::all_of(tokens.begin(), tokens.end(), [n_vocab](llama_token t) { return t >= 0 && t < n_vocab; });
+}
+
+// Refuses a file whose tokens the model does not have, before anything is loaded. What is no state at all is left to llama.cpp.
+static void check_tokens(const sequence & s, const std::string & path) {
+    const std::unique_ptr<FILE, int (*)(FILE *)> file(fopen(path.c_str(), "rb"), fclose);
+    uint32_t head[3] = {}; // magic, version, number of tokens
+    if (!file || fread(head, sizeof(head), 1, file.get()) != 1 || head[0] != LLAMA_STATE_SEQ_MAGIC || head[1] != LLAMA_STATE_SEQ_VERSION ||
+        (int64_t) head[2] > s.limit()) {
+        return;
+    }
+    std::vector<llama_token> tokens(head[2]);
+    tokens.resize(fread(tokens.data(), sizeof(llama_token), tokens.size(), file.get()));
+    if (!known(s, tokens)) {
+        fail(LLAMA_BINDING_FAILED, "%s is refused: it has tokens that the model does not have", path.c_str());
+    }
+}
+
 void load_state(sequence & s, const std::string & path) {
     need_cache(s);
     struct stat st;
@@ -90,28 +112,30 @@ void load_state(sequence & s, const std::string & path) {
         fail(LLAMA_BINDING_FAILED, "%s is not a file", path.c_str());
     }
     llama_context * ctx = s.ctx.get();
+    if (s.less()) {
+        check_tokens(s, path);
+    }
     log_errors errors;
-    // reading replaces the sequence piece by piece: where it fails, what was there comes back
-    std::vector<uint8_t> before(s.tokens.empty() ? 0 : llama_state_seq_get_size(ctx, 0));
+    // LESS takes a state whole or not at all. Any other cache is replaced piece by piece: where that fails, what was there comes back.
+    std::vector<uint8_t> before(s.less() || s.tokens.empty() ? 0 : llama_state_seq_get_size(ctx, 0));
     if (!before.empty() && llama_state_seq_get_data(ctx, before.data(), before.size(), 0) != before.size()) {
         fail(LLAMA_BINDING_FAILED, "the running state cannot be kept for the case that %s is bad: %s", path.c_str(), why(s, errors).c_str());
     }
     std::vector<llama_token> tokens(s.limit());
     size_t n_tokens = 0;
-    bool good = llama_state_seq_load_file(ctx, path.c_str(), 0, tokens.data(), tokens.size(), &n_tokens) != 0;
-    tokens.resize(good ? n_tokens : 0);
-    const int32_t n_vocab = llama_vocab_n_tokens(llama_model_get_vocab(llama_get_model(ctx)));
-    for (const llama_token t : tokens) {
-        good = good && t >= 0 && t < n_vocab;
-    }
+    const bool loaded = llama_state_seq_load_file(ctx, path.c_str(), 0, tokens.data(), tokens.size(), &n_tokens) != 0;
+    tokens.resize(loaded ? n_tokens : 0);
     // the tokens are what the next prompt is compared with: they must be those of the cache
-    if (good && llama_memory_seq_pos_max(llama_get_memory(ctx), 0) + 1 == (llama_pos) tokens.size()) {
+    if (loaded && known(s, tokens) && llama_memory_seq_pos_max(llama_get_memory(ctx), 0) + 1 == (llama_pos) tokens.size()) {
         s.tokens = std::move(tokens);
         return;
     }
     const std::string reason = why(s, errors);
+    if (s.less() && !loaded) {
+        fail(LLAMA_BINDING_FAILED, "%s is refused: %s", path.c_str(), reason.c_str());
+    }
     llama_memory_clear(llama_get_memory(ctx), true);
-    if (!before.empty() && llama_state_seq_set_data(ctx, before.data(), before.size(), 0) != before.size()) {
+    if (s.less() || (!before.empty() && llama_state_seq_set_data(ctx, before.data(), before.size(), 0) != before.size())) {
         s.forget();
         fail(LLAMA_BINDING_FAILED, "%s is refused: %s; the cache has been emptied", path.c_str(), reason.c_str());
     }

@@ -30,6 +30,21 @@ lesskv_config lesskv_config_default(void) {
     return c;
 }
 
+lesskv_adapter * lesskv_adapter_load(const llama_model * model, const char * path, bool force, char * error, size_t error_size) {
+    try {
+        return new lesskv_adapter(path, *model, force);
+    } catch (const std::exception & e) {
+        if (error && error_size > 0) {
+            snprintf(error, error_size, "%s", e.what());
+        }
+        return nullptr;
+    }
+}
+
+void lesskv_adapter_free(lesskv_adapter * adapter) {
+    delete adapter;
+}
+
 // The rest is found by the graph itself: see build() in lesskv-graph.cpp.
 bool lesskv_supported(const llama_model * model, char * error, size_t error_size) {
     const auto & h = model->hparams;
@@ -71,6 +86,11 @@ bool lesskv_enabled(const llama_context * ctx) {
 const char * lesskv_error(const llama_context * ctx) {
     const auto * mem = memory_of(ctx);
     return mem ? mem->last_error().c_str() : "";
+}
+
+bool lesskv_not_finite(const llama_context * ctx) {
+    const auto * mem = memory_of(ctx);
+    return mem && mem->last_status() == LESSKV_ERR_FINITE;
 }
 
 bool lesskv_get_info(const llama_context * ctx, lesskv_info * info) {

@@ -79,10 +79,9 @@ void attend(ggml_tensor * dst, int ith, int nth, void * userdata) {
     ub.profile = mem->profile_data();
     ub.sinks = dst->src[SRC_SINKS] ? (const float *) dst->src[SRC_SINKS]->data : nullptr;
 
-    if (auto * weights = mem->reference_weights()) {
+    if (double * worth = mem->reference_worth()) {
         if (ith == 0) {
-            weights->resize((size_t) l.params.n_head*ub.n_tokens*(lesskv_cache_width(cache) + ub.n_tokens));
-            lesskv_attend_ref(cache, &ub, weights->data());
+            mem->note_status(l, lesskv_attend_ref(cache, &ub, worth));
         }
         return;
     }
@@ -101,13 +100,13 @@ void commit(ggml_tensor * dst, int ith, int nth, void * userdata) {
     auto ub = ubatch_of(l, nullptr, dst->src[SRC_K], dst->src[SRC_V], control);
     ub.profile = mem->profile_data();
 
-    if (auto * weights = mem->reference_weights()) {
+    if (const double * worth = mem->reference_worth()) {
         if (ith == 0) {
-            lesskv_commit_ref(cache, &ub, weights->data());
+            mem->note_status(l, lesskv_commit_ref(cache, &ub, worth, nullptr));
         }
         return;
     }
-    lesskv_commit(cache, &ub, mem->scratch_data(), mem->scratch_threads(), ith, nth);
+    mem->note_status(l, lesskv_commit(cache, &ub, mem->scratch_data(), mem->scratch_threads(), ith, nth));
 }
 
 // k or v as the slots will hold it.
@@ -205,6 +204,11 @@ ggml_tensor * lesskv_build_attn(
         ggml_tensor * kq_b, ggml_tensor * sinks, ggml_tensor * v_mla,
         float kq_scale, int il) {
     return build(g, static_cast<const input<llm_graph_input_attn_kv_iswa> *>(inp)->control, wo, wo_b, q, k, v, kq_b, sinks, v_mla, kq_scale, il);
+}
+
+bool lesskv_computed(llama_memory_context_i * mctx) {
+    auto * ctx = dynamic_cast<lesskv_memory_context *>(mctx);
+    return !ctx || ctx->memory()->computed();
 }
 
 llama_memory_i * lesskv_create_memory(const llama_model & model, const llama_memory_params & params, const llama_cparams & cparams) {

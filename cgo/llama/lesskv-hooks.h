@@ -6,6 +6,7 @@
 
 struct ggml_tensor;
 struct llama_cparams;
+struct llama_memory_context_i;
 struct llama_memory_i;
 struct llama_memory_params;
 struct llm_graph_context;
@@ -19,6 +20,9 @@ llama_memory_i * lesskv_create_memory(
         const llama_model         & model,
         const llama_memory_params & params,
         const llama_cparams       & cparams);
+
+// llama_context::process_ubatch, once the graph has been computed. False: the nodes of LESS failed, and so has the decode.
+bool lesskv_computed(llama_memory_context_i * mctx);
 
 // llm_graph_context::build_attn_inp_kv and _kv_iswa.
 llm_graph_input_attn_kv      * lesskv_build_inp_kv     (const llm_graph_context & g);

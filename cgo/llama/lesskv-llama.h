@@ -24,6 +24,7 @@ extern "C" {
 
 struct llama_model;
 struct llama_context;
+struct lesskv_adapter;
 
 // What is asked for; lesskv_config_default() and then what differs. Needed until llama_init_from_model returns.
 struct lesskv_config {
@@ -36,12 +37,17 @@ struct lesskv_config {
     int32_t type_k, type_v;    // ggml_type of the slots: F16 (default), F32, Q8_0, of keys Q4_0 too
     const char * adapter;      // path of the adapter; NULL or "": sparse only
     bool    force_adapter;     // load it although its fingerprint is another model's (geometry must still fit)
+    const struct lesskv_adapter * loaded; // an adapter that is loaded already, in the place of the two; it must outlive the context
     bool    reference;         // run the plain loops that judge the fast kernels: slow, for tests
     bool    profile;           // measure where the time goes: lesskv_get_profile
     char *  error;             // where a refusal is written, or NULL
     size_t  error_size;
 };
 struct lesskv_config lesskv_config_default(void);
+
+// An adapter for a model, read and checked once for any number of contexts. NULL: the reason is in error.
+struct lesskv_adapter * lesskv_adapter_load(const struct llama_model * model, const char * path, bool force, char * error, size_t error_size);
+void lesskv_adapter_free(struct lesskv_adapter * adapter); // NULL is fine
 
 // Whether LESS can serve this model; if not, the reason in error.
 bool lesskv_supported(const struct llama_model * model, char * error, size_t error_size);
@@ -52,6 +58,9 @@ bool lesskv_enabled(const struct llama_context * ctx);
 // The reason of the last refusal in this context ("" if there was none): why llama_decode returned 1, llama_memory_seq_rm
 // false, or a state function 0. Valid until the next call.
 const char * lesskv_error(const struct llama_context * ctx);
+
+// Whether the last llama_decode failed because a fold was not finite ("What is not finite" in algorithm.md).
+bool lesskv_not_finite(const struct llama_context * ctx);
 
 struct lesskv_info {
     char     policy[32];

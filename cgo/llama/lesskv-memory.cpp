@@ -9,7 +9,6 @@
 #include "ggml-cpu.h"
 
 #include <algorithm>
-#include <cinttypes>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -82,7 +81,7 @@ void lesskv_memory::resolve(const lesskv_config & cfg, const llama_memory_params
     }
     if (adapter && adapter->policy != name) {
         refuse(format("the adapter %s was trained with policy %s, the configuration says %s: use that policy or another adapter",
-                    cfg.adapter, adapter->policy.c_str(), name));
+                    adapter->path.c_str(), adapter->policy.c_str(), name));
     }
 
     if (cfg.type_v == GGML_TYPE_Q4_0) {
@@ -187,11 +186,13 @@ void lesskv_memory::resolve(const lesskv_config & cfg, const llama_memory_params
 }
 
 void lesskv_memory::load_adapter(const lesskv_config & cfg) {
-    if (!cfg.adapter || !*cfg.adapter) {
+    adapter = cfg.loaded;
+    if (adapter || !cfg.adapter || !*cfg.adapter) {
         return;
     }
     try {
-        adapter = std::make_unique<lesskv_adapter>(cfg.adapter, model, cfg.force_adapter);
+        own     = std::make_unique<lesskv_adapter>(cfg.adapter, model, cfg.force_adapter);
+        adapter = own.get();
     } catch (const std::exception & e) {
         refuse(e.what());
     }
@@ -218,6 +219,14 @@ bool lesskv_memory::reserve_scratch() {
     }
     if (use_profile) {
         profiles.resize(want);
+    }
+    if (use_reference) {
+        size_t n = 1; // a layer whose policy asks for nothing needs none
+        for (const auto & l : layers) {
+            n = std::max(n, l.params.n_swa > 0 ? 0 : (size_t) l.params.n_head_kv*((size_t) budget + cparams.n_ubatch));
+        }
+        worth.resize(n);
+        size += n*sizeof(worth[0]);
     }
     scratch      = std::move(p);
     scratch_size = size;
@@ -492,6 +501,11 @@ llama_memory_context_ptr lesskv_memory::init_batch(llama_batch_allocr & balloc, 
     };
 
     config_error = nullptr; // the configuration is the caller's again
+    status       = LESSKV_OK;
+
+    if (!cparams.causal_attn) {
+        return no("LESS needs causal attention, and this context has been switched to non-causal attention: switch it back, or turn LESS off for it");
+    }
 
     if (in_flight >= 0) { // a decode that ended in an exception
         if (!consistent(seqs[in_flight], in_flight_seen)) {
@@ -587,11 +601,30 @@ bool lesskv_memory::apply(const llama_ubatch & ubatch) {
     }
     in_flight      = s;
     in_flight_seen = seen;
+    failed         = 0;
     return true;
 }
 
 void lesskv_memory::done() {
     in_flight = -1;
+}
+
+void lesskv_memory::note_status(const lesskv_memory_layer & l, lesskv_status status) {
+    uint64_t none = 0;
+    if (status != LESSKV_OK) {
+        failed.compare_exchange_strong(none, (uint64_t) l.i << 32 | (uint64_t) status);
+    }
+}
+
+bool lesskv_memory::computed() {
+    const uint64_t what = failed.exchange(0);
+    if (what == 0) {
+        return true;
+    }
+    status = (lesskv_status) (uint32_t) what;
+    poison(in_flight, format("layer %d: %s", layers[what >> 32].il, lesskv_status_str(status)));
+    in_flight = -1; // said already; llama_decode takes back what it can
+    return false;
 }
 
 bool lesskv_memory_context::apply() {
@@ -694,7 +727,7 @@ int32_t lesskv_memory::slots(llama_seq_id seq_id, int32_t il, int32_t head_kv, i
 // State: a header that must be equal at loading, then the sequences.
 
 static const uint32_t STATE_MAGIC   = 0x764b534c; // "LSKv"
-static const uint32_t STATE_VERSION = 2;
+static const uint32_t STATE_VERSION = 3;
 
 // What a saved state must share with the context that loads it. Plain numbers and padded strings, compared one by one.
 struct lesskv_memory::state_header {
@@ -718,7 +751,10 @@ lesskv_memory::state_header lesskv_memory::make_header() const {
     h.version = STATE_VERSION;
     snprintf(h.policy,  sizeof(h.policy),  "%s", lesskv_policy_name(policy));
     snprintf(h.adapter, sizeof(h.adapter), "%s", adapter ? adapter->sha256.c_str() : "");
-    snprintf(h.model,   sizeof(h.model),   "%s", lesskv_model_fingerprint(model).c_str());
+    if (fingerprint.empty()) {
+        fingerprint = lesskv_model_fingerprint(model);
+    }
+    snprintf(h.model,   sizeof(h.model),   "%s", fingerprint.c_str());
     h.budget = budget;
     h.heavy  = heavy;
     h.pinned = pinned;
@@ -782,15 +818,6 @@ void lesskv_memory::check_header(llama_io_read_i & io) const {
     num("the YaRN high dimension",h.yarn_beta_slow,   want.yarn_beta_slow);
 }
 
-// FNV-1a, of 64 bits: against damage, not against an attacker.
-static uint64_t checksum(const uint8_t * data, size_t n) {
-    uint64_t sum = 0xcbf29ce484222325;
-    for (size_t i = 0; i < n; ++i) {
-        sum = (sum ^ data[i])*0x100000001b3;
-    }
-    return sum;
-}
-
 void lesskv_memory::write_seq(llama_io_write_i & io, const sequence & seq) const {
     std::vector<uint8_t> buf;
     uint32_t n = 0;
@@ -809,9 +836,7 @@ void lesskv_memory::write_seq(llama_io_write_i & io, const sequence & seq) const
         lesskv_cache_save(c, buf.data());
         io.write(&il,   sizeof(il));
         io.write(&size, sizeof(size));
-        io.write(buf.data(), size);
-        const uint64_t sum = checksum(buf.data(), size);
-        io.write(&sum, sizeof(sum));
+        io.write(buf.data(), size); // with a checksum of its own
     }
 }
 
@@ -850,15 +875,9 @@ lesskv_memory::sequence lesskv_memory::read_seq(llama_io_read_i & io) const {
             throw std::runtime_error(format("the saved state is damaged at layer %d", layers[i].il));
         }
         const uint8_t * data = io.read(size);
-        const uint64_t mine = checksum(data, size); // data is the reader's, until it reads on
         const auto status = lesskv_cache_load(seq.caches[i].get(), data, size);
-        uint64_t sum;
-        io.read_to(&sum, sizeof(sum));
-        if (sum != mine) {
-            throw std::runtime_error(format("the saved state is damaged at layer %d: its checksum is %016" PRIx64 ", not %016" PRIx64, layers[i].il, mine, sum));
-        }
         if (status != LESSKV_OK) {
-            throw std::runtime_error(format("the saved state of layer %d cannot be loaded: %s", layers[i].il, lesskv_status_str(status)));
+            throw std::runtime_error(format("the saved state of layer %d is damaged: %s", layers[i].il, lesskv_status_str(status)));
         }
         const int64_t s = stats_of(seq.caches[i].get()).seen;
         if (seen >= 0 && s != seen) {

@@ -12,6 +12,7 @@
 #include "llama-memory.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -74,11 +75,14 @@ public:
     lesskv_profile *      profile_data() { return profiles.empty() ? nullptr : profiles.data(); } // by thread; NULL: off
     const std::vector<lesskv_profile> & profile() const { return profiles; }
     void                  reset_profile() { std::fill(profiles.begin(), profiles.end(), lesskv_profile{}); }
-    std::vector<float> *  reference_weights()     { return use_reference ? &weights : nullptr; } // NULL: the fast kernels
+    double *              reference_worth()       { return use_reference ? worth.data() : nullptr; } // NULL: the fast kernels
+    void                  note_status(const lesskv_memory_layer & l, lesskv_status status); // of a node; from any thread
+    bool                  computed(); // whether the nodes of the micro-batch in flight did well; poisons its sequence if not
 
     // for lesskv-api.cpp
 
     const std::string & last_error() const { return error; }
+    lesskv_status last_status() const { return status; }
     void info(lesskv_info & out) const;
     bool layer_info(llama_seq_id seq_id, size_t i, lesskv_layer_info & out) const;
     int32_t slots(llama_seq_id seq_id, int32_t il, int32_t head_kv, int32_t max, int32_t * pos, float * score) const;
@@ -127,9 +131,11 @@ private:
     bool use_reference = false;
     bool use_profile = false;
     std::vector<lesskv_profile> profiles;
-    std::vector<float> weights; // of the plain loops
+    std::vector<double> worth; // of the plain loops: what pairs were worth, from attend to commit
 
-    std::unique_ptr<lesskv_adapter> adapter; // null: sparse only
+    const lesskv_adapter * adapter = nullptr; // null: sparse only
+    std::unique_ptr<const lesskv_adapter> own; // where the configuration only names a file
+    mutable std::string fingerprint; // the model's, once a state has asked for it
 
     std::vector<lesskv_memory_layer> layers;
     std::vector<int32_t> layer_of; // by il; -1: no attention
@@ -141,6 +147,8 @@ private:
 
     llama_seq_id in_flight = -1; // the sequence whose micro-batch was applied and is not known to be done
     int64_t      in_flight_seen = 0;
+    std::atomic<uint64_t> failed{0}; // how a node failed, the status below its layer; 0: none did
+    lesskv_status status = LESSKV_OK; // of the nodes in the last decode
 
     bool warned_lora = false;
     bool warned_context = false;

@@ -43,6 +43,7 @@
 //                n_tokens T, n_head Hq, n_head_kv Hkv, dk D, dv Dv, then float32 q [T][Hq][D], k [T][Hkv][D],
 //                v [T][Hkv][Dv] as the cache has rounded them, out [T][Hq][Dv]
 //     abort      after (-1: never): the next decode is aborted once that many graph nodes and one more were computed
+//     causal     on: llama_set_causal_attn
 //     less       -> lesskv_info, and error: why the last thing that LESS refused was refused
 //     layers     seq -> n, payload: int64 (il swa kernels seen kept folded bytes_slots bytes_state) for each layer, then
 //                float32 (softmax scale, soft cap or 0) for each
@@ -259,6 +260,7 @@ public:
             { "capture",     &worker::set_capture, true  },
             { "captured",    &worker::captured,    true  },
             { "abort",       &worker::set_abort,   true  },
+            { "causal",      &worker::set_causal,  true  },
             { "less",        &worker::less,        true  },
             { "layers",      &worker::layers,      true  },
             { "slots",       &worker::slots,       true  },
@@ -916,6 +918,12 @@ private:
         req.done();
         const bool on = stop.left >= 0;
         llama_set_abort_callback(ctx.get(), on ? abort_after::callback : nullptr, on ? &stop : nullptr);
+    }
+
+    void set_causal(request & req, reply &) {
+        const bool on = req.flag("on", true);
+        req.done();
+        llama_set_causal_attn(ctx.get(), on);
     }
 
     // What a model's file holds in a quantised type.

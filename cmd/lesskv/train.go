@@ -367,6 +367,11 @@ func (p *progress) event(e train.Event) {
 		if terminal && p.bar != nil {
 			p.bar.Clear()
 		}
+		if e.Sparse != "" {
+			fmt.Fprintf(p.w, "layer %d: warning: it gets no kernels and runs sparse only: %s\n", e.Layer, e.Sparse)
+			p.add(e.Layer, e.Total)
+			break
+		}
 		fmt.Fprintf(p.w, "layer %d: validation %.3f of sparse-only (baseline+ %.3f), best after %d of %d steps\n", e.Layer, e.Valid, e.Plus, e.Done, e.Total)
 		p.add(e.Layer, e.Total)
 	case p.quiet || e.Stage == train.Replaying:

@@ -170,6 +170,12 @@ func (w *Worker) Threads(n int) error {
 	return err
 }
 
+// Causal turns causal attention on or off.
+func (w *Worker) Causal(on bool) error {
+	_, err := w.call("causal", nil, "on", on)
+	return err
+}
+
 // AbortAfter makes the next decode stop (code 2) once nodes graph nodes and one more were computed; -1: never.
 func (w *Worker) AbortAfter(nodes int) error {
 	_, err := w.call("abort", nil, "after", nodes)

@@ -2,6 +2,7 @@ package train
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -23,7 +24,14 @@ type LayerReport struct {
 	Valid float64
 	Plus  float64 // Baseline+: sparse-only with the state's bytes as more slots
 	Times Times
+
+	// Sparse is why the layer has no kernels and runs sparse only, its errors being 1 then: what they would have to be is beyond
+	// single precision. "": it has kernels.
+	Sparse string `json:",omitempty"`
 }
+
+// errRange is a fit that leaves the numbers that single precision has.
+var errRange = errors.New("beyond single precision")
 
 // Times are what the fit of a layer took, by the clock.
 type Times struct {
@@ -64,8 +72,17 @@ type fitter struct {
 	sparse  []float64 // sparse-only's mean error of a token, by sample; 0 where nothing is evicted
 }
 
-// fit returns a layer's kernels in F32 and how it went. One goroutine, and the same seed gives the same bits.
+// fit returns a layer's kernels in F32 and how it went; none if it is to run sparse only. One goroutine, and the same seed gives the
+// same bits.
 func (s *store) fit(ctx context.Context, r Runtime, l Layer, train, valid int) (weights.Kernels, LayerReport, error) {
+	k, report, err := s.tryFit(ctx, r, l, train, valid)
+	if errors.Is(err, errRange) {
+		return weights.Kernels{}, LayerReport{Layer: l.Index, Start: 1, Train: 1, Valid: 1, Plus: 1, Times: report.Times, Sparse: err.Error()}, nil
+	}
+	return k, report, err
+}
+
+func (s *store) tryFit(ctx context.Context, r Runtime, l Layer, train, valid int) (weights.Kernels, LayerReport, error) {
 	report := LayerReport{Layer: l.Index}
 	began := time.Now()
 	wo, out, err := s.o.projection(r, l.Index)
@@ -102,8 +119,11 @@ func (s *store) fit(ctx context.Context, r Runtime, l Layer, train, valid int) (
 	if err := f.run(ctx, random, &report); err != nil {
 		return weights.Kernels{}, report, err
 	}
-	return f.kernels(), report, nil
+	k, err := f.kernels()
+	return k, report, err
 }
+
+func finite(x float64) bool { return !math.IsNaN(x) && !math.IsInf(x, 0) }
 
 // sample numbers a window and a budget: windows of training first, all budgets of a window together.
 func (f *fitter) sample(i int) (window, budget int) {
@@ -128,7 +148,7 @@ func (f *fitter) error(i int, w []float32, grad []float32) (kernels.TrainError, 
 func (f *fitter) measureSparse(ctx context.Context) error {
 	train, all := f.samples()
 	f.sparse = make([]float64, all)
-	var sum float64
+	var sum, valid float64
 	for i := range all {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -140,11 +160,16 @@ func (f *fitter) measureSparse(ctx context.Context) error {
 		f.sparse[i] = e.Sum
 		if i < train {
 			sum += e.Sum
+		} else {
+			valid += e.Sum
 		}
 	}
-	if !(sum > 0) || math.IsInf(sum, 0) {
-		return fmt.Errorf("train: layer %d: sparse-only's error over the training windows is %v: nothing to learn from windows of %d tokens with a budget of %d (or the model has no finite weights): %w",
-			f.layer.Index, sum, f.o.Context, f.o.Budgets[0], ErrOption)
+	if !finite(sum + valid) {
+		return fmt.Errorf("sparse-only's error is %v: %w", sum+valid, errRange)
+	}
+	if sum == 0 || valid == 0 {
+		return fmt.Errorf("train: layer %d: sparse-only's error is %v over the training windows, %v over those of validation: nothing to learn from windows of %d tokens with a budget of %d: %w",
+			f.layer.Index, sum, valid, f.o.Context, f.o.Budgets[0], ErrOption)
 	}
 	return nil
 }
@@ -176,6 +201,9 @@ func (f *fitter) plus(ctx context.Context, path string, sinks []float32) (float6
 		}
 		sum += e.Sum
 		sparse += f.sparse[i]
+	}
+	if !finite(sum) {
+		return 0, fmt.Errorf("Baseline+'s error is %v: %w", sum, errRange)
 	}
 	return sum / sparse, nil
 }
@@ -226,7 +254,11 @@ func (f *fitter) start(random *rand.Rand) error {
 		}
 	}
 	for j := range f.scale {
-		f.scale[j] = float32(math.Exp((missing[j] - mass[j]) / float64(min(looks, train))))
+		log := (missing[j] - mass[j]) / float64(min(looks, train))
+		f.scale[j] = float32(math.Exp(log))
+		if !(f.scale[j] > 0) || !finite(float64(f.scale[j])) {
+			return fmt.Errorf("psi of KV head %d would begin at a scale of e^%.1f: %w", j, log, errRange)
+		}
 	}
 	return nil
 }
@@ -281,8 +313,8 @@ func (f *fitter) run(ctx context.Context, random *rand.Rand, report *LayerReport
 		return err
 	}
 	report.Start, report.Valid = valid, valid
-	if math.IsNaN(valid) {
-		report.Valid = math.Inf(1)
+	if !finite(valid) {
+		return fmt.Errorf("the error before the first step is %v: %w", valid, errRange)
 	}
 	every := max(1, f.o.Steps/Looks)
 	since, bad := 0.0, 0
@@ -302,6 +334,12 @@ func (f *fitter) run(ctx context.Context, random *rand.Rand, report *LayerReport
 		e, err := f.error(i, f.weights, grad)
 		if err != nil {
 			return err
+		}
+		if !finite(e.Sum) {
+			if report.Valid >= 1 {
+				return fmt.Errorf("the error after %d steps is %v: %w", step-1, e.Sum, errRange)
+			}
+			break // what was best before stays
 		}
 		since += e.Sum
 		sinceSparse += f.sparse[i]
@@ -324,7 +362,9 @@ func (f *fitter) run(ctx context.Context, random *rand.Rand, report *LayerReport
 				return err
 			}
 			times.Taken, began = step, time.Now()
-			report.Train = since / sinceSparse
+			if sinceSparse > 0 { // else nothing was evicted in these samples
+				report.Train = since / sinceSparse
+			}
 			since, sinceSparse = 0, 0
 			f.o.Progress(Event{Stage: Fitting, Layer: f.layer.Index, Done: step, Total: f.o.Steps, Train: report.Train, Valid: valid, Plus: report.Plus})
 			bad++
@@ -342,24 +382,30 @@ func (f *fitter) run(ctx context.Context, random *rand.Rand, report *LayerReport
 }
 
 // kernels returns the weights as the adapter holds them, psi 2 with its scale.
-func (f *fitter) kernels() weights.Kernels {
+func (f *fitter) kernels() (weights.Kernels, error) {
 	var k weights.Kernels
 	at := 0
 	for i, n := range f.shape.Sizes() {
 		values := slices.Clone(f.weights[at : at+n])
 		at += n
 		m := weights.Matrix{Values: values}
+		most := 65504.0 // the largest number of F16
+		if i == 4 {     // always F32
+			most = math.MaxFloat32
+			for j := range values {
+				values[j] *= f.scale[j/(n/f.shape.HeadsKV)]
+			}
+		}
+		for _, x := range values {
+			if !(math.Abs(float64(x)) <= most) {
+				return k, fmt.Errorf("a weight is %v: %w", x, errRange)
+			}
+		}
 		if i < 2 {
 			k.Phi[i] = m
 			continue
 		}
-		if i == 4 {
-			head := n / f.shape.HeadsKV
-			for j := range values {
-				values[j] *= f.scale[j/head]
-			}
-		}
 		k.Psi[i-2] = m
 	}
-	return k
+	return k, nil
 }

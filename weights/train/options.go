@@ -78,6 +78,7 @@ type Event struct {
 	Plus        float64 // that of Baseline+, sparse-only with the state's bytes as more slots
 	Bytes       int64
 	Folder      string
+	Sparse      string // why a finished layer has no kernels; see LayerReport
 }
 
 func (o *Options) fill() error {

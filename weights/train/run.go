@@ -219,7 +219,7 @@ func (s *store) passes(ctx context.Context, r Runtime, layers []Layer, w Windows
 				if err := s.save(k, report); err != nil {
 					return err
 				}
-				s.o.Progress(Event{Stage: Finished, Layer: l.Index, Done: report.Steps, Total: s.o.Steps, Train: report.Train, Valid: report.Valid, Plus: report.Plus})
+				s.o.Progress(Event{Stage: Finished, Layer: l.Index, Done: report.Steps, Total: s.o.Steps, Train: report.Train, Valid: report.Valid, Plus: report.Plus, Sparse: report.Sparse})
 				return s.remove(l.Index)
 			})
 		}
@@ -265,7 +265,11 @@ func (s *store) save(k weights.Kernels, report LayerReport) error {
 	if err := a.Write(s.path(report.Layer, "gguf")); err != nil {
 		return diskError(err)
 	}
-	return writeFile(s.path(report.Layer, "json"), describe(report))
+	data, err := json.MarshalIndent(report, "", "  ")
+	if err != nil {
+		return fmt.Errorf("train: the report of layer %d: %w", report.Layer, err)
+	}
+	return writeFile(s.path(report.Layer, "json"), data)
 }
 
 func (s *store) load(layer int) (k weights.Kernels, report LayerReport, err error) {

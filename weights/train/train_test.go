@@ -36,6 +36,8 @@ type fake struct {
 	recorded int   // windows
 	stop     int   // fail after that many, unless 0
 	failure  error // with this
+
+	constant float32 // added to one element of layer 2's keys; its queries have a constant 1 there
 }
 
 func rounded(x []float32) []float32 { return kernels.F16.ToF32(kernels.F16.FromF32(x), len(x)) }
@@ -65,6 +67,10 @@ func (f *fake) Record(tokens []int32, layers []int, each func(Attention) error) 
 			a.Q = append(a.Q, vectors(l, 0, int(t), heads*size, 1)...)
 			a.K = append(a.K, rounded(vectors(l, 1, int(t), size, 1))...)
 			a.V = append(a.V, rounded(vectors(l, 2, int(t), size, 1))...)
+		}
+		for i := 0; l == 2 && f.constant != 0 && i < len(tokens); i++ {
+			a.K[i*size] = rounded([]float32{a.K[i*size] + f.constant})[0]
+			a.Q[i*heads*size], a.Q[(i*heads+1)*size] = 1, 1
 		}
 		cache, err := kernels.NewCache(kernels.Layer{
 			Heads: heads, HeadsKV: headsKV, KeySize: size, ValueSize: size, KeyType: kernels.F16, ValueType: kernels.F16, Policy: "lambda", Budget: len(tokens), Heavy: 4,
@@ -160,6 +166,63 @@ func TestRun(t *testing.T) {
 	assert.Contains(t, a.Description, `"Policy":"peak","Budgets":[16,24]`)
 	assert.NoDirExists(t, o.Output+".work")
 	require.NoError(t, Plot(report, filepath.Join(t.TempDir(), "plot.svg")))
+}
+
+// TestLargeLogits: what a layer's sparse part misses may be more, or less, than single precision holds. Such a layer runs sparse only,
+// the others get their kernels, and the run ends well.
+func TestLargeLogits(t *testing.T) {
+	for name, test := range map[string]struct {
+		constant float32
+		sparse   bool
+	}{
+		"a constant of 120":   {120, false}, // logits of 42: kernels can make up for them
+		"too large for f32":   {600, true},
+		"too large for f64":   {6000, true},
+		"too small":           {-600, true},
+		"not finite in a key": {float32(math.Inf(1)), true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := options(t, "a.gguf")
+			var said string
+			o.Progress = func(e Event) {
+				if e.Stage == Finished && e.Layer == 2 {
+					said = e.Sparse
+				}
+			}
+			report, err := Run(context.Background(), o, &fake{constant: test.constant}, windows(t))
+			require.NoError(t, err)
+			require.Len(t, report.Layers, 2)
+			assert.Empty(t, report.Layers[0].Sparse)
+			assert.Less(t, report.Layers[0].Valid, .8)
+			l := report.Layers[1]
+			assert.Equal(t, l.Sparse, said)
+			for _, x := range []float64{l.Start, l.Train, l.Valid, l.Plus} {
+				assert.True(t, finite(x), "%+v", l)
+			}
+			a, err := weights.Read(o.Output)
+			require.NoError(t, err)
+			assert.False(t, a.Kernels[0].Empty())
+			assert.Equal(t, test.sparse, a.Kernels[2].Empty(), "%+v", l)
+			assert.Equal(t, test.sparse, l.Sparse != "")
+			if test.sparse {
+				assert.Contains(t, l.Sparse, "beyond single precision")
+				assert.Equal(t, 1., l.Valid)
+			}
+		})
+	}
+}
+
+// TestNoLayerFits: an adapter of layers that all run sparse only is one that the others can be merged with.
+func TestNoLayerFits(t *testing.T) {
+	o := options(t, "a.gguf")
+	o.Layers = [2]int{2, 3}
+	report, err := Run(context.Background(), o, &fake{constant: 6000}, windows(t))
+	require.NoError(t, err)
+	require.Len(t, report.Layers, 1)
+	assert.NotEmpty(t, report.Layers[0].Sparse)
+	a, err := weights.Read(o.Output)
+	require.NoError(t, err)
+	assert.True(t, a.Kernels[2].Empty())
 }
 
 // TestInterrupted: a run that fails again and again, and is asked for layer by layer, ends with the file of one that does not.

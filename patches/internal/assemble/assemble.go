@@ -37,6 +37,7 @@ type Options struct {
 	Preset  string // "native" or "portable"
 	March   string // replaces the preset's flags
 	Jobs    int    // compilers at a time; 0: one for each CPU
+	Strict  bool   // warnings of our own sources are errors, where they are compiled
 
 	Series  fs.FS // folders llama.cpp and go-llama.cpp of *.patch files
 	Sources fs.FS // folders kernels and llama, the contents of cgo/
@@ -138,7 +139,7 @@ func (a *assembly) prepare(ctx context.Context) error {
 	}
 	a.recipe = recipe{
 		goos: a.tools.GOOS, goarch: a.tools.GOARCH, isa: isa,
-		strict:   a.App == "", // another compiler's new warning must not break an app
+		strict:   a.Strict,
 		identity: map[identityKey]string{},
 	}
 	features, err := a.probe(ctx)

@@ -103,7 +103,7 @@ var packageHeaders = []string{"binding_lesskv.h", "lesskv-llama.h"}
 type recipe struct {
 	goos, goarch string
 	isa          []string // instruction-set flags
-	strict       bool     // warnings of our own sources are errors
+	strict       bool     // warnings of our own sources are errors: for checks, another compiler has other warnings
 	define       []string // for our own sources
 	identity     map[identityKey]string
 }
