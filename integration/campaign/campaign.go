@@ -56,12 +56,12 @@ func (c *campaign) prepare(ctx context.Context, only *regexp.Regexp) error {
 	if err != nil {
 		return err
 	}
+	b := builder{build: c.build, harness: filepath.Join(c.root, "integration/campaign/harness"), dir: filepath.Join(c.dir, "harness"), compiler: clang,
+		flags: []string{"-fsanitize=fuzzer-no-link"}, link: []string{"-fsanitize=fuzzer"}}
 	for _, t := range c.left {
 		if t.harness == "" {
 			continue
 		}
-		b := builder{build: c.build, harness: filepath.Join(c.root, "integration/campaign/harness"), dir: filepath.Join(c.dir, "harness", t.name), compiler: clang,
-			flags: []string{"-fsanitize=fuzzer-no-link"}, link: []string{"-fsanitize=fuzzer"}}
 		if c.binaries[t.name], err = b.make(ctx, t); err != nil {
 			return err
 		}

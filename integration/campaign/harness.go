@@ -64,11 +64,15 @@ type builder struct {
 	dir      string // where what it makes goes
 	compiler compiler
 	flags    []string // of compiling, beside the sanitizers'
-	link     []string // of linking: what has a main function
+	link     []string // sources and flags of linking: what has a main function
+	objects  map[string]bool
 }
 
 // make compiles a harness and what it reads with, and returns the program.
 func (b *builder) make(ctx context.Context, t target) (string, error) {
+	if b.objects == nil {
+		b.objects = map[string]bool{}
+	}
 	if err := os.MkdirAll(b.dir, 0o755); err != nil {
 		return "", err
 	}
@@ -102,10 +106,14 @@ func (b *builder) make(ctx context.Context, t target) (string, error) {
 			continue
 		}
 		object := filepath.Join(b.dir, filepath.Base(source)+".o")
+		link = append(link, object)
+		if b.objects[object] { // another harness has it too
+			continue
+		}
 		if err := execute(ctx, command, append([]string{std, "-c", source, "-o", object}, flags...)...); err != nil {
 			return "", err
 		}
-		link = append(link, object)
+		b.objects[object] = true
 	}
 	program := filepath.Join(b.dir, t.name)
 	link = append(link, filepath.Join(b.build.Package(), "libbinding.a"), "-fsanitize=address,undefined", "-pthread", "-lm", "-ldl", "-o", program)
