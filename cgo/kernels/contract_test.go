@@ -77,18 +77,9 @@ func (m *contract) psiOf(head int, k []float64) []float64 {
 
 // step does one micro-batch and returns the outputs, [T][Hq][Dv].
 func (m *contract) step(u *Ubatch) []float64 {
-	out, all := m.look(u)
-	for j := range all {
-		m.evict(j, all[j])
-	}
-	return out
-}
-
-// look is steps 1 and 2: the outputs, and what each KV head holds before something is evicted.
-func (m *contract) look(u *Ubatch) (out []float64, held [][]pair) {
 	l := &m.c.layer
 	g := l.Heads / l.HeadsKV
-	out = make([]float64, u.Tokens*l.Heads*l.ValueSize)
+	out := make([]float64, u.Tokens*l.Heads*l.ValueSize)
 	for j := range l.HeadsKV {
 		all := slices.Clone(m.pairs[j])
 		for t := range u.Tokens {
@@ -113,9 +104,9 @@ func (m *contract) look(u *Ubatch) (out []float64, held [][]pair) {
 				all[i].score = max(all[i].score*math.Pow(d, float64(u.Tokens)), top[i])
 			}
 		}
-		held = append(held, all)
+		m.evict(j, all)
 	}
-	return out, held
+	return out
 }
 
 // attend is "Attention of one query", and what it adds to the scores.
@@ -176,7 +167,7 @@ func (m *contract) attend(j, head, t int, u *Ubatch, q []float64, all []pair, su
 	}
 }
 
-// evict is step 3, and 4.
+// evict is steps 3 and 4.
 func (m *contract) evict(j int, all []pair) {
 	l := &m.c.layer
 	b, h, policy := l.Budget, l.Heavy, l.Policy
@@ -206,13 +197,7 @@ func (m *contract) evict(j int, all []pair) {
 		}
 		return y.pos - x.pos
 	})
-	m.fold(j, slices.Clone(better[h:]))
-	m.pairs[j] = append(slices.Clone(better[:h]), recent...)
-}
-
-// fold is step 4.
-func (m *contract) fold(j int, gone []pair) {
-	l := &m.c.layer
+	gone := slices.Clone(better[h:])
 	slices.SortFunc(gone, func(x, y pair) int { return x.pos - y.pos })
 	for _, a := range gone {
 		if m.c.rank == 0 {
@@ -225,6 +210,7 @@ func (m *contract) fold(j int, gone []pair) {
 			m.z[j][r] += p
 		}
 	}
+	m.pairs[j] = append(slices.Clone(better[:h]), recent...)
 }
 
 // TestContract runs whole sequences through the C side and through the Go above, each with its own state: what they keep

@@ -113,6 +113,7 @@ func drawInterleaving(seed uint64) *interleaving {
 // A sequence is a cache, and the model of what it holds.
 type sequence struct {
 	cache   *Cache
+	layer   *Layer
 	model   *contract
 	seen    int // pairs committed and not cut off
 	last    int // position, -1 if there is none
@@ -156,6 +157,8 @@ func (l *interleaving) follow(list []draw, counts map[string]int, done []string)
 		defer k.Close()
 		y.Kernels = k
 	}
+	endless := c // the contract of a layer that evicts nothing: what goes is follow's
+	endless.layer.Budget = 1 << 30
 	p := &played{c: &c, counts: counts}
 	var caches []*Cache
 	defer func() {
@@ -176,10 +179,10 @@ func (l *interleaving) follow(list []draw, counts map[string]int, done []string)
 		caches = append(caches, cache)
 	}
 	for i := range p.seqs {
-		p.seqs[i] = &sequence{cache: caches[i], model: newContract(&c, phi, psi), last: -1, evicted: -1}
+		p.seqs[i] = &sequence{cache: caches[i], model: newContract(&endless, phi, psi), layer: &c.layer, last: -1, evicted: -1}
 	}
 	p.spare, p.other = caches[2], caches[3]
-	p.empty = &sequence{model: newContract(&c, phi, psi), last: -1, evicted: -1}
+	p.empty = &sequence{model: newContract(&endless, phi, psi), layer: &c.layer, last: -1, evicted: -1}
 	for _, d := range list {
 		s := p.seqs[d.seq]
 		what, err := steps[d.step].do(p, s, rand.New(rand.NewPCG(79, d.seed)))
@@ -221,7 +224,7 @@ func (l *interleaving) shrink(err error) ([]string, error) {
 
 // check compares what can be asked of a cache with the model.
 func (s *sequence) check() error {
-	l := &s.model.c.layer
+	l := s.layer
 	width := l.Budget
 	if l.Window > 0 {
 		width = l.Window - 1
@@ -265,7 +268,7 @@ func (p *played) decode(s *sequence, rng *rand.Rand) (string, error) {
 	threads := 1 + rng.IntN(3)
 	u := p.c.ubatch(rng, tokens, s.last+1)
 	done := fmt.Sprintf("decodes %d tokens at %d in %d threads", tokens, u.Pos, threads)
-	want, held := s.model.look(u)
+	want := s.model.step(u)
 
 	// with another number of threads first, which is to make no difference
 	if err := p.spare.CopyFrom(s.cache); err != nil {
@@ -291,8 +294,8 @@ func (p *played) decode(s *sequence, rng *rand.Rand) (string, error) {
 	}
 	s.seen += tokens
 	s.last += tokens
-	for j, all := range held {
-		if err := s.follow(j, all); err != nil {
+	for j := range s.model.pairs {
+		if err := s.follow(j); err != nil {
 			return done, err
 		}
 	}
@@ -300,34 +303,39 @@ func (p *played) decode(s *sequence, rng *rand.Rand) (string, error) {
 }
 
 // follow takes over which pairs of a KV head stay, if step 3 allows that, and folds the others.
-func (s *sequence) follow(j int, all []pair) error {
-	m := s.model
-	l := &m.c.layer
-	b, h, policy, pinned := l.Budget, l.Heavy, l.Policy, l.Pinned
-	if l.Window > 0 {
-		b, h, policy, pinned = l.Window-1, 0, "lambda", 0
-	}
+func (s *sequence) follow(j int) error {
+	l, all := s.layer, s.model.pairs[j]
 	slices.SortFunc(all, func(x, y pair) int { return x.pos - y.pos })
 	pos, _ := s.cache.Slots(j)
-	if want := min(b, len(all)); len(pos) != want {
+	if l.Window > 0 { // the newest
+		all = all[max(0, len(all)-(l.Window-1)):]
+		oldest := s.last + 1 - len(all)
+		for i, a := range all {
+			if a.pos != oldest+i {
+				return fmt.Errorf("KV head %d: the model's window begins at %d and has %d as %d", j, oldest, a.pos, i)
+			}
+		}
+		s.model.pairs[j] = all // which check compares
+		s.evicted = max(s.evicted, oldest-1)
+		return nil
+	}
+	if want := min(l.Budget, len(all)); len(pos) != want {
 		return fmt.Errorf("KV head %d holds %d pairs of %d, want %d", j, len(pos), len(all), want)
 	}
 	var kept, gone []pair
 	worst, best := math.Inf(1), math.Inf(-1) // of those that stay for their score, and of those that go
 	for i, a := range all {
-		stays := slices.Contains(pos, int32(a.pos))
-		recent := i >= len(all)-(b-h)
-		first := i < h && (policy == "lambda" || a.pos < pinned)
+		recent := i >= len(all)-(l.Budget-l.Heavy)
+		first := i < l.Heavy && (l.Policy == "lambda" || a.pos < l.Pinned)
 		switch {
-		case stays:
+		case slices.Contains(pos, int32(a.pos)):
 			kept = append(kept, a)
-			if policy == "lambda" && !recent && !first && len(all) > b {
-				return fmt.Errorf("KV head %d keeps %d, which is neither among the oldest nor among the newest", j, a.pos)
-			}
 			if !recent && !first {
-				worst = min(worst, a.score)
+				if worst = min(worst, a.score); l.Policy == "lambda" && len(all) > l.Budget {
+					return fmt.Errorf("KV head %d keeps %d, which is neither among the oldest nor among the newest", j, a.pos)
+				}
 			}
-		case recent || first && len(all) > b:
+		case recent || first:
 			return fmt.Errorf("KV head %d does not keep %d", j, a.pos)
 		default:
 			gone = append(gone, a)
@@ -341,9 +349,25 @@ func (s *sequence) follow(j int, all []pair) error {
 	if best > worst+2e-5*max(1, best) {
 		return fmt.Errorf("KV head %d keeps a pair of score %v and not one of %v", j, worst, best)
 	}
-	m.pairs[j] = kept
-	m.fold(j, gone)
+	s.model.pairs[j] = kept
+	s.fold(j, gone)
 	return nil
+}
+
+// fold is step 4.
+func (s *sequence) fold(j int, gone []pair) {
+	m := s.model
+	if m.c.rank == 0 {
+		return
+	}
+	for _, a := range gone { // in position order
+		for r, x := range m.psiOf(j, a.k) {
+			for c := range a.v {
+				m.H[j][r*len(a.v)+c] += x * a.v[c]
+			}
+			m.z[j][r] += x
+		}
+	}
 }
 
 // interrupt attends and does not commit, as a decode that is stopped between the two.
