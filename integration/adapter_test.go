@@ -1,15 +1,21 @@
 package integration
 
 import (
+	"encoding/binary"
+	"errors"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/lesskv/lesskv/integration/worker"
+	"github.com/lesskv/lesskv/weights"
+	"github.com/lesskv/lesskv/weights/gguf"
 )
 
 // A damaged adapter is refused or, where the damage is in a weight, loaded; the process never ends. A model is refused as
@@ -54,6 +60,223 @@ func TestDamagedAdapter(t *testing.T) {
 	assert.ErrorContains(t, load(gopher, model), "general.type")
 	assert.ErrorContains(t, load(tiny(t, "llama"), good), "less.block_count")
 	assert.ErrorContains(t, load(tiny(t, "qwen3"), good), "general.architecture")
+}
+
+// rawTensor is a tensor as an adapter's file describes it, whether that makes sense or not.
+type rawTensor struct {
+	name   string
+	dims   []uint64
+	typ    uint32
+	offset int64 // -1: where it belongs
+	data   []byte
+}
+
+// rawAdapter is an adapter's file, to be spoilt and written.
+type rawAdapter struct {
+	version uint32
+	pairs   []gguf.KeyValue
+	tensors []rawTensor
+}
+
+func readRaw(t *testing.T, path string) *rawAdapter {
+	f, err := gguf.Open(path)
+	require.NoError(t, err)
+	defer f.Close()
+	a := &rawAdapter{version: f.Version}
+	for _, key := range f.Keys {
+		if text, err := gguf.Get[string](f, key); err == nil {
+			a.set(key, text)
+			continue
+		}
+		n, err := gguf.Get[uint32](f, key)
+		require.NoError(t, err, key)
+		if key != "general.alignment" {
+			a.set(key, n)
+		}
+	}
+	for _, info := range f.Tensors {
+		data, err := f.Raw(info.Name)
+		require.NoError(t, err)
+		a.tensors = append(a.tensors, rawTensor{info.Name, info.Dims, uint32(info.Type), -1, data})
+	}
+	return a
+}
+
+// set gives a key a value, nil: takes it out.
+func (a *rawAdapter) set(key string, value any) {
+	a.pairs = slices.DeleteFunc(a.pairs, func(p gguf.KeyValue) bool { return p.Key == key })
+	if value != nil {
+		a.pairs = append(a.pairs, gguf.KeyValue{Key: key, Value: value})
+	}
+}
+
+// last makes the tensor of a name the last one, so that its size is nobody's offset, and returns it.
+func (a *rawAdapter) last(name string) *rawTensor {
+	i := slices.IndexFunc(a.tensors, func(t rawTensor) bool { return t.name == name })
+	at := a.tensors[i]
+	a.tensors = append(slices.Delete(a.tensors, i, i+1), at)
+	return &a.tensors[len(a.tensors)-1]
+}
+
+func (a *rawAdapter) bytes() []byte {
+	le := binary.LittleEndian
+	text := func(b []byte, s string) []byte { return append(le.AppendUint64(b, uint64(len(s))), s...) }
+	b := le.AppendUint32([]byte("GGUF"), a.version)
+	b = le.AppendUint64(b, uint64(len(a.tensors)))
+	b = le.AppendUint64(b, uint64(len(a.pairs)))
+	for _, p := range a.pairs {
+		b = text(b, p.Key)
+		switch v := p.Value.(type) {
+		case uint32:
+			b = le.AppendUint32(le.AppendUint32(b, 4), v)
+		case int32:
+			b = le.AppendUint32(le.AppendUint32(b, 5), uint32(v))
+		case string:
+			b = text(le.AppendUint32(b, 8), v)
+		}
+	}
+	var data []byte
+	for _, t := range a.tensors {
+		b = le.AppendUint32(text(b, t.name), uint32(len(t.dims)))
+		for _, d := range t.dims {
+			b = le.AppendUint64(b, d)
+		}
+		offset := int64(len(data))
+		if t.offset >= 0 {
+			offset = t.offset
+		}
+		b = le.AppendUint64(le.AppendUint32(b, t.typ), uint64(offset))
+		data = append(data, t.data...)
+		data = append(data, make([]byte, -len(data)&31)...)
+	}
+	b = append(b, make([]byte, -len(b)&31)...)
+	return append(b, data...)
+}
+
+// There are two readers of adapters, the runtime's and package weights. What one of them refuses the other refuses, too.
+func TestBothReadersOfAdapters(t *testing.T) {
+	const phi0, psi1, psi2 = "blk.2.less.phi.0.weight", "blk.2.less.psi.1.weight", "blk.2.less.psi.2.weight"
+	model, err := weights.ReadModel(gopher)
+	require.NoError(t, err)
+	w := start(t, worker.Patched)
+	path := filepath.Join(t.TempDir(), "a.lesskv.gguf")
+	both := func(data []byte, force bool) (here, there error) {
+		require.NoError(t, os.WriteFile(path, data, 0o644))
+		a, here := weights.Read(path)
+		if here == nil {
+			_, here = weights.Check(a, model)
+			if force && errors.Is(here, weights.ErrFingerprint) {
+				here = nil
+			}
+		}
+		_, there = w.Open(worker.Config{Model: gopher, Context: 256, LESS: &worker.LESS{Policy: "h2o", Budget: 41, Adapter: path, ForceAdapter: force}})
+		var refused *worker.Error
+		if there != nil {
+			require.ErrorAs(t, there, &refused, "the worker died")
+		} else {
+			require.NoError(t, w.CloseModel())
+		}
+		return here, there
+	}
+	key := func(name string, value any) func(*rawAdapter) { return func(a *rawAdapter) { a.set(name, value) } }
+	tensor := func(name string, change func(*rawTensor)) func(*rawAdapter) {
+		return func(a *rawAdapter) { change(a.last(name)) }
+	}
+	fine := map[string]func(*rawAdapter){
+		"as it is":            func(*rawAdapter) {},
+		"version 2 of GGUF":   func(a *rawAdapter) { a.version = 2 },
+		"in another order":    func(a *rawAdapter) { slices.Reverse(a.tensors) },
+		"no description":      key("general.description", nil),
+		"another key":         key("general.author", "somebody"),
+		"a dimension more":    tensor(phi0, func(t *rawTensor) { t.dims = append(slices.Clone(t.dims), 1) }),
+		"another heavy":       key("less.trained.heavy", uint32(7)),
+		"another fingerprint": key("less.base.fingerprint", strings.Repeat("0a", 32)), // forced
+		"a layer without": func(a *rawAdapter) {
+			a.tensors = slices.DeleteFunc(a.tensors, func(t rawTensor) bool { return strings.HasPrefix(t.name, "blk.2.") })
+		},
+		"no tensors at all": func(a *rawAdapter) { a.tensors = nil },
+	}
+	bad := map[string]func(*rawAdapter){
+		"version 4 of GGUF":          func(a *rawAdapter) { a.version = 4 },
+		"big-endian":                 func(a *rawAdapter) { a.version = 3 << 24 },
+		"version 2":                  key("less.version", uint32(2)),
+		"a model":                    key("general.type", "model"),
+		"a LoRA adapter":             key("adapter.type", "lora"),
+		"no type":                    key("general.type", nil),
+		"no base name":               key("less.base.name", nil),
+		"no fingerprint":             key("less.base.fingerprint", nil),
+		"half a fingerprint":         key("less.base.fingerprint", "0a0a"),
+		"upper case":                 key("less.base.fingerprint", strings.Repeat("0A", 32)),
+		"no policy":                  key("less.trained.policy", nil),
+		"an empty policy":            key("less.trained.policy", ""),
+		"no context":                 key("less.trained.context", nil),
+		"context of 0":               key("less.trained.context", uint32(0)),
+		"ubatch of 0":                key("less.trained.ubatch", uint32(0)),
+		"heavy beyond int32":         key("less.trained.heavy", uint32(1<<31)),
+		"recent beyond int32":        key("less.trained.recent", uint32(1<<31)),
+		"a signed rank":              key("less.rank", int32(8)),
+		"a rank of 0":                key("less.rank", uint32(0)),
+		"another rank":               key("less.rank", uint32(9)),
+		"a huge rank":                key("less.rank", uint32(1<<16+1)),
+		"another hidden":             key("less.hidden", uint32(5)),
+		"other layers":               key("less.block_count", uint32(5)),
+		"other heads":                key("less.head_count", uint32(8)),
+		"other KV heads":             key("less.head_count_kv", uint32(4)),
+		"another key length":         key("less.key_length", uint32(128)),
+		"another value length":       key("less.value_length", uint32(128)),
+		"another architecture":       key("general.architecture", "qwen3"),
+		"a numeric description":      key("general.description", uint32(1)),
+		"alignment of 0":             key("general.alignment", uint32(0)),
+		"alignment of 33":            key("general.alignment", uint32(33)),
+		"a signed alignment":         key("general.alignment", int32(32)),
+		"an empty key":               key("", "x"),
+		"a key twice":                func(a *rawAdapter) { a.pairs = append(a.pairs, a.pairs[0]) },
+		"q4_0":                       tensor(phi0, func(t *rawTensor) { t.typ = 2 }),
+		"bf16":                       tensor(phi0, func(t *rawTensor) { t.typ = 30 }),
+		"an unknown type":            tensor(phi0, func(t *rawTensor) { t.typ = 99 }),
+		"psi 2 in f16":               tensor(psi2, func(t *rawTensor) { t.typ = 1 }),
+		"q8_0 that no row fills":     tensor(psi1, func(t *rawTensor) { t.typ = 8 }),
+		"rows and columns the wrong": tensor(phi0, func(t *rawTensor) { t.dims = []uint64{t.dims[1], t.dims[0], t.dims[2]} }),
+		"five dimensions":            tensor(phi0, func(t *rawTensor) { t.dims = append(slices.Clone(t.dims), 1, 1) }),
+		"a dimension of 0":           tensor(phi0, func(t *rawTensor) { t.dims = []uint64{t.dims[0], 0, t.dims[2]} }),
+		"a dimension less":           tensor(phi0, func(t *rawTensor) { t.dims = t.dims[:2] }),
+		"dimensions that overflow":   tensor(phi0, func(t *rawTensor) { t.dims = []uint64{1 << 32, 1 << 32, 1 << 32} }),
+		"NaN":                        tensor(phi0, func(t *rawTensor) { copy(t.data[8:], []byte{0x00, 0x7e}) }),
+		"infinity":                   tensor(psi2, func(t *rawTensor) { copy(t.data[8:], []byte{0, 0, 0x80, 0x7f}) }),
+		"cut off":                    tensor(phi0, func(t *rawTensor) { t.data = t.data[:len(t.data)-64] }),
+		"at another's place":         tensor(phi0, func(t *rawTensor) { t.offset = 0 }),
+		"a hole":                     tensor(phi0, func(t *rawTensor) { t.offset = 1 << 12 }),
+		"a name too long":            tensor(phi0, func(t *rawTensor) { t.name = strings.Repeat("x", 64) }),
+		"a tensor missing":           func(a *rawAdapter) { a.tensors = a.tensors[1:] },
+		"a tensor twice":             func(a *rawAdapter) { a.tensors = append(a.tensors, a.tensors[0]) },
+		"a stranger": func(a *rawAdapter) {
+			a.tensors = append(a.tensors, rawTensor{"x", []uint64{1}, 0, -1, make([]byte, 4)})
+		},
+		"a layer too many": func(a *rawAdapter) {
+			t := a.tensors[0]
+			t.name = "blk.6.less.phi.0.weight"
+			a.tensors = append(a.tensors, t)
+		},
+	}
+	for name, change := range fine {
+		a := readRaw(t, adapterPath("h2o-41"))
+		change(a)
+		here, there := both(a.bytes(), true)
+		assert.NoError(t, here, "%s: package weights", name)
+		assert.NoError(t, there, "%s: the runtime", name)
+	}
+	for name, change := range bad {
+		a := readRaw(t, adapterPath("h2o-41"))
+		change(a)
+		here, there := both(a.bytes(), true)
+		assert.Error(t, here, "%s: package weights", name)
+		assert.Error(t, there, "%s: the runtime", name)
+	}
+	a := readRaw(t, adapterPath("h2o-41"))
+	fine["another fingerprint"](a)
+	here, there := both(a.bytes(), false)
+	assert.Error(t, here)
+	assert.Error(t, there)
 }
 
 // Where no policy is asked for it is the adapter's.

@@ -16,7 +16,7 @@ import (
 // What an adapter may say, so that no product of its numbers overflows and no count allocates more than its tensors do.
 const (
 	maxLayers = 512 // llama.cpp's LLAMA_MAX_LAYERS
-	maxSize   = 1 << 16
+	maxSize   = kernels.AdapterMaxSize
 )
 
 var fingerprint = regexp.MustCompile(`^[0-9a-f]{64}$`)

@@ -38,6 +38,9 @@ const (
 	AdapterVersion     = C.LESSKV_ADAPTER_VERSION
 )
 
+// AdapterMaxSize is the largest rank, hidden size and any other size that an adapter may claim.
+const AdapterMaxSize = C.LESSKV_ADAPTER_MAX_SIZE
+
 // Formats of the tensor names; the argument is the layer, an int. The dimensions are in GGUF order, the first is the
 // fastest.
 const (

@@ -6,6 +6,8 @@
 
 #define LESSKV_ADAPTER_VERSION 1
 
+#define LESSKV_ADAPTER_MAX_SIZE 65536 // of rank, hidden, and every other size that a file may claim
+
 #define LESSKV_KEY_GENERAL_TYPE    "general.type"         // string: LESSKV_GENERAL_TYPE
 #define LESSKV_KEY_ARCHITECTURE    "general.architecture" // string: the base model's
 #define LESSKV_KEY_ADAPTER_TYPE    "adapter.type"         // string: LESSKV_ADAPTER_TYPE

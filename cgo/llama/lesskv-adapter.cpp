@@ -17,6 +17,8 @@
 #include <map>
 #include <stdexcept>
 
+#include <sys/stat.h>
+
 std::string lesskv_model_fingerprint(const llama_model & model) {
     const auto & h = model.hparams;
 
@@ -65,6 +67,10 @@ public:
         if (!f) {
             throw std::runtime_error(format("the adapter %s can't be opened: %s", path.c_str(), strerror(errno)));
         }
+        struct stat st;
+        if (fstat(fileno(f.get()), &st) != 0 || !S_ISREG(st.st_mode)) {
+            throw std::runtime_error(format("the adapter %s is not a file: give the path of a .gguf file", path.c_str()));
+        }
         if (fseeko(f.get(), 0, SEEK_END) != 0 || (size = ftello(f.get())) < 0) {
             throw std::runtime_error(format("the adapter %s can't be read: %s", path.c_str(), strerror(errno)));
         }
@@ -79,27 +85,10 @@ public:
         uint64_t  size   = 0; // bytes
     };
 
-    // A tensor that lies wholly in the file and has a type of the slots' kind, or NULL.
-    const tensor * find(const std::string & name) {
+    // A tensor, or NULL.
+    const tensor * find(const std::string & name) const {
         const auto it = tensors.find(name);
-        if (it == tensors.end()) {
-            return nullptr;
-        }
-        auto & t = it->second;
-        t.size = t.ne[0] <= INT32_MAX ? lesskv_row_size((lesskv_type) t.type, (int64_t) t.ne[0]) : 0;
-        if (t.size == 0) {
-            bad(name, format("of type %d and %llu wide", (int) t.type, (unsigned long long) t.ne[0]), "rows of f32, f16 or q8_0");
-        }
-        for (int d = 1; d < 4; ++d) {
-            if (t.ne[d] == 0 || t.size > (uint64_t) size/t.ne[d]) {
-                damaged(format("%s is larger than the file, or empty", name.c_str()));
-            }
-            t.size *= t.ne[d];
-        }
-        if (start > (uint64_t) size || t.offset > (uint64_t) size - start || t.size > (uint64_t) size - start - t.offset) {
-            damaged(format("%s lies past the end", name.c_str()));
-        }
-        return &t;
+        return it == tensors.end() ? nullptr : &it->second;
     }
 
     size_t n_tensors() const { return tensors.size(); }
@@ -125,6 +114,14 @@ public:
         return hex;
     }
 
+    // A u32 that is one of min .. max.
+    uint32_t u32(const char * key, uint32_t min, uint32_t max) const {
+        if (u32(key) < min || u32(key) > max) {
+            bad(key, std::to_string(u32(key)), format("%u to %u", min, max));
+        }
+        return u32(key);
+    }
+    bool has(const char * key) const { return values.count(key) > 0; }
     uint32_t u32(const char * key) const {
         return find_value(key, GGUF_TYPE_UINT32).number;
     }
@@ -176,9 +173,9 @@ private:
         read(&x, sizeof(x));
         return x;
     }
-    std::string text(const char * what) {
+    std::string text(const char * what, uint64_t max) {
         const uint64_t n = number<uint64_t>();
-        if (n > (uint64_t) left() || n > (1 << 20)) {
+        if (n > (uint64_t) left() || n > max) {
             damaged(format("%s of %llu bytes at %lld", what, (unsigned long long) n, (long long) pos));
         }
         std::string s(n, 0);
@@ -228,13 +225,16 @@ private:
         const uint64_t n_tensors = number<uint64_t>();
         const uint64_t n_values  = number<uint64_t>();
         for (uint64_t i = 0; i < n_values; ++i) {
-            const std::string key = text("a key");
+            const std::string key = text("a key", UINT16_MAX);
+            if (key.empty()) {
+                damaged(format("a key at %lld has no name", (long long) pos));
+            }
             value v;
             v.type = number<uint32_t>();
             if (v.type == GGUF_TYPE_UINT32) {
                 v.number = number<uint32_t>();
             } else if (v.type == GGUF_TYPE_STRING) {
-                v.text = text("a string");
+                v.text = text("a string", 1 << 26);
             } else if (v.type == GGUF_TYPE_ARRAY) {
                 skip_array();
             } else if (size_of(v.type) > 0) {
@@ -253,11 +253,12 @@ private:
                 bad("general.alignment", std::to_string(align), "a power of two");
             }
         }
+        uint64_t next = 0, end = 0; // tensors follow each other
         for (uint64_t i = 0; i < n_tensors; ++i) {
-            const std::string name = text("a name");
+            const std::string name = text("a name", GGML_MAX_NAME - 1);
             tensor t;
             const uint32_t n_dims = number<uint32_t>();
-            if (n_dims < 1 || n_dims > 4) {
+            if (n_dims > 4) {
                 damaged(format("%s has %u dimensions", name.c_str(), n_dims));
             }
             for (uint32_t d = 0; d < n_dims; ++d) {
@@ -265,11 +266,36 @@ private:
             }
             t.type   = (ggml_type) number<uint32_t>();
             t.offset = number<uint64_t>();
+            t.size   = size_of(name, t);
             if (!tensors.emplace(name, t).second) {
                 damaged(format("%s is there twice", name.c_str()));
             }
+            if (t.offset != next) {
+                damaged(format("%s is at %llu of the data, where %llu was expected", name.c_str(), (unsigned long long) t.offset, (unsigned long long) next));
+            }
+            next = (t.offset + t.size + align - 1)/align*align; // neither is more than the file's size, nor is align than 2^31
+            end  = t.offset + t.size;
         }
         start = ((uint64_t) pos + align - 1)/align*align;
+        if (n_tensors > 0 && (start > (uint64_t) size || end > (uint64_t) size - start)) {
+            damaged(format("its tensors take %llu bytes from %llu on, of %lld", (unsigned long long) end, (unsigned long long) start, (long long) size));
+        }
+    }
+
+    // The bytes of a tensor, of a type that the format has.
+    uint64_t size_of(const std::string & name, const tensor & t) const {
+        const bool known = t.type == GGML_TYPE_F32 || t.type == GGML_TYPE_F16 || t.type == GGML_TYPE_Q8_0;
+        uint64_t bytes = known && t.ne[0] <= INT32_MAX ? lesskv_row_size((lesskv_type) t.type, (int64_t) t.ne[0]) : 0;
+        if (bytes == 0) {
+            bad(name, format("of type %d and %llu wide", (int) t.type, (unsigned long long) t.ne[0]), "rows of f32, f16 or q8_0");
+        }
+        for (int d = 1; d < 4; ++d) {
+            if (t.ne[d] == 0 || bytes > (uint64_t) size/t.ne[d]) {
+                damaged(format("%s is larger than the file, or empty", name.c_str()));
+            }
+            bytes *= t.ne[d];
+        }
+        return bytes;
     }
 
     const value & find_value(const char * key, gguf_type type) const {
@@ -297,7 +323,7 @@ const lesskv_kernels * lesskv_adapter::layer(int il) const {
     return il >= 0 && (size_t) il < kernels.size() && kernels[il].rank > 0 ? &kernels[il] : nullptr;
 }
 
-lesskv_adapter::lesskv_adapter(const std::string & path, const llama_model & model, bool force) {
+lesskv_adapter::lesskv_adapter(const std::string & path, const llama_model & model, bool force) : path(path) {
     const auto & h = model.hparams;
 
     gguf_file r(path);
@@ -320,27 +346,29 @@ lesskv_adapter::lesskv_adapter(const std::string & path, const llama_model & mod
     r.want(LESSKV_KEY_KEY_LENGTH,    h.n_embd_head_k);
     r.want(LESSKV_KEY_VALUE_LENGTH,  h.n_embd_head_v);
 
-    const uint32_t limit = 4096;
-    if (r.u32(LESSKV_KEY_RANK) < 1 || r.u32(LESSKV_KEY_RANK) > limit) {
-        r.bad(LESSKV_KEY_RANK, std::to_string(r.u32(LESSKV_KEY_RANK)), format("1 to %u", limit));
-    }
-    if (r.u32(LESSKV_KEY_HIDDEN) < 1 || r.u32(LESSKV_KEY_HIDDEN) > limit) {
-        r.bad(LESSKV_KEY_HIDDEN, std::to_string(r.u32(LESSKV_KEY_HIDDEN)), format("1 to %u", limit));
-    }
-    rank    = (int32_t) r.u32(LESSKV_KEY_RANK);
-    hidden  = (int32_t) r.u32(LESSKV_KEY_HIDDEN);
+    rank    = (int32_t) r.u32(LESSKV_KEY_RANK,   1, LESSKV_ADAPTER_MAX_SIZE);
+    hidden  = (int32_t) r.u32(LESSKV_KEY_HIDDEN, 1, LESSKV_ADAPTER_MAX_SIZE);
     const uint64_t R = rank, Rh = hidden; // R' of algorithm.md
     policy  = r.str(LESSKV_KEY_TRAINED_POLICY);
-    heavy   = r.u32(LESSKV_KEY_TRAINED_HEAVY);
-    recent  = r.u32(LESSKV_KEY_TRAINED_RECENT);
-    ubatch  = r.u32(LESSKV_KEY_TRAINED_UBATCH);
-    context = r.u32(LESSKV_KEY_TRAINED_CONTEXT);
+    heavy   = r.u32(LESSKV_KEY_TRAINED_HEAVY,   0, INT32_MAX);
+    recent  = r.u32(LESSKV_KEY_TRAINED_RECENT,  0, INT32_MAX);
+    ubatch  = r.u32(LESSKV_KEY_TRAINED_UBATCH,  1, INT32_MAX);
+    context = r.u32(LESSKV_KEY_TRAINED_CONTEXT, 1, INT32_MAX);
+    if (policy.empty()) {
+        r.bad(LESSKV_KEY_TRAINED_POLICY, "an empty string", "a policy's name");
+    }
+    if (r.has(LESSKV_KEY_DESCRIPTION)) {
+        r.str(LESSKV_KEY_DESCRIPTION);
+    }
 
-    const std::string base = r.str(LESSKV_KEY_FINGERPRINT), mine = lesskv_model_fingerprint(model);
+    const std::string base = r.str(LESSKV_KEY_FINGERPRINT), mine = lesskv_model_fingerprint(model), name = r.str(LESSKV_KEY_BASE_NAME);
+    if (base.size() != 64 || base.find_first_not_of("0123456789abcdef") != std::string::npos) {
+        r.bad(LESSKV_KEY_FINGERPRINT, "\"" + base.substr(0, 80) + "\"", "64 lower-case hex digits");
+    }
     if (base != mine) {
         if (!force) {
             throw std::runtime_error(format("the adapter %s was trained for another model (%s): %s is %s, this model's is %s; train one for this model, or insist if you know better",
-                        path.c_str(), r.str(LESSKV_KEY_BASE_NAME).c_str(), LESSKV_KEY_FINGERPRINT, base.c_str(), mine.c_str()));
+                        path.c_str(), name.c_str(), LESSKV_KEY_FINGERPRINT, base.c_str(), mine.c_str()));
         }
         LLAMA_LOG_WARN("lesskv: the adapter %s was trained for another model, and is used all the same\n", path.c_str());
     }

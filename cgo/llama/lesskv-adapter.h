@@ -13,14 +13,14 @@ struct llama_model;
 // 64 lower-case hex digits over the geometry and the one-dimensional tensors of a loaded model.
 std::string lesskv_model_fingerprint(const llama_model & model);
 
-class lesskv_adapter {
-public:
+struct lesskv_adapter {
     // Reads and checks a file against a model. Throws std::runtime_error naming the file, the key or tensor, what was
     // found and what was wanted. force: accept another model's fingerprint.
     lesskv_adapter(const std::string & path, const llama_model & model, bool force);
 
     const lesskv_kernels * layer(int il) const; // NULL: the layer runs sparse only
 
+    std::string path;
     int32_t     rank = 0, hidden = 0;
     std::string policy;                                // trained with
     uint32_t    heavy = 0, recent = 0, ubatch = 0, context = 0;
