@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/lesskv/lesskv/cgo/kernels"
+	"github.com/lesskv/lesskv/integration/fuzztest"
 	"github.com/lesskv/lesskv/integration/testdata"
 	"github.com/lesskv/lesskv/integration/tinymodels"
 	"github.com/lesskv/lesskv/weights/gguf"
@@ -462,28 +463,107 @@ func TestReadModelRefuses(t *testing.T) {
 	}
 }
 
-// FuzzRead feeds the reader files that are wrong by a few bytes: it may refuse them, and what it accepts can be written.
+// FuzzRead: any bytes are an adapter, read in memory of their own size, or refused with an *Error; what was read is written and read
+// as it was, but for the description, which is not looked at.
 func FuzzRead(f *testing.F) {
-	a := Random(&Model{Architecture: "llama", Geometry: Geometry{1, 2, 1, 8, 8}, Fingerprint: strings.Repeat("0", 64)}, 2, 4, trained, 1)
-	p := filepath.Join(f.TempDir(), "a.gguf")
-	require.NoError(f, a.Write(p))
-	whole, err := os.ReadFile(p)
-	require.NoError(f, err)
-	f.Add(uint16(0), uint32(0), uint16(0), uint32(0))
-	f.Fuzz(func(t *testing.T, at uint16, bits uint32, at2 uint16, bits2 uint32) {
-		b := bytes.Clone(whole)
-		for _, c := range []struct {
-			at   uint16
-			bits uint32
-		}{{at, bits}, {at2, bits2}} {
-			for i := range 4 {
-				b[(int(c.at)+i)%len(b)] ^= byte(c.bits >> (8 * i))
+	for _, a := range []*Adapter{
+		Random(&Model{Architecture: "llama", Geometry: Geometry{1, 2, 1, 8, 8}, Fingerprint: strings.Repeat("0", 64)}, 2, 4, trained, 1),
+		New(&Model{Architecture: "x", Geometry: Geometry{3, 1, 1, 32, 4}, Fingerprint: strings.Repeat("f", 64)}, 1, 1, trained),
+	} {
+		p := filepath.Join(f.TempDir(), "a.gguf")
+		require.NoError(f, a.Write(p))
+		b, err := os.ReadFile(p)
+		require.NoError(f, err)
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		fuzztest.Bounded(t, 2<<20+256*len(b), func() {
+			a, err := readBytes(b)
+			if err != nil {
+				var e *Error
+				require.ErrorAs(t, err, &e)
+				return
 			}
-		}
-		a, err := readBytes(b)
-		if err != nil {
-			return
-		}
-		require.NoError(t, a.Write(filepath.Join(t.TempDir(), "b.gguf")))
+			p := filepath.Join(t.TempDir(), "b.gguf")
+			if a.Convert(gguf.F32) != nil { // q8_0 written anew rounds anew
+				return
+			}
+			require.NoError(t, a.Write(p))
+			again, err := Read(p)
+			require.NoError(t, err)
+			a.SHA256, again.SHA256 = "", ""
+			require.Equal(t, a, again)
+		})
 	})
+}
+
+// FuzzReadModel: any bytes are a model with a fingerprint, or refused with an *Error.
+func FuzzReadModel(f *testing.F) {
+	for _, name := range []string{"llama", "gemma2", "gpt2", "mamba"} {
+		m, err := tinymodels.Find(name)
+		require.NoError(f, err)
+		p, err := m.WriteIn(f.TempDir(), gguf.F16, 1)
+		require.NoError(f, err)
+		b, err := header(p)
+		require.NoError(f, err)
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		p := filepath.Join(t.TempDir(), "m.gguf")
+		require.NoError(t, os.WriteFile(p, b, 0o644))
+		fuzztest.Bounded(t, 2<<20+256*len(b), func() {
+			m, err := ReadModel(p)
+			if err != nil {
+				var e *Error
+				require.ErrorAs(t, err, &e)
+				return
+			}
+			require.Len(t, m.Fingerprint, 64)
+			require.Zero(t, m.Heads%m.HeadsKV)
+			again, err := ReadModel(p)
+			require.NoError(t, err)
+			require.Equal(t, m, again)
+		})
+	})
+}
+
+// header returns a model's keys and its vectors: a small file that says as much to ReadModel as the model's own.
+func header(path string) ([]byte, error) {
+	f, err := gguf.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	var pairs []gguf.KeyValue
+	for _, key := range f.Keys {
+		if strings.HasPrefix(key, "tokenizer.") {
+			continue
+		}
+		if v, err := gguf.Get[string](f, key); err == nil {
+			pairs = append(pairs, gguf.KeyValue{Key: key, Value: v})
+		}
+		if v, err := gguf.Get[uint32](f, key); err == nil {
+			pairs = append(pairs, gguf.KeyValue{Key: key, Value: v})
+		}
+		if v, err := gguf.Get[float32](f, key); err == nil {
+			pairs = append(pairs, gguf.KeyValue{Key: key, Value: v})
+		}
+		if v, err := gguf.GetArray[int32](f, key); err == nil {
+			pairs = append(pairs, gguf.KeyValue{Key: key, Value: v})
+		}
+	}
+	var tensors []gguf.Tensor
+	for _, t := range f.Tensors {
+		if len(t.Dims) > 1 {
+			continue
+		}
+		values, err := f.Floats(t.Name)
+		if err != nil {
+			return nil, err
+		}
+		tensors = append(tensors, gguf.Tensor{Name: t.Name, Type: gguf.F32, Dims: []uint64{4}, Values: values[:4]})
+	}
+	var b bytes.Buffer
+	err = gguf.Write(&b, pairs, tensors)
+	return b.Bytes(), err
 }

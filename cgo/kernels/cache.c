@@ -393,9 +393,11 @@ static bool saved_ok(const struct lesskv_cache * cache, const char * buf, size_t
     }
     const size_t body = size - sizeof sum;
     memcpy(&sum, buf + body, sizeof sum);
+#ifndef FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION // no fuzzer guesses it
     if (sum != checksum(buf, body)) {
         return false;
     }
+#endif
     struct saved_head first = {0};
     size_t at = sizeof header;
     for (int32_t j = 0; j < cache->layer.n_head_kv; j++) {

@@ -776,6 +776,7 @@ void lesskv_memory::check_header(llama_io_read_i & io) const {
     const auto want = make_header();
     state_header h;
     io.read_to(&h, sizeof(h));
+    const bool same = memcmp(&h, &want, sizeof(h)) == 0;
 
     const auto differ = [](const char * what, const std::string & found, const std::string & wanted) {
         throw std::runtime_error(format("the saved state is not for this context: %s is %s there and %s here", what, found.c_str(), wanted.c_str()));
@@ -816,6 +817,9 @@ void lesskv_memory::check_header(llama_io_read_i & io) const {
     num("the YaRN magnitude",     h.yarn_attn_factor, want.yarn_attn_factor);
     num("the YaRN low dimension", h.yarn_beta_fast,   want.yarn_beta_fast);
     num("the YaRN high dimension",h.yarn_beta_slow,   want.yarn_beta_slow);
+    if (!same) {
+        throw std::runtime_error("the saved state is damaged in its header, where it pads its strings");
+    }
 }
 
 void lesskv_memory::write_seq(llama_io_write_i & io, const sequence & seq) const {

@@ -232,18 +232,26 @@ inline bool receive(FILE * in, request & req) {
             refuse("%.64s: want a number of bytes", word.c_str());
         }
         const char * why = n > max_payload ? "more than a request may have" : nullptr;
-        try {
-            req.payload.resize(why ? 0 : n);
-        } catch (const std::bad_alloc &) {
-            why = "no memory for it";
+        req.payload.clear();
+        size_t at = 0;
+        while (at < n && !why) { // in pieces: memory follows what comes, not what was announced
+            const size_t piece = std::min<size_t>(n - at, std::max<size_t>(at, 1 << 20));
+            try {
+                req.payload.resize(at + piece);
+            } catch (const std::bad_alloc &) {
+                why = "no memory for it";
+                break;
+            }
+            if (fread(req.payload.data() + at, 1, piece, in) != piece) {
+                return false;
+            }
+            at += piece;
         }
         if (why) {
-            for (unsigned long long i = 0; i < n && getc(in) != EOF; i++) {
+            for (unsigned long long i = at; i < n && getc(in) != EOF; i++) {
             }
+            req.payload.clear();
             refuse("payload of %llu bytes: %s", n, why);
-        }
-        if (n > 0 && fread(req.payload.data(), 1, n, in) != n) {
-            return false;
         }
     }
 

@@ -18,7 +18,9 @@ func (r *Result) Write(path string) error {
 	return os.WriteFile(path, append(b, '\n'), 0o644)
 }
 
-// Read reads what Write wrote.
+const maxContext = 1 << 24 // tokens: more than any model has
+
+// Read reads what Write wrote. It fails with ErrResult on what Run cannot have measured.
 func Read(path string) (*Result, error) {
 	b, err := os.ReadFile(path)
 	if err != nil {
@@ -26,9 +28,25 @@ func Read(path string) (*Result, error) {
 	}
 	r := new(Result)
 	if err := json.Unmarshal(b, r); err != nil {
-		return nil, fmt.Errorf("bench: %s: %w", path, err)
+		return nil, fmt.Errorf("bench: %s: %w: %w", path, err, ErrResult)
+	}
+	if err := r.check(); err != nil {
+		return nil, fmt.Errorf("bench: %s: %w: %w", path, err, ErrResult)
 	}
 	return r, nil
+}
+
+// check tells what tables and sums could not be made of.
+func (r *Result) check() error {
+	if r.Ubatch < 0 || r.Threads < 0 || len(r.Samples) > 0 && r.Ubatch == 0 {
+		return fmt.Errorf("micro-batches of %d tokens, %d threads: want 1 at least", r.Ubatch, r.Threads)
+	}
+	for i, s := range r.Samples {
+		if s.Context < 0 || s.Context > maxContext || s.Tokens < 1 || !(s.Seconds > 0) {
+			return fmt.Errorf("sample %d: %d tokens in %v seconds at a context of %d: want more than none of both, and a context of 0 to %d", i, s.Tokens, s.Seconds, s.Context, maxContext)
+		}
+	}
+	return nil
 }
 
 // Table prints speeds and bytes: medians, in parentheses the slowest and the fastest round; ratios round by round to the

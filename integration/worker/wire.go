@@ -118,9 +118,24 @@ func readReply(r *bufio.Reader, verb string) (*reply, error) {
 	if err != nil || n < 0 {
 		return nil, fmt.Errorf("want a payload's size in a reply, got %.80q", line)
 	}
-	rep.payload = aligned(n)
-	_, err = io.ReadFull(r, rep.payload)
+	rep.payload, err = readPayload(r, n)
 	return rep, err
+}
+
+// readPayload reads n bytes that any number may lie in, in pieces: memory follows what comes, not what was announced.
+func readPayload(r io.Reader, n int) ([]byte, error) {
+	b := aligned(min(n, 1<<20))
+	for at := 0; ; {
+		if _, err := io.ReadFull(r, b[at:]); err != nil {
+			return nil, err
+		}
+		if at = len(b); at == n {
+			return b, nil
+		}
+		more := aligned(min(n, 4*at))
+		copy(more, b)
+		b = more
+	}
 }
 
 // integer returns a field; if it isn't one, finish will say so.

@@ -11,6 +11,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/lesskv/lesskv/integration/fuzztest"
 )
 
 var (
@@ -275,30 +277,95 @@ func TestEncode(t *testing.T) {
 	assert.ErrorIs(t, err, ErrType)
 }
 
-// FuzzParse feeds the reader arbitrary bytes: it may refuse them, and must be able to read whatever it accepts.
+// FuzzParse: any bytes are read, in memory of their own size, or refused with an *Error; what was read and can be written reads the same.
 func FuzzParse(f *testing.F) {
 	f.Add(encode(f, pairs, tensors))
 	f.Add(head(1, 1).str("k").u32(9).u32(8).u64(2).str("").str("x").str("t").u32(1).u64(1).u32(0).u64(0).b)
 	f.Add(head(0, 1).str("general.alignment").u32(4).u32(1 << 31).b)
 	f.Fuzz(func(t *testing.T, b []byte) {
-		file, err := parse(b)
-		if err != nil {
-			return
-		}
-		for _, key := range file.Keys {
-			if elem, n, err := file.ArrayLen(key); err == nil && elem == String {
-				words, err := GetArray[string](file, key)
-				require.NoError(t, err)
-				require.Len(t, words, int(n))
-			}
-		}
-		for _, tensor := range file.Tensors {
-			values, err := file.Floats(tensor.Name)
+		fuzztest.Bounded(t, 1<<20+256*len(b), func() {
+			file, err := parse(b)
 			if err != nil {
-				require.ErrorIs(t, err, ErrType)
-				continue
+				var e *Error
+				require.ErrorAs(t, err, &e)
+				return
 			}
-			require.Len(t, values, int(tensor.Elements()))
-		}
+			pairs, tensors := all(t, file)
+			var first, second bytes.Buffer
+			if err := Write(&first, pairs, tensors); err != nil {
+				return // an empty name, a value that is no number
+			}
+			again, err := parse(first.Bytes())
+			require.NoError(t, err)
+			pairs2, tensors2 := all(t, again)
+			require.Equal(t, len(pairs), len(pairs2))
+			require.NoError(t, Write(&second, pairs2, tensors2))
+			require.True(t, bytes.Equal(first.Bytes(), second.Bytes()), "a file that was written, read and written is another")
+		})
 	})
+}
+
+// all returns what Write takes of a file: its keys but for the alignment, and the tensors in the types that keep their values.
+func all(t *testing.T, f *File) (pairs []KeyValue, tensors []Tensor) {
+	for _, key := range f.Keys {
+		v := f.values[key]
+		if key == "general.alignment" {
+			continue
+		}
+		value := v.scalar
+		if v.typ == Array {
+			value = elements(t, f, key, v.elem)
+		}
+		pairs = append(pairs, KeyValue{key, value})
+	}
+	for _, info := range f.Tensors {
+		values, err := f.Floats(info.Name)
+		if err != nil {
+			require.ErrorIs(t, err, ErrType)
+			continue
+		}
+		require.Len(t, values, int(info.Elements()))
+		if info.Type == F32 || info.Type == F16 {
+			tensors = append(tensors, Tensor{info.Name, info.Type, info.Dims, values})
+		}
+	}
+	return pairs, tensors
+}
+
+// elements reads an array of any type.
+func elements(t *testing.T, f *File, key string, of ValueType) any {
+	switch of {
+	case Uint8:
+		return whole[uint8](t, f, key)
+	case Int8:
+		return whole[int8](t, f, key)
+	case Uint16:
+		return whole[uint16](t, f, key)
+	case Int16:
+		return whole[int16](t, f, key)
+	case Uint32:
+		return whole[uint32](t, f, key)
+	case Int32:
+		return whole[int32](t, f, key)
+	case Uint64:
+		return whole[uint64](t, f, key)
+	case Int64:
+		return whole[int64](t, f, key)
+	case Float32:
+		return whole[float32](t, f, key)
+	case Float64:
+		return whole[float64](t, f, key)
+	case Bool:
+		return whole[bool](t, f, key)
+	}
+	return whole[string](t, f, key)
+}
+
+func whole[T Scalar](t *testing.T, f *File, key string) []T {
+	got, err := GetArray[T](f, key)
+	require.NoError(t, err)
+	_, n, err := f.ArrayLen(key)
+	require.NoError(t, err)
+	require.Len(t, got, int(n))
+	return got
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/lesskv/lesskv/cgo/kernels"
+	"github.com/lesskv/lesskv/integration/fuzztest"
 	"github.com/lesskv/lesskv/weights"
 )
 
@@ -347,7 +348,7 @@ func rename(t testing.TB, path string) {
 	require.NoError(t, os.WriteFile(path, bytes.ReplaceAll(data, []byte("data.pkl"), []byte("data.txt")), 0o644))
 }
 
-// FuzzImport: any file is read or refused.
+// FuzzImport: any file is read, in memory of its own size, or refused as no checkpoint.
 func FuzzImport(f *testing.F) {
 	path := filepath.Join(f.TempDir(), "layer_0.pth")
 	write(f, path, "", state(rand.New(rand.NewPCG(5, 6)), 3, 3, false))
@@ -357,6 +358,38 @@ func FuzzImport(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		dir := t.TempDir()
 		require.NoError(t, os.WriteFile(filepath.Join(dir, "layer_0.pth"), data, 0o644))
-		Import(dir, Options{Model: model("llama", 3, 3), Trained: weights.Trained{Policy: "h2o"}})
+		imported(t, dir, len(data))
+	})
+}
+
+// FuzzPickle: any pickle, in an archive that is whole, is read or refused in the same way. Zip's sums stand before the pickle in a
+// file, and what FuzzImport makes of one seldom gets past them.
+func FuzzPickle(f *testing.F) {
+	var p pickler
+	p.WriteString("\x80\x02}(")
+	p.str("kernel_q_mat2")
+	p.tensor("0", []int{1, 2, 1}, []int{2, 1, 1}, 2)
+	p.WriteString("u.")
+	f.Add(p.Bytes(), []byte("8 bytes."))
+	f.Add([]byte("\x80\x02}(X\x01\x00\x00\x00aK\x01q\x00h\x00\x8a\x02\xff\x7fG12345678(]}N\x88\x89tsu."), []byte{})
+	f.Fuzz(func(t *testing.T, pickle, storage []byte) {
+		dir := t.TempDir()
+		archive(t, filepath.Join(dir, "layer_0.pth"), zip.Store, string(pickle), string(storage))
+		imported(t, dir, len(pickle)+len(storage))
+	})
+}
+
+// imported imports a folder that holds so many bytes.
+func imported(t *testing.T, dir string, size int) {
+	fuzztest.Bounded(t, 8<<20+512*size, func() {
+		a, err := Import(dir, Options{Model: model("llama", 3, 3), Trained: weights.Trained{Policy: "h2o", Ubatch: 1, Context: 1}})
+		if err != nil {
+			require.ErrorIs(t, err, ErrCheckpoint)
+			return
+		}
+		if err := a.Write(filepath.Join(dir, "a.gguf")); err != nil { // beyond what an adapter may be
+			var e *weights.Error
+			require.ErrorAs(t, err, &e)
+		}
 	})
 }

@@ -1,0 +1,201 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/lesskv/lesskv/patches/layout"
+)
+
+// A campaign gives targets their time.
+type campaign struct {
+	build    layout.Layout
+	root     string // of the repository
+	dir      string
+	progress *progress
+	left     []target
+	env      []string          // of the harnesses
+	binaries map[string]string // of the harnesses, by target
+}
+
+// prepare compiles what the targets need.
+func (c *campaign) prepare(ctx context.Context, only *regexp.Regexp) error {
+	gomod, err := exec.CommandContext(ctx, "go", "env", "GOMOD").Output()
+	if err != nil {
+		return fmt.Errorf("go env GOMOD: %w", err)
+	}
+	c.root = filepath.Dir(strings.TrimSpace(string(gomod)))
+	for _, t := range targets() {
+		if only.MatchString(t.name) {
+			c.left = append(c.left, t)
+		}
+	}
+	if len(c.left) == 0 {
+		return fmt.Errorf("no target matches %q", only)
+	}
+	c.binaries = map[string]string{}
+	if !slices.ContainsFunc(c.left, func(t target) bool { return t.harness != "" }) {
+		return nil
+	}
+	if c.env, err = writeInputs(c.dir); err != nil {
+		return err
+	}
+	clang, err := findClang()
+	if err != nil {
+		return err
+	}
+	b := builder{build: c.build, harness: filepath.Join(c.root, "integration/campaign/harness"), dir: filepath.Join(c.dir, "harness"), compiler: clang,
+		flags: []string{"-fsanitize=fuzzer-no-link"}, link: []string{"-fsanitize=fuzzer"}}
+	for _, t := range c.left {
+		if t.harness == "" {
+			continue
+		}
+		if c.binaries[t.name], err = b.make(ctx, t); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fuzz gives every target its time in turns. A target that failed has no other; the error names all of them.
+func (c *campaign) fuzz(ctx context.Context, total, turn time.Duration) error {
+	var failures []error
+	for ctx.Err() == nil {
+		t := c.progress.next(c.left, total)
+		if t == nil {
+			break
+		}
+		h := c.progress.Targets[t.name]
+		rest := total - time.Duration(h.Seconds*float64(time.Second))
+		if err := c.turn(ctx, *t, min(turn, max(rest, time.Second))); err != nil {
+			h.Findings++
+			failures = append(failures, fmt.Errorf("%s: %w", t.name, err))
+			c.left = slices.DeleteFunc(slices.Clone(c.left), func(other target) bool { return other.name == t.name })
+		}
+		if err := c.progress.save(); err != nil {
+			return err
+		}
+	}
+	return errors.Join(failures...)
+}
+
+// turn runs one target for a time and counts as it goes.
+func (c *campaign) turn(ctx context.Context, t target, d time.Duration) error {
+	fmt.Fprintf(os.Stderr, "%s %s for %v\n", time.Now().Format(time.TimeOnly), t.name, d.Round(time.Second))
+	seconds := strconv.Itoa(int(d.Seconds() + 0.5))
+	var cmd *exec.Cmd
+	if t.harness == "" {
+		cmd = exec.CommandContext(ctx, "go", "test", "./"+t.pkg, "-run=^$", "-fuzz=^"+t.fuzz+"$", "-fuzztime="+seconds+"s", "-parallel=1",
+			"-fuzzminimizetime=100x") // or it does nothing else for a minute with each input of interest
+		cmd.Dir = c.root
+	} else {
+		grown, findings := filepath.Join(c.dir, "corpus", t.name), filepath.Join(c.dir, "findings")
+		for _, dir := range []string{grown, findings} {
+			if err := os.MkdirAll(dir, 0o755); err != nil {
+				return err
+			}
+		}
+		args := []string{"-max_total_time=" + seconds, "-max_len=4096", "-timeout=20", "-rss_limit_mb=1024", "-malloc_limit_mb=64", "-print_final_stats=1",
+			"-artifact_prefix=" + findings + "/" + t.name + "-", grown}
+		if dir := c.corpus(t); exists(dir) {
+			args = append(args, dir)
+		}
+		cmd = exec.CommandContext(ctx, c.binaries[t.name], args...)
+		cmd.Env = append(os.Environ(), c.env...)
+	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // the fuzzed program is go test's grandchild
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGINT) }
+	cmd.WaitDelay = 20 * time.Second
+	out, in := io.Pipe()
+	cmd.Stdout, cmd.Stderr = in, in
+	counted := make(chan string)
+	go func() { counted <- c.count(t, out) }()
+	err := cmd.Run()
+	in.Close()
+	tail := <-counted
+	if err == nil || ctx.Err() != nil || timeUp.MatchString(tail) {
+		return nil
+	}
+	return fmt.Errorf("%w\n%s", err, tail)
+}
+
+// timeUp is how go test ends now and then when the time is up in the midst of an input (golang.org/issue/48157).
+var timeUp = regexp.MustCompile(`(?m)^--- FAIL: Fuzz\w+ \(.*\)\n    context deadline exceeded$`)
+
+// corpus is the committed one of a harness.
+func (c *campaign) corpus(t target) string {
+	return filepath.Join(c.root, "integration/campaign/corpus", t.name)
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// Go's line, and libFuzzer's: its lines of progress, and the last one.
+var (
+	goLine  = regexp.MustCompile(`^fuzz: elapsed: (\S+), execs: (\d+) `)
+	libLine = regexp.MustCompile(`^(?:#|stat::number_of_executed_units: )(\d+)\b`)
+)
+
+// count adds what a fuzzer's output says to the progress, and returns its end.
+func (c *campaign) count(t target, out io.Reader) (tail string) {
+	h := c.progress.Targets[t.name]
+	before, start := *h, time.Now()
+	var last []string
+	lines := bufio.NewScanner(out)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		line := lines.Text()
+		if last = append(last, line); len(last) > 60 {
+			last = last[1:]
+		}
+		elapsed, n := time.Since(start), int64(-1)
+		if m := goLine.FindStringSubmatch(line); m != nil {
+			n, _ = strconv.ParseInt(m[2], 10, 64)
+			if d, err := time.ParseDuration(m[1]); err == nil {
+				elapsed = d // without the time that compiling takes
+			}
+		} else if m := libLine.FindStringSubmatch(line); m != nil {
+			n, _ = strconv.ParseInt(m[1], 10, 64)
+		}
+		if n < 0 {
+			continue
+		}
+		h.Seconds, h.Executions = before.Seconds+elapsed.Seconds(), max(h.Executions, before.Executions+n)
+		c.progress.save() // the turn's end reports a full disk
+	}
+	io.Copy(io.Discard, out) // after a line that is too long: nothing waits for a reader
+	return strings.Join(last, "\n")
+}
+
+// merge adds to the committed corpora what covers more than they do.
+func (c *campaign) merge(ctx context.Context) error {
+	for _, t := range c.left {
+		grown := filepath.Join(c.dir, "corpus", t.name)
+		if t.harness == "" || !exists(grown) {
+			continue
+		}
+		if err := os.MkdirAll(c.corpus(t), 0o755); err != nil {
+			return err
+		}
+		cmd := exec.CommandContext(ctx, c.binaries[t.name], "-merge=1", "-max_len=512", c.corpus(t), grown)
+		cmd.Env = append(os.Environ(), c.env...)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("%s: %w\n%s", t.name, err, out)
+		}
+	}
+	return nil
+}

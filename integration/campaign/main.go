@@ -1,0 +1,90 @@
+// Command campaign fuzzes everything that parses what others wrote: each target for a time, in turns, one worker at a time. It
+// remembers in a file how long each has run and how many inputs it was given, so that a run that was interrupted goes on where it
+// stopped, and prints both as a table.
+//
+//	go run ./integration/campaign                # half an hour for each target, less what it has had
+//	go run ./integration/campaign -for 2h -only 'adapter|state'
+//	go run ./integration/campaign -table         # nothing but the table, also while another run goes on
+//	go run ./integration/campaign -merge         # what was found of interest in C and C++ joins the corpora in integration/campaign/corpus
+//
+// The runtime must be there (go run ./patches), and clang for the harnesses of the C and C++ readers. What is found ends the target's
+// turn and makes the exit status 1. For Go targets the input is in the package's testdata/fuzz then, where it is a test; for the others
+// in the findings folder beside the progress, from where it belongs into the corpus once its fault is mended.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"regexp"
+	"syscall"
+	"time"
+
+	"github.com/gofrs/flock"
+
+	"github.com/lesskv/lesskv/patches/layout"
+)
+
+func main() {
+	total := flag.Duration("for", 30*time.Minute, "how long each target is to run, what it has had before included")
+	turn := flag.Duration("turn", 3*time.Minute, "how long at a time: the target that has had least goes next")
+	only := flag.String("only", "", "the targets whose name matches this regular `expression`; default all")
+	dir := flag.String("dir", "", "`folder` of progress, findings and grown corpora; default build/campaign")
+	table := flag.Bool("table", false, "print the table and end")
+	merge := flag.Bool("merge", false, "add what covers new code to the committed corpora of the C and C++ harnesses, and end")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, *total, *turn, *only, *dir, *table, *merge); err != nil {
+		fmt.Fprintln(os.Stderr, "campaign:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, total, turn time.Duration, only, dir string, table, merge bool) error {
+	pattern, err := regexp.Compile(only)
+	if err != nil {
+		return fmt.Errorf("-only: %w", err)
+	}
+	build, err := layout.Find(".")
+	if err != nil {
+		return err
+	}
+	if dir == "" {
+		dir = filepath.Join(string(build), "campaign")
+	}
+	p, err := readProgress(filepath.Join(dir, "progress.json"))
+	if err != nil {
+		return err
+	}
+	if table {
+		p.table(os.Stdout)
+		return nil
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	lock := flock.New(filepath.Join(dir, "lock"))
+	if ok, err := lock.TryLock(); err != nil || !ok {
+		return errors.Join(fmt.Errorf("%s is in use: another campaign runs there", dir), err)
+	}
+	defer lock.Unlock()
+
+	c := &campaign{build: build, dir: dir, progress: p}
+	if err := c.prepare(ctx, pattern); err != nil {
+		return err
+	}
+	if merge {
+		return c.merge(ctx)
+	}
+	failed := c.fuzz(ctx, total, turn)
+	p.table(os.Stdout)
+	if ctx.Err() != nil {
+		fmt.Fprintln(os.Stderr, "campaign: interrupted; the same command goes on")
+	}
+	return failed
+}

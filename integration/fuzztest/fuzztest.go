@@ -1,0 +1,24 @@
+// Package fuzztest is what fuzz targets of several packages assert.
+package fuzztest
+
+import (
+	"runtime/metrics"
+	"testing"
+)
+
+// Bounded runs f and fails unless it allocated limit bytes at most: memory is to follow what a file holds, not what it says. Small
+// allocations are counted some KiB late.
+func Bounded(t testing.TB, limit int, f func()) {
+	t.Helper()
+	before := allocated()
+	f()
+	if n := allocated() - before; n > uint64(limit) {
+		t.Fatalf("%d bytes were allocated, want %d at most", n, limit)
+	}
+}
+
+func allocated() uint64 {
+	sample := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
+	metrics.Read(sample)
+	return sample[0].Value.Uint64()
+}

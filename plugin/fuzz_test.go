@@ -1,0 +1,140 @@
+package lesskv_test
+
+import (
+	"bytes"
+	"math"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	llama "github.com/go-skynet/go-llama.cpp"
+	"github.com/stretchr/testify/require"
+
+	"github.com/lesskv/lesskv/integration/fuzztest"
+	"github.com/lesskv/lesskv/integration/tinymodels"
+	lesskv "github.com/lesskv/lesskv/plugin"
+	"github.com/lesskv/lesskv/weights/gguf"
+)
+
+// FuzzBudget: any text is a budget, which is written as it was read, or refused by quoting it; and a budget of any number is one if it
+// keeps something.
+func FuzzBudget(f *testing.F) {
+	for _, s := range []string{"", "1024", "5%", "64MiB", "0.5 GiB", "1e2KiB", "-1", "0x10", "nan%", "1_000", "99999999999"} {
+		f.Add(s, 5, 0.05)
+	}
+	f.Fuzz(func(t *testing.T, s string, n int, x float64) {
+		fuzztest.Bounded(t, 1<<20+64*len(s), func() {
+			b, err := lesskv.ParseBudget(s)
+			if err != nil {
+				require.ErrorContains(t, err, strconv.Quote(s))
+			} else {
+				text, err := b.MarshalText()
+				require.NoError(t, err)
+				require.Equal(t, s, string(text))
+				var again lesskv.Budget
+				require.NoError(t, again.UnmarshalText(text))
+				require.Equal(t, b, again)
+			}
+			reads := func(b lesskv.Budget) bool {
+				_, err := lesskv.ParseBudget(b.String())
+				return err == nil
+			}
+			require.Equal(t, n >= 1 && n <= math.MaxInt32, reads(lesskv.Tokens(n)), "%d tokens", n)
+			require.Equal(t, x*100 > 0 && !math.IsInf(x*100, 0), reads(lesskv.Share(x)), "a share of %v", x)
+			require.Equal(t, x*(1<<20) >= 1 && x*(1<<20) < 1<<62, reads(lesskv.MiB(x)), "%v MiB", x)
+			if n >= 0 {
+				require.Equal(t, n >= 1 && n < 1<<62, reads(lesskv.Bytes(uint64(n))), "%d bytes", n)
+			}
+		})
+	})
+}
+
+// FuzzFlags: any command line is a configuration or an error; flags that say the same as the configuration give it again.
+func FuzzFlags(f *testing.F) {
+	f.Add("-lesskv\n-lesskv-budget=5%\n-lesskv-policy=peak\n-lesskv-heavy=3\n-lesskv-pinned=0\n-lesskv-type=f16,q8_0\n-lesskv-adapter=none\n-lesskv-force-adapter")
+	f.Add("-lesskv=off\n-lesskv-heavy\n4\nrest\n-x")
+	f.Fuzz(func(t *testing.T, line string) {
+		flags, err := parse("lesskv-", strings.Split(line, "\n")...)
+		if err != nil {
+			return
+		}
+		c := flags.Config()
+		options := llama.NewModelOptions(flags.Option()).LESSKV
+		if flags.Off() {
+			require.Equal(t, &llama.LESSKVOptions{Off: true}, options)
+			return
+		}
+		if options == nil {
+			require.Equal(t, lesskv.Config{}, c)
+			return
+		}
+		require.NoError(t, llama.CheckLESSKVBudget(options.Budget))
+		count := func(n int) string { return strconv.Itoa(max(n, 0)) }
+		args := []string{"-lesskv-budget=" + c.Budget.String(), "-lesskv-policy=" + string(c.Policy), "-lesskv-adapter=" + c.Adapter,
+			"-lesskv-type=" + string(c.Keys) + "," + string(c.Values), "-lesskv-force-adapter=" + strconv.FormatBool(c.ForceAdapter)}
+		if c.Heavy != 0 {
+			args = append(args, "-lesskv-heavy="+count(c.Heavy))
+		}
+		if c.Pinned != 0 {
+			args = append(args, "-lesskv-pinned="+count(c.Pinned))
+		}
+		again, err := parse("lesskv-", args...)
+		require.NoError(t, err)
+		require.Equal(t, c, again.Config())
+	})
+}
+
+// FuzzLoadState: a state file with bytes changed, taken out or added is refused as such, and leaves the model as it was; one that is
+// taken is written as it was read, but for the number of the sequence. How the cache itself reads a state is fuzzed in C++, where the fuzzer sees its code.
+func FuzzLoadState(f *testing.F) {
+	dir := f.TempDir()
+	m, err := tinymodels.Find("llama")
+	require.NoError(f, err)
+	path, err := m.WriteIn(dir, gguf.F32, 1)
+	require.NoError(f, err)
+	lesskv.SetLogOutput(&log{})
+	f.Cleanup(func() { lesskv.SetLogOutput(nil) })
+	model, err := llama.New(path, llama.SetContext(64), sparse(8))
+	require.NoError(f, err)
+	f.Cleanup(model.Free)
+	state, saved, bad := filepath.Join(dir, "state"), filepath.Join(dir, "saved"), filepath.Join(dir, "bad")
+	save := func(t testing.TB, path string) []byte {
+		require.NoError(t, model.SaveState(path))
+		b, err := os.ReadFile(path)
+		require.NoError(t, err)
+		return b
+	}
+	require.NoError(f, model.Eval("one text", llama.SetThreads(1)))
+	whole := save(f, state)
+	require.NoError(f, model.Eval("another, which is longer", llama.SetThreads(1)))
+	before := save(f, saved)
+
+	f.Add(uint(0), uint(0), []byte{})
+	f.Add(uint(8), uint(0), []byte{1, 2, 3})
+	f.Add(uint(300), uint(9), []byte{})
+	f.Fuzz(func(t *testing.T, at, cut uint, put []byte) {
+		i := int(at % uint(len(whole)))
+		j := i + int(cut%uint(len(whole)-i+1))
+		b := bytes.Join([][]byte{whole[:i], put, whole[j:]}, nil)
+		require.NoError(t, os.WriteFile(bad, b, 0o644))
+		err := model.LoadState(bad)
+		now := save(t, saved)
+		if err == nil {
+			require.NoError(t, os.WriteFile(saved, before, 0o644)) // first of all: the next input finds the cache as this one did
+			require.NoError(t, model.LoadState(saved))
+			require.Len(t, now, len(b))
+			differ := 0
+			for i := range b {
+				if b[i] != now[i] {
+					differ++
+				}
+			}
+			require.LessOrEqual(t, differ, 4, "a state that was loaded is saved as another; it may differ in the number of its sequence")
+			return
+		}
+		require.ErrorIs(t, err, lesskv.ErrFailed)
+		require.True(t, bytes.Equal(before, now), "a state that was refused has changed the cache")
+	})
+}
