@@ -14,6 +14,7 @@ var (
 	ErrOption = errors.New("option that makes no sense")
 	ErrText   = errors.New("not enough text")
 	ErrDisk   = errors.New("not enough disk")
+	ErrMemory = errors.New("not enough memory")
 	ErrOther  = errors.New("work of another run")
 	ErrModel  = errors.New("model that can't be trained for")
 )
@@ -25,6 +26,9 @@ const (
 	DefaultSteps  = 4000
 	DefaultRate   = 5e-3
 )
+
+// MaxRate is the largest rate: a step of Adam is about as long, and weights are about 1.
+const MaxRate = 1.0
 
 // Options say what is to be trained. Zero fields mean the default behind them.
 type Options struct {
@@ -49,6 +53,7 @@ type Options struct {
 	Type    gguf.Type // of the adapter's matrices
 
 	Disk     int64 // bytes that recordings may take; all that is free but a tenth
+	Memory   int64 // bytes that training may take, beside the model; 0: no bound
 	Progress func(Event)
 
 	// Recordings is a folder in which recordings stay, for other runs with the same model, text and context, whatever
@@ -92,6 +97,9 @@ func (o *Options) fill() error {
 			return fmt.Errorf("train: %d for a size: want a positive number: %w", *d.field, ErrOption)
 		}
 	}
+	if max(o.Rank, o.Hidden) > weights.MaxSize {
+		return fmt.Errorf("train: rank %d, hidden size %d: want at most %d: %w", o.Rank, o.Hidden, weights.MaxSize, ErrOption)
+	}
 	if o.Policy == "" {
 		o.Policy = "h2o"
 	}
@@ -103,6 +111,9 @@ func (o *Options) fill() error {
 	}
 	if o.Rate == 0 {
 		o.Rate = DefaultRate
+	}
+	if !(o.Rate > 0 && o.Rate <= MaxRate) {
+		return fmt.Errorf("train: a rate of %g: want more than 0, and at most %g: %w", o.Rate, MaxRate, ErrOption)
 	}
 	if o.Layers == [2]int{} {
 		o.Layers[1] = o.Model.Layers
@@ -118,6 +129,11 @@ func (o *Options) fill() error {
 			return err
 		} else if b < 1 || h < o.Pinned || h > b {
 			return fmt.Errorf("train: budget %d of which %d are heavy and %d pinned: %w", b, h, o.Pinned, ErrOption)
+		}
+		// Eviction follows a micro-batch: the first that passes the budget must not be the last.
+		if first := (b/o.Ubatch + 1) * o.Ubatch; first >= o.Context {
+			return fmt.Errorf("train: budget %d with micro-batches of %d: nothing is evicted before the end of a window of %d tokens, so that there is nothing to learn; give a smaller budget or a longer context: %w",
+				b, o.Ubatch, o.Context, ErrOption)
 		}
 	}
 	return nil
@@ -158,6 +174,25 @@ func (o *Options) shape() kernels.TrainShape {
 		Shape:     kernels.Shape{Heads: m.Heads, HeadsKV: m.HeadsKV, KeySize: m.KeyLength, Rank: o.Rank, Hidden: o.Hidden},
 		ValueSize: m.ValueLength,
 	}
+}
+
+// enough refuses what would not fit into the memory: windows of all layers while they are recorded, then what the layers that
+// are fitted at a time take, and the kernels of all.
+func (o *Options) enough(layers int) error {
+	if o.Memory == 0 {
+		return nil
+	}
+	in := int64(o.Model.Heads * o.Model.ValueLength)
+	window, kernels := o.recordSize()+o.replaySize(), int64(o.shape().Weights())
+	fitting := int64(o.shape().Scratch(o.Context, o.Ubatch)) + 3*window + // of the samples, the replay and Baseline+
+		2*4*in*in + // the output projection and its Gram matrix
+		32*kernels // in f32: weights, gradient, mean and best; in f64: two moments
+	recording, joined := int64(layers)*window, int64(layers)*8*kernels // joined: in f32, and as they are written
+	if most := max(recording, int64(min(o.Threads, layers))*fitting, joined); most > o.Memory {
+		return fmt.Errorf("train: rank %d and hidden size %d in windows of %d tokens: recording %d layers takes %d MiB of memory, fitting a layer %d MiB (%d at a time), their kernels %d MiB, and %d MiB are free; lower one of these, or the threads: %w",
+			o.Rank, o.Hidden, o.Context, layers, recording>>20, fitting>>20, min(o.Threads, layers), joined>>20, o.Memory>>20, ErrMemory)
+	}
+	return nil
 }
 
 // adapter returns an adapter without kernels, as the options describe it.

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 
 	"github.com/gofrs/flock"
 	"golang.org/x/sync/errgroup"
@@ -80,7 +81,7 @@ func (o *Options) describe(p plan, train, valid int) string {
 	if err != nil {
 		panic(err)
 	}
-	return fmt.Sprintf("made by lesskv train, layers %d to %d, %d windows for training and %d for validation, with %s", o.Layers[0], o.Layers[1]-1, train, valid, data)
+	return weights.Describe(o.Layers[0], o.Layers[1]-1, fmt.Sprintf("%d windows for training and %d for validation, with %s", train, valid, data))
 }
 
 // Run trains an adapter and writes it to o.Output. When it was interrupted, the same call goes on. Errors wrap one of this
@@ -102,16 +103,19 @@ func Run(ctx context.Context, o Options, r Runtime, w Windows) (*Report, error) 
 	if o.Recordings != "" {
 		s.recordings = filepath.Join(o.Recordings, p.recording.folder())
 	}
+	all, err := r.Layers()
+	if err != nil {
+		return nil, err
+	}
+	if err := o.enough(len(all)); err != nil {
+		return nil, err
+	}
 	lock, err := enter(s.dir, p)
 	if err != nil {
 		return nil, err
 	}
 	defer lock.Close()
 
-	all, err := r.Layers()
-	if err != nil {
-		return nil, err
-	}
 	report := &Report{}
 	var todo, pending []Layer
 	for _, l := range all {
@@ -152,10 +156,22 @@ func Run(ctx context.Context, o Options, r Runtime, w Windows) (*Report, error) 
 	return report, os.RemoveAll(s.dir)
 }
 
+// ours are the names of the files in a folder of runs.
+var ours = regexp.MustCompile(`^(lock|plan\.json|layer-\d+\.)`)
+
 // enter makes a folder or goes on in it, alone. p is what its content depends on.
 func enter(dir string, p any) (*flock.Flock, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, diskError(err)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries { // the folder is deleted when the work is done
+		if !ours.MatchString(e.Name()) {
+			return nil, fmt.Errorf("train: %s is no run's: move it out of the work folder, or choose another output: %w", filepath.Join(dir, e.Name()), ErrOther)
+		}
 	}
 	lock := flock.New(filepath.Join(dir, "lock"))
 	if ok, err := lock.TryLock(); err != nil {
