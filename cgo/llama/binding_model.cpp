@@ -75,6 +75,9 @@ static void check_file(const char * path) {
     if (!file) {
         fail(LLAMA_BINDING_MODEL, "%s: %s", path, strerror(errno));
     }
+    if (st.st_size == 0) {
+        fail(LLAMA_BINDING_MODEL, "%s is empty: copy or make it again", path);
+    }
     unsigned char magic[4] = {};
     if (fread(magic, 1, sizeof(magic), file.get()) != sizeof(magic) || memcmp(magic, "GGUF", 4) != 0) {
         fail(LLAMA_BINDING_MODEL, "%s is not a GGUF file: it begins with the bytes %02x %02x %02x %02x, not with \"GGUF\"",

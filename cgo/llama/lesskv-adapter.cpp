@@ -16,6 +16,7 @@
 #include <cstring>
 #include <map>
 #include <stdexcept>
+#include <sys/stat.h>
 
 std::string lesskv_model_fingerprint(const llama_model & model) {
     const auto & h = model.hparams;
@@ -65,8 +66,15 @@ public:
         if (!f) {
             throw std::runtime_error(format("the adapter %s can't be opened: %s", path.c_str(), strerror(errno)));
         }
+        struct stat st;
+        if (fstat(fileno(f.get()), &st) == 0 && !S_ISREG(st.st_mode)) {
+            throw std::runtime_error(format("the adapter %s is not a file: give the path of a .gguf file", path.c_str()));
+        }
         if (fseeko(f.get(), 0, SEEK_END) != 0 || (size = ftello(f.get())) < 0) {
             throw std::runtime_error(format("the adapter %s can't be read: %s", path.c_str(), strerror(errno)));
+        }
+        if (size == 0) {
+            damaged("it is empty");
         }
         seek(0);
         header();
