@@ -30,7 +30,7 @@ func TestOptionsRefused(t *testing.T) {
 		"budget":             {func(o *Options) { o.Budgets = []int{16, window + 1} }, ErrOption, "nothing is evicted"},
 		"budget of a window": {func(o *Options) { o.Budgets = []int{window - 4} }, ErrOption, "nothing is evicted"},
 		"memory of the rank": {func(o *Options) { o.Rank, o.Memory = 3000, 256<<20 }, ErrMemory, "256 MiB are free"},
-		"memory of windows":  {func(o *Options) { o.Memory = 1 }, ErrMemory, "recording 3 layers"},
+		"memory of windows":  {func(o *Options) { o.Memory = 1 }, ErrMemory, "windows of 96 tokens"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := options(t, "a.gguf")
@@ -43,6 +43,20 @@ func TestOptionsRefused(t *testing.T) {
 			assert.NoDirExists(t, o.Output+".work")
 		})
 	}
+}
+
+// With memory for little, less is done at a time.
+func TestLittleMemory(t *testing.T) {
+	o := options(t, "a.gguf")
+	o.Steps, o.Threads = 2, 4
+	require.NoError(t, o.Check(window))
+	o.Context = window
+	require.NoError(t, o.fill())
+	o.Memory = o.fitMemory() + 1000
+	assert.Equal(t, 1, o.atOnce(4, o.fitMemory()))
+	assert.Equal(t, 3, o.atOnce(3, o.windowMemory()))
+	_, err := Run(context.Background(), o, &fake{}, windows(t))
+	require.NoError(t, err)
 }
 
 // The largest budget that a window has something to learn for is taken.

@@ -136,7 +136,7 @@ func (o *Options) fill() error {
 				b, o.Ubatch, o.Context, ErrOption)
 		}
 	}
-	return nil
+	return o.enough()
 }
 
 // heavy returns h of a budget.
@@ -176,23 +176,40 @@ func (o *Options) shape() kernels.TrainShape {
 	}
 }
 
-// enough refuses what would not fit into the memory: windows of all layers while they are recorded, then what the layers that
-// are fitted at a time take, and the kernels of all.
-func (o *Options) enough(layers int) error {
-	if o.Memory == 0 {
-		return nil
-	}
-	in := int64(o.Model.Heads * o.Model.ValueLength)
-	window, kernels := o.recordSize()+o.replaySize(), int64(o.shape().Weights())
-	fitting := int64(o.shape().Scratch(o.Context, o.Ubatch)) + 3*window + // of the samples, the replay and Baseline+
-		2*4*in*in + // the output projection and its Gram matrix
-		32*kernels // in f32: weights, gradient, mean and best; in f64: two moments
-	recording, joined := int64(layers)*window, int64(layers)*8*kernels // joined: in f32, and as they are written
-	if most := max(recording, int64(min(o.Threads, layers))*fitting, joined); most > o.Memory {
-		return fmt.Errorf("train: rank %d and hidden size %d in windows of %d tokens: recording %d layers takes %d MiB of memory, fitting a layer %d MiB (%d at a time), their kernels %d MiB, and %d MiB are free; lower one of these, or the threads: %w",
-			o.Rank, o.Hidden, o.Context, layers, recording>>20, fitting>>20, min(o.Threads, layers), joined>>20, o.Memory>>20, ErrMemory)
+// Check tells what is wrong with options for windows of so many tokens, before there are any.
+func (o Options) Check(context int) error {
+	o.Context = context
+	return o.fill()
+}
+
+// enough refuses what would not fit into the memory: the kernels of all layers, and a window and a fit of one.
+func (o *Options) enough() error {
+	kernels := int64(o.Layers[1]-o.Layers[0]) * 8 * int64(o.shape().Weights()) // in f32, and as they are written
+	if most := max(kernels, o.windowMemory(), o.fitMemory()); o.Memory > 0 && most > o.Memory {
+		return fmt.Errorf("train: rank %d and hidden size %d in windows of %d tokens: recording takes %d MiB of memory, fitting %d MiB for a layer, the kernels of %d layers %d MiB, and %d MiB are free; lower one of these: %w",
+			o.Rank, o.Hidden, o.Context, o.windowMemory()>>20, o.fitMemory()>>20, o.Layers[1]-o.Layers[0], kernels>>20, o.Memory>>20, ErrMemory)
 	}
 	return nil
+}
+
+// windowMemory is what a layer takes while it is recorded.
+func (o *Options) windowMemory() int64 { return o.recordSize() + o.replaySize() }
+
+// fitMemory is what a layer takes while it is fitted.
+func (o *Options) fitMemory() int64 {
+	in := int64(o.Model.Heads * o.Model.ValueLength)
+	return int64(o.shape().Scratch(o.Context, o.Ubatch)) +
+		3*o.windowMemory() + // the samples', the replay's and Baseline+'s
+		2*4*in*in + // the output projection and its Gram matrix
+		32*int64(o.shape().Weights()) // in f32: weights, gradient, mean and best; in f64: two moments
+}
+
+// atOnce returns how many of n things that take so many bytes each may be in memory, one at least.
+func (o *Options) atOnce(n int, each int64) int {
+	if o.Memory == 0 {
+		return n
+	}
+	return int(max(1, min(int64(n), o.Memory/each)))
 }
 
 // adapter returns an adapter without kernels, as the options describe it.

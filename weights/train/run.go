@@ -103,19 +103,16 @@ func Run(ctx context.Context, o Options, r Runtime, w Windows) (*Report, error) 
 	if o.Recordings != "" {
 		s.recordings = filepath.Join(o.Recordings, p.recording.folder())
 	}
-	all, err := r.Layers()
-	if err != nil {
-		return nil, err
-	}
-	if err := o.enough(len(all)); err != nil {
-		return nil, err
-	}
 	lock, err := enter(s.dir, p)
 	if err != nil {
 		return nil, err
 	}
 	defer lock.Close()
 
+	all, err := r.Layers()
+	if err != nil {
+		return nil, err
+	}
 	report := &Report{}
 	var todo, pending []Layer
 	for _, l := range all {
@@ -214,6 +211,7 @@ func (s *store) passes(ctx context.Context, r Runtime, layers []Layer, w Windows
 		return fmt.Errorf("train: %d layers of %d MiB are to stay in %s, which has room for %d: give fewer layers at a time, less text, or another place: %w",
 			len(layers), each>>20, s.recordings, n, ErrDisk)
 	}
+	n = s.o.atOnce(n, s.o.windowMemory())
 	s.o.Progress(Event{Stage: Planned, Layer: layers[0].Index, Done: n, Total: len(layers), Bytes: each, Folder: s.recordings})
 	windows := append(append([][]int32{}, w.Train...), w.Valid...)
 	for ; len(layers) > 0; layers = layers[min(n, len(layers)):] {
@@ -222,7 +220,7 @@ func (s *store) passes(ctx context.Context, r Runtime, layers []Layer, w Windows
 			return err
 		}
 		g, ctx := errgroup.WithContext(ctx)
-		g.SetLimit(s.o.Threads)
+		g.SetLimit(s.o.atOnce(s.o.Threads, s.o.fitMemory()))
 		for _, l := range pass {
 			g.Go(func() error {
 				if err := ctx.Err(); err != nil {
