@@ -1,8 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -152,10 +155,56 @@ func TestOutputsReadOnly(t *testing.T) {
 func TestOutputsOfKind(t *testing.T) {
 	dir := t.TempDir()
 	result, picture := filepath.Join(dir, "a.json"), filepath.Join(dir, "a.png")
-	r := &bench.Result{Model: "m", Time: time.Now(), Samples: []bench.Sample{{Method: "less", Context: 512, Phase: bench.Decode, Tokens: 4, Seconds: 1}}}
+	r := &bench.Result{Model: "m", Time: time.Now(), Samples: []bench.Sample{{Method: "less", Context: 512, Phase: bench.Decode, Tokens: 4, Seconds: 8}},
+		Memory: []bench.Memory{{Method: "less", Context: 512, Cache: 300 << 10}}}
 	require.NoError(t, r.Write(result))
 	require.NoError(t, bench.Plot(picture, r), "one point is a picture too")
 	assert.True(t, resultFile.is(result))
 	assert.True(t, pictureFile(picture).is(picture))
 	assert.NoError(t, checkOutputs([]string{dir}, output{"--output", result, resultFile}, output{"--plot", picture, pictureFile(picture)}))
+}
+
+// remover is an output for progress: its first line removes a folder.
+type remover struct {
+	dir string
+	bytes.Buffer
+}
+
+func (r *remover) Write(p []byte) (int, error) {
+	os.RemoveAll(r.dir)
+	return r.Buffer.Write(p)
+}
+
+// What was measured is printed before it is written to files, which may fail: the folder goes while the command measures.
+func TestPrintedFirst(t *testing.T) {
+	dir, flags := verifyFiles(t)
+	text := filepath.Join(dir, "book.txt")
+	for name, c := range map[string]struct {
+		args []string
+		says string
+	}{
+		"bench":  {[]string{"bench", "-t1", "-r1", "-c0", "-m", "less", "--dir", t.TempDir(), "-o", "out/a.json", "--plot", "out/a.png", filepath.Join(dir, "model.gguf")}, "decoding, tokens/s"},
+		"train":  {append([]string{"train", "-m", filepath.Join(dir, "model.gguf"), "-d", text, "-o", filepath.Join(dir, "a.gguf"), "--plot", "out/a.png"}, quickly...), "best step"},
+		"verify": {append(slices.Clone(flags), "-t1", "-o", "out"), "sparse"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			out := filepath.Join(t.TempDir(), "out")
+			require.NoError(t, os.Mkdir(out, 0o755))
+			for i, a := range c.args {
+				if a == "out" || strings.HasPrefix(a, "out/") {
+					c.args[i] = filepath.Join(filepath.Dir(out), a)
+				}
+			}
+			progress := &remover{dir: out}
+			if name == "verify" { // its folder has the work too: the report's place is taken instead
+				progress.dir = filepath.Join(out, "no such folder")
+				require.NoError(t, os.Mkdir(filepath.Join(out, "report.csv.tmp"), 0o755))
+			}
+			var stdout bytes.Buffer
+			status := execute(t.Context(), c.args, strings.NewReader(""), &stdout, progress)
+			assert.Equal(t, exitFailed, status, progress.String())
+			assert.Contains(t, stdout.String(), c.says)
+			assert.Contains(t, progress.String(), filepath.Base(out))
+		})
+	}
 }

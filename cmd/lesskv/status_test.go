@@ -6,12 +6,14 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/spf13/pflag"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/lesskv/lesskv/integration/testdata"
+	lesskv "github.com/lesskv/lesskv/plugin"
 )
 
 // Every number of every command refuses what is none, and what is far out of any use, as a wrong command line.
@@ -149,4 +151,11 @@ func TestRunEnvironment(t *testing.T) {
 			assert.Contains(t, stderr, c.says)
 		})
 	}
+}
+
+// A prompt that was interrupted is not reported as computed whole.
+func TestReportOfPrompt(t *testing.T) {
+	assert.Equal(t, "2.00 s, 768.0 tokens/s; 13466 of them were not reached", prompt(lesskv.Timings{Prompt: 15002, Evaluated: 1536, PromptTime: 2 * time.Second}))
+	assert.Equal(t, "2.00 s, 5.0 tokens/s", prompt(lesskv.Timings{Prompt: 15, Cached: 5, Evaluated: 10, PromptTime: 2 * time.Second}))
+	assert.Equal(t, "at once", prompt(lesskv.Timings{Prompt: 15, Cached: 15}))
 }

@@ -127,19 +127,16 @@ func (o *verifyOptions) run(cmd *cobra.Command) error {
 		}
 		return err
 	}
-	paths, err := page.Write(report, o.output)
-	if err != nil {
-		return err
+	if o.json { // first: what follows may fail
+		var data []byte
+		if data, err = report.JSON(); err == nil {
+			_, err = cmd.OutOrStdout().Write(data)
+		}
+	} else {
+		err = page.Table(cmd.OutOrStdout(), report)
 	}
-	if o.json {
-		data, err := report.JSON()
-		if err != nil {
-			return err
-		}
-		if _, err := cmd.OutOrStdout().Write(data); err != nil {
-			return err
-		}
-	} else if err := page.Table(cmd.OutOrStdout(), report); err != nil {
+	paths, writing := page.Write(report, o.output)
+	if err := errors.Join(err, writing); err != nil {
 		return err
 	}
 	if !o.keep {
