@@ -98,7 +98,7 @@ built in with its adapters and a text that it has not seen.`,
 	addNumber(f, &o.Read, "read", "", 0, 0, most, "read so many tokens along, at each budget, without a full cache beside it")
 	f.IntSliceVar(&o.Peaks, "peaks", nil, "`contexts` at which to measure the peak memory of both runtimes")
 	f.StringArrayVar(&o.requires, "require", nil, "`requirement` that must hold (may be given several times)")
-	addNumber(f, &o.Samples, "samples", "", 1000, 10, 1_000_000, "draws of the bootstrap")
+	addNumber(f, &o.Samples, "samples", "", 1000, 10, 100_000, "draws of the bootstrap")
 	addNumber(f, &o.Seed, "seed", "s", 1, 1, math.MaxUint64, "seed of the draws: the same command gives the same report")
 	f.StringVarP(&o.output, "output", "o", "", "`folder` for the report (default: MODEL.verify beside the model)")
 	f.StringVar(&o.memory, "memory", "", "`bytes` that all processes together may take, as 8G (default: four fifths of what is available)")

@@ -147,7 +147,7 @@ func (b *bench) fits() error {
 	for _, method := range b.o.Methods {
 		need += float64(stat.Size()) // repacked for the CPU, in each process
 		if method.Tree == worker.Patched {
-			need += 64 << 20
+			need += 64<<20 + b.slotBytes()
 			continue
 		}
 		size := 4 * rows * float64(m.Layers) * float64(b.rowBytes(method.Type)) / 2 // the cache, and a state to fill it from
@@ -161,6 +161,15 @@ func (b *bench) fits() error {
 			b.result.Model, len(b.o.Methods), b.o.top(), need/(1<<30), float64(have)/(1<<30), ErrMemory)
 	}
 	return nil
+}
+
+// slotBytes is what LESS's slots take.
+func (b *bench) slotBytes() float64 {
+	m, width := b.model, 2.
+	if strings.Contains(b.o.SlotType, "f32") {
+		width = 4
+	}
+	return float64(m.Layers) * float64(m.HeadsKV) * float64(b.budget) * (width*float64(m.KeyLength+m.ValueLength) + 8)
 }
 
 // rowBytes is what one token takes in one layer of an unmodified cache.
