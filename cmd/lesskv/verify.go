@@ -351,7 +351,8 @@ func (m *meter) show(p verify.Progress) {
 				total = -1 // not known yet, or nothing left to compute: a spinner
 			}
 			m.bar = progressbar.NewOptions64(total, progressbar.OptionSetWriter(m.w), progressbar.OptionSetPredictTime(true),
-				progressbar.OptionSetWidth(20), progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish(), progressbar.OptionFullWidth())
+				progressbar.OptionSetWidth(20), progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish(), progressbar.OptionFullWidth(),
+				progressbar.OptionSetSpinnerChangeInterval(0)) // a spinner that turns by itself would go on beside the bar that follows it
 		}
 		m.bar.Describe(p.Stage)
 		if p.Total > 0 {
