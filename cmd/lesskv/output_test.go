@@ -99,6 +99,7 @@ func TestOutputs(t *testing.T) {
 		"train, no such folder":              {train("-o", in("nowhere/a.gguf")), exitFailed, "there is no folder"},
 		"train, no folder for the picture":   {train("--plot", in("nowhere/a.png")), exitFailed, "there is no folder"},
 		"train, one name for both":           {train("-o", in("new.png"), "--plot", in("here/new.png")), exitUsage, "are both"},
+		"train, recordings in a file":        {train("--recordings", text), exitFailed, "is no folder"},
 		"train, no such text":                {[]string{"train", "-m", model, "-d", in("none.txt")}, exitFailed, "none.txt"},
 		"merge, the model":                   {merge(model), exitFailed, "not an adapter"},
 		"merge, one of its parts":            {merge(in("part.gguf")), exitUsage, "which is read"},

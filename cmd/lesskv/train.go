@@ -87,7 +87,7 @@ lesskv merge joins what they write.`,
 	f.StringVar(&o.Policy, "policy", "h2o", "sparse policy: h2o, lambda or peak")
 	f.StringSliceVarP(&o.budgets, "budget", "b", []string{"5%"}, "slots per KV head: tokens, or a share of the context as 5%; several, with commas, make one adapter for all")
 	addNumber(f, &o.Heavy, "heavy", "", 0, 0, most, "heavy slots of the first budget, 0 for the policy's own share")
-	addNumber(f, &o.Pinned, "pinned", "", 1, -1, most, "first positions that are never evicted, -1 for none")
+	addNumber(f, &o.Pinned, "pinned", "", 1, 0, most, "first positions that are never evicted, 0 for none")
 	addNumber(f, &o.Ubatch, "ubatch", "", 32, 1, most, "tokens of a micro-batch: evictions happen after each")
 	addNumber(f, &o.Rank, "rank", "r", train.DefaultRank, 1, weights.MaxSize, "rank of the low-rank state")
 	addNumber(f, &o.Hidden, "hidden", "", train.DefaultHidden, 1, weights.MaxSize, "hidden size of the kernels, which are memory too")
@@ -196,6 +196,9 @@ func fileSum(path string) (string, error) {
 // parse checks flags that need more than a number, and fills in what depends on the model.
 func (o *trainOptions) parse() (err error) {
 	m := o.Model
+	if o.Pinned == 0 {
+		o.Pinned = -1 // as train has it
+	}
 	if o.context == 0 {
 		o.context = m.Context
 	}
@@ -317,6 +320,11 @@ func (d document) read() ([]byte, error) {
 
 // outputs checks what is to be written. An adapter of before in a folder of texts is no text, and may be replaced.
 func (o *trainOptions) outputs(texts []document) error {
+	if o.Recordings != "" {
+		if err := checkFolder("--recordings", o.Recordings); err != nil {
+			return err
+		}
+	}
 	outputs := []output{{"--output", o.Output, adapterFile}}
 	if o.plot != "none" {
 		outputs = append(outputs, output{"--plot", o.plot, pictureFile(o.plot)})

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"os"
 	"os/signal"
@@ -275,8 +276,9 @@ func (o *verifyOptions) outputs() error {
 	}
 	inputs := append(slices.Concat(o.Adapters, o.texts), o.Model, o.prompts)
 	var outputs []output
-	for name, is := range page.Files() {
-		outputs = append(outputs, output{"--output", filepath.Join(o.output, name), kind{"lesskv verify's", is}})
+	files := page.Files()
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		outputs = append(outputs, output{"--output", filepath.Join(o.output, name), kind{"lesskv verify's", files[name]}})
 	}
 	pictures, err := os.ReadDir(o.output)
 	if err != nil {

@@ -27,7 +27,7 @@ type store struct {
 }
 
 // ours are the names of what is in a folder of runs: pieces, and the built-in model that the command unpacks.
-var ours = regexp.MustCompile(`^(lock|builtin|.*\.tmp|[a-z]+-[0-9a-f]{32})$`)
+var ours = regexp.MustCompile(`^(lock|builtin|.*\.tmp|[a-z0-9-]+-[0-9a-f]{32})$`)
 
 func openStore(dir string) (*store, error) {
 	s := &store{dir: dir}
