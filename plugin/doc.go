@@ -17,8 +17,9 @@
 // # How much stays
 //
 // A budget counts pairs of key and value, for each layer and KV head: [Tokens] says it outright, [Share] as a part of the
-// context (64 at least), [MiB] and [Bytes] as the memory that one sequence may take, the state and the kernels included. A
-// budget of at least the context is no error: nothing is evicted, and the output is the unmodified runtime's.
+// context (64 at least), [MiB] and [Bytes] as the memory that one sequence may take, the state and the kernels included, as
+// [CacheStats] counts it; the scratch of computing lies beside it. A budget of at least the context is no error: nothing is
+// evicted, and the output is the unmodified runtime's.
 //
 // Of the budget, Heavy pairs are chosen by score and the rest are the most recent. The first Pinned tokens always stay and
 // count as heavy: one by default, since models lean on the first token; a chat gives the length of its system prompt.
@@ -45,9 +46,10 @@
 //	LESSKV_ADAPTER        a path, or none
 //	LESSKV_FORCE_ADAPTER  on, off
 //
-// The others are without effect unless LESSKV is on. [RegisterFlags] offers the same as command-line flags. An option in
-// the source goes before the environment. LESSKV_REFERENCE=on, for all caches of a process, runs the plain loops that judge the
-// fast kernels: slow, to find out whether those are at fault.
+// The others are without effect unless LESSKV is on, whatever they say. A name LESSKV_… that is unknown is said once in the
+// log. [RegisterFlags] offers the same as command-line flags. An option in the source goes before the environment.
+// LESSKV_REFERENCE=on, for all caches of a process, runs the plain loops that judge the fast kernels: slow, to find out whether
+// those are at fault.
 //
 // # What differs
 //

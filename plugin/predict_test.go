@@ -104,7 +104,7 @@ func TestStats(t *testing.T) {
 		}
 		assert.EqualValues(t, 6*2*64*(2*64*2+8), s.SlotBytes)
 		assert.EqualValues(t, 6*2*s.Rank*(64+1)*4, s.StateBytes)
-		assert.Equal(t, s.SlotBytes+s.StateBytes+s.KernelBytes+s.ScratchBytes, s.CacheBytes)
+		assert.Equal(t, s.SlotBytes+s.StateBytes+s.KernelBytes, s.CacheBytes)
 		for _, l := range s.Layers {
 			assert.EqualValues(t, g.Prompt+g.Generated-1, l.Seen, "the last token is not evaluated")
 			assert.EqualValues(t, 64, l.Kept)

@@ -16,8 +16,11 @@ import (
 // What an adapter may say, so that no product of its numbers overflows and no count allocates more than its tensors do.
 const (
 	maxLayers = 512 // llama.cpp's LLAMA_MAX_LAYERS
-	maxSize   = kernels.AdapterMaxSize
+	maxSize   = MaxSize
 )
+
+// MaxSize is the most that a rank, a hidden size and the sizes of a model may be.
+const MaxSize = kernels.AdapterMaxSize
 
 var fingerprint = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
@@ -97,7 +100,18 @@ func read(path string, r io.ReaderAt, size int64) (*Adapter, error) {
 	return a, nil
 }
 
-func (a *Adapter) readKeys(f *gguf.File) error {
+// IsAdapter tells whether the file at path is an adapter, of whatever version and model.
+func IsAdapter(path string) bool {
+	f, err := gguf.Open(path)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	return checkKind(f) == nil
+}
+
+// checkKind tells adapters from other files.
+func checkKind(f *gguf.File) error {
 	for _, k := range []struct{ key, want string }{{kernels.KeyGeneralType, kernels.GeneralTypeAdapter}, {kernels.KeyAdapterType, kernels.AdapterTypeLESS}} {
 		got := "nothing"
 		if f.Has(k.key) {
@@ -110,6 +124,13 @@ func (a *Adapter) readKeys(f *gguf.File) error {
 		if want := fmt.Sprintf("%q", k.want); got != want {
 			return &Error{File: f.Name, Item: "key " + k.key, Err: ErrNotAdapter, Found: got, Wanted: want, Advice: "is it a model, or another kind of adapter?"}
 		}
+	}
+	return nil
+}
+
+func (a *Adapter) readKeys(f *gguf.File) error {
+	if err := checkKind(f); err != nil {
+		return err
 	}
 	version, err := gguf.Get[uint32](f, kernels.KeyVersion)
 	if err != nil {

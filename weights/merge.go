@@ -3,10 +3,32 @@ package weights
 import (
 	"errors"
 	"fmt"
+	"regexp"
+	"strings"
 )
 
 // ErrMerge is what errors about adapters that don't belong together wrap.
 var ErrMerge = errors.New("adapters that don't belong together")
+
+// Describe returns the description of an adapter that training made for some layers. The parts of one adapter differ in the
+// layers alone: how is text and options, everything that it would take to make them again.
+func Describe(from, to int, how string) string {
+	return fmt.Sprintf("made by lesskv train, layers %d to %d, %s", from, to, how)
+}
+
+// described finds in a description how its parts were made, a line each.
+var described = regexp.MustCompile(`(?m)^made by lesskv train, layers \d+ to \d+, (.*)$`)
+
+// differ returns the first parts in which two lists, with commas, differ.
+func differ(found, wanted string) (string, string) {
+	a, b := strings.Split(found, ","), strings.Split(wanted, ",")
+	for i := range min(len(a), len(b)) {
+		if a[i] != b[i] {
+			return strings.TrimSpace(a[i]), strings.TrimSpace(b[i])
+		}
+	}
+	return found, wanted
+}
 
 // Merge joins adapters of one model that have kernels of different layers, as machines that share the work of training make them.
 // It fails with ErrMerge if they differ in anything but their layers, or if two have kernels of the same one.
@@ -18,6 +40,7 @@ func Merge(adapters ...*Adapter) (*Adapter, error) {
 	merged := *first
 	merged.SHA256 = ""
 	merged.Kernels = make([]Kernels, first.Layers)
+	how := ""                         // the parts were trained
 	from := make([]int, first.Layers) // which adapter a layer is of, counted from 1
 	for i, a := range adapters {
 		for _, c := range []struct {
@@ -30,6 +53,15 @@ func Merge(adapters ...*Adapter) (*Adapter, error) {
 		} {
 			if c.found != c.want {
 				return nil, &Error{Item: fmt.Sprintf("adapter %d: %s", i+1, c.item), Err: ErrMerge, Found: fmt.Sprintf("%+v", c.found), Wanted: fmt.Sprintf("%+v, as adapter 1 has it", c.want)}
+			}
+		}
+		for _, made := range described.FindAllStringSubmatch(a.Description, -1) {
+			if how == "" {
+				how = made[1]
+			}
+			if made[1] != how {
+				found, wanted := differ(made[1], how)
+				return nil, &Error{Item: fmt.Sprintf("adapter %d: training", i+1), Err: ErrMerge, Found: found, Wanted: wanted + ", as the parts before it have it"}
 			}
 		}
 		for l := range a.Kernels {

@@ -93,10 +93,11 @@ enum llama_binding_stop {
 struct llama_binding_timings {
     int32_t n_prompt;    // tokens of the prompt
     int32_t n_cached;    // of them, already in the cache
+    int32_t n_evaluated; // of the rest, evaluated: all, unless it was interrupted or failed
     int32_t n_generated; // tokens sampled
     int32_t n_drafted;   // tokens that the draft model guessed (speculative sampling)
     int32_t n_accepted;  // of them, right
-    int64_t us_prompt;   // microseconds in the evaluation of the rest
+    int64_t us_prompt;   // microseconds in the evaluation of those
     int64_t us_generate; // microseconds from the first sampled token to the last
     enum llama_binding_stop stop;
 };

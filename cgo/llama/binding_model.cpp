@@ -75,6 +75,9 @@ static void check_file(const char * path) {
         fail(LLAMA_BINDING_MODEL, "%s: %s", path, strerror(errno));
     }
     unsigned char magic[4] = {};
+    if (st.st_size < (off_t) sizeof(magic)) {
+        fail(LLAMA_BINDING_MODEL, "%s is not a GGUF file: it has %d bytes; copy or make it again", path, (int) st.st_size);
+    }
     if (fread(magic, 1, sizeof(magic), file.get()) != sizeof(magic) || memcmp(magic, "GGUF", 4) != 0) {
         fail(LLAMA_BINDING_MODEL, "%s is not a GGUF file: it begins with the bytes %02x %02x %02x %02x, not with \"GGUF\"",
                 path, magic[0], magic[1], magic[2], magic[3]);

@@ -74,6 +74,9 @@ public:
         if (fseeko(f.get(), 0, SEEK_END) != 0 || (size = ftello(f.get())) < 0) {
             throw std::runtime_error(format("the adapter %s can't be read: %s", path.c_str(), strerror(errno)));
         }
+        if (size == 0) {
+            damaged("it is empty");
+        }
         seek(0);
         header();
     }

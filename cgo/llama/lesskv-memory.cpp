@@ -641,7 +641,8 @@ bool lesskv_memory_context::next() {
 std::map<ggml_backend_buffer_type_t, size_t> lesskv_memory::memory_breakdown() const {
     lesskv_info inf;
     info(inf);
-    return { { ggml_backend_cpu_buffer_type(), inf.bytes_slots + inf.bytes_state + inf.bytes_kernels + inf.bytes_scratch } };
+    // what a budget in bytes counts; scratch is computing's, as upstream's buffers for it are not part of a cache
+    return { { ggml_backend_cpu_buffer_type(), inf.bytes_slots + inf.bytes_state + inf.bytes_kernels } };
 }
 
 void lesskv_memory::info(lesskv_info & out) const {

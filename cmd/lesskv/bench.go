@@ -18,6 +18,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/lesskv/lesskv/integration/bench"
+	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/gguf"
 )
 
@@ -75,17 +76,17 @@ them for once, and compares.`,
 	f.StringSliceVarP(&o.methods, "methods", "m", nil, "f16, f16-fa, q8_0-fa, q4_0-fa, sparse, less (default: all)")
 	f.StringSliceVarP(&o.contexts, "contexts", "c", []string{"512", "2k", "8k", "32k"}, "tokens before what is measured, up to 128k; 0 is an empty cache")
 	f.StringVar(&o.limit, "prompt-limit", "", "measure prompts up to this context, 0 for none (default: all)")
-	f.IntVarP(&o.Repeat, "rounds", "r", 5, "rounds")
+	addNumber(f, &o.Repeat, "rounds", "r", 5, 1, 10000, "rounds")
 	f.DurationVar(&o.Cell, "cell", 30*time.Second, "no more rounds of a prompt's cell after it took so long")
 	f.StringVar(&o.budget, "budget", "5%", "slots per KV head as a share of the largest context")
 	f.StringVar(&o.Policy, "policy", "h2o", "h2o, lambda or peak")
 	f.StringVar(&o.SlotType, "type", "f16", "type of the slots: f16, f32, q8_0, or one for keys and one for values, as q4_0,q8_0")
 	f.StringVar(&o.Adapter, "adapter", "", "`file` of the kernels (default: random ones)")
-	f.IntVar(&o.Rank, "rank", 8, "rank of random kernels")
-	f.IntVar(&o.Hidden, "hidden", 16, "hidden size of random kernels")
+	addNumber(f, &o.Rank, "rank", "", 8, 1, weights.MaxSize, "rank of random kernels")
+	addNumber(f, &o.Hidden, "hidden", "", 16, 1, weights.MaxSize, "hidden size of random kernels")
 	f.StringVar(&o.kernels, "kernels", "f16", "type of random kernels: f16, q8_0")
-	f.IntVar(&o.Ubatch, "ubatch", 512, "tokens of a micro-batch")
-	f.IntVarP(&o.Threads, "threads", "t", runtime.NumCPU(), "threads")
+	addNumber(f, &o.Ubatch, "ubatch", "", 512, 1, most, "tokens of a micro-batch")
+	addNumber(f, &o.Threads, "threads", "t", runtime.NumCPU(), 1, maxThreads, "threads")
 	f.BoolVar(&o.Profile, "profile", false, "say where LESS's time goes, and how its attention compares with a matrix product")
 	f.StringVar(&o.growth, "growth", "", "feed LESS so many `tokens`, and say how much its peak grew from 2,048 on")
 	f.StringVarP(&o.json, "output", "o", "", "`file` for all samples, as JSON")
@@ -103,6 +104,9 @@ func (o *benchOptions) run(cmd *cobra.Command, args []string) error {
 	defer stop()
 	if err := o.parse(); err != nil {
 		return usageError{err}
+	}
+	if err := o.outputs(args); err != nil {
+		return err
 	}
 	bar := &benchBar{w: cmd.ErrOrStderr(), quiet: o.quiet}
 	o.Progress = bar.show
@@ -129,24 +133,18 @@ func (o *benchOptions) run(cmd *cobra.Command, args []string) error {
 		if err != nil {
 			return err
 		}
+		err = r.Table(out) // first: what follows may fail
 		if o.json != "" {
-			if err := r.Write(o.json); err != nil {
-				return err
-			}
+			err = errors.Join(err, r.Write(o.json))
 		}
 		if o.plot != "" {
-			if err := bench.Plot(o.plot, r); err != nil {
-				return err
-			}
+			err = errors.Join(err, bench.Plot(o.plot, r))
 		}
-		return r.Table(out)
+		return err
 	}()
 	bar.end()
-	switch {
-	case err != nil && ctx.Err() != nil:
+	if err != nil && ctx.Err() != nil {
 		return errInterrupted
-	case errors.Is(err, bench.ErrOption):
-		return usageError{err}
 	}
 	return err
 }
@@ -177,6 +175,9 @@ func (o *benchOptions) parse() (err error) {
 			return fmt.Errorf("--growth %s: %w", o.growth, err)
 		}
 	}
+	if o.Cell <= 0 {
+		return fmt.Errorf("--cell %v: want a time such as 30s", o.Cell)
+	}
 	share, ok := strings.CutSuffix(o.budget, "%")
 	if o.Budget, err = strconv.ParseFloat(share, 64); err != nil || !ok || !(o.Budget > 0 && o.Budget <= 100) {
 		return fmt.Errorf("--budget %s: want a share such as 5%%", o.budget)
@@ -196,17 +197,42 @@ func (o *benchOptions) parse() (err error) {
 	return nil
 }
 
+// outputs checks what is to be written.
+func (o *benchOptions) outputs(args []string) error {
+	var outputs []output
+	if o.targets != "" {
+		if err := bench.CheckTargets(o.targets, o.into); err != nil {
+			return err
+		}
+		if o.into != "" {
+			picture := strings.TrimSuffix(o.targets, "/") + ".png"
+			outputs = append(outputs, output{"--targets", picture, pictureFile(picture)})
+		}
+		return errors.Join(checkFolder("--targets", o.targets), checkOutputs(nil, outputs...))
+	}
+	if o.json != "" {
+		outputs = append(outputs, output{"--output", o.json, resultFile})
+	}
+	if o.plot != "" {
+		if filepath.Ext(o.plot) != ".png" {
+			return usageError{fmt.Errorf("--plot %s: want a name that ends in .png", o.plot)}
+		}
+		outputs = append(outputs, output{"--plot", o.plot, pictureFile(o.plot)})
+	}
+	return checkOutputs(append(args, o.Adapter), outputs...)
+}
+
 // tokens reads 512 or 32k.
 func tokens(s string) (int, error) {
 	digits, k := strings.CutSuffix(strings.ToLower(s), "k")
-	n, err := strconv.Atoi(digits)
-	if err != nil || n < 0 || n > 1<<20 {
-		return 0, errors.New("want a number of tokens such as 512 or 32k")
-	}
+	n, err := strconv.ParseInt(digits, 10, 32)
 	if k {
 		n *= 1024
 	}
-	return n, nil
+	if err != nil || n < 0 || n > 1<<20 {
+		return 0, errors.New("want a number of tokens such as 512 or 32k, 1024k at most")
+	}
+	return int(n), nil
 }
 
 // benchBar shows how far a measurement is: a bar with the time left on a terminal, a line for each round elsewhere.

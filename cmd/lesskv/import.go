@@ -12,7 +12,7 @@ import (
 )
 
 func newImport() *cobra.Command {
-	var model, output, rotary string
+	var model, out, rotary string
 	var t weights.Trained
 	cmd := &cobra.Command{
 		Use:   "import -m MODEL -o OUTPUT --heavy N --recent N DIR",
@@ -24,9 +24,9 @@ never executed.`,
 		Example: `  lesskv import -m llama-2-7b.gguf -o llama-2-7b.lesskv.gguf --heavy 102 --recent 102 checkpoints/`,
 		Args: func(_ *cobra.Command, args []string) error {
 			switch {
-			case len(args) != 1 || model == "" || output == "":
+			case len(args) != 1 || model == "" || out == "":
 				return usageError{errors.New("want a model, a name for the adapter and a folder of checkpoints: -m MODEL -o OUTPUT DIR")}
-			case t.Heavy < 0 || t.Recent < 0 || t.Heavy+t.Recent == 0:
+			case t.Heavy+t.Recent == 0:
 				return usageError{errors.New("want the budget of the training: --heavy N --recent N")}
 			}
 			return nil
@@ -40,6 +40,9 @@ never executed.`,
 			if err != nil {
 				return err
 			}
+			if err := checkOutputs([]string{model}, output{"--output", out, adapterFile}); err != nil {
+				return err
+			}
 			a, err := importer.Import(args[0], importer.Options{Model: m, Trained: t, Rotary: order})
 			if err != nil {
 				return err
@@ -47,20 +50,20 @@ never executed.`,
 			if err := a.Convert(gguf.F16); err != nil {
 				return err
 			}
-			if err := a.Write(output); err != nil {
+			if err := a.Write(out); err != nil {
 				return err
 			}
-			return summary(cmd, output, a)
+			return summary(cmd, out, a)
 		},
 	}
 	f := cmd.Flags()
 	f.StringVarP(&model, "model", "m", "", "GGUF `file` of the model that they were trained for")
-	f.StringVarP(&output, "output", "o", "", "`file` to write")
+	f.StringVarP(&out, "output", "o", "", "`file` to write")
 	f.StringVar(&t.Policy, "policy", "h2o", "policy of the training: h2o or lambda")
-	f.IntVar(&t.Heavy, "heavy", 0, "heavy tokens of the training")
-	f.IntVar(&t.Recent, "recent", 0, "recent tokens of the training")
-	f.IntVar(&t.Ubatch, "ubatch", 1, "tokens of a micro-batch; the authors' code evicts after each token")
-	f.IntVarP(&t.Context, "context", "c", 2048, "tokens of a sequence in the training")
+	addNumber(f, &t.Heavy, "heavy", "", 0, 0, most, "heavy tokens of the training")
+	addNumber(f, &t.Recent, "recent", "", 0, 0, most, "recent tokens of the training")
+	addNumber(f, &t.Ubatch, "ubatch", "", 1, 1, most, "tokens of a micro-batch; the authors' code evicts after each token")
+	addNumber(f, &t.Context, "context", "c", 2048, 1, most, "tokens of a sequence in the training")
 	f.StringVar(&rotary, "rotary", "auto", "order of q and k in the model's file: halves, interleaved, or auto (interleaved for the architecture llama)")
 	f.SortFlags = false
 	return cmd

@@ -14,6 +14,12 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/lesskv/lesskv/integration/bench"
+	"github.com/lesskv/lesskv/integration/verify"
+	lesskv "github.com/lesskv/lesskv/plugin"
+	"github.com/lesskv/lesskv/weights/train"
 )
 
 // Exit statuses.
@@ -36,38 +42,78 @@ func main() {
 	os.Exit(execute(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 
-// execute runs a command line and returns its exit status.
-func execute(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+// newRoot returns the command with those below it.
+func newRoot() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "lesskv",
 		Short:         "Language models with a KV cache that does not grow",
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.SetFlagErrorFunc(flagError)
+	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return checkEmpty(cmd) }
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.AddCommand(newRun(), newTrain(), newMerge(), newImport(), newVerify(), newBench())
+	return root
+}
+
+// execute runs a command line and returns its exit status.
+func execute(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	root := newRoot()
 	root.SetArgs(spell(args))
 	root.SetIn(stdin)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(newRun(), newTrain(), newMerge(), newImport(), newVerify(), newBench())
-
 	command, err := root.ExecuteContextC(ctx)
 	var usage usageError
+	said := strings.TrimPrefix(fmt.Sprint(err), command.Name()+": ") // packages are called as their commands
 	switch {
 	case err == nil:
 		return exitOK
 	case errors.Is(err, errInterrupted):
 		return exitInterrupted
 	case errors.Is(err, errChecks):
-		fmt.Fprintf(stderr, "%s: %v\n", command.CommandPath(), err)
+		fmt.Fprintf(stderr, "%s: %v\n", command.CommandPath(), said)
 		return exitChecks
-	case errors.As(err, &usage) || command == root: // cobra's own errors, like an unknown command
-		fmt.Fprintf(stderr, "%s: %v\nsee %s -h\n", command.CommandPath(), err, command.CommandPath())
+	case errors.As(err, &usage) || slices.ContainsFunc(senseless, func(e error) bool { return errors.Is(err, e) }) ||
+		command == root: // cobra's own errors, like an unknown command
+		fmt.Fprintf(stderr, "%s: %v\nsee %s -h\n", command.CommandPath(), said, command.CommandPath())
 		return exitUsage
 	}
-	fmt.Fprintf(stderr, "%s: %v\n", command.CommandPath(), err)
+	fmt.Fprintf(stderr, "%s: %v\n", command.CommandPath(), said)
 	return exitFailed
+}
+
+// senseless are the faults that packages find in a command line.
+var senseless = []error{lesskv.ErrConfig, lesskv.ErrArgument, train.ErrOption, verify.ErrPlan, bench.ErrOption}
+
+// flagError says which flag is wrong, and of an unknown one of run what may have been meant.
+func flagError(cmd *cobra.Command, err error) error {
+	var wrong *pflag.InvalidValueError
+	var unknown *pflag.NotExistError
+	switch {
+	case errors.As(err, &wrong):
+		err = fmt.Errorf("--%s %s: %w", wrong.GetFlag().Name, wrong.GetValue(), errors.Unwrap(wrong))
+	case errors.As(err, &unknown) && cmd.Name() == "run":
+		err = fmt.Errorf("%w; a prompt that begins with - goes behind --, as in lesskv run -- \"- one\"", err)
+	}
+	return usageError{err}
+}
+
+// checkEmpty refuses flags that were given nothing, as by a shell variable that is not set: their defaults are not what was meant.
+func checkEmpty(cmd *cobra.Command) (err error) {
+	cmd.Flags().Visit(func(f *pflag.Flag) {
+		values := []string{f.Value.String()}
+		if s, ok := f.Value.(pflag.SliceValue); ok {
+			values = s.GetSlice()
+		} else if f.Value.Type() != "string" {
+			return
+		}
+		if len(values) == 0 || slices.Contains(values, "") {
+			err = usageError{fmt.Errorf("--%s is empty: give it something, or leave it out", f.Name)}
+		}
+	})
+	return err
 }
 
 // spell turns -text, as Go's own flags are written, into --text; it would be -t with the value ext.

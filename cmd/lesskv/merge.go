@@ -10,7 +10,7 @@ import (
 )
 
 func newMerge() *cobra.Command {
-	var output string
+	var out string
 	cmd := &cobra.Command{
 		Use:   "merge -o OUTPUT ADAPTER...",
 		Short: "Join adapters that have different layers of one model",
@@ -18,7 +18,7 @@ func newMerge() *cobra.Command {
 layers, as lesskv train --layers makes them on several machines.`,
 		Example: `  lesskv merge -o model.lesskv.gguf part1.gguf part2.gguf`,
 		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) == 0 || output == "" {
+			if len(args) == 0 || out == "" {
 				return usageError{errors.New("want adapters and a name for what they make: -o OUTPUT ADAPTER [ADAPTER]")}
 			}
 			return nil
@@ -32,17 +32,20 @@ layers, as lesskv train --layers makes them on several machines.`,
 				}
 				adapters = append(adapters, a)
 			}
+			if err := checkOutputs(args, output{"--output", out, adapterFile}); err != nil {
+				return err
+			}
 			merged, err := weights.Merge(adapters...)
 			if err != nil {
 				return err
 			}
-			if err := merged.Write(output); err != nil {
+			if err := merged.Write(out); err != nil {
 				return err
 			}
-			return summary(cmd, output, merged)
+			return summary(cmd, out, merged)
 		},
 	}
-	cmd.Flags().StringVarP(&output, "output", "o", "", "`file` to write")
+	cmd.Flags().StringVarP(&out, "output", "o", "", "`file` to write")
 	return cmd
 }
 

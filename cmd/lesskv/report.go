@@ -21,7 +21,7 @@ func report(w io.Writer, name string, model *llama.LLama, t lesskv.Timings) erro
 	line := func(name, format string, args ...any) { fmt.Fprintf(tw, name+"\t"+format+"\n", args...) }
 	fmt.Fprintln(tw)
 	line("model", "%s, %s, %s, context %d", name, s.Model, mib(s.ModelBytes), s.Context)
-	line("prompt", "%d tokens, %s", t.Prompt, speed(t.Prompt-t.Cached, t.PromptTime))
+	line("prompt", "%d tokens, %s", t.Prompt, prompt(t))
 	line("generated", "%d tokens, %s, ended by %s", t.Generated, speed(t.Generated, t.GenerateTime), ending[t.Stop])
 	if !s.Enabled {
 		line("cache", "%s: the full cache of %d tokens, without LESS", mib(s.CacheBytes), s.Context)
@@ -42,9 +42,18 @@ func report(w io.Writer, name string, model *llama.LLama, t lesskv.Timings) erro
 		}
 		line("tokens", "%d seen, %d kept, %d %s", first.Seen, first.Kept, first.Folded, what)
 	}
-	line("cache", "%s: slots %s, state %s, kernels %s, scratch %s", mib(s.CacheBytes), mib(s.SlotBytes), mib(s.StateBytes), mib(s.KernelBytes), mib(s.ScratchBytes))
+	line("cache", "%s: slots %s, state %s, kernels %s; beside it scratch %s", mib(s.CacheBytes), mib(s.SlotBytes), mib(s.StateBytes), mib(s.KernelBytes), mib(s.ScratchBytes))
 	line("full cache", "%s; this one is %.1f %% of it", mib(s.FullBytes), 100*float64(s.CacheBytes)/float64(max(s.FullBytes, 1)))
 	return tw.Flush()
+}
+
+// prompt says how fast a prompt was, and how far it came.
+func prompt(t lesskv.Timings) string {
+	text := speed(t.Evaluated, t.PromptTime)
+	if left := t.Prompt - t.Cached - t.Evaluated; left > 0 {
+		text += fmt.Sprintf("; %d of them were not reached", left)
+	}
+	return text
 }
 
 // ending says in words why a generation ended.

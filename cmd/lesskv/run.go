@@ -10,11 +10,13 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 
 	llama "github.com/go-skynet/go-llama.cpp"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/term"
 
 	"github.com/lesskv/lesskv/integration/testdata"
@@ -38,6 +40,7 @@ type runOptions struct {
 	verbose bool
 	quiet   bool
 	less    *lesskv.Flags
+	cache   []string // names of its flags
 }
 
 func newRun() *cobra.Command {
@@ -51,7 +54,11 @@ cache would.
 
 The prompt is the argument, the file of -f, or standard input; of the last two
 one newline at the end is left out. Without -m the model is gopher-5m, which is
-built in and writes Go. Ctrl-C ends the text, a second one the program.`,
+built in and writes Go. Ctrl-C ends the text, a second one the program.
+
+A prompt that begins with - goes behind --. Where no flag of the cache is given,
+LESSKV=off and the other variables LESSKV_* of the plugin's manual say what these
+would.`,
 		Example: `  lesskv run "func (s *Server) ListenAndServe() error {"
   lesskv run -m model.gguf -f prompt.txt -n 500 --budget 5% --policy peak
   git diff | lesskv run -m model.gguf --less=off`,
@@ -66,21 +73,26 @@ built in and writes Go. Ctrl-C ends the text, a second one the program.`,
 	f := cmd.Flags()
 	f.StringVarP(&o.model, "model", "m", "", "GGUF `file` of the model (default: gopher-5m, built in)")
 	f.StringVarP(&o.file, "file", "f", "", "read the prompt from a `file`, - is standard input")
-	f.IntVarP(&o.tokens, "tokens", "n", 128, "how many tokens to generate, -1 for no end but the model's, and with LESS the trained context's")
-	f.IntVarP(&o.context, "context", "c", 0, "context in tokens, 0 for the model's own")
-	f.IntVarP(&o.batch, "batch", "b", 0, "tokens of the prompt to compute at a time (default 512, with gopher-5m 32, as its adapters were trained)")
-	f.IntVarP(&o.threads, "threads", "t", 0, "threads (default one for each CPU, with gopher-5m 1, as it is too small to share)")
-	f.IntVarP(&o.seed, "seed", "s", -1, "seed of the sampling, -1 for a random one")
-	f.Float32Var(&o.temp, "temp", 0.8, "temperature, 0 for the most likely token each time")
-	f.IntVar(&o.topK, "top-k", 40, "sample from the k most likely tokens, 0 for all")
-	f.Float32Var(&o.topP, "top-p", 0.95, "sample from the most likely tokens that make up this probability")
-	f.Float32Var(&o.penalty, "repeat-penalty", 1.1, "divide the logits of the last 64 tokens by this, 1 for no penalty")
+	addNumber(f, &o.tokens, "tokens", "n", 128, -1, most, "how many tokens to generate, -1 for no end but the model's, and with LESS the trained context's")
+	addNumber(f, &o.context, "context", "c", 0, 0, most, "context in tokens, 0 for the model's own")
+	addNumber(f, &o.batch, "batch", "b", 0, 0, most, "tokens of the prompt to compute at a time (default 512, with gopher-5m 32, as its adapters were trained)")
+	addNumber(f, &o.threads, "threads", "t", 0, 0, maxThreads, "threads (default one for each CPU, with gopher-5m 1, as it is too small to share)")
+	addNumber(f, &o.seed, "seed", "s", -1, -1, most, "seed of the sampling, -1 for a random one")
+	addNumber(f, &o.temp, "temp", "", 0.8, 0, 1000, "temperature, 0 for the most likely token each time")
+	addNumber(f, &o.topK, "top-k", "", 40, 0, most, "sample from the k most likely tokens, 0 for all")
+	addNumber(f, &o.topP, "top-p", "", 0.95, 0, 1, "sample from the most likely tokens that make up this probability")
+	addNumber(f, &o.penalty, "repeat-penalty", "", 1.1, 0.001, 1000, "divide the logits of the last 64 tokens by this, 1 for no penalty")
 	f.StringArrayVar(&o.stop, "stop", nil, "end at this `text` (may be given several times)")
 	f.BoolVarP(&o.verbose, "verbose", "v", false, "print llama.cpp's log")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "print the completion alone")
 	less := flag.NewFlagSet("", flag.ContinueOnError)
 	o.less = lesskv.RegisterFlags(less, "")
-	f.AddGoFlagSet(less)
+	less.VisitAll(func(g *flag.Flag) {
+		p := pflag.PFlagFromGoFlag(g)
+		p.Value = notEmpty{p.Value}
+		f.AddFlag(p)
+		o.cache = append(o.cache, p.Name)
+	})
 	f.SortFlags = false
 	return cmd
 }
@@ -88,6 +100,9 @@ built in and writes Go. Ctrl-C ends the text, a second one the program.`,
 func (o *runOptions) run(cmd *cobra.Command, args []string) error {
 	prompt, err := o.prompt(cmd.InOrStdin(), args)
 	if err != nil {
+		return err
+	}
+	if err := o.environment(cmd.Flags()); err != nil {
 		return err
 	}
 	path, cache, err := o.resolve()
@@ -141,8 +156,8 @@ func (o *runOptions) prompt(stdin io.Reader, args []string) (string, error) {
 	if len(args) == 1 && o.file != "" {
 		return "", usageError{fmt.Errorf("a prompt and -f %s: give one of the two", o.file)}
 	}
-	if o.tokens < 1 && o.tokens != -1 {
-		return "", usageError{fmt.Errorf("-n %d: want 1 token at least, or -1 for no end", o.tokens)}
+	if o.tokens == 0 {
+		return "", usageError{errors.New("--tokens 0: want 1 token at least, or -1 for no end")}
 	}
 	var text []byte
 	var err error
@@ -168,6 +183,44 @@ func (o *runOptions) prompt(stdin io.Reader, args []string) (string, error) {
 		return "", usageError{errors.New("the prompt is empty")}
 	}
 	return prompt, nil
+}
+
+// notEmpty is a flag that "" is no value of.
+type notEmpty struct{ pflag.Value }
+
+func (v notEmpty) Set(s string) error {
+	if s == "" {
+		return errors.New("empty: give it something, or leave it out")
+	}
+	return v.Value.Set(s)
+}
+
+// environment sets the flags of the cache as LESSKV_* say, where none was given: as it is with an app's options.
+func (o *runOptions) environment(f *pflag.FlagSet) error {
+	if slices.ContainsFunc(o.cache, f.Changed) {
+		return nil
+	}
+	set := func(name, variable string) error {
+		value := os.Getenv(variable)
+		if value == "" {
+			return nil
+		}
+		if err := f.Set(name, value); err != nil {
+			return usageError{fmt.Errorf("%s=%s: %w", variable, value, errors.Unwrap(err))}
+		}
+		return nil
+	}
+	if err := set("less", "LESSKV"); err != nil || o.less.Off() {
+		return err
+	}
+	for _, name := range o.cache {
+		if name != "less" {
+			if err := set(name, "LESSKV_"+strings.ToUpper(strings.ReplaceAll(name, "-", "_"))); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // resolve returns the model's path and the option for its cache, and fills in what depends on the model.

@@ -8,10 +8,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -25,6 +27,7 @@ import (
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
+	"github.com/lesskv/lesskv/integration/bench"
 	"github.com/lesskv/lesskv/integration/record"
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/weights"
@@ -83,18 +86,18 @@ lesskv merge joins what they write.`,
 	f.StringVarP(&o.Output, "output", "o", "", "`file` to write (default: MODEL.lesskv.gguf beside the model)")
 	f.StringVar(&o.Policy, "policy", "h2o", "sparse policy: h2o, lambda or peak")
 	f.StringSliceVarP(&o.budgets, "budget", "b", []string{"5%"}, "slots per KV head: tokens, or a share of the context as 5%; several, with commas, make one adapter for all")
-	f.IntVar(&o.Heavy, "heavy", 0, "heavy slots of the first budget, 0 for the policy's own share")
-	f.IntVar(&o.Pinned, "pinned", 1, "first positions that are never evicted, -1 for none")
-	f.IntVar(&o.Ubatch, "ubatch", 32, "tokens of a micro-batch: evictions happen after each")
-	f.IntVarP(&o.Rank, "rank", "r", train.DefaultRank, "rank of the low-rank state")
-	f.IntVar(&o.Hidden, "hidden", train.DefaultHidden, "hidden size of the kernels, which are memory too")
-	f.IntVarP(&o.context, "context", "c", 2048, "tokens of a window, 0 for the model's context")
-	f.IntVarP(&o.limit, "tokens", "n", 200_000, "how many tokens of the text to use, spread over it, 0 for all")
-	f.IntVar(&o.Steps, "steps", train.DefaultSteps, "steps of the optimiser, one window each")
-	f.Float64Var(&o.Rate, "rate", train.DefaultRate, "largest rate of the optimiser")
+	addNumber(f, &o.Heavy, "heavy", "", 0, 0, most, "heavy slots of the first budget, 0 for the policy's own share")
+	addNumber(f, &o.Pinned, "pinned", "", 1, 0, most, "first positions that are never evicted, 0 for none")
+	addNumber(f, &o.Ubatch, "ubatch", "", 32, 1, most, "tokens of a micro-batch: evictions happen after each")
+	addNumber(f, &o.Rank, "rank", "r", train.DefaultRank, 1, weights.MaxSize, "rank of the low-rank state")
+	addNumber(f, &o.Hidden, "hidden", "", train.DefaultHidden, 1, weights.MaxSize, "hidden size of the kernels, which are memory too")
+	addNumber(f, &o.context, "context", "c", 2048, 0, 1<<24, "tokens of a window, 0 for the model's context")
+	addNumber(f, &o.limit, "tokens", "n", 200_000, 0, math.MaxInt, "how many tokens of the text to use, spread over it, 0 for all")
+	addNumber(f, &o.Steps, "steps", "", train.DefaultSteps, 1, most, "steps of the optimiser, one window each")
+	addNumber(f, &o.Rate, "rate", "", train.DefaultRate, 1e-9, train.MaxRate, "largest rate of the optimiser")
 	f.StringVar(&o.layers, "layers", "", "`from-to` of the layers to train, counted from 0 (default: all)")
-	f.IntVarP(&o.Threads, "threads", "t", runtime.NumCPU(), "threads, a layer each")
-	f.Uint64VarP(&o.Seed, "seed", "s", 1, "seed of the starting point: the same options give the same file")
+	addNumber(f, &o.Threads, "threads", "t", runtime.NumCPU(), 1, maxThreads, "threads, a layer each")
+	addNumber(f, &o.Seed, "seed", "s", 1, 0, math.MaxUint64, "seed of the starting point: the same options give the same file")
 	f.StringVar(&o.typ, "type", "f16", "type of the adapter's matrices: f16, f32 or q8_0")
 	f.StringVar(&o.disk, "disk", "", "`bytes` that recordings may take at a time, as 20G (default: nine tenths of what is free)")
 	f.StringVar(&o.Recordings, "recordings", "", "`folder` in which recordings stay for other runs, whatever these change but model, text and context")
@@ -114,6 +117,19 @@ func (o *trainOptions) run(cmd *cobra.Command) (err error) {
 	if err := o.parse(); err != nil {
 		return usageError{err}
 	}
+	if free, ok := bench.FreeMemory(); ok {
+		o.Memory = free
+	}
+	if err := o.Check(o.context); err != nil {
+		return err
+	}
+	texts, err := o.files()
+	if err != nil {
+		return err
+	}
+	if err := o.outputs(texts); err != nil {
+		return err
+	}
 	if o.Source, err = fileSum(o.model); err != nil {
 		return err
 	}
@@ -128,7 +144,7 @@ func (o *trainOptions) run(cmd *cobra.Command) (err error) {
 		return err
 	}
 	defer r.Close()
-	text, err := readTexts(r, cmd.InOrStdin(), o.texts)
+	text, err := readTexts(r, cmd.InOrStdin(), texts)
 	if err != nil {
 		return err
 	}
@@ -149,12 +165,11 @@ func (o *trainOptions) run(cmd *cobra.Command) (err error) {
 		}
 		return err
 	}
+	err = o.table(cmd.OutOrStdout(), report) // first: the picture may fail
 	if o.plot != "none" {
-		if err := train.Plot(report, o.plot); err != nil {
-			return err
-		}
+		err = errors.Join(err, train.Plot(report, o.plot))
 	}
-	if err := o.table(cmd.OutOrStdout(), report); err != nil {
+	if err != nil {
 		return err
 	}
 	peak, err := r.Peak()
@@ -181,11 +196,14 @@ func fileSum(path string) (string, error) {
 // parse checks flags that need more than a number, and fills in what depends on the model.
 func (o *trainOptions) parse() (err error) {
 	m := o.Model
+	if o.Pinned == 0 {
+		o.Pinned = -1 // as train has it
+	}
 	if o.context == 0 {
 		o.context = m.Context
 	}
-	if o.context < 2 || o.limit < 0 {
-		return fmt.Errorf("a context of %d tokens, %d of the text", o.context, o.limit)
+	if o.context < 2 {
+		return fmt.Errorf("a context of %d tokens: want 2 at least", o.context)
 	}
 	if o.Output == "" {
 		o.Output = strings.TrimSuffix(o.model, ".gguf") + ".lesskv.gguf"
@@ -201,6 +219,8 @@ func (o *trainOptions) parse() (err error) {
 		x, err := strconv.ParseFloat(share, 64)
 		b := int(x)
 		switch {
+		case err == nil && math.Abs(x) > most:
+			return fmt.Errorf("--budget %s: more than can be counted", s)
 		case err == nil && percent && x > 0 && x <= 100:
 			b = max(64, int(x/100*float64(o.context))) // "Budgets" in algorithm.md
 		case err != nil || percent || x != float64(b) || b < 1:
@@ -251,63 +271,107 @@ func parseBytes(s string) (int64, error) {
 	return n << shift, nil
 }
 
-// readTexts returns the tokens of all documents, one after the other, each behind the token that starts a sequence.
-func readTexts(r *record.Runtime, stdin io.Reader, paths []string) ([]int32, error) {
-	var all []int32
-	add := func(name string, data []byte) error {
-		if filepath.Ext(name) == ".tokens" {
-			if len(data)%4 != 0 {
-				return fmt.Errorf("%s: %d bytes: want int32 numbers", name, len(data))
-			}
-			for ; len(data) > 0; data = data[4:] {
-				all = append(all, int32(binary.LittleEndian.Uint32(data)))
-			}
-			return nil
-		}
-		tokens, err := r.Tokenize(string(data))
-		if err != nil {
-			return fmt.Errorf("%s: %w", name, err)
-		}
-		all = append(append(all, r.Start()...), tokens...)
-		return nil
+// A document is a file to train on; "-" is standard input.
+type document struct {
+	path   string
+	inside bool // a folder that was named: what is no text is left out
+}
+
+// files lists what -d names, without what this command itself keeps below the folders.
+func (o *trainOptions) files() (all []document, err error) {
+	own := map[string]bool{place(o.Output + ".work"): true}
+	if o.Recordings != "" {
+		own[place(o.Recordings)] = true
 	}
-	for _, path := range paths {
+	for _, path := range o.texts {
 		if path == "-" {
-			data, err := io.ReadAll(stdin)
-			if err == nil {
-				err = add("standard input", data)
-			}
-			if err != nil {
-				return nil, err
-			}
+			all = append(all, document{path: path})
 			continue
 		}
 		err := filepath.WalkDir(path, func(p string, d fs.DirEntry, err error) error {
 			if err != nil {
-				return err
+				return fmt.Errorf("--data: %w", err)
 			}
 			inside := p != path
-			if inside && strings.HasPrefix(d.Name(), ".") {
-				if d.IsDir() {
-					return fs.SkipDir
-				}
+			switch {
+			case d.IsDir() && inside && (strings.HasPrefix(d.Name(), ".") || own[place(p)]):
+				return fs.SkipDir
+			case d.IsDir() || inside && (strings.HasPrefix(d.Name(), ".") || !d.Type().IsRegular()):
 				return nil
 			}
-			if d.IsDir() || inside && !d.Type().IsRegular() {
-				return nil
-			}
-			data, err := os.ReadFile(p)
-			if err != nil {
-				return err
-			}
-			if inside && filepath.Ext(p) != ".tokens" && !utf8.Valid(data) {
-				return nil // a picture, an archive
-			}
-			return add(p, data)
+			all = append(all, document{p, inside})
+			return nil
 		})
 		if err != nil {
 			return nil, err
 		}
+	}
+	return all, nil
+}
+
+// read returns a file's content; nil where it is no text, as a picture or an archive in a folder.
+func (d document) read() ([]byte, error) {
+	data, err := os.ReadFile(d.path)
+	if err != nil || d.inside && filepath.Ext(d.path) != ".tokens" && !utf8.Valid(data) {
+		return nil, err
+	}
+	return data, nil
+}
+
+// outputs checks what is to be written. An adapter of before in a folder of texts is no text, and may be replaced.
+func (o *trainOptions) outputs(texts []document) error {
+	if o.Recordings != "" {
+		if err := checkFolder("--recordings", o.Recordings); err != nil {
+			return err
+		}
+	}
+	outputs := []output{{"--output", o.Output, adapterFile}}
+	if o.plot != "none" {
+		outputs = append(outputs, output{"--plot", o.plot, pictureFile(o.plot)})
+	}
+	inputs := []string{o.model}
+	for _, d := range texts {
+		if d.inside && slices.ContainsFunc(outputs, func(out output) bool { return place(out.path) == place(d.path) }) {
+			if data, err := d.read(); err != nil || data == nil {
+				continue
+			}
+		}
+		inputs = append(inputs, d.path)
+	}
+	return checkOutputs(inputs, outputs...)
+}
+
+// readTexts returns the tokens of all documents, one after the other, each behind the token that starts a sequence.
+func readTexts(r *record.Runtime, stdin io.Reader, texts []document) ([]int32, error) {
+	var all []int32
+	for _, d := range texts {
+		var data []byte
+		var err error
+		if d.path == "-" {
+			data, err = io.ReadAll(stdin)
+		} else {
+			data, err = d.read()
+		}
+		switch {
+		case err != nil:
+			return nil, err
+		case data == nil && d.inside:
+			continue
+		}
+		if filepath.Ext(d.path) == ".tokens" {
+			if len(data)%4 != 0 {
+				return nil, fmt.Errorf("%s: %d bytes: want int32 numbers", d.path, len(data))
+			}
+			for ; len(data) > 0; data = data[4:] {
+				all = append(all, int32(binary.LittleEndian.Uint32(data)))
+			}
+			continue
+		}
+		tokens, err := r.Tokenize(string(data))
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", d.path, err)
+		}
+		all = append(append(all, r.Start()...), tokens...)
 	}
 	return all, nil
 }

@@ -8,10 +8,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"math"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -80,8 +83,8 @@ built in with its adapters and a text that it has not seen.`,
 	f.StringVarP(&o.Model, "model", "m", "", "GGUF `file` of the model (default: gopher-5m, built in)")
 	f.StringArrayVarP(&o.Adapters, "adapter", "w", nil, "`file` of an adapter, may be given several times: each serves its policy (default: MODEL.lesskv.gguf beside the model)")
 	f.StringArrayVarP(&o.texts, "text", "d", nil, "text to read: a `file`, or - (may be given several times)")
-	f.IntVar(&o.Windows, "windows", 6, "how many windows of the text to read")
-	f.IntVar(&o.Stride, "stride", 0, "tokens between the starts of two windows (default: evenly over the text)")
+	addNumber(f, &o.Windows, "windows", "", 6, 1, 1<<20, "how many windows of the text to read")
+	addNumber(f, &o.Stride, "stride", "", 0, 0, most, "tokens between the starts of two windows (default: evenly over the text)")
 	f.BoolVar(&o.start, "bos", true, "put the model's first token before each window; =false to read them as they lie in the text")
 	f.IntSliceVarP(&o.Contexts, "context", "c", nil, "`tokens` of a window and of the context, one or several (default: the model's, 2048 at most)")
 	f.StringSliceVarP(&o.budgets, "budget", "b", []string{"5%"}, "slots per KV head, one or several: tokens, or a share of the context as 5%")
@@ -89,18 +92,18 @@ built in with its adapters and a text that it has not seen.`,
 	f.StringSliceVar(&o.Policies, "policy", verify.Policies(), "sparse policies")
 	f.StringVar(&o.SlotType, "type", "f16", "type of the slots: f16, f32, q8_0, or one for keys and one for values, as q4_0,q8_0")
 	f.StringSliceVar(&o.Methods, "method", verify.Methods(), "ways to hold the cache")
-	f.IntVarP(&o.Generate, "tokens", "n", 48, "tokens of each greedy generation, 0 for none")
+	addNumber(f, &o.Generate, "tokens", "n", 48, 0, most, "tokens of each greedy generation, 0 for none")
 	f.StringVar(&o.prompts, "prompts", "", "JSON lines `file` of generations: {\"prompt\": …, \"reference\": …} (default: the first halves of the windows)")
 	f.StringSliceVar(&o.Recall, "recall", verify.RecallKinds(), "recall tasks, or none")
 	f.StringVar(&o.Template, "template", "", "what a recall task is put into, with {prompt} in it, as a chat model wants it")
-	f.IntVar(&o.Read, "read", 0, "read so many tokens along, at each budget, without a full cache beside it")
+	addNumber(f, &o.Read, "read", "", 0, 0, most, "read so many tokens along, at each budget, without a full cache beside it")
 	f.IntSliceVar(&o.Peaks, "peaks", nil, "`contexts` at which to measure the peak memory of both runtimes")
 	f.StringArrayVar(&o.requires, "require", nil, "`requirement` that must hold (may be given several times)")
-	f.IntVar(&o.Samples, "samples", 1000, "draws of the bootstrap")
-	f.Uint64VarP(&o.Seed, "seed", "s", 1, "seed of the draws: the same command gives the same report")
+	addNumber(f, &o.Samples, "samples", "", 1000, 10, 100_000, "draws of the bootstrap")
+	addNumber(f, &o.Seed, "seed", "s", 1, 1, math.MaxUint64, "seed of the draws: the same command gives the same report")
 	f.StringVarP(&o.output, "output", "o", "", "`folder` for the report (default: MODEL.verify beside the model)")
 	f.StringVar(&o.memory, "memory", "", "`bytes` that all processes together may take, as 8G (default: four fifths of what is available)")
-	f.IntVarP(&o.Threads, "threads", "t", runtime.NumCPU(), "threads, all processes together")
+	addNumber(f, &o.Threads, "threads", "t", runtime.NumCPU(), 1, maxThreads, "threads, all processes together")
 	f.BoolVar(&o.json, "json", false, "print the report as JSON instead of the table")
 	f.BoolVar(&o.keep, "keep", false, "leave the work folder")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "no progress")
@@ -116,31 +119,25 @@ func (o *verifyOptions) run(cmd *cobra.Command) error {
 	defer stop()
 	report, err := o.measure(ctx, cmd)
 	if err != nil {
-		switch {
-		case ctx.Err() != nil:
+		if ctx.Err() != nil {
 			fmt.Fprintln(cmd.ErrOrStderr(), "interrupted; the same command goes on where this one stopped")
 			err = errInterrupted
-		case errors.Is(err, verify.ErrPlan):
-			err = usageError{err}
 		}
 		if o.json {
 			json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]string{"error": err.Error()})
 		}
 		return err
 	}
-	paths, err := page.Write(report, o.output)
-	if err != nil {
-		return err
+	if o.json { // first: what follows may fail
+		var data []byte
+		if data, err = report.JSON(); err == nil {
+			_, err = cmd.OutOrStdout().Write(data)
+		}
+	} else {
+		err = page.Table(cmd.OutOrStdout(), report)
 	}
-	if o.json {
-		data, err := report.JSON()
-		if err != nil {
-			return err
-		}
-		if _, err := cmd.OutOrStdout().Write(data); err != nil {
-			return err
-		}
-	} else if err := page.Table(cmd.OutOrStdout(), report); err != nil {
+	paths, writing := page.Write(report, o.output)
+	if err := errors.Join(err, writing); err != nil {
 		return err
 	}
 	if !o.keep {
@@ -191,11 +188,6 @@ func (o *verifyOptions) resolve(cmd *cobra.Command) (err error) {
 		}
 		o.Budgets = append(o.Budgets, b)
 	}
-	for name, n := range map[string]int{"windows": o.Windows, "samples": o.Samples, "threads": o.Threads} {
-		if n < 1 {
-			return usageError{fmt.Errorf("--%s %d: want 1 at least", name, n)}
-		}
-	}
 	if o.Generate == 0 {
 		o.Generate = -1
 	}
@@ -207,18 +199,24 @@ func (o *verifyOptions) resolve(cmd *cobra.Command) (err error) {
 			return usageError{fmt.Errorf("--memory %s: %w", o.memory, err)}
 		}
 	}
-	switch {
-	case o.Model == "":
-		if err := o.builtin(cmd); err != nil {
-			return err
-		}
-	case len(o.texts) == 0:
+	if o.Model != "" && len(o.texts) == 0 {
 		return usageError{errors.New("want a text: --text FILE")}
 	}
 	if o.output == "" {
-		o.output = strings.TrimSuffix(o.Model, ".gguf") + ".verify"
+		o.output = "gopher-5m.verify"
+		if o.Model != "" {
+			o.output = strings.TrimSuffix(o.Model, ".gguf") + ".verify"
+		}
 	}
 	o.Work = filepath.Join(o.output, "work")
+	if err := o.outputs(); err != nil {
+		return err
+	}
+	if o.Model == "" {
+		if err := o.builtin(cmd); err != nil {
+			return err
+		}
+	}
 	if beside := strings.TrimSuffix(o.Model, ".gguf") + ".lesskv.gguf"; len(o.Adapters) == 0 {
 		if _, err := os.Stat(beside); err == nil {
 			o.Adapters = []string{beside}
@@ -241,9 +239,6 @@ func (o *verifyOptions) resolve(cmd *cobra.Command) (err error) {
 
 // builtin puts in gopher-5m, its adapters, and the windows of the held-out text that its published figures are of.
 func (o *verifyOptions) builtin(cmd *cobra.Command) (err error) {
-	if o.output == "" {
-		o.output = "gopher-5m.verify"
-	}
 	unpacked := filepath.Join(o.output, "work", "builtin") // a run's own: another version of the program may have other adapters
 	if o.Model, err = testdata.PathIn(unpacked, testdata.Model); err != nil {
 		return fmt.Errorf("unpacking the built-in model: %w", err)
@@ -269,6 +264,32 @@ func (o *verifyOptions) builtin(cmd *cobra.Command) (err error) {
 		o.Stride, o.NoStart = 60000, true
 	}
 	return nil
+}
+
+// outputs checks what is to be written: the report's files, where they are there already, and their folder.
+func (o *verifyOptions) outputs() error {
+	if err := checkFolder("--output", o.output); err != nil {
+		return err
+	}
+	if _, err := os.Stat(o.output); err != nil {
+		return nil // it is made
+	}
+	inputs := append(slices.Concat(o.Adapters, o.texts), o.Model, o.prompts)
+	var outputs []output
+	files := page.Files()
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		outputs = append(outputs, output{"--output", filepath.Join(o.output, name), kind{"lesskv verify's", files[name]}})
+	}
+	pictures, err := os.ReadDir(o.output)
+	if err != nil {
+		return err
+	}
+	for _, p := range pictures {
+		if path := filepath.Join(o.output, p.Name()); page.IsPicture(p.Name()) {
+			outputs = append(outputs, output{"--output", path, pictureFile(path)})
+		}
+	}
+	return checkOutputs(inputs, outputs...)
 }
 
 func readText(stdin io.Reader, path string) ([]byte, error) {
@@ -332,7 +353,8 @@ func (m *meter) show(p verify.Progress) {
 				total = -1 // not known yet, or nothing left to compute: a spinner
 			}
 			m.bar = progressbar.NewOptions64(total, progressbar.OptionSetWriter(m.w), progressbar.OptionSetPredictTime(true),
-				progressbar.OptionSetWidth(20), progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish(), progressbar.OptionFullWidth())
+				progressbar.OptionSetWidth(20), progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish(), progressbar.OptionFullWidth(),
+				progressbar.OptionSetSpinnerChangeInterval(0)) // a spinner that turns by itself would go on beside the bar that follows it
 		}
 		m.bar.Describe(p.Stage)
 		if p.Total > 0 {

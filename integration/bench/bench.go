@@ -18,6 +18,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/lesskv/lesskv/cgo/kernels"
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/gguf"
@@ -103,6 +104,9 @@ func (b *bench) load() error {
 	}
 	b.adapter = o.Adapter
 	if b.adapter == "" {
+		if err := b.affordsKernels(); err != nil {
+			return err
+		}
 		if err := os.MkdirAll(o.Dir, 0o755); err != nil {
 			return err
 		}
@@ -112,6 +116,18 @@ func (b *bench) load() error {
 	}
 	b.budget = max(64, int(o.Budget*float64(o.top()))) // "Budgets" in algorithm.md
 	b.result = newResult(o, name, b.model, b.budget)
+	return nil
+}
+
+// affordsKernels refuses random kernels that the machine has no memory for.
+func (b *bench) affordsKernels() error {
+	m := b.model
+	shape := kernels.TrainShape{Shape: kernels.Shape{Heads: m.Heads, HeadsKV: m.HeadsKV, KeySize: m.KeyLength, Rank: b.o.Rank, Hidden: b.o.Hidden}, ValueSize: m.ValueLength}
+	need := 8 * int64(m.Layers) * int64(shape.Weights()) // in f32, and as they are written
+	if have, ok := freeMemory(); ok && need > have {
+		return fmt.Errorf("bench: random kernels of rank %d and hidden size %d take about %.1f GiB, %.1f GiB are free; lower one of the two: %w",
+			b.o.Rank, b.o.Hidden, float64(need)/(1<<30), float64(have)/(1<<30), ErrMemory)
+	}
 	return nil
 }
 
@@ -131,7 +147,7 @@ func (b *bench) fits() error {
 	for _, method := range b.o.Methods {
 		need += float64(stat.Size()) // repacked for the CPU, in each process
 		if method.Tree == worker.Patched {
-			need += 64 << 20
+			need += 64<<20 + b.slotBytes()
 			continue
 		}
 		size := 4 * rows * float64(m.Layers) * float64(b.rowBytes(method.Type)) / 2 // the cache, and a state to fill it from
@@ -145,6 +161,15 @@ func (b *bench) fits() error {
 			b.result.Model, len(b.o.Methods), b.o.top(), need/(1<<30), float64(have)/(1<<30), ErrMemory)
 	}
 	return nil
+}
+
+// slotBytes is what LESS's slots take.
+func (b *bench) slotBytes() float64 {
+	m, width := b.model, 2.
+	if strings.Contains(b.o.SlotType, "f32") {
+		width = 4
+	}
+	return float64(m.Layers) * float64(m.HeadsKV) * float64(b.budget) * (width*float64(m.KeyLength+m.ValueLength) + 8)
 }
 
 // rowBytes is what one token takes in one layer of an unmodified cache.

@@ -8,7 +8,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/lesskv/lesskv/cgo/kernels"
 	"github.com/lesskv/lesskv/integration/worker"
+	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/gguf"
 )
 
@@ -127,6 +129,9 @@ func (o *Options) fill() error {
 	if _, _, err := worker.SlotTypes(o.SlotType); err != nil {
 		return fmt.Errorf("bench: %w: %w", err, ErrOption)
 	}
+	if _, err := kernels.PolicyHeavy(o.Policy, 64); err != nil {
+		return fmt.Errorf("bench: %w: %w", err, ErrOption)
+	}
 	slices.Sort(o.Contexts)
 	o.Contexts = slices.Compact(o.Contexts)
 	for _, c := range o.Contexts {
@@ -137,6 +142,9 @@ func (o *Options) fill() error {
 	if o.Repeat < 1 || o.Ubatch < 1 || o.Threads < 1 || o.Rank < 1 || o.Hidden < 1 || !(o.Budget > 0 && o.Budget <= 1) || o.Growth < 0 {
 		return fmt.Errorf("bench: %d repetitions, micro-batches of %d, %d threads, rank %d, hidden size %d, a budget of %g: %w",
 			o.Repeat, o.Ubatch, o.Threads, o.Rank, o.Hidden, o.Budget, ErrOption)
+	}
+	if max(o.Rank, o.Hidden) > weights.MaxSize || o.Growth > 1<<20 {
+		return fmt.Errorf("bench: rank %d, hidden size %d, a growth to %d tokens: want at most %d, %d and %d: %w", o.Rank, o.Hidden, o.Growth, weights.MaxSize, weights.MaxSize, 1<<20, ErrOption)
 	}
 	if len(o.Contexts) == 0 && o.Growth == 0 {
 		return fmt.Errorf("bench: no contexts: %w", ErrOption)

@@ -10,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // A group is what is measured in one run for the table of targets. Each compares only what ran side by side in it.
@@ -131,6 +133,9 @@ const (
 // measured again if it is there; only names the group to measure now, all if empty. With into, the table goes into that file,
 // between its marks, and the picture beside it as dir.png. Of o, only Dir, Threads, Repeat and Progress count.
 func Targets(ctx context.Context, w io.Writer, dir, only, into string, o Options) error {
+	if err := CheckTargets(dir, into); err != nil {
+		return err
+	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
@@ -208,16 +213,41 @@ func Targets(ctx context.Context, w io.Writer, dir, only, into string, o Options
 	return replace(into, b.String())
 }
 
-// replace puts text between the marks of a file.
-func replace(path, text string) error {
+// CheckTargets tells before anything is measured whether Targets can read what is in dir, and put its table into a file.
+func CheckTargets(dir, into string) error {
+	for _, g := range groups() {
+		if _, err := Read(filepath.Join(dir, g.name+".json")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	if into == "" {
+		return nil
+	}
+	if _, _, err := marked(into); err != nil {
+		return err
+	}
+	return unix.Access(into, unix.W_OK)
+}
+
+// marked returns what is around the marks of a file.
+func marked(path string) (before, after string, err error) {
 	old, err := os.ReadFile(path)
 	if err != nil {
-		return err
+		return "", "", err
 	}
 	before, rest, ok := strings.Cut(string(old), tableBegin)
 	_, after, ok2 := strings.Cut(rest, tableEnd)
 	if !ok || !ok2 {
-		return fmt.Errorf("bench: %s: want the marks %q and %q: %w", path, tableBegin, tableEnd, ErrOption)
+		return "", "", fmt.Errorf("bench: %s: want the marks %q and %q: %w", path, tableBegin, tableEnd, ErrOption)
+	}
+	return before, after, nil
+}
+
+// replace puts text between the marks of a file.
+func replace(path, text string) error {
+	before, after, err := marked(path)
+	if err != nil {
+		return err
 	}
 	return os.WriteFile(path, []byte(before+tableBegin+"\n\n"+text+"\n"+tableEnd+after), 0o644)
 }

@@ -235,15 +235,15 @@ func (v *verifier) readText(w *worker.Worker) error {
 func (v *verifier) windows(context int) ([][]int32, error) {
 	n := context - len(v.start)
 	stride := v.stride()
-	if last := (v.plan.Windows-1)*stride + n; last > len(v.text) || stride < 1 {
-		return nil, fmt.Errorf("verify: %d windows of %d tokens, %d apart, want %d tokens of text, and there are %d: give more text, fewer windows or a smaller context: %w",
-			v.plan.Windows, context, stride, last, len(v.text), ErrText)
+	need, apart := (v.plan.Windows-1)*stride+n, fmt.Sprintf(", %d apart,", stride)
+	if v.plan.Stride == 0 && v.plan.Windows > 1 { // they lie evenly, and none over another
+		need, apart = (v.plan.Windows-1)*n+slices.Max(v.plan.Contexts), ""
+	}
+	if need > len(v.text) {
+		return nil, fmt.Errorf("verify: %d windows of %d tokens%s want %d tokens of text, and there are %d: give more text, fewer windows or a smaller context: %w",
+			v.plan.Windows, context, apart, need, len(v.text), ErrText)
 	}
 	if stride < n && v.plan.Windows > 1 {
-		if v.plan.Stride == 0 {
-			return nil, fmt.Errorf("verify: %d windows of %d tokens would overlap in a text of %d: give more text, %d windows, or a smaller context: %w",
-				v.plan.Windows, context, len(v.text), len(v.text)/n, ErrText)
-		}
 		v.note("windows of %d tokens that begin every %d overlap: intervals are too narrow", context, stride)
 	}
 	if context > v.model.Context {

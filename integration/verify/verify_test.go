@@ -187,7 +187,7 @@ func TestRefused(t *testing.T) {
 	}{
 		"no text":      {func(p *verify.Plan) { p.Text = "" }, verify.ErrText, "give more text"},
 		"short text":   {func(p *verify.Plan) { p.Text = p.Text[:500] }, verify.ErrText, "2 windows of 192 tokens"},
-		"overlap":      {func(p *verify.Plan) { p.Windows = 100 }, verify.ErrText, "would overlap"},
+		"overlap":      {func(p *verify.Plan) { p.Windows = 100 }, verify.ErrText, "100 windows of 192 tokens want"},
 		"peaks":        {func(p *verify.Plan) { p.Memory, p.Peaks = 200<<20, []int{1 << 20} }, verify.ErrMemory, "peak memory at a context of 1048576"},
 		"wrong tokens": {func(p *verify.Plan) { p.Tokens = []int32{5, 4096} }, verify.ErrText, "token 1 of the text is 4096"},
 		"no memory":    {func(p *verify.Plan) { p.Memory = 1 << 20 }, verify.ErrMemory, "alone takes"},

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 
 	"github.com/gofrs/flock"
 )
@@ -25,6 +26,9 @@ type store struct {
 	temporary bool
 }
 
+// ours are the names of what is in a folder of runs: pieces, and the built-in model that the command unpacks.
+var ours = regexp.MustCompile(`^(lock|builtin|.*\.tmp|[a-z0-9-]+-[0-9a-f]{32})$`)
+
 func openStore(dir string) (*store, error) {
 	s := &store{dir: dir}
 	if dir == "" {
@@ -35,6 +39,15 @@ func openStore(dir string) (*store, error) {
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("verify: %w", err)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("verify: %w", err)
+	}
+	for _, e := range entries { // who asks for it deletes the folder when the work is done
+		if !ours.MatchString(e.Name()) {
+			return nil, fmt.Errorf("verify: %s is no run's: move it out of the work folder, or choose another: %w", filepath.Join(dir, e.Name()), ErrBusy)
+		}
 	}
 	s.lock = flock.New(filepath.Join(dir, "lock"))
 	ok, err := s.lock.TryLock()

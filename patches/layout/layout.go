@@ -14,7 +14,7 @@ import (
 const Variable = "LESSKV_BUILD"
 
 // ErrNotAssembled is what Find's error wraps where there is no runtime.
-var ErrNotAssembled = errors.New("the runtime is not assembled: run go run ./patches (or, for an app, go run github.com/lesskv/lesskv/patches@VERSION -app DIR -tree all)")
+var ErrNotAssembled = errors.New("the runtime is not assembled: run go run ./patches (or, for an app, go run github.com/lesskv/lesskv/patches@VERSION -app DIR -tree all), or name the build folder of one that is in " + Variable)
 
 // A Layout is the path of a build folder.
 type Layout string

@@ -14,6 +14,7 @@ var (
 	ErrOption = errors.New("option that makes no sense")
 	ErrText   = errors.New("not enough text")
 	ErrDisk   = errors.New("not enough disk")
+	ErrMemory = errors.New("not enough memory")
 	ErrOther  = errors.New("work of another run")
 	ErrModel  = errors.New("model that can't be trained for")
 )
@@ -25,6 +26,9 @@ const (
 	DefaultSteps  = 4000
 	DefaultRate   = 5e-3
 )
+
+// MaxRate is the largest rate: a step of Adam is about as long, and weights are about 1.
+const MaxRate = 1.0
 
 // Options say what is to be trained. Zero fields mean the default behind them.
 type Options struct {
@@ -49,6 +53,7 @@ type Options struct {
 	Type    gguf.Type // of the adapter's matrices
 
 	Disk     int64 // bytes that recordings may take; all that is free but a tenth
+	Memory   int64 // bytes that training may take, beside the model; 0: no bound
 	Progress func(Event)
 
 	// Recordings is a folder in which recordings stay, for other runs with the same model, text and context, whatever
@@ -93,6 +98,9 @@ func (o *Options) fill() error {
 			return fmt.Errorf("train: %d for a size: want a positive number: %w", *d.field, ErrOption)
 		}
 	}
+	if max(o.Rank, o.Hidden) > weights.MaxSize {
+		return fmt.Errorf("train: rank %d, hidden size %d: want at most %d: %w", o.Rank, o.Hidden, weights.MaxSize, ErrOption)
+	}
 	if o.Policy == "" {
 		o.Policy = "h2o"
 	}
@@ -104,6 +112,9 @@ func (o *Options) fill() error {
 	}
 	if o.Rate == 0 {
 		o.Rate = DefaultRate
+	}
+	if !(o.Rate > 0 && o.Rate <= MaxRate) {
+		return fmt.Errorf("train: a rate of %g: want more than 0, and at most %g: %w", o.Rate, MaxRate, ErrOption)
 	}
 	if o.Layers == [2]int{} {
 		o.Layers[1] = o.Model.Layers
@@ -120,8 +131,13 @@ func (o *Options) fill() error {
 		} else if b < 1 || h < o.Pinned || h > b {
 			return fmt.Errorf("train: budget %d of which %d are heavy and %d pinned: %w", b, h, o.Pinned, ErrOption)
 		}
+		// Eviction follows a micro-batch: the first that passes the budget must not be the last.
+		if first := (b/o.Ubatch + 1) * o.Ubatch; first >= o.Context {
+			return fmt.Errorf("train: budget %d with micro-batches of %d: nothing is evicted before the end of a window of %d tokens, so that there is nothing to learn; give a smaller budget or a longer context: %w",
+				b, o.Ubatch, o.Context, ErrOption)
+		}
 	}
-	return nil
+	return o.enough()
 }
 
 // heavy returns h of a budget.
@@ -159,6 +175,42 @@ func (o *Options) shape() kernels.TrainShape {
 		Shape:     kernels.Shape{Heads: m.Heads, HeadsKV: m.HeadsKV, KeySize: m.KeyLength, Rank: o.Rank, Hidden: o.Hidden},
 		ValueSize: m.ValueLength,
 	}
+}
+
+// Check tells what is wrong with options for windows of so many tokens, before there are any.
+func (o Options) Check(context int) error {
+	o.Context = context
+	return o.fill()
+}
+
+// enough refuses what would not fit into the memory: the kernels of all layers, and a window and a fit of one.
+func (o *Options) enough() error {
+	kernels := int64(o.Layers[1]-o.Layers[0]) * 8 * int64(o.shape().Weights()) // in f32, and as they are written
+	if most := max(kernels, o.windowMemory(), o.fitMemory()); o.Memory > 0 && most > o.Memory {
+		return fmt.Errorf("train: rank %d and hidden size %d in windows of %d tokens: recording takes %d MiB of memory, fitting %d MiB for a layer, the kernels of %d layers %d MiB, and %d MiB are free; lower one of these: %w",
+			o.Rank, o.Hidden, o.Context, o.windowMemory()>>20, o.fitMemory()>>20, o.Layers[1]-o.Layers[0], kernels>>20, o.Memory>>20, ErrMemory)
+	}
+	return nil
+}
+
+// windowMemory is what a layer takes while it is recorded.
+func (o *Options) windowMemory() int64 { return o.recordSize() + o.replaySize() }
+
+// fitMemory is what a layer takes while it is fitted.
+func (o *Options) fitMemory() int64 {
+	in := int64(o.Model.Heads * o.Model.ValueLength)
+	return int64(o.shape().Scratch(o.Context, o.Ubatch)) +
+		3*o.windowMemory() + // the samples', the replay's and Baseline+'s
+		2*4*in*in + // the output projection and its Gram matrix
+		32*int64(o.shape().Weights()) // in f32: weights, gradient, mean and best; in f64: two moments
+}
+
+// atOnce returns how many of n things that take so many bytes each may be in memory, one at least.
+func (o *Options) atOnce(n int, each int64) int {
+	if o.Memory == 0 {
+		return n
+	}
+	return int(max(1, min(int64(n), o.Memory/each)))
 }
 
 // adapter returns an adapter without kernels, as the options describe it.

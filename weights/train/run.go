@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 
 	"github.com/gofrs/flock"
 	"golang.org/x/sync/errgroup"
@@ -80,7 +81,7 @@ func (o *Options) describe(p plan, train, valid int) string {
 	if err != nil {
 		panic(err)
 	}
-	return fmt.Sprintf("made by lesskv train, layers %d to %d, %d windows for training and %d for validation, with %s", o.Layers[0], o.Layers[1]-1, train, valid, data)
+	return weights.Describe(o.Layers[0], o.Layers[1]-1, fmt.Sprintf("%d windows for training and %d for validation, with %s", train, valid, data))
 }
 
 // Run trains an adapter and writes it to o.Output. When it was interrupted, the same call goes on. Errors wrap one of this
@@ -152,10 +153,22 @@ func Run(ctx context.Context, o Options, r Runtime, w Windows) (*Report, error) 
 	return report, os.RemoveAll(s.dir)
 }
 
+// ours are the names of the files in a folder of runs.
+var ours = regexp.MustCompile(`^(lock|plan\.json|layer-\d+\.)`)
+
 // enter makes a folder or goes on in it, alone. p is what its content depends on.
 func enter(dir string, p any) (*flock.Flock, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, diskError(err)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries { // the folder is deleted when the work is done
+		if !ours.MatchString(e.Name()) {
+			return nil, fmt.Errorf("train: %s is no run's: move it out of the work folder, or choose another output: %w", filepath.Join(dir, e.Name()), ErrOther)
+		}
 	}
 	lock := flock.New(filepath.Join(dir, "lock"))
 	if ok, err := lock.TryLock(); err != nil {
@@ -198,6 +211,7 @@ func (s *store) passes(ctx context.Context, r Runtime, layers []Layer, w Windows
 		return fmt.Errorf("train: %d layers of %d MiB are to stay in %s, which has room for %d: give fewer layers at a time, less text, or another place: %w",
 			len(layers), each>>20, s.recordings, n, ErrDisk)
 	}
+	n = s.o.atOnce(n, s.o.windowMemory())
 	s.o.Progress(Event{Stage: Planned, Layer: layers[0].Index, Done: n, Total: len(layers), Bytes: each, Folder: s.recordings})
 	windows := append(append([][]int32{}, w.Train...), w.Valid...)
 	for ; len(layers) > 0; layers = layers[min(n, len(layers)):] {
@@ -206,7 +220,7 @@ func (s *store) passes(ctx context.Context, r Runtime, layers []Layer, w Windows
 			return err
 		}
 		g, ctx := errgroup.WithContext(ctx)
-		g.SetLimit(s.o.Threads)
+		g.SetLimit(s.o.atOnce(s.o.Threads, s.o.fitMemory()))
 		for _, l := range pass {
 			g.Go(func() error {
 				if err := ctx.Err(); err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"unsafe"
 
@@ -70,11 +71,14 @@ func (s *store) recorded(layer int) int {
 	return int(min(info.Size()/s.o.recordSize(), int64(s.windows)))
 }
 
-// remove deletes a layer's replays, and its recording unless that is to stay.
+// remove deletes a layer's replays, and its recording unless that is to stay. Their names are compared as they are: a folder
+// may be called x[1].gguf.work, which is no pattern.
 func (s *store) remove(layer int) error {
-	paths, err := filepath.Glob(s.path(layer, "re*"))
-	for _, p := range paths {
-		err = errors.Join(err, os.Remove(p))
+	entries, err := os.ReadDir(s.dir)
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), filepath.Base(s.path(layer, "re"))) {
+			err = errors.Join(err, os.Remove(filepath.Join(s.dir, e.Name())))
+		}
 	}
 	return err
 }

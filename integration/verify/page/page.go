@@ -6,10 +6,12 @@ package page
 import (
 	"bytes"
 	_ "embed"
+	"encoding/json"
 	"fmt"
 	"html/template"
 	"os"
 	"path/filepath"
+	"regexp"
 
 	"github.com/lesskv/lesskv/integration/verify"
 )
@@ -52,6 +54,40 @@ func HTML(r *verify.Report) ([]byte, error) {
 	}
 	return b.Bytes(), nil
 }
+
+// Files returns the names of the report's files, but for the pictures, each with what tells whether a file is such a one.
+func Files() map[string]func(path string) bool {
+	begins := func(text string) func(string) bool {
+		return func(path string) bool {
+			data, err := os.ReadFile(path)
+			return err == nil && bytes.HasPrefix(data, []byte(text))
+		}
+	}
+	return map[string]func(string) bool{
+		"report.json": func(path string) bool {
+			var r verify.Report
+			data, err := os.ReadFile(path)
+			return err == nil && json.Unmarshal(data, &r) == nil && r.Version > 0 && r.Model.File != ""
+		},
+		"report.csv": begins("context,ubatch,budget,"),
+		"report.md": func(path string) bool {
+			data, err := os.ReadFile(path)
+			return err == nil && markdownStart.Match(data)
+		},
+		"report.html": func(path string) bool {
+			data, err := os.ReadFile(path)
+			return err == nil && bytes.Contains(data, []byte("<title>lesskv verify: "))
+		},
+	}
+}
+
+// markdownStart is how Markdown begins.
+var markdownStart = regexp.MustCompile(`^[^\n]+, context \d+, \d+ windows\. Perplexity `)
+
+// IsPicture tells whether a file's name is that of one of the pictures.
+func IsPicture(name string) bool { return pictureNames.MatchString(name) }
+
+var pictureNames = regexp.MustCompile(`^(quality|position|layers|memory|held-\d+)\.png$`)
 
 // Write puts report.json, report.csv, report.md, report.html and a PNG of each picture into a folder, each whole or not at all, and
 // returns their paths.

@@ -1,0 +1,165 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/spf13/pflag"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/lesskv/lesskv/integration/bench"
+	"github.com/lesskv/lesskv/integration/testdata"
+	lesskv "github.com/lesskv/lesskv/plugin"
+)
+
+// Every number of every command refuses what is none, and what is far out of any use, as a wrong command line.
+func TestNumbers(t *testing.T) {
+	model, err := testdata.PathIn(t.TempDir(), testdata.Model)
+	require.NoError(t, err)
+	text := filepath.Join(t.TempDir(), "text.txt")
+	require.NoError(t, os.WriteFile(text, []byte("too short"), 0o644))
+	before := map[string][]string{
+		"run": {"x"}, "train": {"-m", model, "-d", text}, "verify": {"-m", model, "--text", text}, "bench": {"gopher-5m"}, "import": {"-m", model, "-o", "x.gguf", "dir"},
+	}
+	numbers := 0
+	for _, cmd := range newRoot().Commands() {
+		cmd.Flags().VisitAll(func(f *pflag.Flag) {
+			if !slices.Contains([]string{"int", "uint", "float", "intSlice", "duration"}, f.Value.Type()) &&
+				!slices.Contains([]string{"budget", "heavy", "pinned", "disk", "memory", "contexts", "prompt-limit", "growth"}, f.Name) {
+				return
+			}
+			numbers++
+			values := []string{"NaN", "Inf", "-Inf", "1e30", "99999999999999999999", "-7", "0x10", "many", ""}
+			for _, v := range values {
+				args := append([]string{cmd.Name(), "--" + f.Name + "=" + v}, before[cmd.Name()]...)
+				status, out, stderr := command("", args...)
+				assert.Equal(t, exitUsage, status, "%v: %s", args, stderr)
+				assert.Contains(t, stderr, v, "%v", args)
+				assert.Empty(t, out)
+			}
+		})
+	}
+	assert.Greater(t, numbers, 40, "the flags are found")
+}
+
+// The status is 2 for a command line that makes no sense, whoever finds it out, and 1 where a file or the machine is at fault.
+func TestStatus(t *testing.T) {
+	dir := t.TempDir()
+	model, err := testdata.PathIn(dir, testdata.Model)
+	require.NoError(t, err)
+	adapter, err := testdata.PathIn(dir, testdata.H2O102)
+	require.NoError(t, err)
+	text, long, empty, none := filepath.Join(dir, "text.txt"), filepath.Join(dir, "long.txt"), filepath.Join(dir, "empty.gguf"), filepath.Join(dir, "none")
+	held, err := testdata.Read(testdata.Heldout)
+	require.NoError(t, err)
+	for path, data := range map[string][]byte{text: held[:1000], long: held[:9000], empty: nil} {
+		require.NoError(t, os.WriteFile(path, data, 0o644))
+	}
+	train := func(args ...string) []string {
+		return append([]string{"train", "-t1", "-c256", "-m", model, "-d", long, "-o", filepath.Join(dir, "new.gguf")}, args...)
+	}
+	verify := func(args ...string) []string {
+		return append([]string{"verify", "-t1", "-c192", "-b41", "-m", model, "--text", text, "-o", filepath.Join(dir, "report")}, args...)
+	}
+	for name, c := range map[string]struct {
+		args   []string
+		status int
+		says   string
+	}{
+		"run, threads":           {[]string{"run", "-t-3", "x"}, exitUsage, "--threads -3: want a number from 0 to 512"},
+		"run, heavy":             {[]string{"run", "--heavy=5000", "x"}, exitUsage, "heavy 5000"},
+		"run, type":              {[]string{"run", "--type=q9", "x"}, exitUsage, `type "q9`},
+		"run, policy":            {[]string{"run", "--policy=newest", "x"}, exitUsage, "h2o, lambda, peak"},
+		"run, temperature":       {[]string{"run", "--temp=-1", "x"}, exitUsage, "--temp -1"},
+		"run, a prompt with -":   {[]string{"run", "- one"}, exitUsage, "a prompt that begins with - goes behind --"},
+		"run, a prompt with --":  {[]string{"run", "--one"}, exitUsage, "a prompt that begins with - goes behind --"},
+		"run, empty model":       {[]string{"run", "-m", "", "x"}, exitUsage, "--model is empty"},
+		"run, empty adapter":     {[]string{"run", "--adapter", "", "x"}, exitUsage, "empty"},
+		"run, empty stop word":   {[]string{"run", "--stop", "", "x"}, exitUsage, "--stop is empty"},
+		"run, no such model":     {[]string{"run", "-m", none, "x"}, exitFailed, "No such file"},
+		"run, empty file":        {[]string{"run", "-m", empty, "x"}, exitFailed, "it has 0 bytes"},
+		"run, a text as model":   {[]string{"run", "-m", text, "x"}, exitFailed, "is not a GGUF file: it begins with the bytes"},
+		"run, a folder as model": {[]string{"run", "-m", dir, "x"}, exitFailed, "is not a file"},
+		"run, a folder for one":  {[]string{"run", "--adapter", dir, "x"}, exitFailed, "is not a file"},
+		"run, an empty adapter":  {[]string{"run", "--adapter", empty, "x"}, exitFailed, "it is empty"},
+		"run, too long":          {[]string{"run", strings.Repeat("x ", 3000)}, exitFailed, "the context holds 2048"},
+		"train, policy":          {train("--policy=newest"), exitUsage, "newest"},
+		"train, budget":          {train("-b500"), exitUsage, "nothing is evicted before the end of a window of 256 tokens"},
+		"train, heavy":           {train("-b64", "--heavy=100"), exitUsage, "100 are heavy"},
+		"train, rank":            {train("-b64", "--rank=65536", "--hidden=65536"), exitFailed, "MiB are free"},
+		"train, rate":            {train("--rate=NaN"), exitUsage, "--rate NaN"},
+		"train, an adapter":      {[]string{"train", "-m", adapter, "-d", long}, exitFailed, "give the base model's file"},
+		"train, an empty model":  {[]string{"train", "-m", empty, "-d", long}, exitFailed, "empty.gguf"},
+		"train, empty text":      {[]string{"train", "-m", model, "-d", ""}, exitUsage, "--data is empty"},
+		"train, short text":      {[]string{"train", "-m", model, "-d", text}, exitFailed, "not enough text"},
+		"verify, windows":        {verify("--windows=200"), exitFailed, "200 windows of 192 tokens want 38201 tokens of text, and there are 330"},
+		"verify, method":         {verify("--method=best"), exitUsage, `method "best"`},
+		"verify, empty model":    {[]string{"verify", "-m", "", "--text", text}, exitUsage, "--model is empty"},
+		"bench, shape":           {[]string{"bench", "no-such-shape"}, exitUsage, "no shape"},
+		"bench, growth":          {[]string{"bench", "--growth=9000k", "gopher-5m"}, exitUsage, "--growth 9000k"},
+		"bench, policy":          {[]string{"bench", "--policy=newest", "gopher-5m"}, exitUsage, "newest"},
+		"bench, rank":            {[]string{"bench", "--rank=65536", "--hidden=65536", "--dir", dir, "-c0", model}, exitFailed, "GiB are free"},
+		"bench, cell":            {[]string{"bench", "--cell=0s", "gopher-5m"}, exitUsage, "--cell 0s"},
+		"merge, a model":         {[]string{"merge", "-o", none, model}, exitFailed, "not a LESS adapter"},
+		"merge, no such part":    {[]string{"merge", "-o", none, filepath.Join(dir, "part")}, exitFailed, "no such file"},
+		"import, rotary":         {[]string{"import", "-m", model, "-o", none, "--heavy=1", "--rotary=odd", dir}, exitUsage, "--rotary odd"},
+		"import, no checkpoints": {[]string{"import", "-m", model, "-o", none, "--heavy=1", dir}, exitFailed, "no layer_0.pth"},
+		"no command":             {[]string{"walk"}, exitUsage, "unknown command"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if _, ok := bench.FreeMemory(); !ok && strings.Contains(c.says, "are free") {
+				t.Skip("the system does not say how much memory is free")
+			}
+			status, out, stderr := command("", c.args...)
+			assert.Equal(t, c.status, status, stderr)
+			assert.Contains(t, stderr, c.says)
+			assert.NotContains(t, stderr, "recorded", "before the work")
+			assert.Empty(t, out)
+		})
+	}
+	assert.NoFileExists(t, none)
+}
+
+// The environment says what the flags of the cache would, where none is given.
+func TestRunEnvironment(t *testing.T) {
+	for name, c := range map[string]struct {
+		env    map[string]string
+		args   []string
+		status int
+		says   string
+	}{
+		"off":                    {map[string]string{"LESSKV": "off"}, nil, exitOK, "without LESS"},
+		"off, and nonsense":      {map[string]string{"LESSKV": "off", "LESSKV_BUDGET": "garbage"}, nil, exitOK, "without LESS"},
+		"a policy and a budget":  {map[string]string{"LESSKV_POLICY": "h2o", "LESSKV_BUDGET": "77"}, nil, exitOK, "h2o, 77 of 2048 tokens"},
+		"on, without an adapter": {map[string]string{"LESSKV": "on", "LESSKV_ADAPTER": "none"}, nil, exitOK, "sparse only"},
+		"a flag goes before":     {map[string]string{"LESSKV": "off"}, []string{"--budget=70"}, exitOK, "70 of 2048 tokens"},
+		"nonsense":               {map[string]string{"LESSKV_BUDGET": "garbage"}, nil, exitUsage, "LESSKV_BUDGET=garbage: budget"},
+		"a switch that is none":  {map[string]string{"LESSKV": "perhaps"}, nil, exitUsage, "LESSKV=perhaps: want on or off"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, v := range os.Environ() {
+				if k, _, _ := strings.Cut(v, "="); k == "LESSKV" || slices.Contains([]string{"LESSKV_BUDGET", "LESSKV_POLICY", "LESSKV_ADAPTER"}, k) {
+					t.Setenv(k, "")
+				}
+			}
+			for k, v := range c.env {
+				t.Setenv(k, v)
+			}
+			status, _, stderr := greedy("", append(append([]string{"-n3"}, c.args...), "x")...)
+			assert.Equal(t, c.status, status, stderr)
+			assert.Contains(t, stderr, c.says)
+		})
+	}
+}
+
+// A prompt that was interrupted is not reported as computed whole.
+func TestReportOfPrompt(t *testing.T) {
+	assert.Equal(t, "2.00 s, 768.0 tokens/s; 13466 of them were not reached", prompt(lesskv.Timings{Prompt: 15002, Evaluated: 1536, PromptTime: 2 * time.Second}))
+	assert.Equal(t, "2.00 s, 5.0 tokens/s", prompt(lesskv.Timings{Prompt: 15, Cached: 5, Evaluated: 10, PromptTime: 2 * time.Second}))
+	assert.Equal(t, "at once", prompt(lesskv.Timings{Prompt: 15, Cached: 15}))
+}

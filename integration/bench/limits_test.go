@@ -1,0 +1,45 @@
+package bench
+
+import (
+	"math"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/lesskv/lesskv/weights"
+)
+
+// What makes no sense is refused, and so is what no machine holds, with figures, before a model is made or opened.
+func TestLimits(t *testing.T) {
+	for name, change := range map[string]func(o *Options){
+		"rank":          func(o *Options) { o.Rank = weights.MaxSize + 1 },
+		"hidden size":   func(o *Options) { o.Hidden = weights.MaxSize + 1 },
+		"growth":        func(o *Options) { o.Growth = 1 << 30 },
+		"policy":        func(o *Options) { o.Policy = "newest" },
+		"budget":        func(o *Options) { o.Budget = math.NaN() },
+		"a share of it": func(o *Options) { o.Budget = 2 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := Options{Model: "gopher-5m", Dir: filepath.Join(t.TempDir(), "none"), Contexts: []int{0}}
+			change(&o)
+			_, err := Run(t.Context(), o)
+			require.ErrorIs(t, err, ErrOption)
+			assert.NoDirExists(t, o.Dir)
+		})
+	}
+	if _, ok := freeMemory(); !ok {
+		t.Skip("the system does not say how much memory is free")
+	}
+	dir := t.TempDir()
+	_, err := Run(t.Context(), Options{Model: "gopher-5m", Dir: dir, Contexts: []int{0}, Threads: 1, Rank: weights.MaxSize, Hidden: weights.MaxSize})
+	require.ErrorIs(t, err, ErrMemory)
+	assert.ErrorContains(t, err, "take about 1537.1 GiB")
+	left, err := filepath.Glob(filepath.Join(dir, "*.lesskv.gguf*"))
+	require.NoError(t, err)
+	assert.Empty(t, left)
+
+	b := &bench{o: &Options{SlotType: "f32"}, budget: 1000, model: &weights.Model{Geometry: weights.Geometry{Layers: 6, HeadsKV: 2, KeyLength: 64, ValueLength: 64}}}
+	assert.EqualValues(t, 6*2*1000*(4*128+8), b.slotBytes())
+}
