@@ -10,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/lesskv/lesskv/weights/outfile"
 )
 
 // A group is what is measured in one run for the table of targets. Each compares only what ran side by side in it.
@@ -219,5 +221,5 @@ func replace(path, text string) error {
 	if !ok || !ok2 {
 		return fmt.Errorf("bench: %s: want the marks %q and %q: %w", path, tableBegin, tableEnd, ErrOption)
 	}
-	return os.WriteFile(path, []byte(before+tableBegin+"\n\n"+text+"\n"+tableEnd+after), 0o644)
+	return outfile.WriteBytes(path, []byte(before+tableBegin+"\n\n"+text+"\n"+tableEnd+after))
 }

@@ -26,6 +26,7 @@ import (
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/gguf"
+	"github.com/lesskv/lesskv/weights/outfile"
 	"github.com/lesskv/lesskv/weights/train"
 )
 
@@ -218,7 +219,7 @@ func (s *sweep) train(p point, path string) error {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(reportOf(path), data, 0o644)
+	return outfile.WriteBytes(reportOf(path), data)
 }
 
 // reportOf is where an adapter's report lies.
