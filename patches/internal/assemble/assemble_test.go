@@ -413,6 +413,21 @@ func TestBuildFolderDeletedByHand(t *testing.T) {
 	require.NoError(t, err, out)
 }
 
+// Where cgo would not take the package, nothing is made; what is not a package may lie anywhere.
+func TestPathThatCgoRefuses(t *testing.T) {
+	b := newBench(t)
+	b.o.Build = filepath.Join(t.TempDir(), "it's", "build")
+	err := b.fail(`holds '\''`)
+	var refused *assemble.PathError
+	require.ErrorAs(t, err, &refused)
+	require.ErrorContains(t, err, "-build DIR")
+	require.Empty(t, b.did())
+	require.NoDirExists(t, b.o.Build)
+	require.NoFileExists(t, filepath.Join(b.dir, "go.work"))
+	b.o.Trees = "unmodified"
+	b.run()
+}
+
 func TestApp(t *testing.T) {
 	b := newBench(t)
 	b.forApp(b.app)
