@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -18,6 +17,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/lesskv/lesskv/integration/bench"
+	"github.com/lesskv/lesskv/patches/limits"
 	"github.com/lesskv/lesskv/weights/gguf"
 )
 
@@ -85,7 +85,7 @@ them for once, and compares.`,
 	f.IntVar(&o.Hidden, "hidden", 16, "hidden size of random kernels")
 	f.StringVar(&o.kernels, "kernels", "f16", "type of random kernels: f16, q8_0")
 	f.IntVar(&o.Ubatch, "ubatch", 512, "tokens of a micro-batch")
-	f.IntVarP(&o.Threads, "threads", "t", runtime.NumCPU(), "threads")
+	f.IntVarP(&o.Threads, "threads", "t", limits.CPUs(), "threads")
 	f.BoolVar(&o.Profile, "profile", false, "say where LESS's time goes, and how its attention compares with a matrix product")
 	f.StringVar(&o.growth, "growth", "", "feed LESS so many `tokens`, and say how much its peak grew from 2,048 on")
 	f.StringVarP(&o.json, "output", "o", "", "`file` for all samples, as JSON")

@@ -27,6 +27,7 @@ import (
 
 	"github.com/lesskv/lesskv/integration/record"
 	"github.com/lesskv/lesskv/integration/worker"
+	"github.com/lesskv/lesskv/patches/limits"
 	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/gguf"
 	"github.com/lesskv/lesskv/weights/train"
@@ -93,7 +94,7 @@ lesskv merge joins what they write.`,
 	f.IntVar(&o.Steps, "steps", train.DefaultSteps, "steps of the optimiser, one window each")
 	f.Float64Var(&o.Rate, "rate", train.DefaultRate, "largest rate of the optimiser")
 	f.StringVar(&o.layers, "layers", "", "`from-to` of the layers to train, counted from 0 (default: all)")
-	f.IntVarP(&o.Threads, "threads", "t", runtime.NumCPU(), "threads, a layer each")
+	f.IntVarP(&o.Threads, "threads", "t", limits.CPUs(), "threads, a layer each")
 	f.Uint64VarP(&o.Seed, "seed", "s", 1, "seed of the starting point: the same options give the same file")
 	f.StringVar(&o.typ, "type", "f16", "type of the adapter's matrices: f16, f32 or q8_0")
 	f.StringVar(&o.disk, "disk", "", "`bytes` that recordings may take at a time, as 20G (default: nine tenths of what is free)")

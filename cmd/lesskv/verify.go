@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -25,6 +24,7 @@ import (
 	"github.com/lesskv/lesskv/integration/testdata"
 	"github.com/lesskv/lesskv/integration/verify"
 	"github.com/lesskv/lesskv/integration/verify/page"
+	"github.com/lesskv/lesskv/patches/limits"
 )
 
 // verifyOptions are the flags of verify.
@@ -100,7 +100,7 @@ built in with its adapters and a text that it has not seen.`,
 	f.Uint64VarP(&o.Seed, "seed", "s", 1, "seed of the draws: the same command gives the same report")
 	f.StringVarP(&o.output, "output", "o", "", "`folder` for the report (default: MODEL.verify beside the model)")
 	f.StringVar(&o.memory, "memory", "", "`bytes` that all processes together may take, as 8G (default: four fifths of what is available)")
-	f.IntVarP(&o.Threads, "threads", "t", runtime.NumCPU(), "threads, all processes together")
+	f.IntVarP(&o.Threads, "threads", "t", limits.CPUs(), "threads, all processes together")
 	f.BoolVar(&o.json, "json", false, "print the report as JSON instead of the table")
 	f.BoolVar(&o.keep, "keep", false, "leave the work folder")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "no progress")

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/lesskv/lesskv/integration/worker"
+	"github.com/lesskv/lesskv/patches/limits"
 	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/gguf"
 )
@@ -117,7 +118,7 @@ func (b *bench) load() error {
 
 // fits refuses what the machine has no memory for.
 func (b *bench) fits() error {
-	have, ok := freeMemory()
+	have, ok := limits.Memory()
 	if !ok {
 		return nil
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/lesskv/lesskv/integration/tinymodels"
 	"github.com/lesskv/lesskv/integration/worker"
+	"github.com/lesskv/lesskv/patches/limits"
 	"github.com/lesskv/lesskv/weights/gguf"
 )
 
@@ -123,7 +124,7 @@ func TestRefused(t *testing.T) {
 	require.ErrorIs(t, err, ErrOption)
 	_, err = FindMethods([]string{"magic"})
 	require.ErrorIs(t, err, ErrOption)
-	if _, ok := freeMemory(); ok {
+	if _, ok := limits.Memory(); ok {
 		_, err = Run(t.Context(), Options{Model: "gopher-5m", Dir: t.TempDir(), Contexts: []int{trainedContext}, Ubatch: 1 << 17, Threads: 1})
 		require.ErrorIs(t, err, ErrMemory, "the logits of a micro-batch are 256 GiB")
 	}
