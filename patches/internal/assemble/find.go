@@ -31,11 +31,11 @@ func (a *assembly) find() error {
 	case a.App == "":
 		dir = filepath.Join(a.root, "build")
 	default:
-		cache, err := os.UserCacheDir()
+		cache, err := cacheDir()
 		if err != nil {
 			return err
 		}
-		dir = filepath.Join(cache, "lesskv", a.inputs(patched)[:16])
+		dir = filepath.Join(cache, a.inputs(patched)[:16])
 	}
 	a.out = layout.Layout(dir)
 	if slices.Contains(a.kinds(), patched) {

@@ -111,6 +111,18 @@ func UseReplace(dir, runtime string) (string, error) {
 	return file, err
 }
 
+// Uses reports whether the module in dir is tied to the runtime, by a go.work or a replace, this program's or the user's own.
+func Uses(dir, runtime string) bool {
+	// the last two names, of which the first is like no other: paths may be relative
+	name := []byte(filepath.ToSlash(filepath.Join(filepath.Base(filepath.Dir(runtime)), filepath.Base(runtime))))
+	_, work, err := findWork(dir)
+	if err == nil && bytes.Contains(work, name) {
+		return true
+	}
+	mod, err := os.ReadFile(filepath.Join(dir, "go.mod"))
+	return err == nil && bytes.Contains(mod, name)
+}
+
 // Undo takes out what UseWork and UseReplace did for the module in dir, and returns the files that it changed or removed.
 func Undo(dir string) ([]string, error) {
 	changed, err := undoWork(dir)
