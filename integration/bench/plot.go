@@ -106,6 +106,11 @@ func (r *Result) lines(title, unit string, rising bool, value func(method string
 	if !found { // a logarithm needs a range
 		p.X.Min, p.X.Max, p.Y.Min, p.Y.Max = 1, 10, 1, 10
 	}
+	for _, axis := range []*plot.Axis{&p.X, &p.Y} {
+		if axis.Min == axis.Max { // and one point has none
+			axis.Min, axis.Max = axis.Min/2, axis.Max*2
+		}
+	}
 	p.Legend.Left, p.Legend.Top = true, rising // where no line is
 	return p, nil
 }

@@ -104,7 +104,7 @@ func (k *killer) app(what string) (string, error) {
 			halves += len(left)
 		}
 	}
-	return fmt.Sprintf("%d files written, each time a whole one to another process; %d kills left a half beside it, which the next save took away", written, halves), nil
+	return fmt.Sprintf("after each the file was whole to another process; kills that left a half beside it, which the next save took away: %d", halves), nil
 }
 
 // killApp starts the app, and kills it at some moment after its first file, of which it takes a few milliseconds each.

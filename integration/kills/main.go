@@ -173,7 +173,7 @@ func (k *killer) resumed(program string, env, args []string, check, done func() 
 	if _, _, err = run(time.Hour); err == nil {
 		err = done()
 	}
-	return fmt.Sprintf("%d runs came through between them, each with the bytes of the first", finished+1), err
+	return fmt.Sprintf("runs that came through between them, each with the bytes of the first: %d", finished+1), err
 }
 
 func (k *killer) train() (string, error) {

@@ -8,13 +8,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-
-	"github.com/google/renameio/v2"
 )
 
 // Write makes the file at path, or replaces it, by what fill writes. Where it fails, the old one is untouched. A link stays one: the
 // file behind it is replaced. What is no file, such as /dev/stdout, is written to.
-func Write(path string, fill func(w io.Writer) error) error {
+func Write(path string, fill func(w io.Writer) error) (err error) {
+	mode := fs.FileMode(0o644)
 	switch info, err := os.Stat(path); {
 	case err != nil: // there is none yet, or making it will say why not
 	case !info.Mode().IsRegular():
@@ -28,19 +27,35 @@ func Write(path string, fill func(w io.Writer) error) error {
 		}
 		return f.Close()
 	default:
+		mode = info.Mode().Perm()
 		if real, err := filepath.EvalSymlinks(path); err == nil {
 			path = real
 		}
 	}
-	f, err := renameio.NewPendingFile(path, renameio.WithTempDir(filepath.Dir(path)), renameio.WithPermissions(0o644), renameio.WithExistingPermissions())
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*.tmp")
 	if err != nil {
 		return named(path, err)
 	}
-	defer f.Cleanup()
+	defer func() {
+		if err != nil {
+			f.Close()
+			os.Remove(f.Name())
+			err = named(path, err)
+		}
+	}()
 	if err := buffered(f, fill); err != nil {
-		return named(path, err)
+		return err
 	}
-	return named(path, f.CloseAtomicallyReplace())
+	if err := f.Chmod(mode); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
 }
 
 // WriteBytes is Write of data.
