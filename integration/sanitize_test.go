@@ -17,6 +17,7 @@ import (
 
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/patches/layout"
+	"github.com/lesskv/lesskv/patches/limits"
 )
 
 // The worker under the address sanitizer, with llama.cpp, and every source of ours under the undefined-behaviour one too, does what an
@@ -186,7 +187,7 @@ func compile(t *testing.T, build layout.Layout, dir string, sources []string, fl
 
 	cc, cxx := tool("CC", "gcc"), tool("CXX", "g++")
 	var g errgroup.Group
-	g.SetLimit(runtime.NumCPU())
+	g.SetLimit(limits.CPUs())
 	for _, source := range sources {
 		object := filepath.Join(dir, filepath.Base(source)+".o")
 		objects = append(objects, object)

@@ -39,13 +39,14 @@ func main() {
 
 func run(ctx context.Context, args []string, log io.Writer) error {
 	o := assemble.Options{Dir: ".", Series: patches, Sources: cgo.Sources, Log: log}
-	var clean, undo, verbose bool
+	var clean, prune, undo, verbose bool
 	flags := flag.NewFlagSet("patches", flag.ContinueOnError)
 	flags.SetOutput(log)
 	flags.StringVar(&o.App, "app", "", "assemble for the app whose go.mod is in this `folder`, under the user's cache directory")
 	flags.BoolVar(&o.Replace, "replace", false, "with -app: tie it by a replace in its go.mod instead of a go.work")
 	flags.BoolVar(&undo, "undo", false, "take out what ties the app (or this checkout) to the runtime")
 	flags.BoolVar(&clean, "clean", false, "delete the build folder and the go.work of this checkout")
+	flags.BoolVar(&prune, "prune", false, "delete the runtimes in the user's cache directory that no app uses")
 	flags.StringVar(&o.Build, "build", "", "the build `folder` (default build beside go.mod, or one in the user's cache directory)")
 	flags.StringVar(&o.Trees, "tree", "", "patched, unmodified (what everything is verified against) or all (default all, with -app patched)")
 	flags.StringVar(&o.Preset, "preset", "native", "instruction sets: native (this machine) or portable (x86-64-v3; armv8.2-a with dotprod and fp16)")
@@ -73,9 +74,13 @@ func run(ctx context.Context, args []string, log io.Writer) error {
 	}
 	switch {
 	case clean && o.App != "":
-		return errors.New("-clean is for a checkout: -undo takes an app's tie out, and the runtimes in the user's cache directory (lesskv) serve every app")
+		return errors.New("-clean is for a checkout: -undo takes an app's tie out, and -prune deletes the runtimes in the user's cache directory that no app uses any more")
 	case o.Replace && o.App == "":
 		return errors.New("-replace is for apps: a replace in this module's go.mod would break go run MODULE@VERSION")
+	case prune && (o.App != "" || clean || undo):
+		return errors.New("-prune goes alone: it looks at the runtimes of all apps")
+	case prune:
+		return assemble.Prune(ctx, o)
 	case clean:
 		return assemble.Clean(ctx, o)
 	case undo:

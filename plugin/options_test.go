@@ -1,7 +1,6 @@
 package lesskv_test
 
 import (
-	"path/filepath"
 	"regexp"
 	"runtime"
 	"strconv"
@@ -113,11 +112,11 @@ func TestThreadsOnePerCPU(t *testing.T) {
 		require.NoError(t, err)
 		return n
 	}
-	cpus, err := filepath.Glob("/sys/devices/system/cpu/cpu[0-9]*") // those that this process may not use count too
-	require.NoError(t, err)
-	most := max(len(cpus), runtime.NumCPU())
 	assert.Equal(t, 1, used(1))
-	assert.LessOrEqual(t, used(most+2), most)
+	most := used(runtime.NumCPU() + 2)
+	t.Logf("%d threads of %d CPUs", most, runtime.NumCPU())
+	assert.GreaterOrEqual(t, most, 1)
+	assert.LessOrEqual(t, most, runtime.NumCPU()) // less where a control group says so
 }
 
 func TestEmbeddingsNotEnabled(t *testing.T) {

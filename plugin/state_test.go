@@ -2,14 +2,17 @@ package lesskv_test
 
 import (
 	"encoding/binary"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	llama "github.com/go-skynet/go-llama.cpp"
+	"github.com/gofrs/flock"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -260,4 +263,32 @@ func TestPromptCache(t *testing.T) {
 			assertSays(t, err, lesskv.ErrFailed, "below a file")
 		})
 	})
+}
+
+// What a process that was killed left beside a state is taken away by the next save, and waits for no lock; the lock of one that
+// lives is waited for.
+func TestStateAfterAKilledSave(t *testing.T) {
+	model := open(t)
+	require.NoError(t, model.Eval(prompt, llama.SetThreads(1)))
+	path := filepath.Join(t.TempDir(), "state")
+	part := fmt.Sprintf("%s.%d.part", path, os.Getuid())
+	require.NoError(t, os.WriteFile(part, make([]byte, 1<<20), 0o600))
+	require.NoError(t, model.SaveState(path))
+	require.NoFileExists(t, part)
+	require.NoError(t, model.LoadState(path))
+
+	lock := flock.New(part)
+	require.NoError(t, lock.Lock())
+	saved := make(chan error)
+	go func() { saved <- model.SaveState(path) }()
+	select {
+	case err := <-saved:
+		t.Fatalf("saved beside another: %v", err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	require.NoError(t, os.Rename(part, path)) // as the other ends
+	require.NoError(t, lock.Unlock())
+	require.NoError(t, <-saved)
+	require.NoError(t, model.LoadState(path))
+	require.NoFileExists(t, part)
 }

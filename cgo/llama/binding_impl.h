@@ -68,6 +68,9 @@ public:
     std::string reason(class log_errors & errors) const;
 };
 
+// How many threads can run at once: CPUs that the process may run on, or what a control group's quota leaves of them.
+int32_t usable_cpus();
+
 // A LESS configuration with strings of its own.
 class less_config {
 public:

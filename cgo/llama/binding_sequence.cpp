@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <cstring>
 #include <memory>
-#include <thread>
 
 namespace binding {
 
@@ -140,8 +139,8 @@ bool sequence::feed(const llama_token * added, size_t n, int32_t n_batch, const 
 
 void sequence::set_threads(int32_t n) {
     // ggml's threads wait by spinning: more of them than CPUs, like upstream's default of 4, take turns at that
-    const int32_t n_cpus = std::thread::hardware_concurrency(); // 0: unknown
-    n = n_cpus > 0 ? std::min(n, n_cpus) : n;
+    static const int32_t n_cpus = usable_cpus();
+    n = std::min(n, n_cpus);
     llama_set_n_threads(ctx.get(), n, n);
 }
 

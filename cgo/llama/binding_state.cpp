@@ -10,6 +10,7 @@
 #include <memory>
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -50,18 +51,54 @@ static bool same_access(const std::string & part, const struct stat & st) {
     return chmod(part.c_str(), st.st_mode & (group ? 0777 : 0707)) == 0;
 }
 
+// Makes the file that becomes the state, and holds it by a lock: two models, or processes, may save to one path. One that is
+// there without a lock is of a process that was killed. -1 and errno where it cannot be made.
+static int open_part(const std::string & part, mode_t mode) {
+    for (;;) {
+        int fd = open(part.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, mode);
+        const bool made = fd >= 0;
+        if (!made && errno == EEXIST) {
+            fd = open(part.c_str(), O_RDWR | O_CLOEXEC);
+            if (fd < 0 && errno == ENOENT) {
+                continue;
+            }
+        }
+        if (fd < 0) {
+            return -1;
+        }
+        int locked;
+        do {
+            locked = flock(fd, LOCK_EX);
+        } while (locked != 0 && errno == EINTR);
+        struct stat held, there;
+        const bool ours = fstat(fd, &held) == 0 && stat(part.c_str(), &there) == 0 && held.st_ino == there.st_ino && held.st_dev == there.st_dev;
+        if (made && ours) {
+            return fd; // a file system may have no locks
+        }
+        if (!made && locked != 0) {
+            close(fd);
+            errno = EEXIST;
+            return -1;
+        }
+        if (ours) {
+            unlink(part.c_str());
+        }
+        close(fd);
+    }
+}
+
 void save_state(const sequence & s, const std::string & to) {
     need_cache(s);
     struct stat old;
     const std::string path = file_behind(to, old);
     const bool replaces = old.st_mode != 0; // a file has its type there
-    // A write that fails leaves the file that was there. Two models, or processes, may write the same one.
-    const std::string part = path + "." + std::to_string(getpid()) + "." + std::to_string((uintptr_t) s.ctx.get()) + ".part";
-    const int fd = open(part.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, replaces ? 0600 : 0666);
+    // A write that fails leaves the file that was there.
+    const std::string part = path + "." + std::to_string(getuid()) + ".part";
+    const int fd = open_part(part, replaces ? 0600 : 0666);
     if (fd < 0) {
         fail(LLAMA_BINDING_FAILED, "%s cannot be written: %s", path.c_str(), strerror(errno));
     }
-    close(fd);
+    const std::unique_ptr<const int, void (*)(const int *)> lock(&fd, [](const int * fd) { close(*fd); });
     log_errors errors;
     const size_t size = llama_state_seq_save_file(s.ctx.get(), part.c_str(), 0, s.tokens.data(), s.tokens.size());
     if (size == 0) {

@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -18,6 +17,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/lesskv/lesskv/integration/bench"
+	"github.com/lesskv/lesskv/patches/limits"
 	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/gguf"
 )
@@ -86,7 +86,7 @@ them for once, and compares.`,
 	addNumber(f, &o.Hidden, "hidden", "", 16, 1, weights.MaxSize, "hidden size of random kernels")
 	f.StringVar(&o.kernels, "kernels", "f16", "type of random kernels: f16, q8_0")
 	addNumber(f, &o.Ubatch, "ubatch", "", 512, 1, most, "tokens of a micro-batch")
-	addNumber(f, &o.Threads, "threads", "t", runtime.NumCPU(), 1, maxThreads, "threads")
+	addNumber(f, &o.Threads, "threads", "t", limits.CPUs(), 1, maxThreads, "threads")
 	f.BoolVar(&o.Profile, "profile", false, "say where LESS's time goes, and how its attention compares with a matrix product")
 	f.StringVar(&o.growth, "growth", "", "feed LESS so many `tokens`, and say how much its peak grew from 2,048 on")
 	f.StringVarP(&o.json, "output", "o", "", "`file` for all samples, as JSON")

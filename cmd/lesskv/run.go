@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -20,6 +19,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/lesskv/lesskv/integration/testdata"
+	"github.com/lesskv/lesskv/patches/limits"
 	lesskv "github.com/lesskv/lesskv/plugin"
 )
 
@@ -235,7 +235,7 @@ func (o *runOptions) resolve() (path string, cache llama.ModelOption, err error)
 			return "", nil, err
 		}
 	}
-	batch, threads := 512, runtime.NumCPU()
+	batch, threads := 512, limits.CPUs()
 	if o.model == "" {
 		batch, threads = 32, 1
 	}

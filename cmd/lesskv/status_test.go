@@ -12,8 +12,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/lesskv/lesskv/integration/bench"
 	"github.com/lesskv/lesskv/integration/testdata"
+	"github.com/lesskv/lesskv/patches/limits"
 	lesskv "github.com/lesskv/lesskv/plugin"
 )
 
@@ -112,7 +112,7 @@ func TestStatus(t *testing.T) {
 		"no command":             {[]string{"walk"}, exitUsage, "unknown command"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if _, ok := bench.FreeMemory(); !ok && strings.Contains(c.says, "are free") {
+			if _, ok := limits.Memory(); !ok && strings.Contains(c.says, "are free") {
 				t.Skip("the system does not say how much memory is free")
 			}
 			status, out, stderr := command("", c.args...)

@@ -27,9 +27,9 @@ import (
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
-	"github.com/lesskv/lesskv/integration/bench"
 	"github.com/lesskv/lesskv/integration/record"
 	"github.com/lesskv/lesskv/integration/worker"
+	"github.com/lesskv/lesskv/patches/limits"
 	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/gguf"
 	"github.com/lesskv/lesskv/weights/train"
@@ -96,7 +96,7 @@ lesskv merge joins what they write.`,
 	addNumber(f, &o.Steps, "steps", "", train.DefaultSteps, 1, most, "steps of the optimiser, one window each")
 	addNumber(f, &o.Rate, "rate", "", train.DefaultRate, 1e-9, train.MaxRate, "largest rate of the optimiser")
 	f.StringVar(&o.layers, "layers", "", "`from-to` of the layers to train, counted from 0 (default: all)")
-	addNumber(f, &o.Threads, "threads", "t", runtime.NumCPU(), 1, maxThreads, "threads, a layer each")
+	addNumber(f, &o.Threads, "threads", "t", limits.CPUs(), 1, maxThreads, "threads, a layer each")
 	addNumber(f, &o.Seed, "seed", "s", 1, 0, math.MaxUint64, "seed of the starting point: the same options give the same file")
 	f.StringVar(&o.typ, "type", "f16", "type of the adapter's matrices: f16, f32 or q8_0")
 	f.StringVar(&o.disk, "disk", "", "`bytes` that recordings may take at a time, as 20G (default: nine tenths of what is free)")
@@ -117,7 +117,7 @@ func (o *trainOptions) run(cmd *cobra.Command) (err error) {
 	if err := o.parse(); err != nil {
 		return usageError{err}
 	}
-	if free, ok := bench.FreeMemory(); ok {
+	if free, ok := limits.Memory(); ok {
 		o.Memory = free
 	}
 	if err := o.Check(o.context); err != nil {

@@ -13,7 +13,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -28,6 +27,7 @@ import (
 	"github.com/lesskv/lesskv/integration/testdata"
 	"github.com/lesskv/lesskv/integration/verify"
 	"github.com/lesskv/lesskv/integration/verify/page"
+	"github.com/lesskv/lesskv/patches/limits"
 )
 
 // verifyOptions are the flags of verify.
@@ -103,7 +103,7 @@ built in with its adapters and a text that it has not seen.`,
 	addNumber(f, &o.Seed, "seed", "s", 1, 1, math.MaxUint64, "seed of the draws: the same command gives the same report")
 	f.StringVarP(&o.output, "output", "o", "", "`folder` for the report (default: MODEL.verify beside the model)")
 	f.StringVar(&o.memory, "memory", "", "`bytes` that all processes together may take, as 8G (default: four fifths of what is available)")
-	addNumber(f, &o.Threads, "threads", "t", runtime.NumCPU(), 1, maxThreads, "threads, all processes together")
+	addNumber(f, &o.Threads, "threads", "t", limits.CPUs(), 1, maxThreads, "threads, all processes together")
 	f.BoolVar(&o.json, "json", false, "print the report as JSON instead of the table")
 	f.BoolVar(&o.keep, "keep", false, "leave the work folder")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "no progress")

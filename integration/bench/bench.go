@@ -20,6 +20,7 @@ import (
 
 	"github.com/lesskv/lesskv/cgo/kernels"
 	"github.com/lesskv/lesskv/integration/worker"
+	"github.com/lesskv/lesskv/patches/limits"
 	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/gguf"
 )
@@ -124,7 +125,7 @@ func (b *bench) affordsKernels() error {
 	m := b.model
 	shape := kernels.TrainShape{Shape: kernels.Shape{Heads: m.Heads, HeadsKV: m.HeadsKV, KeySize: m.KeyLength, Rank: b.o.Rank, Hidden: b.o.Hidden}, ValueSize: m.ValueLength}
 	need := 8 * int64(m.Layers) * int64(shape.Weights()) // in f32, and as they are written
-	if have, ok := freeMemory(); ok && need > have {
+	if have, ok := limits.Memory(); ok && need > have {
 		return fmt.Errorf("bench: random kernels of rank %d and hidden size %d take about %.1f GiB, %.1f GiB are free; lower one of the two: %w",
 			b.o.Rank, b.o.Hidden, float64(need)/(1<<30), float64(have)/(1<<30), ErrMemory)
 	}
@@ -133,7 +134,7 @@ func (b *bench) affordsKernels() error {
 
 // fits refuses what the machine has no memory for.
 func (b *bench) fits() error {
-	have, ok := freeMemory()
+	have, ok := limits.Memory()
 	if !ok {
 		return nil
 	}

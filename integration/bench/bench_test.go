@@ -10,7 +10,10 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/lesskv/lesskv/integration/tinymodels"
 	"github.com/lesskv/lesskv/integration/worker"
+	"github.com/lesskv/lesskv/patches/limits"
+	"github.com/lesskv/lesskv/weights/gguf"
 )
 
 // TestRun measures a small shape with every method: what is measured, not how fast it is.
@@ -128,13 +131,47 @@ func TestRefused(t *testing.T) {
 	refused("64", err)
 	_, err = FindMethods([]string{"magic"})
 	refused(`"magic"`, err)
-	if have, ok := freeMemory(); ok {
+	if have, ok := limits.Memory(); ok {
 		methods, err := FindMethods([]string{"f16"})
 		require.NoError(t, err)
 		methods = slices.Repeat(methods, int(have>>38)+1) // each with the logits of a micro-batch, which are 256 GiB
 		_, err = Run(t.Context(), Options{Model: "gopher-5m", Dir: t.TempDir(), Methods: methods, Contexts: []int{trainedContext}, Ubatch: 1 << 17, Threads: 1})
 		require.ErrorIs(t, err, ErrMemory)
 	}
+}
+
+// TestKernelsOfTwoModels: two files of one name have kernels of their own in one folder, and damaged files are made anew.
+func TestKernelsOfTwoModels(t *testing.T) {
+	dir := t.TempDir()
+	o := Options{Dir: dir, Contexts: []int{64}, Ubatch: 64, Repeat: 1, Threads: 1}
+	var err error
+	o.Methods, err = FindMethods([]string{"less"})
+	require.NoError(t, err)
+	for _, name := range []string{"qwen3", "llama", "qwen3"} {
+		m, err := tinymodels.Find(name)
+		require.NoError(t, err)
+		o.Model = filepath.Join(t.TempDir(), "model.gguf")
+		require.NoError(t, m.Write(o.Model, gguf.F32, 1))
+		_, err = Run(t.Context(), o)
+		require.NoError(t, err)
+	}
+	list := func() []string {
+		paths, err := filepath.Glob(filepath.Join(dir, "*.gguf"))
+		require.NoError(t, err)
+		return paths
+	}
+	require.Len(t, list(), 2)
+
+	o.Model = "gopher-5m"
+	_, err = Run(t.Context(), o)
+	require.NoError(t, err)
+	require.Len(t, list(), 4)
+	for _, path := range list() {
+		require.NoError(t, os.Truncate(path, 1000))
+	}
+	_, err = Run(t.Context(), o)
+	require.NoError(t, err)
+	require.Len(t, list(), 4)
 }
 
 // TestWhole sums up a prompt whose micro-batches take a second more each.

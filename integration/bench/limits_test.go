@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/lesskv/lesskv/patches/limits"
 	"github.com/lesskv/lesskv/weights"
 )
 
@@ -29,7 +30,7 @@ func TestLimits(t *testing.T) {
 			assert.NoDirExists(t, o.Dir)
 		})
 	}
-	if _, ok := freeMemory(); !ok {
+	if _, ok := limits.Memory(); !ok {
 		t.Skip("the system does not say how much memory is free")
 	}
 	dir := t.TempDir()

@@ -3,13 +3,13 @@ package bench
 import (
 	"errors"
 	"fmt"
-	"runtime"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/lesskv/lesskv/cgo/kernels"
 	"github.com/lesskv/lesskv/integration/worker"
+	"github.com/lesskv/lesskv/patches/limits"
 	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/gguf"
 )
@@ -95,7 +95,7 @@ func (o *Options) fill() error {
 	for _, d := range []struct {
 		field *int
 		value int
-	}{{&o.Repeat, 5}, {&o.Rank, 8}, {&o.Hidden, 16}, {&o.Ubatch, 512}, {&o.Threads, runtime.NumCPU()}, {&o.PromptLimit, 1 << 30}} {
+	}{{&o.Repeat, 5}, {&o.Rank, 8}, {&o.Hidden, 16}, {&o.Ubatch, 512}, {&o.Threads, limits.CPUs()}, {&o.PromptLimit, 1 << 30}} {
 		if *d.field == 0 {
 			*d.field = d.value
 		}

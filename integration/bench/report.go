@@ -7,6 +7,8 @@ import (
 	"os"
 	"slices"
 	"text/tabwriter"
+
+	"github.com/lesskv/lesskv/weights/outfile"
 )
 
 // Write writes the result as JSON.
@@ -15,7 +17,7 @@ func (r *Result) Write(path string) error {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(path, append(b, '\n'), 0o644)
+	return outfile.WriteBytes(path, append(b, '\n'))
 }
 
 const maxContext = 1 << 24 // tokens: more than any model has

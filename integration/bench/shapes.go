@@ -2,6 +2,8 @@ package bench
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -81,12 +83,22 @@ func (s Shape) matrices() []matrix {
 	return list
 }
 
+// shapeFormat goes into the name of a shape's file. It changes with what is written for one shape.
+const shapeFormat = 1
+
+// short returns some hex digits that differ with the parts.
+func short(parts ...any) string {
+	sum := sha256.Sum256(fmt.Append(nil, parts...))
+	return hex.EncodeToString(sum[:6])
+}
+
 // Build writes the shape as a model in a type of llama.cpp's, such as Q4_0, into a folder and returns its path. What is there
-// already is not written again. The worker at path quantises it.
+// already, whole, is not written again. The worker at path quantises it.
 func (s Shape) Build(ctx context.Context, dir, kind, workerPath string, threads int) (path string, err error) {
 	kind = strings.ToUpper(kind)
-	path = filepath.Join(dir, s.Name+"-"+kind+".gguf")
-	if _, err := os.Stat(path); err == nil {
+	path = filepath.Join(dir, fmt.Sprintf("%s-%s-%s.gguf", s.Name, kind, short(shapeFormat, s)))
+	if f, err := gguf.Open(path); err == nil {
+		f.Close()
 		return path, nil
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -180,10 +192,11 @@ func (s Shape) tensors() []gguf.Tensor {
 	return list
 }
 
-// buildAdapter writes random kernels for a model beside it and returns their path.
+// buildAdapter writes random kernels for a model into a folder and returns their path. Two models may have files of one name:
+// the kernels' says whose they are.
 func buildAdapter(m *weights.Model, dir, name string, o *Options) (string, error) {
-	path := filepath.Join(dir, fmt.Sprintf("%s-r%d-h%d-%s-%v.lesskv.gguf", name, o.Rank, o.Hidden, o.Policy, o.KernelType))
-	if _, err := os.Stat(path); err == nil {
+	path := filepath.Join(dir, fmt.Sprintf("%s-r%d-h%d-%s-%v-%s.lesskv.gguf", name, o.Rank, o.Hidden, o.Policy, o.KernelType, short(shapeFormat, m.Fingerprint, o.Ubatch)))
+	if _, err := weights.Read(path); err == nil {
 		return path, nil
 	}
 	a := weights.Random(m, o.Rank, o.Hidden, weights.Trained{Policy: o.Policy, Heavy: 1, Recent: 1, Ubatch: o.Ubatch, Context: trainedContext}, 1)

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/lesskv/lesskv/weights/outfile"
 	"golang.org/x/sys/unix"
 )
 
@@ -249,5 +250,5 @@ func replace(path, text string) error {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(path, []byte(before+tableBegin+"\n\n"+text+"\n"+tableEnd+after), 0o644)
+	return outfile.WriteBytes(path, []byte(before+tableBegin+"\n\n"+text+"\n"+tableEnd+after))
 }

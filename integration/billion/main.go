@@ -13,7 +13,6 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"runtime"
 	"sync"
 	"time"
 
@@ -22,6 +21,7 @@ import (
 	"github.com/lesskv/lesskv/integration/record"
 	"github.com/lesskv/lesskv/integration/tinymodels"
 	"github.com/lesskv/lesskv/integration/worker"
+	"github.com/lesskv/lesskv/patches/limits"
 	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/gguf"
 	"github.com/lesskv/lesskv/weights/train"
@@ -37,7 +37,7 @@ func main() {
 	flag.IntVar(&b.steps, "steps", train.DefaultSteps, "steps of the whole training")
 	flag.IntVar(&b.windows, "windows", 3, "windows of 2,048 tokens to record here")
 	flag.IntVar(&b.short, "short", 25, "steps to take here")
-	flag.IntVar(&b.threads, "threads", runtime.NumCPU(), "threads")
+	flag.IntVar(&b.threads, "threads", limits.CPUs(), "threads")
 	flag.StringVar(&b.work, "work", "", "folder for the model, 1.1 GB, and the recordings (default: a temporary one)")
 	write := flag.String("write", "", "write the model to this `file` and do nothing else")
 	flag.Parse()

@@ -16,7 +16,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"runtime"
 	"strings"
 
 	"github.com/lesskv/lesskv/integration/heldout"
@@ -24,8 +23,10 @@ import (
 	"github.com/lesskv/lesskv/integration/reference"
 	"github.com/lesskv/lesskv/integration/testdata"
 	"github.com/lesskv/lesskv/integration/worker"
+	"github.com/lesskv/lesskv/patches/limits"
 	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/gguf"
+	"github.com/lesskv/lesskv/weights/outfile"
 	"github.com/lesskv/lesskv/weights/train"
 )
 
@@ -70,7 +71,7 @@ func main() {
 	flag.StringVar(&s.policy, "policy", "h2o", "sparse policy: h2o, lambda or peak")
 	flag.IntVar(&s.budget, "budget", 102, "slots per KV head")
 	flag.IntVar(&s.steps, "steps", 0, "steps of the optimiser, 0 for the default")
-	flag.IntVar(&s.threads, "threads", runtime.NumCPU(), "layers to fit at a time; a model this small runs on one thread")
+	flag.IntVar(&s.threads, "threads", limits.CPUs(), "layers to fit at a time; a model this small runs on one thread")
 	windows := flag.Int("windows", heldout.Windows, "held-out windows of 2,048 tokens to measure, 1 to 6")
 	flag.StringVar(&s.work, "work", filepath.Join(cache, "lesskv", "sweep"), "folder for recordings and adapters")
 	flag.StringVar(&s.source, "d", filepath.Join("integration", "testdata", "train-sample.txt"), "text to train on")
@@ -218,7 +219,7 @@ func (s *sweep) train(p point, path string) error {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(reportOf(path), data, 0o644)
+	return outfile.WriteBytes(reportOf(path), data)
 }
 
 // reportOf is where an adapter's report lies.

@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/lesskv/lesskv/weights/outfile"
 )
 
 // Names of the files. An adapter's name ends in its policy and budget; at their context of 2,048 tokens, 102 is 5 % and 41 is 2 %.
@@ -70,17 +72,5 @@ func PathIn(dir, name string) (path string, err error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
 	}
-	tmp, err := os.CreateTemp(dir, name+".*.tmp") // renamed when whole: a reader never sees a part
-	if err != nil {
-		return "", err
-	}
-	defer os.Remove(tmp.Name())
-	_, err = tmp.Write(want)
-	if closing := tmp.Close(); err == nil {
-		err = closing
-	}
-	if err != nil {
-		return "", err
-	}
-	return path, os.Rename(tmp.Name(), path)
+	return path, outfile.WriteBytes(path, want)
 }

@@ -97,7 +97,19 @@ func (v *verifier) generateKey(g *group, r *run) string {
 }
 
 func (v *verifier) generated(g *group, r *run) bool {
-	return v.plan.Generate < 1 || !g.texts || v.store.has(v.generateKey(g, r))
+	if v.plan.Generate < 1 || !g.texts {
+		return true
+	}
+	for i, p := range v.promptsOf(g) {
+		if text := v.continuation(g, i, p); r == g.full && text != nil && !v.store.has(v.continuationKey(text)) {
+			return false
+		}
+	}
+	return v.store.has(v.generateKey(g, r))
+}
+
+func (v *verifier) continuationKey(text []int32) string {
+	return v.key("continuation", hashTokens(text))
 }
 
 // generate continues every prompt greedily, and keeps the texts. The full cache keeps the references' too.
@@ -117,7 +129,7 @@ func (v *verifier) generate(g *group, o *opened) error {
 			if err != nil {
 				return fmt.Errorf("verify: %s: %w", o.describe(), err)
 			}
-			if err := v.store.save(v.key("continuation", hashTokens(text)), s); err != nil {
+			if err := v.store.save(v.continuationKey(text), s); err != nil {
 				return err
 			}
 		}
@@ -175,7 +187,7 @@ func (v *verifier) generation(g *group, r *run) *Generation {
 		one, two, long = append(one, a.F1), append(two, b.F1), append(long, c.F1)
 		want := p.reference
 		if text := v.continuation(g, i, p); text != nil {
-			v.store.load(v.key("continuation", hashTokens(text)), &want)
+			v.store.load(v.continuationKey(text), &want)
 		}
 		if want == "" {
 			continue

@@ -91,7 +91,15 @@ func (v *verifier) missing(g *group, r *run) bool {
 			return true
 		}
 	}
-	return !r.few && (!v.generated(g, r) || !v.recalled(g, r))
+	if r.few {
+		return false
+	}
+	for _, r := range []*run{g.full, r} { // the full cache is measured beside others
+		if !v.generated(g, r) || !v.recalled(g, r) {
+			return true
+		}
+	}
+	return false
 }
 
 // pending lists a group's runs with something left to do.

@@ -1,32 +1,23 @@
 package verify
 
 import (
-	"bufio"
 	"fmt"
-	"os"
 	"strings"
 
 	"github.com/lesskv/lesskv/integration/worker"
+	"github.com/lesskv/lesskv/patches/limits"
 	"github.com/lesskv/lesskv/weights/gguf"
 )
 
 // overhead is what a process takes beside model, cache and computing.
 const overhead = 16 << 20
 
-// available is four fifths of the memory that the system says is free for the taking; where it does not say, 8 GiB.
-func available() (int64, error) {
-	f, err := os.Open("/proc/meminfo")
-	if err != nil {
-		return 8 << 30, nil
+// available is four fifths of the memory that is free for the taking; where the system does not say, 8 GiB.
+func available() int64 {
+	if free, ok := limits.Memory(); ok {
+		return free / 5 * 4
 	}
-	defer f.Close()
-	for s := bufio.NewScanner(f); s.Scan(); {
-		var kib int64
-		if n, _ := fmt.Sscanf(s.Text(), "MemAvailable: %d kB", &kib); n == 1 {
-			return kib << 10 / 5 * 4, nil
-		}
-	}
-	return 8 << 30, nil
+	return 8 << 30
 }
 
 // quantised tells whether a model has weights that the runtime may repack, each process into memory of its own.

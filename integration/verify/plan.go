@@ -3,12 +3,12 @@ package verify
 import (
 	"errors"
 	"fmt"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/lesskv/lesskv/integration/worker"
+	"github.com/lesskv/lesskv/patches/limits"
 )
 
 // The faults that errors of this package wrap.
@@ -146,7 +146,7 @@ func (p *Plan) fill(modelContext int) error {
 	}{
 		{&p.Windows, "windows", 6, 1}, {&p.Stride, "stride", 0, 0}, {&p.Generate, "generated tokens", 48, -1}, {&p.Read, "tokens to read", 0, 0},
 		{&p.Samples, "samples", 1000, 10}, {&p.Block, "positions of a block", 64, 1}, {&p.Buckets, "buckets", 16, 1},
-		{&p.Threads, "threads", runtime.NumCPU(), 1},
+		{&p.Threads, "threads", limits.CPUs(), 1},
 	} {
 		if *d.field == 0 {
 			*d.field = d.otherwise

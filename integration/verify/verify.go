@@ -116,9 +116,7 @@ func begin(ctx context.Context, p Plan) (_ *verifier, err error) {
 		return nil, fmt.Errorf("verify: %w", err)
 	}
 	if v.plan.Memory == 0 {
-		if v.plan.Memory, err = available(); err != nil {
-			return nil, err
-		}
+		v.plan.Memory = available()
 	}
 	v.info = ModelInfo{Bytes: size.Size()}
 	if need := v.info.Bytes + overhead; need > v.plan.Memory {

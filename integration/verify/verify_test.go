@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 
@@ -167,9 +168,47 @@ func TestContinue(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, first.String(), second.String(), "computed anew")
 
-	pieces, err := filepath.Glob(filepath.Join(filepath.Dir(data), "*.tmp"))
+}
+
+// A piece that is damaged, or of another format, is made anew, whatever it is a piece of, and the report is the same.
+func TestDamagedPieces(t *testing.T) {
+	t.Parallel()
+	p := small(t)
+	p.Work, p.Methods, p.Recall = filepath.Join(t.TempDir(), "work"), []string{verify.Sparse, verify.LESS}, []string{"passkey"}
+	p.Tokens, p.Read, p.Peaks = nil, 64, []int{2048}
+	run := func() string {
+		r, err := verify.Run(context.Background(), p)
+		require.NoError(t, err)
+		r.Peaks, r.Reading = nil, nil // these say what processes took, to the byte
+		data, err := r.JSON()
+		require.NoError(t, err)
+		return string(data)
+	}
+	want := run()
+	paths, err := filepath.Glob(filepath.Join(p.Work, "*-*"))
 	require.NoError(t, err)
-	assert.Empty(t, pieces)
+	kinds := map[string]string{}
+	for _, path := range paths {
+		kind, _, _ := strings.Cut(filepath.Base(path), "-")
+		kinds[kind] = path
+	}
+	damages := []func(data []byte) []byte{
+		func(data []byte) []byte { return data[:len(data)/2] },
+		func(data []byte) []byte { return append(data[:len(data)-1:len(data)-1], data[len(data)-1]^1) },
+		func(data []byte) []byte { return nil },
+	}
+	for i, kind := range []string{"points", "points", "points", "bytes", "generate", "recall", "continuation", "peak", "profile", "reading"} {
+		path := kinds[kind]
+		require.NotEmpty(t, path, kind)
+		data, err := os.ReadFile(path)
+		require.NoError(t, err)
+		bad := damages[i%len(damages)](data)
+		require.NoError(t, os.WriteFile(path, bad, 0o644))
+		assert.Equal(t, want, run(), kind)
+		again, err := os.ReadFile(path)
+		require.NoError(t, err)
+		assert.NotEqual(t, bad, again, kind)
+	}
 }
 
 func TestRefused(t *testing.T) {

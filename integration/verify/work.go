@@ -1,6 +1,7 @@
 package verify
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/gob"
 	"encoding/hex"
@@ -13,13 +14,18 @@ import (
 	"regexp"
 
 	"github.com/gofrs/flock"
+
+	"github.com/lesskv/lesskv/weights/outfile"
 )
 
 // ErrBusy is a work folder that another run is using.
 var ErrBusy = errors.New("work folder in use")
 
+// workFormat goes into the name of every piece. It changes with what the pieces hold, or how they are computed.
+const workFormat = 2
+
 // store keeps finished pieces of work, each in a file named by all that it depends on: a piece that is there whole is right,
-// whatever plan it was made for.
+// whatever plan it was made for. A file is the SHA-256 of the rest of it, and a gob: one that is damaged is as good as none.
 type store struct {
 	dir       string
 	lock      *flock.Flock
@@ -69,37 +75,35 @@ func (s *store) close() {
 	}
 }
 
+// has tells whether a piece is there, whole.
 func (s *store) has(key string) bool {
-	_, err := os.Stat(filepath.Join(s.dir, key))
-	return err == nil
+	_, ok := s.read(key)
+	return ok
+}
+
+// read returns a piece as it was encoded, unless it isn't there or is damaged.
+func (s *store) read(key string) ([]byte, bool) {
+	data, err := os.ReadFile(filepath.Join(s.dir, key))
+	if err != nil || len(data) < sha256.Size {
+		return nil, false
+	}
+	sum := sha256.Sum256(data[sha256.Size:])
+	return data[sha256.Size:], bytes.Equal(data[:sha256.Size], sum[:])
 }
 
 // load reads a piece. One that can't be read is as good as none.
 func (s *store) load(key string, to any) bool {
-	f, err := os.Open(filepath.Join(s.dir, key))
-	if err != nil {
-		return false
-	}
-	defer f.Close()
-	return gob.NewDecoder(f).Decode(to) == nil
+	data, ok := s.read(key)
+	return ok && gob.NewDecoder(bytes.NewReader(data)).Decode(to) == nil
 }
 
 // save writes a piece: it is there whole or not at all.
 func (s *store) save(key string, piece any) error {
-	f, err := os.CreateTemp(s.dir, "*.tmp")
-	if err != nil {
-		return fmt.Errorf("verify: keeping finished work: %w", err)
-	}
-	defer os.Remove(f.Name())
-	err = gob.NewEncoder(f).Encode(piece)
+	var b bytes.Buffer
+	err := gob.NewEncoder(&b).Encode(piece)
 	if err == nil {
-		err = f.Sync()
-	}
-	if closing := f.Close(); err == nil {
-		err = closing
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), filepath.Join(s.dir, key))
+		sum := sha256.Sum256(b.Bytes())
+		err = outfile.WriteBytes(filepath.Join(s.dir, key), append(sum[:], b.Bytes()...))
 	}
 	if err != nil {
 		return fmt.Errorf("verify: keeping finished work: %w", err)
@@ -111,7 +115,7 @@ func (s *store) save(key string, piece any) error {
 func (v *verifier) key(kind string, parts ...any) string {
 	h := sha256.New()
 	e := json.NewEncoder(h)
-	all := []any{kind, v.sums}
+	all := []any{workFormat, kind, v.sums}
 	for _, p := range parts {
 		switch p := p.(type) {
 		case *run:

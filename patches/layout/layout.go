@@ -83,8 +83,15 @@ func used(dir string) (Layout, bool) {
 	if err != nil {
 		return "", false
 	}
+	var paths []string
 	for _, u := range work.Use {
-		p := filepath.FromSlash(u.Path)
+		paths = append(paths, u.Path)
+	}
+	for _, r := range work.Replace {
+		paths = append(paths, r.New.Path)
+	}
+	for _, p := range paths {
+		p = filepath.FromSlash(p)
 		if !filepath.IsAbs(p) {
 			p = filepath.Join(dir, p)
 		}

@@ -47,6 +47,12 @@ func TestFind(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, cached, found)
 
+	work = "go 1.24\n\nuse .\nreplace example.com/llama => " + cached.Package() + "\n"
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "go.work"), []byte(work), 0o644))
+	found, err = layout.Find(below)
+	require.NoError(t, err)
+	require.Equal(t, cached, found)
+
 	t.Setenv(layout.Variable, string(beside))
 	found, err = layout.Find(below)
 	require.NoError(t, err)

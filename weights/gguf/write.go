@@ -1,13 +1,13 @@
 package gguf
 
 import (
-	"bufio"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"math"
-	"os"
-	"path/filepath"
+
+	"github.com/lesskv/lesskv/weights/outfile"
 )
 
 // KeyValue is a key and its value: a Scalar or a slice of them.
@@ -47,34 +47,13 @@ func Write(w io.Writer, pairs []KeyValue, tensors []Tensor) error {
 }
 
 // WriteFile writes a file as Write does. It replaces path only when everything is on the disk.
-func WriteFile(path string, pairs []KeyValue, tensors []Tensor) (err error) {
-	tmp, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*.tmp")
-	if err != nil {
-		return err
+func WriteFile(path string, pairs []KeyValue, tensors []Tensor) error {
+	err := outfile.Write(path, func(w io.Writer) error { return Write(w, pairs, tensors) })
+	var own *Error
+	if errors.As(err, &own) {
+		err = fmt.Errorf("%s: %w", path, err)
 	}
-	defer func() {
-		if err != nil {
-			tmp.Close()
-			os.Remove(tmp.Name())
-		}
-	}()
-	w := bufio.NewWriterSize(tmp, 1<<16)
-	if err := Write(w, pairs, tensors); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
-	if err := w.Flush(); err != nil {
-		return err
-	}
-	if err := tmp.Chmod(0o644); err != nil {
-		return err
-	}
-	if err := tmp.Sync(); err != nil {
-		return err
-	}
-	if err := tmp.Close(); err != nil {
-		return err
-	}
-	return os.Rename(tmp.Name(), path)
+	return err
 }
 
 func header(pairs []KeyValue, tensors []Tensor) ([]byte, error) {

@@ -3,11 +3,16 @@ package train
 import (
 	"fmt"
 	"image/color"
+	"io"
 	"math"
+	"path/filepath"
+	"strings"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
 	"gonum.org/v1/plot/vg"
+
+	"github.com/lesskv/lesskv/weights/outfile"
 )
 
 // Plot draws the validation error of each layer beside that of Baseline+, to a .png or .svg.
@@ -40,7 +45,14 @@ func Plot(r *Report, path string) error {
 	}
 	p.Y.Max = 1.05 * top
 	p.Add(plotter.NewGrid())
-	if err := p.Save(6*vg.Inch, 4*vg.Inch, path); err != nil {
+	picture, err := p.WriterTo(6*vg.Inch, 4*vg.Inch, strings.TrimPrefix(filepath.Ext(path), "."))
+	if err == nil {
+		err = outfile.Write(path, func(w io.Writer) error {
+			_, err := picture.WriteTo(w)
+			return err
+		})
+	}
+	if err != nil {
 		return fmt.Errorf("train: plot: %w", err)
 	}
 	return nil

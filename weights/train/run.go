@@ -26,8 +26,12 @@ type Report struct {
 	Adapter *weights.Adapter
 }
 
+// recordingFormat changes with what recordings, and the other files of a work folder, hold.
+const recordingFormat = 1
+
 // recording is what recordings depend on.
 type recording struct {
+	Format  int
 	Model   string // fingerprint
 	Source  string `json:",omitempty"`
 	Text    string // SHA-256 of the windows' tokens
@@ -71,7 +75,7 @@ func (o *Options) plan(w Windows) plan {
 			h.Write(memory(tokens))
 		}
 	}
-	r := recording{o.Model.Fingerprint, o.Source, hex.EncodeToString(h.Sum(nil)), o.Context}
+	r := recording{recordingFormat, o.Model.Fingerprint, o.Source, hex.EncodeToString(h.Sum(nil)), o.Context}
 	return plan{r, o.Policy, o.Budgets, o.Heavy, o.Pinned, o.Ubatch, o.Rank, o.Hidden, o.Steps, o.Rate, o.Seed}
 }
 
@@ -266,7 +270,7 @@ func (s *store) room(layers []Layer) (int64, error) {
 // A finished layer is an adapter that has it alone, and its report.
 
 func (s *store) finished(layer int) bool {
-	_, err := os.Stat(s.path(layer, "json")) // written last
+	_, _, err := s.load(layer) // one that is damaged is fitted anew
 	return err == nil
 }
 

@@ -11,6 +11,7 @@ import (
 	"unsafe"
 
 	"github.com/lesskv/lesskv/cgo/kernels"
+	"github.com/lesskv/lesskv/weights/outfile"
 )
 
 // store is the work folder. Recordings and replays are files of records of one size, one a window, in native byte order.
@@ -135,17 +136,7 @@ func diskError(err error) error {
 
 // writeFile writes a small file in one piece: it is there whole or not at all.
 func writeFile(path string, data []byte) error {
-	tmp := path + ".tmp"
-	f, err := os.Create(tmp)
-	if err != nil {
-		return diskError(err)
-	}
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err != nil {
-		return diskError(err)
-	}
-	return os.Rename(tmp, path)
+	return diskError(outfile.WriteBytes(path, data))
 }
 
 // half rounds x s to f16 and puts it at the end of what is there.

@@ -272,6 +272,36 @@ func TestInterrupted(t *testing.T) {
 	assert.Equal(t, want, have, "the same bytes")
 }
 
+// TestDamagedLayer: what a finished layer left in the work folder is damaged, and the layer is fitted anew, to the same bytes.
+func TestDamagedLayer(t *testing.T) {
+	whole := options(t, "whole.gguf")
+	_, err := Run(context.Background(), whole, &fake{}, windows(t))
+	require.NoError(t, err)
+	want, err := os.ReadFile(whole.Output)
+	require.NoError(t, err)
+	for _, ext := range []string{"json", "gguf"} {
+		o := options(t, "damaged.gguf")
+		ctx, cancel := context.WithCancel(context.Background())
+		finished := -1
+		o.Threads = 1
+		o.Progress = func(e Event) {
+			if e.Stage == Finished {
+				finished = e.Layer
+				cancel()
+			}
+		}
+		_, err = Run(ctx, o, &fake{}, windows(t))
+		require.ErrorIs(t, err, context.Canceled)
+		require.NoError(t, os.Truncate(layerFile(o.Output+".work", finished, ext), 10))
+		o.Progress = nil
+		_, err = Run(context.Background(), o, &fake{}, windows(t))
+		require.NoError(t, err, ext)
+		have, err := os.ReadFile(o.Output)
+		require.NoError(t, err)
+		assert.Equal(t, want, have, ext)
+	}
+}
+
 // TestFullDisk: it says so, and what is done stays: the recording of other layers, and layers that are finished.
 func TestFullDisk(t *testing.T) {
 	const full = "/dev/full"

@@ -14,6 +14,7 @@ import (
 	"regexp"
 
 	"github.com/lesskv/lesskv/integration/verify"
+	"github.com/lesskv/lesskv/weights/outfile"
 )
 
 //go:embed page.html
@@ -102,11 +103,11 @@ func Write(r *verify.Report, dir string) ([]string, error) {
 			return err
 		}
 		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path+".tmp", data, 0o644); err != nil {
+		if err := outfile.WriteBytes(path, data); err != nil {
 			return fmt.Errorf("page: %w", err)
 		}
 		paths = append(paths, path)
-		return os.Rename(path+".tmp", path)
+		return nil
 	}
 	if err := write("report.json", r.JSON); err != nil {
 		return nil, err

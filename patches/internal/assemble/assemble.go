@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -90,6 +91,11 @@ func Run(ctx context.Context, o Options) error {
 		if err != nil {
 			return err
 		}
+		if a.App != "" {
+			if err := a.note(); err != nil {
+				return err
+			}
+		}
 		uses = ", " + file + " uses it"
 		if tied = a.check(ctx, file); tied != nil {
 			uses = ""
@@ -99,6 +105,11 @@ func Run(ctx context.Context, o Options) error {
 		a.logf("%s is up to date%s", a.out, uses)
 	} else {
 		a.logf("%s made in %s%s", a.out, time.Since(start).Round(time.Second), uses)
+	}
+	if a.App != "" && a.Build == "" {
+		if err := a.prune(ctx, filepath.Dir(string(a.out)), a.out, abandoned); err != nil {
+			a.logf("old runtimes stay: %v", err)
+		}
 	}
 	if unanswered := (*workspace.UnansweredError)(nil); errors.As(tied, &unanswered) {
 		a.logf("%v", tied) // not the tie's fault: a requirement may be missing yet

@@ -413,6 +413,21 @@ func TestBuildFolderDeletedByHand(t *testing.T) {
 	require.NoError(t, err, out)
 }
 
+// Where cgo would not take the package, nothing is made; what is not a package may lie anywhere.
+func TestPathThatCgoRefuses(t *testing.T) {
+	b := newBench(t)
+	b.o.Build = filepath.Join(t.TempDir(), "it's", "build")
+	err := b.fail(`holds '\''`)
+	var refused *assemble.PathError
+	require.ErrorAs(t, err, &refused)
+	require.ErrorContains(t, err, "-build DIR")
+	require.Empty(t, b.did())
+	require.NoDirExists(t, b.o.Build)
+	require.NoFileExists(t, filepath.Join(b.dir, "go.work"))
+	b.o.Trees = "unmodified"
+	b.run()
+}
+
 func TestApp(t *testing.T) {
 	b := newBench(t)
 	b.forApp(b.app)
@@ -447,6 +462,75 @@ func TestApp(t *testing.T) {
 	b.code["kernels/policy.c"] = &fstest.MapFile{Data: []byte("long policy;\n")}
 	b.run()
 	require.NotContains(t, b.read(b.app, "go.mod"), found.Package(), "other sources are another runtime")
+}
+
+// A runtime stays as long as a known app is tied to it, a run is at work in it, or, without -prune, something was built from it
+// of late; what else lies in the cache directory stays anyway.
+func TestPrune(t *testing.T) {
+	b := newBench(t)
+	b.forApp(b.app)
+	old := b.o
+	b.run()
+	cache, err := os.UserCacheDir()
+	require.NoError(t, err)
+	runtimes := func() []string {
+		list, err := filepath.Glob(filepath.Join(cache, "lesskv", "????????????????", "go-llama.cpp"))
+		require.NoError(t, err)
+		return list
+	}
+	first := layout.Layout(filepath.Dir(runtimes()[0]))
+	others := []string{filepath.Join(cache, "lesskv", "testdata", "x"), filepath.Join(cache, "lesskv", "0123456789abcdef", "x")}
+	for _, path := range others {
+		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
+		b.write(path, "")
+	}
+	age := func(l layout.Layout, by time.Duration) {
+		for _, path := range []string{filepath.Join(string(l), ".apps.json"), filepath.Join(l.Package(), "libbinding.a")} {
+			require.NoError(t, os.Chtimes(path, time.Now().Add(-by), time.Now().Add(-by)))
+		}
+	}
+	const long = 31 * 24 * time.Hour
+
+	// another version for another app: the first is in use
+	b.code["kernels/policy.c"] = &fstest.MapFile{Data: []byte("long policy;\n")}
+	b.o.App = t.TempDir()
+	b.write(filepath.Join(b.o.App, "go.mod"), "module example.com/other\n\ngo 1.22\n")
+	age(first, long)
+	b.run()
+	require.Len(t, runtimes(), 2)
+	require.NoError(t, assemble.Prune(t.Context(), b.o))
+	require.Len(t, runtimes(), 2)
+	require.Contains(t, b.log.String(), string(first)+" stays: "+b.app+" uses it")
+
+	// untied, and read of late
+	require.NoError(t, assemble.Undo(old))
+	age(first, 20*24*time.Hour)
+	b.run()
+	require.Len(t, runtimes(), 2)
+
+	// and long ago, but a run is at work in it
+	l, err := lock.Acquire(t.Context(), first.Lock(), func() {})
+	require.NoError(t, err)
+	age(first, long)
+	require.Contains(t, b.run(), string(first)+" stays: another run is at work in it")
+	require.NoError(t, l.Release())
+	require.Contains(t, b.run(), string(first)+" is gone")
+	require.Len(t, runtimes(), 1)
+	require.NoDirExists(t, string(first))
+
+	// one of which no list tells: -prune alone
+	second := layout.Layout(filepath.Dir(runtimes()[0]))
+	require.NoError(t, os.Remove(filepath.Join(string(second), ".apps.json")))
+	require.NoError(t, os.Chtimes(filepath.Join(second.Package(), "libbinding.a"), time.Time{}, time.Now().Add(-long)))
+	b.code["kernels/policy.c"] = &fstest.MapFile{Data: []byte("short policy;\n")}
+	b.run()
+	require.Len(t, runtimes(), 2)
+	require.NoError(t, assemble.Prune(t.Context(), b.o))
+	require.Len(t, runtimes(), 1)
+	require.NoDirExists(t, string(second))
+	for _, path := range others {
+		require.FileExists(t, path)
+	}
 }
 
 // forApp lets run assemble for the app in dir, and the go command heed a go.work.

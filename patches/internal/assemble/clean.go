@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/lesskv/lesskv/patches/internal/lock"
 	"github.com/lesskv/lesskv/patches/internal/workspace"
 	"github.com/lesskv/lesskv/patches/layout"
 )
@@ -40,6 +41,15 @@ func Clean(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
+	if err := remove(out, l); err != nil {
+		return err
+	}
+	o.logf("%s is gone", out)
+	return nil
+}
+
+// remove deletes a build folder whose lock is held, the lock last.
+func remove(out layout.Layout, l *lock.Lock) error {
 	if err := sweep(out); err != nil {
 		return errors.Join(err, l.Release())
 	}
@@ -49,7 +59,6 @@ func Clean(ctx context.Context, o Options) error {
 	if err := os.Remove(string(out)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	o.logf("%s is gone", out)
 	return nil
 }
 

@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
+	"unicode/utf8"
 
 	"golang.org/x/mod/modfile"
 
@@ -28,13 +31,40 @@ func (a *assembly) find() error {
 	case a.App == "":
 		dir = filepath.Join(a.root, "build")
 	default:
-		cache, err := os.UserCacheDir()
+		cache, err := cacheDir()
 		if err != nil {
 			return err
 		}
-		dir = filepath.Join(cache, "lesskv", a.inputs(patched)[:16])
+		dir = filepath.Join(cache, a.inputs(patched)[:16])
 	}
 	a.out = layout.Layout(dir)
+	if slices.Contains(a.kinds(), patched) {
+		return checkPath(a.out.Package())
+	}
+	return nil
+}
+
+// A PathError is a build folder whose path cgo refuses in a #cgo line, where the package names its own folder.
+type PathError struct {
+	Path string
+	Char rune // the first that cgo does not take
+}
+
+func (e *PathError) Error() string {
+	return fmt.Sprintf("%s holds %q, and cgo takes no package from there (of ASCII, letters, digits, spaces and %s are fine): choose another folder with -build DIR, or move the checkout",
+		e.Path, e.Char, pathMarks)
+}
+
+// pathMarks are what cgo takes in a path beside letters, digits, spaces and whatever is not ASCII.
+const pathMarks = "+-.,/=_:$@%!~^"
+
+// checkPath returns a *PathError for a path that cgo does not take.
+func checkPath(path string) error {
+	for _, c := range path {
+		if c < utf8.RuneSelf && !strings.ContainsRune(pathMarks, c) && c != ' ' && !('0' <= c && c <= '9' || 'a' <= c|0x20 && c|0x20 <= 'z') {
+			return &PathError{path, c}
+		}
+	}
 	return nil
 }
 

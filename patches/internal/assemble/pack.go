@@ -31,6 +31,11 @@ func (a *assembly) pack(ctx context.Context, b *build.Builder, goLlama tree.Tree
 	if err != nil {
 		return nil, err
 	}
+	// By this name llama.go includes it: an app may have another version of the file, and flags that let cgo find it first.
+	if err := goLlama.Add("lesskv_upstream.h", goLlama["binding.h"]); err != nil {
+		return nil, err
+	}
+	delete(goLlama, "binding.h")
 	for _, h := range packageHeaders {
 		if data, ok := a.sources[less+h]; ok {
 			if err := goLlama.Add(h, data); err != nil {

@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -23,6 +22,7 @@ import (
 	"github.com/lesskv/lesskv/patches/internal/progress"
 	"github.com/lesskv/lesskv/patches/internal/toolchain"
 	"github.com/lesskv/lesskv/patches/internal/tree"
+	"github.com/lesskv/lesskv/patches/limits"
 )
 
 // A Unit is one source file to compile.
@@ -114,7 +114,7 @@ func (b *Builder) Compile(ctx context.Context, jobs []Job) ([][]string, error) {
 	defer meter.Finish()
 	limit := b.Jobs
 	if limit <= 0 {
-		limit = runtime.GOMAXPROCS(0)
+		limit = limits.CPUs()
 	}
 	work, ctx := errgroup.WithContext(ctx)
 	work.SetLimit(limit)

@@ -132,6 +132,18 @@ func TestBrokenStore(t *testing.T) {
 	require.Equal(t, []string{"src/a.c"}, b.did())
 	b.compile(b.job(sources))
 	require.Empty(t, b.did())
+
+	for _, bad := range []string{"", "int", "something else"} {
+		object := b.compile(b.job(sources))[0][0]
+		want, err := os.ReadFile(object)
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(object, []byte(bad), 0o644))
+		require.Equal(t, object, b.compile(b.job(sources))[0][0])
+		require.Equal(t, []string{"src/a.c"}, b.did(), "a damaged object is compiled anew")
+		have, err := os.ReadFile(object)
+		require.NoError(t, err)
+		require.Equal(t, string(want), string(have))
+	}
 }
 
 func TestInterrupted(t *testing.T) {

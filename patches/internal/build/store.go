@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -19,11 +20,17 @@ import (
 // it is known only once it was compiled, so it is found in two steps: the source key (source, flags, compiler) leads to
 // a list of headers, and that list with the headers' contents leads to the object.
 //
-//	NAME-SOURCEKEY.deps   JSON: the lists of headers that this source was seen to include, [][]string
+//	NAME-SOURCEKEY.deps   JSON, see record
 //	NAME-OBJECTKEY.o
 //
 // NAME is the path of the source with _ for /, so that names in an archive are unique, and readable.
 type Store struct{ Dir string }
+
+// A record is what is known of the objects of one source key.
+type record struct {
+	Headers [][]string        `json:"headers"` // the lists of headers that the source was seen to include
+	Sums    map[string]string `json:"sums"`    // SHA-256 of the objects, by object key
+}
 
 // keyLen is how many hex digits of a SHA-256 a name holds.
 const keyLen = 20
@@ -57,41 +64,54 @@ func (s *Store) temporary(source, key string) string {
 
 // Lookup finds the object of a source with the given key among files with the given hashes, and marks it as used.
 func (s *Store) Lookup(source, key string, hashes map[string]string) (string, bool) {
-	for _, headers := range s.headers(source, key) {
-		object := s.path(source, objectKey(key, headers, hashes), ".o")
-		now := time.Now()
-		if os.Chtimes(object, now, now) == nil {
-			os.Chtimes(s.path(source, key, ".deps"), now, now)
-			return object, true
+	r := s.record(source, key)
+	for _, headers := range r.Headers {
+		k := objectKey(key, headers, hashes)
+		object := s.path(source, k, ".o")
+		if data, err := os.ReadFile(object); err != nil || tree.Hash(data) != r.Sums[k] {
+			continue // gone, or damaged: it is compiled anew
 		}
+		now := time.Now()
+		os.Chtimes(object, now, now)
+		os.Chtimes(s.path(source, key, ".deps"), now, now)
+		return object, true
 	}
 	return "", false
 }
 
-// headers reads the lists of headers; none if there is no such file or it is no such list.
-func (s *Store) headers(source, key string) [][]string {
+// record reads what is known of a source key: nothing if there is no such file or it is damaged.
+func (s *Store) record(source, key string) (r record) {
 	data, err := os.ReadFile(s.path(source, key, ".deps"))
-	if err != nil {
-		return nil
+	if err != nil || json.Unmarshal(data, &r) != nil {
+		r = record{}
 	}
-	var lists [][]string
-	if json.Unmarshal(data, &lists) != nil {
-		return nil
+	if r.Sums == nil {
+		r.Sums = map[string]string{}
 	}
-	return lists
+	return r
 }
 
 // put moves a fresh object into the store and returns its path there.
 func (s *Store) put(source, key string, headers []string, hashes map[string]string, object string) (string, error) {
-	to := s.path(source, objectKey(key, headers, hashes), ".o")
+	k := objectKey(key, headers, hashes)
+	to := s.path(source, k, ".o")
+	data, err := os.ReadFile(object)
+	if err != nil {
+		return "", err
+	}
 	if err := os.Rename(object, to); err != nil {
 		return "", err
 	}
-	lists := s.headers(source, key)
-	if slices.ContainsFunc(lists, func(l []string) bool { return slices.Equal(l, headers) }) {
-		return to, nil
+	r := s.record(source, key)
+	if !slices.ContainsFunc(r.Headers, func(l []string) bool { return slices.Equal(l, headers) }) {
+		r.Headers = append(r.Headers, headers)
 	}
-	data, err := json.Marshal(append(lists, headers))
+	maps.DeleteFunc(r.Sums, func(k, _ string) bool {
+		_, err := os.Stat(s.path(source, k, ".o"))
+		return err != nil // pruned
+	})
+	r.Sums[k] = tree.Hash(data)
+	data, err = json.Marshal(r)
 	if err != nil {
 		return "", err
 	}

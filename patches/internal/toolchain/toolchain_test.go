@@ -35,6 +35,29 @@ func TestWordsOfACommand(t *testing.T) {
 	require.Equal(t, []string{cc, "-m64"}, tools.CC)
 }
 
+// What cgo takes: a word in quotation marks may hold spaces, and a mark inside a word is none.
+func TestQuotedCommand(t *testing.T) {
+	fake.Toolchain(t)
+	cc := filepath.Join(t.TempDir(), "my gcc", "g'cc")
+	require.NoError(t, os.Mkdir(filepath.Dir(cc), 0o755))
+	require.NoError(t, os.Symlink(os.Getenv("CC"), cc))
+	for command, want := range map[string][]string{
+		`"` + cc + `" -m64`:                     {cc, "-m64"},
+		"\t\"" + cc + "\"\n'-DA=b c' \"\" ":     {cc, "-DA=b c", ""},
+		`"` + cc + `"-m64 -DX="y z"`:            {cc, "-m64", `-DX="y`, `z"`},
+		os.Getenv("CXX") + ` -DX='1'  "-I a b"`: {os.Getenv("CXX"), `-DX='1'`, "-I a b"},
+	} {
+		t.Setenv("CC", command)
+		tools, err := toolchain.Find(t.Context())
+		require.NoError(t, err, command)
+		require.Equal(t, want, tools.CC)
+	}
+	t.Setenv("CC", `"`+cc+` -m64`)
+	_, err := toolchain.Find(t.Context())
+	require.ErrorIs(t, err, toolchain.ErrQuote)
+	require.ErrorContains(t, err, "CC is ")
+}
+
 func TestCheckTarget(t *testing.T) {
 	require.NoError(t, toolchain.CheckTarget("linux", "amd64"))
 	require.NoError(t, toolchain.CheckTarget("darwin", "arm64"))

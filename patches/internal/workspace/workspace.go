@@ -53,8 +53,13 @@ func useWork(dir, runtime string, ignore bool) (string, error) {
 	if file == "" {
 		file = filepath.Join(dir, "go.work")
 	}
-	target := use(filepath.Dir(file), runtime)
-	line := "use " + modfile.AutoQuote(target) + " " + mark
+	target := modfile.AutoQuote(use(filepath.Dir(file), runtime))
+	line := "use " + target + " " + mark
+	if replaced, err := isReplaced(dir, file, data); err != nil {
+		return "", err
+	} else if replaced {
+		line = fmt.Sprintf("replace %s => %s %s", pins.GoLlama.Path, target, mark)
+	}
 	if made {
 		goVersion, err := newest(filepath.Join(dir, "go.mod"), filepath.Join(runtime, "go.mod"))
 		if err != nil {
@@ -104,6 +109,18 @@ func UseReplace(dir, runtime string) (string, error) {
 		_, err = undoWork(dir)
 	}
 	return file, err
+}
+
+// Uses reports whether the module in dir is tied to the runtime, by a go.work or a replace, this program's or the user's own.
+func Uses(dir, runtime string) bool {
+	// the last two names, of which the first is like no other: paths may be relative
+	name := []byte(filepath.ToSlash(filepath.Join(filepath.Base(filepath.Dir(runtime)), filepath.Base(runtime))))
+	_, work, err := findWork(dir)
+	if err == nil && bytes.Contains(work, name) {
+		return true
+	}
+	mod, err := os.ReadFile(filepath.Join(dir, "go.mod"))
+	return err == nil && bytes.Contains(mod, name)
 }
 
 // Undo takes out what UseWork and UseReplace did for the module in dir, and returns the files that it changed or removed.
@@ -157,6 +174,37 @@ func undoReplace(dir string) (changed []string, err error) {
 		changed = append(changed, mod)
 	}
 	return changed, nil
+}
+
+// isReplaced reports whether the module in dir, or one that the go.work at file uses, replaces the package. The go command then
+// reads what is there, a submodule that was never fetched too, although it builds with the one that is used: only a replace
+// in the go.work goes before it.
+func isReplaced(dir, file string, work []byte) (bool, error) {
+	dirs := []string{dir}
+	if work != nil {
+		w, err := modfile.ParseWork(file, strip(work), nil)
+		if err != nil {
+			return false, err
+		}
+		for _, u := range w.Use {
+			dirs = append(dirs, folder(file, u))
+		}
+	}
+	for _, d := range dirs {
+		name := filepath.Join(d, "go.mod")
+		data, err := os.ReadFile(name)
+		if err != nil {
+			continue // the go command says so
+		}
+		mod, err := modfile.Parse(name, strip(data), nil)
+		if err != nil {
+			return false, err
+		}
+		if checkReplace(name, mod.Replace) != nil {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // findWork returns the go.work that the go command uses in dir, "" if there is none.

@@ -2,6 +2,4 @@
 
 package bench
 
-func freeMemory() (int64, bool) { return 0, false }
-
 func cpuName() string { return "" }

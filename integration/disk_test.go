@@ -1,0 +1,151 @@
+//go:build linux
+
+package integration
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/lesskv/lesskv/integration/testdata"
+	"github.com/lesskv/lesskv/integration/worker"
+)
+
+// Every command that writes files meets a disk that is full, at several moments, and one that is read-only: it fails, names the file and
+// the reason, leaves the outputs that were there as they were and no half beside them, and does its work once there is room. (The
+// plugin's files: TestStateOnAFullDisk.)
+func TestFullAndReadOnlyDisks(t *testing.T) {
+	tools := t.TempDir()
+	program := filepath.Join(tools, "lesskv")
+	out, err := exec.Command("go", "build", "-o", program, "../cmd/lesskv").CombinedOutput()
+	require.NoError(t, err, string(out))
+	for from, to := range map[string]string{testdata.Model: "model.gguf", testdata.Lambda: "model.lesskv.gguf"} {
+		path, err := testdata.PathIn(tools, from)
+		require.NoError(t, err)
+		require.NoError(t, os.Rename(path, filepath.Join(tools, to)))
+	}
+	text, err := testdata.Read(testdata.Heldout)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(tools, "text.txt"), text[:9000], 0o644))
+	env := os.Environ()
+	for tree, name := range map[worker.Tree]string{worker.Patched: "LESSKV_WORKER", worker.Unmodified: "LESSKV_WORKER_UNMODIFIED"} {
+		path, err := worker.Path(tree)
+		require.NoError(t, err)
+		env = append(env, name+"="+path)
+	}
+	train := []string{"train", "-m", "model.gguf", "-d", "text.txt", "-c", "256", "-b", "41", "--rank", "4", "--hidden", "8", "--steps", "2", "-t", "1", "--layers", "0-1"}
+	bench := []string{"bench", "-m", "less", "-c", "64", "--ubatch", "64", "-r", "1", "-t", "1", "-q"}
+	for name, test := range map[string]struct {
+		args    []string
+		outputs []string // on the disk
+		rooms   []int64  // KiB that are free; what is needed is more
+	}{
+		"train, the recordings": {append(train, "--plot", "none", "-o", "DISK/x.gguf"), []string{"x.gguf"}, []int64{0, 8, 500}},
+		"train, the adapter":    {append(train, "--plot", "none", "-o", "DISK/x.gguf", "--recordings", "TOOLS/recordings"), []string{"x.gguf"}, []int64{0, 24}},
+		"train, the picture":    {append(train, "-o", "TOOLS/x.gguf", "--plot", "DISK/x.png"), []string{"x.png"}, []int64{0, 8}},
+		"verify": {[]string{"verify", "-m", "model.gguf", "--text", "text.txt", "-c", "192", "-b", "41", "--windows", "2", "--policy", "lambda",
+			"--method", "sparse,LESS", "--recall", "none", "-n", "4", "--samples", "50", "-t", "1", "-o", "DISK/v"}, []string{"v/report.json", "v/report.html"}, []int64{0, 4, 40, 100}},
+		"bench, the samples":    {append(bench, "--dir", "TOOLS/bench", "-o", "DISK/x.json", "model.gguf"), []string{"x.json"}, []int64{0}},
+		"bench, the picture":    {append(bench, "--dir", "TOOLS/bench", "--plot", "DISK/x.png", "model.gguf"), []string{"x.png"}, []int64{0, 8}},
+		"bench, a shape":        {append(bench, "--dir", "DISK", "gopher-5m"), nil, []int64{0, 500, 5000}},
+		"run, what is built in": {[]string{"run", "-n", "1", "func"}, nil, []int64{0, 5000}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			disk := filepath.Join(t.TempDir(), "disk")
+			require.NoError(t, os.Mkdir(disk, 0o755))
+			if err := unix.Mount("tmpfs", disk, "tmpfs", 0, "size=32m"); err != nil {
+				t.Skipf("mounting a disk of its own takes root: %v", err)
+			}
+			defer func() { require.NoError(t, unix.Unmount(disk, unix.MNT_DETACH)) }()
+			for _, path := range test.outputs {
+				require.NoError(t, os.MkdirAll(filepath.Dir(filepath.Join(disk, path)), 0o755))
+			}
+			run := func() (string, error) {
+				cmd := exec.Command(program)
+				for _, a := range test.args {
+					cmd.Args = append(cmd.Args, strings.NewReplacer("DISK", disk, "TOOLS", tools).Replace(a))
+				}
+				cmd.Dir, cmd.Env = tools, append(env, "XDG_CACHE_HOME="+disk)
+				out, err := cmd.CombinedOutput()
+				return string(out), err
+			}
+			// what is there before is of the kind that the command writes
+			out, err := run()
+			require.NoError(t, err, out)
+			before := map[string][]byte{}
+			for _, path := range test.outputs {
+				before[path], err = os.ReadFile(filepath.Join(disk, path))
+				require.NoError(t, err)
+			}
+			names := func() (list []string) {
+				entries, err := os.ReadDir(disk)
+				require.NoError(t, err)
+				for _, e := range entries {
+					if e.Name() != "filler" && !strings.HasSuffix(e.Name(), ".work") {
+						list = append(list, e.Name())
+					}
+				}
+				return list
+			}
+			beside := names()
+			if test.outputs == nil { // what is made for later: it is to be made again
+				entries, err := os.ReadDir(disk)
+				require.NoError(t, err)
+				for _, e := range entries {
+					require.NoError(t, os.RemoveAll(filepath.Join(disk, e.Name())))
+				}
+				beside = nil
+			}
+			check := func(reason, out string, err error) {
+				t.Helper()
+				require.Error(t, err, out)
+				assert.Regexp(t, reason, out)
+				assert.Contains(t, out, disk, "the file is named")
+				assert.NotContains(t, out, "panic")
+				for path, data := range before {
+					have, err := os.ReadFile(filepath.Join(disk, path))
+					require.NoError(t, err)
+					assert.True(t, bytes.Equal(data, have), "%s is as it was", path)
+				}
+				if test.outputs != nil {
+					assert.Equal(t, beside, names(), "nothing lies beside")
+				}
+			}
+			filler := filepath.Join(disk, "filler")
+			for _, room := range test.rooms {
+				fill(t, filler, room<<10)
+				out, err := run()
+				check(syscall.ENOSPC.Error()+"|not enough disk", out, err)
+				require.NoError(t, os.Remove(filler))
+			}
+			require.NoError(t, unix.Mount("", disk, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""))
+			out, err = run()
+			check(syscall.EROFS.Error(), out, err)
+			require.NoError(t, unix.Mount("", disk, "", unix.MS_REMOUNT, ""))
+			out, err = run()
+			require.NoError(t, err, out)
+			if test.outputs != nil {
+				assert.Equal(t, beside, names())
+			}
+		})
+	}
+}
+
+// fill writes a file that leaves so many bytes on its disk.
+func fill(t *testing.T, path string, room int64) {
+	t.Helper()
+	var fs unix.Statfs_t
+	require.NoError(t, unix.Statfs(filepath.Dir(path), &fs))
+	f, err := os.Create(path)
+	require.NoError(t, err)
+	require.NoError(t, unix.Fallocate(int(f.Fd()), 0, 0, int64(fs.Bavail)*fs.Bsize-room))
+	require.NoError(t, f.Close())
+}

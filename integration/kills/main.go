@@ -1,0 +1,289 @@
+// Command kills ends processes with SIGKILL at random moments, again and again, and looks at what they leave: every file is there whole,
+// as it was or as it was to become, or not at all; what was finished is not done again; and the run that is let through ends with
+// the bytes of one that never was killed.
+//
+//	go run ./integration/kills [-n 200] [-only train,verify,state,cache] [-seed 1]
+//
+// train and verify are the commands. state and cache are an app that writes two states, or the prompt caches of two prompts, in
+// turn to one file, half of the time with LESS.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/lesskv/lesskv/integration/testdata"
+	"github.com/lesskv/lesskv/integration/worker"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	n := flag.Int("n", 200, "kills of each")
+	only := flag.String("only", "train,verify,state,cache", "what to kill")
+	seed := flag.Uint64("seed", uint64(time.Now().UnixNano()), "seed of the moments")
+	app := flag.String("app", "", "be the app: write state or cache to the `file` that follows, until killed")
+	less := flag.Bool("less", false, "with -app: with LESS")
+	flag.Parse()
+	err := func() error {
+		if *app != "" {
+			return write(*app, flag.Arg(0), *less)
+		}
+		fmt.Printf("%d kills of each, seed %d\n", *n, *seed)
+		k := &killer{ctx: ctx, n: *n, random: rand.New(rand.NewPCG(*seed, 9))}
+		return k.all(strings.Split(*only, ","))
+	}()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "kills:", err)
+		stop()
+		os.Exit(1)
+	}
+}
+
+type killer struct {
+	ctx    context.Context
+	n      int
+	random *rand.Rand
+	dir    string
+}
+
+func (k *killer) all(names []string) error {
+	dir, err := os.MkdirTemp("", "lesskv-kills-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	for _, name := range names {
+		k.dir = filepath.Join(dir, name)
+		if err := os.Mkdir(k.dir, 0o755); err != nil {
+			return err
+		}
+		start := time.Now()
+		var what string
+		switch name {
+		case "train":
+			what, err = k.train()
+		case "verify":
+			what, err = k.verify()
+		case "state", "cache":
+			what, err = k.app(name)
+		default:
+			return fmt.Errorf("-only %s: want train, verify, state or cache", name)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		fmt.Printf("%-7s  %3d kills: %s (%s)\n", name, k.n, what, time.Since(start).Round(time.Second))
+	}
+	return nil
+}
+
+// command makes the files of a small run of lesskv and returns the program, its environment and the common flags.
+func (k *killer) command() (program string, env []string, err error) {
+	program = filepath.Join(k.dir, "lesskv")
+	if out, err := exec.CommandContext(k.ctx, "go", "build", "-o", program, "github.com/lesskv/lesskv/cmd/lesskv").CombinedOutput(); err != nil {
+		return "", nil, fmt.Errorf("go build: %w\n%s", err, out)
+	}
+	for from, to := range map[string]string{testdata.Model: "model.gguf", testdata.Lambda: "model.lesskv.gguf"} {
+		path, err := testdata.PathIn(k.dir, from)
+		if err != nil {
+			return "", nil, err
+		}
+		if err := os.Rename(path, filepath.Join(k.dir, to)); err != nil {
+			return "", nil, err
+		}
+	}
+	text, err := testdata.Read(testdata.Heldout)
+	if err != nil {
+		return "", nil, err
+	}
+	if err := os.WriteFile(filepath.Join(k.dir, "text.txt"), text[:9000], 0o644); err != nil {
+		return "", nil, err
+	}
+	env = os.Environ()
+	for tree, name := range map[worker.Tree]string{worker.Patched: "LESSKV_WORKER", worker.Unmodified: "LESSKV_WORKER_UNMODIFIED"} {
+		path, err := worker.Path(tree)
+		if err != nil {
+			return "", nil, err
+		}
+		env = append(env, name+"="+path)
+	}
+	return program, env, nil
+}
+
+// resumed kills a command n times. Each time it is started again, and once it is through, begun anew. check looks at what each
+// kill left; done at what is there when it is through, and takes it away.
+func (k *killer) resumed(program string, env, args []string, check, done func() error) (string, error) {
+	run := func(after time.Duration) (killed bool, took time.Duration, err error) {
+		ctx, cancel := context.WithTimeout(k.ctx, after)
+		defer cancel()
+		cmd := exec.CommandContext(ctx, program, args...)
+		cmd.Dir, cmd.Env = k.dir, env
+		var stderr strings.Builder
+		cmd.Stderr = &stderr
+		start := time.Now()
+		err = cmd.Run()
+		took = time.Since(start)
+		if k.ctx.Err() != nil {
+			return false, took, k.ctx.Err()
+		}
+		if ctx.Err() != nil {
+			return true, took, nil
+		}
+		if err != nil {
+			err = fmt.Errorf("%w\n%s", err, stderr.String())
+		}
+		return false, took, err
+	}
+	_, whole, err := run(time.Hour)
+	if err != nil {
+		return "", err
+	}
+	if err := done(); err != nil {
+		return "", err
+	}
+	finished := 0
+	for kills := 0; kills < k.n; {
+		killed, _, err := run(time.Duration(k.random.Float64() * float64(whole)))
+		if err != nil {
+			return "", fmt.Errorf("after %d kills: %w", kills, err)
+		}
+		if killed {
+			kills++
+			err = check()
+		} else {
+			finished++
+			err = done()
+		}
+		if err != nil {
+			return "", fmt.Errorf("after %d kills: %w", kills, err)
+		}
+	}
+	if _, _, err = run(time.Hour); err == nil {
+		err = done()
+	}
+	return fmt.Sprintf("runs that came through between them, each with the bytes of the first: %d", finished+1), err
+}
+
+func (k *killer) train() (string, error) {
+	program, env, err := k.command()
+	if err != nil {
+		return "", err
+	}
+	out := filepath.Join(k.dir, "out.gguf")
+	whole, kept := outcome{path: out}, kept{pattern: filepath.Join(k.dir, "out.gguf.work", "layer-*.json")}
+	args := []string{"train", "-m", "model.gguf", "-d", "text.txt", "-c", "256", "-b", "41", "--rank", "4", "--hidden", "8", "--steps", "60", "-t", "1", "--plot", "none", "-o", "out.gguf"}
+	return k.resumed(program, env, args,
+		func() error { return errors.Join(whole.check(), kept.check()) },
+		func() error {
+			kept.forget()
+			left, err := filepath.Glob(filepath.Join(k.dir, "*out.gguf*"))
+			if err == nil && !slices.Equal(left, []string{out}) {
+				err = fmt.Errorf("there are %v, want %s alone", left, out)
+			}
+			return errors.Join(err, whole.take())
+		})
+}
+
+func (k *killer) verify() (string, error) {
+	program, env, err := k.command()
+	if err != nil {
+		return "", err
+	}
+	dir := filepath.Join(k.dir, "report")
+	kept := kept{pattern: filepath.Join(dir, "work", "*-*")}
+	var reports []*outcome
+	for _, name := range []string{"report.json", "report.csv", "report.html"} {
+		reports = append(reports, &outcome{path: filepath.Join(dir, name)})
+	}
+	each := func(f func(*outcome) error) (err error) {
+		for _, r := range reports {
+			err = errors.Join(err, f(r))
+		}
+		return err
+	}
+	args := []string{"verify", "-m", "model.gguf", "--text", "text.txt", "-c", "192", "-b", "41", "--windows", "2", "--policy", "lambda", "--method", "sparse,LESS",
+		"--recall", "none", "-n", "4", "--samples", "50", "-t", "1", "-o", "report"}
+	return k.resumed(program, env, args,
+		func() error { return errors.Join(each((*outcome).check), kept.check()) },
+		func() error {
+			kept.forget()
+			if _, err := os.Stat(filepath.Join(dir, "work")); err == nil {
+				return errors.New("the work folder is still there")
+			}
+			return errors.Join(each((*outcome).take), os.RemoveAll(dir))
+		})
+}
+
+// An outcome is a file that is the same after every run.
+type outcome struct {
+	path string
+	want []byte
+}
+
+// check looks after a kill: the file is whole, or not there yet.
+func (o *outcome) check() error {
+	have, err := os.ReadFile(o.path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err == nil && string(have) != string(o.want) {
+		err = fmt.Errorf("%s has %d bytes that are not those of a whole run, %d", o.path, len(have), len(o.want))
+	}
+	return err
+}
+
+// take looks after a run, and takes the file away.
+func (o *outcome) take() error {
+	have, err := os.ReadFile(o.path)
+	if err != nil {
+		return err
+	}
+	if o.want == nil {
+		o.want = have
+	}
+	return errors.Join(o.check(), os.Remove(o.path))
+}
+
+// kept are files of finished work, which no later run writes again.
+type kept struct {
+	pattern string
+	seen    map[string]time.Time
+}
+
+func (k *kept) check() error {
+	paths, err := filepath.Glob(k.pattern)
+	if err != nil {
+		return err
+	}
+	now := map[string]time.Time{}
+	for _, path := range paths {
+		info, err := os.Stat(path)
+		if err != nil {
+			return err
+		}
+		now[path] = info.ModTime()
+	}
+	for path, at := range k.seen {
+		if again, there := now[path]; there && !again.Equal(at) {
+			return fmt.Errorf("%s was finished, and was done again", path)
+		} else if !there && len(now) > 0 {
+			return fmt.Errorf("%s was finished, and is gone", path)
+		}
+	}
+	k.seen = now
+	return nil
+}
+
+func (k *kept) forget() { k.seen = nil }

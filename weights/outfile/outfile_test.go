@@ -1,0 +1,88 @@
+package outfile_test
+
+import (
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/lesskv/lesskv/weights/outfile"
+)
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	require.NoError(t, err)
+	return string(data)
+}
+
+func names(t *testing.T, dir string) (list []string) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	for _, e := range entries {
+		list = append(list, e.Name())
+	}
+	return list
+}
+
+func TestWrite(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "x")
+	require.NoError(t, outfile.WriteBytes(path, []byte("one")))
+	require.Equal(t, "one", read(t, path))
+	require.NoError(t, os.Chmod(path, 0o600))
+	require.NoError(t, outfile.WriteBytes(path, []byte("two")))
+	require.Equal(t, "two", read(t, path))
+	info, err := os.Stat(path)
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o600), info.Mode(), "who may read it is the user's choice")
+	require.Equal(t, []string{"x"}, names(t, dir))
+}
+
+// What fails, early or late, leaves the file that was there, and nothing beside it.
+func TestFailureKeepsTheOldFile(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "x")
+	require.NoError(t, outfile.WriteBytes(path, []byte("old")))
+	for _, n := range []int{0, 10, 1 << 20} {
+		err := outfile.Write(path, func(w io.Writer) error {
+			io.WriteString(w, strings.Repeat("x", n))
+			return syscall.ENOSPC
+		})
+		require.ErrorIs(t, err, syscall.ENOSPC)
+		require.Equal(t, "old", read(t, path))
+		require.Equal(t, []string{"x"}, names(t, dir))
+	}
+	err := outfile.WriteBytes(filepath.Join(dir, "none", "x"), nil)
+	require.ErrorIs(t, err, os.ErrNotExist)
+	require.ErrorContains(t, err, filepath.Join(dir, "none", "x")+":", "the error names what was asked for")
+}
+
+func TestLinksAndDevices(t *testing.T) {
+	dir := t.TempDir()
+	real, link := filepath.Join(dir, "real"), filepath.Join(dir, "link")
+	require.NoError(t, os.WriteFile(real, []byte("old"), 0o644))
+	require.NoError(t, os.Symlink("real", link))
+	require.NoError(t, outfile.WriteBytes(link, []byte("new")))
+	require.Equal(t, "new", read(t, real))
+	target, err := os.Readlink(link)
+	require.NoError(t, err)
+	require.Equal(t, "real", target)
+
+	pipe := filepath.Join(dir, "pipe")
+	require.NoError(t, syscall.Mkfifo(pipe, 0o600))
+	got := make(chan string)
+	go func() {
+		data, err := os.ReadFile(pipe)
+		got <- string(data) + errors.Join(err, errors.New("")).Error()
+	}()
+	require.NoError(t, outfile.WriteBytes(pipe, []byte("through")))
+	require.Equal(t, "through", strings.TrimSpace(<-got))
+	require.Error(t, outfile.WriteBytes(dir, nil), "a folder")
+}
