@@ -18,8 +18,10 @@ import (
 	"github.com/lesskv/lesskv/weights/outfile"
 )
 
-// ErrBusy is a work folder that another run is using.
-var ErrBusy = errors.New("work folder in use")
+var (
+	ErrBusy    = errors.New("work folder in use")                 // by another run
+	ErrForeign = errors.New("work folder with files of no run's") // that would be deleted with it
+)
 
 // workFormat goes into the name of every piece. It changes with what the pieces hold, or how they are computed.
 const workFormat = 2
@@ -52,7 +54,7 @@ func openStore(dir string) (*store, error) {
 	}
 	for _, e := range entries { // who asks for it deletes the folder when the work is done
 		if !ours.MatchString(e.Name()) {
-			return nil, fmt.Errorf("verify: %s is no run's: move it out of the work folder, or choose another: %w", filepath.Join(dir, e.Name()), ErrBusy)
+			return nil, fmt.Errorf("verify: %s: move it, or choose another folder: %w", filepath.Join(dir, e.Name()), ErrForeign)
 		}
 	}
 	s.lock = flock.New(filepath.Join(dir, "lock"))
