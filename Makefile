@@ -5,7 +5,7 @@ GO          ?= go
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 PROMPT      ?= func (s *Server) ListenAndServe() error {
 
-.PHONY: demo test runtime lint sanitize clean
+.PHONY: demo test runtime lint sanitize clean soak soak-kills soak-million
 
 demo: runtime
 	$(GO) run ./cmd/lesskv run -n 400 --seed 1 "$(PROMPT)"
@@ -14,6 +14,15 @@ test: STRICT := -strict
 test: runtime lint sanitize
 	$(GO) test -timeout 40m ./...
 	$(GO) test -race ./plugin
+
+# what takes long: docs/reliability.md
+soak: soak-kills soak-million
+
+soak-kills: runtime
+	$(GO) run ./integration/kills -n 200
+
+soak-million: runtime
+	$(GO) run ./integration/million
 
 # go.work is what this step writes, so it must not need it
 runtime:

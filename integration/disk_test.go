@@ -43,6 +43,12 @@ func TestFullAndReadOnlyDisks(t *testing.T) {
 	}
 	train := []string{"train", "-m", "model.gguf", "-d", "text.txt", "-c", "256", "-b", "41", "--rank", "4", "--hidden", "8", "--steps", "2", "-t", "1", "--layers", "0-1"}
 	bench := []string{"bench", "-m", "less", "-c", "64", "--ubatch", "64", "-r", "1", "-t", "1", "-q"}
+	for part, layers := range map[string]string{"part1.gguf": "0-1", "part2.gguf": "2-5"} {
+		cmd := exec.Command(program, append(train, "--plot", "none", "-o", part, "--layers", layers)...)
+		cmd.Dir, cmd.Env = tools, env
+		out, err := cmd.CombinedOutput()
+		require.NoError(t, err, string(out))
+	}
 	for name, test := range map[string]struct {
 		args    []string
 		outputs []string // on the disk
@@ -51,6 +57,7 @@ func TestFullAndReadOnlyDisks(t *testing.T) {
 		"train, the recordings": {append(train, "--plot", "none", "-o", "DISK/x.gguf"), []string{"x.gguf"}, []int64{0, 8, 500}},
 		"train, the adapter":    {append(train, "--plot", "none", "-o", "DISK/x.gguf", "--recordings", "TOOLS/recordings"), []string{"x.gguf"}, []int64{0, 24}},
 		"train, the picture":    {append(train, "-o", "TOOLS/x.gguf", "--plot", "DISK/x.png"), []string{"x.png"}, []int64{0, 8}},
+		"merge":                 {[]string{"merge", "part1.gguf", "part2.gguf", "-o", "DISK/x.gguf"}, []string{"x.gguf"}, []int64{0, 8}},
 		"verify": {[]string{"verify", "-m", "model.gguf", "--text", "text.txt", "-c", "192", "-b", "41", "--windows", "2", "--policy", "lambda",
 			"--method", "sparse,LESS", "--recall", "none", "-n", "4", "--samples", "50", "-t", "1", "-o", "DISK/v"}, []string{"v/report.json", "v/report.html"}, []int64{0, 4, 40, 100}},
 		"bench, the samples":    {append(bench, "--dir", "TOOLS/bench", "-o", "DISK/x.json", "model.gguf"), []string{"x.json"}, []int64{0}},
