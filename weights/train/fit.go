@@ -203,7 +203,7 @@ func (f *fitter) plus(ctx context.Context, path string, sinks []float32) (float6
 		sparse += f.sparse[i]
 	}
 	if !finite(sum) {
-		return 0, fmt.Errorf("Baseline+'s error is %v: %w", sum, errRange)
+		return 0, fmt.Errorf("the error of Baseline+ is %v: %w", sum, errRange)
 	}
 	return sum / sparse, nil
 }
