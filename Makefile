@@ -1,11 +1,15 @@
 # Two commands: `make demo` runs the main job, `make test` everything that must hold.
-# The rest are the steps of the two.
+# The rest are the steps of the two, and `make soak`, which is too long for them.
 
 GO          ?= go
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 PROMPT      ?= func (s *Server) ListenAndServe() error {
 
-.PHONY: demo test runtime lint sanitize clean
+# of make soak: how long each fuzz target runs in all, and how many interleavings
+FUZZ          ?= 30m
+INTERLEAVINGS ?= 10000
+
+.PHONY: demo test soak soak-interleavings soak-fuzz runtime lint sanitize clean
 
 demo: runtime
 	$(GO) run ./cmd/lesskv run -n 400 --seed 1 "$(PROMPT)"
@@ -13,6 +17,16 @@ demo: runtime
 test: runtime lint sanitize
 	$(GO) test -timeout 40m ./...
 	$(GO) test -race ./plugin
+
+# what takes long: docs/reliability.md
+soak: soak-interleavings soak-fuzz
+
+soak-interleavings: runtime
+	LESSKV_INTERLEAVINGS=$(INTERLEAVINGS) $(GO) test -timeout 3h -count=1 -v -run '^TestInterleavings$$' ./cgo/kernels ./integration
+
+# goes on where it was interrupted
+soak-fuzz: runtime
+	$(GO) run ./integration/campaign -for $(FUZZ)
 
 # go.work is what this step writes, so it must not need it
 runtime:
