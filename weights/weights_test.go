@@ -476,6 +476,7 @@ func FuzzRead(f *testing.F) {
 		require.NoError(f, err)
 		f.Add(b)
 	}
+	written := filepath.Join(f.TempDir(), "b.gguf")
 	f.Fuzz(func(t *testing.T, b []byte) {
 		fuzztest.Bounded(t, 2<<20+256*len(b), func() {
 			a, err := readBytes(b)
@@ -484,12 +485,11 @@ func FuzzRead(f *testing.F) {
 				require.ErrorAs(t, err, &e)
 				return
 			}
-			p := filepath.Join(t.TempDir(), "b.gguf")
 			if a.Convert(gguf.F32) != nil { // q8_0 written anew rounds anew
 				return
 			}
-			require.NoError(t, a.Write(p))
-			again, err := Read(p)
+			require.NoError(t, a.Write(written))
+			again, err := Read(written)
 			require.NoError(t, err)
 			a.SHA256, again.SHA256 = "", ""
 			require.Equal(t, a, again)
@@ -508,8 +508,8 @@ func FuzzReadModel(f *testing.F) {
 		require.NoError(f, err)
 		f.Add(b)
 	}
+	p := filepath.Join(f.TempDir(), "m.gguf")
 	f.Fuzz(func(t *testing.T, b []byte) {
-		p := filepath.Join(t.TempDir(), "m.gguf")
 		require.NoError(t, os.WriteFile(p, b, 0o644))
 		fuzztest.Bounded(t, 2<<20+256*len(b), func() {
 			m, err := ReadModel(p)

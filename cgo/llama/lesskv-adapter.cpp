@@ -267,7 +267,8 @@ private:
             for (uint32_t d = 0; d < n_dims; ++d) {
                 t.ne[d] = number<uint64_t>();
             }
-            t.type   = (ggml_type) number<uint32_t>();
+            const uint32_t type = number<uint32_t>();
+            t.type   = type < GGML_TYPE_COUNT ? (ggml_type) type : GGML_TYPE_COUNT; // no other is a value of the enum
             t.offset = number<uint64_t>();
             t.size   = size_of(name, t);
             if (!tensors.emplace(name, t).second) {

@@ -22,9 +22,8 @@ func FuzzRead(f *testing.F) {
 	f.Add([]byte(`{"ubatch":32,"threads":2,"samples":[{"method":"less","context":64,"phase":"prompt","tokens":32,"seconds":1,"phases":{"slots":0.5}},
 {"method":"f16","context":64,"phase":"prompt","tokens":32,"seconds":2},{"method":"f16","context":64,"phase":"decode","tokens":1,"seconds":0.1}],
 "memory":[{"method":"less","context":64,"peak":5}],"node":{"context":64,"node":1,"matmul":2}}`))
+	path := filepath.Join(f.TempDir(), "r.json")
 	f.Fuzz(func(t *testing.T, b []byte) {
-		dir := t.TempDir()
-		path := filepath.Join(dir, "r.json")
 		require.NoError(t, os.WriteFile(path, b, 0o644))
 		fuzztest.Bounded(t, 8<<20+4096*len(b), func() {
 			r, err := Read(path)

@@ -18,7 +18,6 @@ import (
 var (
 	ErrOption = errors.New("option that makes no sense")
 	ErrMemory = errors.New("not enough memory")
-	ErrResult = errors.New("not a result of bench")
 )
 
 // A Method is one way to hold the cache.

@@ -2,6 +2,7 @@ package bench
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -10,6 +11,9 @@ import (
 
 	"github.com/lesskv/lesskv/weights/outfile"
 )
+
+// ErrResult is what errors of Read wrap where a file is none that Write wrote.
+var ErrResult = errors.New("not a result of bench")
 
 // Write writes the result as JSON.
 func (r *Result) Write(path string) error {
@@ -74,7 +78,7 @@ func (r *Result) Table(w io.Writer) error {
 			return text
 		})
 	}
-	if len(r.Memory) > 0 {
+	if len(r.Memory) > 0 && len(r.Samples) > 0 {
 		fmt.Fprintf(w, "\ncache of so many tokens in MiB, peak of a process whose context is %d in MiB\n", slices.Max(r.Contexts()))
 		r.grid(w, func(method string, context int) string {
 			m, ok := r.memory(method, context)

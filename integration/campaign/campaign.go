@@ -69,7 +69,7 @@ func (c *campaign) prepare(ctx context.Context, only *regexp.Regexp) error {
 	return nil
 }
 
-// fuzz gives every target its time in turns. A target that failed has no other; the error names all of them.
+// fuzz gives every target its time in turns. A target that failed says why and has no other turn; the error names all of them.
 func (c *campaign) fuzz(ctx context.Context, total, turn time.Duration) error {
 	var failures []error
 	for ctx.Err() == nil {
@@ -81,7 +81,8 @@ func (c *campaign) fuzz(ctx context.Context, total, turn time.Duration) error {
 		rest := total - time.Duration(h.Seconds*float64(time.Second))
 		if err := c.turn(ctx, *t, min(turn, max(rest, time.Second))); err != nil {
 			h.Findings++
-			failures = append(failures, fmt.Errorf("%s: %w", t.name, err))
+			fmt.Fprintf(os.Stderr, "%s: %v\n", t.name, err)
+			failures = append(failures, fmt.Errorf("%s failed", t.name))
 			c.left = slices.DeleteFunc(slices.Clone(c.left), func(other target) bool { return other.name == t.name })
 		}
 		if err := c.progress.save(); err != nil {

@@ -355,8 +355,8 @@ func FuzzImport(f *testing.F) {
 	data, err := os.ReadFile(path)
 	require.NoError(f, err)
 	f.Add(data)
+	dir := f.TempDir()
 	f.Fuzz(func(t *testing.T, data []byte) {
-		dir := t.TempDir()
 		require.NoError(t, os.WriteFile(filepath.Join(dir, "layer_0.pth"), data, 0o644))
 		imported(t, dir, len(data))
 	})
@@ -372,8 +372,8 @@ func FuzzPickle(f *testing.F) {
 	p.WriteString("u.")
 	f.Add(p.Bytes(), []byte("8 bytes."))
 	f.Add([]byte("\x80\x02}(X\x01\x00\x00\x00aK\x01q\x00h\x00\x8a\x02\xff\x7fG12345678(]}N\x88\x89tsu."), []byte{})
+	dir := f.TempDir()
 	f.Fuzz(func(t *testing.T, pickle, storage []byte) {
-		dir := t.TempDir()
 		archive(t, filepath.Join(dir, "layer_0.pth"), zip.Store, string(pickle), string(storage))
 		imported(t, dir, len(pickle)+len(storage))
 	})
