@@ -1,18 +1,34 @@
 # Two commands: `make demo` runs the main job, `make test` everything that must hold.
-# The rest are the steps of the two.
+# The rest are the steps of the two, and `make soak`, which is what takes hours.
 
 GO          ?= go
-STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+TESTFLAGS   ?=
+# each knows the Go of its time, and wants no later one
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@$(if $(findstring go1.24,$(shell $(GO) env GOVERSION)),v0.6.1,$(if $(findstring go1.25,$(shell $(GO) env GOVERSION)),v0.7.0,v0.8.2))
+# everything that has goroutines, but for the package whose judge, in plain Go, would take an hour
+RACE         = $(shell $(GO) list ./... | grep -v /integration$$)
 PROMPT      ?= func (s *Server) ListenAndServe() error {
 
-.PHONY: demo test runtime lint sanitize clean
+.PHONY: demo test runtime lint sanitize clean soak soak-machines soak-race soak-readme
 
 demo: runtime
 	$(GO) run ./cmd/lesskv run -n 400 --seed 1 "$(PROMPT)"
 
 test: runtime lint sanitize
-	$(GO) test -timeout 40m ./...
-	$(GO) test -race ./plugin
+	$(GO) test $(TESTFLAGS) -timeout 40m ./...
+	$(GO) test -race -short -timeout 40m $(RACE)
+
+# what takes long, each step alone, and again where it stopped
+soak: soak-readme soak-race soak-machines
+
+soak-readme: runtime
+	LESSKV_SOAK=1 $(GO) test -count=1 -timeout 2h -run TestREADMEIsARun ./cmd/lesskv
+
+soak-race: runtime
+	$(GO) test -race -timeout 12h ./integration
+
+soak-machines: runtime
+	integration/machines.sh
 
 # go.work is what this step writes, so it must not need it
 runtime:
