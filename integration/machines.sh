@@ -44,13 +44,14 @@ run() {
 
 for build in $BUILDS; do
 	case $build in
-	v2 | v3) flags=(-march "x86-64-$build") ;;
-	portable | native) flags=(-preset "$build") ;;
+	v2 | v3) flags=(-march "x86-64-$build") cflags=-march=x86-64-$build ;;
+	portable) flags=(-preset portable) cflags= ;;
+	native) flags=(-preset native) cflags=$([[ $(uname -s) == Darwin ]] || echo -march=native) ;;
 	*) echo "BUILDS: $build: want v2, v3, portable or native" >&2; exit 2 ;;
 	esac
 	GOWORK='' "$dir/patches" -app "$app" -build "$dir/$build" -tree all "${flags[@]}"
 	printf 'go 1.24.0\n\nuse %s\nuse %s\n' "$root" "$dir/$build/go-llama.cpp" >"$dir/$build/go.work"
-	export GOWORK=$dir/$build/go.work LESSKV_BUILD=$dir/$build
+	export GOWORK=$dir/$build/go.work LESSKV_BUILD=$dir/$build CGO_CFLAGS="-O2 -g $cflags" # of the kernels in Go's package
 	# What assembles a runtime of its own, for this machine, says nothing of this one, or makes it anew.
 	test=("$GO" test -count="$COUNT" -shuffle=on -timeout 6h -skip '^(TestApp|TestReadmeApp|TestSanitiz.*)$')
 	for way in $WAYS; do
