@@ -2,26 +2,27 @@
 # The rest are the steps of the two, and `make soak`, which is what takes hours.
 
 GO          ?= go
+TESTFLAGS   ?=
 PROMPT      ?= func (s *Server) ListenAndServe() error {
 # of make soak: how long each fuzz target runs in all, and how many interleavings
 FUZZ          ?= 30m
 INTERLEAVINGS ?= 10000
-STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+# each knows the Go of its time, and wants no later one
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@$(if $(findstring go1.24,$(shell $(GO) env GOVERSION)),v0.6.1,$(if $(findstring go1.25,$(shell $(GO) env GOVERSION)),v0.7.0,v0.8.2))
+# everything that has goroutines, but for the package whose judge, in plain Go, would take an hour
+RACE         = $(shell $(GO) list ./... | grep -v /integration$$)
 
-.PHONY: demo test runtime lint sanitize clean soak soak-kills soak-million soak-interleavings soak-fuzz
+.PHONY: demo test runtime lint sanitize clean soak soak-readme soak-race soak-machines soak-kills soak-million soak-interleavings soak-fuzz
 
 demo: runtime
 	$(GO) run ./cmd/lesskv run -n 400 --seed 1 "$(PROMPT)"
 
 test: runtime lint sanitize
-	$(GO) test -timeout 40m ./...
-	$(GO) test -race ./plugin
+	$(GO) test $(TESTFLAGS) -timeout 40m ./...
+	$(GO) test -race -short -timeout 40m $(RACE)
 
-# what takes long, each step alone: docs/reliability.md
-soak: soak-kills soak-million soak-interleavings soak-fuzz
-
-soak-kills: runtime
-	$(GO) run ./integration/kills -n 200
+# what takes long (docs/reliability.md), each step alone, and again where it stopped
+soak: soak-million soak-interleavings soak-kills soak-readme soak-race soak-machines soak-fuzz
 
 soak-million: runtime
 	$(GO) run ./integration/million
@@ -29,7 +30,18 @@ soak-million: runtime
 soak-interleavings: runtime
 	LESSKV_INTERLEAVINGS=$(INTERLEAVINGS) $(GO) test -timeout 3h -count=1 -v -run '^TestInterleavings$$' ./cgo/kernels ./integration
 
-# goes on where it was interrupted
+soak-kills: runtime
+	$(GO) run ./integration/kills -n 200
+
+soak-readme: runtime
+	LESSKV_SOAK=1 $(GO) test -count=1 -timeout 2h -run TestREADMEIsARun ./cmd/lesskv
+
+soak-race: runtime
+	$(GO) test -race -timeout 12h ./integration
+
+soak-machines: runtime
+	integration/machines.sh
+
 soak-fuzz: runtime
 	$(GO) run ./integration/campaign -for $(FUZZ)
 

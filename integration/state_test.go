@@ -144,11 +144,11 @@ func TestForeignStateIsRefused(t *testing.T) {
 	require.NoError(t, w.Clear())
 	s.begin(t, w, 0)
 
-	refuse := func(t *testing.T, what string, err error) {
+	refuse := func(t *testing.T, what, says string, err error) {
 		t.Helper()
 		var e *worker.Error
 		if assert.ErrorAs(t, err, &e, what) {
-			t.Logf("%s: %s", what, e.Message)
+			assert.Contains(t, e.Message, says, what)
 		}
 	}
 	for _, seq := range []int{0, worker.End} {
@@ -160,32 +160,36 @@ func TestForeignStateIsRefused(t *testing.T) {
 		require.NoError(t, err)
 		for _, n := range []int{0, 1, 7, 40, len(good) / 2, len(good) - 1} {
 			_, err := w.Load(seq, good[:n])
-			refuse(t, fmt.Sprintf("%d of %d bytes into %d", n, len(good), seq), err)
+			says := "unexpectedly reached end"
+			if seq == worker.End && n < 40 {
+				says = "not the state of a llama model"
+			}
+			refuse(t, fmt.Sprintf("%d of %d bytes into %d", n, len(good), seq), says, err)
 			n += len(saved) - len(good)
 			require.NoError(t, os.WriteFile(file, saved[:n], 0o666))
 			_, err = w.LoadFile(seq, file)
-			refuse(t, fmt.Sprintf("%d of %d bytes of a file into %d", n, len(saved), seq), err)
+			refuse(t, fmt.Sprintf("%d of %d bytes of a file into %d", n, len(saved), seq), says, err)
 		}
 	}
 
 	for _, c := range []struct {
-		name   string
-		tree   worker.Tree
-		change func(*worker.Config)
+		name, says string
+		tree       worker.Tree
+		change     func(*worker.Config)
 	}{
-		{"the unmodified runtime's", worker.Unmodified, func(c *worker.Config) { c.LESS = nil }},
-		{"LESS off", worker.Patched, func(c *worker.Config) { c.LESS = nil }},
-		{"another policy", worker.Patched, func(c *worker.Config) { c.LESS = &worker.LESS{Policy: "h2o", Budget: 41, Heavy: worker.Int(10)} }},
-		{"no adapter", worker.Patched, func(c *worker.Config) { c.LESS.Adapter = "" }},
-		{"another adapter", worker.Patched, func(c *worker.Config) { c.LESS.Adapter = "testdata/gopher-5m.peak-102.lesskv.gguf" }},
-		{"another budget", worker.Patched, func(c *worker.Config) { c.LESS.Budget = 42; c.LESS.Heavy = worker.Int(10) }},
-		{"another split", worker.Patched, func(c *worker.Config) { c.LESS.Heavy = worker.Int(11) }},
-		{"f32 keys", worker.Patched, func(c *worker.Config) { c.LESS.TypeK = "f32" }},
-		{"q4_0 keys", worker.Patched, func(c *worker.Config) { c.LESS.TypeK = "q4_0" }},
-		{"f32 values", worker.Patched, func(c *worker.Config) { c.LESS.TypeV = "f32" }},
-		{"another micro-batch", worker.Patched, func(c *worker.Config) { c.Ubatch = 16 }},
-		{"another RoPE base", worker.Patched, func(c *worker.Config) { c.RopeBase = 20000 }},
-		{"another RoPE scale", worker.Patched, func(c *worker.Config) { c.RopeScale = .5 }},
+		{"the unmodified runtime's", "not the state of a LESS cache", worker.Unmodified, func(c *worker.Config) { c.LESS = nil }},
+		{"LESS off", "not the state of a LESS cache", worker.Patched, func(c *worker.Config) { c.LESS = nil }},
+		{"another policy", "policy is h2o there and peak here", worker.Patched, func(c *worker.Config) { c.LESS = &worker.LESS{Policy: "h2o", Budget: 41, Heavy: worker.Int(10)} }},
+		{"no adapter", "SHA-256 is (none) there", worker.Patched, func(c *worker.Config) { c.LESS.Adapter = "" }},
+		{"another adapter", "adapter's SHA-256", worker.Patched, func(c *worker.Config) { c.LESS.Adapter = "testdata/gopher-5m.peak-102.lesskv.gguf" }},
+		{"another budget", "budget is 42 there and 41 here", worker.Patched, func(c *worker.Config) { c.LESS.Budget = 42; c.LESS.Heavy = worker.Int(10) }},
+		{"another split", "heavy is 11 there and 10 here", worker.Patched, func(c *worker.Config) { c.LESS.Heavy = worker.Int(11) }},
+		{"f32 keys", "key type", worker.Patched, func(c *worker.Config) { c.LESS.TypeK = "f32" }},
+		{"q4_0 keys", "key type", worker.Patched, func(c *worker.Config) { c.LESS.TypeK = "q4_0" }},
+		{"f32 values", "value type", worker.Patched, func(c *worker.Config) { c.LESS.TypeV = "f32" }},
+		{"another micro-batch", "n_ubatch is 16 there and 32 here", worker.Patched, func(c *worker.Config) { c.Ubatch = 16 }},
+		{"another RoPE base", "rope_freq_base is 20000 there", worker.Patched, func(c *worker.Config) { c.RopeBase = 20000 }},
+		{"another RoPE scale", "rope_freq_scale is 0.5 there", worker.Patched, func(c *worker.Config) { c.RopeScale = .5 }},
 	} {
 		foreign := config
 		less := *config.LESS
@@ -198,7 +202,7 @@ func TestForeignStateIsRefused(t *testing.T) {
 			state, err := f.Save(seq)
 			require.NoError(t, err, c.name)
 			_, err = w.Load(seq, state)
-			refuse(t, c.name, err)
+			refuse(t, c.name, c.says, err)
 		}
 	}
 	sameBits(t, want, s.end(t, w, 0, next, pos))
@@ -226,6 +230,7 @@ func TestStateOfAnotherModelIsRefused(t *testing.T) {
 		_, err = w.Load(0, state)
 		var e *worker.Error
 		require.ErrorAs(t, err, &e)
+		assert.Contains(t, e.Message, "can't load the state: ")
 		t.Logf("%s: %s", name, e.Message)
 	}
 }

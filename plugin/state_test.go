@@ -75,13 +75,17 @@ func TestLoadStateRefused(t *testing.T) {
 	flipped[14] ^= 0x40 // a token's number
 	require.NoError(t, os.WriteFile(in("a token that is none"), flipped, 0o644))
 
-	for _, name := range []string{"off", "another budget", "another policy", "with kernels", "another batch", "another base", "empty", "short",
-		"text", "a token that is none", "missing", "."} {
+	for name, says := range map[string]string{
+		"off": "not the state of a LESS cache", "another budget": "budget is 65 there and 64", "another policy": "policy is peak there and h2o",
+		"with kernels": "adapter's SHA-256", "another batch": "n_ubatch is 64 there", "another base": "rope_freq_base is 20000 there",
+		"empty": "end of file", "short": "end of file", "text": "magic", "a token that is none": "not a state of this model",
+		"missing": "No such file", ".": "is not a file",
+	} {
 		t.Run(name, func(t *testing.T) {
 			err := model.LoadState(in(name))
 			require.Error(t, err)
 			assert.Contains(t, err.Error(), "error while loading state: ")
-			t.Log(err)
+			assert.Contains(t, err.Error(), says)
 			predict(t, model, prompt+" x", llama.SetTokens(1))
 			assert.Positive(t, timings(t, model).Cached, "the text that was there still is")
 			require.NoError(t, model.Eval(prompt, llama.SetThreads(1)))

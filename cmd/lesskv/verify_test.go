@@ -5,6 +5,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"testing"
 	"time"
 
@@ -86,6 +88,33 @@ func TestVerify(t *testing.T) {
 	assert.Equal(t, r.Row(192, 32, 41, "lambda", "LESS").KL.Value, failed[0].Found)
 	assert.Equal(t, "nothing that it is about was measured", failed[1].Reason)
 	assert.NoDirExists(t, work, "not kept")
+}
+
+// The README's numbers are those of a run: its command, with one of its settings, says so again. What two CPUs round differently is less
+// than the last digit that the README has, give or take one.
+func TestREADMEIsARun(t *testing.T) {
+	if os.Getenv("LESSKV_SOAK") == "" {
+		t.Skip("a minute or more: make soak-readme")
+	}
+	readme, err := os.ReadFile("../../README.md")
+	require.NoError(t, err)
+	status, out, stderr := command("", "verify", "-b", "41", "--ubatch", "512", "--policy=peak", "--method=sparse,LESS", "--recall=none", "-n0", "--samples=50",
+		"-q", "-t1", "--json", "-o", t.TempDir())
+	require.Equal(t, exitOK, status, stderr)
+	var r verify.Report
+	require.NoError(t, json.Unmarshal([]byte(out), &r))
+	for name, method := range map[string]string{"peak sparse": verify.Sparse, "peak LESS, `gopher-5m.peak-41.lesskv.gguf`": verify.LESS} {
+		cells := regexp.MustCompile(`(?m)^\| 41 \(2 %\) \| ` + regexp.QuoteMeta(name) + ` \| 41 \| (\d+) \|.* \| ([\d.]+) \[[\d., ]+\] \|$`).FindSubmatch(readme)
+		require.NotNil(t, cells, name)
+		kib, err := strconv.Atoi(string(cells[1]))
+		require.NoError(t, err)
+		kl, err := strconv.ParseFloat(string(cells[2]), 64)
+		require.NoError(t, err)
+		row := r.Row(2048, 512, 41, "peak", method)
+		require.NotNil(t, row, name)
+		assert.EqualValues(t, kib, (row.Bytes.Total+512)>>10, name)
+		assert.InDelta(t, kl, row.KL.Value, 2e-4, name)
+	}
 }
 
 func TestVerifyRefused(t *testing.T) {

@@ -425,15 +425,19 @@ func TestRefused(t *testing.T) {
 	_, err = Run(context.Background(), o, &fake{}, windows(t))
 	assert.ErrorIs(t, err, ErrOther)
 
-	for name, change := range map[string]func(*Options){
-		"policy": func(o *Options) { o.Policy = "best" }, "budget": func(o *Options) { o.Budgets = nil }, "heavy": func(o *Options) { o.Heavy = 17 },
-		"layers": func(o *Options) { o.Layers = [2]int{2, 4} }, "only a window": func(o *Options) { o.Layers = [2]int{1, 2} },
-		"nothing is evicted": func(o *Options) { o.Budgets = []int{window} },
+	for says, change := range map[string]func(*Options){
+		`policy "best"`:                 func(o *Options) { o.Policy = "best" },
+		"no budget":                     func(o *Options) { o.Budgets = nil },
+		"17 are heavy":                  func(o *Options) { o.Heavy = 17 },
+		"layers 2 to 3 of 3":            func(o *Options) { o.Layers = [2]int{2, 4} },
+		"layers 1 to 1 have nothing":    func(o *Options) { o.Layers = [2]int{1, 2} },
+		"96 tokens with a budget of 96": func(o *Options) { o.Budgets = []int{window} },
 	} {
 		o := options(t, "b.gguf")
 		change(&o)
 		_, err := Run(context.Background(), o, &fake{}, windows(t))
-		assert.ErrorIs(t, err, ErrOption, name)
+		assert.ErrorIs(t, err, ErrOption, says)
+		assert.ErrorContains(t, err, says)
 	}
 	o = options(t, "c.gguf")
 	o.Disk = 1000

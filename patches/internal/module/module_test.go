@@ -33,6 +33,7 @@ func TestFetch(t *testing.T) {
 		other.Path = "example.com/none"
 		_, err := module.Fetch(t.Context(), other)
 		require.ErrorContains(t, err, "go mod download -json example.com/none@v1.0.0")
+		require.ErrorContains(t, err, "/example.com/none/@v/v1.0.0.info: no such file", "what the go command says")
 	})
 	for name, change := range map[string]func(file string) error{
 		"a.c": func(file string) error { return os.WriteFile(file, []byte("int b;\n"), 0o644) },
