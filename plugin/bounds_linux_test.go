@@ -1,6 +1,8 @@
 package lesskv_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -80,30 +82,55 @@ func biasAgainst(t *testing.T, model *llama.LLama, text string) string {
 
 // A call ends while a grammar computes what may come next, and not after it.
 func TestInterruptInAGrammar(t *testing.T) {
-	model := open(t)
+	model := open(t, sparse(512))
 	// one token, with which no other begins, is drawn at once; for the next there are too many ways
 	grammar := llama.WithGrammar(`root ::= "\x01" ` + optional("[a-z]", 50))
-	for attempt := 0; ; attempt++ {
-		require.Less(t, attempt, 20, "it was refused before it could be interrupted")
-		tokens := 0
-		_, err := model.Predict(prompt, llama.SetThreads(1), llama.SetTemperature(0), llama.SetTokens(3), grammar,
-			llama.SetTokenCallback(func(string) bool {
-				tokens++
-				time.AfterFunc(20*time.Millisecond, func() { lesskv.Interrupt(model) })
-				return true
-			}))
-		if err != nil {
-			continue
+	draft := open(t)
+	speculative := func(text string, opts ...llama.PredictOption) (string, error) {
+		return model.SpeculativeSampling(draft, text, append(opts, llama.SetNDraft(4))...)
+	}
+	for name, predict := range map[string]func(string, ...llama.PredictOption) (string, error){"Predict": model.Predict, "SpeculativeSampling": speculative} {
+		for _, byContext := range []bool{false, true} {
+			for attempt := 0; ; attempt++ {
+				require.Less(t, attempt, 20, "it was refused before it could be interrupted")
+				ctx, cancel := context.WithCancel(t.Context())
+				end := cancel
+				if !byContext {
+					end = func() { lesskv.Interrupt(model) }
+				}
+				tokens := 0
+				text, err := predict(prompt, llama.SetThreads(1), llama.SetTemperature(0), llama.SetTokens(3), grammar, lesskv.WithContext(ctx),
+					llama.SetTokenCallback(func(string) bool {
+						tokens++
+						time.AfterFunc(20*time.Millisecond, end)
+						return true
+					}))
+				cancel()
+				if errors.Is(err, lesskv.ErrArgument) {
+					continue
+				}
+				if byContext {
+					assertSays(t, err, context.Canceled)
+				} else {
+					assert.NoError(t, err)
+				}
+				assert.Equal(t, 1, tokens, name)
+				assert.Equal(t, "\x01", text)
+				assert.Equal(t, "interrupt", timings(t, model).Stop)
+				break
+			}
 		}
-		assert.Equal(t, 1, tokens)
-		break
+	}
+	prompted := timings(t, model).Prompt
+	for _, layer := range stats(t, model).Layers {
+		assert.LessOrEqual(t, layer.Seen, int64(prompted+1), "no guess is left in the cache")
 	}
 }
 
 // llama.cpp fills a cache before it looks whether there is one. LESS does not care for the context.
 func TestContextBeyondMemory(t *testing.T) {
 	limitMemory(t, 2<<30, func() {
-		for _, n := range []int{1e9, 1 << 30, 4 << 20} {
+		for _, n := range []int{1e9, 1 << 30} {
 			_, err := llama.New(file(t, testdata.Model), llama.SetContext(n), lesskv.Disable())
 			assertSays(t, err, lesskv.ErrArgument, "GiB", fmt.Sprint(n))
 		}

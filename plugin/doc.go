@@ -59,6 +59,9 @@
 // llama.SetBatch, at most 512. For the same prompts in the same order and sizes it is the same to the bit, with any number of
 // threads.
 //
+// What reads like a control token of the model in a prompt ("</s>") is one, as chat templates need it; go-llama.cpp made it text, and so
+// does [PlainText].
+//
 // A sequence cannot be shifted, nor cut back past what has been folded. Models that LESS does not cover (ALiBi, multi-head
 // latent attention, encoders, recurrent layers and a few more) are refused with [ErrUnsupported].
 //

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <exception>
 
 namespace binding {
 
@@ -142,12 +143,17 @@ static llama_binding_stop generate(model & m, params & p, sampler & s, drafter &
 
         text.decode(batch.data(), batch.size(), true);
         size_t right = 0; // of the guesses
-        for (;; ++right) {
-            next = s.sample(text, (int32_t) right);
-            stop = out.add(next);
-            if (stop != LLAMA_BINDING_STOP_NONE || right == guessed.size() || guessed[right] != next) {
-                break;
+        std::exception_ptr error; // the others are taken back before it goes on
+        try {
+            for (;; ++right) {
+                next = s.sample(text, (int32_t) right);
+                stop = out.add(next);
+                if (stop != LLAMA_BINDING_STOP_NONE || right == guessed.size() || guessed[right] != next) {
+                    break;
+                }
             }
+        } catch (...) {
+            error = std::current_exception();
         }
 
         m.last.n_drafted  += guessed.size();
@@ -157,6 +163,9 @@ static llama_binding_stop generate(model & m, params & p, sampler & s, drafter &
             const std::string why = text.reason(errors);
             text.forget();
             fail(LLAMA_BINDING_FAILED, "drafted tokens that were wrong cannot be taken back%s%s: the cache has been emptied", why.empty() ? "" : ": ", why.c_str());
+        }
+        if (error) {
+            std::rethrow_exception(error);
         }
     }
     return stop == LLAMA_BINDING_STOP_NONE ? LLAMA_BINDING_STOP_INTERRUPT : stop;
