@@ -78,6 +78,9 @@ func testVocabulary(t *testing.T, model *llama.LLama, v tinymodels.Vocabulary, m
 		require.NoError(t, err)
 		assert.Len(t, tokens, base+1, marker)
 		assert.EqualValues(t, v.Token(marker), tokens[len(tokens)-1], marker)
+		_, tokens, err = model.TokenizeString("a"+marker, lesskv.PlainText)
+		require.NoError(t, err)
+		assert.NotContains(t, tokens, int32(v.Token(marker)), marker)
 	}
 	if digits > 0 {
 		assert.Equal(t, base+digits, count("a1234"))

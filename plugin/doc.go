@@ -54,12 +54,15 @@
 // # What differs
 //
 // With LESS, the context that llama.New is given limits nothing: generation goes on to the context that the model was trained
-// for, and ends there with an [ErrContext]. A prompt that extends the text of the last one goes on from the cache; any other is
+// for, and ends there ([LastTimings] and the log say so). A prompt that extends the text of the last one goes on from the cache; any other is
 // evaluated anew.
 //
 // Eviction happens after each micro-batch, so what comes out depends on its size: the batch of llama.SetNBatch and
 // llama.SetBatch, at most 512. For the same prompts in the same order and sizes it is the same to the bit, with any number of
 // threads.
+//
+// What reads like a control token of the model in a prompt ("</s>") is one, as chat templates need it; go-llama.cpp made it text, and so
+// does [PlainText].
 //
 // A sequence cannot be shifted, nor cut back past what has been folded. Models that LESS does not cover (ALiBi, multi-head
 // latent attention, encoders, recurrent layers and a few more) are refused with [ErrUnsupported].
@@ -72,7 +75,7 @@
 //
 //	text, err := model.Predict(prompt, lesskv.WithContext(request.Context()))
 //
-// Both take effect between two tokens, or two batches of a prompt; not while a text is cut into tokens or a grammar is parsed.
+// Both take effect between two tokens, or two batches of a prompt, and while a grammar computes; not while a text is cut into tokens.
 // The token callback and the log's writer run on goroutines of the package's, one call at a time.
 //
 // [Stats] says what the cache holds, [LastTimings] what a call did. Log lines of llama.cpp go to standard error from

@@ -12,9 +12,10 @@ var (
 	ErrArgument    = llama.ErrLESSKVArgument    // an option of go-llama.cpp makes no sense
 	ErrMissing     = llama.ErrLESSKVMissing     // this runtime does not have what was asked for
 	ErrBusy        = llama.ErrLESSKVBusy        // the model is serving another call
-	ErrContext     = llama.ErrLESSKVContext     // the prompt is longer than the context, or the context is full
+	ErrContext     = llama.ErrLESSKVContext     // the prompt is longer than the context
 	ErrNotFinite   = llama.ErrLESSKVNotFinite   // a key or value that is not finite was to be folded; it is an ErrFailed too
-	ErrFailed      = llama.ErrLESSKVFailed      // computing failed, or a state's file; the reason says so where the cache has been emptied
+	ErrState       = llama.ErrLESSKVState       // the file is not a state of this model and cache
+	ErrFailed      = llama.ErrLESSKVFailed      // computing failed, or reading or writing a file; the reason says so where the cache has been emptied
 )
 
 // An Error is what llama.New and a model's calls return: Op, what failed; Reason, what was found, what was wanted and what

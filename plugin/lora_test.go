@@ -4,6 +4,7 @@ import (
 	"math"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 
 	llama "github.com/go-skynet/go-llama.cpp"
@@ -100,8 +101,8 @@ func TestLoRA(t *testing.T) {
 	require.NoError(t, gguf.WriteFile(activated, append(pairs, gguf.KeyValue{Key: "adapter.alora.invocation_tokens", Value: []uint32{5, 6}}), tensors))
 	_, err = llama.New(base, llama.SetLoraAdapter(activated))
 	assertSays(t, err, lesskv.ErrMissing, "aLoRA")
-	_, err = llama.New(base, llama.SetLoraAdapter(lora), llama.SetLoraBase(base))
-	assert.ErrorIs(t, err, lesskv.ErrMissing)
+	assert.Equal(t, text(base, llama.SetLoraAdapter(lora)), text(base, llama.SetLoraAdapter(lora), llama.SetLoraBase(merged)))
+	assert.Equal(t, 1, strings.Count(lines.String(), "the LoRA base "+merged+" is not used"))
 	_, err = llama.New(file(t, testdata.Model), llama.SetLoraAdapter(lora))
 	assert.ErrorIs(t, err, lesskv.ErrModel, "another model's")
 	_, err = llama.New(base, llama.SetLoraAdapter(base))

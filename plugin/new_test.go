@@ -89,6 +89,7 @@ func TestNewWrongOptions(t *testing.T) {
 		"main GPU": llama.SetMainGPU("0"), "tensor split": llama.SetTensorSplit("1/2,3"), "mul mat": llama.SetMulMatQ(false),
 		"low VRAM": llama.EnabelLowVRAM, "embeddings": llama.EnableEmbeddings, "no mmap": llama.SetMMap(false),
 		"rope base": llama.WithRopeFreqBase(0), "perplexity": llama.SetPerplexity(true), "batch": llama.SetNBatch(1),
+		"a GPU that cannot be": llama.SetMainGPU("99"), "no GPU": llama.SetMainGPU("-1"), "a share below 0": llama.SetTensorSplit("-1,2"),
 	} {
 		t.Run(name+" is fine", func(t *testing.T) {
 			assert.NotEmpty(t, predict(t, open(t, option), prompt))
@@ -112,15 +113,19 @@ func TestRope(t *testing.T) {
 	assert.NotEqual(t, want, text(llama.WithRopeFreqBase(10001)))
 	assert.NotEqual(t, want, text(llama.WithRopeFreqScale(.5)))
 
+	// a call changes nothing: where it asks for that, the log says so once
+	lines := captureLog(t)
 	model := load(t, path, llama.WithRopeFreqBase(5e5))
-	predict(t, model, prompt, llama.SetRopeFreqBase(5e5))
-	_, err := model.Predict(prompt, llama.SetRopeFreqBase(1e6))
-	assertSays(t, err, lesskv.ErrArgument, "New")
-
+	want = predict(t, model, prompt, llama.SetRopeFreqBase(5e5))
 	own := load(t, path)
-	predict(t, own, prompt, llama.SetRopeFreqBase(1e6))
-	_, err = own.Predict(prompt, llama.SetRopeFreqBase(5e5))
-	assertSays(t, err, lesskv.ErrArgument, "1e+06")
+	wantOwn := predict(t, own, prompt, llama.SetRopeFreqBase(1e6))
+	assert.NotContains(t, lines.String(), "rope")
+	for range 3 {
+		assert.Equal(t, want, predict(t, model, prompt, llama.SetRopeFreqBase(1e6)))
+		assert.Equal(t, wantOwn, predict(t, own, prompt, llama.SetRopeFreqScale(.5)))
+	}
+	assert.Equal(t, 1, strings.Count(lines.String(), "a call's rope frequency base 1e+06 and scale 1 are ignored"), lines)
+	assert.Equal(t, 1, strings.Count(lines.String(), "a call's rope frequency base 10000 and scale 0.5 are ignored"), lines)
 }
 
 // A context beyond the learned positions would make llama.cpp end the process at the first token there.

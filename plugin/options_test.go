@@ -1,6 +1,7 @@
 package lesskv_test
 
 import (
+	"math/rand/v2"
 	"regexp"
 	"runtime"
 	"strconv"
@@ -35,6 +36,45 @@ func TestOptionsWithoutEffect(t *testing.T) {
 	} {
 		assert.Equal(t, want, predict(t, model, prompt, option), name)
 	}
+}
+
+// Values that upstream took without a word, or warned of, are taken for what it made of them: the log says so once.
+func TestIgnoredOptionsWarnOnce(t *testing.T) {
+	lines := captureLog(t)
+	model := open(t)
+	draft := open(t)
+	want := predict(t, model, prompt, llama.SetPenalty(1))
+	for says, option := range map[string]llama.PredictOption{
+		"mirostat 3 is taken for 0":           llama.SetMirostat(3),
+		"a repeat penalty of 0":               llama.SetPenalty(0),
+		`logit bias "many+1" is ignored`:      llama.SetLogitBias("many+1"),
+		`logit bias "300+" is ignored`:        llama.SetLogitBias("300+"),
+		"rope frequency base 500 and scale 1": llama.SetRopeFreqBase(500),
+	} {
+		for range 3 {
+			assert.Equal(t, want, predict(t, model, prompt, llama.SetPenalty(1), option), says)
+		}
+		assert.Equal(t, 1, strings.Count(lines.String(), says), lines)
+	}
+	for says, option := range map[string]llama.PredictOption{
+		"without a prompt cache and without a negative prompt": llama.SetPathPromptCache(filepath.Join(t.TempDir(), "no such folder", "cache")),
+		"negative prompt: they are ignored":                    llama.SetNegativePromptScale(2),
+		"":                                                     llama.SetNDraft(-1),
+	} {
+		speculate(t, model, draft, prompt, option)
+		if says != "" {
+			assert.Equal(t, 1, strings.Count(lines.String(), says), lines)
+		}
+	}
+	for range 200 { // the values come from requests
+		predict(t, model, prompt, llama.SetTokens(1), llama.SetRopeFreqBase(rand.Float32()))
+	}
+	assert.Less(t, strings.Count(lines.String(), "\n"), 120)
+}
+
+// A penalty below 0 is no more than a number: LocalAI sends what it calls a presence penalty for it, and that may be one.
+func TestPenaltyBelow0(t *testing.T) {
+	predict(t, open(t), prompt, llama.SetPenalty(-1))
 }
 
 // Apps take the time for a seed, in nanoseconds: more than 32 bits, of which the low ones count.
@@ -117,6 +157,10 @@ func TestThreadsOnePerCPU(t *testing.T) {
 	t.Logf("%d threads of %d CPUs", most, runtime.NumCPU())
 	assert.GreaterOrEqual(t, most, 1)
 	assert.LessOrEqual(t, most, runtime.NumCPU()) // less where a control group says so
+	assert.Equal(t, most, used(100000))
+	for _, unset := range []int{0, -1} {
+		assert.Equal(t, used(4), used(unset), "what ggml takes for it, as in upstream")
+	}
 }
 
 func TestEmbeddingsNotEnabled(t *testing.T) {

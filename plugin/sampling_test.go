@@ -93,11 +93,39 @@ func (c *chain) candidates(logits []float64, text []int) []candidate {
 	return softmax(list[:min(n, len(list))])
 }
 
-// truncate is top-k, typical, top-p.
+// tailFree takes the tail off: each token weighs as much as the curve of the probabilities bends behind it, and the first from the
+// second on that makes more than z of these weights, together with those before it, is where the tail begins.
+func tailFree(list []candidate, z float64) []candidate {
+	if len(list) <= 2 || z >= 1 {
+		return list
+	}
+	var weights []float64
+	var sum float64
+	for i := range list[2:] {
+		step, next := list[i].p-list[i+1].p, list[i+1].p-list[i+2].p
+		weights = append(weights, math.Abs(step-next))
+		sum += weights[i]
+	}
+	var together float64
+	for i, w := range weights {
+		if sum < 1e-6 { // they lie on a line
+			together += 1 / float64(len(weights))
+		} else {
+			together += w / sum
+		}
+		if i > 0 && together > z {
+			return list[:i]
+		}
+	}
+	return list
+}
+
+// truncate is top-k, tail-free, typical, top-p.
 func (c *chain) truncate(list []candidate) []candidate {
 	if c.TopK > 0 {
 		list = softmax(list[:c.TopK])
 	}
+	list = softmax(tailFree(list, float64(c.TailFreeSamplingZ)))
 	if c.TypicalP < 1 { // Meister et al., arXiv 2202.00666: those whose surprise is nearest to the entropy
 		var entropy float64
 		for _, x := range list {
@@ -108,6 +136,24 @@ func (c *chain) truncate(list []candidate) []candidate {
 		list = softmax(first(list, c.TypicalP))
 	}
 	return first(list, c.TopP)
+}
+
+// A line bends nowhere: its tokens weigh the same. Of ten that are as likely, four are no more than half of the eight that count.
+func TestTailFreeOfALine(t *testing.T) {
+	logits := make([]float32, vocabularySize)
+	for i := range logits {
+		logits[i] = -50
+	}
+	for i := range 10 {
+		logits[300+i] = 3
+	}
+	model := load(t, writeConstant(t, logits), lesskv.Disable(), llama.SetContext(256))
+	for z, want := range map[float32]int{0: 1, .25: 2, .5: 4, .99: 7, 1: 10} {
+		drawn := map[string]bool{}
+		predict(t, model, prompt, llama.SetTailFreeSamplingZ(z), llama.SetTopK(10), llama.SetTopP(1), llama.SetTemperature(1), llama.SetPenalty(1), llama.SetTokens(300), llama.SetSeed(1),
+			llama.SetTokenCallback(func(piece string) bool { drawn[piece] = true; return true }))
+		assert.Len(t, drawn, want, "z = %g", z)
+	}
 }
 
 func (c *chain) heat(list []candidate) []candidate {
@@ -172,7 +218,16 @@ func TestSamplingFollowsItsReference(t *testing.T) {
 		"typical-p":   {llama.SetTypicalP(.6)},
 		"top-p":       {llama.SetTopP(.6)},
 		"temperature": {llama.SetTemperature(.5)},
-		"all of them": {llama.SetTopK(40), llama.SetTypicalP(.6), llama.SetTopP(.7), llama.SetTemperature(3)},
+		"tail-free":   {llama.SetTailFreeSamplingZ(.5)},
+		"tail-free 0": {llama.SetTailFreeSamplingZ(0), llama.SetFrequencyPenalty(.3), llama.SetRepeat(200)}, // LocalAI's default
+		"below 0":     {llama.SetTailFreeSamplingZ(-1), llama.SetFrequencyPenalty(.3), llama.SetRepeat(200)},
+		"small tail":  {llama.SetTailFreeSamplingZ(.97), llama.SetTemperature(2)},
+		"1":           {llama.SetTailFreeSamplingZ(1)},
+		"above 1":     {llama.SetTailFreeSamplingZ(1.5)},
+		"no number":   {llama.SetTailFreeSamplingZ(float32(math.NaN()))},
+		"of two":      {llama.SetTopK(2), llama.SetTailFreeSamplingZ(0)},
+		"of three":    {llama.SetTopK(3), llama.SetTailFreeSamplingZ(.9)},
+		"all of them": {llama.SetTopK(40), llama.SetTailFreeSamplingZ(.9), llama.SetTypicalP(.6), llama.SetTopP(.7), llama.SetTemperature(3)},
 		"penalties": {llama.SetPenalty(1.2), llama.SetFrequencyPenalty(.3), llama.SetPresencePenalty(.9), llama.SetRepeat(200),
 			llama.SetTemperature(.3)}, // so that all of them tell
 		"newlines too": {llama.SetPenalty(2), llama.SetRepeat(30), llama.SetPenalizeNL(true), llama.SetTemperature(.3)},

@@ -83,8 +83,11 @@ func TestLoadStateRefused(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			err := model.LoadState(in(name))
-			require.Error(t, err)
-			assert.Contains(t, err.Error(), "error while loading state: ")
+			kind := lesskv.ErrState
+			if name == "missing" || name == "." {
+				kind = lesskv.ErrFailed
+			}
+			assertSays(t, err, kind, "error while loading state: ")
 			assert.Contains(t, err.Error(), says)
 			predict(t, model, prompt+" x", llama.SetTokens(1))
 			assert.Positive(t, timings(t, model).Cached, "the text that was there still is")
@@ -114,7 +117,7 @@ func TestLoadStateKnowsItsModel(t *testing.T) {
 		require.NoError(t, model[i].Eval(strings.Repeat(prompt, 4), llama.SetThreads(1)))
 	}
 	require.NoError(t, model[1].SaveState(state))
-	assertSays(t, model[0].LoadState(state), lesskv.ErrFailed, "the model's fingerprint")
+	assertSays(t, model[0].LoadState(state), lesskv.ErrState, "the model's fingerprint")
 	require.NoError(t, model[2].LoadState(state), "the same model")
 
 	good, err := os.ReadFile(state)
@@ -259,7 +262,7 @@ func TestPromptCache(t *testing.T) {
 			require.NoError(t, os.WriteFile(path, []byte("no state at all, but long enough for a header"), 0o644))
 			out, err := model.Predict(long, llama.SetThreads(1), llama.SetPathPromptCache(path))
 			assert.Empty(t, out)
-			assertSays(t, err, lesskv.ErrFailed, path)
+			assertSays(t, err, lesskv.ErrState, path)
 			assert.Equal(t, "no state at all, but long enough for a header", read(), "somebody's file")
 		})
 		t.Run("cannot be written", func(t *testing.T) {
@@ -295,4 +298,48 @@ func TestStateAfterAKilledSave(t *testing.T) {
 	require.NoError(t, <-saved)
 	require.NoError(t, model.LoadState(path))
 	require.NoFileExists(t, part)
+}
+
+// A prompt cache that another configuration wrote, another version, or upstream, is evaluated anew and replaced; one that may only be read
+// is left alone. The log says so once.
+func TestPromptCacheOfAnotherConfiguration(t *testing.T) {
+	kernels := lesskv.Enable(lesskv.Config{Budget: lesskv.Tokens(64), Adapter: file(t, testdata.H2O102)})
+	caches := map[string]llama.ModelOption{"off": lesskv.Disable(), "sparse": sparse(64), "another budget": sparse(65), "LESS": kernels}
+	files := map[string][]byte{"cut short": nil, "another version": []byte("qsgg\x63\x00\x00\x00"), "upstream's": []byte("nsgg\x01\x00\x00\x00and so on")}
+	want := map[string]string{}
+	path := filepath.Join(t.TempDir(), "cache")
+	for name, cache := range caches {
+		os.Remove(path)
+		want[name] = predict(t, open(t, cache), prompt, llama.SetPathPromptCache(path))
+		data, err := os.ReadFile(path)
+		require.NoError(t, err)
+		files[name] = data
+	}
+	files["cut short"] = files["off"][:len(files["off"])/2]
+	for name, cache := range caches {
+		for of, data := range files {
+			if of == name {
+				continue
+			}
+			t.Run(name+", of "+of, func(t *testing.T) {
+				lines := captureLog(t)
+				model := open(t, cache)
+				require.NoError(t, os.WriteFile(path, data, 0o644))
+				for range 3 {
+					assert.Equal(t, want[name], predict(t, model, prompt, llama.SetPathPromptCache(path), llama.EnablePromptCacheRO))
+					assert.Zero(t, timings(t, model).Cached)
+				}
+				got, err := os.ReadFile(path)
+				require.NoError(t, err)
+				assert.True(t, string(data) == string(got), "left alone")
+				assert.Equal(t, 1, strings.Count(lines.String(), "the prompt cache cannot serve, and is left alone"), lines)
+
+				for range 3 {
+					assert.Equal(t, want[name], predict(t, model, prompt, llama.SetPathPromptCache(path)))
+				}
+				assert.Positive(t, timings(t, model).Cached, "replaced")
+				assert.Equal(t, 1, strings.Count(lines.String(), "the prompt cache cannot serve, and will be replaced"), lines)
+			})
+		}
+	}
 }

@@ -29,3 +29,8 @@ func Interrupt(model *llama.LLama) { model.LESSKVInterrupt() }
 // WithContext makes a call end when ctx does, after the token or batch it is at: Predict, SpeculativeSampling, Eval, Embeddings and
 // TokenEmbeddings take it. The call returns what there is, and an error for which errors.Is finds ctx.Err().
 func WithContext(ctx context.Context) llama.PredictOption { return llama.WithLESSKVContext(ctx) }
+
+// PlainText makes the text of a call text alone, its negative prompt too: what reads like a control token of the model, such as
+// "</s>" or "<|im_end|>", does not become one. Predict, SpeculativeSampling, Eval, Embeddings and TokenizeString take it. Without it such
+// text is a control token, which chat templates need; a user's text within a prompt then can end a turn.
+var PlainText = llama.LESSKVPlainText

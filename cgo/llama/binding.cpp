@@ -112,8 +112,7 @@ static int with_state(void * state, F && call) {
     if (!m) {
         return -1;
     }
-    llama_binding_code code;
-    return guard(code, m->error, [&] { call(*m); });
+    return guard(m->code, m->error, [&] { call(*m); });
 }
 
 } // namespace binding
@@ -201,6 +200,10 @@ void * llama_allocate_params(const char * prompt, int seed, int threads, int tok
     return status == 0 ? p.release() : nullptr; // no memory
 }
 
+void llama_binding_plain_text(void * params_ptr, bool on) {
+    static_cast<params *>(params_ptr)->plain_text = on;
+}
+
 void llama_free_params(void * params_ptr) {
     delete static_cast<params *>(params_ptr);
 }
@@ -235,6 +238,10 @@ const char * llama_binding_state_error(const void * state) {
     return state ? static_cast<const model *>(state)->error.c_str() : "the model has been freed";
 }
 
+enum llama_binding_code llama_binding_state_status(const void * state) {
+    return state ? static_cast<const model *>(state)->code : LLAMA_BINDING_ARGUMENT;
+}
+
 // Calls
 
 int llama_predict(void * params_ptr, void * state, char * result, bool debug) {
@@ -258,7 +265,7 @@ int eval(void * params_ptr, void * state, char * text) {
 int llama_tokenize_string(void * params_ptr, void * state, int * result) {
     return with_params(params_ptr, [&](params & p) {
         no_buffer(result);
-        p.tokens = tokenize(model_of(state), p.prompt);
+        p.tokens = tokenize(model_of(state), p, p.prompt);
     });
 }
 
@@ -268,7 +275,7 @@ int get_embeddings(void * params_ptr, void * state, float * result) {
         auto & m = model_of(state);
         session only(m);
         m.last = {};
-        embed(m, p, prompt_tokens(m, p.prompt));
+        embed(m, p, prompt_tokens(m, p, p.prompt));
         give_back();
     });
 }

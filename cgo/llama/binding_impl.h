@@ -9,6 +9,7 @@
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <set>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -18,6 +19,11 @@ namespace binding {
 struct failure : std::runtime_error {
     llama_binding_code code;
     failure(llama_binding_code code, const std::string & why) : std::runtime_error(why), code(code) {}
+};
+
+// What ends a call that llama_binding_interrupt ends in the middle of something.
+struct interruption : failure {
+    interruption() : failure(LLAMA_BINDING_FAILED, "interrupted") {}
 };
 
 [[noreturn]] __attribute__((format(printf, 2, 3)))
@@ -52,9 +58,9 @@ public:
     // Keeps the first n tokens. False, and nothing is changed, if the cache cannot step back so far.
     bool cut(size_t n);
 
-    // Where the cache is full: keeps the first n_keep tokens and of the rest the newer half. False if it was interrupted.
-    // Throws LLAMA_BINDING_CONTEXT.
-    bool make_room(size_t n_keep, int32_t n_batch, const std::atomic<bool> & interrupted);
+    // Where the cache is full: keeps the first n_keep tokens and of the rest the newer half, and returns LLAMA_BINDING_STOP_NONE;
+    // _CONTEXT where nothing can go, with LESS because it has been folded; _INTERRUPT where that ended it.
+    llama_binding_stop make_room(size_t n_keep, int32_t n_batch, const std::atomic<bool> & interrupted);
 
     // Adds tokens; the last has logits then, with every_row each. After a failure the cache is empty.
     void decode(const llama_token * added, int32_t n, bool every_row = false);
@@ -94,7 +100,10 @@ struct model {
     sequence               main; // freed first
 
     llama_binding_timings    last = {};
-    std::string              error;  // of the calls without params
+    llama_binding_code       code = LLAMA_BINDING_OK; // of the calls without params
+    std::string              error;
+
+    mutable std::set<std::string> warned; // what warn_once has said
 
     std::atomic<bool> busy{false};
     std::atomic<bool> interrupted{false};
@@ -133,6 +142,7 @@ struct params {
     float       rope_freq_base, rope_freq_scale;
     float       negative_prompt_scale;
     std::string negative_prompt;
+    bool        plain_text = false; // what reads like a control token is text
 
     llama_binding_code       code = LLAMA_BINDING_OK;
     std::string              error;
@@ -161,11 +171,12 @@ sequence new_sequence(const model & m);
 
 // binding_predict.cpp
 
-// The text as the model's tokens, begin-of-sequence token included where the model wants one, special tokens parsed.
-std::vector<llama_token> tokenize(const model & m, const std::string & text);
+// The text as the model's tokens, begin-of-sequence token included where the model wants one; what reads like a control token is one,
+// unless the text is to be plain.
+std::vector<llama_token> tokenize(const model & m, const params & p, const std::string & text);
 
 // The same, with the begin-of-sequence token where there would be none: something to evaluate.
-std::vector<llama_token> prompt_tokens(const model & m, const std::string & text);
+std::vector<llama_token> prompt_tokens(const model & m, const params & p, const std::string & text);
 
 // The token's bytes, which may be a part of a UTF-8 sequence; none for one that only controls.
 std::string piece_of(const model & m, llama_token token);
@@ -173,7 +184,7 @@ std::string piece_of(const model & m, llama_token token);
 // Tokens of the prompt that stay when the context makes room.
 size_t kept(const params & p, size_t n_prompt);
 
-// Refuses options that no call can serve. Throws LLAMA_BINDING_ARGUMENT.
+// Refuses options that no call can serve, and warns of those that it ignores. Throws LLAMA_BINDING_ARGUMENT.
 void check(const model & m, const params & p);
 
 // The same for a call that generates; LLAMA_BINDING_MISSING for a model that cannot.
@@ -206,7 +217,7 @@ private:
 // Evaluates the prompt and generates p.text.
 void predict(model & m, params & p, bool debug, const token_callback & on_token);
 
-// Logs what the last call did, and throws LLAMA_BINDING_CONTEXT if it ended because the context is full.
+// Logs what the last call did, if it is asked to, and that it ended because the context is full.
 void conclude(const model & m, bool debug);
 
 // binding_speculative.cpp
@@ -221,21 +232,28 @@ void embed(model & m, params & p, std::vector<llama_token> tokens);
 
 // binding_state.cpp
 
-// A sequence, to a file and back. A file that is refused changes nothing. Throws.
+// A sequence, to a file and back. A file that is refused changes nothing. Throws, LLAMA_BINDING_STATE where the file could be read and is
+// not a state of this model and cache.
 void save_state(const sequence & s, const std::string & path);
 void load_state(sequence & s, const std::string & path);
+
+// Whether a file begins as the states of any model and version do, upstream's prompt caches among them.
+bool is_state(const std::string & path);
 
 // binding_sampling.cpp
 
 class sampler {
 public:
-    sampler(const model & m, const params & p); // throws LLAMA_BINDING_ARGUMENT
+    sampler(const model & m, const params & p); // throws LLAMA_BINDING_ARGUMENT, or interruption
     void accept(llama_token token);             // a token of the prompt, for the penalties
 
     // Samples from the logits of a row of the last decode, -1 for the last one, and accepts the token. With a guide the
-    // logits move away from those of its last row.
+    // logits move away from those of its last row. Throws interruption where a grammar was at work.
     llama_token sample(const sequence & s, int32_t row = -1, const sequence * guide = nullptr);
 private:
+    llama_token choose(const sequence & s, int32_t row, const sequence * guide);
+
+    const model & m;
     const llama_vocab * vocab;
     int32_t     n_vocab;
     float       guidance;
@@ -248,6 +266,10 @@ private:
 
 __attribute__((format(printf, 2, 3)))
 void log(ggml_log_level level, const char * format, ...);
+
+// A warning that this model's log has not had yet. Its text may come from requests: after a hundred of them there are no more.
+__attribute__((format(printf, 2, 3)))
+void warn_once(const model & m, const char * format, ...);
 
 // Collects the error lines that this thread logs while it lives, for the error that the caller gets. Where text() is never
 // asked, they go to the log after all.

@@ -37,6 +37,7 @@ enum llama_binding_code {
     LLAMA_BINDING_CONFIG,      // the LESS configuration is refused
     LLAMA_BINDING_ADAPTER,     // the adapter is refused
     LLAMA_BINDING_NOT_FINITE,  // LESS was to fold a pair that is not finite
+    LLAMA_BINDING_STATE,       // the state file is refused
 };
 
 struct llama_binding_failure {
@@ -50,6 +51,10 @@ void * load_model_lesskv(const char * fname, int n_ctx, int n_seed, bool memory_
         float rope_freq_scale, bool mul_mat_q, const char * lora, const char * lora_base, bool perplexity,
         const struct lesskv_config * less, struct llama_binding_failure * failure);
 
+// The prompt, the negative one too, is text alone: what reads like a control token ("<s>") is not one. For Predict's family and
+// llama_tokenize_string. Off by default, since chat templates are written with such tokens.
+void llama_binding_plain_text(void * params, bool on);
+
 // What the last call with these params came to. Valid until the next, or llama_free_params.
 enum llama_binding_code llama_binding_status(const void * params);
 const char *    llama_binding_error (const void * params);             // "" after success
@@ -59,6 +64,7 @@ const float *   llama_binding_embedding(const void * params, size_t * n); // of 
 
 // Why the last load_state or save_state failed, "" if it did not.
 const char * llama_binding_state_error(const void * state);
+enum llama_binding_code llama_binding_state_status(const void * state);
 
 // Ends the call that is running, or else the next one, after the token or batch it is at, as the token callback could; the end
 // of that call takes it back, as on = false does. From any thread.

@@ -74,6 +74,17 @@ void log(ggml_log_level level, const char * format, ...) {
     callback(level, text, nullptr);
 }
 
+void warn_once(const model & m, const char * format, ...) {
+    char text[1024];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof(text), format, args);
+    va_end(args);
+    if (m.warned.size() < 100 && m.warned.insert(text).second) {
+        log(GGML_LOG_LEVEL_WARN, "lesskv: %s\n", text);
+    }
+}
+
 } // namespace binding
 
 void llama_binding_log_init(void) {

@@ -12,11 +12,17 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <memory>
 #include <mutex>
 
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
+#ifdef __linux__
+#include <sys/sysinfo.h>
+#endif
 #ifdef __GLIBC__
 #include <malloc.h>
 #endif
@@ -111,32 +117,41 @@ static float rope_setting(const char * name, float value, float standard) {
     return value == standard ? 0.0f : value;
 }
 
-static int32_t parse_gpu(const char * text) {
+// What begins with no number upstream could not read either. A device that cannot be is a warning, as it was without effect.
+static int32_t parse_gpu(const model & m, const char * text) {
     if (!*text) {
         return 0;
     }
     char * end;
     const long n = strtol(text, &end, 10);
-    if (*end || n < 0 || n >= (long) llama_max_devices()) {
+    if (end == text) {
         fail(LLAMA_BINDING_ARGUMENT, "main GPU \"%s\": want the number of a device below %zu", text, llama_max_devices());
+    }
+    if (*end || n < 0 || n >= (long) llama_max_devices()) {
+        warn_once(m, "main GPU \"%s\" is ignored: want the number of a device below %zu", text, llama_max_devices());
+        return 0;
     }
     return (int32_t) n;
 }
 
-// Shares by device, separated by commas or slashes; the rest is 0.
-static std::vector<float> parse_split(const char * text) {
+// Shares by device, separated by commas or slashes; the rest is 0, and so is what is no share.
+static std::vector<float> parse_split(const model & m, const char * text) {
     std::vector<float> split(llama_max_devices(), 0.0f);
     size_t n = 0;
     while (*text) {
         char * end;
         const float share = strtof(text, &end);
-        if (end == text || !std::isfinite(share) || share < 0.0f || (*end && *end != ',' && *end != '/')) {
+        if (end == text || (*end && *end != ',' && *end != '/')) {
             fail(LLAMA_BINDING_ARGUMENT, "tensor split: \"%s\" does not begin with a share: want numbers separated by commas", text);
         }
         if (n == split.size()) {
             fail(LLAMA_BINDING_ARGUMENT, "tensor split: more than the %zu devices that there can be", split.size());
         }
-        split[n++] = share;
+        const bool good = std::isfinite(share) && share >= 0.0f;
+        if (!good) {
+            warn_once(m, "tensor split: a share of %g is taken for 0", share);
+        }
+        split[n++] = good ? share : 0.0f;
         text = *end ? end + 1 : end;
     }
     return split;
@@ -179,7 +194,50 @@ static void load_adapter(model & m) {
     }
 }
 
+// What this process can have in memory at most, as far as the system says: llama.cpp fills a cache before it looks whether there is one.
+static uint64_t memory_limit() {
+    uint64_t limit = UINT64_MAX;
+    struct rlimit space;
+    if (getrlimit(RLIMIT_AS, &space) == 0 && space.rlim_cur != RLIM_INFINITY) {
+        limit = space.rlim_cur;
+    }
+#ifdef __linux__
+    struct sysinfo s;
+    if (sysinfo(&s) == 0) {
+        limit = std::min(limit, ((uint64_t) s.totalram + s.totalswap)*s.mem_unit);
+    }
+#endif
+    for (const char * path : { "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes" }) { // a container's, v2 and v1
+        std::ifstream file(path);
+        uint64_t bytes;
+        if (file >> bytes) { // no "max"
+            limit = std::min(limit, bytes);
+        }
+    }
+    return limit;
+}
+
+// Refuses a context whose cache is larger than the memory that there can be. With LESS it takes none.
+static void check_memory(const model & m) {
+    const auto & h = m.weights->hparams;
+    const uint64_t n_ctx = m.cparams.n_ctx ? m.cparams.n_ctx : h.n_ctx_train;
+    uint64_t token = 0; // bytes of one, where a layer keeps all
+    for (uint32_t il = 0; il < h.n_layer; ++il) {
+        if (h.has_kv(il) && !h.is_recurrent(il) && !h.is_swa(il)) {
+            token += ggml_row_size(m.cparams.type_k, h.n_embd_k_gqa(il)) + ggml_row_size(m.cparams.type_v, h.n_embd_v_gqa(il));
+        }
+    }
+    const uint64_t limit = memory_limit();
+    if (token > 0 && n_ctx > limit/token) {
+        fail(LLAMA_BINDING_ARGUMENT, "a context of %llu tokens takes %.1f GiB, and there are %.1f: ask for a smaller one, or for a LESS cache, which does not grow with it",
+                (unsigned long long) n_ctx, (double) n_ctx*token/(1 << 30), (double) limit/(1 << 30));
+    }
+}
+
 sequence new_sequence(const model & m) {
+    if (!m.less.on) {
+        check_memory(m);
+    }
     log_errors errors;
     char refused[2048] = "";
     auto params = m.cparams;
@@ -211,7 +269,7 @@ static void load_lora(const load_options & o, model & m) {
         return;
     }
     if (*o.lora_base) {
-        fail(LLAMA_BINDING_MISSING, "the LoRA base %s: llama.cpp no longer has one, and applies adapters to quantised models too; leave it out", o.lora_base);
+        warn_once(m, "the LoRA base %s is not used: llama.cpp no longer has one, and applies adapters to quantised models too", o.lora_base);
     }
     check_file(o.lora);
     log_errors errors;
@@ -270,11 +328,11 @@ model * load(const load_options & o) {
     }
     auto m = std::make_unique<model>(o.less);
     m->cparams = context_params(o);
-    const auto split   = parse_split(o.tensor_split);
+    const auto split   = parse_split(*m, o.tensor_split);
 
     auto mparams = llama_model_default_params();
     mparams.n_gpu_layers = std::max(0, o.n_gpu_layers);
-    mparams.main_gpu     = parse_gpu(o.main_gpu);
+    mparams.main_gpu     = parse_gpu(*m, o.main_gpu);
     mparams.tensor_split = split.data();
     mparams.use_mmap     = o.mmap;
     mparams.use_mlock    = o.mlock;

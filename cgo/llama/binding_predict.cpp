@@ -47,7 +47,7 @@ static void with_stack(size_t n, const std::function<void()> & call) {
     }
 }
 
-std::vector<llama_token> tokenize(const model & m, const std::string & text) {
+std::vector<llama_token> tokenize(const model & m, const params & p, const std::string & text) {
     const llama_vocab * vocab = m.vocab();
     // llama.cpp aborts where a vocabulary asks for a token that it has not
     if ((llama_vocab_get_add_bos(vocab) && llama_vocab_bos(vocab) == LLAMA_TOKEN_NULL) ||
@@ -61,13 +61,13 @@ std::vector<llama_token> tokenize(const model & m, const std::string & text) {
     std::vector<llama_token> tokens;
     const auto call = [&] {
         tokens.resize(std::min<size_t>(text.size(), 1 << 24) + 3); // a token a byte, and what the vocabulary adds: room for hardly any text is short
-        int32_t n = llama_tokenize(vocab, text.data(), text.size(), tokens.data(), tokens.size(), true, true);
+        int32_t n = llama_tokenize(vocab, text.data(), text.size(), tokens.data(), tokens.size(), true, !p.plain_text);
         if (n == std::numeric_limits<int32_t>::min()) {
             fail(LLAMA_BINDING_ARGUMENT, "a text of %zu bytes has more tokens than can be counted", text.size());
         }
         if (n < 0) {
             tokens.resize(-n);
-            n = llama_tokenize(vocab, text.data(), text.size(), tokens.data(), tokens.size(), true, true);
+            n = llama_tokenize(vocab, text.data(), text.size(), tokens.data(), tokens.size(), true, !p.plain_text);
         }
         tokens.resize(std::max(n, 0));
     };
@@ -91,9 +91,6 @@ std::string piece_of(const model & m, llama_token token) {
 }
 
 void check(const model & m, const params & p) {
-    if (p.n_threads < 1 || p.n_threads > GGML_MAX_N_THREADS) {
-        fail(LLAMA_BINDING_ARGUMENT, "%d threads: want 1 to %d", p.n_threads, GGML_MAX_N_THREADS);
-    }
     if (p.n_batch < 1) {
         fail(LLAMA_BINDING_ARGUMENT, "batch size %d: want at least 1", p.n_batch);
     }
@@ -103,8 +100,8 @@ void check(const model & m, const params & p) {
     const float scale = m.cparams.rope_freq_scale != 0.0f ? m.cparams.rope_freq_scale : hparams.rope_freq_scale_train;
     const auto same = [](float value, float standard, float loaded) { return value == 0.0f || value == standard || value == loaded; };
     if (!same(p.rope_freq_base, 10000.0f, base) || !same(p.rope_freq_scale, 1.0f, scale)) {
-        fail(LLAMA_BINDING_ARGUMENT, "rope frequency base %g, scale %g: they belong to the loaded model, where they are %g and %g, and cannot change with a prompt; "
-                "give them to New", p.rope_freq_base, p.rope_freq_scale, base, scale);
+        warn_once(m, "a call's rope frequency base %g and scale %g are ignored: they belong to the loaded model, where they are %g and %g; give them to New",
+                p.rope_freq_base, p.rope_freq_scale, base, scale);
     }
 }
 
@@ -121,8 +118,8 @@ void check_fits(const sequence & s, size_t n_prompt) {
     }
 }
 
-std::vector<llama_token> prompt_tokens(const model & m, const std::string & text) {
-    auto tokens = tokenize(m, text);
+std::vector<llama_token> prompt_tokens(const model & m, const params & p, const std::string & text) {
+    auto tokens = tokenize(m, p, text);
     if (tokens.empty()) {
         const llama_token bos = llama_vocab_bos(m.vocab());
         if (bos == LLAMA_TOKEN_NULL) {
@@ -172,7 +169,7 @@ bool evaluate(model & m, const params & p, const std::vector<llama_token> & prom
 void evaluate(model & m, const params & p, const std::string & text) {
     m.last = {};
     check_generates(m, p);
-    if (!evaluate(m, p, prompt_tokens(m, text))) {
+    if (!evaluate(m, p, prompt_tokens(m, p, text))) {
         m.last.stop = LLAMA_BINDING_STOP_INTERRUPT;
     }
 }
@@ -189,14 +186,21 @@ public:
             }
             return; // to be made
         }
-        load_state(m.main, p.path_prompt_cache);
-        loaded = true;
+        try {
+            load_state(m.main, p.path_prompt_cache);
+            loaded = true;
+        } catch (const failure & e) {
+            if (e.code != LLAMA_BINDING_STATE || !is_state(p.path_prompt_cache)) {
+                throw;
+            }
+            warn_once(m, "the prompt cache cannot serve, and %s: %s", p.prompt_cache_ro ? "is left alone" : "will be replaced", e.what());
+        }
     }
 
     // The prompt's tokens, or, where it has no text, the file's.
     std::vector<llama_token> prompt() {
         saved = p.prompt.empty() && loaded && !m.main.tokens.empty();
-        return saved ? m.main.tokens : prompt_tokens(m, p.prompt);
+        return saved ? m.main.tokens : prompt_tokens(m, p, p.prompt);
     }
 
     bool evaluate(const std::vector<llama_token> & prompt) {
@@ -242,33 +246,26 @@ private:
 class guide {
 public:
     guide(model & m, const params & p) : m(m), p(p), text(new_sequence(m)) {
-        const auto prompt = prompt_tokens(m, p.negative_prompt);
+        const auto prompt = prompt_tokens(m, p, p.negative_prompt);
         check_fits(text, prompt.size());
-        n_prompt = prompt.size();
+        n_keep = std::min<size_t>(prompt.size(), text.limit()/2);
         text.set_threads(p.n_threads);
         text.feed(prompt.data(), prompt.size(), p.n_batch, m.interrupted); // if it was interrupted, nothing is sampled
     }
-    // False if it was interrupted.
-    bool add(llama_token token) {
-        if (text.full()) {
-            if (text.less()) {
-                m.last.stop = LLAMA_BINDING_STOP_CONTEXT;
-                fail(LLAMA_BINDING_CONTEXT, "the context of %d tokens is full with the negative prompt of %zu and what was generated: load the model with a larger one",
-                        text.limit(), n_prompt);
-            }
-            if (!text.make_room(std::min<size_t>(n_prompt, text.limit()/2), p.n_batch, m.interrupted)) {
-                return false;
-            }
+    // Why the text ends with the token, if it does.
+    llama_binding_stop add(llama_token token) {
+        const auto stop = text.full() ? text.make_room(n_keep, p.n_batch, m.interrupted) : LLAMA_BINDING_STOP_NONE;
+        if (stop == LLAMA_BINDING_STOP_NONE) {
+            text.decode(&token, 1);
         }
-        text.decode(&token, 1);
-        return true;
+        return stop;
     }
     const sequence & get() const { return text; }
 private:
     model & m;
     const params & p;
     sequence text;
-    size_t   n_prompt;
+    size_t   n_keep;
 };
 
 // The first place where a stop word begins in text, which had `old` bytes when it was last asked, or npos.
@@ -310,29 +307,23 @@ static llama_binding_stop generate(model & m, params & p, sampler & s, guide * g
     writer out(m, p, on_token);
     while (!m.interrupted) {
         const llama_token token = s.sample(m.main, -1, g ? &g->get() : nullptr);
-        const auto stop = out.add(token);
+        auto stop = out.add(token);
+        if (stop == LLAMA_BINDING_STOP_NONE && m.main.full()) {
+            stop  = m.main.make_room(kept(p, n_prompt), p.n_batch, m.interrupted);
+            moved = moved || stop == LLAMA_BINDING_STOP_NONE;
+        }
+        if (stop == LLAMA_BINDING_STOP_NONE) {
+            m.main.decode(&token, 1);
+            stop = g ? g->add(token) : LLAMA_BINDING_STOP_NONE;
+        }
         if (stop != LLAMA_BINDING_STOP_NONE) {
             return stop;
-        }
-        if (m.main.full()) {
-            if (m.main.less()) { // it has folded what would have to go
-                return LLAMA_BINDING_STOP_CONTEXT;
-            }
-            moved = true;
-            if (!m.main.make_room(kept(p, n_prompt), p.n_batch, m.interrupted)) {
-                break;
-            }
-        }
-        m.main.decode(&token, 1);
-        if (g && !g->add(token)) {
-            break;
         }
     }
     return LLAMA_BINDING_STOP_INTERRUPT;
 }
 
-void predict(model & m, params & p, bool debug, const token_callback & on_token) {
-    m.last = {};
+static void predict(model & m, params & p, const token_callback & on_token) {
     check_generates(m, p);
     sampler s(m, p);
 
@@ -340,7 +331,7 @@ void predict(model & m, params & p, bool debug, const token_callback & on_token)
     if (!p.path_prompt_cache.empty()) {
         cache = std::make_unique<prompt_cache>(m, p);
     }
-    const auto prompt = cache ? cache->prompt() : prompt_tokens(m, p.prompt);
+    const auto prompt = cache ? cache->prompt() : prompt_tokens(m, p, p.prompt);
     if (!(cache ? cache->evaluate(prompt) : evaluate(m, p, prompt))) {
         m.last.stop = LLAMA_BINDING_STOP_INTERRUPT;
         return;
@@ -360,6 +351,15 @@ void predict(model & m, params & p, bool debug, const token_callback & on_token)
     if (cache && !moved) {
         cache->save_all();
     }
+}
+
+void predict(model & m, params & p, bool debug, const token_callback & on_token) {
+    m.last = {};
+    try {
+        predict(m, p, on_token);
+    } catch (const interruption &) {
+        m.last.stop = LLAMA_BINDING_STOP_INTERRUPT;
+    }
     conclude(m, debug);
 }
 
@@ -370,7 +370,7 @@ void conclude(const model & m, bool debug) {
                 t.n_prompt, t.n_cached, t.us_prompt/1e3, t.n_generated, t.us_generate/1e3);
     }
     if (t.stop == LLAMA_BINDING_STOP_CONTEXT) {
-        fail(LLAMA_BINDING_CONTEXT, "the context of %d tokens is full after %d prompt tokens and %d generated: load the model with a larger one",
+        log(GGML_LOG_LEVEL_WARN, "lesskv: a text ends because the context of %d tokens is full, after %d prompt tokens and %d generated: with a larger one it would go on\n",
                 m.main.limit(), t.n_prompt, t.n_generated);
     }
 }

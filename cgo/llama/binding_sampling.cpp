@@ -1,7 +1,8 @@
-// Sampling in upstream's order: logit bias, guidance, penalties, grammar; then greedy, mirostat, or top-k, typical, top-p,
+// Sampling in upstream's order: logit bias, guidance, penalties, grammar; then greedy, mirostat, or top-k, tail-free, typical, top-p,
 // temperature.
 
 #include "binding_impl.h"
+#include "lesskv-grammar.h"
 
 #include <algorithm>
 #include <cmath>
@@ -15,7 +16,7 @@ static void need_finite(const char * name, float value) {
     }
 }
 
-static void check(const params & p) {
+static void check_sampling(const model & m, const params & p) {
     need_finite("temperature",       p.temp);
     need_finite("top-p",             p.top_p);
     need_finite("typical-p",         p.typical_p);
@@ -25,19 +26,16 @@ static void check(const params & p) {
     need_finite("mirostat eta",      p.mirostat_eta);
     need_finite("mirostat tau",      p.mirostat_tau);
     need_finite("negative prompt scale", p.negative_prompt_scale);
-    if (p.repeat_penalty <= 0.0f) {
-        fail(LLAMA_BINDING_ARGUMENT, "repeat penalty is %g: want a number above 0; 1 is no penalty", p.repeat_penalty);
-    }
-    if (p.tfs_z != 1.0f) {
-        fail(LLAMA_BINDING_MISSING, "tail-free sampling z is %g: llama.cpp no longer has it; want 1, which is off", p.tfs_z);
+    if (p.repeat_penalty == 0.0f) {
+        warn_once(m, "a repeat penalty of 0, by which logits would be divided, is taken for 1: no penalty");
     }
     if (p.mirostat < 0 || p.mirostat > 2) {
-        fail(LLAMA_BINDING_ARGUMENT, "mirostat %d: want 0 (off), 1 or 2", p.mirostat);
+        warn_once(m, "mirostat %d is taken for 0: off; 1 and 2 are its versions", p.mirostat);
     }
 }
 
-// "TOKEN+BIAS" or "TOKEN-BIAS", as upstream has it; "" is none.
-static void parse_bias(const std::string & text, int32_t n_vocab, std::vector<llama_logit_bias> & out) {
+// "TOKEN+BIAS" or "TOKEN-BIAS", as upstream has it, which took what does not begin so for none, like "".
+static void parse_bias(const model & m, const std::string & text, int32_t n_vocab, std::vector<llama_logit_bias> & out) {
     if (text.empty()) {
         return;
     }
@@ -45,7 +43,11 @@ static void parse_bias(const std::string & text, int32_t n_vocab, std::vector<ll
     char * end;
     const long  token = strtol(text.c_str(), &sign, 10);
     const float value = strtof(sign, &end);
-    if (sign == text.c_str() || (*sign != '+' && *sign != '-') || end == sign || *end || std::isnan(value) || value == INFINITY) {
+    if (sign == text.c_str() || (*sign != '+' && *sign != '-') || !sign[1]) {
+        warn_once(m, "the logit bias \"%s\" is ignored: want TOKEN+BIAS or TOKEN-BIAS, like 15043+1", text.c_str());
+        return;
+    }
+    if (end == sign || *end || std::isnan(value) || value == INFINITY) {
         fail(LLAMA_BINDING_ARGUMENT, "logit bias \"%s\": want TOKEN+BIAS or TOKEN-BIAS, like 15043+1", text.c_str());
     }
     if (token < 0 || token >= n_vocab) {
@@ -72,6 +74,48 @@ static void check_depth(const std::string & grammar) {
     }
 }
 
+// Tail-free sampling: where the sorted probabilities flatten out begins the tail, which goes. Each token weighs as much as the curve bends
+// behind it, |p[i] - 2 p[i+1] + p[i+2]| of the sum of these; the first that makes more than z of it together are followed by the tail,
+// and the one that is over goes with it. One stays at least, and all do where z is 1 or more, or no number.
+static void apply_tail_free(llama_sampler * s, llama_token_data_array * array) {
+    const float  z = *(const float *) s->ctx;
+    const size_t n = array->size;
+    if (z >= 1.0f || n <= 2) {
+        return;
+    }
+    if (!array->sorted) {
+        std::sort(array->data, array->data + n, [](const llama_token_data & a, const llama_token_data & b) { return a.logit > b.logit; });
+        array->sorted = true;
+    }
+    std::vector<double> p(n), bend(n - 2);
+    double sum = 0.0, bends = 0.0;
+    for (size_t i = 0; i < n; ++i) {
+        sum += p[i] = std::exp((double) array->data[i].logit - array->data[0].logit);
+    }
+    for (size_t i = 0; i < n - 2; ++i) {
+        bends += bend[i] = std::fabs(p[i] - 2*p[i + 1] + p[i + 2])/sum;
+    }
+    double together = 0.0;
+    for (size_t i = 0; i < n - 2; ++i) {
+        together += bends > 1e-6 ? bend[i]/bends : 1.0/(n - 2); // a straight line bends nowhere
+        if (i > 0 && together > z) {
+            array->size = i;
+            return;
+        }
+    }
+}
+
+static llama_sampler * init_tail_free(float z) {
+    static const llama_sampler_i tail_free = [] {
+        llama_sampler_i i = {};
+        i.name  = [](const llama_sampler *) { return "tail-free"; };
+        i.apply = apply_tail_free;
+        i.free  = [](llama_sampler * s) { delete (float *) s->ctx; };
+        return i;
+    }();
+    return llama_sampler_init(&tail_free, new float(z));
+}
+
 static llama_sampler_ptr make_chain(const params & p, int32_t n_vocab) {
     llama_sampler_ptr chain(llama_sampler_chain_init(llama_sampler_chain_default_params()));
     const auto add = [&](llama_sampler * s) { llama_sampler_chain_add(chain.get(), s); };
@@ -86,6 +130,7 @@ static llama_sampler_ptr make_chain(const params & p, int32_t n_vocab) {
         add(llama_sampler_init_mirostat_v2(seed, p.mirostat_tau, p.mirostat_eta));
     } else {
         add(llama_sampler_init_top_k(p.top_k));
+        add(init_tail_free(p.tfs_z));
         add(llama_sampler_init_typical(p.typical_p, 1));
         add(llama_sampler_init_top_p(p.top_p, 1));
         add(llama_sampler_init_temp(p.temp));
@@ -94,15 +139,47 @@ static llama_sampler_ptr make_chain(const params & p, int32_t n_vocab) {
     return chain;
 }
 
-sampler::sampler(const model & m, const params & p) {
-    check(p);
+// Runs a call of the grammar's: what is too much is an error, and an interruption ends it.
+template <typename F>
+static void with_grammar(const model & m, F && call) {
+    lesskv_grammar_work work(m.interrupted);
+    try {
+        call(work);
+    } catch (const lesskv_grammar_error & e) {
+        if (e.interrupted) {
+            throw interruption();
+        }
+        fail(LLAMA_BINDING_ARGUMENT, "the grammar is refused: %s", e.what());
+    }
+}
+
+static llama_sampler_ptr make_grammar(const model & m, const std::string & text) {
+    llama_sampler_ptr grammar;
+    check_depth(text);
+    log_errors errors;
+    with_grammar(m, [&](lesskv_grammar_work & work) {
+        work.count(0, 16*text.size());
+        grammar.reset(llama_sampler_init_grammar(m.vocab(), text.c_str(), "root"));
+    });
+    if (!grammar) {
+        const std::string why = errors.text();
+        if (m.interrupted) { // the parser took that for an error
+            throw interruption();
+        }
+        fail(LLAMA_BINDING_ARGUMENT, "the grammar does not parse%s%s: want GBNF with a rule named root", why.empty() ? "" : ": ", why.c_str());
+    }
+    return grammar;
+}
+
+sampler::sampler(const model & m, const params & p) : m(m) {
+    check_sampling(m, p);
     vocab    = m.vocab();
     n_vocab  = llama_vocab_n_tokens(vocab);
     guidance = p.negative_prompt_scale;
     newline = p.penalize_nl ? LLAMA_TOKEN_NULL : llama_vocab_nl(vocab);
 
     std::vector<llama_logit_bias> biases;
-    parse_bias(p.logit_bias, n_vocab, biases);
+    parse_bias(m, p.logit_bias, n_vocab, biases);
     for (llama_token t = 0; p.ignore_eos && t < n_vocab; ++t) {
         if (llama_vocab_is_eog(vocab, t)) {
             biases.push_back({ t, -INFINITY });
@@ -110,17 +187,12 @@ sampler::sampler(const model & m, const params & p) {
     }
     bias.reset(llama_sampler_init_logit_bias(n_vocab, biases.size(), biases.data()));
 
-    const int32_t last_n = p.repeat_last_n < 0 ? m.main.limit() : std::min(p.repeat_last_n, m.main.limit());
-    penalties.reset(llama_sampler_init_penalties(last_n, p.repeat_penalty, p.frequency_penalty, p.presence_penalty));
+    const int32_t most = std::min(m.main.limit(), 1 << 20); // it takes the memory of all at once
+    const int32_t last_n = p.repeat_last_n < 0 ? most : std::min(p.repeat_last_n, most);
+    penalties.reset(llama_sampler_init_penalties(last_n, p.repeat_penalty == 0.0f ? 1.0f : p.repeat_penalty, p.frequency_penalty, p.presence_penalty));
 
     if (!p.grammar.empty()) {
-        check_depth(p.grammar);
-        log_errors errors;
-        grammar.reset(llama_sampler_init_grammar(vocab, p.grammar.c_str(), "root"));
-        if (!grammar) {
-            const std::string why = errors.text();
-            fail(LLAMA_BINDING_ARGUMENT, "the grammar does not parse%s%s: want GBNF with a rule named root", why.empty() ? "" : ": ", why.c_str());
-        }
+        grammar = make_grammar(m, p.grammar);
     }
     chain = make_chain(p, n_vocab);
     candidates.resize(n_vocab);
@@ -174,6 +246,12 @@ static llama_token grammar_end(const llama_vocab * vocab, llama_sampler * gramma
 }
 
 llama_token sampler::sample(const sequence & s, int32_t row, const sequence * guide) {
+    llama_token token = LLAMA_TOKEN_NULL;
+    with_grammar(m, [&](lesskv_grammar_work &) { token = choose(s, row, guide); });
+    return token;
+}
+
+llama_token sampler::choose(const sequence & s, int32_t row, const sequence * guide) {
     const float * logits = logits_of(s, row);
     for (llama_token t = 0; t < n_vocab; ++t) {
         candidates[t] = { t, logits[t], 0.0f };

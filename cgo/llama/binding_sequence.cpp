@@ -66,12 +66,11 @@ bool sequence::cut(size_t n) {
     return true;
 }
 
-bool sequence::make_room(size_t n_keep, int32_t n_batch, const std::atomic<bool> & interrupted) {
+llama_binding_stop sequence::make_room(size_t n_keep, int32_t n_batch, const std::atomic<bool> & interrupted) {
     n_keep = std::min(n_keep, tokens.size());
     const size_t n_discard = (tokens.size() - n_keep)/2;
-    if (n_discard == 0) {
-        fail(LLAMA_BINDING_CONTEXT, "the context of %d tokens is full, and %zu of them are to be kept: keep fewer (NKeep), or load the model with a larger context",
-                limit(), n_keep);
+    if (n_discard == 0 || less()) {
+        return LLAMA_BINDING_STOP_CONTEXT;
     }
     llama_memory_t memory = llama_get_memory(ctx.get());
     const auto first = tokens.begin() + n_keep;
@@ -79,12 +78,12 @@ bool sequence::make_room(size_t n_keep, int32_t n_batch, const std::atomic<bool>
     if (can_rotate(llama_get_model(ctx.get())) && llama_memory_can_shift(memory) && llama_memory_seq_rm(memory, 0, n_keep, n_keep + n_discard)) {
         llama_memory_seq_add(memory, 0, n_keep + n_discard, -1, -(llama_pos) n_discard);
         tokens.erase(first, first + n_discard);
-        return true;
+        return LLAMA_BINDING_STOP_NONE;
     }
     auto kept = tokens;
     kept.erase(kept.begin() + n_keep, kept.begin() + n_keep + n_discard);
     forget();
-    return feed(kept.data(), kept.size(), n_batch, interrupted);
+    return feed(kept.data(), kept.size(), n_batch, interrupted) ? LLAMA_BINDING_STOP_NONE : LLAMA_BINDING_STOP_INTERRUPT;
 }
 
 void sequence::decode(const llama_token * added, int32_t n, bool every_row) {
@@ -140,7 +139,7 @@ bool sequence::feed(const llama_token * added, size_t n, int32_t n_batch, const 
 void sequence::set_threads(int32_t n) {
     // ggml's threads wait by spinning: more of them than CPUs, like upstream's default of 4, take turns at that
     static const int32_t n_cpus = usable_cpus();
-    n = std::min(n, n_cpus);
+    n = std::min(n < 1 ? GGML_DEFAULT_N_THREADS : n, n_cpus);
     llama_set_n_threads(ctx.get(), n, n);
 }
 

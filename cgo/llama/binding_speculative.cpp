@@ -8,23 +8,22 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <exception>
 
 namespace binding {
 
-// Token numbers must mean the same to both. Sizes may differ a little: vocabularies are padded.
-static void check_vocabularies(const model & m, const model & draft) {
+// Whether token numbers mean the same to both: where they do not, no guess is right. Sizes may differ a little: vocabularies are padded.
+static bool same_vocabulary(const model & m, const model & draft) {
     const llama_vocab * a = m.vocab(), * b = draft.vocab();
     const int32_t na = llama_vocab_n_tokens(a), nb = llama_vocab_n_tokens(b);
-    if (llama_vocab_type(a) != llama_vocab_type(b) || std::abs(na - nb) > 128) {
-        fail(LLAMA_BINDING_ARGUMENT, "the draft model's vocabulary is another: type %d with %d tokens, the model's is type %d with %d",
-                (int) llama_vocab_type(b), nb, (int) llama_vocab_type(a), na);
+    bool same = llama_vocab_type(a) == llama_vocab_type(b) && std::abs(na - nb) <= 128;
+    for (llama_token t = 0; same && t < std::min(na, nb); ++t) {
+        same = strcmp(llama_vocab_get_text(a, t), llama_vocab_get_text(b, t)) == 0;
     }
-    for (llama_token t = 0; t < std::min(na, nb); ++t) {
-        if (strcmp(llama_vocab_get_text(a, t), llama_vocab_get_text(b, t)) != 0) {
-            fail(LLAMA_BINDING_ARGUMENT, "the draft model's vocabulary is another: token %d is \"%s\", the model's \"%s\"", t,
-                    llama_vocab_get_text(b, t), llama_vocab_get_text(a, t));
-        }
+    if (!same) {
+        warn_once(m, "nothing is drafted: the draft model's vocabulary is another");
     }
+    return same;
 }
 
 // The draft model and what it has read of the text.
@@ -91,15 +90,22 @@ private:
     int32_t n_vocab;
 };
 
-// Tokens that can be drafted at a time: with LESS they must still be slots of their own when some are taken back.
-static int32_t draft_size(const model & m, const params & p) {
-    const int32_t n = std::min(p.n_draft, std::min<int32_t>(p.n_batch, llama_n_ubatch(m.main.ctx.get())) - 1);
+// Tokens that can be drafted at a time: they are evaluated in one batch with the one before, and with LESS they must still be slots of
+// their own when some are taken back.
+static int32_t draft_size(const model & m, const model & draft, const params & p) {
+    const llama_model * weights = m.weights.get();
+    int32_t n = std::max(0, std::min(p.n_draft, std::min<int32_t>(p.n_batch, llama_n_ubatch(m.main.ctx.get())) - 1));
+    if (n > 0 && (llama_model_is_recurrent(weights) || llama_model_is_hybrid(weights))) {
+        warn_once(m, "nothing is drafted: a recurrent model cannot take back tokens that were wrong");
+        return 0;
+    }
     lesskv_info info;
     if (n > 0 && lesskv_get_info(m.main.ctx.get(), &info) && n >= info.recent) {
-        fail(LLAMA_BINDING_ARGUMENT, "%d drafted tokens: with LESS those that turn out wrong must not have been folded, and of the budget of %d only the %d newest pairs are "
-                "sure to stay; draft %d at most (SetNDraft), or give the cache a larger budget", p.n_draft, info.budget, info.recent, info.recent - 1);
+        n = std::max(0, info.recent - 1);
+        warn_once(m, "%d tokens are drafted at a time: with LESS those that turn out wrong must not have been folded, and of the budget of %d only the %d newest pairs are sure to stay",
+                n, info.budget, info.recent);
     }
-    return n;
+    return n > 0 && same_vocabulary(m, draft) ? n : 0;
 }
 
 // Tokens that a text can have while drafts can be taken back: with LESS, a layer with a sliding window holds just that window.
@@ -109,8 +115,7 @@ static int64_t draft_limit(const model & m) {
     return windows ? std::min<int64_t>(m.main.limit(), llama_model_n_swa(m.weights.get()) - 1) : m.main.limit();
 }
 
-static llama_binding_stop generate(model & m, params & p, sampler & s, drafter & draft, size_t n_prompt, const token_callback & on_token) {
-    const int32_t n_draft = draft_size(m, p);
+static llama_binding_stop generate(model & m, params & p, sampler & s, drafter & draft, int32_t n_draft, size_t n_prompt, const token_callback & on_token) {
     const int64_t limit   = draft_limit(m);
     bool told = false; // that it is reached
     sequence & text = m.main;
@@ -119,13 +124,9 @@ static llama_binding_stop generate(model & m, params & p, sampler & s, drafter &
     llama_token next = s.sample(text);
     auto stop = out.add(next);
     while (stop == LLAMA_BINDING_STOP_NONE && !m.interrupted) {
-        if (text.full()) {
-            if (text.less()) {
-                return LLAMA_BINDING_STOP_CONTEXT;
-            }
-            if (!text.make_room(kept(p, n_prompt), p.n_batch, m.interrupted)) {
-                break;
-            }
+        stop = text.full() ? text.make_room(kept(p, n_prompt), p.n_batch, m.interrupted) : LLAMA_BINDING_STOP_NONE;
+        if (stop != LLAMA_BINDING_STOP_NONE) {
+            break;
         }
         const size_t at = text.tokens.size();
         auto all = text.tokens;
@@ -142,12 +143,17 @@ static llama_binding_stop generate(model & m, params & p, sampler & s, drafter &
 
         text.decode(batch.data(), batch.size(), true);
         size_t right = 0; // of the guesses
-        for (;; ++right) {
-            next = s.sample(text, (int32_t) right);
-            stop = out.add(next);
-            if (stop != LLAMA_BINDING_STOP_NONE || right == guessed.size() || guessed[right] != next) {
-                break;
+        std::exception_ptr error; // the others are taken back before it goes on
+        try {
+            for (;; ++right) {
+                next = s.sample(text, (int32_t) right);
+                stop = out.add(next);
+                if (stop != LLAMA_BINDING_STOP_NONE || right == guessed.size() || guessed[right] != next) {
+                    break;
+                }
             }
+        } catch (...) {
+            error = std::current_exception();
         }
 
         m.last.n_drafted  += guessed.size();
@@ -158,29 +164,24 @@ static llama_binding_stop generate(model & m, params & p, sampler & s, drafter &
             text.forget();
             fail(LLAMA_BINDING_FAILED, "drafted tokens that were wrong cannot be taken back%s%s: the cache has been emptied", why.empty() ? "" : ": ", why.c_str());
         }
+        if (error) {
+            std::rethrow_exception(error);
+        }
     }
     return stop == LLAMA_BINDING_STOP_NONE ? LLAMA_BINDING_STOP_INTERRUPT : stop;
 }
 
-void speculate(model & m, model & draft, params & p, bool debug, const token_callback & on_token) {
-    m.last = {};
+static void speculate(model & m, model & draft, params & p, const token_callback & on_token) {
     check_generates(m, p);
     check_generates(draft, p);
-    check_vocabularies(m, draft);
-    if (p.n_draft < 0) {
-        fail(LLAMA_BINDING_ARGUMENT, "%d drafted tokens: want 0 at least", p.n_draft);
+    if (!p.path_prompt_cache.empty() || p.negative_prompt_scale > 1.0f) { // which upstream did not read
+        warn_once(m, "speculative sampling goes without a prompt cache and without a negative prompt: they are ignored");
     }
-    if (llama_model_is_recurrent(m.weights.get()) || llama_model_is_hybrid(m.weights.get())) {
-        fail(LLAMA_BINDING_MISSING, "a recurrent model cannot take back drafted tokens that were wrong: use Predict");
-    }
-    if (!p.path_prompt_cache.empty() || p.negative_prompt_scale > 1.0f) {
-        fail(LLAMA_BINDING_MISSING, "speculative sampling goes without a prompt cache and without a negative prompt: use Predict");
-    }
-    draft_size(m, p);
+    const int32_t n_draft = draft_size(m, draft, p);
     sampler s(m, p);
     drafter d(m, draft, p);
 
-    const auto prompt = prompt_tokens(m, p.prompt);
+    const auto prompt = prompt_tokens(m, p, p.prompt);
     if (!evaluate(m, p, prompt)) {
         m.last.stop = LLAMA_BINDING_STOP_INTERRUPT;
         return;
@@ -189,8 +190,17 @@ void speculate(model & m, model & draft, params & p, bool debug, const token_cal
         s.accept(token);
     }
     const int64_t start = llama_time_us();
-    m.last.stop = p.n_predict == 0 ? LLAMA_BINDING_STOP_LENGTH : generate(m, p, s, d, prompt.size(), on_token);
+    m.last.stop = p.n_predict == 0 ? LLAMA_BINDING_STOP_LENGTH : generate(m, p, s, d, n_draft, prompt.size(), on_token);
     m.last.us_generate = llama_time_us() - start;
+}
+
+void speculate(model & m, model & draft, params & p, bool debug, const token_callback & on_token) {
+    m.last = {};
+    try {
+        speculate(m, draft, p, on_token);
+    } catch (const interruption &) {
+        m.last.stop = LLAMA_BINDING_STOP_INTERRUPT;
+    }
     conclude(m, debug);
 }
 

@@ -148,6 +148,9 @@ void load_state(sequence & s, const std::string & path) {
     if (!S_ISREG(st.st_mode)) {
         fail(LLAMA_BINDING_FAILED, "%s is not a file", path.c_str());
     }
+    if (access(path.c_str(), R_OK) != 0) {
+        fail(LLAMA_BINDING_FAILED, "%s cannot be read: %s", path.c_str(), strerror(errno));
+    }
     llama_context * ctx = s.ctx.get();
     if (s.less()) {
         check_tokens(s, path);
@@ -158,7 +161,8 @@ void load_state(sequence & s, const std::string & path) {
     if (!before.empty() && llama_state_seq_get_data(ctx, before.data(), before.size(), 0) != before.size()) {
         fail(LLAMA_BINDING_FAILED, "the running state cannot be kept for the case that %s is bad: %s", path.c_str(), why(s, errors).c_str());
     }
-    std::vector<llama_token> tokens(s.limit());
+    // no more tokens than the file has room for: with LESS a context may be as large as a number can be
+    std::vector<llama_token> tokens(std::min<size_t>(s.limit(), st.st_size/sizeof(llama_token)));
     size_t n_tokens = 0;
     const bool loaded = llama_state_seq_load_file(ctx, path.c_str(), 0, tokens.data(), tokens.size(), &n_tokens) != 0;
     tokens.resize(loaded ? n_tokens : 0);
@@ -174,9 +178,15 @@ void load_state(sequence & s, const std::string & path) {
     llama_memory_clear(llama_get_memory(ctx), true);
     if (s.less() || (!before.empty() && llama_state_seq_set_data(ctx, before.data(), before.size(), 0) != before.size())) {
         s.forget();
-        fail(LLAMA_BINDING_FAILED, "%s is refused: %s; the cache has been emptied", path.c_str(), reason.c_str());
+        fail(LLAMA_BINDING_STATE, "%s is refused: %s; the cache has been emptied", path.c_str(), reason.c_str());
     }
-    fail(LLAMA_BINDING_FAILED, "%s is refused: %s", path.c_str(), reason.c_str());
+    fail(LLAMA_BINDING_STATE, "%s is refused: %s", path.c_str(), reason.c_str());
+}
+
+bool is_state(const std::string & path) {
+    uint32_t magic = 0;
+    const std::unique_ptr<FILE, int (*)(FILE *)> file(fopen(path.c_str(), "rb"), fclose);
+    return file && fread(&magic, sizeof(magic), 1, file.get()) == 1 && (magic == LLAMA_STATE_SEQ_MAGIC || magic == LLAMA_SESSION_MAGIC);
 }
 
 } // namespace binding

@@ -139,8 +139,9 @@ func (o *runOptions) run(cmd *cobra.Command, args []string) error {
 	if !o.quiet {
 		err = errors.Join(err, report(cmd.ErrOrStderr(), filepath.Base(path), model, t))
 	}
-	if o.tokens < 0 && t.Stop == "context" {
-		err = nil // as was asked for
+	if o.tokens >= 0 && t.Stop == "context" { // else as was asked for
+		err = errors.Join(err, fmt.Errorf("the context of %d tokens is full after %d prompt tokens and %d generated: want a larger one (-c)",
+			t.Prompt+t.Generated-1, t.Prompt, t.Generated))
 	}
 	if err == nil {
 		err = written

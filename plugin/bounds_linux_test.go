@@ -1,0 +1,146 @@
+package lesskv_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	llama "github.com/go-skynet/go-llama.cpp"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/lesskv/lesskv/integration/testdata"
+	lesskv "github.com/lesskv/lesskv/plugin"
+)
+
+// limitMemory runs f where the process has no more address space than size beyond what it has: what takes memory without end
+// fails, and the machine does not.
+func limitMemory(t *testing.T, size uint64, f func()) {
+	t.Helper()
+	statm, err := os.ReadFile("/proc/self/statm")
+	require.NoError(t, err)
+	var pages uint64
+	_, err = fmt.Sscan(string(statm), &pages)
+	require.NoError(t, err)
+	var old syscall.Rlimit
+	require.NoError(t, syscall.Getrlimit(syscall.RLIMIT_AS, &old))
+	limit := old
+	limit.Cur = min(old.Max, pages*uint64(os.Getpagesize())+size)
+	require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_AS, &limit))
+	defer func() { require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_AS, &old)) }()
+	f()
+}
+
+// optional is a grammar of parts in a row that may each be left out: many ways to the same text.
+func optional(part string, n int) string { return strings.Repeat("("+part+")? ", n) }
+
+// Grammars come from requests. None takes more memory than a few that are meant to be used, or time that doubles with each part.
+func TestGrammarsEnd(t *testing.T) {
+	var doubling, copies strings.Builder
+	for i := range 100 {
+		fmt.Fprintf(&doubling, "r%d ::= \"a\" r%d | \"b\" r%d | r%d | r%d\n", i, i+1, i+1, i+1, i+1)
+	}
+	for i := range 900 {
+		fmt.Fprintf(&copies, "c%d ::= \"%s\"{2000}\n", i, strings.Repeat("a", 45))
+	}
+	tower := `"a"`
+	for range 12 {
+		tower = "(" + tower + ")?"
+	}
+	model := open(t)
+	refused := func(grammar, says string) {
+		t.Helper()
+		limitMemory(t, 2<<30, func() {
+			out, err := model.Predict(prompt, llama.SetThreads(1), llama.SetTokens(2), llama.SetTemperature(0), llama.WithGrammar(grammar))
+			assert.Empty(t, out)
+			assertSays(t, err, lesskv.ErrArgument, says)
+		})
+	}
+	refused(`root ::= "a"{3,1}`, "a largest number below its smallest")
+	refused(`root ::= "a"{2000,0}`, "a largest number below its smallest")
+	refused("root ::= c1\n"+copies.String(), "64 MiB")
+	refused("root ::= "+strings.Repeat("a", 1<<20)+"\n"+strings.Repeat("a", 1<<20)+` ::= "b"{0,2000}`, "64 MiB")
+	refused("root ::= "+strings.Repeat(`"`+strings.Repeat("a", 1000)+`" `, 5000), "64 MiB")
+	refused("root ::= "+optional("[a-z]", 50), "too ambiguous")
+	refused("root ::= "+strings.Repeat(tower+" ", 12), "too ambiguous")
+	refused("root ::= r0\n"+doubling.String()+`r100 ::= "a"`, "too ambiguous") // left recursion was looked for in each of 2^100 ways
+	assert.Equal(t, strings.Repeat("a", 5), predict(t, model, prompt, llama.WithGrammar(`root ::= "a"{5,5}`)), "the model is unharmed")
+	assert.Equal(t, "b", predict(t, model, prompt, llama.WithGrammar("root ::= "+optional(`"a"`, 40)+`"b"`), llama.SetLogitBias(biasAgainst(t, model, "a"))))
+}
+
+// biasAgainst forbids the token of a text of one.
+func biasAgainst(t *testing.T, model *llama.LLama, text string) string {
+	_, tokens, err := model.TokenizeString(text)
+	require.NoError(t, err)
+	return fmt.Sprintf("%d-1000", tokens[len(tokens)-1])
+}
+
+// A call ends while a grammar computes what may come next, and not after it.
+func TestInterruptInAGrammar(t *testing.T) {
+	model := open(t, sparse(512))
+	// one token, with which no other begins, is drawn at once; for the next there are too many ways
+	grammar := llama.WithGrammar(`root ::= "\x01" ` + optional("[a-z]", 50))
+	draft := open(t)
+	speculative := func(text string, opts ...llama.PredictOption) (string, error) {
+		return model.SpeculativeSampling(draft, text, append(opts, llama.SetNDraft(4))...)
+	}
+	for name, predict := range map[string]func(string, ...llama.PredictOption) (string, error){"Predict": model.Predict, "SpeculativeSampling": speculative} {
+		for _, byContext := range []bool{false, true} {
+			for attempt := 0; ; attempt++ {
+				require.Less(t, attempt, 20, "it was refused before it could be interrupted")
+				ctx, cancel := context.WithCancel(t.Context())
+				end := cancel
+				if !byContext {
+					end = func() { lesskv.Interrupt(model) }
+				}
+				tokens := 0
+				text, err := predict(prompt, llama.SetThreads(1), llama.SetTemperature(0), llama.SetTokens(3), grammar, lesskv.WithContext(ctx),
+					llama.SetTokenCallback(func(string) bool {
+						tokens++
+						time.AfterFunc(20*time.Millisecond, end)
+						return true
+					}))
+				cancel()
+				if errors.Is(err, lesskv.ErrArgument) {
+					continue
+				}
+				if byContext {
+					assertSays(t, err, context.Canceled)
+				} else {
+					assert.NoError(t, err)
+				}
+				assert.Equal(t, 1, tokens, name)
+				assert.Equal(t, "\x01", text)
+				assert.Equal(t, "interrupt", timings(t, model).Stop)
+				break
+			}
+		}
+	}
+	prompted := timings(t, model).Prompt
+	for _, layer := range stats(t, model).Layers {
+		assert.LessOrEqual(t, layer.Seen, int64(prompted+1), "no guess is left in the cache")
+	}
+}
+
+// llama.cpp fills a cache before it looks whether there is one. LESS does not care for the context.
+func TestContextBeyondMemory(t *testing.T) {
+	limitMemory(t, 2<<30, func() {
+		for _, n := range []int{1e9, 1 << 30} {
+			_, err := llama.New(file(t, testdata.Model), llama.SetContext(n), lesskv.Disable())
+			assertSays(t, err, lesskv.ErrArgument, "GiB", fmt.Sprint(n))
+		}
+		model, err := llama.New(file(t, testdata.Model), llama.SetContext(1e9), sparse(64))
+		require.NoError(t, err)
+		defer model.Free()
+		state := t.TempDir() + "/state"
+		predict(t, model, prompt)
+		require.NoError(t, model.SaveState(state))
+		require.NoError(t, model.LoadState(state))
+		predict(t, model, prompt, llama.SetRepeat(-1))
+	})
+}
