@@ -126,7 +126,7 @@ int LLVMFuzzerTestOneInput(const uint8_t * data, size_t size) {
             step(to, s.pos_max + 1);
             struct lesskv_stats after;
             lesskv_cache_stats(to, &after);
-            HOLDS(after.kept <= lesskv_cache_width(to) && after.pos_max == s.pos_max + T);
+            HOLDS(after.kept <= lesskv_cache_width(to) && after.pos_max <= s.pos_max + T); // what is not finite may not be committed
         }
         if (lesskv_cache_cut(to, s.pos_max) == LESSKV_OK) {
             struct lesskv_stats after;
