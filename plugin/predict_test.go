@@ -387,6 +387,11 @@ func TestSampling(t *testing.T) {
 	for i := range 100000 {
 		fmt.Fprintf(&chain, "r%d ::= r%d\n", i, i+1)
 	}
+	var doubled strings.Builder
+	doubled.WriteString("root ::= r0\nr30 ::= [a-z]?\n")
+	for i := range 30 {
+		fmt.Fprintf(&doubled, "r%d ::= r%d r%d\n", i, i+1, i+1)
+	}
 	for name, test := range map[string]struct {
 		option llama.PredictOption
 		kind   error
@@ -395,8 +400,9 @@ func TestSampling(t *testing.T) {
 		"grammar":         {llama.WithGrammar("root ::= ("), lesskv.ErrArgument, "expecting"},
 		"nested grammar":  {llama.WithGrammar("root ::= " + strings.Repeat("(", 30000) + `"a"` + strings.Repeat(")", 30000)), lesskv.ErrArgument, "parentheses"},
 		"long grammar":    {llama.WithGrammar("root ::= " + strings.Repeat(`"a"? `, 100000)), lesskv.ErrArgument, "repetitions"},
-		"empty groups":    {llama.WithGrammar("root ::= " + strings.Repeat("(){2000} ", 30) + `"a"`), lesskv.ErrArgument, "left out"},
-		"empty rules":     {llama.WithGrammar("e ::= \"\"\nroot ::= " + strings.Repeat("e ", 100000) + `"a"`), lesskv.ErrArgument, "left out"},
+		"empty rules":     {llama.WithGrammar("e ::= \"\"\nroot ::= " + strings.Repeat("e ", 100001) + `"a"`), lesskv.ErrArgument, "100000 ways"},
+		"doubled grammar": {llama.WithGrammar(doubled.String()), lesskv.ErrArgument, "100000 ways"},
+		"counts reversed": {llama.WithGrammar(`root ::= "a"{3,1}`), lesskv.ErrArgument, "at most 1"},
 		"huge grammar":    {llama.WithGrammar(`root ::= "` + strings.Repeat("a", 100000) + `"{2000}`), lesskv.ErrArgument, "100000 elements"},
 		"chained grammar": {llama.WithGrammar(chain.String()), lesskv.ErrArgument, "rules"},
 		"no root":         {llama.WithGrammar(`a ::= "b"`), lesskv.ErrArgument, "root"},

@@ -111,7 +111,7 @@ sampler::sampler(const model & m, const params & p) {
     bias.reset(llama_sampler_init_logit_bias(n_vocab, biases.size(), biases.data()));
 
     const int32_t last_n = p.repeat_last_n < 0 ? m.main.limit() : std::min(p.repeat_last_n, m.main.limit());
-    penalties.reset(llama_sampler_init_penalties(last_n, p.repeat_penalty, p.frequency_penalty, p.presence_penalty));
+    penalties.reset(llama_sampler_init_penalties(n_vocab, last_n, p.repeat_penalty, p.frequency_penalty, p.presence_penalty));
 
     if (!p.grammar.empty()) {
         check_depth(p.grammar);

@@ -24,12 +24,14 @@ std::string lesskv_model_fingerprint(const llama_model & model) {
     lesskv_sha256_init(&sha);
 
     const std::string line = format("%s %u %u %u %u %u %d\n", llm_arch_name(model.arch),
-            h.n_layer, h.n_head(0), h.n_head_kv(0), h.n_embd_head_k, h.n_embd_head_v, model.vocab.n_tokens());
+            h.n_layer(), h.n_head(0), h.n_head_kv(0), h.n_embd_head_k(0), h.n_embd_head_v(0), model.vocab.n_tokens());
     lesskv_sha256_update(&sha, line.data(), line.size());
 
     std::map<std::string, const ggml_tensor *> vectors; // in byte order
     for (const auto & [name, t] : model.tensors_by_name) {
-        if (ggml_n_dims(t) == 1 && (name.rfind("blk.", 0) == 0 || name.rfind("output_norm", 0) == 0)) {
+        int il;
+        const bool ahead = sscanf(name.c_str(), "blk.%d.", &il) == 1 && il >= (int) h.n_layer(); // predicts further tokens: the model is the same without
+        if (ggml_n_dims(t) == 1 && !ahead && (name.rfind("blk.", 0) == 0 || name.rfind("output_norm", 0) == 0)) {
             vectors[name] = t;
         }
     }
@@ -307,18 +309,18 @@ lesskv_adapter::lesskv_adapter(const std::string & path, const llama_model & mod
     r.want(LESSKV_KEY_VERSION,      LESSKV_ADAPTER_VERSION);
     r.want(LESSKV_KEY_ARCHITECTURE, llm_arch_name(model.arch));
 
-    for (uint32_t il = 1; il < h.n_layer; ++il) {
-        if (h.n_head(il) != h.n_head(0) || h.n_head_kv(il) != h.n_head_kv(0)) {
-            throw std::runtime_error(format("the adapter %s can't be used: the layers of this model differ in their number of heads, which version %d of the format has no room for",
+    for (uint32_t il = 1; il < h.n_layer(); ++il) {
+        if (h.n_head(il) != h.n_head(0) || h.n_head_kv(il) != h.n_head_kv(0) || h.n_embd_head_k(il) != h.n_embd_head_k(0) || h.n_embd_head_v(il) != h.n_embd_head_v(0)) {
+            throw std::runtime_error(format("the adapter %s can't be used: the layers of this model differ in their number of heads or the size of them, which version %d of the format has no room for",
                         path.c_str(), LESSKV_ADAPTER_VERSION));
         }
     }
-    const uint64_t n_head = h.n_head(0), n_head_kv = h.n_head_kv(0), d = h.n_embd_head_k;
-    r.want(LESSKV_KEY_BLOCK_COUNT,   h.n_layer);
+    const uint64_t n_head = h.n_head(0), n_head_kv = h.n_head_kv(0), d = h.n_embd_head_k(0);
+    r.want(LESSKV_KEY_BLOCK_COUNT,   h.n_layer());
     r.want(LESSKV_KEY_HEAD_COUNT,    (uint32_t) n_head);
     r.want(LESSKV_KEY_HEAD_COUNT_KV, (uint32_t) n_head_kv);
-    r.want(LESSKV_KEY_KEY_LENGTH,    h.n_embd_head_k);
-    r.want(LESSKV_KEY_VALUE_LENGTH,  h.n_embd_head_v);
+    r.want(LESSKV_KEY_KEY_LENGTH,    h.n_embd_head_k(0));
+    r.want(LESSKV_KEY_VALUE_LENGTH,  h.n_embd_head_v(0));
 
     const uint32_t limit = 4096;
     if (r.u32(LESSKV_KEY_RANK) < 1 || r.u32(LESSKV_KEY_RANK) > limit) {
@@ -357,8 +359,8 @@ lesskv_adapter::lesskv_adapter(const std::string & path, const llama_model & mod
         { LESSKV_TENSOR_PSI_2, { R,  R,  n_head_kv }, true  },
     };
     size_t n_used = 0;
-    kernels.resize(h.n_layer);
-    for (uint32_t il = 0; il < h.n_layer; ++il) {
+    kernels.resize(h.n_layer());
+    for (uint32_t il = 0; il < h.n_layer(); ++il) {
         lesskv_mat mats[5] = {};
         int n_found = 0;
         for (int i = 0; i < 5; ++i) {

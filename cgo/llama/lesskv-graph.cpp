@@ -117,7 +117,7 @@ ggml_tensor * rounded(ggml_context * ctx, ggml_tensor * x, lesskv_type type) {
 
 ggml_tensor * build(
         const llm_graph_context & g, ggml_tensor * control,
-        ggml_tensor * wo, ggml_tensor * wo_b,
+        ggml_tensor * wo, ggml_tensor * wo_b, ggml_tensor * wo_s,
         ggml_tensor * q, ggml_tensor * k, ggml_tensor * v,
         ggml_tensor * kq_b, ggml_tensor * sinks, ggml_tensor * v_mla,
         float kq_scale, int il) {
@@ -168,9 +168,12 @@ ggml_tensor * build(
 
     ggml_tensor * cur = ggml_reshape_2d(g.ctx0, out, (int64_t) p.dv*p.n_head, g.n_tokens);
     if (wo) {
-        cur = g.build_lora_mm(wo, cur);
-        if (g.arch == LLM_ARCH_GLM4 || g.arch == LLM_ARCH_GLM4_MOE) {
-            ggml_mul_mat_set_prec(cur, GGML_PREC_F32); // as in build_attn
+        if (g.arch == LLM_ARCH_GLM4 || g.arch == LLM_ARCH_GLM4_MOE || g.arch == LLM_ARCH_JAIS2) { // as in build_attn
+            cur = g.build_lora_mm(wo, cur);
+            ggml_prec_set_acc(cur, GGML_PREC_F32);
+            cur = wo_s ? ggml_mul(g.ctx0, cur, wo_s) : cur;
+        } else {
+            cur = g.build_lora_mm(wo, cur, wo_s);
         }
     }
     if (wo_b) {
@@ -191,20 +194,25 @@ llm_graph_input_attn_kv_iswa * lesskv_build_inp_kv_iswa(const llm_graph_context 
 
 ggml_tensor * lesskv_build_attn(
         const llm_graph_context & g, const llm_graph_input_attn_kv * inp,
-        ggml_tensor * wo, ggml_tensor * wo_b,
+        ggml_tensor * wo, ggml_tensor * wo_b, ggml_tensor * wo_s,
         ggml_tensor * q, ggml_tensor * k, ggml_tensor * v,
         ggml_tensor * kq_b, ggml_tensor * sinks, ggml_tensor * v_mla,
         float kq_scale, int il) {
-    return build(g, static_cast<const input<llm_graph_input_attn_kv> *>(inp)->control, wo, wo_b, q, k, v, kq_b, sinks, v_mla, kq_scale, il);
+    return build(g, static_cast<const input<llm_graph_input_attn_kv> *>(inp)->control, wo, wo_b, wo_s, q, k, v, kq_b, sinks, v_mla, kq_scale, il);
 }
 
 ggml_tensor * lesskv_build_attn(
         const llm_graph_context & g, const llm_graph_input_attn_kv_iswa * inp,
-        ggml_tensor * wo, ggml_tensor * wo_b,
+        ggml_tensor * wo, ggml_tensor * wo_b, ggml_tensor * wo_s,
         ggml_tensor * q, ggml_tensor * k, ggml_tensor * v,
         ggml_tensor * kq_b, ggml_tensor * sinks, ggml_tensor * v_mla,
         float kq_scale, int il) {
-    return build(g, static_cast<const input<llm_graph_input_attn_kv_iswa> *>(inp)->control, wo, wo_b, q, k, v, kq_b, sinks, v_mla, kq_scale, il);
+    return build(g, static_cast<const input<llm_graph_input_attn_kv_iswa> *>(inp)->control, wo, wo_b, wo_s, q, k, v, kq_b, sinks, v_mla, kq_scale, il);
+}
+
+void lesskv_refuse_attn(const llm_graph_context & g) {
+    static_cast<const lesskv_memory_context *>(g.mctx)->memory()->refuse(
+            "LESS does not cover attention to keys alone, or to keys that an index chooses: turn it off for this model");
 }
 
 llama_memory_i * lesskv_create_memory(const llama_model & model, const llama_memory_params & params, const llama_cparams & cparams) {

@@ -96,8 +96,8 @@ void lesskv_memory::resolve(const lesskv_config & cfg, const llama_memory_params
     type_k = (lesskv_type) cfg.type_k;
     type_v = (lesskv_type) cfg.type_v;
 
-    layer_of.assign(hparams.n_layer, -1);
-    for (uint32_t il = 0; il < hparams.n_layer; ++il) {
+    layer_of.assign(hparams.n_layer(), -1); // without those that predict further tokens
+    for (uint32_t il = 0; il < hparams.n_layer(); ++il) {
         if (hparams.n_head_kv(il) == 0) {
             continue;
         }
@@ -108,8 +108,8 @@ void lesskv_memory::resolve(const lesskv_config & cfg, const llama_memory_params
         l.soft_cap = hparams.attn_soft_cap ? hparams.f_attn_logit_softcapping : 0.0f;
         l.params.n_head    = hparams.n_head(il);
         l.params.n_head_kv = hparams.n_head_kv(il);
-        l.params.dk        = hparams.n_embd_head_k;
-        l.params.dv        = hparams.n_embd_head_v;
+        l.params.dk        = hparams.n_embd_head_k(il);
+        l.params.dv        = hparams.n_embd_head_v(il);
         l.params.type_k    = type_k;
         l.params.type_v    = type_v;
         l.params.n_swa     = hparams.is_swa(il) ? hparams.n_swa : 0;
@@ -739,7 +739,7 @@ lesskv_memory::state_header lesskv_memory::make_header() const {
 void lesskv_memory::check_header(llama_io_read_i & io) const {
     const auto want = make_header();
     state_header h;
-    io.read_to(&h, sizeof(h));
+    io.read(&h, sizeof(h));
 
     const auto differ = [](const char * what, const std::string & found, const std::string & wanted) {
         throw std::runtime_error(format("the saved state is not for this context: %s is %s there and %s here", what, found.c_str(), wanted.c_str()));
@@ -817,7 +817,7 @@ void lesskv_memory::write_seq(llama_io_write_i & io, const sequence & seq) const
 
 lesskv_memory::sequence lesskv_memory::read_seq(llama_io_read_i & io) const {
     uint32_t n;
-    io.read_to(&n, sizeof(n));
+    io.read(&n, sizeof(n));
 
     sequence seq;
     if (n == 0) {
@@ -833,6 +833,7 @@ lesskv_memory::sequence lesskv_memory::read_seq(llama_io_read_i & io) const {
     if (n != want) {
         throw std::runtime_error(format("the saved state is not for this model: %u layers there, %u here", n, want));
     }
+    std::vector<uint8_t> buf;
     int64_t seen = -1;
     for (size_t i = 0; i < seq.caches.size(); ++i) {
         if (!seq.caches[i]) {
@@ -840,8 +841,8 @@ lesskv_memory::sequence lesskv_memory::read_seq(llama_io_read_i & io) const {
         }
         uint32_t il;
         uint64_t size;
-        io.read_to(&il,   sizeof(il));
-        io.read_to(&size, sizeof(size));
+        io.read(&il,   sizeof(il));
+        io.read(&size, sizeof(size));
 
         // no more than a full cache takes: a damaged size must not become an allocation
         size_t slots, state;
@@ -849,11 +850,12 @@ lesskv_memory::sequence lesskv_memory::read_seq(llama_io_read_i & io) const {
         if (il != (uint32_t) layers[i].il || size > 2*(slots + state) + (1u << 20)) {
             throw std::runtime_error(format("the saved state is damaged at layer %d", layers[i].il));
         }
-        const uint8_t * data = io.read(size);
-        const uint64_t mine = checksum(data, size); // data is the reader's, until it reads on
-        const auto status = lesskv_cache_load(seq.caches[i].get(), data, size);
+        buf.resize(size);
+        io.read(buf.data(), size);
+        const uint64_t mine = checksum(buf.data(), size);
+        const auto status = lesskv_cache_load(seq.caches[i].get(), buf.data(), size);
         uint64_t sum;
-        io.read_to(&sum, sizeof(sum));
+        io.read(&sum, sizeof(sum));
         if (sum != mine) {
             throw std::runtime_error(format("the saved state is damaged at layer %d: its checksum is %016" PRIx64 ", not %016" PRIx64, layers[i].il, mine, sum));
         }
@@ -908,7 +910,7 @@ void lesskv_memory::state_read(llama_io_read_i & io, llama_seq_id seq_id, llama_
         }
         check_header(io);
         uint32_t n;
-        io.read_to(&n, sizeof(n));
+        io.read(&n, sizeof(n));
         if (n > seqs.size() || (seq_id >= 0 && n != 1)) {
             throw std::runtime_error(format("the saved state holds %u sequences, %zu fit", n, seq_id >= 0 ? (size_t) 1 : seqs.size()));
         }
@@ -916,7 +918,7 @@ void lesskv_memory::state_read(llama_io_read_i & io, llama_seq_id seq_id, llama_
         std::vector<bool>     seen(seqs.size());
         for (uint32_t i = 0; i < n; ++i) {
             uint32_t s;
-            io.read_to(&s, sizeof(s));
+            io.read(&s, sizeof(s));
             if (seq_id >= 0) {
                 s = seq_id;
             }
