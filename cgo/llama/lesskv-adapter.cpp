@@ -299,6 +299,37 @@ const lesskv_kernels * lesskv_adapter::layer(int il) const {
     return il >= 0 && (size_t) il < kernels.size() && kernels[il].rank > 0 ? &kernels[il] : nullptr;
 }
 
+void lesskv_adapter::rotate(int il, int32_t dk, int32_t n) {
+    if (!layer(il)) {
+        return;
+    }
+    for (lesskv_mat * mat : { &kernels[il].phi[0], &kernels[il].psi[0] }) {
+        auto & stored = *std::find_if(weights.begin(), weights.end(), [&](const auto & w) { return w.data() == mat->data; });
+        const size_t row_size = lesskv_row_size(mat->type, dk);
+        const size_t rows     = stored.size()/row_size;
+        std::vector<uint8_t> rotated(rows*dk*sizeof(float));
+        for (size_t r = 0; r < rows; ++r) {
+            float * row = (float *) rotated.data() + r*dk;
+            lesskv_to_f32(mat->type, row, stored.data() + r*row_size, dk);
+            for (int32_t half = 1; half < n; half *= 2) { // the fast Walsh-Hadamard transform of each block
+                for (int32_t i = 0; i < dk; ++i) {
+                    if ((i & half) == 0) {
+                        const float x = row[i], y = row[i + half];
+                        row[i]        = x + y;
+                        row[i + half] = x - y;
+                    }
+                }
+            }
+            for (int32_t i = 0; i < dk; ++i) {
+                row[i] /= std::sqrt((float) n);
+            }
+        }
+        bytes += rotated.size() - stored.size();
+        stored = std::move(rotated);
+        *mat   = { LESSKV_TYPE_F32, stored.data() };
+    }
+}
+
 lesskv_adapter::lesskv_adapter(const std::string & path, const llama_model & model, bool force) {
     const auto & h = model.hparams;
 

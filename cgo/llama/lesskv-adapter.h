@@ -21,6 +21,10 @@ public:
 
     const lesskv_kernels * layer(int il) const; // NULL: the layer runs sparse only
 
+    // The layer's kernels get queries and keys of dk numbers that were rotated by the Hadamard matrix of n dimensions, block by
+    // block, and answer what they would for those that were not: their first matrices are rotated too, and F32 from then on.
+    void rotate(int il, int32_t dk, int32_t n);
+
     int32_t     rank = 0, hidden = 0;
     std::string policy;                                // trained with
     uint32_t    heavy = 0, recent = 0, ubatch = 0, context = 0;

@@ -118,6 +118,12 @@ void lesskv_memory::resolve(const lesskv_config & cfg, const llama_memory_params
             refuse(format("slots of type q8_0 and q4_0 need head sizes that are multiples of 32, this model's are %d and %d: use f16",
                         l.params.dk, l.params.dv));
         }
+        // as llama_kv_cache does, so that with nothing evicted quantised slots are its quantised cache
+        l.rot_k = ggml_is_quantized((ggml_type) type_k) && l.params.dk % 64 == 0 ? l.params.dk & -l.params.dk : 0;
+        l.rot_v = ggml_is_quantized((ggml_type) type_v) && l.params.dv % 64 == 0 ? 64 : 0;
+        if (adapter && l.rot_k) {
+            adapter->rotate(il, l.params.dk, l.rot_k);
+        }
         layer_of[il] = (int32_t) l.i;
         layers.push_back(l);
     }
@@ -694,7 +700,7 @@ int32_t lesskv_memory::slots(llama_seq_id seq_id, int32_t il, int32_t head_kv, i
 // State: a header that must be equal at loading, then the sequences.
 
 static const uint32_t STATE_MAGIC   = 0x764b534c; // "LSKv"
-static const uint32_t STATE_VERSION = 2;
+static const uint32_t STATE_VERSION = 3;
 
 // What a saved state must share with the context that loads it. Plain numbers and padded strings, compared one by one.
 struct lesskv_memory::state_header {

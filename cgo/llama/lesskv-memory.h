@@ -30,6 +30,7 @@ struct lesskv_memory_layer {
     lesskv_layer params = {};
     float   scale = 0.0f;    // kq_scale, known when the graph is built
     float   soft_cap = 0.0f;
+    int32_t rot_k = 0, rot_v = 0; // of quantised slots: the Hadamard matrix that rotates their vectors; 0: none does
     bool    used = false;    // the graph has it: not so for layers that only a speculative head would run
 };
 
@@ -66,6 +67,7 @@ public:
     // for the graph
 
     lesskv_memory_layer & layer(int il);        // refuses if layer il has no attention
+    const std::vector<lesskv_memory_layer> & all_layers() const { return layers; }
     [[noreturn]] void     refuse(const std::string & why) const; // throws; the reason goes to the configuration's error too
     void                  note_lora();          // warns, once, that an adapter was trained without it
     lesskv_cache *        cache(llama_seq_id seq_id, size_t i) const; // NULL if there is none

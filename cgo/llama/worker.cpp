@@ -40,7 +40,8 @@
 //     capture    layers=all (none, all, or 0,1,...): what is copied from now on; the context was opened with capture=1
 //     captured   -> n, payload: n records of what was copied since, in the order of computation, and forgets them: int32 il,
 //                n_tokens T, n_head Hq, n_head_kv Hkv, dk D, dv Dv, then float32 q [T][Hq][D], k [T][Hkv][D],
-//                v [T][Hkv][Dv] as the cache has rounded them, out [T][Hq][Dv]
+//                v [T][Hkv][Dv] as the cache has rounded them, out [T][Hq][Dv]; where slots are quantised and
+//                64 divides the head size, all four rotated (lesskv_memory_layer)
 //     abort      after (-1: never): the next decode is aborted once that many graph nodes and one more were computed
 //     less       -> lesskv_info, and error: why the last thing that LESS refused was refused
 //     layers     seq -> n, payload: int64 (il swa kernels seen kept folded bytes_slots bytes_state) for each layer, then
