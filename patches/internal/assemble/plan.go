@@ -60,8 +60,8 @@ func lessFile(name string) string {
 	return ""
 }
 
-// models is llama.cpp's folder of one source a model, a hundred of them, each small and each including everything. In
-// one unit they take a tenth of the time.
+// models is llama.cpp's folder of one source a model, 155 of them, each small and each including everything. In one unit
+// they took 23 s on one core, in batches of 16, which is upstream's way, 27 s, and each alone 1 s.
 const (
 	models    = "src/models/"
 	allModels = models + "lesskv-all.cpp"
