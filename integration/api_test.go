@@ -249,7 +249,14 @@ func TestEmbeddings(t *testing.T) {
 			w := open(t, worker.Unmodified, worker.Config{Model: path, Context: 512, Batch: 512, FlashAttention: true, Embeddings: true})
 			tokens, err := w.Tokenize(code, true)
 			require.NoError(t, err)
-			out, err := w.Decode(0, 0, tokens, worker.All)
+			last := len(tokens) - 1
+			if name == "bert" {
+				last = 0
+			} else { // in the batches of the binding: flash attention computes one token in another way than many
+				_, err = w.Decode(0, 0, tokens[:last], worker.All)
+				require.NoError(t, err)
+			}
+			out, err := w.Decode(0, last, tokens[last:], worker.All)
 			require.NoError(t, err)
 			want := out.Row(out.Len() - 1)
 			if name == "bert" {

@@ -21,6 +21,9 @@ import (
 	"github.com/lesskv/lesskv/weights/gguf"
 )
 
+// tokenizers is a Go module that keeps the vocabularies of two models for its own tests, as they were published.
+var tokenizers = pins.Module{Path: "github.com/ollama/ollama", Version: "v0.17.4", Sum: "h1:X3KNm9x4BlHqk/AXMGtC7pBAFd46nmJmy8yDaBZLo9s="}
+
 // merges make one token of up to four digits, if the text is not cut between them.
 var merges = []string{"1 2", "12 3", "123 4"}
 
@@ -121,10 +124,10 @@ func TestLongWord(t *testing.T) {
 	}
 }
 
-// Gemma 2's own vocabulary, from the same place, in SentencePiece's file format (sentencepiece_model.proto: ModelProto.pieces is
+// Gemma 2's own vocabulary, from that module, in SentencePiece's file format (sentencepiece_model.proto: ModelProto.pieces is
 // field 1; of a piece its text is 1, its score 2, its type 3).
 func TestGemmaVocabulary(t *testing.T) {
-	data, err := os.ReadFile(filepath.Join(moduleDir(t, pins.Ollama), "tokenizer", "testdata", "gemma2", "tokenizer.model"))
+	data, err := os.ReadFile(filepath.Join(moduleDir(t, tokenizers), "tokenizer", "testdata", "gemma2", "tokenizer.model"))
 	require.NoError(t, err)
 	var tokens []string
 	var scores []float32
@@ -200,10 +203,10 @@ func fields(t *testing.T, data []byte, f func(field protowire.Number, bytes []by
 	}
 }
 
-// Llama 3.2's own vocabulary, which the module that carries llama.cpp keeps for its tests: token numbers as that model's
+// Llama 3.2's own vocabulary, from the same place: token numbers as that model's
 // tokenizer gives them.
 func TestLlama3Vocabulary(t *testing.T) {
-	dir := filepath.Join(moduleDir(t, pins.Ollama), "tokenizer", "testdata", "llama3.2")
+	dir := filepath.Join(moduleDir(t, tokenizers), "tokenizer", "testdata", "llama3.2")
 	data, err := os.ReadFile(filepath.Join(dir, "encoder.json"))
 	require.NoError(t, err)
 	numbers := map[string]int{}

@@ -51,6 +51,7 @@ func run(ctx context.Context, args []string, log io.Writer) error {
 	flags.StringVar(&o.Trees, "tree", "", "patched, unmodified (what everything is verified against) or all (default all, with -app patched)")
 	flags.StringVar(&o.Preset, "preset", "native", "instruction sets: native (this machine) or portable (x86-64-v3; armv8.2-a with dotprod and fp16)")
 	flags.StringVar(&o.March, "march", "", "`value` of -march, instead of the preset's")
+	flags.StringVar(&o.Llama, "llama", os.Getenv("LESSKV_LLAMA"), "a `folder` with llama.cpp, instead of fetching it (default $LESSKV_LLAMA)")
 	flags.IntVar(&o.Jobs, "j", 0, "compilers at a time (default one for each CPU)")
 	flags.BoolVar(&o.Strict, "strict", false, "warnings of this project's own sources are errors, where they are compiled")
 	flags.BoolVar(&verbose, "v", false, "print the commands")

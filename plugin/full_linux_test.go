@@ -74,7 +74,7 @@ func TestRefusedFilesAreClosed(t *testing.T) {
 	before := files()
 	for range 5 {
 		_, err = llama.New(path)
-		assertSays(t, err, lesskv.ErrModel, "the alignment is no number")
+		assertSays(t, err, lesskv.ErrModel, "must be of type u32")
 		_, err = llama.New(file(t, testdata.Model), llama.SetLoraAdapter(path))
 		assert.ErrorIs(t, err, lesskv.ErrModel)
 	}

@@ -267,7 +267,7 @@ func TestLogLevel(t *testing.T) {
 	lesskv.SetLogLevel(slog.LevelInfo)
 	defer lesskv.SetLogLevel(slog.LevelWarn)
 	open(t)
-	assert.Contains(t, lines.String(), "n_ctx_seq     = 2048")
+	assert.Contains(t, lines.String(), "n_ctx_seq             = 2048")
 	for _, line := range strings.Split(strings.TrimSuffix(lines.String(), "\n"), "\n") {
 		assert.NotContains(t, line, "\r")
 	}

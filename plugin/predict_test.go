@@ -459,6 +459,11 @@ func TestSampling(t *testing.T) {
 	for i := range 100000 {
 		fmt.Fprintf(&chain, "r%d ::= r%d\n", i, i+1)
 	}
+	var doubled strings.Builder
+	doubled.WriteString("root ::= r0\nr30 ::= [a-z]?\n")
+	for i := range 30 {
+		fmt.Fprintf(&doubled, "r%d ::= r%d r%d\n", i, i+1, i+1)
+	}
 	for name, test := range map[string]struct {
 		option llama.PredictOption
 		kind   error
@@ -470,6 +475,7 @@ func TestSampling(t *testing.T) {
 		"empty groups":    {llama.WithGrammar("root ::= " + strings.Repeat("(){2000} ", 30) + `"a"`), lesskv.ErrArgument, "left out"},
 		"empty rules":     {llama.WithGrammar("e ::= \"\"\nroot ::= " + strings.Repeat("e ", 100000) + `"a"`), lesskv.ErrArgument, "left out"},
 		"huge grammar":    {llama.WithGrammar(`root ::= "` + strings.Repeat("a", 100000) + `"{2000}`), lesskv.ErrArgument, "64 MiB"},
+		"doubled grammar": {llama.WithGrammar(doubled.String()), lesskv.ErrArgument, "ambiguous"},
 		"chained grammar": {llama.WithGrammar(chain.String()), lesskv.ErrArgument, "rules"},
 		"no root":         {llama.WithGrammar(`a ::= "b"`), lesskv.ErrArgument, "root"},
 		"bias token":      {llama.SetLogitBias("4096+1"), lesskv.ErrArgument, "4095"},

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/lesskv/lesskv/cgo/kernels"
@@ -80,6 +81,12 @@ func (m *Model) readGeometry(f *gguf.File) (err error) {
 	if m.Layers, err = m.number(f, "block_count", -1); err != nil {
 		return err
 	}
+	// the layers after them predict further tokens: the model is the same with or without
+	ahead, err := m.number(f, "nextn_predict_layers", 0)
+	if err != nil {
+		return err
+	}
+	m.Layers -= ahead
 	if m.Layers < 1 || m.Layers > maxLayers {
 		return &Error{File: f.Name, Item: "key " + m.key("block_count"), Err: ErrModel, Found: fmt.Sprint(m.Layers), Wanted: fmt.Sprintf("1 to %d", maxLayers)}
 	}
@@ -162,6 +169,14 @@ func (m *Model) vocabulary(f *gguf.File) (int, error) {
 	return m.number(f, "vocab_size", 0)
 }
 
+// inLayer says whether a tensor belongs to one of the layers that count.
+func (m *Model) inLayer(name string) bool {
+	rest, ok := strings.CutPrefix(name, "blk.")
+	number, _, _ := strings.Cut(rest, ".")
+	layer, err := strconv.Atoi(number)
+	return ok && (err != nil || layer < m.Layers)
+}
+
 // fingerprint hashes what quantisation leaves alone: sizes, and the norms and biases of the layers ("The adapter file" in algorithm.md).
 func (m *Model) fingerprint(f *gguf.File) (string, error) {
 	h := sha256.New()
@@ -169,7 +184,7 @@ func (m *Model) fingerprint(f *gguf.File) (string, error) {
 	var names []string
 	for _, t := range f.Tensors {
 		vector := t.Elements() == t.Dims[0]
-		if vector && (strings.HasPrefix(t.Name, "blk.") || strings.HasPrefix(t.Name, "output_norm")) {
+		if vector && (m.inLayer(t.Name) || strings.HasPrefix(t.Name, "output_norm")) {
 			names = append(names, t.Name)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"math"
 	"os"
 	"path/filepath"
@@ -396,6 +397,30 @@ func TestReadModel(t *testing.T) {
 		require.NoError(t, err)
 		assert.NotEqual(t, prints[0], model.Fingerprint, "%s: other weights", name)
 	}
+}
+
+// A model has the same fingerprint with and without layers that predict further tokens.
+func TestFingerprintWithoutPrediction(t *testing.T) {
+	read := func(blocks, ahead int) *Model {
+		pairs := []gguf.KeyValue{
+			{Key: "general.architecture", Value: "x"}, {Key: "x.block_count", Value: uint32(blocks)}, {Key: "x.nextn_predict_layers", Value: uint32(ahead)},
+			{Key: "x.embedding_length", Value: uint32(64)}, {Key: "x.context_length", Value: uint32(128)}, {Key: "x.attention.head_count", Value: uint32(4)},
+			{Key: "x.vocab_size", Value: uint32(9)},
+		}
+		var tensors []gguf.Tensor
+		for i := range blocks {
+			tensors = append(tensors, gguf.Tensor{Name: fmt.Sprintf("blk.%d.attn_norm.weight", i), Type: gguf.F32, Dims: []uint64{2}, Values: []float32{1, float32(i)}})
+		}
+		p := filepath.Join(t.TempDir(), "m.gguf")
+		require.NoError(t, gguf.WriteFile(p, pairs, tensors))
+		m, err := ReadModel(p)
+		require.NoError(t, err)
+		return m
+	}
+	plain, predicts := read(11, 0), read(12, 1)
+	assert.Equal(t, 11, predicts.Layers)
+	assert.Equal(t, plain.Fingerprint, predicts.Fingerprint)
+	assert.NotEqual(t, plain.Fingerprint, read(12, 0).Fingerprint)
 }
 
 func TestReadModelRefuses(t *testing.T) {

@@ -97,15 +97,18 @@ static void check_numbers(const char * path, const llama_hparams & h) {
             fail(LLAMA_BINDING_MODEL, "%s: the epsilon of its norms is %g: the file is damaged", path, eps);
         }
     }
-    if (h.n_rot % 2 != 0 || h.n_rot > h.n_embd_head_k) {
-        fail(LLAMA_BINDING_MODEL, "%s: %u dimensions are rotated, of heads of %u: the file is damaged", path, h.n_rot, h.n_embd_head_k);
+    for (uint32_t il = 0; il < h.n_layer(); ++il) {
+        const bool rotates = h.rope_type != LLAMA_ROPE_TYPE_NONE && h.n_head(il) > 0 && h.has_rope(il); // ggml never ends where that is of 0 dimensions
+        if (h.n_rot(il) % 2 != 0 || h.n_rot(il) > h.n_embd_head_k(il) || (rotates && h.n_rot(il) == 0)) {
+            fail(LLAMA_BINDING_MODEL, "%s: %u dimensions are rotated, of heads of %u: the file is damaged", path, h.n_rot(il), h.n_embd_head_k(il));
+        }
     }
     const auto & sections = h.rope_sections;
     const int64_t dims = (int64_t) sections[0] + sections[1] + sections[2] + sections[3];
     if ((h.rope_type == LLAMA_ROPE_TYPE_MROPE || h.rope_type == LLAMA_ROPE_TYPE_IMROPE) &&
-        (*std::min_element(sections.begin(), sections.end()) < 0 || dims == sections[3] || dims > h.n_embd_head_k)) {
+        (*std::min_element(sections.begin(), sections.end()) < 0 || dims == sections[3] || dims > h.n_embd_head_k(0))) {
         fail(LLAMA_BINDING_MODEL, "%s: the sections of its M-RoPE are %d, %d, %d and %d, of heads of %u: the file is damaged", path,
-                sections[0], sections[1], sections[2], sections[3], h.n_embd_head_k);
+                sections[0], sections[1], sections[2], sections[3], h.n_embd_head_k(0));
     }
 }
 
@@ -257,8 +260,12 @@ sequence new_sequence(const model & m) {
         }
         fail(LLAMA_BINDING_FAILED, "cannot make a context of %u tokens: %s", params.n_ctx, why.empty() ? "llama.cpp gives no reason" : why.c_str());
     }
-    if (m.lora && llama_set_adapter_lora(s.ctx.get(), m.lora.get(), 1.0f) != 0) {
-        fail(LLAMA_BINDING_FAILED, "the LoRA adapter cannot be applied");
+    if (m.lora) {
+        llama_adapter_lora * lora = m.lora.get();
+        float scale = 1.0f;
+        if (llama_set_adapters_lora(s.ctx.get(), &lora, 1, &scale) != 0) {
+            fail(LLAMA_BINDING_FAILED, "the LoRA adapter cannot be applied");
+        }
     }
     return s;
 }
@@ -334,8 +341,7 @@ model * load(const load_options & o) {
     mparams.n_gpu_layers = std::max(0, o.n_gpu_layers);
     mparams.main_gpu     = parse_gpu(*m, o.main_gpu);
     mparams.tensor_split = split.data();
-    mparams.use_mmap     = o.mmap;
-    mparams.use_mlock    = o.mlock;
+    mparams.load_mode    = o.mmap ? (o.mlock ? LLAMA_LOAD_MODE_MMAP_MLOCK : LLAMA_LOAD_MODE_MMAP) : (o.mlock ? LLAMA_LOAD_MODE_MLOCK : LLAMA_LOAD_MODE_NONE);
 
     check_file(o.path);
     start_backend(o.numa);

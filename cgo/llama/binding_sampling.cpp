@@ -189,7 +189,7 @@ sampler::sampler(const model & m, const params & p) : m(m) {
 
     const int32_t most = std::min(m.main.limit(), 1 << 20); // it takes the memory of all at once
     const int32_t last_n = p.repeat_last_n < 0 ? most : std::min(p.repeat_last_n, most);
-    penalties.reset(llama_sampler_init_penalties(last_n, p.repeat_penalty == 0.0f ? 1.0f : p.repeat_penalty, p.frequency_penalty, p.presence_penalty));
+    penalties.reset(llama_sampler_init_penalties(n_vocab, last_n, p.repeat_penalty == 0.0f ? 1.0f : p.repeat_penalty, p.frequency_penalty, p.presence_penalty));
 
     if (!p.grammar.empty()) {
         grammar = make_grammar(m, p.grammar);

@@ -26,12 +26,14 @@ std::string lesskv_model_fingerprint(const llama_model & model) {
     lesskv_sha256_init(&sha);
 
     const std::string line = format("%s %u %u %u %u %u %d\n", llm_arch_name(model.arch),
-            h.n_layer, h.n_head(0), h.n_head_kv(0), h.n_embd_head_k, h.n_embd_head_v, model.vocab.n_tokens());
+            h.n_layer(), h.n_head(0), h.n_head_kv(0), h.n_embd_head_k(0), h.n_embd_head_v(0), model.vocab.n_tokens());
     lesskv_sha256_update(&sha, line.data(), line.size());
 
     std::map<std::string, const ggml_tensor *> vectors; // in byte order
     for (const auto & [name, t] : model.tensors_by_name) {
-        if (ggml_n_dims(t) == 1 && (name.rfind("blk.", 0) == 0 || name.rfind("output_norm", 0) == 0)) {
+        int il;
+        const bool ahead = sscanf(name.c_str(), "blk.%d.", &il) == 1 && il >= (int) h.n_layer(); // predicts further tokens: the model is the same without
+        if (ggml_n_dims(t) == 1 && !ahead && (name.rfind("blk.", 0) == 0 || name.rfind("output_norm", 0) == 0)) {
             vectors[name] = t;
         }
     }
@@ -327,6 +329,31 @@ const lesskv_kernels * lesskv_adapter::layer(int il) const {
     return il >= 0 && (size_t) il < kernels.size() && kernels[il].rank > 0 ? &kernels[il] : nullptr;
 }
 
+lesskv_rotated_kernels::lesskv_rotated_kernels(const lesskv_kernels & of, int32_t n_head, int32_t n_head_kv, int32_t dk, int32_t n) : kernels(of) {
+    const auto rotate = [&](lesskv_mat & mat, std::vector<float> & to, int32_t heads) {
+        const size_t rows = (size_t) heads*of.hidden;
+        to.resize(rows*dk);
+        lesskv_to_f32(mat.type, to.data(), mat.data, (int64_t) to.size());
+        for (int32_t half = 1; half < n; half *= 2) { // the fast Walsh-Hadamard transform of each block of n
+            for (size_t i = 0; i < to.size(); ++i) {
+                if ((i & half) == 0) {
+                    const float x = to[i], y = to[i + half];
+                    to[i]        = x + y;
+                    to[i + half] = x - y;
+                }
+            }
+        }
+        for (float & x : to) {
+            x /= std::sqrt((float) n);
+        }
+        mat = { LESSKV_TYPE_F32, to.data() };
+    };
+    rotate(kernels.phi[0], phi, n_head);
+    rotate(kernels.psi[0], psi, n_head_kv);
+}
+
+size_t lesskv_rotated_kernels::bytes() const { return (phi.size() + psi.size())*sizeof(float); }
+
 lesskv_adapter::lesskv_adapter(const std::string & path, const llama_model & model, bool force) : path(path) {
     const auto & h = model.hparams;
 
@@ -337,18 +364,18 @@ lesskv_adapter::lesskv_adapter(const std::string & path, const llama_model & mod
     r.want(LESSKV_KEY_VERSION,      LESSKV_ADAPTER_VERSION);
     r.want(LESSKV_KEY_ARCHITECTURE, llm_arch_name(model.arch));
 
-    for (uint32_t il = 1; il < h.n_layer; ++il) {
-        if (h.n_head(il) != h.n_head(0) || h.n_head_kv(il) != h.n_head_kv(0)) {
-            throw std::runtime_error(format("the adapter %s can't be used: the layers of this model differ in their number of heads, which version %d of the format has no room for",
+    for (uint32_t il = 1; il < h.n_layer(); ++il) {
+        if (h.n_head(il) != h.n_head(0) || h.n_head_kv(il) != h.n_head_kv(0) || h.n_embd_head_k(il) != h.n_embd_head_k(0) || h.n_embd_head_v(il) != h.n_embd_head_v(0)) {
+            throw std::runtime_error(format("the adapter %s can't be used: the layers of this model differ in their number of heads or the size of them, which version %d of the format has no room for",
                         path.c_str(), LESSKV_ADAPTER_VERSION));
         }
     }
-    const uint64_t n_head = h.n_head(0), n_head_kv = h.n_head_kv(0), d = h.n_embd_head_k;
-    r.want(LESSKV_KEY_BLOCK_COUNT,   h.n_layer);
+    const uint64_t n_head = h.n_head(0), n_head_kv = h.n_head_kv(0), d = h.n_embd_head_k(0);
+    r.want(LESSKV_KEY_BLOCK_COUNT,   h.n_layer());
     r.want(LESSKV_KEY_HEAD_COUNT,    (uint32_t) n_head);
     r.want(LESSKV_KEY_HEAD_COUNT_KV, (uint32_t) n_head_kv);
-    r.want(LESSKV_KEY_KEY_LENGTH,    h.n_embd_head_k);
-    r.want(LESSKV_KEY_VALUE_LENGTH,  h.n_embd_head_v);
+    r.want(LESSKV_KEY_KEY_LENGTH,    h.n_embd_head_k(0));
+    r.want(LESSKV_KEY_VALUE_LENGTH,  h.n_embd_head_v(0));
 
     rank    = (int32_t) r.u32(LESSKV_KEY_RANK,   1, LESSKV_ADAPTER_MAX_SIZE);
     hidden  = (int32_t) r.u32(LESSKV_KEY_HIDDEN, 1, LESSKV_ADAPTER_MAX_SIZE);
@@ -389,8 +416,8 @@ lesskv_adapter::lesskv_adapter(const std::string & path, const llama_model & mod
         { LESSKV_TENSOR_PSI_2, { R,  R,  n_head_kv }, true  },
     };
     size_t n_used = 0;
-    kernels.resize(h.n_layer);
-    for (uint32_t il = 0; il < h.n_layer; ++il) {
+    kernels.resize(h.n_layer());
+    for (uint32_t il = 0; il < h.n_layer(); ++il) {
         lesskv_mat mats[5] = {};
         int n_found = 0;
         for (int i = 0; i < 5; ++i) {

@@ -32,3 +32,17 @@ private:
     std::vector<lesskv_kernels>       kernels;          // by layer; rank 0: none
     std::vector<std::vector<uint8_t>> weights;          // what they point at
 };
+
+// Kernels whose queries and keys of dk numbers were rotated by the Hadamard matrix of n dimensions, block by block: they answer what
+// others would for those that were not. Their first matrices are rotated too, in F32; the others are the adapter's.
+class lesskv_rotated_kernels {
+public:
+    lesskv_rotated_kernels(const lesskv_kernels & of, int32_t n_head, int32_t n_head_kv, int32_t dk, int32_t n);
+    lesskv_rotated_kernels(const lesskv_rotated_kernels &) = delete;
+    lesskv_rotated_kernels & operator=(const lesskv_rotated_kernels &) = delete;
+
+    lesskv_kernels kernels;
+    size_t bytes() const;
+private:
+    std::vector<float> phi, psi;
+};

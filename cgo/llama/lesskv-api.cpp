@@ -60,13 +60,13 @@ bool lesskv_supported(const llama_model * model, char * error, size_t error_size
         why = "attends without causality and keeps no KV cache"; // encoders, embedding and diffusion models
     } else if (h.use_alibi || h.f_max_alibi_bias > 0.0f) {
         why = "biases attention by distance (ALiBi)";
-    } else if (h.n_embd_head_k_mla != 0 || h.n_embd_head_v_mla != 0 || model->arch == LLM_ARCH_DEEPSEEK2) {
+    } else if (h.is_mla() || model->arch == LLM_ARCH_DEEPSEEK2) {
         why = "uses multi-head latent attention (MLA)";
     } else if (h.swa_type == LLAMA_SWA_TYPE_CHUNKED) {
         why = "uses chunked attention";
     } else if (h.swa_type == LLAMA_SWA_TYPE_SYMMETRIC) {
         why = "uses a symmetric attention window";
-    } else if (h.n_layer_kv_from_start >= 0 && h.n_layer_kv_from_start < (int32_t) h.n_layer) {
+    } else if (h.n_layer_kv_from_start >= 0 && h.n_layer_kv_from_start < (int32_t) h.n_layer()) {
         why = "has layers that share another layer's keys and values";
     } else if (h.n_pos_per_embd() > 1 || h.use_mrope()) {
         why = "uses multi-dimensional positions (M-RoPE)";

@@ -55,3 +55,9 @@ lesskv_grammar_call::lesskv_grammar_call(size_t size, size_t others) {
 }
 
 lesskv_grammar_call::~lesskv_grammar_call() { --calls; }
+
+void lesskv_grammar_hold(size_t size, size_t stacks) {
+    if ((uint64_t) (size + 16)*stacks > MOST_ELEMENTS) { // with what a set takes for one
+        throw lesskv_grammar_error("it is too ambiguous: too much may come next", false);
+    }
+}

@@ -46,3 +46,6 @@ public:
     lesskv_grammar_call(const lesskv_grammar_call &) = delete;
     lesskv_grammar_call & operator=(const lesskv_grammar_call &) = delete;
 };
+
+// As many stacks of about `size` elements are held.
+void lesskv_grammar_hold(size_t size, size_t stacks);

@@ -6,12 +6,14 @@
 
 #include "llama-graph.h"
 #include "llama-hparams.h"
+#include "llama-impl.h"
 #include "llama-model.h"
 
 #include "ggml-backend.h"
 
 #include <cmath>
 #include <cstring>
+#include <map>
 
 namespace {
 
@@ -29,17 +31,57 @@ void set_control(ggml_tensor * t, const llama_ubatch * ub) {
     ggml_backend_tensor_set(t, v, 0, sizeof(v));
 }
 
+// What the nodes of a graph are given beside q, k and v.
+struct inputs {
+    explicit inputs(const llm_graph_context & g) : control(new_control(g)) {
+        for (const auto & l : static_cast<const lesskv_memory_context *>(g.mctx)->memory()->all_layers()) {
+            for (const int32_t n : { l.rot_k, l.rot_v }) {
+                if (n > 0 && !hadamard[n]) {
+                    hadamard[n] = ggml_new_tensor_2d(g.ctx0, GGML_TYPE_F32, n, n);
+                    ggml_set_input(hadamard[n]);
+                    g.cb(hadamard[n], "lesskv_hadamard", -1);
+                }
+            }
+        }
+    }
+
+    void set(const llama_ubatch * ub) {
+        set_control(control, ub);
+        for (const auto & [n, t] : hadamard) {
+            if (t->buffer) { // or no layer that is computed needs it
+                set_hadamard(t, n);
+            }
+        }
+    }
+
+    static void set_hadamard(ggml_tensor * t, int32_t n) {
+        const float one = 1.0/sqrtf(n);
+        std::vector<float> m((size_t) n*n, one);
+        for (int32_t half = 1; half < n; half *= 2) {
+            for (int32_t i = 0; i < n; ++i) {
+                for (int32_t j = 0; j < n; ++j) {
+                    if ((i & half) != 0 && (j & half) != 0) {
+                        m[(size_t) i*n + j] = -m[(size_t) i*n + j];
+                    }
+                }
+            }
+        }
+        ggml_backend_tensor_set(t, m.data(), 0, m.size()*sizeof(float));
+    }
+
+    ggml_tensor * control;
+    std::map<int32_t, ggml_tensor *> hadamard; // by size
+};
+
 // Stands where llama.cpp's own attention input stands; that one's tensors stay NULL, nobody here asks for them.
 template <class base>
-struct input : public base {
-    explicit input(const llm_graph_context & g) : base(g.hparams, g.cparams, nullptr), control(new_control(g)) {}
+struct input : public base, public inputs {
+    explicit input(const llm_graph_context & g) : base(g.hparams, g.cparams, nullptr), inputs(g) {}
 
-    void set_input(const llama_ubatch * ub) override { set_control(control, ub); }
+    void set_input(const llama_ubatch * ub) override { inputs::set(ub); }
 
     // llm_graph_params has compared the number of tokens already, and nothing else shapes the nodes
     bool can_reuse(const llm_graph_params &) override { return true; }
-
-    ggml_tensor * control;
 };
 
 enum { SRC_Q, SRC_K, SRC_V, SRC_CONTROL, SRC_SINKS };
@@ -115,8 +157,8 @@ ggml_tensor * rounded(ggml_context * ctx, ggml_tensor * x, lesskv_type type) {
 }
 
 ggml_tensor * build(
-        const llm_graph_context & g, ggml_tensor * control,
-        ggml_tensor * wo, ggml_tensor * wo_b,
+        const llm_graph_context & g, const inputs & in,
+        ggml_tensor * wo, ggml_tensor * wo_b, ggml_tensor * wo_s,
         ggml_tensor * q, ggml_tensor * k, ggml_tensor * v,
         ggml_tensor * kq_b, ggml_tensor * sinks, ggml_tensor * v_mla,
         float kq_scale, int il) {
@@ -152,10 +194,17 @@ ggml_tensor * build(
     ggml_build_forward_expand(g.gf, v);
     ggml_build_forward_expand(g.gf, k);
 
+    if (l.rot_k) {
+        q = llama_mul_mat_hadamard(g.ctx0, q, in.hadamard.at(l.rot_k));
+        k = llama_mul_mat_hadamard(g.ctx0, k, in.hadamard.at(l.rot_k));
+    }
+    if (l.rot_v) {
+        v = llama_mul_mat_hadamard(g.ctx0, v, in.hadamard.at(l.rot_v));
+    }
     k = rounded(g.ctx0, k, p.type_k);
     v = rounded(g.ctx0, v, p.type_v);
 
-    ggml_tensor * src[] = { q, k, v, control, sinks };
+    ggml_tensor * src[] = { q, k, v, in.control, sinks };
     ggml_tensor * out = ggml_custom_4d(g.ctx0, GGML_TYPE_F32, p.dv, p.n_head, g.n_tokens, 1, src, sinks ? 5 : 4, attend, GGML_N_TASKS_MAX, &l);
     g.cb(out, "lesskv_attn", il);
     ggml_build_forward_expand(g.gf, out);
@@ -165,11 +214,17 @@ ggml_tensor * build(
     g.cb(end, "lesskv_commit", il);
     ggml_build_forward_expand(g.gf, end);
 
+    if (l.rot_v) { // H's part with it, which sums rotated values
+        out = llama_mul_mat_hadamard(g.ctx0, out, in.hadamard.at(l.rot_v));
+    }
     ggml_tensor * cur = ggml_reshape_2d(g.ctx0, out, (int64_t) p.dv*p.n_head, g.n_tokens);
     if (wo) {
-        cur = g.build_lora_mm(wo, cur);
-        if (g.arch == LLM_ARCH_GLM4 || g.arch == LLM_ARCH_GLM4_MOE) {
-            ggml_mul_mat_set_prec(cur, GGML_PREC_F32); // as in build_attn
+        if (g.arch == LLM_ARCH_GLM4 || g.arch == LLM_ARCH_GLM4_MOE || g.arch == LLM_ARCH_JAIS2) { // as in build_attn
+            cur = g.build_lora_mm(wo, cur);
+            ggml_prec_set_acc(cur, GGML_PREC_F32);
+            cur = wo_s ? ggml_mul(g.ctx0, cur, wo_s) : cur;
+        } else {
+            cur = g.build_lora_mm(wo, cur, wo_s);
         }
     }
     if (wo_b) {
@@ -190,20 +245,25 @@ llm_graph_input_attn_kv_iswa * lesskv_build_inp_kv_iswa(const llm_graph_context 
 
 ggml_tensor * lesskv_build_attn(
         const llm_graph_context & g, const llm_graph_input_attn_kv * inp,
-        ggml_tensor * wo, ggml_tensor * wo_b,
+        ggml_tensor * wo, ggml_tensor * wo_b, ggml_tensor * wo_s,
         ggml_tensor * q, ggml_tensor * k, ggml_tensor * v,
         ggml_tensor * kq_b, ggml_tensor * sinks, ggml_tensor * v_mla,
         float kq_scale, int il) {
-    return build(g, static_cast<const input<llm_graph_input_attn_kv> *>(inp)->control, wo, wo_b, q, k, v, kq_b, sinks, v_mla, kq_scale, il);
+    return build(g, *static_cast<const input<llm_graph_input_attn_kv> *>(inp), wo, wo_b, wo_s, q, k, v, kq_b, sinks, v_mla, kq_scale, il);
 }
 
 ggml_tensor * lesskv_build_attn(
         const llm_graph_context & g, const llm_graph_input_attn_kv_iswa * inp,
-        ggml_tensor * wo, ggml_tensor * wo_b,
+        ggml_tensor * wo, ggml_tensor * wo_b, ggml_tensor * wo_s,
         ggml_tensor * q, ggml_tensor * k, ggml_tensor * v,
         ggml_tensor * kq_b, ggml_tensor * sinks, ggml_tensor * v_mla,
         float kq_scale, int il) {
-    return build(g, static_cast<const input<llm_graph_input_attn_kv_iswa> *>(inp)->control, wo, wo_b, q, k, v, kq_b, sinks, v_mla, kq_scale, il);
+    return build(g, *static_cast<const input<llm_graph_input_attn_kv_iswa> *>(inp), wo, wo_b, wo_s, q, k, v, kq_b, sinks, v_mla, kq_scale, il);
+}
+
+void lesskv_refuse_attn(const llm_graph_context & g) {
+    static_cast<const lesskv_memory_context *>(g.mctx)->memory()->refuse(
+            "LESS does not cover attention to keys alone, or to keys that an index chooses: turn it off for this model");
 }
 
 bool lesskv_computed(llama_memory_context_i * mctx) {

@@ -28,12 +28,15 @@ bool lesskv_computed(llama_memory_context_i * mctx);
 llm_graph_input_attn_kv      * lesskv_build_inp_kv     (const llm_graph_context & g);
 llm_graph_input_attn_kv_iswa * lesskv_build_inp_kv_iswa(const llm_graph_context & g);
 
+// The builders of the inputs of other caches. Throws std::runtime_error.
+[[noreturn]] void lesskv_refuse_attn(const llm_graph_context & g);
+
 // llm_graph_context::build_attn of those two inputs, output projection included. q [dk, n_head, n_tokens],
 // k [dk, n_head_kv, n_tokens], v [dv, n_head_kv, n_tokens], f32, strided as they come; the result is that of wo.
 ggml_tensor * lesskv_build_attn(
         const llm_graph_context      & g,
         const llm_graph_input_attn_kv * inp,
-        ggml_tensor * wo, ggml_tensor * wo_b,
+        ggml_tensor * wo, ggml_tensor * wo_b, ggml_tensor * wo_s,
         ggml_tensor * q, ggml_tensor * k, ggml_tensor * v,
         ggml_tensor * kq_b, ggml_tensor * sinks, ggml_tensor * v_mla,
         float kq_scale, int il);
@@ -41,7 +44,7 @@ ggml_tensor * lesskv_build_attn(
 ggml_tensor * lesskv_build_attn(
         const llm_graph_context           & g,
         const llm_graph_input_attn_kv_iswa * inp,
-        ggml_tensor * wo, ggml_tensor * wo_b,
+        ggml_tensor * wo, ggml_tensor * wo_b, ggml_tensor * wo_s,
         ggml_tensor * q, ggml_tensor * k, ggml_tensor * v,
         ggml_tensor * kq_b, ggml_tensor * sinks, ggml_tensor * v_mla,
         float kq_scale, int il);

@@ -95,8 +95,9 @@ void lesskv_memory::resolve(const lesskv_config & cfg, const llama_memory_params
     type_k = (lesskv_type) cfg.type_k;
     type_v = (lesskv_type) cfg.type_v;
 
-    layer_of.assign(hparams.n_layer, -1);
-    for (uint32_t il = 0; il < hparams.n_layer; ++il) {
+    bytes_kernels = adapter ? adapter->bytes : 0;
+    layer_of.assign(hparams.n_layer(), -1); // without those that predict further tokens
+    for (uint32_t il = 0; il < hparams.n_layer(); ++il) {
         if (hparams.n_head_kv(il) == 0) {
             continue;
         }
@@ -107,8 +108,8 @@ void lesskv_memory::resolve(const lesskv_config & cfg, const llama_memory_params
         l.soft_cap = hparams.attn_soft_cap ? hparams.f_attn_logit_softcapping : 0.0f;
         l.params.n_head    = hparams.n_head(il);
         l.params.n_head_kv = hparams.n_head_kv(il);
-        l.params.dk        = hparams.n_embd_head_k;
-        l.params.dv        = hparams.n_embd_head_v;
+        l.params.dk        = hparams.n_embd_head_k(il);
+        l.params.dv        = hparams.n_embd_head_v(il);
         l.params.type_k    = type_k;
         l.params.type_v    = type_v;
         l.params.n_swa     = hparams.is_swa(il) ? hparams.n_swa : 0;
@@ -116,6 +117,14 @@ void lesskv_memory::resolve(const lesskv_config & cfg, const llama_memory_params
         if (lesskv_row_size(type_k, l.params.dk) == 0 || lesskv_row_size(type_v, l.params.dv) == 0) {
             refuse(format("slots of type q8_0 and q4_0 need head sizes that are multiples of 32, this model's are %d and %d: use f16",
                         l.params.dk, l.params.dv));
+        }
+        // as llama_kv_cache does, so that with nothing evicted quantised slots are its quantised cache
+        l.rot_k = ggml_is_quantized((ggml_type) type_k) && l.params.dk % 64 == 0 ? l.params.dk & -l.params.dk : 0;
+        l.rot_v = ggml_is_quantized((ggml_type) type_v) && l.params.dv % 64 == 0 ? 64 : 0;
+        if (l.params.kernels && l.rot_k) {
+            rotated.push_back(std::make_unique<lesskv_rotated_kernels>(*l.params.kernels, l.params.n_head, l.params.n_head_kv, l.params.dk, l.rot_k));
+            l.params.kernels = &rotated.back()->kernels;
+            bytes_kernels += rotated.back()->bytes();
         }
         layer_of[il] = (int32_t) l.i;
         layers.push_back(l);
@@ -131,7 +140,7 @@ void lesskv_memory::resolve(const lesskv_config & cfg, const llama_memory_params
     if (cfg.budget > 0) {
         n = cfg.budget;
     } else if (cfg.budget_bytes > 0) {
-        uint64_t fixed = adapter ? adapter->bytes : 0;
+        uint64_t fixed = bytes_kernels;
         uint64_t slot  = 0;
         for (const auto & l : layers) {
             lesskv_layer p = l.params;
@@ -680,7 +689,7 @@ void lesskv_memory::info(lesskv_info & out) const {
     if (adapter) {
         out.rank          = adapter->rank;
         out.hidden        = adapter->hidden;
-        out.bytes_kernels = adapter->bytes;
+        out.bytes_kernels = bytes_kernels;
         snprintf(out.adapter_sha256, sizeof(out.adapter_sha256), "%s", adapter->sha256.c_str());
     }
 }
@@ -776,7 +785,7 @@ lesskv_memory::state_header lesskv_memory::make_header() const {
 void lesskv_memory::check_header(llama_io_read_i & io) const {
     const auto want = make_header();
     state_header h;
-    io.read_to(&h, sizeof(h));
+    io.read(&h, sizeof(h));
     const bool same = memcmp(&h, &want, sizeof(h)) == 0;
 
     const auto differ = [](const char * what, const std::string & found, const std::string & wanted) {
@@ -847,7 +856,7 @@ void lesskv_memory::write_seq(llama_io_write_i & io, const sequence & seq) const
 
 lesskv_memory::sequence lesskv_memory::read_seq(llama_io_read_i & io) const {
     uint32_t n;
-    io.read_to(&n, sizeof(n));
+    io.read(&n, sizeof(n));
 
     sequence seq;
     if (n == 0) {
@@ -863,6 +872,7 @@ lesskv_memory::sequence lesskv_memory::read_seq(llama_io_read_i & io) const {
     if (n != want) {
         throw std::runtime_error(format("the saved state is not for this model: %u layers there, %u here", n, want));
     }
+    std::vector<uint8_t> buf;
     int64_t seen = -1;
     for (size_t i = 0; i < seq.caches.size(); ++i) {
         if (!seq.caches[i]) {
@@ -870,8 +880,8 @@ lesskv_memory::sequence lesskv_memory::read_seq(llama_io_read_i & io) const {
         }
         uint32_t il;
         uint64_t size;
-        io.read_to(&il,   sizeof(il));
-        io.read_to(&size, sizeof(size));
+        io.read(&il,   sizeof(il));
+        io.read(&size, sizeof(size));
 
         // no more than a full cache takes: a damaged size must not become an allocation
         size_t slots, state;
@@ -879,8 +889,9 @@ lesskv_memory::sequence lesskv_memory::read_seq(llama_io_read_i & io) const {
         if (il != (uint32_t) layers[i].il || size > 2*(slots + state) + (1u << 20)) {
             throw std::runtime_error(format("the saved state is damaged at layer %d", layers[i].il));
         }
-        const uint8_t * data = io.read(size);
-        const auto status = lesskv_cache_load(seq.caches[i].get(), data, size);
+        buf.resize(size);
+        io.read(buf.data(), size);
+        const auto status = lesskv_cache_load(seq.caches[i].get(), buf.data(), size);
         if (status != LESSKV_OK) {
             throw std::runtime_error(format("the saved state of layer %d is damaged: %s", layers[i].il, lesskv_status_str(status)));
         }
@@ -932,7 +943,7 @@ void lesskv_memory::state_read(llama_io_read_i & io, llama_seq_id seq_id, llama_
         }
         check_header(io);
         uint32_t n;
-        io.read_to(&n, sizeof(n));
+        io.read(&n, sizeof(n));
         if (n > seqs.size() || (seq_id >= 0 && n != 1)) {
             throw std::runtime_error(format("the saved state holds %u sequences, %zu fit", n, seq_id >= 0 ? (size_t) 1 : seqs.size()));
         }
@@ -940,7 +951,7 @@ void lesskv_memory::state_read(llama_io_read_i & io, llama_seq_id seq_id, llama_
         std::vector<bool>     seen(seqs.size());
         for (uint32_t i = 0; i < n; ++i) {
             uint32_t s;
-            io.read_to(&s, sizeof(s));
+            io.read(&s, sizeof(s));
             if (seq_id >= 0) {
                 s = seq_id;
             }

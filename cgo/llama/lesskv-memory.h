@@ -31,6 +31,7 @@ struct lesskv_memory_layer {
     lesskv_layer params = {};
     float   scale = 0.0f;    // kq_scale, known when the graph is built
     float   soft_cap = 0.0f;
+    int32_t rot_k = 0, rot_v = 0; // of quantised slots: the Hadamard matrix that rotates their vectors; 0: none does
     bool    used = false;    // the graph has it: not so for layers that only a speculative head would run
 };
 
@@ -67,6 +68,7 @@ public:
     // for the graph
 
     lesskv_memory_layer & layer(int il);        // refuses if layer il has no attention
+    const std::vector<lesskv_memory_layer> & all_layers() const { return layers; }
     [[noreturn]] void     refuse(const std::string & why) const; // throws; the reason goes to the configuration's error too
     void                  note_lora();          // warns, once, that an adapter was trained without it
     lesskv_cache *        cache(llama_seq_id seq_id, size_t i) const; // NULL if there is none
@@ -135,6 +137,8 @@ private:
 
     const lesskv_adapter * adapter = nullptr; // null: sparse only
     std::unique_ptr<const lesskv_adapter> own; // where the configuration only names a file
+    std::vector<std::unique_ptr<lesskv_rotated_kernels>> rotated; // of layers whose keys are
+    size_t bytes_kernels = 0; // of both
     mutable std::string fingerprint; // the model's, once a state has asked for it
 
     std::vector<lesskv_memory_layer> layers;

@@ -26,7 +26,6 @@
 //     encode     as decode, for the encoder of a model that has a decoder too
 //     greedy     token seq=0 pos n rows=0 -> us, payload: int32 the n most likely tokens that follow, one decode each, then
 //                with rows=1 float32 [n][n_vocab] their logits
-//     warmup     on
 //     threads    n
 //     seq_rm     seq (-1: every one) p0=-1 p1=-1
 //     seq_cp     from to p0=-1 p1=-1
@@ -41,7 +40,8 @@
 //     capture    layers=all (none, all, or 0,1,...): what is copied from now on; the context was opened with capture=1
 //     captured   -> n, payload: n records of what was copied since, in the order of computation, and forgets them: int32 il,
 //                n_tokens T, n_head Hq, n_head_kv Hkv, dk D, dv Dv, then float32 q [T][Hq][D], k [T][Hkv][D],
-//                v [T][Hkv][Dv] as the cache has rounded them, out [T][Hq][Dv]
+//                v [T][Hkv][Dv] as the cache has rounded them, out [T][Hq][Dv]; where slots are quantised and
+//                64 divides the head size, all four rotated (lesskv_memory_layer)
 //     abort      after (-1: never): the next decode is aborted once that many graph nodes and one more were computed
 //     causal     on: llama_set_causal_attn
 //     less       -> lesskv_info, and error: why the last thing that LESS refused was refused
@@ -246,7 +246,6 @@ public:
             { "decode",      &worker::decode,      true  },
             { "encode",      &worker::encode,      true  },
             { "greedy",      &worker::greedy,      true  },
-            { "warmup",      &worker::warmup,      true  },
             { "threads",     &worker::threads,     true  },
             { "seq_rm",      &worker::seq_rm,      true  },
             { "seq_cp",      &worker::seq_cp,      true  },
@@ -703,12 +702,6 @@ private:
         out.give(std::move(all));
     }
 
-    void warmup(request & req, reply &) {
-        const bool on = req.integer("on", 0, 1) != 0;
-        req.done();
-        llama_set_warmup(ctx.get(), on);
-    }
-
     void threads(request & req, reply &) {
         const int32_t n = int32_t(req.integer("n", 1, max_threads));
         req.done();
@@ -813,22 +806,15 @@ private:
         out.give(std::move(state));
     }
 
-    // A whole state begins with the architecture's name and the number of outputs, which llama.cpp would allocate
-    // for as it finds it.
+    // A whole state begins with the architecture's name, which llama.cpp would allocate for as long as it finds it.
     void check_whole_state(const std::vector<uint8_t> & head) const {
         const std::string want = arch();
-        uint32_t size  = 0;
-        int32_t  count = -1;
+        uint32_t size = 0;
         if (head.size() >= sizeof(size)) {
             memcpy(&size, head.data(), sizeof(size));
         }
-        const size_t at = sizeof(size) + want.size();
-        if (size != want.size() || head.size() < at + sizeof(count) || memcmp(head.data() + sizeof(size), want.data(), size) != 0) {
+        if (size != want.size() || head.size() < sizeof(size) + size || memcmp(head.data() + sizeof(size), want.data(), size) != 0) {
             refuse("not the state of a %s model", want.c_str());
-        }
-        memcpy(&count, head.data() + at, sizeof(count));
-        if (count < 0 || count > int32_t(llama_n_batch(ctx.get()))) {
-            refuse("a state with %d outputs: want 0 to n_batch = %u", count, llama_n_batch(ctx.get()));
         }
     }
 

@@ -21,7 +21,7 @@ namespace bench {
 
 using wire::refuse;
 
-// A state of one sequence in the layout of llama_kv_cache::state_write (ec98e2002), made longer: cell i of n is a copy of
+// A state of one sequence in the layout of llama_kv_cache::state_write (v0.5.0), made longer: cell i of n is a copy of
 // cell i % m of the m that there are, at position i. Speed does not depend on what keys and values are, only on how many.
 class grower {
 public:

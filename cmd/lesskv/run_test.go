@@ -60,7 +60,7 @@ func TestRunFlags(t *testing.T) {
 		"peak, 102 of 2048 tokens: 30 heavy (0 pinned), 72 recent; sparse":   {"--heavy=30", "--pinned=0", "--adapter=none"},
 		"peak, 64 of 512 tokens: 16 heavy (1 pinned), 48 recent; kernels":    {"-c512", "--type=f32"},
 		"ended by a stop word":                          {"--stop=nil"},
-		"n_ctx_seq     = 2048":                          {"-v"},
+		"n_ctx_seq             = 2048":                  {"-v"},
 		"context 256":                                   {"-c256"},
 		"ended by the context\nLESS":                    {"-n-1", "-c256"},
 		"the full cache of 2048 tokens, without LESS\n": {"--less=off", "--budget=5"},

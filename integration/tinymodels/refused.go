@@ -36,8 +36,10 @@ func bert(b *builder) {
 	b.layerNorm()
 	b.key("attention.causal", false)
 	b.key("pooling_type", uint32(1)) // mean
+	b.pairs = append(b.pairs, gguf.KeyValue{Key: "tokenizer.ggml.token_type_count", Value: uint32(2)})
 	b.embed(1, s.embd)
 	b.add("position_embd.weight", gguf.F32, 0, .5, s.embd, context)
+	b.add("token_types.weight", gguf.F32, 0, .5, s.embd, 2)
 	b.normBias("token_embd_norm", s.embd)
 	for i := range s.layers {
 		b.qkvo(i, s, peaked)
@@ -186,18 +188,28 @@ func t5(b *builder) {
 }
 
 func llama4(b *builder) {
+	const experts = 4
 	s := shape{layers: layers, embd: 64, ff: 128, heads: 4, headsKV: 2, dim: 16} // three chunked layers and a full one
 	b.shape(s)
 	b.rmsNorm()
 	b.key("expert_feed_forward_length", uint32(s.ff))
-	b.key("interleave_moe_layer_step", uint32(0))
+	b.key("expert_count", uint32(experts))
+	b.key("expert_used_count", uint32(1))
+	b.key("interleave_moe_layer_step", uint32(2))
 	b.embed(1, s.embd)
 	b.output(s.embd)
 	for i := range s.layers {
 		b.norm(blk(i, "attn_norm"), 1, s.embd)
 		b.qkvo(i, s, peaked)
 		b.norm(blk(i, "ffn_norm"), 1, s.embd)
-		b.gated(i, s)
+		if i%2 == 0 {
+			b.gated(i, s)
+			continue
+		}
+		b.experts(i, experts, s)
+		b.matrix(blk(i, "ffn_gate_shexp"), 1, s.embd, s.ff)
+		b.matrix(blk(i, "ffn_up_shexp"), 1, s.embd, s.ff)
+		b.matrix(blk(i, "ffn_down_shexp"), 1, s.ff, s.embd)
 	}
 }
 

