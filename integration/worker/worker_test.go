@@ -392,7 +392,7 @@ func TestOpenRefusals(t *testing.T) {
 		{"context", "n_ctx=-1", Config{Model: gopher, Context: -1}},
 		{"ubatch above batch", "n_ubatch=64", Config{Model: gopher, Batch: 32, Ubatch: 64}},
 		{"sequences", "n_seq_max=257", Config{Model: gopher, Sequences: 257}},
-		{"quantised values", "V cache quantization requires flash_attn", Config{Model: gopher, TypeV: "q8_0"}},
+		{"quantised values", "requires flash_attn", Config{Model: gopher, TypeV: "q8_0"}},
 		{"LESS", "no LESS", Config{Model: gopher, LESS: &LESS{}}},
 		{"capture", "only the LESS cache", Config{Model: gopher, Capture: true}},
 	} {
