@@ -77,6 +77,10 @@ public:
 // How many threads can run at once: CPUs that the process may run on, or what a control group's quota leaves of them.
 int32_t usable_cpus();
 
+// What this process can have in memory at most, in bytes, as far as the system and its control groups say: llama.cpp fills a cache
+// before it looks whether there is room for one.
+uint64_t memory_limit();
+
 // A LESS configuration with strings of its own.
 class less_config {
 public:

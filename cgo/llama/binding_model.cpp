@@ -12,17 +12,12 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <fstream>
 #include <memory>
 #include <mutex>
 
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#ifdef __linux__
-#include <sys/sysinfo.h>
-#endif
 #ifdef __GLIBC__
 #include <malloc.h>
 #endif
@@ -197,36 +192,13 @@ static void load_adapter(model & m) {
     }
 }
 
-// What this process can have in memory at most, as far as the system says: llama.cpp fills a cache before it looks whether there is one.
-static uint64_t memory_limit() {
-    uint64_t limit = UINT64_MAX;
-    struct rlimit space;
-    if (getrlimit(RLIMIT_AS, &space) == 0 && space.rlim_cur != RLIM_INFINITY) {
-        limit = space.rlim_cur;
-    }
-#ifdef __linux__
-    struct sysinfo s;
-    if (sysinfo(&s) == 0) {
-        limit = std::min(limit, ((uint64_t) s.totalram + s.totalswap)*s.mem_unit);
-    }
-#endif
-    for (const char * path : { "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes" }) { // a container's, v2 and v1
-        std::ifstream file(path);
-        uint64_t bytes;
-        if (file >> bytes) { // no "max"
-            limit = std::min(limit, bytes);
-        }
-    }
-    return limit;
-}
-
 // Refuses a context whose cache is larger than the memory that there can be. With LESS it takes none.
 static void check_memory(const model & m) {
     const auto & h = m.weights->hparams;
     const uint64_t n_ctx = m.cparams.n_ctx ? m.cparams.n_ctx : h.n_ctx_train;
     uint64_t token = 0; // bytes of one, where a layer keeps all
-    for (uint32_t il = 0; il < h.n_layer; ++il) {
-        if (h.has_kv(il) && !h.is_recurrent(il) && !h.is_swa(il)) {
+    for (uint32_t il = 0; il < h.n_layer(); ++il) {
+        if (h.has_kv(il) && !h.is_recr(il) && !h.is_swa(il)) {
             token += ggml_row_size(m.cparams.type_k, h.n_embd_k_gqa(il)) + ggml_row_size(m.cparams.type_v, h.n_embd_v_gqa(il));
         }
     }

@@ -139,7 +139,7 @@ bool sequence::feed(const llama_token * added, size_t n, int32_t n_batch, const 
 void sequence::set_threads(int32_t n) {
     // ggml's threads wait by spinning: more of them than CPUs, like upstream's default of 4, take turns at that
     static const int32_t n_cpus = usable_cpus();
-    n = std::min(n < 1 ? GGML_DEFAULT_N_THREADS : n, n_cpus);
+    n = std::min({ n < 1 ? GGML_DEFAULT_N_THREADS : n, n_cpus, GGML_MAX_N_THREADS });
     llama_set_n_threads(ctx.get(), n, n);
 }
 

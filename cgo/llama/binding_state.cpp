@@ -132,10 +132,14 @@ static void check_tokens(const sequence & s, const std::string & path) {
         (int64_t) head[2] > s.limit()) {
         return;
     }
+    struct stat st;
+    if (fstat(fileno(file.get()), &st) != 0 || head[2] > st.st_size/sizeof(llama_token)) {
+        return; // cut short
+    }
     std::vector<llama_token> tokens(head[2]);
     tokens.resize(fread(tokens.data(), sizeof(llama_token), tokens.size(), file.get()));
     if (!known(s, tokens)) {
-        fail(LLAMA_BINDING_FAILED, "%s is refused: it has tokens that the model does not have", path.c_str());
+        fail(LLAMA_BINDING_STATE, "%s is refused: it is not a state of this model, which does not have all of its tokens", path.c_str());
     }
 }
 
@@ -173,7 +177,7 @@ void load_state(sequence & s, const std::string & path) {
     }
     const std::string reason = why(s, errors);
     if (s.less() && !loaded) {
-        fail(LLAMA_BINDING_FAILED, "%s is refused: %s", path.c_str(), reason.c_str());
+        fail(LLAMA_BINDING_STATE, "%s is refused: %s", path.c_str(), reason.c_str());
     }
     llama_memory_clear(llama_get_memory(ctx), true);
     if (s.less() || (!before.empty() && llama_state_seq_set_data(ctx, before.data(), before.size(), 0) != before.size())) {

@@ -329,12 +329,15 @@ const lesskv_kernels * lesskv_adapter::layer(int il) const {
     return il >= 0 && (size_t) il < kernels.size() && kernels[il].rank > 0 ? &kernels[il] : nullptr;
 }
 
-lesskv_rotated_kernels::lesskv_rotated_kernels(const lesskv_kernels & of, int32_t n_head, int32_t n_head_kv, int32_t dk, int32_t n) : kernels(of) {
+const lesskv_kernels * lesskv_adapter::rotated(int il, int32_t n_head, int32_t n_head_kv, int32_t dk, int32_t n, size_t & more) const {
+    const lesskv_kernels * of = layer(il);
+    if (!of) {
+        return nullptr;
+    }
     const auto rotate = [&](lesskv_mat & mat, std::vector<float> & to, int32_t heads) {
-        const size_t rows = (size_t) heads*of.hidden;
-        to.resize(rows*dk);
+        to.resize((size_t) heads*of->hidden*dk);
         lesskv_to_f32(mat.type, to.data(), mat.data, (int64_t) to.size());
-        for (int32_t half = 1; half < n; half *= 2) { // the fast Walsh-Hadamard transform of each block of n
+        for (int32_t half = 1; half < n; half *= 2) { // the fast Walsh-Hadamard transform of each block
             for (size_t i = 0; i < to.size(); ++i) {
                 if ((i & half) == 0) {
                     const float x = to[i], y = to[i + half];
@@ -348,11 +351,17 @@ lesskv_rotated_kernels::lesskv_rotated_kernels(const lesskv_kernels & of, int32_
         }
         mat = { LESSKV_TYPE_F32, to.data() };
     };
-    rotate(kernels.phi[0], phi, n_head);
-    rotate(kernels.psi[0], psi, n_head_kv);
+    const std::lock_guard<std::mutex> lock(rotating);
+    auto [it, made] = rotations.try_emplace({ il, n });
+    auto & r = it->second;
+    if (made) {
+        r.kernels = *of;
+        rotate(r.kernels.phi[0], r.phi, n_head);
+        rotate(r.kernels.psi[0], r.psi, n_head_kv);
+    }
+    more += (r.phi.size() + r.psi.size())*sizeof(float);
+    return &r.kernels;
 }
-
-size_t lesskv_rotated_kernels::bytes() const { return (phi.size() + psi.size())*sizeof(float); }
 
 lesskv_adapter::lesskv_adapter(const std::string & path, const llama_model & model, bool force) : path(path) {
     const auto & h = model.hparams;

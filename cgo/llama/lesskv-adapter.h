@@ -5,7 +5,10 @@
 #include "lesskv.h"
 
 #include <cstdint>
+#include <map>
+#include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
 struct llama_model;
@@ -20,6 +23,10 @@ struct lesskv_adapter {
 
     const lesskv_kernels * layer(int il) const; // NULL: the layer runs sparse only
 
+    // The same for queries and keys of dk numbers that were rotated by the Hadamard matrix of n dimensions, block by block: they answer
+    // what those of layer would for vectors that were not. Their first matrices are rotated too, in F32, which adds to bytes. Made once.
+    const lesskv_kernels * rotated(int il, int32_t n_head, int32_t n_head_kv, int32_t dk, int32_t n, size_t & bytes) const;
+
     std::string path;
     int32_t     rank = 0, hidden = 0;
     std::string policy;                                // trained with
@@ -31,18 +38,11 @@ struct lesskv_adapter {
 private:
     std::vector<lesskv_kernels>       kernels;          // by layer; rank 0: none
     std::vector<std::vector<uint8_t>> weights;          // what they point at
-};
 
-// Kernels whose queries and keys of dk numbers were rotated by the Hadamard matrix of n dimensions, block by block: they answer what
-// others would for those that were not. Their first matrices are rotated too, in F32; the others are the adapter's.
-class lesskv_rotated_kernels {
-public:
-    lesskv_rotated_kernels(const lesskv_kernels & of, int32_t n_head, int32_t n_head_kv, int32_t dk, int32_t n);
-    lesskv_rotated_kernels(const lesskv_rotated_kernels &) = delete;
-    lesskv_rotated_kernels & operator=(const lesskv_rotated_kernels &) = delete;
-
-    lesskv_kernels kernels;
-    size_t bytes() const;
-private:
-    std::vector<float> phi, psi;
+    struct rotation {
+        lesskv_kernels kernels;
+        std::vector<float> phi, psi; // first matrices
+    };
+    mutable std::mutex rotating;
+    mutable std::map<std::pair<int, int32_t>, rotation> rotations; // by layer and n
 };

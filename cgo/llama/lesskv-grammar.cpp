@@ -21,7 +21,7 @@ void lesskv_grammar_work::count(uint64_t more_steps, uint64_t more_bytes) {
     if ((bytes += more_bytes) > MOST_BYTES) {
         throw lesskv_grammar_error("its rules and repetitions take more than 64 MiB", false);
     }
-    if ((steps += more_steps) > MOST_STEPS) {
+    if (more_steps > MOST_STEPS || (steps += more_steps) > MOST_STEPS) {
         throw lesskv_grammar_error("it is too ambiguous: what may come next takes more than 200000000 steps for a token", false);
     }
 }
@@ -38,7 +38,7 @@ void lesskv_grammar_repeat(uint64_t min, uint64_t max, size_t size) {
     }
     // each time is a copy, and each that may be left out a rule with its name
     const uint64_t times = max == UINT64_MAX ? min + 1 : max;
-    count(times, times*(size + 2)*8);
+    count(times, times > MOST_STEPS ? 0 : times*(size + 2)*8);
 }
 
 void lesskv_grammar_rule(size_t size) { count(1, size + 64); }

@@ -122,9 +122,7 @@ void lesskv_memory::resolve(const lesskv_config & cfg, const llama_memory_params
         l.rot_k = ggml_is_quantized((ggml_type) type_k) && l.params.dk % 64 == 0 ? l.params.dk & -l.params.dk : 0;
         l.rot_v = ggml_is_quantized((ggml_type) type_v) && l.params.dv % 64 == 0 ? 64 : 0;
         if (l.params.kernels && l.rot_k) {
-            rotated.push_back(std::make_unique<lesskv_rotated_kernels>(*l.params.kernels, l.params.n_head, l.params.n_head_kv, l.params.dk, l.rot_k));
-            l.params.kernels = &rotated.back()->kernels;
-            bytes_kernels += rotated.back()->bytes();
+            l.params.kernels = adapter->rotated(il, l.params.n_head, l.params.n_head_kv, l.params.dk, l.rot_k, bytes_kernels);
         }
         layer_of[il] = (int32_t) l.i;
         layers.push_back(l);

@@ -137,8 +137,7 @@ private:
 
     const lesskv_adapter * adapter = nullptr; // null: sparse only
     std::unique_ptr<const lesskv_adapter> own; // where the configuration only names a file
-    std::vector<std::unique_ptr<lesskv_rotated_kernels>> rotated; // of layers whose keys are
-    size_t bytes_kernels = 0; // of both
+    size_t bytes_kernels = 0; // the adapter's, and of what is rotated
     mutable std::string fingerprint; // the model's, once a state has asked for it
 
     std::vector<lesskv_memory_layer> layers;

@@ -1,5 +1,5 @@
 // Package limits says how many CPUs and how much memory this process may use: what the machine has, and the control groups (v1 and
-// v2) that hold the process allow. Threads and bounds that nobody set come from here. cgo/llama/binding_cpus.cpp knows the same for
+// v2) that hold the process allow. Threads and bounds that nobody set come from here. cgo/llama/binding_limits.cpp knows the same for
 // apps.
 package limits
 

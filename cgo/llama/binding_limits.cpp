@@ -1,0 +1,111 @@
+// How many threads can run at once, and how much memory there can be: patches/limits/limits.go knows the same for the commands, and
+// has the tests of the rules.
+
+#include "binding_impl.h"
+
+#include <algorithm>
+#include <fstream>
+#include <limits>
+#include <sstream>
+#include <string>
+#include <thread>
+
+#include <sys/resource.h>
+
+#ifdef __linux__
+#include <sched.h>
+#include <sys/sysinfo.h>
+#endif
+
+namespace binding {
+
+// The folders of a controller's control groups that hold the process, the innermost first, and whether they are of v1.
+static std::vector<std::string> groups(const std::string & controller, bool & v1) {
+    std::vector<std::string> dirs;
+    v1 = false;
+    std::ifstream file("/proc/self/cgroup");
+    for (std::string line; std::getline(file, line);) { // ID:CONTROLLERS:PATH, of v2 with neither
+        std::istringstream parts(line);
+        std::string id, controllers, path;
+        std::getline(std::getline(parts, id, ':'), controllers, ':');
+        std::getline(parts, path);
+        const bool named = ("," + controllers + ",").find("," + controller + ",") != std::string::npos;
+        if (!named && (!controllers.empty() || v1)) {
+            continue;
+        }
+        if (named) {
+            v1 = true;
+            dirs.clear(); // what v2 says has no effect
+        }
+        // in a container the path may be one of outside, which is not there: then its top is what holds the process
+        for (const std::string top = named ? "/sys/fs/cgroup/" + controller : "/sys/fs/cgroup";; path.resize(path.find_last_of('/'))) {
+            while (!path.empty() && path.back() == '/') {
+                path.pop_back();
+            }
+            dirs.push_back(top + path);
+            if (path.find('/') == std::string::npos) {
+                break;
+            }
+        }
+    }
+    return dirs;
+}
+
+// The least quota of the control groups, in CPUs.
+static double quota() {
+    double least = std::numeric_limits<int32_t>::max();
+    bool v1;
+    for (const auto & dir : groups("cpu", v1)) {
+        double q = -1, period = -1;
+        if (v1) {
+            std::ifstream(dir + "/cpu.cfs_quota_us") >> q;
+            std::ifstream(dir + "/cpu.cfs_period_us") >> period;
+        } else {
+            std::ifstream(dir + "/cpu.max") >> q >> period; // "max PERIOD" leaves q 0 and fails
+        }
+        if (q > 0 && period > 0) {
+            least = std::min(least, q / period);
+        }
+    }
+    return least;
+}
+
+int32_t usable_cpus() {
+    int32_t n = std::thread::hardware_concurrency(); // 0: unknown
+#ifdef __linux__
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof(set), &set) == 0) {
+        n = CPU_COUNT(&set);
+    }
+#endif
+    const double most = quota();
+    if (n < 1) {
+        n = std::numeric_limits<int32_t>::max();
+    }
+    return std::max<int32_t>(1, std::min<double>(n, most));
+}
+
+uint64_t memory_limit() {
+    uint64_t limit = UINT64_MAX;
+    struct rlimit space;
+    if (getrlimit(RLIMIT_AS, &space) == 0 && space.rlim_cur != RLIM_INFINITY) {
+        limit = space.rlim_cur;
+    }
+#ifdef __linux__
+    struct sysinfo machine;
+    if (sysinfo(&machine) == 0) {
+        limit = std::min(limit, ((uint64_t) machine.totalram + machine.totalswap)*machine.mem_unit);
+    }
+#endif
+    bool v1;
+    for (const auto & dir : groups("memory", v1)) {
+        std::ifstream file(dir + (v1 ? "/memory.limit_in_bytes" : "/memory.max"));
+        uint64_t bytes;
+        if (file >> bytes) { // no "max"
+            limit = std::min(limit, bytes);
+        }
+    }
+    return limit;
+}
+
+} // namespace binding
