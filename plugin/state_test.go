@@ -74,11 +74,15 @@ func TestLoadStateRefused(t *testing.T) {
 	flipped := append([]byte{}, good...)
 	flipped[14] ^= 0x40 // a token's number
 	require.NoError(t, os.WriteFile(in("a token that is none"), flipped, 0o644))
+	older := append([]byte{}, good...)
+	require.EqualValues(t, 3, older[4], "the format's version")
+	older[4] = 2
+	require.NoError(t, os.WriteFile(in("an older llama.cpp's"), older, 0o644))
 
 	for name, says := range map[string]string{
 		"off": "not the state of a LESS cache", "another budget": "budget is 65 there and 64", "another policy": "policy is peak there and h2o",
 		"with kernels": "adapter's SHA-256", "another batch": "n_ubatch is 64 there", "another base": "rope_freq_base is 20000 there",
-		"empty": "end of file", "short": "end of file", "text": "magic", "a token that is none": "not a state of this model",
+		"an older llama.cpp's": "version", "empty": "end of file", "short": "end of file", "text": "magic", "a token that is none": "not a state of this model",
 		"missing": "No such file", ".": "is not a file",
 	} {
 		t.Run(name, func(t *testing.T) {

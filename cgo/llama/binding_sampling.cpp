@@ -58,7 +58,7 @@ static void parse_bias(const model & m, const std::string & text, int32_t n_voca
 
 // llama.cpp calls itself for each open parenthesis when it parses a grammar, and for rules that begin with one another when it looks
 // for left recursion. What stands in quotes and classes counts too: few grammars have much of it. (What it calls itself for later,
-// it bounds itself: patches/llama.cpp/0006.)
+// it bounds itself: patches/llama.cpp/0005.)
 static void check_depth(const std::string & grammar) {
     const int most_open = 1000, most_parts = 4000;
     int open = 0, parts = 0;

@@ -33,15 +33,12 @@ void set_control(ggml_tensor * t, const llama_ubatch * ub) {
 
 // What the nodes of a graph are given beside q, k and v.
 struct inputs {
-    explicit inputs(const llm_graph_context & g) : control(new_control(g)) {
-        for (const auto & l : static_cast<const lesskv_memory_context *>(g.mctx)->memory()->all_layers()) {
-            for (const int32_t n : { l.rot_k, l.rot_v }) {
-                if (n > 0 && !hadamard[n]) {
-                    hadamard[n] = ggml_new_tensor_2d(g.ctx0, GGML_TYPE_F32, n, n);
-                    ggml_set_input(hadamard[n]);
-                    g.cb(hadamard[n], "lesskv_hadamard", -1);
-                }
-            }
+    explicit inputs(const llm_graph_context & g)
+        : mem(static_cast<const lesskv_memory_context *>(g.mctx)->memory()), control(new_control(g)) {
+        for (const auto & [n, matrix] : mem->rotations()) {
+            hadamard[n] = ggml_new_tensor_2d(g.ctx0, GGML_TYPE_F32, n, n);
+            ggml_set_input(hadamard[n]);
+            g.cb(hadamard[n], "lesskv_hadamard", -1);
         }
     }
 
@@ -49,26 +46,12 @@ struct inputs {
         set_control(control, ub);
         for (const auto & [n, t] : hadamard) {
             if (t->buffer) { // or no layer that is computed needs it
-                set_hadamard(t, n);
+                ggml_backend_tensor_set(t, mem->rotations().at(n).data(), 0, ggml_nbytes(t));
             }
         }
     }
 
-    static void set_hadamard(ggml_tensor * t, int32_t n) {
-        const float one = 1.0/sqrtf(n);
-        std::vector<float> m((size_t) n*n, one);
-        for (int32_t half = 1; half < n; half *= 2) {
-            for (int32_t i = 0; i < n; ++i) {
-                for (int32_t j = 0; j < n; ++j) {
-                    if ((i & half) != 0 && (j & half) != 0) {
-                        m[(size_t) i*n + j] = -m[(size_t) i*n + j];
-                    }
-                }
-            }
-        }
-        ggml_backend_tensor_set(t, m.data(), 0, m.size()*sizeof(float));
-    }
-
+    const lesskv_memory * mem;
     ggml_tensor * control;
     std::map<int32_t, ggml_tensor *> hadamard; // by size
 };

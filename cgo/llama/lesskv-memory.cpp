@@ -48,6 +48,12 @@ lesskv_memory::lesskv_memory(const llama_model & model, const llama_memory_param
     if (!lesskv_supported(&model, why, sizeof(why))) {
         refuse(why);
     }
+    if (params.ctx_type != LLAMA_CONTEXT_TYPE_DEFAULT) {
+        refuse("LESS serves the layers of the text, this context is for those that predict further tokens: turn LESS off for it");
+    }
+    if (params.mem_other) {
+        refuse("LESS keeps a cache of its own, this context asks for another context's: turn LESS off for it");
+    }
     if (!cparams.causal_attn) {
         refuse("LESS needs causal attention, this context asks for non-causal attention: turn LESS off for it");
     }
@@ -64,6 +70,20 @@ lesskv_memory::lesskv_memory(const llama_model & model, const llama_memory_param
     LLAMA_LOG_INFO("%s: LESS cache: policy %s, budget %d (heavy %d, recent %d, pinned %d), %s\n", __func__,
             lesskv_policy_name(policy), budget, heavy, budget - heavy, pinned,
             adapter ? ("rank " + std::to_string(adapter->rank)).c_str() : "sparse only");
+}
+
+static std::vector<float> hadamard_matrix(int32_t n) {
+    std::vector<float> m((size_t) n*n, 1.0f/std::sqrt((float) n));
+    for (int32_t half = 1; half < n; half *= 2) {
+        for (int32_t i = 0; i < n; ++i) {
+            for (int32_t j = 0; j < n; ++j) {
+                if ((i & half) != 0 && (j & half) != 0) {
+                    m[(size_t) i*n + j] = -m[(size_t) i*n + j];
+                }
+            }
+        }
+    }
+    return m;
 }
 
 // The settings of algorithm.md ("Budgets") from what the configuration asks for, and the layers that follow from them.
@@ -121,7 +141,12 @@ void lesskv_memory::resolve(const lesskv_config & cfg, const llama_memory_params
         // as llama_kv_cache does, so that with nothing evicted quantised slots are its quantised cache
         l.rot_k = ggml_is_quantized((ggml_type) type_k) && l.params.dk % 64 == 0 ? l.params.dk & -l.params.dk : 0;
         l.rot_v = ggml_is_quantized((ggml_type) type_v) && l.params.dv % 64 == 0 ? 64 : 0;
-        if (l.params.kernels && l.rot_k) {
+        for (const int32_t n : { l.rot_k, l.rot_v }) {
+            if (n > 0 && hadamard.count(n) == 0) {
+                hadamard[n] = hadamard_matrix(n);
+            }
+        }
+        if (l.params.kernels && l.rot_k && l.params.n_swa == 0) {
             l.params.kernels = adapter->rotated(il, l.params.n_head, l.params.n_head_kv, l.params.dk, l.rot_k, bytes_kernels);
         }
         layer_of[il] = (int32_t) l.i;
@@ -735,7 +760,7 @@ int32_t lesskv_memory::slots(llama_seq_id seq_id, int32_t il, int32_t head_kv, i
 // State: a header that must be equal at loading, then the sequences.
 
 static const uint32_t STATE_MAGIC   = 0x764b534c; // "LSKv"
-static const uint32_t STATE_VERSION = 3;
+static const uint32_t STATE_VERSION = 4;
 
 // What a saved state must share with the context that loads it. Plain numbers and padded strings, compared one by one.
 struct lesskv_memory::state_header {

@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -68,7 +69,7 @@ public:
     // for the graph
 
     lesskv_memory_layer & layer(int il);        // refuses if layer il has no attention
-    const std::vector<lesskv_memory_layer> & all_layers() const { return layers; }
+    const std::map<int32_t, std::vector<float>> & rotations() const { return hadamard; } // that quantised slots need, by size
     [[noreturn]] void     refuse(const std::string & why) const; // throws; the reason goes to the configuration's error too
     void                  note_lora();          // warns, once, that an adapter was trained without it
     lesskv_cache *        cache(llama_seq_id seq_id, size_t i) const; // NULL if there is none
@@ -140,6 +141,7 @@ private:
     size_t bytes_kernels = 0; // the adapter's, and of what is rotated
     mutable std::string fingerprint; // the model's, once a state has asked for it
 
+    std::map<int32_t, std::vector<float>> hadamard; // normalised, by size
     std::vector<lesskv_memory_layer> layers;
     std::vector<int32_t> layer_of; // by il; -1: no attention
     std::vector<sequence> seqs;

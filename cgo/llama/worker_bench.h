@@ -28,6 +28,8 @@ public:
     grower(const std::vector<uint8_t> & state, uint32_t n) : in(state), n(n) {}
 
     std::vector<uint8_t> grow() {
+        copy<uint32_t>();     // a magic number
+        copy<llama_seq_id>(); // whose it was
         while (at < in.size()) { // a cache with sliding windows is two of them
             const auto n_stream = copy<uint32_t>();
             for (uint32_t s = 0; s < n_stream; s++) {

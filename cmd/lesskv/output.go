@@ -11,6 +11,7 @@ import (
 
 	"github.com/lesskv/lesskv/integration/bench"
 	"github.com/lesskv/lesskv/weights"
+	"github.com/lesskv/lesskv/weights/outfile"
 )
 
 // An output is a file that a command is to write.
@@ -97,7 +98,7 @@ func (o output) check(inputs []string) error {
 			return fmt.Errorf("%s %s: there is a file that is not %s: want another name, or remove it", o.flag, o.path, o.kind.name)
 		}
 	}
-	return takesFiles(o.flag, o.path, filepath.Dir(o.path))
+	return takesFiles(o.flag, o.path, filepath.Dir(outfile.Resolve(o.path)))
 }
 
 // takesFiles looks whether a folder is there and files can be made in it.

