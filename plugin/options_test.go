@@ -2,6 +2,7 @@ package lesskv_test
 
 import (
 	"math/rand/v2"
+	"path/filepath"
 	"regexp"
 	"runtime"
 	"strconv"

@@ -106,7 +106,7 @@ static void apply_tail_free(llama_sampler * s, llama_token_data_array * array) {
 }
 
 static llama_sampler * init_tail_free(float z) {
-    static const llama_sampler_i tail_free = [] {
+    static llama_sampler_i tail_free = [] {
         llama_sampler_i i = {};
         i.name  = [](const llama_sampler *) { return "tail-free"; };
         i.apply = apply_tail_free;
