@@ -134,7 +134,7 @@ func FuzzLoadState(f *testing.F) {
 			require.LessOrEqual(t, differ, 4, "a state that was loaded is saved as another; it may differ in the number of its sequence")
 			return
 		}
-		require.ErrorIs(t, err, lesskv.ErrFailed)
+		require.ErrorIs(t, err, lesskv.ErrState)
 		require.True(t, bytes.Equal(before, now), "a state that was refused has changed the cache")
 	})
 }

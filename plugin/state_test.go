@@ -347,3 +347,25 @@ func TestPromptCacheOfAnotherConfiguration(t *testing.T) {
 		}
 	}
 }
+
+// A state that is cut short is refused wherever that is, and what was there stays.
+func TestStateCutShort(t *testing.T) {
+	for name, cache := range map[string]llama.ModelOption{"off": lesskv.Disable(), "LESS": sparse(64)} {
+		t.Run(name, func(t *testing.T) {
+			model := open(t, cache)
+			require.NoError(t, model.Eval(prompt, llama.SetThreads(1)))
+			path, again := filepath.Join(t.TempDir(), "state"), filepath.Join(t.TempDir(), "again")
+			require.NoError(t, model.SaveState(path))
+			whole, err := os.ReadFile(path)
+			require.NoError(t, err)
+			for _, cut := range []int{1, 2, 5, 100, 3000, len(whole) / 2, len(whole) - 20, len(whole) - 12, len(whole) - 5, len(whole)} {
+				require.NoError(t, os.WriteFile(path, whole[:len(whole)-cut], 0o644))
+				assertSays(t, model.LoadState(path), lesskv.ErrState, "error while loading state: ")
+				require.NoError(t, model.SaveState(again))
+				now, err := os.ReadFile(again)
+				require.NoError(t, err)
+				assert.True(t, string(whole) == string(now), "without %d bytes", cut)
+			}
+		})
+	}
+}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/lesskv/lesskv/integration/bench"
 	"github.com/lesskv/lesskv/integration/testdata"
+	"github.com/lesskv/lesskv/weights/outfile"
 )
 
 // unchanged remembers every file below a folder, and returns a check that they are as they were and that none came.
@@ -156,7 +157,7 @@ func TestOutputsReadOnly(t *testing.T) {
 func TestOutputsOfKind(t *testing.T) {
 	dir := t.TempDir()
 	result, picture := filepath.Join(dir, "a.json"), filepath.Join(dir, "a.png")
-	r := &bench.Result{Model: "m", Time: time.Now(), Samples: []bench.Sample{{Method: "less", Context: 512, Phase: bench.Decode, Tokens: 4, Seconds: 8}},
+	r := &bench.Result{Model: "m", Time: time.Now(), Ubatch: 512, Samples: []bench.Sample{{Method: "less", Context: 512, Phase: bench.Decode, Tokens: 4, Seconds: 8}},
 		Memory: []bench.Memory{{Method: "less", Context: 512, Cache: 300 << 10}}}
 	require.NoError(t, r.Write(result))
 	require.NoError(t, bench.Plot(picture, r), "one point is a picture too")
@@ -199,7 +200,7 @@ func TestPrintedFirst(t *testing.T) {
 			progress := &remover{dir: out}
 			if name == "verify" { // its folder has the work too: the report's place is taken instead
 				progress.dir = filepath.Join(out, "no such folder")
-				require.NoError(t, os.Mkdir(filepath.Join(out, "report.csv.tmp"), 0o755))
+				require.NoError(t, os.Mkdir(outfile.Part(filepath.Join(out, "report.csv")), 0o755))
 			}
 			var stdout bytes.Buffer
 			status := execute(t.Context(), c.args, strings.NewReader(""), &stdout, progress)

@@ -118,7 +118,7 @@ func TestRunRefused(t *testing.T) {
 		"no model":         {[]string{"run", "-m", wrong, "x"}, exitFailed, "is not a GGUF file"},
 		"policy":           {[]string{"run", "--policy", "newest", "x"}, exitUsage, "h2o, lambda, peak"},
 		"no adapter":       {[]string{"run", "--adapter", wrong, "x"}, exitFailed, "wrong.gguf"},
-		"adapter's policy": {[]string{"run", "--policy", "lambda", "--adapter", h2o, "x"}, exitFailed, "was trained with policy h2o, the configuration says lambda"},
+		"adapter's policy": {[]string{"run", "--policy", "lambda", "--adapter", h2o, "x"}, exitUsage, "was trained with policy h2o, the configuration says lambda"},
 		"too long":         {[]string{"run", strings.Repeat("x ", 3000)}, exitFailed, "the context holds 2048"},
 		"context is full":  {[]string{"run", "-t1", "-n3000", "--temp=0", "-c256", "func"}, exitFailed, "2048 tokens is full"},
 	} {

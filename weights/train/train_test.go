@@ -426,12 +426,12 @@ func TestRefused(t *testing.T) {
 	assert.ErrorIs(t, err, ErrOther)
 
 	for says, change := range map[string]func(*Options){
-		`policy "best"`:                 func(o *Options) { o.Policy = "best" },
-		"no budget":                     func(o *Options) { o.Budgets = nil },
-		"17 are heavy":                  func(o *Options) { o.Heavy = 17 },
-		"layers 2 to 3 of 3":            func(o *Options) { o.Layers = [2]int{2, 4} },
-		"layers 1 to 1 have nothing":    func(o *Options) { o.Layers = [2]int{1, 2} },
-		"96 tokens with a budget of 96": func(o *Options) { o.Budgets = []int{window} },
+		`policy "best"`:              func(o *Options) { o.Policy = "best" },
+		"no budget":                  func(o *Options) { o.Budgets = nil },
+		"17 are heavy":               func(o *Options) { o.Heavy = 17 },
+		"layers 2 to 3 of 3":         func(o *Options) { o.Layers = [2]int{2, 4} },
+		"layers 1 to 1 have nothing": func(o *Options) { o.Layers = [2]int{1, 2} },
+		"a window of 96 tokens":      func(o *Options) { o.Budgets = []int{window} },
 	} {
 		o := options(t, "b.gguf")
 		change(&o)
