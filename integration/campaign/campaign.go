@@ -121,12 +121,19 @@ func (c *campaign) turn(ctx context.Context, t target, d time.Duration) error {
 	cmd.WaitDelay = 20 * time.Second
 	out, in := io.Pipe()
 	cmd.Stdout, cmd.Stderr = in, in
+	before := c.progress.Targets[t.name].Seconds
 	counted := make(chan string)
 	go func() { counted <- c.count(t, out) }()
 	err := cmd.Run()
 	in.Close()
 	tail := <-counted
-	if err == nil || ctx.Err() != nil || timeUp.MatchString(tail) {
+	if ctx.Err() != nil {
+		return nil
+	}
+	if err == nil || timeUp.MatchString(tail) {
+		if c.progress.Targets[t.name].Seconds == before { // or its turn would come again for ever
+			return fmt.Errorf("%s ran and said nothing of how long and how often\n%s", t.name, tail)
+		}
 		return nil
 	}
 	return fmt.Errorf("%w\n%s", err, tail)
@@ -178,7 +185,10 @@ func (c *campaign) count(t target, out io.Reader) (tail string) {
 		h.Seconds, h.Executions = before.Seconds+elapsed.Seconds(), max(h.Executions, before.Executions+n)
 		c.progress.save() // the turn's end reports a full disk
 	}
-	io.Copy(io.Discard, out) // after a line that is too long: nothing waits for a reader
+	if err := lines.Err(); err != nil {
+		last = append(last, err.Error())
+		io.Copy(io.Discard, out) // after a line that is too long: nothing waits for a reader
+	}
 	return strings.Join(last, "\n")
 }
 
