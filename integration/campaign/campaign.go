@@ -32,11 +32,6 @@ type campaign struct {
 
 // prepare compiles what the targets need.
 func (c *campaign) prepare(ctx context.Context, only *regexp.Regexp) error {
-	gomod, err := exec.CommandContext(ctx, "go", "env", "GOMOD").Output()
-	if err != nil {
-		return fmt.Errorf("go env GOMOD: %w", err)
-	}
-	c.root = filepath.Dir(strings.TrimSpace(string(gomod)))
 	for _, t := range targets() {
 		if only.MatchString(t.name) {
 			c.left = append(c.left, t)
@@ -49,6 +44,7 @@ func (c *campaign) prepare(ctx context.Context, only *regexp.Regexp) error {
 	if !slices.ContainsFunc(c.left, func(t target) bool { return t.harness != "" }) {
 		return nil
 	}
+	var err error
 	if c.env, err = writeInputs(c.dir); err != nil {
 		return err
 	}

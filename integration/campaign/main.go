@@ -1,6 +1,6 @@
 // Command campaign fuzzes everything that parses what others wrote: each target for a time, in turns, one worker at a time. It
-// remembers in a file how long each has run and how many inputs it was given, so that a run that was interrupted goes on where it
-// stopped, and prints both as a table.
+// remembers in integration/campaign/progress.json, which is committed, how long each has run and how many inputs it was given, so that
+// runs add up, on any machine and wherever they were interrupted, and prints both as a table.
 //
 //	go run ./integration/campaign                # half an hour for each target, less what it has had
 //	go run ./integration/campaign -for 2h -only 'adapter|state'
@@ -9,7 +9,7 @@
 //
 // The runtime must be there (go run ./patches), and clang for the harnesses of the C and C++ readers. What is found ends the target's
 // turn and makes the exit status 1. For Go targets the input is in the package's testdata/fuzz then, where it is a test; for the others
-// in the findings folder beside the progress, from where it belongs into the corpus once its fault is mended.
+// in build/campaign/findings, from where it belongs into the corpus once its fault is mended.
 package main
 
 import (
@@ -18,9 +18,11 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"syscall"
 	"time"
 
@@ -33,7 +35,7 @@ func main() {
 	total := flag.Duration("for", 30*time.Minute, "how long each target is to run, what it has had before included")
 	turn := flag.Duration("turn", 3*time.Minute, "how long at a time: the target that has had least goes next")
 	only := flag.String("only", "", "the targets whose name matches this regular `expression`; default all")
-	dir := flag.String("dir", "", "`folder` of progress, findings and grown corpora; default build/campaign")
+	dir := flag.String("dir", "", "`folder` of findings and grown corpora; default build/campaign")
 	table := flag.Bool("table", false, "print the table and end")
 	merge := flag.Bool("merge", false, "add what covers new code to the committed corpora of the C and C++ harnesses, and end")
 	flag.Parse()
@@ -57,7 +59,12 @@ func run(ctx context.Context, total, turn time.Duration, only, dir string, table
 	if dir == "" {
 		dir = filepath.Join(string(build), "campaign")
 	}
-	p, err := readProgress(filepath.Join(dir, "progress.json"))
+	gomod, err := exec.CommandContext(ctx, "go", "env", "GOMOD").Output()
+	if err != nil {
+		return fmt.Errorf("go env GOMOD: %w", err)
+	}
+	root := filepath.Dir(strings.TrimSpace(string(gomod)))
+	p, err := readProgress(filepath.Join(root, "integration", "campaign", "progress.json"))
 	if err != nil {
 		return err
 	}
@@ -74,7 +81,7 @@ func run(ctx context.Context, total, turn time.Duration, only, dir string, table
 	}
 	defer lock.Unlock()
 
-	c := &campaign{build: build, dir: dir, progress: p}
+	c := &campaign{build: build, root: root, dir: dir, progress: p}
 	if err := c.prepare(ctx, pattern); err != nil {
 		return err
 	}
