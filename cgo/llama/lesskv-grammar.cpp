@@ -45,7 +45,7 @@ void lesskv_grammar_rule(size_t size) { count(1, size + 64); }
 
 lesskv_grammar_call::lesskv_grammar_call(size_t size, size_t others) {
     if (calls >= MOST_CALLS) {
-        throw lesskv_grammar_error("more than 5000 parts of it can be left out in a row", false);
+        throw lesskv_grammar_error("it is looked into more than 5000 calls deep", false);
     }
     if ((uint64_t) size*others > MOST_ELEMENTS) {
         throw lesskv_grammar_error("it is too ambiguous: too much may come next", false);
