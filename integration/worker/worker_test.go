@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"fmt"
-	"math"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -139,9 +138,8 @@ func TestDecode(t *testing.T) {
 	last, err := w.Feed(1, 0, tokens, Last)
 	require.NoError(t, err)
 	require.Equal(t, 1, last.Len())
-	for i, want := range all.Row(99) { // one row and many are multiplied by different kernels, and f16 rounds by 5e-4 of a value
-		require.InDelta(t, want, last.Row(0)[i], 5e-4*max(2, math.Abs(float64(want))), "logit %d", i)
-	}
+	// one row and many are multiplied by different kernels, of which one sums in f16 where the CPU can (AVX512-FP16)
+	assert.InDeltaSlice(t, all.Row(99), last.Row(0), 2e-2)
 
 	none, err := w.Feed(2, 0, tokens, None)
 	require.NoError(t, err)
