@@ -309,7 +309,17 @@ func FuzzLoad(f *testing.F) {
 			return
 		}
 		require.Equal(t, b, cache.Save())
-		c.run(t, cache, rand.New(rand.NewPCG(20, 3)), 7, 1, 9)
+		rng, pos := rand.New(rand.NewPCG(20, 3)), 7
+		for _, n := range []int{1, 9} {
+			u := c.ubatch(rng, n, pos)
+			require.NoError(t, cache.Attend(u, 1))
+			if err := cache.Commit(u, 1); err != nil {
+				require.ErrorIs(t, err, ErrFinite, "slots may hold what is not finite")
+				cache.Clear()
+				return
+			}
+			pos += n
+		}
 		_ = cache.Cut(5)
 	})
 }
