@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"os"
 	"time"
+
+	"github.com/lesskv/lesskv/weights/outfile"
 )
 
 // progress is what each target has had, in a file.
@@ -48,10 +50,7 @@ func (p *progress) save() error {
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(p.path+".tmp", data, 0o644); err != nil {
-		return err
-	}
-	return os.Rename(p.path+".tmp", p.path)
+	return outfile.WriteBytes(p.path, data)
 }
 
 // table prints what the targets have had, in Markdown.
