@@ -24,6 +24,12 @@ struct llama_model;
 
 class lesskv_memory;
 
+inline lesskv_stats stats_of(const lesskv_cache * c) {
+    lesskv_stats s;
+    lesskv_cache_stats(c, &s);
+    return s;
+}
+
 // One layer that has attention. The graph's custom nodes point at it, so it lives as long as the memory.
 struct lesskv_memory_layer {
     lesskv_memory * mem = nullptr;

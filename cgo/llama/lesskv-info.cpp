@@ -1,0 +1,99 @@
+// lesskv-info.cpp: what the cache holds, in numbers.
+
+#include "lesskv-memory.h"
+
+#include "llama-hparams.h"
+#include "llama-impl.h"
+
+#include "ggml-backend.h"
+#include "ggml-cpu.h"
+
+#include <algorithm>
+#include <cstdio>
+
+std::map<ggml_backend_buffer_type_t, size_t> lesskv_memory::memory_breakdown() const {
+    lesskv_info inf;
+    info(inf);
+    // what a budget in bytes counts; scratch is computing's, as upstream's buffers for it are not part of a cache
+    return { { ggml_backend_cpu_buffer_type(), inf.bytes_slots + inf.bytes_state + inf.bytes_kernels } };
+}
+
+void lesskv_memory::info(lesskv_info & out) const {
+    out = {};
+    snprintf(out.policy, sizeof(out.policy), "%s", lesskv_policy_name(policy));
+    out.budget = budget;
+    out.heavy  = heavy;
+    out.recent = budget - heavy;
+    out.pinned = pinned;
+
+    const uint64_t n_ctx = cparams.n_ctx_seq;
+    // as llama_kv_cache_iswa sizes its sliding-window half
+    const uint64_t n_ctx_swa = swa_full ? n_ctx : GGML_PAD(std::min<uint64_t>(n_ctx, hparams.n_swa*(cparams.kv_unified ? cparams.n_seq_max : 1) + cparams.n_ubatch), 256);
+
+    uint64_t slots = 0, state = 0;
+    for (const auto & l : layers) {
+        if (!l.used) {
+            continue;
+        }
+        out.n_layer     += l.params.n_swa == 0;
+        out.n_layer_swa += l.params.n_swa > 0;
+        out.n_layer_kernels += l.params.n_swa == 0 && l.params.kernels;
+        size_t s, st;
+        lesskv_layer_bytes(&l.params, &s, &st);
+        slots += s;
+        state += st;
+        out.bytes_full += (uint64_t) l.params.n_head_kv*(l.params.dk + l.params.dv)*2*(l.params.n_swa > 0 ? n_ctx_swa : n_ctx);
+    }
+    for (const auto & seq : seqs) {
+        out.n_seq += !seq.caches.empty();
+    }
+    out.bytes_slots   = slots*out.n_seq;
+    out.bytes_state   = state*out.n_seq;
+    out.bytes_scratch = scratch_size;
+    if (adapter) {
+        out.rank          = adapter->rank;
+        out.hidden        = adapter->hidden;
+        out.bytes_kernels = bytes_kernels;
+        snprintf(out.adapter_sha256, sizeof(out.adapter_sha256), "%s", adapter->sha256.c_str());
+    }
+}
+
+bool lesskv_memory::layer_info(llama_seq_id seq_id, size_t i, lesskv_layer_info & out) const {
+    out = {};
+    size_t k = 0;
+    for (const auto & l : layers) {
+        if (!l.used || k++ != i) {
+            continue;
+        }
+        const auto * c = cache(seq_id, l.i);
+        if (!c) {
+            return false;
+        }
+        const auto s = stats_of(c);
+        size_t slots, state;
+        lesskv_layer_bytes(&l.params, &slots, &state);
+        out.il      = l.il;
+        out.swa     = l.params.n_swa > 0;
+        out.kernels = l.params.kernels && !out.swa;
+        out.seen    = s.seen;
+        out.kept    = s.kept;
+        out.folded  = s.folded;
+        out.bytes_slots = slots;
+        out.bytes_state = state;
+        out.scale       = l.scale;
+        out.soft_cap    = l.soft_cap;
+        return true;
+    }
+    return false;
+}
+
+int32_t lesskv_memory::slots(llama_seq_id seq_id, int32_t il, int32_t head_kv, int32_t max, int32_t * pos, float * score) const {
+    if (il < 0 || il >= (int32_t) layer_of.size() || layer_of[il] < 0) {
+        return -1;
+    }
+    const auto * c = cache(seq_id, layer_of[il]);
+    if (!c || head_kv < 0 || head_kv >= layers[layer_of[il]].params.n_head_kv) {
+        return -1;
+    }
+    return lesskv_cache_slots(c, head_kv, max, pos, score);
+}
