@@ -67,6 +67,7 @@ func TestSaveAndRestore(t *testing.T) {
 		{"peak with an adapter", gopher, peak41()},
 		{"h2o, f32 slots", gopher, &worker.LESS{Policy: "h2o", Budget: 64, TypeK: "f32", TypeV: "f32"}},
 		{"h2o, keys in q4_0", gopher, &worker.LESS{Policy: "h2o", Budget: 64, TypeK: "q4_0", TypeV: "q8_0"}},
+		{"peak, by head", gopher, &worker.LESS{Policy: "peak", Slots: byHead, Adapter: "testdata/gopher-5m.peak-41.lesskv.gguf"}},
 		{"lambda, sliding windows", "gemma2", &worker.LESS{Policy: "lambda", Budget: 64}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -184,6 +185,9 @@ func TestForeignStateIsRefused(t *testing.T) {
 		{"no adapter", "SHA-256 is (none) there", worker.Patched, func(c *worker.Config) { c.LESS.Adapter = "" }},
 		{"another adapter", "adapter's SHA-256", worker.Patched, func(c *worker.Config) { c.LESS.Adapter = "testdata/gopher-5m.peak-102.lesskv.gguf" }},
 		{"another budget", "budget is 42 there and 41 here", worker.Patched, func(c *worker.Config) { c.LESS.Budget = 42; c.LESS.Heavy = worker.Int(10) }},
+		{"budgets by head", "heads with budgets of their own is 12 there and 0 here", worker.Patched, func(c *worker.Config) {
+			c.LESS.Budget, c.LESS.Slots, c.LESS.Heavy = 0, byHead, worker.Int(10)
+		}},
 		{"another split", "heavy is 11 there and 10 here", worker.Patched, func(c *worker.Config) { c.LESS.Heavy = worker.Int(11) }},
 		{"f32 keys", "key type", worker.Patched, func(c *worker.Config) { c.LESS.TypeK = "f32" }},
 		{"q4_0 keys", "key type", worker.Patched, func(c *worker.Config) { c.LESS.TypeK = "q4_0" }},

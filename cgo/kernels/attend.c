@@ -109,19 +109,23 @@ static void read_few(const struct task * t, int32_t a, int32_t m, float scale, f
     }
 }
 
+static struct parts parts_of(const struct task * t) {
+    return lesskv_parts(t->cache, t->head_kv, t->head->n, t->head->n + t->head->folded);
+}
+
 // A part of the slots, the last one with the micro-batch, for all queries of a KV head; internal.h says what it leaves.
 static void attend_part(const struct task * t, const struct scratch * s, int32_t part) {
     const struct lesskv_layer * l = &t->cache->layer;
     const int32_t T    = t->ub->n_tokens;
     const int32_t n    = queries_few(t);
-    const int32_t each = lesskv_part_slots(s, t->slots_k.n);
-    const bool    last = part + 1 == lesskv_parts(s, t->slots_k.n);
-    const int32_t r0   = part * each;
-    const int32_t ns   = last ? t->slots_k.n - r0 : each; // slots
+    const struct parts parts = parts_of(t);
+    const bool    last = part + 1 == parts.n;
+    const int32_t r0   = part * parts.slots;
+    const int32_t ns   = last ? t->slots_k.n - r0 : parts.slots; // slots
     const int32_t na   = last ? ns + T : ns;              // pairs
     const int32_t end  = (int32_t) round_up((size_t) na, VW);
     const size_t  ldv  = round_up((size_t) l->dv, PAD);
-    const size_t  at   = ((size_t) t->head_kv * (size_t) s->part_step + (size_t) part) * (size_t) n;
+    const size_t  at   = (size_t) (parts.first + part) * (size_t) n;
 
     struct rows k = first(t->slots_k, ns), v = first(t->slots_v, ns);
     k.data = (const char *) k.data + (size_t) r0 * k.stride;
@@ -219,18 +223,18 @@ static void attend_state(const struct task * t, const struct scratch * s) {
 static void join_parts(const struct task * t, const struct scratch * s) {
     const struct lesskv_layer * l = &t->cache->layer;
     const int32_t n     = queries_few(t);
-    const int32_t parts = lesskv_parts(s, t->slots_k.n);
+    const struct parts parts = parts_of(t);
     const size_t  ldv   = round_up((size_t) l->dv, PAD);
     for (int32_t a = 0; a < n; a++) {
-        const size_t at   = (size_t) t->head_kv * (size_t) s->part_step * (size_t) n + (size_t) a;
+        const size_t at   = (size_t) parts.first * (size_t) n + (size_t) a;
         const size_t here = (size_t) t->head_kv * (size_t) n + (size_t) a;
         float top = -INFINITY, sum = 0;
-        for (int32_t i = 0; i < parts; i++) {
+        for (int32_t i = 0; i < parts.n; i++) {
             const float x = s->part_top[at + (size_t) (i * n)];
             top = x > top ? x : top;
         }
         memset(s->sum, 0, (size_t) l->dv * sizeof(float));
-        for (int32_t i = 0; i < parts; i++) {
+        for (int32_t i = 0; i < parts.n; i++) {
             const size_t  part = at + (size_t) (i * n);
             const float   e    = top > -INFINITY ? expf(s->part_top[part] - top) : 1; // NaN stays
             const float * acc  = s->part_acc + part * ldv;
@@ -240,7 +244,7 @@ static void join_parts(const struct task * t, const struct scratch * s) {
             }
             s->share[part] = e;
         }
-        for (int32_t i = 0; i < parts; i++) {
+        for (int32_t i = 0; i < parts.n; i++) {
             s->share[at + (size_t) (i * n)] *= sum > 0 ? 1 / sum : 0;
         }
         const struct task one = task_few(t, a);
@@ -252,22 +256,27 @@ static void join_parts(const struct task * t, const struct scratch * s) {
 // A micro-batch of few tokens; see internal.h.
 static void attend_few(const struct lesskv_cache * cache, const struct lesskv_ubatch * ub, const struct scratch * s, int ith, int workers) {
     const struct lesskv_layer * l = &cache->layer;
-    const int32_t parts = lesskv_parts(s, cache->head[0].n); // the same in all heads
-    const int32_t units = parts + (l->kernels != NULL);
-    for (int32_t u = ith; u < units * l->n_head_kv; u += workers) {
-        const int32_t head_kv = u / units;
-        const int32_t unit    = u % units;
-        const struct task t   = task_of(cache, ub, head_kv * (l->n_head / l->n_head_kv));
-        if (unit < parts) {
-            attend_part(&t, s, unit);
-        } else {
-            attend_state(&t, s);
+    int32_t before = 0; // units of the heads before
+    for (int32_t j = 0; j < l->n_head_kv; j++) {
+        const struct task t = task_of(cache, ub, j * (l->n_head / l->n_head_kv));
+        const int32_t parts = parts_of(&t).n;
+        const int32_t units = parts + (l->kernels != NULL);
+        for (int32_t unit = 0; unit < units; unit++) {
+            if ((before + unit) % workers != ith) {
+                continue;
+            }
+            if (unit < parts) {
+                attend_part(&t, s, unit);
+            } else {
+                attend_state(&t, s);
+            }
+            // what the others wrote before they arrived is seen by the last
+            if (atomic_fetch_add_explicit(&cache->arrived[j], 1, memory_order_acq_rel) == units - 1) {
+                atomic_store_explicit(&cache->arrived[j], 0, memory_order_relaxed);
+                join_parts(&t, s);
+            }
         }
-        // what the others wrote before they arrived is seen by the last
-        if (atomic_fetch_add_explicit(&cache->arrived[head_kv], 1, memory_order_acq_rel) == units - 1) {
-            atomic_store_explicit(&cache->arrived[head_kv], 0, memory_order_relaxed);
-            join_parts(&t, s);
-        }
+        before += units;
     }
 }
 
@@ -471,7 +480,7 @@ static void query_ref(const struct task * t, const struct room * w, int32_t i, d
     }
     for (int32_t r = 0; r < na && worth && sum > 0; r++) {
         const double weight = exp(w->logit[r] - m) / sum;
-        double * to = &worth[r < n ? r : l->budget + r - n];
+        double * to = &worth[r < n ? r : lesskv_cache_width(t->cache) + r - n];
         if (l->policy->worth == LESSKV_WORTH_SUM) {
             *to += weight;
         } else {
@@ -525,12 +534,12 @@ static void query_ref(const struct task * t, const struct room * w, int32_t i, d
 enum lesskv_status lesskv_attend_ref(const struct lesskv_cache * cache, const struct lesskv_ubatch * ub, double * worth) {
     const struct lesskv_layer * l = &cache->layer;
     const size_t n_token = (size_t) ub->n_tokens;
-    const size_t width   = (size_t) l->budget + n_token;
+    const size_t width   = (size_t) lesskv_cache_width(cache) + n_token;
     const bool   asked   = worth && l->policy->worth != LESSKV_WORTH_NONE;
     const size_t rank    = (size_t) cache->rank;
     const size_t hidden  = l->kernels ? (size_t) l->kernels->hidden : 0;
     const size_t row     = (size_t) (l->dk > l->dv ? l->dk : l->dv);
-    const size_t pairs   = (size_t) cache->head[0].n + n_token;
+    const size_t pairs   = width;
 
     double * d = malloc((pairs + (size_t) l->dv) * sizeof *d);
     float *  f = malloc((row + (size_t) l->dk + hidden + 3 * rank) * sizeof *f);

@@ -21,6 +21,12 @@ static struct task task_of(struct lesskv_cache * cache, const struct lesskv_ubat
     return (struct task) { cache, ub, h, head_kv, h->n, h->n + ub->n_tokens };
 }
 
+// How many pairs go.
+static int32_t evicts(const struct task * t) {
+    const int32_t slots = t->head->budget.slots;
+    return t->n_pair > slots ? t->n_pair - slots : 0;
+}
+
 static int32_t pos_at(const struct task * t, int32_t i) {
     return i < t->n ? t->head->pos[i] : t->ub->pos + (i - t->n);
 }
@@ -48,13 +54,12 @@ static void score_few(const struct task * t, const struct scratch * s) {
     const struct lesskv_layer *  l = &t->cache->layer;
     const struct lesskv_policy * policy = l->policy;
     const int32_t n     = l->n_head / l->n_head_kv * t->ub->n_tokens;
-    const int32_t parts = lesskv_parts(s, t->n);
-    const int32_t each  = lesskv_part_slots(s, t->n);
+    const struct parts parts = lesskv_parts(t->cache, t->head_kv, t->n, t->n + t->head->folded);
     float * all = s->worth + (size_t) t->head_kv * (size_t) n * s->width; // in the first query's place
-    for (int32_t i = 0; i < parts; i++) {
-        const float * share = s->share + ((size_t) t->head_kv * (size_t) s->part_step + (size_t) i) * (size_t) n;
-        const int32_t r0 = i * each;
-        const int32_t r1 = i + 1 < parts ? r0 + each : t->n_pair;
+    for (int32_t i = 0; i < parts.n; i++) {
+        const float * share = s->share + (size_t) (parts.first + i) * (size_t) n;
+        const int32_t r0 = i * parts.slots;
+        const int32_t r1 = i + 1 < parts.n ? r0 + parts.slots : t->n_pair;
         for (int32_t r = r0; r < r1; r += VW) { // what lies behind r1 is of no part, and no one's
             vf sum = vf_number(vf_set(share[0]) * vf_load(all + r));
             for (int32_t a = 1; a < n; a++) {
@@ -118,8 +123,8 @@ static void score(const struct task * t, const struct scratch * s) {
 // The position from which on pairs are among the r newest. None of these positions is missing: nothing newer than that was
 // ever evicted, and where the sequence was cut by c tokens, nothing is evicted again before more than c have come.
 static int64_t newest(const struct task * t) {
-    const struct lesskv_layer * l = &t->cache->layer;
-    return (int64_t) t->ub->pos + t->ub->n_tokens - (l->budget - l->heavy);
+    const struct lesskv_budget b = t->head->budget;
+    return (int64_t) t->ub->pos + t->ub->n_tokens - (b.slots - b.heavy);
 }
 
 // The keys of pairs that stay in any case become the largest there is: pinned ones, and the r newest.
@@ -268,7 +273,7 @@ enum lesskv_status lesskv_commit(struct lesskv_cache * cache, const struct lessk
             continue;
         }
         atomic_store_explicit(&cache->arrived[j], 0, memory_order_relaxed);
-        const int32_t n_evict = t.n_pair > l->budget ? t.n_pair - l->budget : 0;
+        const int32_t n_evict = evicts(&t);
         int32_t n_slot = 0, highest = -1;
         score(&t, &s);
         lesskv_lap(s.profile, LESSKV_PHASE_SCORE);
@@ -309,7 +314,7 @@ static void score_ref(const struct task * t, const struct room * w, const double
         if (l->policy->worth == LESSKV_WORTH_NONE) {
             continue;
         }
-        const float all = (float) worth[i < t->n ? i : l->budget + i - t->n];
+        const float all = (float) worth[i < t->n ? i : lesskv_cache_width(t->cache) + i - t->n];
         l->policy->score(&w->score[i], &all, 1, t->ub->n_tokens);
     }
     for (int32_t i = 0; i < t->n; i++) {
@@ -327,7 +332,7 @@ static uint64_t key_ref(const struct task * t, const struct room * w, int32_t i)
     const int32_t pos = pos_at(t, i);
     uint64_t key;
     l->policy->keys(&key, &w->score[i], &pos, 1);
-    return pos < l->pinned || newer < l->budget - l->heavy ? UINT64_MAX : key;
+    return pos < l->pinned || newer < t->head->budget.slots - t->head->budget.heavy ? UINT64_MAX : key;
 }
 
 static void evict_ref(const struct task * t, const struct room * w, int32_t n_evict) {
@@ -388,7 +393,7 @@ enum lesskv_status lesskv_commit_ref(struct lesskv_cache * cache, const struct l
     const struct lesskv_layer * l = &cache->layer;
     const size_t rank   = (size_t) cache->rank;
     const size_t hidden = l->kernels ? (size_t) l->kernels->hidden : 0;
-    const size_t pairs  = (size_t) cache->head[0].n + (size_t) ub->n_tokens;
+    const size_t pairs  = (size_t) lesskv_cache_width(cache) + (size_t) ub->n_tokens;
     const size_t state  = rank * ((size_t) l->dv + 1);
     double *  d     = malloc((state + 1) * sizeof *d);
     float *   f     = malloc((pairs + (size_t) l->dk + (size_t) l->dv + hidden + 3 * rank) * sizeof *f);
@@ -401,8 +406,8 @@ enum lesskv_status lesskv_commit_ref(struct lesskv_cache * cache, const struct l
         double * sum = sums ? sums + (size_t) j * state : d;
         const struct room w = { f, gone, order, k, k + l->dk, k + l->dk + l->dv, k + l->dk + l->dv + rank, sum };
         const struct task t = task_of(cache, ub, j);
-        const int32_t n_evict = t.n_pair > l->budget ? t.n_pair - l->budget : 0;
-        score_ref(&t, &w, worth + (size_t) j * ((size_t) l->budget + (size_t) ub->n_tokens));
+        const int32_t n_evict = evicts(&t);
+        score_ref(&t, &w, worth + (size_t) j * ((size_t) lesskv_cache_width(cache) + (size_t) ub->n_tokens));
         evict_ref(&t, &w, n_evict);
         if (!sums) {
             state_ref(&t, &w, false);

@@ -171,9 +171,9 @@ func (m *contract) attend(j, head, t int, u *Ubatch, q []float64, all []pair, su
 func (m *contract) evict(j int, theirs []int32) {
 	l := &m.c.layer
 	all := m.pairs[j]
-	b, h, policy := l.Budget, l.Heavy, l.Policy
+	b, h, policy := l.BudgetOf(j).Slots, l.BudgetOf(j).Heavy, l.Policy
 	if l.Window > 0 {
-		b, h, policy = l.Window-1, 0, "lambda"
+		policy = "lambda"
 	}
 	pinned := func(x pair) bool { return x.pos < l.Pinned && l.Window == 0 }
 	slices.SortFunc(all, func(x, y pair) int { return x.pos - y.pos })

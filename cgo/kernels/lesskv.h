@@ -12,7 +12,7 @@
 //     lesskv_commit   every thread; scores, evicts, folds
 //
 // Both split their work over (ith, nth), are right for any nth >= 1, and give the same bits for every
-// nth. Nothing here allocates but lesskv_cache_new; nothing aborts, prints or keeps global state.
+// nth. Nothing here allocates but lesskv_cache_new, and lesskv_allocate while it runs; nothing aborts, prints or keeps global state.
 //
 // Symbols: T tokens of the micro-batch, D = dk and Dv = dv the head sizes, Hq = n_head, Hkv = n_head_kv,
 // g = Hq/Hkv query heads a KV head, B = budget.
@@ -76,14 +76,26 @@ const char *                 lesskv_policy_name(const struct lesskv_policy * pol
 const char *                 lesskv_policy_at  (int i); // the names, in order; NULL past the last
 int32_t lesskv_policy_heavy(const struct lesskv_policy * policy, int32_t budget); // h where none is given
 
+// What one KV head keeps: B = h + r slots.
+struct lesskv_budget {
+    int32_t slots; // B
+    int32_t heavy; // h
+};
+
+// Spreads n times budget slots over n KV heads by their weights: each has `least`, none more than `most`, and the sum is exact unless
+// every head has `most`. 1 <= least <= budget <= most, weights from 0 to LESSKV_WEIGHT_MAX, or it is LESSKV_ERR_ARG; they count in
+// steps of 2^-16. slots [n].
+#define LESSKV_WEIGHT_MAX 65536.0f
+enum lesskv_status lesskv_allocate(const float * weight, int32_t n, int32_t budget, int32_t least, int32_t most, int32_t * slots);
+
 struct lesskv_layer {
     int32_t n_head, n_head_kv; // Hq, Hkv; Hq a multiple of Hkv
     int32_t dk, dv;            // D, Dv
     enum lesskv_type type_k, type_v; // Q4_0 for keys only
     const struct lesskv_policy * policy; // ignored if n_swa > 0
-    int32_t budget;            // B = h + r slots per KV head; ignored if n_swa > 0
-    int32_t heavy;             // h
-    int32_t pinned;            // first positions of the sequence that are never evicted; <= h
+    struct lesskv_budget budget; // of every KV head; ignored if n_swa > 0 or where each has its own
+    const struct lesskv_budget * budgets; // [Hkv] of each; or NULL
+    int32_t pinned;            // first positions of the sequence that are never evicted; <= every h
     int32_t n_swa;             // > 0: a sliding window: exact, n_swa - 1 slots, no policy, no state
     const struct lesskv_kernels * kernels; // NULL: sparse only. Ignored if n_swa > 0
 };
@@ -91,9 +103,10 @@ struct lesskv_layer {
 // One layer of one sequence: slots, scores, positions, H, z.
 struct lesskv_cache;
 
-enum lesskv_status lesskv_cache_new  (struct lesskv_cache ** out, const struct lesskv_layer * layer); // copies *layer
+enum lesskv_status lesskv_cache_new  (struct lesskv_cache ** out, const struct lesskv_layer * layer); // copies *layer, and its budgets
 void               lesskv_cache_free (struct lesskv_cache * cache); // NULL is fine
 void               lesskv_cache_clear(struct lesskv_cache * cache); // as new
+// As it is kept: budget is the largest of the heads'.
 const struct lesskv_layer * lesskv_cache_layer(const struct lesskv_cache * cache);
 // dst becomes a copy of src; both of equal layers, else LESSKV_ERR_ARG.
 enum lesskv_status lesskv_cache_copy (struct lesskv_cache * dst, const struct lesskv_cache * src);
@@ -106,8 +119,8 @@ void lesskv_layer_bytes(const struct lesskv_layer * layer, size_t * slots, size_
 
 struct lesskv_stats {
     int64_t seen;   // tokens committed
-    int64_t kept;   // slots in use, per KV head
-    int64_t folded; // evicted, per KV head (dropped ones included where there are no kernels)
+    int64_t kept;   // slots in use, in the KV head that has most
+    int64_t folded; // evicted, in the KV head that has evicted most (dropped ones included where there are no kernels)
     int32_t pos_min; // 1 + the highest evicted position over the heads, or the first position held; -1 if empty
     int32_t pos_max; // the last position; -1 if empty
 };
@@ -180,7 +193,7 @@ enum lesskv_status lesskv_commit_ref(struct lesskv_cache * cache, const struct l
 // be given NULL.
 // sums: f64 [Hkv][R][Dv + 1], a row of H and its element of z, from an empty cache on, which has zeros; H and z of the cache are
 // these, rounded. NULL: each micro-batch goes on from what is in the cache.
-int32_t lesskv_cache_width(const struct lesskv_cache * cache);
+int32_t lesskv_cache_width(const struct lesskv_cache * cache); // the slots that the KV head with most can hold
 
 // phi of n query vectors of one query head, psi of n keys of one KV head, into out [n][R]; x: f32 [n][D].
 void lesskv_phi(const struct lesskv_kernels * kernels, int32_t dk, int32_t head, const float * x, int32_t n, float * out, float * tmp);

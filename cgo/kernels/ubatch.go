@@ -92,7 +92,9 @@ func (c *Cache) with(u *Ubatch, f func(*C.struct_lesskv_ubatch)) error {
 
 // ScratchSize returns the bytes that a micro-batch of up to tokens, served by up to threads, needs.
 func (l Layer) ScratchSize(tokens, threads int) (int, error) {
-	c, err := l.c()
+	var pin runtime.Pinner
+	defer pin.Unpin()
+	c, err := l.c(&pin)
 	if err != nil {
 		return 0, err
 	}

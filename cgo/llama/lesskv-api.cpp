@@ -128,6 +128,11 @@ bool lesskv_get_layer(const llama_context * ctx, int32_t seq_id, int32_t i, less
     return mem && i >= 0 && mem->layer_info(seq_id, i, *info);
 }
 
+bool lesskv_get_head(const llama_context * ctx, int32_t il, int32_t head_kv, lesskv_head_info * info) {
+    const auto * mem = memory_of(ctx);
+    return mem && mem->head_info(il, head_kv, *info);
+}
+
 int32_t lesskv_get_slots(const llama_context * ctx, int32_t seq_id, int32_t il, int32_t head_kv, int32_t max, int32_t * pos, float * score) {
     const auto * mem = memory_of(ctx);
     return mem ? mem->slots(seq_id, il, head_kv, max, pos, score) : -1;

@@ -25,6 +25,10 @@ void lesskv_memory::info(lesskv_info & out) const {
     out.heavy  = heavy;
     out.recent = budget - heavy;
     out.pinned = pinned;
+    out.spread = spread();
+    for (const auto & b : budgets) {
+        out.recent = std::min(out.recent, b.slots - b.heavy);
+    }
 
     const uint64_t n_ctx = cparams.n_ctx_seq;
     // as llama_kv_cache_iswa sizes its sliding-window half
@@ -85,6 +89,21 @@ bool lesskv_memory::layer_info(llama_seq_id seq_id, size_t i, lesskv_layer_info 
         return true;
     }
     return false;
+}
+
+bool lesskv_memory::head_info(int32_t il, int32_t head_kv, lesskv_head_info & out) const {
+    out = {};
+    if (il < 0 || il >= (int32_t) layer_of.size() || layer_of[il] < 0) {
+        return false;
+    }
+    const auto & p = layers[layer_of[il]].params;
+    if (p.n_swa > 0 || head_kv < 0 || head_kv >= p.n_head_kv) {
+        return false;
+    }
+    const auto b = p.budgets ? p.budgets[head_kv] : p.budget;
+    out.budget = b.slots;
+    out.heavy  = b.heavy;
+    return true;
 }
 
 int32_t lesskv_memory::slots(llama_seq_id seq_id, int32_t il, int32_t head_kv, int32_t max, int32_t * pos, float * score) const {

@@ -32,6 +32,8 @@ struct lesskv_config {
     int32_t budget;            // slots per KV head, B; one of the three budgets, else 5 % of the context
     double  budget_share;      // of n_ctx: B = max(64, floor(share n_ctx))
     uint64_t budget_bytes;     // one sequence: the largest B that fits after state and kernels
+    const int32_t * slots;     // B of every KV head that has a budget, layer by layer, in the place of these three; NULL: the adapter's
+    int32_t n_slots;           // allocation spreads B over them, or all have the same
     int32_t heavy;             // h <= B; -1 (default): the policy's own share
     int32_t pinned;            // first positions that are never evicted; default 1
     int32_t type_k, type_v;    // ggml_type of the slots: F16 (default), F32, Q8_0, of keys Q4_0 too
@@ -64,7 +66,9 @@ bool lesskv_not_finite(const struct llama_context * ctx);
 
 struct lesskv_info {
     char     policy[32];
-    int32_t  budget, heavy, recent, pinned; // as resolved: B <= n_ctx, B = heavy + recent
+    int32_t  budget, heavy, recent, pinned; // as resolved: B <= n_ctx, B = heavy + recent; where heads differ, on average, and recent of
+                                            // the head that has fewest
+    bool     spread;                        // whether heads differ: lesskv_get_head
     int32_t  n_layer, n_layer_swa;          // layers with a budget; sliding-window layers
     int32_t  n_layer_kernels;               // layers that have kernels
     int32_t  rank, hidden;                  // 0 without an adapter
@@ -80,10 +84,16 @@ struct lesskv_layer_info {
     int32_t il;      // layer
     bool    swa;     // sliding window
     bool    kernels;
-    int64_t seen, kept, folded; // tokens of the sequence; kept and folded per KV head
+    int64_t seen, kept, folded; // tokens of the sequence; kept and folded by the KV head that did so most
     uint64_t bytes_slots, bytes_state;
     float   scale, soft_cap;    // softmax scale s; 0: no soft cap
 };
+// What a KV head of layer il may keep; false where it has no budget.
+struct lesskv_head_info {
+    int32_t budget, heavy;
+};
+bool lesskv_get_head(const struct llama_context * ctx, int32_t il, int32_t head_kv, struct lesskv_head_info * info);
+
 // Where the time went since the last reset, in nanoseconds, over all layers. Phase i has a name and the sum over the threads;
 // attend and commit are the two nodes as a whole, of the busiest thread. False past the last phase, or without profile.
 struct lesskv_profile_info {

@@ -57,7 +57,9 @@ lesskv_memory::lesskv_memory(const llama_model & model, const llama_memory_param
     }
 
     load_adapter(cfg);
-    resolve(cfg, params);
+    resolve(cfg);
+    resolve_budget(cfg);
+    warn_adapter();
 
     if (!reserve_scratch()) {
         refuse(error);
@@ -65,8 +67,8 @@ lesskv_memory::lesskv_memory(const llama_model & model, const llama_memory_param
 
     seqs.resize(cparams.kv_unified ? LLAMA_MAX_SEQ : cparams.n_seq_max);
 
-    LLAMA_LOG_INFO("%s: LESS cache: policy %s, budget %d (heavy %d, recent %d, pinned %d), %s\n", __func__,
-            lesskv_policy_name(policy), budget, heavy, budget - heavy, pinned,
+    LLAMA_LOG_INFO("%s: LESS cache: policy %s, budget %d (heavy %d, recent %d, pinned %d)%s, %s\n", __func__,
+            lesskv_policy_name(policy), budget, heavy, budget - heavy, pinned, spread() ? ", spread by layer and head" : "",
             adapter ? ("rank " + std::to_string(adapter->rank)).c_str() : "sparse only");
 }
 
@@ -84,10 +86,8 @@ static std::vector<float> hadamard_matrix(int32_t n) {
     return m;
 }
 
-// The settings of algorithm.md ("Budgets") from what the configuration asks for, and the layers that follow from them.
-void lesskv_memory::resolve(const lesskv_config & cfg, const llama_memory_params & params) {
-    GGML_UNUSED(params);
-
+// Policy, types and layers, from what the configuration asks for and the model has.
+void lesskv_memory::resolve(const lesskv_config & cfg) {
     const char * name = cfg.policy && *cfg.policy ? cfg.policy : adapter ? adapter->policy.c_str() : "h2o";
     policy = lesskv_policy_find(name);
     if (!policy) {
@@ -151,67 +151,8 @@ void lesskv_memory::resolve(const lesskv_config & cfg, const llama_memory_params
         layers.push_back(l);
     }
 
-    // B
-    const int64_t n_ctx = cparams.n_ctx_seq;
-    if (cfg.budget < 0 || !(cfg.budget_share >= 0.0) || (cfg.budget > 0) + (cfg.budget_share > 0.0) + (cfg.budget_bytes > 0) > 1) {
-        refuse(format("budget %d tokens, %g of the context, %llu bytes: give one of the three, and none below 0",
-                    cfg.budget, cfg.budget_share, (unsigned long long) cfg.budget_bytes));
-    }
-    int64_t n = 0;
-    if (cfg.budget > 0) {
-        n = cfg.budget;
-    } else if (cfg.budget_bytes > 0) {
-        uint64_t fixed = bytes_kernels;
-        uint64_t slot  = 0;
-        for (const auto & l : layers) {
-            lesskv_layer p = l.params;
-            p.budget = 1;
-            size_t slots, state;
-            lesskv_layer_bytes(&p, &slots, &state);
-            fixed += state + (p.n_swa > 0 ? slots : 0);
-            slot  += p.n_swa > 0 ? 0 : slots;
-        }
-        if (cfg.budget_bytes < fixed + slot) {
-            refuse(format("a budget of %.3f MiB is too small: state, kernels and sliding windows take %.3f MiB, each slot %.4f MiB",
-                        cfg.budget_bytes/1048576.0, fixed/1048576.0, slot/1048576.0));
-        }
-        n = slot > 0 ? (int64_t) ((cfg.budget_bytes - fixed)/slot) : n_ctx;
-    } else {
-        const double share = cfg.budget_share > 0.0 ? cfg.budget_share : 0.05;
-        n = std::max<int64_t>(64, (int64_t) std::floor(std::min(share, 1.0)*n_ctx));
-    }
-    budget = (int32_t) std::min(n, n_ctx); // with B >= n_ctx nothing is evicted
-
-    heavy  = cfg.heavy >= 0 ? std::min<int64_t>(cfg.heavy, n < n_ctx ? cfg.heavy : budget) : lesskv_policy_heavy(policy, budget);
-    pinned = cfg.pinned;
-    if (heavy > budget) {
-        refuse(format("heavy %d is more than the budget of %d: they share it with the recent ones", heavy, budget));
-    }
-    if (pinned < 0 || pinned > heavy) {
-        refuse(format("pinned %d must be between 0 and heavy, which is %d of a budget of %d: raise the budget or heavy, or pin fewer",
-                    pinned, heavy, budget));
-    }
-
     for (auto & l : layers) {
         l.params.policy = policy;
-        l.params.budget = budget;
-        l.params.heavy  = heavy;
-        l.params.pinned = pinned;
-    }
-
-    if (adapter && budget < n_ctx) {
-        if ((int32_t) adapter->heavy != heavy || (int32_t) adapter->recent != budget - heavy) {
-            LLAMA_LOG_WARN("%s: the adapter was trained with %u heavy + %u recent, this cache keeps %d + %d\n", __func__,
-                    adapter->heavy, adapter->recent, heavy, budget - heavy);
-        }
-        if (adapter->ubatch != cparams.n_ubatch) {
-            LLAMA_LOG_WARN("%s: the adapter was trained with micro-batches of %u tokens, prompts come in %u here\n", __func__,
-                    adapter->ubatch, cparams.n_ubatch);
-        }
-        if (cparams.rope_freq_base != hparams.rope_freq_base_train || cparams.rope_freq_scale != hparams.rope_freq_scale_train) {
-            LLAMA_LOG_WARN("%s: the adapter was trained with the model's own RoPE settings (base %g, scale %g), this context changes them (%g, %g)\n",
-                    __func__, hparams.rope_freq_base_train, hparams.rope_freq_scale_train, cparams.rope_freq_base, cparams.rope_freq_scale);
-        }
     }
 }
 

@@ -94,6 +94,7 @@ public:
     lesskv_status last_status() const { return status; }
     void info(lesskv_info & out) const;
     bool layer_info(llama_seq_id seq_id, size_t i, lesskv_layer_info & out) const;
+    bool head_info(int32_t il, int32_t head_kv, lesskv_head_info & out) const;
     int32_t slots(llama_seq_id seq_id, int32_t il, int32_t head_kv, int32_t max, int32_t * pos, float * score) const;
 
     // for lesskv_memory_context
@@ -111,7 +112,13 @@ private:
         std::string poison;            // why it refuses to decode; empty: it doesn't
     };
 
-    void resolve(const lesskv_config & cfg, const llama_memory_params & params);
+    void resolve(const lesskv_config & cfg);
+    void resolve_budget(const lesskv_config & cfg); // lesskv-budget.cpp
+    void warn_adapter() const;
+    bool spread() const; // whether heads have budgets of their own
+    void set_slots(std::vector<int32_t> slots, int32_t heavy_asked); // B of every KV head that has a budget, layer by layer
+    std::vector<int32_t> allocate(int32_t budget) const;
+    uint64_t bytes_of(const std::vector<int32_t> & slots) const; // of one sequence, and the kernels
     void load_adapter(const lesskv_config & cfg);
     bool reserve_scratch();
     bool valid(llama_seq_id seq_id) const;
@@ -134,7 +141,9 @@ private:
     const llama_cparams & cparams;
 
     const lesskv_policy * policy = nullptr;
-    int32_t budget = 0, heavy = 0, pinned = 0; // B, h, p of algorithm.md
+    int32_t budget = 0, heavy = 0, pinned = 0; // B, h, p of algorithm.md; of a head on average where they differ
+    std::vector<float> weights;         // of the allocation, for every KV head that has a budget, layer by layer; empty: equal
+    std::vector<lesskv_budget> budgets; // of those heads, to which the layers point; empty: all have B and h
     lesskv_type type_k = LESSKV_TYPE_F16, type_v = LESSKV_TYPE_F16;
     bool swa_full = false; // only to say what the unmodified cache would hold
     bool use_reference = false;

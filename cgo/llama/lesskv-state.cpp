@@ -10,7 +10,7 @@
 #include <stdexcept>
 
 static const uint32_t STATE_MAGIC   = 0x764b534c; // "LSKv"
-static const uint32_t STATE_VERSION = 4;
+static const uint32_t STATE_VERSION = 5;
 
 // What a saved state must share with the context that loads it. Plain numbers and padded strings, compared one by one.
 struct lesskv_memory::state_header {
@@ -20,6 +20,7 @@ struct lesskv_memory::state_header {
     char     model[65];
     char     pad[2];
     int32_t  budget, heavy, pinned;
+    uint32_t n_spread; // heads that have budgets of their own, which follow the header
     int32_t  type_k, type_v;
     uint32_t n_ubatch, n_layer;
     float    rope_freq_base, rope_freq_scale;
@@ -41,6 +42,7 @@ lesskv_memory::state_header lesskv_memory::make_header() const {
     h.budget = budget;
     h.heavy  = heavy;
     h.pinned = pinned;
+    h.n_spread = (uint32_t) budgets.size();
     h.type_k = type_k;
     h.type_v = type_v;
     h.n_ubatch = cparams.n_ubatch;
@@ -89,6 +91,7 @@ void lesskv_memory::check_header(llama_io_read_i & io) const {
     num("the budget",             h.budget,           want.budget);
     num("heavy",                  h.heavy,            want.heavy);
     num("pinned",                 h.pinned,           want.pinned);
+    num("the number of heads with budgets of their own", h.n_spread, want.n_spread);
     num("the slots' key type",    h.type_k,           want.type_k);
     num("the slots' value type",  h.type_v,           want.type_v);
     num("n_ubatch",               h.n_ubatch,         want.n_ubatch);
@@ -102,6 +105,12 @@ void lesskv_memory::check_header(llama_io_read_i & io) const {
     num("the YaRN high dimension",h.yarn_beta_slow,   want.yarn_beta_slow);
     if (!same) {
         throw std::runtime_error("the saved state is damaged in its header, where it pads its strings");
+    }
+    for (size_t i = 0; i < budgets.size(); ++i) {
+        lesskv_budget b;
+        io.read(&b, sizeof(b));
+        num(format("the budget of KV head %zu, counted through the layers,", i).c_str(), b.slots, budgets[i].slots);
+        num(format("heavy of KV head %zu, counted through the layers,",      i).c_str(), b.heavy, budgets[i].heavy);
     }
 }
 
@@ -195,6 +204,9 @@ void lesskv_memory::state_write(llama_io_write_i & io, llama_seq_id seq_id, llam
         }
         const auto h = make_header();
         io.write(&h, sizeof(h));
+        if (spread()) {
+            io.write(budgets.data(), budgets.size()*sizeof(budgets[0]));
+        }
         const uint32_t n = ids.size();
         io.write(&n, sizeof(n));
         for (const uint32_t s : ids) {

@@ -218,6 +218,23 @@ struct memory_use {
     }
 };
 
+#ifdef LESSKV
+// The numbers of "1,2,3"; none of "".
+std::vector<int32_t> parse_numbers(const char * key, const std::string & list) {
+    std::vector<int32_t> numbers;
+    for (const char * at = list.c_str(); *at;) {
+        char * end = nullptr;
+        const long long n = strtoll(at, &end, 10);
+        if (end == at || (*end && *end != ',') || n < INT32_MIN || n > INT32_MAX) {
+            refuse("%s=%s: want numbers with commas between them", key, list.c_str());
+        }
+        numbers.push_back(int32_t(n));
+        at = *end ? end + 1 : end;
+    }
+    return numbers;
+}
+#endif
+
 ggml_type parse_type(const char * key, const std::string & name) {
     for (const ggml_type t : { GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_Q8_0, GGML_TYPE_Q4_0 }) {
         if (name == ggml_type_name(t)) {
@@ -263,6 +280,7 @@ public:
             { "less",        &worker::less,        true  },
             { "layers",      &worker::layers,      true  },
             { "slots",       &worker::slots,       true  },
+            { "heads",       &worker::heads,       true  },
             { "profile",     &worker::profile,     true  },
             { "supported",   &worker::supported,   false },
             { "fingerprint", &worker::fingerprint, true  },
@@ -413,6 +431,7 @@ private:
 #ifdef LESSKV
         const std::string policy  = req.text("policy");
         const std::string adapter = req.text("adapter");
+        const std::vector<int32_t> slots = parse_numbers("slots", req.text("slots"));
         config_error.assign(1024, '\0');
         lesskv_config config = lesskv_config_default();
         if (!policy.empty()) {
@@ -421,6 +440,8 @@ private:
         config.budget        = int32_t (req.integer("budget", INT32_MIN, max_i32, config.budget));
         config.budget_share  = req.real("budget_share", config.budget_share);
         config.budget_bytes  = uint64_t(req.integer("budget_bytes", 0, INT64_MAX, int64_t(config.budget_bytes)));
+        config.slots         = slots.empty() ? nullptr : slots.data();
+        config.n_slots       = int32_t (slots.size());
         config.heavy         = int32_t (req.integer("heavy",  INT32_MIN, max_i32, config.heavy));
         config.pinned        = int32_t (req.integer("pinned", INT32_MIN, max_i32, config.pinned));
         config.type_k        = parse_type("less_type_k", req.text("less_type_k", "f16"));
@@ -1039,6 +1060,22 @@ private:
         out.give(std::move(scales));
     }
 
+    // layer, KV head, budget and heavy of every head that has a budget
+    void heads(request & req, reply & out) {
+        req.done();
+        std::vector<int64_t> v;
+        lesskv_head_info i;
+        for (int32_t il = 0; il < llama_model_n_layer(model.get()); il++) {
+            for (int32_t j = 0; lesskv_get_head(ctx.get(), il, j, &i); j++) {
+                for (const int64_t x : { int64_t(il), int64_t(j), int64_t(i.budget), int64_t(i.heavy) }) {
+                    v.push_back(x);
+                }
+            }
+        }
+        out.set("n", int64_t(v.size()/4));
+        out.give(std::move(v));
+    }
+
     void slots(request & req, reply & out) {
         const int32_t seq   = seq_of(req);
         const int32_t layer = int32_t(req.integer("layer", 0, llama_model_n_layer(model.get()) - 1));
@@ -1048,7 +1085,9 @@ private:
         if (!lesskv_get_info(ctx.get(), &i)) {
             refuse("the context has no LESS cache");
         }
-        const size_t max = size_t(std::max(i.budget, llama_model_n_swa(model.get())));
+        lesskv_head_info own = {};
+        lesskv_get_head(ctx.get(), layer, head, &own);
+        const size_t max = size_t(std::max(own.budget, llama_model_n_swa(model.get())));
         std::vector<int32_t> pos(max);
         std::vector<float>   score(max);
         const int32_t n = lesskv_get_slots(ctx.get(), seq, layer, head, int32_t(max), pos.data(), score.data());
@@ -1107,6 +1146,7 @@ private:
     void less       (request & req, reply &) { no_less(req); }
     void layers     (request & req, reply &) { no_less(req); }
     void slots      (request & req, reply &) { no_less(req); }
+    void heads      (request & req, reply &) { no_less(req); }
     void profile    (request & req, reply &) { no_less(req); }
     void supported  (request & req, reply &) { no_less(req); }
     void fingerprint(request & req, reply &) { no_less(req); }

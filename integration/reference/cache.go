@@ -7,6 +7,12 @@ import (
 	"github.com/x448/float16"
 )
 
+// Budget is what one KV head keeps.
+type Budget struct {
+	Slots int // B
+	Heavy int // h
+}
+
 // Layer describes the attention of one layer and how its cache is bounded.
 type Layer struct {
 	Heads, HeadsKV         int // Hq, Hkv; Hq a multiple of Hkv
@@ -20,7 +26,8 @@ type Layer struct {
 	Policy  Policy
 	Budget  int      // B, slots per KV head
 	Heavy   int      // h; r = B - h
-	Pinned  int      // first positions that are never evicted, at most h
+	Budgets []Budget // [Hkv] B and h of each KV head, in the place of these two; nil: all have the same
+	Pinned  int      // first positions that are never evicted, at most any h
 	Kernels *Kernels // nil: what is evicted is dropped
 	F32     bool     // slots in f32, not f16
 }
@@ -39,12 +46,29 @@ func (l *Layer) check() error {
 		return nil
 	case l.Policy > Peak:
 		return fmt.Errorf("reference: %v: want h2o, lambda or peak", l.Policy)
-	case l.Budget < 1 || l.Heavy < 0 || l.Heavy > l.Budget || l.Pinned < 0 || l.Pinned > l.Heavy:
-		return fmt.Errorf("reference: budget %d, heavy %d, pinned %d: want pinned <= heavy <= budget, and a budget", l.Budget, l.Heavy, l.Pinned)
-	case l.Kernels != nil:
+	case l.Budgets != nil && len(l.Budgets) != l.HeadsKV:
+		return fmt.Errorf("reference: budgets of %d key/value heads: want %d", len(l.Budgets), l.HeadsKV)
+	}
+	for j := range l.HeadsKV {
+		if b := l.budgetOf(j); b.Slots < 1 || b.Heavy > b.Slots || l.Pinned < 0 || l.Pinned > b.Heavy {
+			return fmt.Errorf("reference: budget %d, heavy %d, pinned %d: want pinned <= heavy <= budget, and a budget", b.Slots, b.Heavy, l.Pinned)
+		}
+	}
+	if l.Kernels != nil {
 		return l.Kernels.check(l)
 	}
 	return nil
+}
+
+// budgetOf returns what KV head j keeps.
+func (l *Layer) budgetOf(j int) Budget {
+	switch {
+	case l.Window > 0:
+		return Budget{Slots: l.Window - 1}
+	case l.Budgets != nil:
+		return l.Budgets[j]
+	}
+	return Budget{l.Budget, l.Heavy}
 }
 
 // pair is a key, its value, and what they have been worth so far.

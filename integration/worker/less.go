@@ -68,6 +68,29 @@ func (w *Worker) Layers(seq int) ([]LayerInfo, error) {
 	return layers, nil
 }
 
+// HeadInfo is what one KV head may keep.
+type HeadInfo struct {
+	Layer, Head   int
+	Budget, Heavy int // slots, and those of them that are chosen by score
+}
+
+// Heads describes every KV head that has a budget, layer by layer.
+func (w *Worker) Heads() ([]HeadInfo, error) {
+	r, err := w.call("heads", nil)
+	if err != nil {
+		return nil, err
+	}
+	n := r.int("n")
+	if r.err != nil || n < 0 || len(r.payload) != 8*4*n {
+		return nil, fmt.Errorf("worker: %d bytes in a reply about %d heads", len(r.payload), n)
+	}
+	heads := make([]HeadInfo, 0, n)
+	for v := view[int64](r.payload); len(v) > 0; v = v[4:] {
+		heads = append(heads, HeadInfo{int(v[0]), int(v[1]), int(v[2]), int(v[3])})
+	}
+	return heads, nil
+}
+
 // Slots returns the positions that one KV head holds and their scores, in storage order.
 func (w *Worker) Slots(seq, layer, head int) (pos []int32, score []float32, err error) {
 	r, err := w.call("slots", nil, "seq", seq, "layer", layer, "head", head)

@@ -34,6 +34,7 @@ type LESS struct {
 	Budget       int     // slots per KV head
 	BudgetShare  float32 // of the context
 	BudgetBytes  int64   // for one sequence
+	Slots        []int   // of every KV head that has a budget, layer by layer, in the place of a budget
 	Heavy        *int    // the policy's own share
 	Pinned       *int    // 1
 	TypeK, TypeV string  // of the slots: f16, f32, q8_0, of keys q4_0 too; f16
@@ -90,6 +91,7 @@ func (c *Config) args() []any {
 		args = append(args, "less", true, "budget", l.Budget, "budget_bytes", l.BudgetBytes, "force_adapter", l.ForceAdapter,
 			"reference", l.Reference, "profile", l.Profile)
 		text("policy", l.Policy)
+		text("slots", strings.Trim(strings.ReplaceAll(fmt.Sprint(l.Slots), " ", ","), "[]"))
 		real("budget_share", l.BudgetShare)
 		if l.Heavy != nil {
 			args = append(args, "heavy", *l.Heavy)
