@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/lesskv/lesskv/integration/pieces"
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/weights"
 )
@@ -30,7 +31,7 @@ type verifier struct {
 	start        []int32 // the token that the model wants first
 	prompts      []prompt
 	tasks        map[int][]task // recall, by context
-	store        *store
+	store        *pieces.Store
 	draw         sampler
 
 	mu          sync.Mutex
@@ -46,7 +47,7 @@ func Run(ctx context.Context, p Plan) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer v.store.close()
+	defer v.store.Close()
 	groups, err := v.groups()
 	if err != nil {
 		return nil, err
@@ -129,11 +130,11 @@ func begin(ctx context.Context, p Plan) (_ *verifier, err error) {
 	if v.repacked, err = quantised(p.Model); err != nil {
 		return nil, fmt.Errorf("verify: %w", err)
 	}
-	if v.store, err = openStore(p.Work); err != nil {
-		return nil, err
+	if v.store, err = pieces.Open(p.Work); err != nil {
+		return nil, fmt.Errorf("verify: %w", err)
 	}
 	if err := v.probe(ctx); err != nil {
-		v.store.close()
+		v.store.Close()
 		return nil, err
 	}
 	return v, nil
