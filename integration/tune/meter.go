@@ -105,26 +105,23 @@ func (m *meter) config(slots []int) worker.Config {
 	return worker.Config{Model: o.Model, Context: m.context, Batch: m.chunk, Ubatch: o.Ubatch, Threads: threads, LESS: l}
 }
 
-// distances returns the mean KL divergence, over all positions of all windows, of caches whose heads have so many slots.
-func (m *meter) distances(ctx context.Context, what string, all [][]int) ([]float64, error) {
+// distances returns the mean KL divergence, over all positions of the windows, of caches whose heads have so many slots.
+func (m *meter) distances(ctx context.Context, stage Stage, windows [][]int32, all [][]int) ([]float64, error) {
 	d := make([]float64, len(all))
 	var todo []int
 	for i, slots := range all {
-		if !m.store.Load(m.key(slots), &d[i]) {
+		if !m.store.Load(m.key(windows, slots), &d[i]) {
 			todo = append(todo, i)
 		}
 	}
 	say := func() {
 		if m.o.Progress != nil {
-			total := len(all)
-			if what == "allocations" {
-				total = m.total
+			e := Event{stage, len(all) - len(todo), len(all)}
+			if stage == Allocations {
+				e.Done, e.Total = m.offset+e.Done, m.total
 			}
-			m.o.Progress(Event{what, m.offset + len(all) - len(todo), total})
+			m.o.Progress(e)
 		}
-	}
-	if what != "allocations" {
-		m.offset = 0
 	}
 	for say(); len(todo) > 0; say() {
 		n := min(beside, len(todo))
@@ -132,13 +129,13 @@ func (m *meter) distances(ctx context.Context, what string, all [][]int) ([]floa
 		for _, i := range todo[:n] {
 			some = append(some, all[i])
 		}
-		means, err := m.together(ctx, some)
+		means, err := m.together(ctx, windows, some)
 		if err != nil {
 			return nil, err
 		}
 		for k, i := range todo[:n] {
 			d[i] = means[k]
-			if err := m.store.Save(m.key(all[i]), d[i]); err != nil {
+			if err := m.store.Save(m.key(windows, all[i]), d[i]); err != nil {
 				return nil, err
 			}
 		}
@@ -148,14 +145,14 @@ func (m *meter) distances(ctx context.Context, what string, all [][]int) ([]floa
 }
 
 // together measures a few caches beside the full one.
-func (m *meter) together(ctx context.Context, all [][]int) ([]float64, error) {
+func (m *meter) together(ctx context.Context, windows [][]int32, all [][]int) ([]float64, error) {
 	for i, slots := range all {
 		if _, err := m.others[i].Open(m.config(slots)); err != nil {
 			return nil, err
 		}
 	}
 	total := make([]distance.Points, len(all))
-	for _, tokens := range m.o.Windows {
+	for _, tokens := range windows {
 		for _, w := range append([]*worker.Worker{m.full}, m.others[:len(all)]...) {
 			if err := w.Clear(); err != nil {
 				return nil, err
@@ -203,10 +200,10 @@ func (m *meter) together(ctx context.Context, all [][]int) ([]float64, error) {
 }
 
 // key names a piece by all that it depends on.
-func (m *meter) key(slots []int) string {
+func (m *meter) key(windows [][]int32, slots []int) string {
 	h := sha256.New()
 	o := m.o
-	if err := json.NewEncoder(h).Encode([]any{workFormat, m.sums, o.Windows, o.Policy, o.Ubatch, o.TypeK, o.TypeV, slots}); err != nil {
+	if err := json.NewEncoder(h).Encode([]any{workFormat, m.sums, windows, o.Policy, o.Ubatch, o.TypeK, o.TypeV, slots}); err != nil {
 		panic(err) // numbers and strings
 	}
 	return "distance-" + hex.EncodeToString(h.Sum(nil)[:16])

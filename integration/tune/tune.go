@@ -25,6 +25,7 @@ type Options struct {
 	Model   string
 	Worker  string    // path of the worker
 	Windows [][]int32 // tokens, each a sequence of its own, all of one length
+	Valid   [][]int32 // of the same length, in none of the others: what is found must be better on these too
 
 	Budget       int    // slots of a KV head on average
 	Policy       string // "peak"
@@ -39,10 +40,20 @@ type Options struct {
 	Progress func(Event)
 }
 
+// Stage is what a run is busy with.
+type Stage string
+
+// The stages, in order.
+const (
+	Layers      Stage = "layers"
+	Heads       Stage = "heads"
+	Allocations Stage = "allocations"
+)
+
 // Event tells how far a run has come.
 type Event struct {
-	What        string // "layers", "heads" or "allocations"
-	Done, Total int    // measurements of that kind
+	Stage       Stage
+	Done, Total int // measurements of the stage
 }
 
 // A Head is what was found about one KV head.
@@ -64,6 +75,8 @@ type Result struct {
 	Equal  float64     // with equal budgets
 	Tuned  float64     // with this allocation
 	Guess  float64     // what the parts predicted for it
+
+	EqualValid, TunedValid float64 // the two on the windows that were not tuned on; where equal budgets are better there, they stay
 }
 
 func (o *Options) fill() error {
@@ -85,10 +98,10 @@ func (o *Options) fill() error {
 	case o.Refine < 0:
 		o.Refine = 0
 	}
-	if len(o.Windows) == 0 || len(o.Windows[0]) < 2 {
-		return fmt.Errorf("tune: no text: %w", ErrOption)
+	if len(o.Windows) == 0 || len(o.Valid) == 0 || len(o.Windows[0]) < 2 {
+		return fmt.Errorf("tune: no text, or none to validate on: %w", ErrOption)
 	}
-	for _, w := range o.Windows {
+	for _, w := range slices.Concat(o.Windows, o.Valid) {
 		if len(w) != len(o.Windows[0]) {
 			return fmt.Errorf("tune: windows of %d and %d tokens: want equal lengths: %w", len(w), len(o.Windows[0]), ErrOption)
 		}
@@ -146,7 +159,7 @@ func (m *meter) run(ctx context.Context) (*Result, error) {
 			all = append(all, limited(which, n))
 		}
 	}
-	d, err := m.distances(ctx, "layers", all)
+	d, err := m.distances(ctx, Layers, o.Windows, all)
 	if err != nil {
 		return nil, err
 	}
@@ -173,7 +186,7 @@ func (m *meter) run(ctx context.Context) (*Result, error) {
 			}
 		}
 	}
-	if d, err = m.distances(ctx, "heads", all); err != nil {
+	if d, err = m.distances(ctx, Heads, o.Windows, all); err != nil {
 		return nil, err
 	}
 	for k, j := range which {
@@ -343,8 +356,8 @@ func (m *meter) solve(ctx context.Context, r *Result) error {
 			}
 			all, exact = append(all, c), append(exact, c.slots)
 		}
-		m.offset, m.total = done, m.o.Refine+2
-		d, err := m.distances(ctx, "allocations", exact)
+		m.offset, m.total = done, m.o.Refine+4
+		d, err := m.distances(ctx, Allocations, m.o.Windows, exact)
 		done += len(many)
 		for i := range d {
 			all[i].distance = d[i]
@@ -388,6 +401,14 @@ func (m *meter) solve(ctx context.Context, r *Result) error {
 				best = c
 			}
 		}
+	}
+	m.offset = m.o.Refine + 2
+	d, err := m.distances(ctx, Allocations, m.o.Valid, [][]int{first[0].slots, best.slots})
+	if err != nil {
+		return err
+	}
+	if r.EqualValid, r.TunedValid = d[0], d[1]; r.EqualValid <= r.TunedValid {
+		best, r.TunedValid = first[0], r.EqualValid
 	}
 	r.Tuned = best.distance
 	for j := range r.Heads {
