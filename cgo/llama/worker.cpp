@@ -1016,6 +1016,7 @@ private:
         out.set("bytes_kernels",   int64_t(i.bytes_kernels));
         out.set("bytes_scratch",   int64_t(i.bytes_scratch));
         out.set("bytes_full",      int64_t(i.bytes_full));
+        out.set("bytes_recurrent", int64_t(i.bytes_recurrent));
         out.set("adapter_sha256",  i.adapter_sha256);
         out.set("error",           lesskv_error(ctx.get()));
     }
