@@ -318,7 +318,9 @@ func TestHybridRollback(t *testing.T) {
 func TestHybridPoison(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"qwen35", "lfm2", "falcon-h1"} {
-		w := open(t, worker.Patched, hybrid(t, name))
+		c := hybrid(t, name)
+		c.Rollback = 4 // the states to go back to are not those of a decode that failed
+		w := open(t, worker.Patched, c)
 		tokens := randomTokens(240, 384)
 		fresh := atOnce.decode(t, w, tokens[:100])
 		_, err := w.Feed(1, 0, tokens[:200], worker.None)
@@ -391,6 +393,8 @@ func TestHybridCopy(t *testing.T) {
 		w := open(t, worker.Patched, hybrid(t, name))
 		tokens := randomTokens(300, 384)
 		s := story{prompt: tokens[:200], reply: 7, second: tokens[200:]}
+		fresh := atOnce.decode(t, w, tokens[:50])
+		require.NoError(t, w.Clear())
 		next, pos := s.begin(t, w, 0)
 		require.NoError(t, w.SeqCopy(0, 2, worker.End, worker.End))
 		require.NoError(t, w.SeqCopy(2, 1, worker.End, worker.End))
@@ -402,8 +406,9 @@ func TestHybridCopy(t *testing.T) {
 			require.NoError(t, err)
 			assert.Equal(t, last, hi, "%s: sequence %d", name, seq)
 		}
-		_, err := w.Decode(2, 0, tokens[:50], worker.None) // what a state held is not there for the next
+		got, err := w.Feed(2, 0, tokens[:50], worker.All)
 		require.NoError(t, err)
+		sameBits(t, fresh, got) // of what was there before nothing is left
 		sameBits(t, want, s.end(t, w, 1, next, pos))
 		require.NoError(t, w.SeqCopy(0, 1, worker.End, worker.End), "of an empty one")
 		_, hi, err := w.SeqPos(1)
