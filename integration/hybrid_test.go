@@ -3,6 +3,7 @@ package integration
 import (
 	"bytes"
 	"fmt"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"testing"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/lesskv/lesskv/integration/tinymodels"
 	"github.com/lesskv/lesskv/integration/worker"
+	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/gguf"
 )
 
@@ -111,6 +113,36 @@ func TestHybridEvicts(t *testing.T) {
 			}
 			assert.Greater(t, compare(t, all, fast).max, .05)
 		})
+	}
+}
+
+// Kernels serve the layers of a hybrid that attend, where those have all the same heads.
+func TestHybridKernels(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"qwen35", "falcon-h1", "qwen3vl"} {
+		m, err := tinymodels.Find(name)
+		require.NoError(t, err)
+		c := hybrid(t, name)
+		c.LESS.TypeK, c.LESS.TypeV = "f32", "f32"
+		model, err := weights.ReadModel(c.Model)
+		require.NoError(t, err)
+		a := weights.Random(model, 4, 8, weights.Trained{Policy: "h2o", Heavy: 20, Recent: 20, Ubatch: 32, Context: 1024}, 1)
+		c.LESS.Adapter = filepath.Join(t.TempDir(), "adapter.gguf")
+		require.NoError(t, a.Write(c.LESS.Adapter))
+		tokens := randomTokens(300, 384)
+		w := open(t, worker.Patched, c)
+		fast := chatter.decode(t, w, tokens)
+		info, err := w.LESS()
+		require.NoError(t, err)
+		attend := len(m.Attends)
+		if m.Attends == nil {
+			attend = model.Layers
+		}
+		assert.Equal(t, attend, info.KernelLayers, name)
+		c.LESS.Reference = true
+		assert.Less(t, compare(t, chatter.decode(t, open(t, worker.Patched, c), tokens), fast).max, 1e-2, name)
+		c.LESS.Reference, c.LESS.Adapter = false, ""
+		assert.Greater(t, compare(t, chatter.decode(t, open(t, worker.Patched, c), tokens), fast).max, .05, "%s: what is folded counts", name)
 	}
 }
 

@@ -77,7 +77,9 @@ struct hybrid_input : public base {
 
     void set_input(const llama_ubatch * ub) override {
         this->inp_attn->set_input(ub);
-        this->inp_rs->set_input(ub);
+        if (this->inp_rs->s_copy->buffer) { // or no layer is recurrent
+            this->inp_rs->set_input(ub);
+        }
     }
 
     // as llm_graph_input_rs says of itself, of the right memory

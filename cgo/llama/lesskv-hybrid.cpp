@@ -14,10 +14,14 @@ lesskv_hybrid::lesskv_hybrid(
         const llama_model & model, const llama_memory_params & params, const llama_cparams & cparams,
         const layer_filter_cb & attends, const layer_filter_cb & recurs)
     : lesskv_memory(model, params, cparams, attends ? attends : [&](int32_t il) { return !model.hparams.is_recr(il); }) {
-    // f32, and one state for each sequence, as llama.cpp makes it
-    recr = std::make_unique<llama_memory_recurrent>(model, GGML_TYPE_F32, GGML_TYPE_F32, cparams.offload_kqv,
-            std::max<uint32_t>(1, cparams.n_seq_max), cparams.n_seq_max, cparams.n_rs_seq,
-            recurs ? recurs : [&](int32_t il) { return model.hparams.is_recr(il); });
+    try { // f32, and one state for each sequence, as llama.cpp makes it
+        recr = std::make_unique<llama_memory_recurrent>(model, GGML_TYPE_F32, GGML_TYPE_F32, cparams.offload_kqv,
+                std::max<uint32_t>(1, cparams.n_seq_max), cparams.n_seq_max, cparams.n_rs_seq,
+                recurs ? recurs : [&](int32_t il) { return model.hparams.is_recr(il); });
+    } catch (const std::exception & e) {
+        refuse(format("no memory for the states of the recurrent layers, of %u sequences and %u tokens to go back to each: %s",
+                    cparams.n_seq_max, cparams.n_rs_seq, e.what()));
+    }
     seqs.resize(cparams.n_seq_max); // a unified cache has no more recurrent states than that either
     newest.resize(seqs.size());
 }
