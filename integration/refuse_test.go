@@ -22,10 +22,8 @@ func TestModelsRefused(t *testing.T) {
 		"encoder":                              "causal",
 		"encoder-decoder":                      "encoder",
 		"recurrent":                            "recurrent",
-		"hybrid":                               "recurrent",
 		"MLA":                                  "MLA",
 		"chunked attention":                    "chunked",
-		"M-RoPE":                               "M-RoPE",
 		"layers that share another layer's KV": "share",
 		"grok's attention scaling":             "scales",
 	}

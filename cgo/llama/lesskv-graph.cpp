@@ -2,8 +2,10 @@
 // ggml puts between any two nodes.
 
 #include "lesskv-hooks.h"
+#include "lesskv-hybrid.h"
 #include "lesskv-memory.h"
 
+#include "llama-arch.h"
 #include "llama-graph.h"
 #include "llama-hparams.h"
 #include "llama-impl.h"
@@ -65,6 +67,29 @@ struct input : public base, public inputs {
 
     // llm_graph_params has compared the number of tokens already, and nothing else shapes the nodes
     bool can_reuse(const llm_graph_params &) override { return true; }
+};
+
+// Stands where llama.cpp's input of a hybrid stands, with the input above in it.
+template <class base, class attn>
+struct hybrid_input : public base {
+    hybrid_input(const llm_graph_context & g, std::unique_ptr<llm_graph_input_rs> rs)
+        : base(g.cparams, std::make_unique<input<attn>>(g), std::move(rs), nullptr) {}
+
+    void set_input(const llama_ubatch * ub) override {
+        this->inp_attn->set_input(ub);
+        if (this->inp_rs->s_copy->buffer) { // or no layer is recurrent
+            this->inp_rs->set_input(ub);
+        }
+    }
+
+    // as llm_graph_input_rs says of itself, of the right memory
+    bool can_reuse(const llm_graph_params & params) override {
+        auto &       rs   = *this->inp_rs;
+        const auto * mctx = static_cast<const lesskv_hybrid_context *>(params.mctx)->recurrent();
+        rs.mctx = mctx;
+        return this->inp_attn->can_reuse(params) && rs.s_copy->ne[0] == mctx->get_n_rs() && rs.s_copy_main->ne[0] == params.ubatch.n_seqs &&
+            rs.head == mctx->get_head() && rs.rs_z == mctx->get_rs_z();
+    }
 };
 
 enum { SRC_Q, SRC_K, SRC_V, SRC_CONTROL, SRC_SINKS };
@@ -226,6 +251,23 @@ llm_graph_input_attn_kv_iswa * lesskv_build_inp_kv_iswa(const llm_graph_context 
     return static_cast<llm_graph_input_attn_kv_iswa *>(g.res->add_input(std::make_unique<input<llm_graph_input_attn_kv_iswa>>(g)));
 }
 
+template <class base, class attn>
+static base * build_hybrid(const llm_graph_context & g, std::unique_ptr<llm_graph_input_rs> rs) {
+    return static_cast<base *>(g.res->add_input(std::make_unique<hybrid_input<base, attn>>(g, std::move(rs))));
+}
+
+llm_graph_input_mem_hybrid * lesskv_build_inp_mem_hybrid(const llm_graph_context & g, std::unique_ptr<llm_graph_input_rs> rs) {
+    return build_hybrid<llm_graph_input_mem_hybrid, llm_graph_input_attn_kv>(g, std::move(rs));
+}
+
+llm_graph_input_mem_hybrid_iswa * lesskv_build_inp_mem_hybrid_iswa(const llm_graph_context & g, std::unique_ptr<llm_graph_input_rs> rs) {
+    return build_hybrid<llm_graph_input_mem_hybrid_iswa, llm_graph_input_attn_kv_iswa>(g, std::move(rs));
+}
+
+const llama_memory_recurrent_context * lesskv_recurrent(const llm_graph_context & g) {
+    return static_cast<const lesskv_hybrid_context *>(g.mctx)->recurrent();
+}
+
 ggml_tensor * lesskv_build_attn(
         const llm_graph_context & g, const llm_graph_input_attn_kv * inp,
         ggml_tensor * wo, ggml_tensor * wo_b, ggml_tensor * wo_s,
@@ -255,5 +297,14 @@ bool lesskv_computed(llama_memory_context_i * mctx) {
 }
 
 llama_memory_i * lesskv_create_memory(const llama_model & model, const llama_memory_params & params, const llama_cparams & cparams) {
+    // of other contexts a hybrid has no such memory, and no other kind must get a second one of llama.cpp's
+    if (llm_arch_is_hybrid(model.arch) && lesskv_supported(&model, nullptr, 0) && params.ctx_type == LLAMA_CONTEXT_TYPE_DEFAULT) {
+        return nullptr;
+    }
     return new lesskv_memory(model, params, cparams);
+}
+
+llama_memory_i * lesskv_create_hybrid(const llama_model & model, const llama_memory_params & params, const llama_cparams & cparams,
+        const llama_memory_i::layer_filter_cb & attends, const llama_memory_i::layer_filter_cb & recurs) {
+    return new lesskv_hybrid(model, params, cparams, attends, recurs);
 }

@@ -75,7 +75,8 @@ struct lesskv_info {
     int32_t  n_seq;                         // sequences that hold memory now
     uint64_t bytes_slots, bytes_state;      // of those sequences
     uint64_t bytes_kernels, bytes_scratch;
-    uint64_t bytes_full;                    // what the unmodified f16 cache of n_ctx tokens holds
+    uint64_t bytes_full;                    // what the unmodified f16 cache of n_ctx tokens holds, recurrent layers not counted
+    uint64_t bytes_recurrent;               // of recurrent layers, for all sequences, whatever they hold; no budget counts them
     char     adapter_sha256[65];            // "" without an adapter
 };
 bool lesskv_get_info(const struct llama_context * ctx, struct lesskv_info * info);

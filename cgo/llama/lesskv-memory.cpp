@@ -33,7 +33,8 @@ static bool forced_reference() {
     return true;
 }
 
-lesskv_memory::lesskv_memory(const llama_model & model, const llama_memory_params & params, const llama_cparams & cparams)
+lesskv_memory::lesskv_memory(
+        const llama_model & model, const llama_memory_params & params, const llama_cparams & cparams, const layer_filter_cb & attends)
     : model(model), hparams(model.hparams), cparams(cparams), swa_full(params.swa_full) {
     const lesskv_config & cfg = *params.lesskv;
 
@@ -57,7 +58,7 @@ lesskv_memory::lesskv_memory(const llama_model & model, const llama_memory_param
     }
 
     load_adapter(cfg);
-    resolve(cfg);
+    resolve(cfg, attends);
     resolve_budget(cfg);
     warn_adapter();
 
@@ -87,7 +88,7 @@ static std::vector<float> hadamard_matrix(int32_t n) {
 }
 
 // Policy, types and layers, from what the configuration asks for and the model has.
-void lesskv_memory::resolve(const lesskv_config & cfg) {
+void lesskv_memory::resolve(const lesskv_config & cfg, const layer_filter_cb & attends) {
     const char * name = cfg.policy && *cfg.policy ? cfg.policy : adapter ? adapter->policy.c_str() : "h2o";
     policy = lesskv_policy_find(name);
     if (!policy) {
@@ -116,7 +117,7 @@ void lesskv_memory::resolve(const lesskv_config & cfg) {
     bytes_kernels = adapter ? adapter->bytes : 0;
     layer_of.assign(hparams.n_layer(), -1); // without those that predict further tokens
     for (uint32_t il = 0; il < hparams.n_layer(); ++il) {
-        if (hparams.n_head_kv(il) == 0) {
+        if (hparams.n_head_kv(il) == 0 || (attends && !attends(il))) {
             continue;
         }
         lesskv_memory_layer l;
@@ -149,6 +150,9 @@ void lesskv_memory::resolve(const lesskv_config & cfg) {
         }
         layer_of[il] = (int32_t) l.i;
         layers.push_back(l);
+    }
+    if (layers.empty()) {
+        refuse("LESS does not cover this model: no layer of it attends; turn LESS off for it");
     }
 
     for (auto & l : layers) {

@@ -44,8 +44,10 @@ struct lesskv_memory_layer {
 
 class lesskv_memory : public llama_memory_i {
 public:
-    // Throws std::runtime_error; the reason goes to params.lesskv->error too. cparams must outlive the memory.
-    lesskv_memory(const llama_model & model, const llama_memory_params & params, const llama_cparams & cparams);
+    // Throws std::runtime_error; the reason goes to params.lesskv->error too. cparams must outlive the memory. attends: which
+    // layers attend; empty: all that have KV heads.
+    lesskv_memory(const llama_model & model, const llama_memory_params & params, const llama_cparams & cparams,
+            const layer_filter_cb & attends = nullptr);
     ~lesskv_memory() override = default;
 
     // llama_memory_i
@@ -92,7 +94,7 @@ public:
 
     const std::string & last_error() const { return error; }
     lesskv_status last_status() const { return status; }
-    void info(lesskv_info & out) const;
+    virtual void info(lesskv_info & out) const;
     bool layer_info(llama_seq_id seq_id, size_t i, lesskv_layer_info & out) const;
     bool head_info(int32_t il, int32_t head_kv, lesskv_head_info & out) const;
     int32_t slots(llama_seq_id seq_id, int32_t il, int32_t head_kv, int32_t max, int32_t * pos, float * score) const;
@@ -102,9 +104,8 @@ public:
     bool apply(const llama_ubatch & ubatch);
     void done();
 
-private:
+protected:
     struct free_cache   { void operator()(lesskv_cache * c) const { lesskv_cache_free(c); } };
-    struct free_scratch { void operator()(void * p) const; };
     using cache_ptr = std::unique_ptr<lesskv_cache, free_cache>;
 
     struct sequence {
@@ -112,7 +113,31 @@ private:
         std::string poison;            // why it refuses to decode; empty: it doesn't
     };
 
-    void resolve(const lesskv_config & cfg);
+    bool valid(llama_seq_id seq_id) const;
+    bool fail(const std::string & why) const; // remembers and logs a refusal; returns false
+    void poison(llama_seq_id seq_id, const std::string & why);
+    llama_pos pos_max(const sequence & seq) const;
+
+    // Whether what a subclass keeps beside the caches can be cut back to p0, which is not after the sequence's end.
+    virtual bool can_cut_beside(llama_seq_id seq_id, llama_pos p0) const;
+
+    // Of a saved state, one sequence or (-1) all of them: which are in it; what is read of it, before anything here changes;
+    // and what was read, in the place of what was here.
+    std::vector<uint32_t> saved(llama_seq_id seq_id) const;
+    std::vector<std::pair<uint32_t, sequence>> read_sequences(llama_io_read_i & io, llama_seq_id seq_id) const;
+    void replace(std::vector<std::pair<uint32_t, sequence>> loaded, llama_seq_id seq_id);
+
+    std::vector<sequence> seqs;
+
+    llama_seq_id in_flight = -1; // the sequence whose micro-batch was applied and is not known to be done
+    int64_t      in_flight_seen = 0; // what its layers had seen before; -1: it cannot be taken back whatever they have
+
+    mutable std::string error;
+
+private:
+    struct free_scratch { void operator()(void * p) const; };
+
+    void resolve(const lesskv_config & cfg, const layer_filter_cb & attends);
     void resolve_budget(const lesskv_config & cfg); // lesskv-budget.cpp
     void warn_adapter() const;
     bool spread() const; // whether heads have budgets of their own
@@ -121,14 +146,10 @@ private:
     uint64_t bytes_of(const std::vector<int32_t> & slots) const; // of one sequence, and the kernels
     void load_adapter(const lesskv_config & cfg);
     bool reserve_scratch();
-    bool valid(llama_seq_id seq_id) const;
     bool make(sequence & seq);         // its caches; false: no memory
-    bool fail(const std::string & why) const; // remembers and logs a refusal; returns false
-    void poison(llama_seq_id seq_id, const std::string & why);
     bool consistent(const sequence & seq, int64_t seen) const; // every layer has seen that many tokens
     bool can_cut(const sequence & seq, llama_pos p0) const;
     llama_pos pos_min(const sequence & seq) const;
-    llama_pos pos_max(const sequence & seq) const;
 
     struct state_header; // of a saved state
     state_header make_header() const;
@@ -159,14 +180,11 @@ private:
     std::map<int32_t, std::vector<float>> hadamard; // normalised, by size
     std::vector<lesskv_memory_layer> layers;
     std::vector<int32_t> layer_of; // by il; -1: no attention
-    std::vector<sequence> seqs;
 
     std::unique_ptr<void, free_scratch> scratch;
     size_t scratch_size = 0;
     int    n_threads = 0; // that the scratch is for
 
-    llama_seq_id in_flight = -1; // the sequence whose micro-batch was applied and is not known to be done
-    int64_t      in_flight_seen = 0;
     std::atomic<uint64_t> failed{0}; // how a node failed, the status below its layer; 0: none did
     lesskv_status status = LESSKV_OK; // of the nodes in the last decode
 
@@ -176,8 +194,6 @@ private:
     // Where a refusal is written while the context is being made; NULL afterwards.
     char * config_error = nullptr;
     size_t config_error_size = 0;
-
-    mutable std::string error;
 };
 
 // The micro-batches of one llama_decode. Made by lesskv_memory, valid until the decode ends.
@@ -194,6 +210,7 @@ public:
     llama_memory_status  get_status() const override { return status; }
 
     lesskv_memory * memory() const { return mem; }
+    const std::vector<llama_ubatch> & micro_batches() const { return ubatches; } // none: there is only the graph to reserve
 
 private:
     lesskv_memory *           mem;

@@ -10,7 +10,7 @@
 //
 //     open       path, n_ctx=0 (the model's), n_batch=2048, n_ubatch=512, n_seq_max=1, threads=1, type_k=f16, type_v=f16
 //                (f32 f16 q8_0 q4_0), flash_attn=0, kv_unified=0, swa_full=1, embeddings=0, capture=0, rope_base=0,
-//                rope_scale=0 (the model's)
+//                rope_scale=0 (the model's), rollback=0 (n_rs_seq)
 //                less=0, and with less=1 the fields of lesskv_config: policy, budget, budget_share, budget_bytes, heavy,
 //                pinned, less_type_k, less_type_v, adapter, force_adapter, reference, profile
 //     close
@@ -23,6 +23,8 @@
 //                sequence that the token belongs to, or -1
 //                -> rows width us (microseconds), payload: float32 [rows][width], logits, or embeddings if opened so. A
 //                model without a cache (an encoder) answers for every token
+//     embed      seq=0, payload: int32 positions of n embeddings, of a model with M-RoPE four times n (section by section), then
+//                float32 [n][n_embd] -> as decode, with the row of the last
 //     encode     as decode, for the encoder of a model that has a decoder too
 //     greedy     token seq=0 pos n rows=0 -> us, payload: int32 the n most likely tokens that follow, one decode each, then
 //                with rows=1 float32 [n][n_vocab] their logits
@@ -261,6 +263,7 @@ public:
             { "tokenize",    &worker::tokenize,    true  },
             { "detokenize",  &worker::detokenize,  true  },
             { "decode",      &worker::decode,      true  },
+            { "embed",       &worker::embed,       true  },
             { "encode",      &worker::encode,      true  },
             { "greedy",      &worker::greedy,      true  },
             { "threads",     &worker::threads,     true  },
@@ -421,6 +424,7 @@ private:
         params.pooling_type    = LLAMA_POOLING_TYPE_NONE;
         params.rope_freq_base  = req.real("rope_base", 0);
         params.rope_freq_scale = req.real("rope_scale", 0);
+        params.n_rs_seq        = uint32_t(req.integer("rollback", 0, 64, 0));
         can_capture            = req.flag("capture", false);
         if (can_capture) {
             params.cb_eval           = capture::callback;
@@ -663,6 +667,39 @@ private:
         out.set("us", run(b));
         const int64_t n = cache() ? std::count(b.row.begin(), b.row.end(), 1) : int64_t(b.token.size());
         rows(n, out);
+    }
+
+    void embed(request & req, reply & out) {
+        int32_t seq = seq_of(req);
+        const auto v = req.integers();
+        req.done();
+        const auto   rope     = llama_model_rope_type(model.get());
+        const size_t sections = rope == LLAMA_ROPE_TYPE_MROPE || rope == LLAMA_ROPE_TYPE_IMROPE ? 4 : 1;
+        const size_t width    = llama_model_n_embd_inp(model.get());
+        const size_t n        = v.size()/(sections + width);
+        if (n == 0 || n*(sections + width) != v.size() || n > llama_n_batch(ctx.get())) {
+            refuse("%zu values are no embeddings of %zu with %zu positions each, 1 to %u of them", v.size(), width, sections, llama_n_batch(ctx.get()));
+        }
+        std::vector<int32_t>   pos(v.begin(), v.begin() + n*sections);
+        std::vector<float>     embd(n*width);
+        std::vector<int32_t>   n_seq(n, 1);
+        std::vector<int32_t *> seqs(n, &seq);
+        std::vector<int8_t>    row(n, 0);
+        memcpy(embd.data(), v.data() + n*sections, embd.size()*sizeof(float));
+        row.back() = 1;
+        for (const int32_t p : pos) {
+            if (p < 0) {
+                refuse("position %d: want 0 or more", p);
+            }
+        }
+        const int64_t start = llama_time_us();
+        const int code = llama_decode(ctx.get(), { int32_t(n), nullptr, embd.data(), pos.data(), n_seq.data(), seqs.data(), row.data() });
+        llama_synchronize(ctx.get());
+        if (code != 0) {
+            throw failure(with_reason("llama_decode returned " + std::to_string(code)), code);
+        }
+        out.set("us", llama_time_us() - start);
+        rows(1, out);
     }
 
     void encode(request & req, reply & out) {
@@ -1037,6 +1074,7 @@ private:
         out.set("bytes_kernels",   int64_t(i.bytes_kernels));
         out.set("bytes_scratch",   int64_t(i.bytes_scratch));
         out.set("bytes_full",      int64_t(i.bytes_full));
+        out.set("bytes_recurrent", int64_t(i.bytes_recurrent));
         out.set("adapter_sha256",  i.adapter_sha256);
         out.set("error",           lesskv_error(ctx.get()));
     }

@@ -90,33 +90,6 @@ func mamba(b *builder) {
 	}
 }
 
-func jamba(b *builder) {
-	m := ssm{conv: 4, state: 8, rank: 4}
-	s := shape{layers: layers, embd: 64, ff: 128, heads: 4, headsKV: 2, dim: 16}
-	b.key("block_count", uint32(s.layers))
-	b.key("embedding_length", uint32(s.embd))
-	b.key("feed_forward_length", uint32(s.ff))
-	b.key("attention.head_count", uint32(s.heads))
-	b.key("attention.head_count_kv", []int32{0, int32(s.headsKV), 0, int32(s.headsKV)}) // 0: a Mamba layer
-	b.rmsNorm()
-	b.ssm(m, s.embd)
-	b.embed(1, s.embd)
-	b.output(s.embd)
-	for i := range s.layers {
-		b.norm(blk(i, "attn_norm"), 1, s.embd)
-		if i%2 == 0 {
-			b.mambaLayer(i, s.embd, m)
-			b.norm(blk(i, "ssm_dt_norm"), 1, m.rank)
-			b.norm(blk(i, "ssm_b_norm"), 1, m.state)
-			b.norm(blk(i, "ssm_c_norm"), 1, m.state)
-		} else {
-			b.qkvo(i, s, peaked)
-		}
-		b.norm(blk(i, "ffn_norm"), 1, s.embd)
-		b.gated(i, s)
-	}
-}
-
 func deepseek2(b *builder) {
 	const (
 		rankQ, rankKV = 32, 32
@@ -210,24 +183,6 @@ func llama4(b *builder) {
 		b.matrix(blk(i, "ffn_gate_shexp"), 1, s.embd, s.ff)
 		b.matrix(blk(i, "ffn_up_shexp"), 1, s.embd, s.ff)
 		b.matrix(blk(i, "ffn_down_shexp"), 1, s.ff, s.embd)
-	}
-}
-
-func qwen2vl(b *builder) {
-	s := shape{layers: 2, embd: 64, ff: 128, heads: 4, headsKV: 2, dim: 16}
-	b.shape(s)
-	b.rmsNorm()
-	b.key("rope.dimension_sections", []int32{2, 3, 3, 0}) // of half a head: time, height, width
-	b.embed(1, s.embd)
-	b.output(s.embd)
-	for i := range s.layers {
-		b.norm(blk(i, "attn_norm"), 1, s.embd)
-		b.qkvo(i, s, peaked)
-		b.bias(blk(i, "attn_q"), s.heads*s.dim)
-		b.bias(blk(i, "attn_k"), s.headsKV*s.dim)
-		b.bias(blk(i, "attn_v"), s.headsKV*s.dim)
-		b.norm(blk(i, "ffn_norm"), 1, s.embd)
-		b.gated(i, s)
 	}
 }
 

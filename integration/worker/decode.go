@@ -3,6 +3,7 @@ package worker
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -105,6 +106,12 @@ func (w *Worker) DecodeEach(tokens []Token) (*Output, error) {
 		v = append(v, t.ID, t.Pos, row, t.Seq, other)
 	}
 	return w.output("decode", raw(v), "each", true)
+}
+
+// Embed decodes embeddings, of Info.Embd values each, and returns the row of the last. Of a model with M-RoPE they have four positions
+// each, section by section: all of the first, all of the second, …
+func (w *Worker) Embed(seq int, positions []int32, embeddings []float32) (*Output, error) {
+	return w.output("embed", append(slices.Clone(raw(positions)), raw(embeddings)...), "seq", seq)
 }
 
 // Encode runs the encoder of a model that has a decoder too.

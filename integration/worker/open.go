@@ -24,6 +24,7 @@ type Config struct {
 	Capture        bool    // Capture and Captured will be used; LESS only
 	RopeBase       float32 // rope_freq_base; the model's
 	RopeScale      float32 // rope_freq_scale; the model's
+	Rollback       int     // n_rs_seq: states of recurrent layers that a sequence can go back to, in tokens; 0
 
 	LESS *LESS // nil: off
 }
@@ -83,6 +84,7 @@ func (c *Config) args() []any {
 	number("n_ubatch", c.Ubatch)
 	number("n_seq_max", c.Sequences)
 	number("threads", c.Threads)
+	number("rollback", c.Rollback)
 	text("type_k", c.TypeK)
 	text("type_v", c.TypeV)
 	real("rope_base", c.RopeBase)
