@@ -70,6 +70,24 @@ lesskv_memory::lesskv_memory(const llama_model & model, const llama_memory_param
             adapter ? ("rank " + std::to_string(adapter->rank)).c_str() : "sparse only");
 }
 
+// Makes a layer that has no keys and values of its own a sharer, as llama_model::create_memory does: of the last layer that has some, or of
+// the one before it, which is the one with a sliding window.
+void lesskv_memory::share(lesskv_memory_layer & l) {
+    const int32_t il = hparams.n_layer_kv_from_start - (l.params.n_swa > 0 ? 2 : 1);
+    if (il < 0 || layer_of[il] < 0) {
+        refuse(format("layer %d has no keys and values of its own, nor has layer %d that it should share them with: LESS cannot serve this model, turn it off", l.il, il));
+    }
+    auto & owner = layers[layer_of[il]];
+    const auto & p = owner.params;
+    if (p.n_swa != l.params.n_swa || p.n_head_kv != l.params.n_head_kv || p.dk != l.params.dk || p.dv != l.params.dv || l.params.n_head % p.n_head_kv != 0) {
+        refuse(format("layer %d shares the keys and values of layer %d, and the two differ in their attention windows (%d and %d), KV heads (%d, %d) or the size of heads (%d, %d): LESS cannot serve this model, turn it off",
+                    l.il, il, l.params.n_swa, p.n_swa, l.params.n_head_kv, p.n_head_kv, l.params.dk, p.dk));
+    }
+    l.i      = owner.i;
+    l.shares = true;
+    owner.last_sharer = std::max(owner.last_sharer, l.il);
+}
+
 static std::vector<float> hadamard_matrix(int32_t n) {
     std::vector<float> m((size_t) n*n, 1.0f/std::sqrt((float) n));
     for (int32_t half = 1; half < n; half *= 2) {
@@ -147,7 +165,10 @@ void lesskv_memory::resolve(const lesskv_config & cfg, const llama_memory_params
         if (l.params.kernels && l.rot_k && l.params.n_swa == 0) {
             l.params.kernels = adapter->rotated(il, l.params.n_head, l.params.n_head_kv, l.params.dk, l.rot_k, bytes_kernels);
         }
-        layer_of[il] = (int32_t) l.i;
+        if (!hparams.has_kv(il)) {
+            share(l);
+        }
+        layer_of[il] = (int32_t) layers.size();
         layers.push_back(l);
     }
 
@@ -164,6 +185,9 @@ void lesskv_memory::resolve(const lesskv_config & cfg, const llama_memory_params
         uint64_t fixed = bytes_kernels;
         uint64_t slot  = 0;
         for (const auto & l : layers) {
+            if (l.shares) {
+                continue;
+            }
             lesskv_layer p = l.params;
             p.budget = 1;
             size_t slots, state;
@@ -258,6 +282,17 @@ bool lesskv_memory::reserve_scratch() {
         worth.resize(n);
         size += n*sizeof(worth[0]);
     }
+    worths.resize(layers.size());
+    ref_worths.resize(layers.size());
+    for (const auto & l : layers) {
+        if (l.last_sharer < 0) {
+            continue;
+        }
+        const size_t n = lesskv_worth_size(&l.params, cparams.n_ubatch);
+        worths[l.i].resize(n);
+        ref_worths[l.i].resize(use_reference ? n : 0); // rows of it are shorter
+        size += worths[l.i].size()*sizeof(float) + ref_worths[l.i].size()*sizeof(double);
+    }
     scratch      = std::move(p);
     scratch_size = size;
     n_threads    = want;
@@ -283,6 +318,13 @@ lesskv_memory_layer & lesskv_memory::layer(int il) {
         refuse(format("layer %d attends but has no KV heads of its own: LESS cannot serve this model, turn it off", il));
     }
     return layers[layer_of[il]];
+}
+
+double * lesskv_memory::reference_worth(const lesskv_memory_layer & l) {
+    if (!use_reference) {
+        return nullptr;
+    }
+    return ref_worths[l.i].empty() ? worth.data() : ref_worths[l.i].data();
 }
 
 void lesskv_memory::note_lora() {

@@ -30,11 +30,13 @@ inline lesskv_stats stats_of(const lesskv_cache * c) {
     return s;
 }
 
-// One layer that has attention. The graph's custom nodes point at it, so it lives as long as the memory.
+// One layer that has attention, its index in the memory being that of its cache unless it shares another's. The graph's custom nodes point at it, so it lives as long as the memory.
 struct lesskv_memory_layer {
     lesskv_memory * mem = nullptr;
     int32_t il = 0;          // layer of the model
-    size_t  i = 0;           // index among the layers that have attention
+    size_t  i = 0;           // of its cache: the layer's own, or the one that it shares
+    bool    shares = false;  // has no keys and values of its own, and attends to its owner's cache
+    int32_t last_sharer = -1; // of an owner: the layer of the model after which it commits; -1: it shares with none
     lesskv_layer params = {};
     float   scale = 0.0f;    // kq_scale, known when the graph is built
     float   soft_cap = 0.0f;
@@ -75,6 +77,7 @@ public:
     // for the graph
 
     lesskv_memory_layer & layer(int il);        // refuses if layer il has no attention
+    lesskv_memory_layer & owner(const lesskv_memory_layer & l) { return layers[l.i]; } // whose cache it attends to: itself, or another
     const std::map<int32_t, std::vector<float>> & rotations() const { return hadamard; } // that quantised slots need, by size
     [[noreturn]] void     refuse(const std::string & why) const; // throws; the reason goes to the configuration's error too
     void                  note_lora();          // warns, once, that an adapter was trained without it
@@ -84,7 +87,8 @@ public:
     lesskv_profile *      profile_data() { return profiles.empty() ? nullptr : profiles.data(); } // by thread; NULL: off
     const std::vector<lesskv_profile> & profile() const { return profiles; }
     void                  reset_profile() { std::fill(profiles.begin(), profiles.end(), lesskv_profile{}); }
-    double *              reference_worth()       { return use_reference ? worth.data() : nullptr; } // NULL: the fast kernels
+    double *              reference_worth(const lesskv_memory_layer & l); // NULL: the fast kernels
+    float *               worth_of(size_t i) { return worths[i].empty() ? nullptr : worths[i].data(); } // of a cache that is shared, or NULL
     void                  note_status(const lesskv_memory_layer & l, lesskv_status status); // of a node; from any thread
     bool                  computed(); // whether the nodes of the micro-batch in flight did well; poisons its sequence if not
 
@@ -112,6 +116,7 @@ private:
     };
 
     void resolve(const lesskv_config & cfg, const llama_memory_params & params);
+    void share(lesskv_memory_layer & l);
     void load_adapter(const lesskv_config & cfg);
     bool reserve_scratch();
     bool valid(llama_seq_id seq_id) const;
@@ -141,6 +146,8 @@ private:
     bool use_profile = false;
     std::vector<lesskv_profile> profiles;
     std::vector<double> worth; // of the plain loops: what pairs were worth, from attend to commit
+    std::vector<std::vector<float>>  worths;     // by cache, of those that are shared: the same, from the owner's attend to its commit
+    std::vector<std::vector<double>> ref_worths; // and of the plain loops
 
     const lesskv_adapter * adapter = nullptr; // null: sparse only
     std::unique_ptr<const lesskv_adapter> own; // where the configuration only names a file

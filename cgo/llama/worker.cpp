@@ -1007,6 +1007,7 @@ private:
         out.set("pinned",          i.pinned);
         out.set("n_layer",         i.n_layer);
         out.set("n_layer_swa",     i.n_layer_swa);
+        out.set("n_layer_shared",  i.n_layer_shared);
         out.set("n_layer_kernels", i.n_layer_kernels);
         out.set("rank",            i.rank);
         out.set("hidden",          i.hidden);
