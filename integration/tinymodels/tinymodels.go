@@ -22,6 +22,9 @@ type Model struct {
 	Architecture string // general.architecture
 	Refused      string // why LESS can't serve it, in a few words; "" if it can
 	NoDecode     bool   // it has no decoder, or needs an encoder's output before it can decode
+	Shared       int    // layers, the last ones, that share another's keys and values
+	Without      int    // layers without attention
+	Differ       bool   // whether layers differ in the number of their heads or the size of them
 	Window       int    // sliding window of every layer that has one, in tokens; 0 if none has
 
 	build func(*builder)
@@ -39,6 +42,13 @@ func All() []Model {
 		{Name: "gpt2", Architecture: "gpt2", build: gpt2},                     // MHA, learned positions, biases, strided q, k and v
 		{Name: "gpt-oss", Architecture: "gpt-oss", Window: 32, build: gptOSS}, // sink logits, experts, every other layer windowed
 
+		// layers that share another one's KV, and layers whose heads differ
+		{Name: "gemma3n", Architecture: "gemma3n", Window: 32, Shared: 5, build: gemma3n},
+		{Name: "gemma4", Architecture: "gemma4", Window: 32, Shared: 4, Differ: true, build: gemma4},
+		{Name: "gemma4-64", Architecture: "gemma4", Window: 32, Shared: 3, Differ: true, build: gemma4Wide},
+		{Name: "openelm", Architecture: "openelm", Differ: true, build: openelm},
+		{Name: "deci", Architecture: "deci", Differ: true, Without: 2, build: deci},
+
 		{Name: "mpt", Architecture: "mpt", Refused: "ALiBi", build: mpt},
 		{Name: "bloom", Architecture: "bloom", Refused: "ALiBi", build: bloom},
 		{Name: "bert", Architecture: "bert", Refused: "encoder", NoDecode: true, build: bert},
@@ -48,7 +58,6 @@ func All() []Model {
 		{Name: "jamba", Architecture: "jamba", Refused: "hybrid", build: jamba},
 		{Name: "llama4", Architecture: "llama4", Refused: "chunked attention", build: llama4},
 		{Name: "qwen2vl", Architecture: "qwen2vl", Refused: "M-RoPE", build: qwen2vl},
-		{Name: "gemma3n", Architecture: "gemma3n", Refused: "layers that share another layer's KV", Window: 32, build: gemma3n},
 		{Name: "grok", Architecture: "grok", Refused: "grok's attention scaling", build: grok},
 	}
 }

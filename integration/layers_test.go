@@ -1,0 +1,181 @@
+package integration
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/lesskv/lesskv/integration/reference"
+	"github.com/lesskv/lesskv/integration/tinymodels"
+	"github.com/lesskv/lesskv/integration/worker"
+	"github.com/lesskv/lesskv/weights/gguf"
+)
+
+// Models whose layers share another layer's keys and values, or differ in their heads.
+
+// layered returns those of the tiny models.
+func layered(t *testing.T) (models []tinymodels.Model) {
+	t.Helper()
+	for _, m := range tinymodels.Supported() {
+		if m.Shared > 0 || m.Differ {
+			models = append(models, m)
+		}
+	}
+	require.GreaterOrEqual(t, len(models), 5)
+	return models
+}
+
+// owners maps every layer of a tiny model that shares another one's keys and values to that layer: of those that have their own, the
+// last, or the one before it, which has a window. window tells of each layer whether it has one.
+func owners(m tinymodels.Model, window []bool) map[int]int {
+	of := map[int]int{}
+	first := len(window) - m.Shared
+	for il := first; m.Shared > 0 && il < len(window); il++ {
+		of[il] = first - 1
+		if window[il] {
+			of[il] = first - 2
+		}
+	}
+	return of
+}
+
+// windowed tells which layers of a model have a sliding window: of those that share, what their heads' size or the pattern says.
+func windowed(m tinymodels.Model, path string, n int) ([]bool, error) {
+	f, err := gguf.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if m.Architecture == "gemma3n" {
+		window := make([]bool, n)
+		for il := range window {
+			window[il] = il%5 != 4
+		}
+		return window, nil
+	}
+	if f.Has(m.Architecture + ".attention.sliding_window_pattern") {
+		return gguf.GetArray[bool](f, m.Architecture+".attention.sliding_window_pattern")
+	}
+	return make([]bool, n), nil
+}
+
+// A case of one layer after the other: what the runtime's cache was given in it, and what it answered.
+type capturedLayers struct {
+	micro [][]worker.Attention // [layer][micro-batch]
+	kept  [][][][]int32        // [layer][micro-batch][KV head]
+	info  []worker.LayerInfo   // of the layers that have a cache
+}
+
+// captureLayers decodes tokens in micro-batches and looks at all layers after each.
+func captureLayers(t *testing.T, w *worker.Worker, n int, tokens []int32, ubatch int) capturedLayers {
+	t.Helper()
+	require.NoError(t, w.Capture())
+	c := capturedLayers{micro: make([][]worker.Attention, n), kept: make([][][][]int32, n)}
+	for pos := 0; pos < len(tokens); pos += ubatch {
+		_, err := w.Decode(0, pos, tokens[pos:min(pos+ubatch, len(tokens))], worker.Last)
+		require.NoError(t, err)
+		all, err := w.Captured()
+		require.NoError(t, err)
+		for _, a := range all {
+			c.micro[a.Layer] = append(c.micro[a.Layer], a)
+			heads := make([][]int32, a.HeadsKV)
+			for j := range heads {
+				heads[j], _, err = w.Slots(0, a.Layer, j)
+				require.NoError(t, err)
+			}
+			c.kept[a.Layer] = append(c.kept[a.Layer], heads)
+		}
+	}
+	var err error
+	c.info, err = w.Layers(0)
+	require.NoError(t, err)
+	return c
+}
+
+// The contract, layer by layer, where layers share and differ: the plain Go of package reference on the runtime's own q, k and v, with
+// evictions. Every sharer attends to its owner's cache, and its weights count in the owner's scores.
+func TestLayersContract(t *testing.T) {
+	t.Parallel()
+	const budget = 24
+	for _, m := range layered(t) {
+		path := write(t, m, gguf.F32)
+		for p, policy := range []reference.Policy{reference.H2O, reference.Peak, reference.Lambda} {
+			for u, ubatch := range []int{32, 1, 7} {
+				if testing.Short() && (p+u)%3 != 0 || m.Shared == 0 && p != u {
+					continue
+				}
+				t.Run(fmt.Sprint(m.Name, " ", policy, " T", ubatch), func(t *testing.T) {
+					t.Parallel()
+					w := start(t, worker.Patched)
+					info, err := w.Open(worker.Config{Model: path, Context: 512, Ubatch: ubatch, Capture: true,
+						LESS: &worker.LESS{Policy: policy.String(), Budget: budget, TypeK: "f32", TypeV: "f32"}})
+					require.NoError(t, err)
+					got := captureLayers(t, w, info.Layers, randomTokens(160, info.Vocab), ubatch)
+					window, err := windowed(m, path, info.Layers)
+					require.NoError(t, err)
+					of := owners(m, window)
+					require.Len(t, of, m.Shared)
+					layersContract(t, m, got, of, reference.Layer{Policy: policy, Budget: budget, Heavy: policy.Heavy(budget), Pinned: 1}, nil)
+				})
+			}
+		}
+	}
+}
+
+// layersContract runs the reference over what was captured: each cache with its sharers, of being the owners. like has the policy and
+// budget; kernels may be nil.
+func layersContract(t *testing.T, m tinymodels.Model, got capturedLayers, of map[int]int, like reference.Layer, kernels []*reference.Kernels) {
+	t.Helper()
+	require.Len(t, got.info, len(got.micro)-m.Shared-m.Without)
+	kernel := func(il int) *reference.Kernels {
+		if kernels == nil {
+			return nil
+		}
+		return kernels[il]
+	}
+	followed, sharers, evicted := 0, 0, int64(0)
+	for _, cache := range got.info {
+		il := cache.Layer
+		first := got.micro[il][0]
+		l := like
+		l.Heads, l.HeadsKV, l.KeyLength, l.ValueLength = first.Heads, first.HeadsKV, first.KeyLength, first.ValueLength
+		l.Scale, l.SoftCap, l.F32, l.Kernels = float64(cache.Scale), float64(cache.SoftCap), true, kernel(il)
+		if cache.Window {
+			l.Window = m.Window
+		} else {
+			evicted += cache.Folded
+		}
+		var share []int
+		var layers []reference.Sharer
+		for s := range got.micro {
+			if owner, ok := of[s]; ok && owner == il {
+				share = append(share, s)
+				layers = append(layers, reference.Sharer{Heads: got.micro[s][0].Heads, Scale: l.Scale, Kernels: kernel(s)})
+			}
+		}
+		sharers += len(share)
+		c, err := reference.NewCache(l)
+		require.NoError(t, err)
+		pos := 0
+		for i, a := range got.micro[il] {
+			queries, outs := [][]float32{a.Q}, [][]float32{a.Out}
+			for _, s := range share {
+				b := got.micro[s][i]
+				require.Equal(t, a.K, b.K, "the keys of layer %d in layer %d", il, s)
+				queries, outs = append(queries, b.Q), append(outs, b.Out)
+			}
+			want, err := c.StepShared(pos, queries, a.K, a.V, layers, got.kept[il][i])
+			require.NoError(t, err, "layer %d, micro-batch %d", il, i)
+			for k := range want {
+				assert.Less(t, headError(t, want[k], outs[k], l.ValueLength), attentionBound, "layer %d, query layer %d of it, micro-batch %d", il, k, i)
+			}
+			pos += a.Tokens
+		}
+		followed += c.Followed()
+	}
+	assert.Equal(t, m.Shared, sharers)
+	assert.NotZero(t, evicted)
+	t.Logf("%d ties followed", followed)
+}
