@@ -293,6 +293,19 @@ bool lesskv_computed(llama_memory_context_i * mctx) {
     return !ctx || ctx->memory()->computed();
 }
 
+int lesskv_refuse_call(llama_memory_i * memory, const char * call) {
+    if (auto * mem = dynamic_cast<lesskv_memory *>(memory)) {
+        mem->fail(std::string("LESS does not cover ") + call + ": use a context without it");
+    }
+    return -1;
+}
+
+void lesskv_refuse_other(llama_memory_i * memory) {
+    if (dynamic_cast<lesskv_memory *>(memory)) {
+        throw std::runtime_error("this model attends to the cache of another context, which LESS bounds and no other model can read: turn LESS off for that context");
+    }
+}
+
 llama_memory_i * lesskv_create_memory(const llama_model & model, const llama_memory_params & params, const llama_cparams & cparams) {
     return new lesskv_memory(model, params, cparams);
 }

@@ -70,12 +70,11 @@ lesskv_memory::lesskv_memory(const llama_model & model, const llama_memory_param
             adapter ? ("rank " + std::to_string(adapter->rank)).c_str() : "sparse only");
 }
 
-// Makes a layer that has no keys and values of its own a sharer, as llama_model::create_memory does: of the last layer that has some, or of
-// the one before it, which is the one with a sliding window.
+// Makes a layer that has no keys and values of its own a sharer.
 void lesskv_memory::share(lesskv_memory_layer & l) {
-    const int32_t il = hparams.n_layer_kv_from_start - (l.params.n_swa > 0 ? 2 : 1);
-    if (il < 0 || layer_of[il] < 0) {
-        refuse(format("layer %d has no keys and values of its own, nor has layer %d that it should share them with: LESS cannot serve this model, turn it off", l.il, il));
+    const int32_t il = (int32_t) lesskv_owner(hparams, l.il);
+    if (il == l.il || layer_of[il] < 0) {
+        refuse(format("layer %d has no keys and values of its own, and there is no layer to share them with: LESS cannot serve this model, turn it off", l.il));
     }
     auto & owner = layers[layer_of[il]];
     const auto & p = owner.params;
@@ -224,6 +223,7 @@ void lesskv_memory::resolve(const lesskv_config & cfg, const llama_memory_params
     }
 
     if (adapter && budget < n_ctx) {
+        warn_weights();
         if ((int32_t) adapter->heavy != heavy || (int32_t) adapter->recent != budget - heavy) {
             LLAMA_LOG_WARN("%s: the adapter was trained with %u heavy + %u recent, this cache keeps %d + %d\n", __func__,
                     adapter->heavy, adapter->recent, heavy, budget - heavy);
@@ -236,6 +236,21 @@ void lesskv_memory::resolve(const lesskv_config & cfg, const llama_memory_params
             LLAMA_LOG_WARN("%s: the adapter was trained with the model's own RoPE settings (base %g, scale %g), this context changes them (%g, %g)\n",
                     __func__, hparams.rope_freq_base_train, hparams.rope_freq_scale_train, cparams.rope_freq_base, cparams.rope_freq_scale);
         }
+    }
+}
+
+// Says so where an adapter asks for budgets that differ by layer or head: here they don't.
+void lesskv_memory::warn_weights() const {
+    const auto & w = adapter->budget_weights;
+    std::vector<float> used; // of heads that have a budget
+    size_t at = 0;
+    for (uint32_t il = 0; il < hparams.n_layer() && !w.empty(); at += hparams.n_head_kv(il++)) {
+        if (layer_of[il] >= 0 && !layers[layer_of[il]].shares && layers[layer_of[il]].params.n_swa == 0) {
+            used.insert(used.end(), w.begin() + at, w.begin() + at + hparams.n_head_kv(il));
+        }
+    }
+    if (std::any_of(used.begin(), used.end(), [&](float x) { return x != used[0]; })) {
+        LLAMA_LOG_WARN("lesskv: the adapter %s has budgets by layer and head, which this version does not know: every head gets the same\n", adapter->path.c_str());
     }
 }
 

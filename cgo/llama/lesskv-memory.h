@@ -80,6 +80,7 @@ public:
     lesskv_memory_layer & owner(const lesskv_memory_layer & l) { return layers[l.i]; } // whose cache it attends to: itself, or another
     const std::map<int32_t, std::vector<float>> & rotations() const { return hadamard; } // that quantised slots need, by size
     [[noreturn]] void     refuse(const std::string & why) const; // throws; the reason goes to the configuration's error too
+    bool                  fail(const std::string & why) const; // remembers and logs a refusal; returns false
     void                  note_lora();          // warns, once, that an adapter was trained without it
     lesskv_cache *        cache(llama_seq_id seq_id, size_t i) const; // NULL if there is none
     void *                scratch_data() const { return scratch.get(); }
@@ -117,11 +118,11 @@ private:
 
     void resolve(const lesskv_config & cfg, const llama_memory_params & params);
     void share(lesskv_memory_layer & l);
+    void warn_weights() const;
     void load_adapter(const lesskv_config & cfg);
     bool reserve_scratch();
     bool valid(llama_seq_id seq_id) const;
     bool make(sequence & seq);         // its caches; false: no memory
-    bool fail(const std::string & why) const; // remembers and logs a refusal; returns false
     void poison(llama_seq_id seq_id, const std::string & why);
     bool consistent(const sequence & seq, int64_t seen) const; // every layer has seen that many tokens
     bool can_cut(const sequence & seq, llama_pos p0) const;

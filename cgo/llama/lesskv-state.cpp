@@ -9,6 +9,14 @@
 #include <cstring>
 #include <stdexcept>
 
+// A part of a state, without what can be made again from tokens, is for caches that have such a part. LLAMA_STATE_SEQ_FLAGS_ON_DEVICE is
+// served: nothing of a LESS cache is on a device, and what upstream leaves there is in the state itself.
+static void check_flags(llama_state_seq_flags flags) {
+    if (flags & LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY) {
+        throw std::runtime_error("a part of a state (LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY) was asked for: a LESS cache is saved and loaded whole, leave the flag out");
+    }
+}
+
 static const uint32_t STATE_MAGIC   = 0x764b534c; // "LSKv"
 static const uint32_t STATE_VERSION = 4;
 
@@ -178,9 +186,8 @@ lesskv_memory::sequence lesskv_memory::read_seq(llama_io_read_i & io) const {
 }
 
 void lesskv_memory::state_write(llama_io_write_i & io, llama_seq_id seq_id, llama_state_seq_flags flags) const {
-    GGML_UNUSED(flags);
-
     try {
+        check_flags(flags);
         if (seq_id >= (llama_seq_id) seqs.size()) {
             throw std::runtime_error(format("there is no sequence %d, the context has %zu", seq_id, seqs.size()));
         }
@@ -208,9 +215,8 @@ void lesskv_memory::state_write(llama_io_write_i & io, llama_seq_id seq_id, llam
 }
 
 void lesskv_memory::state_read(llama_io_read_i & io, llama_seq_id seq_id, llama_state_seq_flags flags) {
-    GGML_UNUSED(flags);
-
     try {
+        check_flags(flags);
         if (seq_id >= (llama_seq_id) seqs.size()) {
             throw std::runtime_error(format("there is no sequence %d, the context has %zu", seq_id, seqs.size()));
         }

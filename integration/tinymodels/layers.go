@@ -126,6 +126,58 @@ func (b *builder) gemma4(full []int, shared, dimWindow, dimFull, perLayer int) {
 	}
 }
 
+// Gemma4Assistant drafts for a Gemma 4: it attends to that one's cache, and has no keys and values. It is none of All, because it needs
+// the other one's context.
+func Gemma4Assistant() Model {
+	return Model{Name: "gemma4-assistant", Architecture: "gemma4-assistant", build: func(b *builder) {
+		const embd, backbone, ff, dim, n = 32, 64, 64, 16, 2
+		b.key("block_count", uint32(n))
+		b.key("nextn_predict_layers", uint32(n))
+		b.key("embedding_length", uint32(embd))
+		b.key("embedding_length_out", uint32(backbone))
+		b.key("feed_forward_length", uint32(ff))
+		b.key("attention.head_count", uint32(4))
+		b.key("attention.head_count_kv", uint32(2))
+		for _, name := range []string{"key_length", "value_length", "key_length_swa", "value_length_swa"} {
+			b.key("attention."+name, uint32(dim))
+		}
+		b.key("rope.dimension_count", uint32(dim))
+		b.key("rope.freq_base_swa", float32(1e4))
+		b.key("attention.sliding_window", uint32(32))
+		b.key("attention.sliding_window_pattern", []bool{true, false})
+		b.rmsNorm()
+		b.embed(1, embd)
+		b.norm("output_norm", 1, embd)
+		b.matrix("nextn.post_projection", 1, embd, backbone)
+		b.matrix("nextn.pre_projection", 1, 2*backbone, embd)
+		b.add("rope_freqs.weight", gguf.F32, 1.5, .3, dim/2)
+		for i := range n {
+			b.norm(blk(i, "attn_norm"), 1, embd)
+			b.matrix(blk(i, "attn_q"), 1, embd, 4*dim)
+			b.matrix(blk(i, "attn_output"), 1, 4*dim, embd)
+			b.norm(blk(i, "attn_q_norm"), 1, dim)
+			b.norm(blk(i, "post_attention_norm"), 1, embd)
+			b.add(blk(i, "layer_output_scale.weight"), gguf.F32, 1, .1, 1)
+			b.norm(blk(i, "ffn_norm"), 1, embd)
+			b.gated(i, shape{embd: embd, ff: ff})
+			b.norm(blk(i, "post_ffw_norm"), 1, embd)
+		}
+	}}
+}
+
+// LlamaAhead says that it has a layer which predicts one token more. It is none of All, because that layer is not there.
+func LlamaAhead() Model {
+	return Model{Name: "llama-ahead", Architecture: "llama", build: func(b *builder) {
+		llama(b)
+		for i := range b.pairs {
+			if b.pairs[i].Key == "llama.block_count" {
+				b.pairs[i].Value = uint32(layers + 1)
+			}
+		}
+		b.key("nextn_predict_layers", uint32(1))
+	}}
+}
+
 // openelm has more heads, and a wider feed-forward network, the deeper the layer.
 func openelm(b *builder) {
 	const embd, dim = 64, 16
