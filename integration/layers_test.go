@@ -2,6 +2,8 @@ package integration
 
 import (
 	"fmt"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -10,6 +12,7 @@ import (
 	"github.com/lesskv/lesskv/integration/reference"
 	"github.com/lesskv/lesskv/integration/tinymodels"
 	"github.com/lesskv/lesskv/integration/worker"
+	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/gguf"
 )
 
@@ -98,9 +101,11 @@ func captureLayers(t *testing.T, w *worker.Worker, n int, tokens []int32, ubatch
 // evictions. Every sharer attends to its owner's cache, and its weights count in the owner's scores.
 func TestLayersContract(t *testing.T) {
 	t.Parallel()
-	const budget = 24
+	const budget, rank = 24, 4
 	for _, m := range layered(t) {
 		path := write(t, m, gguf.F32)
+		base, err := weights.ReadModel(path)
+		require.NoError(t, err)
 		for p, policy := range []reference.Policy{reference.H2O, reference.Peak, reference.Lambda} {
 			for u, ubatch := range []int{32, 1, 7} {
 				if testing.Short() && (p+u)%3 != 0 || m.Shared == 0 && p != u {
@@ -108,16 +113,28 @@ func TestLayersContract(t *testing.T) {
 				}
 				t.Run(fmt.Sprint(m.Name, " ", policy, " T", ubatch), func(t *testing.T) {
 					t.Parallel()
+					less := &worker.LESS{Policy: policy.String(), Budget: budget, TypeK: "f32", TypeV: "f32", Reference: p == 1 && u == 2}
+					var phi []*reference.Kernels
+					if (p+u)%3 < 2 { // of two policies with each micro-batch
+						a := weights.Random(base, rank, 8, weights.Trained{Policy: less.Policy, Heavy: policy.Heavy(budget), Recent: budget - policy.Heavy(budget), Ubatch: ubatch, Context: 512}, 1)
+						if m.Shared > 0 && u == 1 { // the owner of full layers reads the slots alone; what it folds, its sharers read
+							last := base.Layers - m.Shared - 1
+							a.Kernels[last].Phi = [2]weights.Matrix{}
+						}
+						less.Adapter = filepath.Join(t.TempDir(), "a.gguf")
+						require.NoError(t, a.Write(less.Adapter))
+						phi = kernels(a)
+					}
 					w := start(t, worker.Patched)
 					info, err := w.Open(worker.Config{Model: path, Context: 512, Ubatch: ubatch, Capture: true,
-						LESS: &worker.LESS{Policy: policy.String(), Budget: budget, TypeK: "f32", TypeV: "f32"}})
+						LESS: less})
 					require.NoError(t, err)
 					got := captureLayers(t, w, info.Layers, randomTokens(160, info.Vocab), ubatch)
 					window, err := windowed(m, path, info.Layers)
 					require.NoError(t, err)
 					of := owners(m, window)
 					require.Len(t, of, m.Shared)
-					layersContract(t, m, got, of, reference.Layer{Policy: policy, Budget: budget, Heavy: policy.Heavy(budget), Pinned: 1}, nil)
+					layersContract(t, m, got, of, reference.Layer{Policy: policy, Budget: budget, Heavy: policy.Heavy(budget), Pinned: 1}, phi)
 				})
 			}
 		}
@@ -178,4 +195,100 @@ func layersContract(t *testing.T, m tinymodels.Model, got capturedLayers, of map
 	assert.Equal(t, m.Shared, sharers)
 	assert.NotZero(t, evicted)
 	t.Logf("%d ties followed", followed)
+}
+
+// What layers that share or differ hold is the sum over the layers that have keys and values of their own, whatever the length of the
+// sequence, and a budget in bytes is kept.
+func TestLayersMemory(t *testing.T) {
+	t.Parallel()
+	const rank, ubatch = 4, 32
+	for _, m := range layered(t) {
+		path := write(t, m, gguf.F32)
+		base, err := weights.ReadModel(path)
+		require.NoError(t, err)
+		window, err := windowed(m, path, base.Layers)
+		require.NoError(t, err)
+		of := owners(m, window)
+		adapter := filepath.Join(t.TempDir(), "a.gguf")
+		a := weights.Random(base, rank, 8, weights.Trained{Policy: "h2o", Heavy: 32, Recent: 32, Ubatch: ubatch, Context: 512}, 1)
+		a.Budget = make([]float32, heads(base))
+		for il, at := 0, 0; il < base.Layers; il++ {
+			if n := base.Layer(il).HeadsKV; n > 0 && !window[il] { // the first with a budget
+				a.Budget[at] = 1
+				break
+			} else {
+				at += n
+			}
+		}
+		require.NoError(t, a.Write(adapter))
+
+		// "Memory, per sequence" in algorithm.md, with a budget of so many slots
+		formula := func(budget int) (slots, state int64) {
+			for il := range base.Layers {
+				s := base.Layer(il)
+				slot := int64(s.HeadsKV) * int64(2*(s.KeyLength+s.ValueLength)+4+4)
+				if _, shares := of[il]; shares {
+					continue
+				}
+				if window[il] {
+					slots += slot * int64(m.Window-1)
+					continue
+				}
+				slots += slot * int64(budget)
+				state += int64(s.HeadsKV*rank*(s.ValueLength+1)) * 4
+			}
+			return slots, state
+		}
+		w := start(t, worker.Patched)
+		measure := func(less worker.LESS, lengths ...int) worker.LESSInfo {
+			t.Helper()
+			less.Adapter = adapter
+			info, err := w.Open(worker.Config{Model: path, Context: 4096, Ubatch: ubatch, LESS: &less})
+			require.NoError(t, err)
+			tokens := randomTokens(lengths[len(lengths)-1], info.Vocab)
+			at := 0
+			var i worker.LESSInfo
+			for _, n := range lengths {
+				_, err = w.Feed(0, at, tokens[at:n], worker.None)
+				require.NoError(t, err)
+				at = n
+				i, err = w.LESS()
+				require.NoError(t, err)
+				slots, state := formula(i.Budget)
+				assert.Equal(t, []int64{slots, state, int64(a.Bytes())}, []int64{i.SlotBytes, i.StateBytes, i.KernelBytes}, "%s after %d tokens", m.Name, n)
+			}
+			assert.Equal(t, m.Shared, i.SharedLayers, m.Name)
+			assert.Equal(t, base.Layers-m.Shared-m.Without, i.Layers+i.WindowLayers, m.Name)
+			log, err := w.Log()
+			require.NoError(t, err)
+			assert.True(t, strings.Contains(log, "budgets by layer and head"), "%s: no warning that the adapter's are not used", m.Name)
+			require.NoError(t, w.CloseModel())
+			return i
+		}
+		i := measure(worker.LESS{Budget: 64}, 100, 700, 3000)
+		assert.Equal(t, 64, i.Budget)
+		slots, state := formula(50)
+		i = measure(worker.LESS{BudgetBytes: slots + state + int64(a.Bytes()) + 7}, 100)
+		assert.Equal(t, 50, i.Budget, "%s: the largest that fits", m.Name)
+	}
+}
+
+// Quantised slots of a layer are rotated by its own head sizes, a sharer's queries as its owner's keys: with nothing evicted they are the
+// runtime's quantised caches, of which the one for windows and the one for full layers each have a size of their own too.
+func TestQuantisedLayers(t *testing.T) {
+	const n = 256
+	path := tiny(t, "gemma4-64")
+	tokens := randomTokens(n, 384)
+	c := worker.Config{Model: path, Context: n, Ubatch: 64, TypeK: "q4_0", TypeV: "q8_0", FlashAttention: true}
+	want := chatter.decode(t, open(t, worker.Unmodified, c), tokens)
+	got := chatter.decode(t, open(t, worker.Patched, worker.Config{Model: path, Context: n, Ubatch: 64, LESS: &worker.LESS{Budget: n, TypeK: "q4_0", TypeV: "q8_0"}}), tokens)
+	f16 := chatter.decode(t, open(t, worker.Unmodified, worker.Config{Model: path, Context: n, Ubatch: 64}), tokens)
+	t.Setenv("LLAMA_ATTN_ROT_DISABLE", "1")
+	unrotated := chatter.decode(t, open(t, worker.Unmodified, c), tokens)
+	apart := compare(t, want, got)
+	for name, other := range map[string]*worker.Output{"f16": f16, "itself without the rotation": unrotated} {
+		d := compare(t, want, other)
+		t.Logf("KL %.2g to the runtime's, which is %.2g from %s", apart.kl, d.kl, name)
+		assert.Less(t, 2*apart.kl, d.kl, name)
+	}
 }

@@ -67,6 +67,8 @@ func TestSaveAndRestore(t *testing.T) {
 		{"peak with an adapter", gopher, peak41()},
 		{"h2o, f32 slots", gopher, &worker.LESS{Policy: "h2o", Budget: 64, TypeK: "f32", TypeV: "f32"}},
 		{"h2o, keys in q4_0", gopher, &worker.LESS{Policy: "h2o", Budget: 64, TypeK: "q4_0", TypeV: "q8_0"}},
+		{"shared layers", "gemma3n", &worker.LESS{Policy: "peak", Budget: 64}},
+		{"shared layers of other heads, keys in q4_0", "gemma4-64", &worker.LESS{Policy: "h2o", Budget: 64, TypeK: "q4_0", TypeV: "q8_0"}},
 		{"lambda, sliding windows", "gemma2", &worker.LESS{Policy: "lambda", Budget: 64}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
