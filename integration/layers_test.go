@@ -3,17 +3,20 @@ package integration
 import (
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/lesskv/lesskv/integration/record"
 	"github.com/lesskv/lesskv/integration/reference"
 	"github.com/lesskv/lesskv/integration/tinymodels"
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/gguf"
+	"github.com/lesskv/lesskv/weights/train"
 )
 
 // Models whose layers share another layer's keys and values, or differ in their heads.
@@ -290,5 +293,48 @@ func TestQuantisedLayers(t *testing.T) {
 		d := compare(t, want, other)
 		t.Logf("KL %.2g to the runtime's, which is %.2g from %s", apart.kl, d.kl, name)
 		assert.Less(t, 2*apart.kl, d.kl, name)
+	}
+}
+
+// Training records and fits layers of whatever heads. A layer that shares another's cache gets no phi yet, and its owner kernels as if
+// nobody else looked at its slots.
+func TestTrainLayers(t *testing.T) {
+	t.Parallel()
+	for name, want := range map[string]struct{ trained, exact, shared []int }{
+		"gemma4":  {[]int{2, 5}, []int{0, 1, 3, 4}, []int{6, 7, 8, 9}},
+		"openelm": {[]int{0, 1, 2, 3}, nil, nil},
+	} {
+		path := tiny(t, name)
+		base, err := weights.ReadModel(path)
+		require.NoError(t, err)
+		program, err := worker.Path(worker.Patched)
+		require.NoError(t, err)
+		const context, budget, ubatch = 128, 24, 16
+		runtime, err := record.Open(t.Context(), program, path, context, 1)
+		require.NoError(t, err)
+		defer runtime.Close()
+		windows, err := train.Cut(randomTokens(10*context, 384), context, 6*context, runtime.Start())
+		require.NoError(t, err)
+		out := filepath.Join(t.TempDir(), "a.lesskv.gguf")
+		report, err := train.Run(t.Context(), train.Options{
+			Model: base, Output: out, Policy: "h2o", Budgets: []int{budget}, Ubatch: ubatch, Rank: 4, Hidden: 8, Steps: 20, Type: gguf.F16,
+		}, runtime, windows)
+		require.NoError(t, err)
+		assert.Equal(t, want.exact, report.Exact, name)
+		assert.Equal(t, want.shared, report.Shared, name)
+
+		a, err := weights.Read(out)
+		require.NoError(t, err)
+		_, err = weights.Check(a, base)
+		require.NoError(t, err)
+		for il := range a.Kernels {
+			assert.Equal(t, slices.Contains(want.trained, il), a.Kernels[il].HasPhi() && a.Kernels[il].HasPsi(), "%s, layer %d", name, il)
+		}
+		w := open(t, worker.Patched, worker.Config{Model: path, Context: 512, Ubatch: ubatch, LESS: &worker.LESS{Policy: "h2o", Budget: budget, Adapter: out}})
+		_, err = w.Feed(0, 0, randomTokens(100, 384), worker.Last)
+		require.NoError(t, err)
+		info, err := w.LESS()
+		require.NoError(t, err)
+		assert.Equal(t, len(want.trained), info.KernelLayers, name)
 	}
 }
