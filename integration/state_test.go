@@ -68,6 +68,8 @@ func TestSaveAndRestore(t *testing.T) {
 		{"h2o, f32 slots", gopher, &worker.LESS{Policy: "h2o", Budget: 64, TypeK: "f32", TypeV: "f32"}},
 		{"h2o, keys in q4_0", gopher, &worker.LESS{Policy: "h2o", Budget: 64, TypeK: "q4_0", TypeV: "q8_0"}},
 		{"peak, by head", gopher, &worker.LESS{Policy: "peak", Slots: byHead, Adapter: "testdata/gopher-5m.peak-41.lesskv.gguf"}},
+		{"shared layers", "gemma3n", &worker.LESS{Policy: "peak", Budget: 64}},
+		{"shared layers of other heads, keys in q4_0", "gemma4-64", &worker.LESS{Policy: "h2o", Budget: 64, TypeK: "q4_0", TypeV: "q8_0"}},
 		{"lambda, sliding windows", "gemma2", &worker.LESS{Policy: "lambda", Budget: 64}},
 		{"h2o, delta net", "qwen35", &worker.LESS{Policy: "h2o", Budget: 64}},
 		{"peak, short convolutions and sliding windows", "lfm2-window", &worker.LESS{Policy: "peak", Budget: 64}},

@@ -68,8 +68,8 @@ bool lesskv_supported(const llama_model * model, char * error, size_t error_size
         why = "uses chunked attention";
     } else if (h.swa_type == LLAMA_SWA_TYPE_SYMMETRIC) {
         why = "uses a symmetric attention window";
-    } else if (h.n_layer_kv_from_start >= 0 && h.n_layer_kv_from_start < (int32_t) h.n_layer()) {
-        why = "has layers that share another layer's keys and values";
+    } else if (h.n_layer_kv_from_start >= 0 && h.n_layer_kv_from_start < (int32_t) h.n_layer() && model->arch != LLM_ARCH_GEMMA3N && model->arch != LLM_ARCH_GEMMA4) {
+        why = "has layers that share keys and values in a way of its own"; // llama_model::create_memory has the two's
     } else if (model->arch == LLM_ARCH_GROK) {
         why = "scales its attention logits in a way of its own";
     }

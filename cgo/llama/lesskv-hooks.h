@@ -37,6 +37,13 @@ llama_memory_i * lesskv_create_hybrid(
 // llama_context::process_ubatch, once the graph has been computed. False: the nodes of LESS failed, and so has the decode.
 bool lesskv_computed(llama_memory_context_i * mctx);
 
+// Calls of a context that a LESS cache has no part in (llama_context::encode, ::opt_init, ::opt_epoch): remembers and logs the refusal of
+// the one that is named. Returns -1.
+int lesskv_refuse_call(llama_memory_i * memory, const char * call);
+
+// llama_model::create_memory of a model that attends to the cache of another context. Throws std::runtime_error if that is LESS's.
+void lesskv_refuse_other(llama_memory_i * memory);
+
 // llm_graph_context::build_attn_inp_kv and _kv_iswa.
 llm_graph_input_attn_kv      * lesskv_build_inp_kv     (const llm_graph_context & g);
 llm_graph_input_attn_kv_iswa * lesskv_build_inp_kv_iswa(const llm_graph_context & g);

@@ -73,6 +73,23 @@ lesskv_memory::lesskv_memory(
             adapter ? ("rank " + std::to_string(adapter->rank)).c_str() : "sparse only");
 }
 
+// Makes a layer that has no keys and values of its own a sharer.
+void lesskv_memory::share(lesskv_memory_layer & l) {
+    const int32_t il = (int32_t) lesskv_owner(hparams, l.il);
+    if (il == l.il || layer_of[il] < 0) {
+        refuse(format("layer %d has no keys and values of its own, and there is no layer to share them with: LESS cannot serve this model, turn it off", l.il));
+    }
+    auto & owner = layers[layer_of[il]];
+    const auto & p = owner.params;
+    if (p.n_swa != l.params.n_swa || p.n_head_kv != l.params.n_head_kv || p.dk != l.params.dk || p.dv != l.params.dv || l.params.n_head % p.n_head_kv != 0) {
+        refuse(format("layer %d shares the keys and values of layer %d, and the two differ in their attention windows (%d and %d), KV heads (%d, %d) or the size of heads (%d, %d): LESS cannot serve this model, turn it off",
+                    l.il, il, l.params.n_swa, p.n_swa, l.params.n_head_kv, p.n_head_kv, l.params.dk, p.dk));
+    }
+    l.i      = owner.i;
+    l.shares = true;
+    owner.last_sharer = std::max(owner.last_sharer, l.il);
+}
+
 static std::vector<float> hadamard_matrix(int32_t n) {
     std::vector<float> m((size_t) n*n, 1.0f/std::sqrt((float) n));
     for (int32_t half = 1; half < n; half *= 2) {
@@ -148,7 +165,10 @@ void lesskv_memory::resolve(const lesskv_config & cfg, const layer_filter_cb & a
         if (l.params.kernels && l.rot_k && l.params.n_swa == 0) {
             l.params.kernels = adapter->rotated(il, l.params.n_head, l.params.n_head_kv, l.params.dk, l.rot_k, bytes_kernels);
         }
-        layer_of[il] = (int32_t) l.i;
+        if (!hparams.has_kv(il)) {
+            share(l);
+        }
+        layer_of[il] = (int32_t) layers.size();
         layers.push_back(l);
     }
     if (layers.empty()) {
@@ -198,10 +218,21 @@ bool lesskv_memory::reserve_scratch() {
     if (use_reference) {
         size_t n = 1; // a layer whose policy asks for nothing needs none
         for (const auto & l : layers) {
-            n = std::max(n, l.params.n_swa > 0 ? 0 : (size_t) l.params.n_head_kv*((size_t) budget + cparams.n_ubatch));
+            n = std::max(n, lesskv_worth_size(&l.params, cparams.n_ubatch)); // rows of it are shorter
         }
         worth.resize(n);
         size += n*sizeof(worth[0]);
+    }
+    worths.resize(layers.size());
+    ref_worths.resize(layers.size());
+    for (const auto & l : layers) {
+        if (l.last_sharer < 0) {
+            continue;
+        }
+        const size_t n = lesskv_worth_size(&l.params, cparams.n_ubatch);
+        worths[l.i].resize(n);
+        ref_worths[l.i].resize(use_reference ? n : 0); // rows of it are shorter
+        size += worths[l.i].size()*sizeof(float) + ref_worths[l.i].size()*sizeof(double);
     }
     scratch      = std::move(p);
     scratch_size = size;
@@ -228,6 +259,13 @@ lesskv_memory_layer & lesskv_memory::layer(int il) {
         refuse(format("layer %d attends but has no KV heads of its own: LESS cannot serve this model, turn it off", il));
     }
     return layers[layer_of[il]];
+}
+
+double * lesskv_memory::reference_worth(const lesskv_memory_layer & l) {
+    if (!use_reference) {
+        return nullptr;
+    }
+    return ref_worths[l.i].empty() ? worth.data() : ref_worths[l.i].data();
 }
 
 void lesskv_memory::note_lora() {

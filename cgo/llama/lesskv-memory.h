@@ -30,11 +30,14 @@ inline lesskv_stats stats_of(const lesskv_cache * c) {
     return s;
 }
 
-// One layer that has attention. The graph's custom nodes point at it, so it lives as long as the memory.
+// One layer that has attention, its index in the memory being that of its cache unless it shares another's. The graph's custom nodes
+// point at it, so it lives as long as the memory.
 struct lesskv_memory_layer {
     lesskv_memory * mem = nullptr;
     int32_t il = 0;          // layer of the model
-    size_t  i = 0;           // index among the layers that have attention
+    size_t  i = 0;           // of its cache: the layer's own, or the one that it shares
+    bool    shares = false;  // has no keys and values of its own, and attends to its owner's cache
+    int32_t last_sharer = -1; // of an owner: the layer of the model after which it commits; -1: it shares with none
     lesskv_layer params = {};
     float   scale = 0.0f;    // kq_scale, known when the graph is built
     float   soft_cap = 0.0f;
@@ -77,8 +80,10 @@ public:
     // for the graph
 
     lesskv_memory_layer & layer(int il);        // refuses if layer il has no attention
+    lesskv_memory_layer & owner(const lesskv_memory_layer & l) { return layers[l.i]; } // whose cache it attends to: itself, or another
     const std::map<int32_t, std::vector<float>> & rotations() const { return hadamard; } // that quantised slots need, by size
     [[noreturn]] void     refuse(const std::string & why) const; // throws; the reason goes to the configuration's error too
+    bool                  fail(const std::string & why) const; // remembers and logs a refusal; returns false
     void                  note_lora();          // warns, once, that an adapter was trained without it
     lesskv_cache *        cache(llama_seq_id seq_id, size_t i) const; // NULL if there is none
     void *                scratch_data() const { return scratch.get(); }
@@ -86,7 +91,8 @@ public:
     lesskv_profile *      profile_data() { return profiles.empty() ? nullptr : profiles.data(); } // by thread; NULL: off
     const std::vector<lesskv_profile> & profile() const { return profiles; }
     void                  reset_profile() { std::fill(profiles.begin(), profiles.end(), lesskv_profile{}); }
-    double *              reference_worth()       { return use_reference ? worth.data() : nullptr; } // NULL: the fast kernels
+    double *              reference_worth(const lesskv_memory_layer & l); // NULL: the fast kernels
+    float *               worth_of(size_t i) { return worths[i].empty() ? nullptr : worths[i].data(); } // of a cache that is shared, or NULL
     void                  note_status(const lesskv_memory_layer & l, lesskv_status status); // of a node; from any thread
     bool                  computed(); // whether the nodes of the micro-batch in flight did well; poisons its sequence if not
 
@@ -114,7 +120,6 @@ protected:
     };
 
     bool valid(llama_seq_id seq_id) const;
-    bool fail(const std::string & why) const; // remembers and logs a refusal; returns false
     void poison(llama_seq_id seq_id, const std::string & why);
     llama_pos pos_max(const sequence & seq) const;
 
@@ -138,7 +143,9 @@ private:
     struct free_scratch { void operator()(void * p) const; };
 
     void resolve(const lesskv_config & cfg, const layer_filter_cb & attends);
+    void share(lesskv_memory_layer & l);
     void resolve_budget(const lesskv_config & cfg); // lesskv-budget.cpp
+    void load_weights();
     void warn_adapter() const;
     bool spread() const; // whether heads have budgets of their own
     void set_slots(std::vector<int32_t> slots, int32_t heavy_asked); // B of every KV head that has a budget, layer by layer
@@ -171,6 +178,8 @@ private:
     bool use_profile = false;
     std::vector<lesskv_profile> profiles;
     std::vector<double> worth; // of the plain loops: what pairs were worth, from attend to commit
+    std::vector<std::vector<float>>  worths;     // by cache, of those that are shared: the same, from the owner's attend to its commit
+    std::vector<std::vector<double>> ref_worths; // and of the plain loops
 
     const lesskv_adapter * adapter = nullptr; // null: sparse only
     std::unique_ptr<const lesskv_adapter> own; // where the configuration only names a file

@@ -21,7 +21,7 @@ lesskv_cache * lesskv_memory::cache(llama_seq_id seq_id, size_t i) const {
 bool lesskv_memory::make(sequence & seq) {
     std::vector<cache_ptr> caches(layers.size());
     for (const auto & l : layers) {
-        if (!l.used) {
+        if (!l.used || l.shares) {
             continue;
         }
         lesskv_cache * c = nullptr;

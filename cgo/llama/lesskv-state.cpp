@@ -9,6 +9,14 @@
 #include <cstring>
 #include <stdexcept>
 
+// A part of a state, without what can be made again from tokens, is for caches that have such a part. LLAMA_STATE_SEQ_FLAGS_ON_DEVICE is
+// served: nothing of a LESS cache is on a device, and what upstream leaves there is in the state itself.
+static void check_flags(llama_state_seq_flags flags) {
+    if (flags & LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY) {
+        throw std::runtime_error("a part of a state (LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY) was asked for: a LESS cache is saved and loaded whole, leave the flag out");
+    }
+}
+
 static const uint32_t STATE_MAGIC   = 0x764b534c; // "LSKv"
 static const uint32_t STATE_VERSION = 5;
 
@@ -203,9 +211,8 @@ std::vector<uint32_t> lesskv_memory::saved(llama_seq_id seq_id) const {
 }
 
 void lesskv_memory::state_write(llama_io_write_i & io, llama_seq_id seq_id, llama_state_seq_flags flags) const {
-    GGML_UNUSED(flags);
-
     try {
+        check_flags(flags);
         const auto ids = saved(seq_id);
         const auto h   = make_header();
         io.write(&h, sizeof(h));
@@ -265,9 +272,8 @@ void lesskv_memory::replace(std::vector<std::pair<uint32_t, sequence>> loaded, l
 }
 
 void lesskv_memory::state_read(llama_io_read_i & io, llama_seq_id seq_id, llama_state_seq_flags flags) {
-    GGML_UNUSED(flags);
-
     try {
+        check_flags(flags);
         replace(read_sequences(io, seq_id), seq_id); // once all of it is read, nothing fails
     } catch (const std::exception & e) {
         error = e.what();

@@ -279,6 +279,8 @@ public:
             { "capture",     &worker::set_capture, true  },
             { "captured",    &worker::captured,    true  },
             { "abort",       &worker::set_abort,   true  },
+            { "beside",      &worker::beside,      true  },
+            { "train",       &worker::train,       true  },
             { "causal",      &worker::set_causal,  true  },
             { "less",        &worker::less,        true  },
             { "layers",      &worker::layers,      true  },
@@ -429,6 +431,10 @@ private:
         if (can_capture) {
             params.cb_eval           = capture::callback;
             params.cb_eval_user_data = &copies;
+        }
+
+        if (req.flag("ahead", false)) {
+            params.ctx_type = LLAMA_CONTEXT_TYPE_MTP;
         }
 
         const bool less = req.flag("less", false);
@@ -705,7 +711,7 @@ private:
     void encode(request & req, reply & out) {
         batch b = read_batch(req);
         check_batch(b, true);
-        if (!llama_model_has_encoder(model.get())) {
+        if (!llama_model_has_encoder(model.get()) && !less_on) { // LESS refuses it itself
             refuse("the model has no encoder that runs by itself: use decode");
         }
         const int code = llama_encode(ctx.get(), b.get());
@@ -843,6 +849,7 @@ private:
     void save(request & req, reply & out) {
         const int32_t seq = int32_t(req.integer("seq", -1, n_seq() - 1, -1));
         const std::string file = req.text("file");
+        const llama_state_seq_flags flags = llama_state_seq_flags(req.integer("flags", 0, max_i32, 0));
         req.done();
         if (!file.empty()) {
             const auto tokens = req.integers();
@@ -854,10 +861,10 @@ private:
             }
             return;
         }
-        std::vector<uint8_t> state(seq < 0 ? llama_state_get_size(ctx.get()) : llama_state_seq_get_size(ctx.get(), seq));
+        std::vector<uint8_t> state(seq < 0 ? llama_state_get_size(ctx.get()) : llama_state_seq_get_size_ext(ctx.get(), seq, flags));
         const size_t n = seq < 0
             ? llama_state_get_data(ctx.get(), state.data(), state.size())
-            : llama_state_seq_get_data(ctx.get(), state.data(), state.size(), seq);
+            : llama_state_seq_get_data_ext(ctx.get(), state.data(), state.size(), seq, flags);
         if (state.empty() || n != state.size()) {
             throw failure(with_reason("can't save the state"));
         }
@@ -900,6 +907,7 @@ private:
     void load(request & req, reply & out) {
         const int32_t seq = int32_t(req.integer("seq", -1, n_seq() - 1, -1));
         const std::string file = req.text("file");
+        const llama_state_seq_flags flags = llama_state_seq_flags(req.integer("flags", 0, max_i32, 0));
         req.done();
         if (!file.empty()) {
             std::vector<int32_t> tokens(check_state_file(file, seq < 0));
@@ -918,11 +926,42 @@ private:
         }
         const size_t n = seq < 0
             ? llama_state_set_data(ctx.get(), req.payload.data(), req.payload.size())
-            : llama_state_seq_set_data(ctx.get(), req.payload.data(), req.payload.size(), seq);
+            : llama_state_seq_set_data_ext(ctx.get(), req.payload.data(), req.payload.size(), seq, flags);
         if (n == 0) {
             throw failure(with_reason("can't load the state"));
         }
         out.set("bytes", int64_t(n));
+    }
+
+    // What only some contexts can do
+
+    // A context of another model that takes part in this one's.
+    void beside(request & req, reply &) {
+        const std::string path = req.text("path");
+        req.done();
+        const std::unique_ptr<llama_model, decltype(&llama_model_free)> other(llama_model_load_from_file(path.c_str(), llama_model_default_params()), llama_model_free);
+        if (!other) {
+            throw failure(with_reason("can't load " + path));
+        }
+        llama_context_params params = llama_context_default_params();
+        params.n_ctx     = llama_n_ctx(ctx.get());
+        params.ctx_other = ctx.get();
+        const std::unique_ptr<llama_context, decltype(&llama_free)> made(llama_init_from_model(other.get(), params), llama_free);
+        if (!made) {
+            throw failure("can't make a context for " + path + ": " + log.errors); // the open one's last error is another's
+        }
+    }
+
+    // Asks LESS to be trained, which it refuses. Without it, there would have to be something to train.
+    void train(request & req, reply &) {
+        req.done();
+        if (!less_on) {
+            refuse("train: open with less=1 first");
+        }
+        llama_opt_params params = {};
+        llama_opt_init(ctx.get(), model.get(), params);
+        llama_opt_epoch(ctx.get(), nullptr, nullptr, nullptr, 0, nullptr, nullptr);
+        throw failure(with_reason("can't train"));
     }
 
     // Looking inside
@@ -1065,6 +1104,7 @@ private:
         out.set("pinned",          i.pinned);
         out.set("n_layer",         i.n_layer);
         out.set("n_layer_swa",     i.n_layer_swa);
+        out.set("n_layer_shared",  i.n_layer_shared);
         out.set("n_layer_kernels", i.n_layer_kernels);
         out.set("rank",            i.rank);
         out.set("hidden",          i.hidden);

@@ -186,33 +186,6 @@ func llama4(b *builder) {
 	}
 }
 
-func gemma3n(b *builder) {
-	const altup, laurel, perLayer = 4, 64, 256 // fixed in llama.cpp, as is the first layer without KV of its own, 20
-	s := shape{layers: 22, embd: 64, ff: 64, heads: 4, headsKV: 1, dim: 16}
-	b.key("attention.sliding_window", uint32(32))
-	b.gemma(s, 1)
-	b.add("per_layer_token_embd.weight", b.typ, 0, 1./16, perLayer*s.layers, b.vocab)
-	b.matrix("altup_proj", 1, s.embd, s.embd, altup-1)
-	b.matrix("altup_unembd_proj", 1, s.embd, s.embd, altup-1)
-	b.matrix("per_layer_model_proj", 1, s.embd, perLayer*s.layers)
-	b.norm("per_layer_proj_norm", 1, perLayer)
-	for i := range s.layers {
-		b.norm(blk(i, "attn_q_norm"), .8, s.dim) // the scale of its attention is 1
-		b.norm(blk(i, "attn_k_norm"), .8, s.dim)
-		b.matrix(blk(i, "inp_gate"), 1, s.embd, perLayer)
-		b.matrix(blk(i, "proj"), 1, perLayer, s.embd)
-		b.norm(blk(i, "post_norm"), 1, s.embd)
-		b.matrix(blk(i, "altup_correct_coef"), .5, altup, altup)
-		b.norm(blk(i, "altup_correct_scale"), 1, s.embd)
-		b.matrix(blk(i, "altup_predict_coef"), .5, altup, altup*altup)
-		b.matrix(blk(i, "altup_router"), 1, s.embd, altup)
-		b.norm(blk(i, "altup_router_norm"), 1, s.embd)
-		b.matrix(blk(i, "laurel_l"), 1, s.embd, laurel)
-		b.matrix(blk(i, "laurel_r"), 1, laurel, s.embd)
-		b.norm(blk(i, "laurel_post_norm"), 1, s.embd)
-	}
-}
-
 func grok(b *builder) {
 	const experts = 4
 	s := shape{layers: 2, embd: 64, ff: 64, heads: 4, headsKV: 2, dim: 16}

@@ -22,6 +22,9 @@ type Model struct {
 	Architecture string // general.architecture
 	Refused      string // why LESS can't serve it, in a few words; "" if it can
 	NoDecode     bool   // it has no decoder, or needs an encoder's output before it can decode
+	Shared       int    // layers, the last ones, that share another's keys and values
+	Without      int    // layers without attention
+	Differ       bool   // whether layers differ in the number of their heads or the size of them
 	Window       int    // sliding window of every layer that has one, in tokens; 0 if none has
 	Attends      []int  // of a hybrid, the layers that attend; the others are recurrent, or neither. nil: all attend
 	Experts      bool   // tokens choose among experts: what rounds otherwise may choose otherwise
@@ -57,6 +60,13 @@ func All() []Model {
 		{Name: "plamo2", Architecture: "plamo2", Attends: []int{1, 3}, build: plamo2},                                      // Mamba with heads
 		{Name: "minimax-01", Architecture: "minimax-01", Attends: []int{1, 3}, Experts: true, build: minimax01},            // linear attention with decay
 
+		// layers that share another one's KV, and layers whose heads differ
+		{Name: "gemma3n", Architecture: "gemma3n", Window: 32, Shared: 5, build: gemma3n},
+		{Name: "gemma4", Architecture: "gemma4", Window: 32, Shared: 4, Differ: true, build: gemma4},
+		{Name: "gemma4-64", Architecture: "gemma4", Window: 32, Shared: 3, Differ: true, build: gemma4Wide},
+		{Name: "openelm", Architecture: "openelm", Differ: true, build: openelm},
+		{Name: "deci", Architecture: "deci", Differ: true, Without: 2, build: deci},
+
 		{Name: "mpt", Architecture: "mpt", Refused: "ALiBi", build: mpt},
 		{Name: "bloom", Architecture: "bloom", Refused: "ALiBi", build: bloom},
 		{Name: "bert", Architecture: "bert", Refused: "encoder", NoDecode: true, build: bert},
@@ -65,7 +75,6 @@ func All() []Model {
 		{Name: "t5", Architecture: "t5", Refused: "encoder-decoder", NoDecode: true, build: t5},
 		{Name: "kimi-linear", Architecture: "kimi-linear", Refused: "MLA", build: kimiLinear},
 		{Name: "llama4", Architecture: "llama4", Refused: "chunked attention", build: llama4},
-		{Name: "gemma3n", Architecture: "gemma3n", Refused: "layers that share another layer's KV", Window: 32, build: gemma3n},
 		{Name: "grok", Architecture: "grok", Refused: "grok's attention scaling", build: grok},
 	}
 }

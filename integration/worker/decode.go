@@ -177,6 +177,18 @@ func (w *Worker) Causal(on bool) error {
 	return err
 }
 
+// Beside makes a context of another model that takes part in the open one's, and frees it again.
+func (w *Worker) Beside(model string) error {
+	_, err := w.call("beside", nil, "path", model)
+	return err
+}
+
+// Train asks a context with LESS to be trained, which fails.
+func (w *Worker) Train() error {
+	_, err := w.call("train", nil)
+	return err
+}
+
 // AbortAfter makes the next decode stop (code 2) once nodes graph nodes and one more were computed; -1: never.
 func (w *Worker) AbortAfter(nodes int) error {
 	_, err := w.call("abort", nil, "after", nodes)
