@@ -252,9 +252,8 @@ void lesskv_hybrid::state_write(llama_io_write_i & io, llama_seq_id seq_id, llam
 }
 
 void lesskv_hybrid::state_read(llama_io_read_i & io, llama_seq_id seq_id, llama_state_seq_flags flags) {
-    GGML_UNUSED(flags);
-
     try {
+        check_flags(flags);
         auto loaded = read_sequences(io, seq_id);
         std::vector<std::pair<llama_pos, row>> states;
         for (const auto & [s, seq] : loaded) {

@@ -128,6 +128,7 @@ protected:
 
     // Of a saved state, one sequence or (-1) all of them: which are in it; what is read of it, before anything here changes;
     // and what was read, in the place of what was here.
+    static void check_flags(llama_state_seq_flags flags);
     std::vector<uint32_t> saved(llama_seq_id seq_id) const;
     std::vector<std::pair<uint32_t, sequence>> read_sequences(llama_io_read_i & io, llama_seq_id seq_id) const;
     void replace(std::vector<std::pair<uint32_t, sequence>> loaded, llama_seq_id seq_id);

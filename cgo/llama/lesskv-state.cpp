@@ -11,7 +11,7 @@
 
 // A part of a state, without what can be made again from tokens, is for caches that have such a part. LLAMA_STATE_SEQ_FLAGS_ON_DEVICE is
 // served: nothing of a LESS cache is on a device, and what upstream leaves there is in the state itself.
-static void check_flags(llama_state_seq_flags flags) {
+void lesskv_memory::check_flags(llama_state_seq_flags flags) {
     if (flags & LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY) {
         throw std::runtime_error("a part of a state (LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY) was asked for: a LESS cache is saved and loaded whole, leave the flag out");
     }
