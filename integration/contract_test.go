@@ -181,6 +181,22 @@ func observe(t *testing.T, w *worker.Worker, info worker.Info, tokens []int32, u
 	return o
 }
 
+// headError returns the largest relative error of a head's output, of so many values.
+func headError(t *testing.T, want, got []float32, length int) (worst float64) {
+	t.Helper()
+	require.Len(t, got, len(want))
+	for at := 0; at < len(want); at += length {
+		var diff, norm float64
+		for d, x := range want[at:][:length] {
+			e := float64(got[at+d]) - float64(x)
+			diff += e * e
+			norm += float64(x) * float64(x)
+		}
+		worst = max(worst, math.Sqrt(diff/norm))
+	}
+	return worst
+}
+
 // attentionError runs the reference over what the runtime's cache of a layer was given for so many tokens, and returns the largest relative error of a
 // head's output and the number of pairs that the reference kept because the runtime did.
 func attentionError(t *testing.T, layer reference.Layer, tokens int, micro []worker.Attention, kept [][][]int32) (worst float64, followed int) {
@@ -191,16 +207,7 @@ func attentionError(t *testing.T, layer reference.Layer, tokens int, micro []wor
 	for i, a := range micro {
 		out, err := cache.Step(pos, a.Q, a.K, a.V, kept[i])
 		require.NoError(t, err)
-		require.Len(t, a.Out, len(out))
-		for at := 0; at < len(out); at += a.ValueLength {
-			var diff, norm float64
-			for d, want := range out[at:][:a.ValueLength] {
-				e := float64(a.Out[at+d]) - float64(want)
-				diff += e * e
-				norm += float64(want) * float64(want)
-			}
-			worst = max(worst, math.Sqrt(diff/norm)) // NaN stays, and is below no bound
-		}
+		worst = max(worst, headError(t, out, a.Out, a.ValueLength)) // NaN stays, and is below no bound
 		pos += a.Tokens
 	}
 	require.Equal(t, tokens, pos, "captured tokens")

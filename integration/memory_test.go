@@ -121,10 +121,20 @@ func print(table []usage) string {
 	return b.String()
 }
 
-// Heads with budgets of their own hold what they may and no more, and the bytes are those of the sum.
+// Heads with budgets of their own hold what they may and no more, and the bytes are those of the sum; the plain loops' too, which have
+// memory of their own for what pairs are worth.
 func TestBudgetsByHead(t *testing.T) {
 	t.Parallel()
-	w := open(t, worker.Patched, worker.Config{Model: gopher, Context: 2048, Ubatch: 32, LESS: &worker.LESS{Policy: "peak", Slots: byHead}})
+	for _, reference := range []bool{false, true} {
+		t.Run(fmt.Sprintf("reference %v", reference), func(t *testing.T) {
+			t.Parallel()
+			testBudgetsByHead(t, &worker.LESS{Policy: "peak", Slots: byHead, Reference: reference})
+		})
+	}
+}
+
+func testBudgetsByHead(t *testing.T, less *worker.LESS) {
+	w := open(t, worker.Patched, worker.Config{Model: gopher, Context: 2048, Ubatch: 32, LESS: less})
 	heads, err := w.Heads()
 	require.NoError(t, err)
 	require.Len(t, heads, len(byHead))

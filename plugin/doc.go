@@ -65,7 +65,8 @@
 // does [PlainText].
 //
 // A sequence cannot be shifted, nor cut back past what has been folded. Models that LESS does not cover (ALiBi, multi-head
-// latent attention, encoders, recurrent layers and a few more) are refused with [ErrUnsupported].
+// latent attention, encoders, recurrent models and a few more) are refused with [ErrUnsupported]. Of models in which only some layers
+// attend it serves those, and reports the others' states as RecurrentBytes.
 //
 // # Calls
 //

@@ -38,6 +38,18 @@ static struct lesskv_budget budget_of(const struct lesskv_layer * l, int32_t hea
     return l->budgets ? l->budgets[head_kv] : l->budget;
 }
 
+struct lesskv_layer lesskv_layer_asking(const struct lesskv_cache * cache, const struct lesskv_ubatch * ub) {
+    struct lesskv_layer l = cache->layer;
+    if (ub->layer) {
+        l.n_head  = ub->layer->n_head;
+        l.kernels = l.n_swa > 0 ? NULL : ub->layer->kernels;
+    }
+    if (l.kernels && (!l.kernels->phi[0].data || l.kernels->rank != cache->rank)) {
+        l.kernels = NULL;
+    }
+    return l;
+}
+
 static bool mat_ok(const struct lesskv_mat * m, int32_t n_in) {
     return m->data && lesskv_row_size(m->type, n_in) > 0;
 }
@@ -60,7 +72,7 @@ static bool layer_ok(const struct lesskv_layer * l) {
     }
     const struct lesskv_kernels * w = l->kernels;
     return !w || (w->rank > 0 && w->hidden > 0 &&
-        mat_ok(&w->phi[0], l->dk) && mat_ok(&w->phi[1], w->hidden) &&
+        ((!w->phi[0].data && !w->phi[1].data) || (mat_ok(&w->phi[0], l->dk) && mat_ok(&w->phi[1], w->hidden))) &&
         mat_ok(&w->psi[0], l->dk) && mat_ok(&w->psi[1], w->hidden) && mat_ok(&w->psi[2], w->rank));
 }
 

@@ -6,6 +6,7 @@ package kernels
 import "C"
 
 import (
+	"reflect"
 	"runtime"
 	"unsafe"
 )
@@ -55,6 +56,19 @@ type Cache struct {
 	layer   Layer
 	c       *C.struct_lesskv_cache
 	scratch []byte
+}
+
+// fits says whether a layer can attend to a cache: its own, or as a sharer to one whose layer differs in query heads and kernels alone.
+func (c *Cache) fits(l *Layer) error {
+	a, b := *l, c.layer
+	a.Heads, b.Heads, a.Kernels, b.Kernels = 0, 0, nil, nil
+	if !reflect.DeepEqual(a, b) || l.Heads < 1 || l.Heads%max(l.HeadsKV, 1) != 0 {
+		return argument("a sharer %+v of a cache of %+v: want the same but for query heads and kernels", *l, c.layer)
+	}
+	if k := l.Kernels; k != nil && l.Window == 0 && (k.c == nil || k.shape.Rank != c.rank()) {
+		return argument("a sharer's kernels %+v of a cache of rank %d: want them open, and the rank", k.shape, c.rank())
+	}
+	return nil
 }
 
 // c is the layer as C sees it, whose budgets stay in place as long as pin says.

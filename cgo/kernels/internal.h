@@ -181,4 +181,8 @@ struct scratch lesskv_scratch_plan(const struct lesskv_layer * layer, int32_t n_
 // cache.c: a layer as it is kept, with a sliding window as its equal (see struct lesskv_cache).
 struct lesskv_layer lesskv_layer_plain(const struct lesskv_layer * layer);
 
+// cache.c: the layer whose queries a micro-batch has, as it attends to the cache: the cache's own or a sharer, without kernels
+// where it has no phi or the cache no state for it.
+struct lesskv_layer lesskv_layer_asking(const struct lesskv_cache * cache, const struct lesskv_ubatch * ub);
+
 #endif

@@ -11,8 +11,9 @@
 //                     was worth to the queries
 //     lesskv_commit   every thread; scores, evicts, folds
 //
-// Both split their work over (ith, nth), are right for any nth >= 1, and give the same bits for every
-// nth. Nothing here allocates but lesskv_cache_new, and lesskv_allocate while it runs; nothing aborts, prints or keeps global state.
+// Where other layers share the cache, they attend before that (lesskv_gather below). All split their work over (ith, nth), are right
+// for any nth >= 1, and give the same bits for every nth. Nothing here allocates but lesskv_cache_new, and lesskv_allocate while it
+// runs; nothing aborts, prints or keeps global state.
 //
 // Symbols: T tokens of the micro-batch, D = dk and Dv = dv the head sizes, Hq = n_head, Hkv = n_head_kv,
 // g = Hq/Hkv query heads a KV head, B = budget.
@@ -50,7 +51,8 @@ struct lesskv_mat {
     const void *     data;
 };
 
-// The trained kernels of one layer ("Kernels" in algorithm.md). Not owned.
+// The trained kernels of one layer ("Kernels" in algorithm.md). Not owned. Without phi (data NULL in both) the layer's own queries
+// read the slots alone, and psi folds for those of sharers; a sharer has phi alone.
 //     phi(q) = |gelu(gelu(q W1) W2)|       phi[0] [Hq][R'][D]   phi[1] [Hq][R][R']
 //     psi(k) = |gelu(gelu(k U1) U2) U3|    psi[0] [Hkv][R'][D]  psi[1] [Hkv][R][R']  psi[2] [Hkv][R][R]
 struct lesskv_kernels {
@@ -147,6 +149,8 @@ struct lesskv_ubatch {
     float soft_cap;       // 0: none; else l = cap tanh(l / cap)
     const float * sinks;  // [Hq] sink logits that join the denominator, or NULL
     float * out;          // f32 [T][Hq][Dv], no gaps
+    const struct lesskv_layer * layer; // NULL, or the sharer whose q, scale and out these are: lesskv_gather
+    float * worth;        // NULL, or the area of lesskv_gather
     struct lesskv_profile * profile; // [n_threads], where the time goes; or NULL
 };
 
@@ -184,13 +188,23 @@ void lesskv_attend(const struct lesskv_cache * cache, const struct lesskv_ubatch
 // becomes another one's copy.
 enum lesskv_status lesskv_commit(struct lesskv_cache * cache, const struct lesskv_ubatch * ub, void * scratch, int n_threads, int ith, int nth);
 
+// A cache that other layers share ("Layers that share another layer's cache" in algorithm.md). The layer that it is of attends first,
+// then each sharer: with layer set, which is the cache's but for n_head, a multiple of Hkv, and kernels, of which phi counts and is of
+// the cache's rank; with its own q, scale, soft_cap, sinks and out, and the k, v and pos of the first. Then comes the commit. A scratch
+// keeps what pairs were worth from attend to commit, and serves other layers in between. So, where the policy has scores, gather
+// follows each attend, every thread, behind a barrier, and takes that into worth; the commit has worth too, and reads no scratch.
+// worth: lesskv_worth_size floats, 0 where the policy has no scores (so has a sliding window) and nothing is to be gathered; unchanged
+// from the first gather to the commit. n_tokens: of the largest micro-batch.
+size_t lesskv_worth_size(const struct lesskv_layer * layer, int32_t n_tokens);
+void   lesskv_gather(const struct lesskv_cache * cache, const struct lesskv_ubatch * ub, void * scratch, int n_threads, int ith, int nth);
+
 // The same in simple loops and double precision, one thread, scratch of its own: what the fast ones are tested against.
 // LESSKV_ERR_NOMEM, and nothing changed; the second also LESSKV_ERR_FINITE, as above.
 enum lesskv_status lesskv_attend_ref(const struct lesskv_cache * cache, const struct lesskv_ubatch * ub, double * worth);
 enum lesskv_status lesskv_commit_ref(struct lesskv_cache * cache, const struct lesskv_ubatch * ub, const double * worth, double * sums);
-// worth: f64 [Hkv][B' + T], what the slots in storage order and then the micro-batch were worth to its queries: the sum of their
-// softmax weights over A, or the largest, as the policy asks; not used where it does not. B' = lesskv_cache_width. The first may
-// be given NULL.
+// worth: f64 [Hkv][B' + T]; a sharer's attend adds to what is there. What the slots in storage order and then the micro-batch were worth
+// to its queries: the sum of their softmax weights over A, or the largest, as the policy asks; not used where it does not. B' =
+// lesskv_cache_width. The first may be given NULL.
 // sums: f64 [Hkv][R][Dv + 1], a row of H and its element of z, from an empty cache on, which has zeros; H and z of the cache are
 // these, rounded. NULL: each micro-batch goes on from what is in the cache.
 int32_t lesskv_cache_width(const struct lesskv_cache * cache); // the slots that the KV head with most can hold

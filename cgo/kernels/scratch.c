@@ -102,3 +102,8 @@ size_t lesskv_scratch_size(const struct lesskv_layer * layer, int32_t n_tokens, 
     struct scratch s;
     return lay(&s, &plain, n_tokens > 0 ? n_tokens : 1, n_threads > 0 ? n_threads : 1, 0, 0) + 63;
 }
+
+size_t lesskv_worth_size(const struct lesskv_layer * layer, int32_t n_tokens) {
+    const struct lesskv_layer l = lesskv_layer_plain(layer);
+    return l.policy && l.policy->worth != LESSKV_WORTH_NONE ? (size_t) l.n_head_kv * worth_width(&l, n_tokens) : 0;
+}

@@ -52,24 +52,24 @@ bool lesskv_supported(const llama_model * model, char * error, size_t error_size
     const char * why = nullptr;
     if (llama_model_is_recurrent(model)) {
         why = "is recurrent and has no KV cache to bound";
-    } else if (llama_model_is_hybrid(model)) {
-        why = "mixes attention with recurrent layers";
     } else if (llama_model_has_encoder(model)) {
         why = "has an encoder";
     } else if (!h.causal_attn || model->arch == LLM_ARCH_DREAM || model->arch == LLM_ARCH_LLADA || model->arch == LLM_ARCH_LLADA_MOE || model->arch == LLM_ARCH_RND1) {
         why = "attends without causality and keeps no KV cache"; // encoders, embedding and diffusion models
     } else if (h.use_alibi || h.f_max_alibi_bias > 0.0f) {
         why = "biases attention by distance (ALiBi)";
-    } else if (h.is_mla() || model->arch == LLM_ARCH_DEEPSEEK2) {
+    } else if (h.is_mla() || model->arch == LLM_ARCH_DEEPSEEK2 || model->arch == LLM_ARCH_KIMI_LINEAR || model->arch == LLM_ARCH_KIMI_K3 || model->arch == LLM_ARCH_BAILINGMOE3) {
         why = "uses multi-head latent attention (MLA)";
+    } else if (model->arch == LLM_ARCH_QWEN4EXP) {
+        why = "keeps an index of its keys beside them, and attends to those that it chooses";
+    } else if (model->arch == LLM_ARCH_DEEPSEEK4) {
+        why = "attends to compressed keys, and to those that an index chooses";
     } else if (h.swa_type == LLAMA_SWA_TYPE_CHUNKED) {
         why = "uses chunked attention";
     } else if (h.swa_type == LLAMA_SWA_TYPE_SYMMETRIC) {
         why = "uses a symmetric attention window";
-    } else if (h.n_layer_kv_from_start >= 0 && h.n_layer_kv_from_start < (int32_t) h.n_layer()) {
-        why = "has layers that share another layer's keys and values";
-    } else if (h.n_pos_per_embd() > 1 || h.use_mrope()) {
-        why = "uses multi-dimensional positions (M-RoPE)";
+    } else if (h.n_layer_kv_from_start >= 0 && h.n_layer_kv_from_start < (int32_t) h.n_layer() && model->arch != LLM_ARCH_GEMMA3N && model->arch != LLM_ARCH_GEMMA4) {
+        why = "has layers that share keys and values in a way of its own"; // llama_model::create_memory has the two's
     } else if (model->arch == LLM_ARCH_GROK) {
         why = "scales its attention logits in a way of its own";
     }

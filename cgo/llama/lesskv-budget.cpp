@@ -14,6 +14,11 @@ static int32_t least(int32_t budget, int32_t pinned) {
     return std::min(budget, std::max(pinned, 4) + 4);
 }
 
+// Sliding windows hold what they need, and a layer that shares another's cache has none.
+static bool has_budget(const lesskv_memory_layer & l) {
+    return l.params.n_swa == 0 && !l.shares;
+}
+
 bool lesskv_memory::spread() const {
     return !budgets.empty();
 }
@@ -21,7 +26,7 @@ bool lesskv_memory::spread() const {
 std::vector<int32_t> lesskv_memory::allocate(int32_t budget) const {
     size_t n = 0;
     for (const auto & l : layers) {
-        n += l.params.n_swa > 0 ? 0 : l.params.n_head_kv;
+        n += has_budget(l) ? l.params.n_head_kv : 0;
     }
     std::vector<int32_t> slots(n, budget);
     if (!weights.empty()) {
@@ -37,9 +42,12 @@ uint64_t lesskv_memory::bytes_of(const std::vector<int32_t> & slots) const {
     uint64_t bytes = bytes_kernels;
     size_t at = 0;
     for (const auto & l : layers) {
+        if (l.shares) {
+            continue;
+        }
         lesskv_layer p = l.params;
         std::vector<lesskv_budget> own;
-        for (int32_t j = 0; p.n_swa == 0 && j < p.n_head_kv; ++j) {
+        for (int32_t j = 0; has_budget(l) && j < p.n_head_kv; ++j) {
             own.push_back({ slots[at++], 0 });
         }
         p.budgets = own.data(); // of no meaning to a sliding window
@@ -61,13 +69,28 @@ void lesskv_memory::set_slots(std::vector<int32_t> slots, int32_t heavy_asked) {
     for (auto & l : layers) {
         l.params.budget = { budget, heavy };
         l.params.pinned = pinned;
-        if (l.params.n_swa == 0 && !equal) {
+        if (has_budget(l) && !equal) {
             l.params.budgets = &budgets[at];
             at += l.params.n_head_kv;
         }
     }
+    for (auto & l : layers) { // an owner may come after a layer that shares its cache
+        l.params.budgets = owner(l).params.budgets;
+    }
     if (equal) {
         budgets.clear();
+    }
+}
+
+// The adapter's allocation, of the heads that have a budget.
+void lesskv_memory::load_weights() {
+    size_t at = 0;
+    for (uint32_t il = 0; adapter && !adapter->budget_weights.empty() && il < hparams.n_layer(); ++il) {
+        const auto from = adapter->budget_weights.begin() + at;
+        at += hparams.n_head_kv(il);
+        if (layer_of[il] >= 0 && has_budget(layers[layer_of[il]])) {
+            weights.insert(weights.end(), from, from + hparams.n_head_kv(il));
+        }
     }
 }
 
@@ -78,6 +101,7 @@ void lesskv_memory::resolve_budget(const lesskv_config & cfg) {
                     (unsigned long long) cfg.budget_bytes, cfg.slots ? ", slots of every head" : "", cfg.slots ? ", or slots" : ""));
     }
     pinned = cfg.pinned;
+    load_weights();
 
     std::vector<int32_t> slots = allocate(1);
     int64_t n = n_ctx;

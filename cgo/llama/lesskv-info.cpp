@@ -39,9 +39,13 @@ void lesskv_memory::info(lesskv_info & out) const {
         if (!l.used) {
             continue;
         }
+        out.n_layer_kernels += l.params.n_swa == 0 && l.params.kernels;
+        if (l.shares) {
+            out.n_layer_shared++;
+            continue;
+        }
         out.n_layer     += l.params.n_swa == 0;
         out.n_layer_swa += l.params.n_swa > 0;
-        out.n_layer_kernels += l.params.n_swa == 0 && l.params.kernels;
         size_t s, st;
         lesskv_layer_bytes(&l.params, &s, &st);
         slots += s;
@@ -66,7 +70,7 @@ bool lesskv_memory::layer_info(llama_seq_id seq_id, size_t i, lesskv_layer_info 
     out = {};
     size_t k = 0;
     for (const auto & l : layers) {
-        if (!l.used || k++ != i) {
+        if (!l.used || l.shares || k++ != i) {
             continue;
         }
         const auto * c = cache(seq_id, l.i);
@@ -96,8 +100,9 @@ bool lesskv_memory::head_info(int32_t il, int32_t head_kv, lesskv_head_info & ou
     if (il < 0 || il >= (int32_t) layer_of.size() || layer_of[il] < 0) {
         return false;
     }
-    const auto & p = layers[layer_of[il]].params;
-    if (p.n_swa > 0 || head_kv < 0 || head_kv >= p.n_head_kv) {
+    const auto & l = layers[layer_of[il]];
+    const auto & p = l.params;
+    if (p.n_swa > 0 || l.shares || head_kv < 0 || head_kv >= p.n_head_kv) {
         return false;
     }
     const auto b = p.budgets ? p.budgets[head_kv] : p.budget;
@@ -110,7 +115,7 @@ int32_t lesskv_memory::slots(llama_seq_id seq_id, int32_t il, int32_t head_kv, i
     if (il < 0 || il >= (int32_t) layer_of.size() || layer_of[il] < 0) {
         return -1;
     }
-    const auto * c = cache(seq_id, layer_of[il]);
+    const auto * c = cache(seq_id, layers[layer_of[il]].i);
     if (!c || head_kv < 0 || head_kv >= layers[layer_of[il]].params.n_head_kv) {
         return -1;
     }

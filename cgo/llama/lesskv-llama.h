@@ -70,12 +70,14 @@ struct lesskv_info {
                                             // the head that has fewest
     bool     spread;                        // whether heads differ: lesskv_get_head
     int32_t  n_layer, n_layer_swa;          // layers with a budget; sliding-window layers
+    int32_t  n_layer_shared;                // layers that share the cache of one of those, and hold nothing themselves
     int32_t  n_layer_kernels;               // layers that have kernels
     int32_t  rank, hidden;                  // 0 without an adapter
     int32_t  n_seq;                         // sequences that hold memory now
     uint64_t bytes_slots, bytes_state;      // of those sequences
     uint64_t bytes_kernels, bytes_scratch;
-    uint64_t bytes_full;                    // what the unmodified f16 cache of n_ctx tokens holds
+    uint64_t bytes_full;                    // what the unmodified f16 cache of n_ctx tokens holds, recurrent layers not counted
+    uint64_t bytes_recurrent;               // of recurrent layers, for all sequences, whatever they hold; no budget counts them
     char     adapter_sha256[65];            // "" without an adapter
 };
 bool lesskv_get_info(const struct llama_context * ctx, struct lesskv_info * info);
@@ -107,7 +109,7 @@ void lesskv_reset_profile(struct llama_context * ctx);
 // Layer i of n_layer + n_layer_swa for a sequence; false past the last, or where the sequence is empty.
 bool lesskv_get_layer(const struct llama_context * ctx, int32_t seq_id, int32_t i, struct lesskv_layer_info * info);
 
-// Positions and scores that one KV head holds, in storage order; their number, or -1.
+// Positions and scores that one KV head holds, in storage order; their number, or -1. Of a layer that shares another's cache: that one's.
 int32_t lesskv_get_slots(const struct llama_context * ctx, int32_t seq_id, int32_t il, int32_t head_kv, int32_t max, int32_t * pos, float * score);
 
 // The model's fingerprint of algorithm.md, 64 hex digits and a NUL.

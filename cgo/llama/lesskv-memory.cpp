@@ -33,7 +33,8 @@ static bool forced_reference() {
     return true;
 }
 
-lesskv_memory::lesskv_memory(const llama_model & model, const llama_memory_params & params, const llama_cparams & cparams)
+lesskv_memory::lesskv_memory(
+        const llama_model & model, const llama_memory_params & params, const llama_cparams & cparams, const layer_filter_cb & attends)
     : model(model), hparams(model.hparams), cparams(cparams), swa_full(params.swa_full) {
     const lesskv_config & cfg = *params.lesskv;
 
@@ -57,7 +58,7 @@ lesskv_memory::lesskv_memory(const llama_model & model, const llama_memory_param
     }
 
     load_adapter(cfg);
-    resolve(cfg);
+    resolve(cfg, attends);
     resolve_budget(cfg);
     warn_adapter();
 
@@ -70,6 +71,23 @@ lesskv_memory::lesskv_memory(const llama_model & model, const llama_memory_param
     LLAMA_LOG_INFO("%s: LESS cache: policy %s, budget %d (heavy %d, recent %d, pinned %d)%s, %s\n", __func__,
             lesskv_policy_name(policy), budget, heavy, budget - heavy, pinned, spread() ? ", spread by layer and head" : "",
             adapter ? ("rank " + std::to_string(adapter->rank)).c_str() : "sparse only");
+}
+
+// Makes a layer that has no keys and values of its own a sharer.
+void lesskv_memory::share(lesskv_memory_layer & l) {
+    const int32_t il = (int32_t) lesskv_owner(hparams, l.il);
+    if (il == l.il || layer_of[il] < 0) {
+        refuse(format("layer %d has no keys and values of its own, and there is no layer to share them with: LESS cannot serve this model, turn it off", l.il));
+    }
+    auto & owner = layers[layer_of[il]];
+    const auto & p = owner.params;
+    if (p.n_swa != l.params.n_swa || p.n_head_kv != l.params.n_head_kv || p.dk != l.params.dk || p.dv != l.params.dv || l.params.n_head % p.n_head_kv != 0) {
+        refuse(format("layer %d shares the keys and values of layer %d, and the two differ in their attention windows (%d and %d), KV heads (%d, %d) or the size of heads (%d, %d): LESS cannot serve this model, turn it off",
+                    l.il, il, l.params.n_swa, p.n_swa, l.params.n_head_kv, p.n_head_kv, l.params.dk, p.dk));
+    }
+    l.i      = owner.i;
+    l.shares = true;
+    owner.last_sharer = std::max(owner.last_sharer, l.il);
 }
 
 static std::vector<float> hadamard_matrix(int32_t n) {
@@ -87,7 +105,7 @@ static std::vector<float> hadamard_matrix(int32_t n) {
 }
 
 // Policy, types and layers, from what the configuration asks for and the model has.
-void lesskv_memory::resolve(const lesskv_config & cfg) {
+void lesskv_memory::resolve(const lesskv_config & cfg, const layer_filter_cb & attends) {
     const char * name = cfg.policy && *cfg.policy ? cfg.policy : adapter ? adapter->policy.c_str() : "h2o";
     policy = lesskv_policy_find(name);
     if (!policy) {
@@ -116,7 +134,7 @@ void lesskv_memory::resolve(const lesskv_config & cfg) {
     bytes_kernels = adapter ? adapter->bytes : 0;
     layer_of.assign(hparams.n_layer(), -1); // without those that predict further tokens
     for (uint32_t il = 0; il < hparams.n_layer(); ++il) {
-        if (hparams.n_head_kv(il) == 0) {
+        if (hparams.n_head_kv(il) == 0 || (attends && !attends(il))) {
             continue;
         }
         lesskv_memory_layer l;
@@ -147,8 +165,14 @@ void lesskv_memory::resolve(const lesskv_config & cfg) {
         if (l.params.kernels && l.rot_k && l.params.n_swa == 0) {
             l.params.kernels = adapter->rotated(il, l.params.n_head, l.params.n_head_kv, l.params.dk, l.rot_k, bytes_kernels);
         }
-        layer_of[il] = (int32_t) l.i;
+        if (!hparams.has_kv(il)) {
+            share(l);
+        }
+        layer_of[il] = (int32_t) layers.size();
         layers.push_back(l);
+    }
+    if (layers.empty()) {
+        refuse("LESS does not cover this model: no layer of it attends; turn LESS off for it");
     }
 
     for (auto & l : layers) {
@@ -194,10 +218,21 @@ bool lesskv_memory::reserve_scratch() {
     if (use_reference) {
         size_t n = 1; // a layer whose policy asks for nothing needs none
         for (const auto & l : layers) {
-            n = std::max(n, l.params.n_swa > 0 ? 0 : (size_t) l.params.n_head_kv*((size_t) budget + cparams.n_ubatch));
+            n = std::max(n, lesskv_worth_size(&l.params, cparams.n_ubatch)); // rows of it are shorter
         }
         worth.resize(n);
         size += n*sizeof(worth[0]);
+    }
+    worths.resize(layers.size());
+    ref_worths.resize(layers.size());
+    for (const auto & l : layers) {
+        if (l.last_sharer < 0) {
+            continue;
+        }
+        const size_t n = lesskv_worth_size(&l.params, cparams.n_ubatch);
+        worths[l.i].resize(n);
+        ref_worths[l.i].resize(use_reference ? n : 0); // rows of it are shorter
+        size += worths[l.i].size()*sizeof(float) + ref_worths[l.i].size()*sizeof(double);
     }
     scratch      = std::move(p);
     scratch_size = size;
@@ -224,6 +259,13 @@ lesskv_memory_layer & lesskv_memory::layer(int il) {
         refuse(format("layer %d attends but has no KV heads of its own: LESS cannot serve this model, turn it off", il));
     }
     return layers[layer_of[il]];
+}
+
+double * lesskv_memory::reference_worth(const lesskv_memory_layer & l) {
+    if (!use_reference) {
+        return nullptr;
+    }
+    return ref_worths[l.i].empty() ? worth.data() : ref_worths[l.i].data();
 }
 
 void lesskv_memory::note_lora() {

@@ -11,12 +11,14 @@ type LESSInfo struct {
 	Policy                        string
 	Budget, Heavy, Recent, Pinned int
 	Layers, WindowLayers          int // with a budget; with a sliding window
+	SharedLayers                  int // that share the cache of one of those
 	KernelLayers                  int // that have kernels
 	Rank, Hidden                  int // 0 without an adapter
 	Sequences                     int // that hold memory
 	SlotBytes, StateBytes         int64
 	KernelBytes, ScratchBytes     int64
 	FullBytes                     int64  // what the unmodified f16 cache holds at n_ctx tokens
+	RecurrentBytes                int64  // of recurrent layers
 	AdapterSHA256                 string // "" without an adapter
 	Error                         string // why the last thing that was refused was refused
 }
@@ -30,11 +32,11 @@ func (w *Worker) LESS() (LESSInfo, error) {
 	i := LESSInfo{
 		Policy: r.fields["policy"],
 		Budget: r.int("budget"), Heavy: r.int("heavy"), Recent: r.int("recent"), Pinned: r.int("pinned"),
-		Layers: r.int("n_layer"), WindowLayers: r.int("n_layer_swa"), KernelLayers: r.int("n_layer_kernels"),
+		Layers: r.int("n_layer"), WindowLayers: r.int("n_layer_swa"), SharedLayers: r.int("n_layer_shared"), KernelLayers: r.int("n_layer_kernels"),
 		Rank: r.int("rank"), Hidden: r.int("hidden"), Sequences: r.int("n_seq"),
 		SlotBytes: r.integer("bytes_slots"), StateBytes: r.integer("bytes_state"),
 		KernelBytes: r.integer("bytes_kernels"), ScratchBytes: r.integer("bytes_scratch"),
-		FullBytes: r.integer("bytes_full"), AdapterSHA256: r.fields["adapter_sha256"], Error: r.fields["error"],
+		FullBytes: r.integer("bytes_full"), RecurrentBytes: r.integer("bytes_recurrent"), AdapterSHA256: r.fields["adapter_sha256"], Error: r.fields["error"],
 	}
 	return i, r.err
 }
@@ -49,7 +51,7 @@ type LayerInfo struct {
 	SoftCap               float32 // 0: none
 }
 
-// Layers describes every layer of a sequence; none if it is empty.
+// Layers describes every layer of a sequence that has a cache of its own; none if it is empty.
 func (w *Worker) Layers(seq int) ([]LayerInfo, error) {
 	r, err := w.call("layers", nil, "seq", seq)
 	if err != nil {

@@ -22,8 +22,10 @@ type Config struct {
 	WindowOnly     bool    // swa_full=0: the unmodified cache holds no more of a sliding-window layer than its window
 	Embeddings     bool    // rows are embeddings, not logits
 	Capture        bool    // Capture and Captured will be used; LESS only
+	Ahead          bool    // a context of the layers that predict further tokens
 	RopeBase       float32 // rope_freq_base; the model's
 	RopeScale      float32 // rope_freq_scale; the model's
+	Rollback       int     // n_rs_seq: states of recurrent layers that a sequence can go back to, in tokens; 0
 
 	LESS *LESS // nil: off
 }
@@ -62,7 +64,7 @@ func Int(n int) *int { return &n }
 
 func (c *Config) args() []any {
 	args := []any{"path", c.Model, "flash_attn", c.FlashAttention, "kv_unified", c.Unified, "swa_full", !c.WindowOnly,
-		"embeddings", c.Embeddings, "capture", c.Capture}
+		"embeddings", c.Embeddings, "capture", c.Capture, "ahead", c.Ahead}
 	number := func(key string, n int) {
 		if n != 0 {
 			args = append(args, key, n)
@@ -83,6 +85,7 @@ func (c *Config) args() []any {
 	number("n_ubatch", c.Ubatch)
 	number("n_seq_max", c.Sequences)
 	number("threads", c.Threads)
+	number("rollback", c.Rollback)
 	text("type_k", c.TypeK)
 	text("type_v", c.TypeV)
 	real("rope_base", c.RopeBase)

@@ -69,7 +69,7 @@ func (s *store) recorded(layer int) int {
 	if err != nil {
 		return 0
 	}
-	return int(min(info.Size()/s.o.recordSize(), int64(s.windows)))
+	return int(min(info.Size()/s.o.of(layer).recordSize(), int64(s.windows)))
 }
 
 // remove deletes a layer's replays, and its recording unless that is to stay. Their names are compared as they are: a folder
@@ -163,7 +163,8 @@ type samples struct {
 }
 
 func (s *store) open(layer int) (_ *samples, err error) {
-	r := &samples{o: s.o, w: s.o.window()}
+	o := s.o.of(layer)
+	r := &samples{o: o, w: o.window()}
 	defer func() {
 		if err != nil {
 			r.close()
@@ -172,7 +173,7 @@ func (s *store) open(layer int) (_ *samples, err error) {
 	if r.recording, err = os.Open(s.recording(layer)); err != nil {
 		return nil, err
 	}
-	for _, b := range s.o.Budgets {
+	for _, b := range o.Budgets {
 		f, err := os.Open(s.replay(layer, b))
 		if err != nil {
 			return nil, err
