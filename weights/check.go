@@ -3,7 +3,6 @@ package weights
 import (
 	"errors"
 	"fmt"
-	"slices"
 )
 
 // Check tells whether an adapter fits a model. A wrong geometry fails with ErrGeometry, one *Error for each number; where that fits,
@@ -32,9 +31,6 @@ func Check(a *Adapter, m *Model) (warnings []string, err error) {
 	}
 	if faults == nil {
 		faults = checkShared(a, m)
-	}
-	if a.Budget != nil && slices.ContainsFunc(a.Budget, func(w float32) bool { return w != a.Budget[0] }) {
-		warnings = append(warnings, "the adapter has budgets by layer and head, which this version does not know: every head gets the same")
 	}
 	switch {
 	case faults != nil:
@@ -76,6 +72,9 @@ func checkShared(a *Adapter, m *Model) (faults []error) {
 func CheckUse(a *Adapter, use Trained) (warnings []string, err error) {
 	if use.Policy != a.Trained.Policy {
 		return nil, &Error{Item: "policy", Err: ErrPolicy, Found: fmt.Sprintf("%q", use.Policy), Wanted: fmt.Sprintf("%q, which the adapter was trained for", a.Trained.Policy), Advice: "choose that policy, another adapter, or none"}
+	}
+	if a.Bytes() == 0 {
+		return nil, nil // an allocation alone, which nothing was trained under
 	}
 	for _, n := range []struct {
 		what         string

@@ -240,8 +240,8 @@ func (a *Adapter) checkBudget(file string) error {
 		return &Error{File: file, Item: "key " + kernels.KeyBudgetWeight, Err: ErrValue, Found: fmt.Sprintf("%d weights", len(a.Budget)), Wanted: fmt.Sprintf("one for each of %d key/value heads, layer by layer", heads)}
 	}
 	for i, w := range a.Budget {
-		if !(w >= 0) || math.IsInf(float64(w), 0) {
-			return &Error{File: file, Item: "key " + kernels.KeyBudgetWeight, Err: ErrValue, Found: fmt.Sprintf("%v at %d", w, i), Wanted: "0 or more, and finite"}
+		if !(w >= 0 && w <= kernels.MaxWeight) { // nor NaN
+			return &Error{File: file, Item: "key " + kernels.KeyBudgetWeight, Err: ErrValue, Found: fmt.Sprintf("%v at %d", w, i), Wanted: fmt.Sprintf("from 0 to %.0f", float64(kernels.MaxWeight))}
 		}
 	}
 	return nil

@@ -116,6 +116,7 @@ func TestReadRefusesVersion2(t *testing.T) {
 		{kernels.KeyHeadCount, []int32{4, 0, 6, 3}, gguf.ErrType, ""},
 		{kernels.KeyKeyLength, []uint32{32, 32, 0, 16}, ErrValue, "of layer 2"},
 		{kernels.KeyBudgetWeight, []float32{1, 2, 3}, ErrValue, "found 3 weights, wanted one for each of 8"},
+		{kernels.KeyBudgetWeight, []float32{1, 2, 3, 4, 5, 0, 0, 2 * kernels.MaxWeight}, ErrValue, "wanted from 0 to 2147483648"},
 		{kernels.KeyBudgetWeight, []float32{1, 2, 3, 4, 5, 0, 0, -1}, ErrValue, "found -1 at 7"},
 		{kernels.KeyBudgetWeight, []float32{1, 2, 3, 4, 5, 0, 0, inf}, ErrValue, "found +Inf at 7"},
 		{kernels.KeyBudgetWeight, []float32{1, 2, 3, 4, 5, 0, float32(math.NaN()), 0}, ErrValue, "found NaN at 6"},
@@ -189,14 +190,25 @@ func TestCheckLayers(t *testing.T) {
 		assert.ErrorContains(t, err, c.says, name)
 	}
 	a := Random(m, 8, 16, trained, 1)
-	a.Budget = []float32{1, 1, 1, 1, 1, 1, 1, 1}
+	a.Budget = []float32{1, 1, 2, 1, 1, 1, 1, 1}
 	warnings, err := Check(a, m)
 	require.NoError(t, err)
 	assert.Empty(t, warnings)
-	a.Budget[2] = 2
-	warnings, err = Check(a, m)
+}
+
+// An allocation alone was trained for no budget, and is used at any.
+func TestAllocationAlone(t *testing.T) {
+	a := New(differing(), 1, 1, trained)
+	a.Budget = []float32{1, 1, 2, 1, 1, 1, 1, 1}
+	path := filepath.Join(t.TempDir(), "allocation.gguf")
+	require.NoError(t, a.Write(path))
+	read, err := Read(path)
 	require.NoError(t, err)
-	assert.Len(t, warnings, 1)
+	assert.Equal(t, a.Budget, read.Budget)
+	assert.Zero(t, read.Bytes())
+	warnings, err := CheckUse(read, Trained{Policy: trained.Policy, Heavy: 1, Recent: 1000, Ubatch: 7, Context: 1 << 20})
+	require.NoError(t, err)
+	assert.Empty(t, warnings)
 }
 
 func TestMergeBudgets(t *testing.T) {

@@ -87,7 +87,7 @@ struct lesskv_budget {
 // Spreads n times budget slots over n KV heads by their weights: each has `least`, none more than `most`, and the sum is exact unless
 // every head has `most`. 1 <= least <= budget <= most, weights from 0 to LESSKV_WEIGHT_MAX, or it is LESSKV_ERR_ARG; they count in
 // steps of 2^-16. slots [n].
-#define LESSKV_WEIGHT_MAX 65536.0f
+#define LESSKV_WEIGHT_MAX 2147483648.0f // what a product of slots and weights has room for
 enum lesskv_status lesskv_allocate(const float * weight, int32_t n, int32_t budget, int32_t least, int32_t most, int32_t * slots);
 
 struct lesskv_layer {

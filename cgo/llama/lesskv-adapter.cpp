@@ -159,8 +159,8 @@ public:
         std::vector<float> x(words.size());
         memcpy(x.data(), words.data(), n*sizeof(float));
         for (size_t i = 0; i < x.size(); ++i) {
-            if (!(x[i] >= 0.0f) || !std::isfinite(x[i])) {
-                bad(key, format("%g at %zu", x[i], i), "0 or more, and finite");
+            if (!(x[i] >= 0.0f && x[i] <= LESSKV_WEIGHT_MAX)) { // nor NaN
+                bad(key, format("%g at %zu", x[i], i), format("from 0 to %.0f", LESSKV_WEIGHT_MAX));
             }
         }
         return x;

@@ -159,6 +159,9 @@ void lesskv_memory::warn_adapter() const {
     if (!adapter || budget >= (int32_t) cparams.n_ctx_seq) {
         return;
     }
+    if (adapter->bytes == 0) {
+        return; // an allocation alone, which nothing was trained under
+    }
     if ((int32_t) adapter->heavy != heavy || (int32_t) adapter->recent != budget - heavy) {
         LLAMA_LOG_WARN("%s: the adapter was trained with %u heavy + %u recent, this cache keeps %d + %d\n", __func__,
                 adapter->heavy, adapter->recent, heavy, budget - heavy);

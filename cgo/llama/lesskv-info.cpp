@@ -59,8 +59,8 @@ void lesskv_memory::info(lesskv_info & out) const {
     out.bytes_state   = state*out.n_seq;
     out.bytes_scratch = scratch_size;
     if (adapter) {
-        out.rank          = adapter->rank;
-        out.hidden        = adapter->hidden;
+        out.rank          = adapter->bytes > 0 ? adapter->rank : 0; // or it is an allocation alone
+        out.hidden        = adapter->bytes > 0 ? adapter->hidden : 0;
         out.bytes_kernels = bytes_kernels;
         snprintf(out.adapter_sha256, sizeof(out.adapter_sha256), "%s", adapter->sha256.c_str());
     }

@@ -70,7 +70,7 @@ lesskv_memory::lesskv_memory(
 
     LLAMA_LOG_INFO("%s: LESS cache: policy %s, budget %d (heavy %d, recent %d, pinned %d)%s, %s\n", __func__,
             lesskv_policy_name(policy), budget, heavy, budget - heavy, pinned, spread() ? ", spread by layer and head" : "",
-            adapter ? ("rank " + std::to_string(adapter->rank)).c_str() : "sparse only");
+            adapter && adapter->bytes > 0 ? ("rank " + std::to_string(adapter->rank)).c_str() : "sparse only");
 }
 
 // Makes a layer that has no keys and values of its own a sharer.

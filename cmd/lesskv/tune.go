@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/lesskv/lesskv/cgo/kernels"
 	"github.com/lesskv/lesskv/integration/record"
 	"github.com/lesskv/lesskv/integration/tune"
 	"github.com/lesskv/lesskv/integration/worker"
@@ -176,16 +177,16 @@ func (o *tuneOptions) empty(model *weights.Model) (*weights.Adapter, error) {
 		if _, err := weights.Check(a, model); err != nil {
 			return nil, fmt.Errorf("%s: %w", o.adapter, err)
 		}
-		if a.Policy != o.Policy {
-			return nil, usageError{fmt.Errorf("--policy %s: %s was trained with %s: want that", o.Policy, o.adapter, a.Policy)}
+		if a.Trained.Policy != o.Policy {
+			return nil, usageError{fmt.Errorf("--policy %s: %s was trained with %s: want that", o.Policy, o.adapter, a.Trained.Policy)}
 		}
 		return a, nil
 	}
-	heavy, err := policyHeavy(o.Policy, o.Budget)
+	heavy, err := kernels.PolicyHeavy(o.Policy, o.Budget)
 	if err != nil {
 		return nil, usageError{err}
 	}
-	return weights.Sparse(model, weights.Trained{Policy: o.Policy, Heavy: heavy, Recent: o.Budget - heavy, Ubatch: o.Ubatch, Context: o.context}), nil
+	return weights.New(model, 1, 1, weights.Trained{Policy: o.Policy, Heavy: heavy, Recent: o.Budget - heavy, Ubatch: o.Ubatch, Context: o.context}), nil
 }
 
 // cut makes windows of the texts.

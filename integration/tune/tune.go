@@ -278,10 +278,13 @@ func curve(levels []int, d []float64, context, n int) float64 {
 	}
 	p := .7 // where there is one level, or nothing left at the next
 	if last > 0 && d[i] > 0 && d[i+1] > 0 {
-		p = min(max(math.Log(d[i]/d[i+1])/math.Log(float64(levels[i+1])/float64(levels[i])), .05), 3)
+		p = math.Log(d[i]/d[i+1]) / math.Log(float64(levels[i+1])/float64(levels[i]))
 	}
 	if last > 0 && n >= levels[last] { // so that it ends at zero
 		i = last
+	}
+	if i == last || n < levels[0] {
+		p = max(p, .05) // beyond what was measured more slots always help
 	}
 	fall := func(n int) float64 { return math.Pow(float64(context)/float64(n), p) - 1 }
 	if i == last {
