@@ -17,12 +17,18 @@ import (
 // rounded: much closer to it than it is to an f16 cache, or to itself without the rotation. What is left is what its flash attention
 // rounds queries to.
 func TestQuantisedSlotsAreTheRuntimes(t *testing.T) {
+	for _, values := range []string{"q8_0", "q4_0"} {
+		t.Run(values, func(t *testing.T) { testQuantisedSlots(t, values) })
+	}
+}
+
+func testQuantisedSlots(t *testing.T, values string) {
 	const n = 512
-	c := worker.Config{Model: gopher, Context: n, Ubatch: 64, TypeK: "q4_0", TypeV: "q8_0", FlashAttention: true}
+	c := worker.Config{Model: gopher, Context: n, Ubatch: 64, TypeK: "q4_0", TypeV: values, FlashAttention: true}
 	w := open(t, worker.Unmodified, c)
 	tokens := heldOut(t, w, n)
 	want := chatter.decode(t, w, tokens)
-	got := chatter.decode(t, open(t, worker.Patched, worker.Config{Model: gopher, Context: n, Ubatch: 64, LESS: &worker.LESS{Budget: n, TypeK: "q4_0", TypeV: "q8_0"}}), tokens)
+	got := chatter.decode(t, open(t, worker.Patched, worker.Config{Model: gopher, Context: n, Ubatch: 64, LESS: &worker.LESS{Budget: n, TypeK: "q4_0", TypeV: values}}), tokens)
 	f16 := chatter.decode(t, open(t, worker.Unmodified, worker.Config{Model: gopher, Context: n, Ubatch: 64}), tokens)
 	t.Setenv("LLAMA_ATTN_ROT_DISABLE", "1")
 	unrotated := chatter.decode(t, open(t, worker.Unmodified, c), tokens)

@@ -58,7 +58,7 @@ static bool layer_ok(const struct lesskv_layer * l) {
     if (l->n_head <= 0 || l->n_head_kv <= 0 || l->n_head % l->n_head_kv != 0) {
         return false;
     }
-    if (lesskv_row_size(l->type_k, l->dk) == 0 || lesskv_row_size(l->type_v, l->dv) == 0 || l->type_v == LESSKV_TYPE_Q4_0) {
+    if (lesskv_row_size(l->type_k, l->dk) == 0 || lesskv_row_size(l->type_v, l->dv) == 0) {
         return false;
     }
     if (l->n_swa < 0 || !l->policy || l->pinned < 0) {

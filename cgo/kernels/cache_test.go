@@ -45,7 +45,7 @@ func TestNewCacheRefused(t *testing.T) {
 		"value type":       func(l *Layer) { l.ValueType = -1 },
 		"block":            func(l *Layer) { l.KeySize, l.KeyType = 40, Q80 },
 		"block of keys":    func(l *Layer) { l.KeySize, l.KeyType = 48, Q40 },
-		"q4_0 values":      func(l *Layer) { l.ValueType = Q40 },
+		"block of values":  func(l *Layer) { l.ValueSize, l.ValueType = 48, Q40 },
 		"policy":           func(l *Layer) { l.Policy = "oracle" },
 		"no policy":        func(l *Layer) { l.Policy = "" },
 		"budget":           func(l *Layer) { l.Budget = 0 },

@@ -78,6 +78,8 @@ func cases() []testCase {
 	list = append(list, testCase{name: "q4_0 and q8_0", layer: q4, rank: 8, hidden: 16, tokens: []int{40, 40, 1, 1}})
 	q4.Heads, q4.HeadsKV, q4.ValueType, q4.ValueSize = 3, 3, F16, 50 // one query a KV head
 	list = append(list, testCase{name: "q4_0 and f16", layer: q4, rank: 8, hidden: 16, tokens: []int{40, 40, 1, 1}})
+	q4.Heads, q4.HeadsKV, q4.ValueType, q4.ValueSize = 6, 2, Q40, 96
+	list = append(list, testCase{name: "q4_0", layer: q4, rank: 8, hidden: 16, tokens: []int{40, 40, 1, 1, 3}})
 	return list
 }
 
@@ -115,7 +117,7 @@ func randomCase(rng *rand.Rand) testCase {
 	l := &c.layer
 	l.HeadsKV = 1 + rng.IntN(3)
 	l.Heads = l.HeadsKV * (1 + rng.IntN(8))
-	l.KeyType, l.ValueType = pick(rng, F32, F16, Q80, Q40), pick(rng, F32, F16, Q80)
+	l.KeyType, l.ValueType = pick(rng, F32, F16, Q80, Q40), pick(rng, F32, F16, Q80, Q40)
 	sizes := []int{8, 16, 20, 24, 33, 40, 64, 72, 80, 96, 100, 112, 128, 192, 256, 8 + rng.IntN(100)}
 	l.KeySize, l.ValueSize = pick(rng, sizes...), pick(rng, sizes...)
 	c.rank, c.hidden = 1+rng.IntN(20), 1+rng.IntN(40)
@@ -125,7 +127,7 @@ func randomCase(rng *rand.Rand) testCase {
 	if l.KeyType == Q80 || l.KeyType == Q40 {
 		l.KeySize = pick(rng, 32, 64, 96, 128)
 	}
-	if l.ValueType == Q80 {
+	if l.ValueType == Q80 || l.ValueType == Q40 {
 		l.ValueSize = pick(rng, 32, 64, 96, 128)
 	}
 	if rng.IntN(4) == 0 {

@@ -77,14 +77,14 @@ func drawInterleaving(seed uint64) *interleaving {
 	n := int(seed)
 	y.Policy = PolicyNames()[n%len(PolicyNames())] // all of them, and all types, with all of the others in turn
 	y.KeyType = []Type{F32, F16, Q80, Q40}[n/3%4]
-	y.ValueType = []Type{F32, F16, Q80}[n/12%3]
+	y.ValueType = []Type{F32, F16, Q80, Q40}[n/12%4]
 	y.HeadsKV = 1 + rng.IntN(2)
 	y.Heads = y.HeadsKV * (1 + rng.IntN(3))
 	y.KeySize, y.ValueSize = pick(rng, 8, 16, 20, 32), pick(rng, 8, 16, 20, 32)
 	if y.KeyType == Q80 || y.KeyType == Q40 {
 		y.KeySize = 32
 	}
-	if y.ValueType == Q80 {
+	if y.ValueType == Q80 || y.ValueType == Q40 {
 		y.ValueSize = 32
 	}
 	y.Budget = 1 + rng.IntN(24)

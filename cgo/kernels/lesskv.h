@@ -34,7 +34,7 @@ extern "C" {
 enum lesskv_type {
     LESSKV_TYPE_F32  = 0,
     LESSKV_TYPE_F16  = 1,
-    LESSKV_TYPE_Q4_0 = 2, // blocks of 32: one f16 scale, 16 bytes, the first 16 elements in their low halves; no values
+    LESSKV_TYPE_Q4_0 = 2, // blocks of 32: one f16 scale, 16 bytes, the first 16 elements in their low halves
     LESSKV_TYPE_Q8_0 = 8, // blocks of 32: one f16 scale, 32 int8
 };
 
@@ -93,7 +93,7 @@ enum lesskv_status lesskv_allocate(const float * weight, int32_t n, int32_t budg
 struct lesskv_layer {
     int32_t n_head, n_head_kv; // Hq, Hkv; Hq a multiple of Hkv
     int32_t dk, dv;            // D, Dv
-    enum lesskv_type type_k, type_v; // Q4_0 for keys only
+    enum lesskv_type type_k, type_v;
     const struct lesskv_policy * policy; // ignored if n_swa > 0
     struct lesskv_budget budget; // of every KV head; ignored if n_swa > 0 or where each has its own
     const struct lesskv_budget * budgets; // [Hkv] of each; or NULL

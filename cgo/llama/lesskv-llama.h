@@ -36,7 +36,7 @@ struct lesskv_config {
     int32_t n_slots;           // allocation spreads B over them, or all have the same
     int32_t heavy;             // h <= B; -1 (default): the policy's own share
     int32_t pinned;            // first positions that are never evicted; default 1
-    int32_t type_k, type_v;    // ggml_type of the slots: F16 (default), F32, Q8_0, of keys Q4_0 too
+    int32_t type_k, type_v;    // ggml_type of the slots: F16 (default), F32, Q8_0, Q4_0
     const char * adapter;      // path of the adapter; NULL or "": sparse only
     bool    force_adapter;     // load it although its fingerprint is another model's (geometry must still fit)
     const struct lesskv_adapter * loaded; // an adapter that is loaded already, in the place of the two; it must outlive the context

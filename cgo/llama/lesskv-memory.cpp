@@ -120,12 +120,9 @@ void lesskv_memory::resolve(const lesskv_config & cfg, const layer_filter_cb & a
                     adapter->path.c_str(), adapter->policy.c_str(), name));
     }
 
-    if (cfg.type_v == GGML_TYPE_Q4_0) {
-        refuse("values can't be of type q4_0, only keys can: use f16, f32 or q8_0 for the values");
-    }
     for (const int32_t type : { cfg.type_k, cfg.type_v }) {
         if (type != GGML_TYPE_F32 && type != GGML_TYPE_F16 && type != GGML_TYPE_Q8_0 && type != GGML_TYPE_Q4_0) {
-            refuse(format("slots can't be of type %d: use f16 (1), f32 (0), q8_0 (8) or, for keys, q4_0 (2)", type));
+            refuse(format("slots can't be of type %d: use f16 (1), f32 (0), q8_0 (8) or q4_0 (2)", type));
         }
     }
     type_k = (lesskv_type) cfg.type_k;

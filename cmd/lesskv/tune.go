@@ -74,7 +74,7 @@ the adapter is written: after Ctrl-C the same command goes on.`,
 	f.StringVar(&o.adapter, "adapter", "", "`file` whose phi and psi go into the output")
 	f.StringVarP(&o.budget, "budget", "b", "5%", "slots of a KV head on average: tokens, or a share of the context as 5%")
 	f.StringVar(&o.Policy, "policy", "peak", "sparse policy: h2o, lambda or peak")
-	f.StringVar(&o.types, "types", "f16", "type of the slots: f16, f32 or q8_0, or one for keys and one for values (q4_0,q8_0)")
+	f.StringVar(&o.types, "types", "f16", "type of the slots: f16, f32, q8_0, q4_0, or one for keys and one for values, as q4_0,q8_0")
 	addNumber(f, &o.Ubatch, "ubatch", "", 32, 1, most, "tokens of a micro-batch: evictions happen after each")
 	addNumber(f, &o.context, "context", "c", 2048, 0, 1<<24, "tokens of a window, 0 for the model's context")
 	addNumber(f, &o.windows, "windows", "w", 2, 1, most, "windows of text to tune on; one more is for validation")

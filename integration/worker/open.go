@@ -39,7 +39,7 @@ type LESS struct {
 	Slots        []int   // of every KV head that has a budget, layer by layer, in the place of a budget
 	Heavy        *int    // the policy's own share
 	Pinned       *int    // 1
-	TypeK, TypeV string  // of the slots: f16, f32, q8_0, of keys q4_0 too; f16
+	TypeK, TypeV string  // of the slots: f16, f32, q8_0, q4_0; f16
 	Adapter      string  // path; none: sparse only
 	ForceAdapter bool    // whatever the fingerprint says
 	Reference    bool    // the kernels' plain loops
@@ -52,9 +52,9 @@ func SlotTypes(s string) (k, v string, err error) {
 	if !two {
 		v = k
 	}
-	values := []string{"f16", "f32", "q8_0"}
-	if (k != "q4_0" && !slices.Contains(values, k)) || !slices.Contains(values, v) {
-		return "", "", fmt.Errorf("slots of type %q: want f16, f32 or q8_0, or one for keys and one for values (f16,q8_0), that of keys q4_0 too", s)
+	types := []string{"f16", "f32", "q8_0", "q4_0"}
+	if !slices.Contains(types, k) || !slices.Contains(types, v) {
+		return "", "", fmt.Errorf("slots of type %q: want f16, f32, q8_0 or q4_0, or one for keys and one for values (q4_0,q8_0)", s)
 	}
 	return k, v, nil
 }
