@@ -172,7 +172,7 @@ func TestHybridMemoryStandsStill(t *testing.T) {
 	}
 }
 
-// Sequences of one batch do not see each other, and one graph after another is used again.
+// Sequences of one batch do not see each other.
 func TestHybridSequencesAreApart(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"qwen35", "lfm2-window", "falcon-h1", "jamba"} {
@@ -201,6 +201,7 @@ func TestHybridSequencesAreApart(t *testing.T) {
 	}
 }
 
+// A graph of a hybrid is used again, and computes what graphs built anew do.
 func TestHybridGraphReuse(t *testing.T) {
 	for _, name := range []string{"qwen35", "lfm2-window"} {
 		c := hybrid(t, name)

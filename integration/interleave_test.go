@@ -181,7 +181,7 @@ func interleavingSettings(t *testing.T) (all []setting) {
 		s.config = worker.Config{Model: path, Context: playContext, Batch: 64, Ubatch: playUbatch, Sequences: 3, LESS: l}
 		dim, slots := int64(16), int64(l.Budget)
 		if model == "qwen35" {
-			dim = 32
+			dim = 64
 		}
 		if m.Window > 0 {
 			slots = int64(m.Window - 1)

@@ -236,18 +236,23 @@ void lesskv_hybrid::place_row(llama_seq_id seq_id, llama_pos pos, const row & da
 
 void lesskv_hybrid::state_write(llama_io_write_i & io, llama_seq_id seq_id, llama_state_seq_flags flags) const {
     lesskv_memory::state_write(io, seq_id, flags);
-    for (const uint32_t s : saved(seq_id)) {
-        row_header h = { STATE_MAGIC, STATE_VERSION, pos_max(seqs[s]), 0, 0, 0 };
-        row data;
-        if (h.pos >= 0) {
-            data = read_row(s);
+    try {
+        for (const uint32_t s : saved(seq_id)) {
+            row_header h = { STATE_MAGIC, STATE_VERSION, pos_max(seqs[s]), 0, 0, 0 };
+            row data;
+            if (h.pos >= 0) {
+                data = read_row(s);
+            }
+            h.size     = data.size();
+            h.checksum = checksum(data);
+            io.write(&h, sizeof(h));
+            if (!data.empty()) {
+                io.write(data.data(), data.size());
+            }
         }
-        h.size     = data.size();
-        h.checksum = checksum(data);
-        io.write(&h, sizeof(h));
-        if (!data.empty()) {
-            io.write(data.data(), data.size());
-        }
+    } catch (const std::exception & e) {
+        error = e.what();
+        throw;
     }
 }
 

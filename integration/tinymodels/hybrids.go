@@ -117,9 +117,9 @@ func (b *builder) qwenExperts(s shape) func(int) {
 }
 
 func qwen35(b *builder) {
-	s := shape{layers: 8, embd: 64, ff: 128, heads: 4, headsKV: 2, dim: 32}
+	s := shape{layers: 8, embd: 64, ff: 128, heads: 4, headsKV: 2, dim: 64}
 	d := delta{conv: 4, state: 16, keys: 2, values: 4}
-	b.key("rope.dimension_sections", []int32{6, 5, 5, 0})
+	b.key("rope.dimension_sections", []int32{11, 11, 10, 0})
 	b.qwenHybrid(s, d, b.betaAlpha(s, d), func(i int) { b.gated(i, s) })
 }
 
