@@ -43,14 +43,20 @@ func (g *Geometry) setLayers(shapes []Shape) {
 	}
 }
 
-// Equal tells whether two models have the same geometry.
-func (g *Geometry) Equal(o *Geometry) bool {
+// Sum adds up something of every layer.
+func (g *Geometry) Sum(of func(Shape) int) (sum int) {
 	for i := range g.Layers {
-		if g.Layers != o.Layers || g.Layer(i) != o.Layer(i) {
-			return false
-		}
+		sum += of(g.Layer(i))
 	}
-	return g.Layers == o.Layers
+	return sum
+}
+
+// Max returns the most of something that a layer has.
+func (g *Geometry) Max(of func(Shape) int) (most int) {
+	for i := range g.Layers {
+		most = max(most, of(g.Layer(i)))
+	}
+	return most
 }
 
 // Trained says how an adapter was trained. Another policy makes it useless; other numbers make it worse.

@@ -495,8 +495,10 @@ func TestReadModelRefuses(t *testing.T) {
 // FuzzRead: any bytes are an adapter, read in memory of their own size, or refused with an *Error; what was read is written and read
 // as it was, but for the description, which is not looked at.
 func FuzzRead(f *testing.F) {
+	allocated := func(a *Adapter) *Adapter { a.Budget = []float32{1, 2, 3, 4, 5, 0, 0, 0}; return a }
 	for _, a := range []*Adapter{
 		Random(&Model{Architecture: "llama", Geometry: Geometry{1, 2, 1, 8, 8, nil}, Fingerprint: strings.Repeat("0", 64)}, 2, 4, trained, 1),
+		allocated(Random(differing(), 2, 4, trained, 1)),
 		New(&Model{Architecture: "x", Geometry: Geometry{3, 1, 1, 32, 4, nil}, Fingerprint: strings.Repeat("f", 64)}, 1, 1, trained),
 	} {
 		p := filepath.Join(f.TempDir(), "a.gguf")
@@ -528,7 +530,7 @@ func FuzzRead(f *testing.F) {
 
 // FuzzReadModel: any bytes are a model with a fingerprint, or refused with an *Error.
 func FuzzReadModel(f *testing.F) {
-	for _, name := range []string{"llama", "gemma2", "gpt2", "mamba"} {
+	for _, name := range []string{"llama", "gemma2", "gpt2", "mamba", "gemma4", "gemma3n", "deci"} {
 		m, err := tinymodels.Find(name)
 		require.NoError(f, err)
 		p, err := m.WriteIn(f.TempDir(), gguf.F16, 1)
@@ -548,7 +550,11 @@ func FuzzReadModel(f *testing.F) {
 				return
 			}
 			require.Len(t, m.Fingerprint, 64)
-			require.Zero(t, m.Heads%m.HeadsKV)
+			for i := range m.Layers {
+				s, owner := m.Layer(i), m.Owner(i)
+				require.True(t, s.HeadsKV == 0 || s.Heads%s.HeadsKV == 0)
+				require.True(t, owner == i || owner >= 0 && owner < i && m.Owner(owner) == owner)
+			}
 			again, err := ReadModel(p)
 			require.NoError(t, err)
 			require.Equal(t, m, again)
@@ -571,6 +577,9 @@ func header(path string) ([]byte, error) {
 		if v, err := gguf.Get[string](f, key); err == nil {
 			pairs = append(pairs, gguf.KeyValue{Key: key, Value: v})
 		}
+		if v, err := gguf.GetArray[bool](f, key); err == nil {
+			pairs = append(pairs, gguf.KeyValue{Key: key, Value: v})
+		}
 		if v, err := gguf.Get[uint32](f, key); err == nil {
 			pairs = append(pairs, gguf.KeyValue{Key: key, Value: v})
 		}
@@ -590,7 +599,8 @@ func header(path string) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		tensors = append(tensors, gguf.Tensor{Name: t.Name, Type: gguf.F32, Dims: []uint64{4}, Values: values[:4]})
+		values = values[:min(4, len(values))]
+		tensors = append(tensors, gguf.Tensor{Name: t.Name, Type: gguf.F32, Dims: []uint64{uint64(len(values))}, Values: values})
 	}
 	var b bytes.Buffer
 	err = gguf.Write(&b, pairs, tensors)

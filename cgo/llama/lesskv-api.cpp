@@ -45,6 +45,21 @@ void lesskv_adapter_free(lesskv_adapter * adapter) {
     delete adapter;
 }
 
+// Whether layers that have no keys and values of their own can read their owner's.
+static bool shares_well(const llama_hparams & h) {
+    for (uint32_t il = 0; il < h.n_layer(); ++il) {
+        const uint32_t o = lesskv_owner(h, il);
+        if (h.has_kv(il)) {
+            continue;
+        }
+        if (o >= il || h.n_head_kv(o) == 0 || h.is_swa(o) != h.is_swa(il) || h.n_head_kv(o) != h.n_head_kv(il) || h.n_head(il) % h.n_head_kv(o) != 0 ||
+                h.n_embd_head_k(o) != h.n_embd_head_k(il) || h.n_embd_head_v(o) != h.n_embd_head_v(il)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 // The rest is found by the graph itself: see build() in lesskv-graph.cpp.
 bool lesskv_supported(const llama_model * model, char * error, size_t error_size) {
     const auto & h = model->hparams;
@@ -70,6 +85,8 @@ bool lesskv_supported(const llama_model * model, char * error, size_t error_size
         why = "uses a symmetric attention window";
     } else if (h.n_layer_kv_from_start >= 0 && h.n_layer_kv_from_start < (int32_t) h.n_layer() && model->arch != LLM_ARCH_GEMMA3N && model->arch != LLM_ARCH_GEMMA4) {
         why = "has layers that share keys and values in a way of its own"; // llama_model::create_memory has the two's
+    } else if (!shares_well(h)) {
+        why = "has layers that share the keys and values of a layer with another window or other heads";
     } else if (model->arch == LLM_ARCH_GROK) {
         why = "scales its attention logits in a way of its own";
     }

@@ -252,7 +252,7 @@ ggml_tensor * build(
     };
     auto & owner = mem->owner(l);
     if (owner.last_sharer >= 0) {
-        in.owners[l.i] = { k, v };
+        in.owners.insert({ l.i, { k, v } });
         if (mem->worth_of(l.i)) {
             then(gather, l, "lesskv_gather");
         }

@@ -58,7 +58,7 @@ bool lesskv_supported(const struct llama_model * model, char * error, size_t err
 bool lesskv_enabled(const struct llama_context * ctx);
 
 // The reason of the last refusal in this context ("" if there was none): why llama_decode returned 1, llama_memory_seq_rm
-// false, or a state function 0. Valid until the next call.
+// false, a state function 0, llama_encode -1, or why llama_opt_init and llama_opt_epoch did nothing. Valid until the next call.
 const char * lesskv_error(const struct llama_context * ctx);
 
 // Whether the last llama_decode failed because a fold was not finite ("What is not finite" in algorithm.md).

@@ -73,18 +73,9 @@ lesskv_memory::lesskv_memory(
             adapter && adapter->bytes > 0 ? ("rank " + std::to_string(adapter->rank)).c_str() : "sparse only");
 }
 
-// Makes a layer that has no keys and values of its own a sharer.
+// Makes a layer that has no keys and values of its own a sharer; lesskv_supported has seen to it that the two fit.
 void lesskv_memory::share(lesskv_memory_layer & l) {
-    const int32_t il = (int32_t) lesskv_owner(hparams, l.il);
-    if (il == l.il || layer_of[il] < 0) {
-        refuse(format("layer %d has no keys and values of its own, and there is no layer to share them with: LESS cannot serve this model, turn it off", l.il));
-    }
-    auto & owner = layers[layer_of[il]];
-    const auto & p = owner.params;
-    if (p.n_swa != l.params.n_swa || p.n_head_kv != l.params.n_head_kv || p.dk != l.params.dk || p.dv != l.params.dv || l.params.n_head % p.n_head_kv != 0) {
-        refuse(format("layer %d shares the keys and values of layer %d, and the two differ in their attention windows (%d and %d), KV heads (%d, %d) or the size of heads (%d, %d): LESS cannot serve this model, turn it off",
-                    l.il, il, l.params.n_swa, p.n_swa, l.params.n_head_kv, p.n_head_kv, l.params.dk, p.dk));
-    }
+    auto & owner = layers[layer_of[lesskv_owner(hparams, l.il)]];
     l.i      = owner.i;
     l.shares = true;
     owner.last_sharer = std::max(owner.last_sharer, l.il);

@@ -161,6 +161,9 @@ func (o *trainOptions) run(cmd *cobra.Command) (err error) {
 		}
 		return err
 	}
+	if len(report.Shared) > 0 {
+		fmt.Fprintf(out, "layers %v share another layer's cache: they have no kernels, and read its slots alone\n", report.Shared)
+	}
 	err = o.table(cmd.OutOrStdout(), report) // first: the picture may fail
 	if o.plot != "none" {
 		err = errors.Join(err, train.Plot(report, o.plot))
