@@ -184,8 +184,20 @@ func Fetch(ctx context.Context, o Options) (*Source, error) {
 		o.logf("%v; fetching it again", err)
 	}
 
-	// Whatever an interrupted run left there is begun anew.
-	work := filepath.Join(o.Cache, "fetching")
+	// Whatever an interrupted run left is begun anew, in a folder of its own: a git that outlived it may still be writing.
+	left, err := os.ReadDir(o.Cache)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range left {
+		if strings.HasPrefix(e.Name(), "fetching") {
+			os.RemoveAll(filepath.Join(o.Cache, e.Name())) // what stays now goes the next time
+		}
+	}
+	work, err := os.MkdirTemp(o.Cache, "fetching-*")
+	if err != nil {
+		return nil, err
+	}
 	defer os.RemoveAll(work)
 	get := func(name string, from func(context.Context, Options, string) (tree.Tree, error)) error {
 		if err := os.RemoveAll(work); err != nil {
