@@ -81,7 +81,7 @@ func (s *store) record(ctx context.Context, r Runtime, layers []Layer, windows [
 			if have := [4]int{len(w.Q), len(w.K), len(w.V), len(w.Full)}; have != want {
 				return fmt.Errorf("train: layer %d recorded %v numbers of q, k, v and output, want %v: %w", l, have, want, ErrModel)
 			}
-			if err := writeAt(files[l], int64(i)*s.o.recordSize(), recordParts(w)); err != nil {
+			if err := s.o.writeRecord(files[l], i, w); err != nil {
 				return err
 			}
 		}
@@ -111,7 +111,7 @@ func (s *store) replayAll(ctx context.Context, l Layer, sinks []float32) error {
 				return err
 			}
 			s.o.Progress(Event{Stage: Replaying, Layer: l.Index, Done: b*s.windows + i, Total: total})
-			if err := readAt(f, int64(i)*s.o.recordSize(), recordParts(w)); err != nil {
+			if err := s.o.readRecord(f, i, w); err != nil {
 				return err
 			}
 			if err := w.Replay(s.o.layer(budget), l.SoftCap, sinks); err != nil {
