@@ -27,6 +27,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/lesskv/lesskv/patches/layout"
 	"github.com/lesskv/lesskv/patches/pins"
 )
 
@@ -38,6 +39,7 @@ func main() {
 	only := flag.String("only", strings.Join(cases, ","), "the `cases`")
 	limit := flag.Duration("limit", 6*time.Minute, "how long make demo may take")
 	freshGo := flag.Bool("fresh-go", false, "empty caches of the go command too")
+	objects := flag.String("objects", "", "a build `folder` whose compiled objects are used: for trying this program, the times are then nobody's")
 	flag.Parse()
 	list := strings.Split(*only, ",")
 	for _, c := range list {
@@ -46,7 +48,7 @@ func main() {
 			os.Exit(2)
 		}
 	}
-	err := run(ctx, list, *limit, *freshGo)
+	err := run(ctx, list, &show{limit: *limit, freshGo: *freshGo, objects: *objects})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "sources:", err)
 		stop()
@@ -59,6 +61,7 @@ type show struct {
 	dir     string // of everything
 	limit   time.Duration
 	freshGo bool
+	objects string
 	built   string // a checkout whose build folder is whole, "" if there is none yet
 	rows    []row
 	failed  int
@@ -70,12 +73,12 @@ type row struct {
 	text        string
 }
 
-func run(ctx context.Context, list []string, limit time.Duration, freshGo bool) error {
+func run(ctx context.Context, list []string, s *show) error {
 	dir, err := os.MkdirTemp("", "lesskv-sources-*")
 	if err != nil {
 		return err
 	}
-	s := &show{dir: dir, limit: limit, freshGo: freshGo}
+	s.dir = dir
 	defer func() {
 		exec.Command("chmod", "-R", "u+w", dir).Run() // the module cache is read-only
 		os.RemoveAll(dir)
@@ -259,8 +262,18 @@ func (s *show) demo(ctx context.Context, r *row, text string, more ...string) er
 	if err := checkout(ctx, tree); err != nil {
 		return err
 	}
+	if s.objects != "" {
+		build := layout.Layout(filepath.Join(tree, "build"))
+		if err := os.CopyFS(build.Objects(), os.DirFS(layout.Layout(s.objects).Objects())); err != nil {
+			return err
+		}
+		if err := os.WriteFile(build.Lock(), nil, 0o644); err != nil {
+			return err
+		}
+	}
 	cmd := exec.CommandContext(ctx, "make", "-s", "demo")
 	cmd.Dir, cmd.Env, cmd.Stderr = tree, env, os.Stderr
+	withChildren(cmd)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		return err
@@ -303,9 +316,14 @@ func patches(ctx context.Context, tree string, env []string, said io.Writer) *ex
 	cmd := exec.CommandContext(ctx, "go", "run", "./patches")
 	cmd.Dir, cmd.Env = tree, append(slices.Clone(env), "GOWORK=off")
 	cmd.Stdout, cmd.Stderr = said, said
+	withChildren(cmd)
+	return cmd
+}
+
+// withChildren makes the end of a command's context the end of what it started, too.
+func withChildren(cmd *exec.Cmd) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	return cmd
 }
 
 // refused wants the assembler to fail with words, and to keep no release.
