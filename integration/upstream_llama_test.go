@@ -129,6 +129,8 @@ func TestUpstreamsLlamaTests(t *testing.T) {
 	dummies, err := os.MkdirTemp(string(build), "upstream-models-*") // 900 MB: /tmp may be memory
 	require.NoError(t, err)
 	defer os.RemoveAll(dummies)
+	dummies, err = filepath.Abs(dummies)
+	require.NoError(t, err)
 	places := strings.NewReplacer("GOPHER", gopher, "MODELS", models, "DUMMIES", dummies)
 	work := t.TempDir() // some write files where they run
 	for _, r := range upstreamsRuns {
