@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -198,4 +199,17 @@ func TestReplace(t *testing.T) {
 	assert.Equal(t, "a\n"+tableBegin+"\n\nnew\n"+tableEnd+"\nb\n", string(text))
 	require.NoError(t, os.WriteFile(path, nil, 0o644))
 	require.ErrorIs(t, replace(path, "new"), ErrOption)
+}
+
+// What --quant takes is what the worker knows: it says so itself.
+func TestQuants(t *testing.T) {
+	path, err := worker.Path(worker.Patched)
+	require.NoError(t, err)
+	w, err := worker.Start(t.Context(), path)
+	require.NoError(t, err)
+	defer w.Close()
+	err = w.Quantize("a", "b", "Q9", 1)
+	require.ErrorContains(t, err, "want one of "+strings.Join(quants, ", "))
+	_, err = Run(t.Context(), Options{Model: "gopher-5m", Dir: t.TempDir(), Quant: "Q9"})
+	require.ErrorIs(t, err, ErrOption)
 }

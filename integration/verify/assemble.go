@@ -4,17 +4,22 @@ import (
 	"cmp"
 	"fmt"
 	"math"
+	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strings"
 
 	"github.com/lesskv/lesskv/integration/distance"
+	"github.com/lesskv/lesskv/integration/worker"
+	"github.com/lesskv/lesskv/patches/layout"
 )
 
 // report turns what is kept into the report.
 func (v *verifier) report(r *Report, groups []*group) error {
 	v.info.File, v.info.Name, v.info.Architecture = filepath.Base(v.plan.Model), v.model.Name, v.model.Architecture
 	v.info.SHA256, v.info.Layers, v.info.Context = v.sums[0], v.model.Layers, v.model.Context
-	r.Version, r.Model, r.Runtime = ReportVersion, v.info, Unmodified
+	r.Version, r.Model, r.Runtime = ReportVersion, v.info, unmodified(v.paths[worker.Unmodified])
 	if v.plan.SlotType != "f16" {
 		r.SlotType = v.plan.SlotType
 	}
@@ -42,8 +47,20 @@ func (v *verifier) report(r *Report, groups []*group) error {
 	return nil
 }
 
-// Unmodified says what the unmodified runtime is.
-const Unmodified = "llama.cpp v0.5.0 as released, built from the same sources with the same compiler and flags"
+// unmodified says what the unmodified runtime is: what the build folder around its worker was stamped with.
+func unmodified(worker string) string {
+	const built = ", built from the same sources with the same compiler and flags"
+	sources := layout.Layout(filepath.Dir(filepath.Dir(worker))).UnmodifiedSources()
+	header, err := os.ReadFile(filepath.Join(sources, "src", "llama-version.h"))
+	m := regexp.MustCompile(`(?m)^#define LLAMA_COMMIT "([^"]+)"$`).FindSubmatch(header)
+	switch {
+	case err != nil || m == nil:
+		return "llama.cpp of an unknown version" + built
+	case strings.HasSuffix(string(m[1]), "(untested)"): // a folder that the user named
+		return string(m[1]) + built
+	}
+	return string(m[1]) + " as released" + built
+}
 
 // reportGroup adds the rows of one group.
 func (v *verifier) reportGroup(r *Report, g *group) error {

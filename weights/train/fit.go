@@ -190,7 +190,7 @@ func (f *fitter) plus(ctx context.Context, path string, sinks []float32) (float6
 			return 0, err
 		}
 		window, budget := f.sample(i)
-		if err := readAt(recording, int64(window)*f.o.recordSize(), recordParts(w)); err != nil {
+		if err := f.o.readRecord(recording, window, w); err != nil {
 			return 0, err
 		}
 		if err := w.Replay(f.o.layer(f.o.plus(f.o.Budgets[budget])), f.layer.SoftCap, sinks); err != nil {

@@ -11,12 +11,13 @@ import (
 
 // The faults that errors of this package wrap.
 var (
-	ErrOption = errors.New("option that makes no sense")
-	ErrText   = errors.New("not enough text")
-	ErrDisk   = errors.New("not enough disk")
-	ErrMemory = errors.New("not enough memory")
-	ErrOther  = errors.New("work of another run")
-	ErrModel  = errors.New("model that can't be trained for")
+	ErrOption  = errors.New("option that makes no sense")
+	ErrText    = errors.New("not enough text")
+	ErrDisk    = errors.New("not enough disk")
+	ErrMemory  = errors.New("not enough memory")
+	ErrOther   = errors.New("work of another run")
+	ErrDamaged = errors.New("damaged recording")
+	ErrModel   = errors.New("model that can't be trained for")
 )
 
 // The defaults of Options; docs/training.md has the sweep that they come from.

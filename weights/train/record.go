@@ -80,7 +80,7 @@ func (s *store) record(ctx context.Context, r Runtime, layers []Layer, windows [
 			if have := [4]int{len(w.Q), len(w.K), len(w.V), len(w.Full)}; have != want {
 				return fmt.Errorf("train: layer %d recorded %v numbers of q, k, v and output, want %v: %w", l, have, want, ErrModel)
 			}
-			if err := writeAt(files[l], int64(i)*s.o.of(l).recordSize(), recordParts(w)); err != nil {
+			if err := s.o.of(l).writeRecord(files[l], i, w); err != nil {
 				return err
 			}
 		}
@@ -111,7 +111,7 @@ func (s *store) replayAll(ctx context.Context, l Layer, sinks []float32) error {
 				return err
 			}
 			s.o.Progress(Event{Stage: Replaying, Layer: l.Index, Done: b*s.windows + i, Total: total})
-			if err := readAt(f, int64(i)*o.recordSize(), recordParts(w)); err != nil {
+			if err := o.readRecord(f, i, w); err != nil {
 				return err
 			}
 			if err := w.Replay(o.layer(budget), l.SoftCap, sinks); err != nil {
