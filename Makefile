@@ -12,7 +12,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@$(if $(findstring go1.24,$(she
 # everything that has goroutines, but for the package whose judge, in plain Go, would take an hour
 RACE         = $(shell $(GO) list ./... | grep -v /integration$$)
 
-.PHONY: demo test runtime lint sanitize clean soak soak-readme soak-race soak-machines soak-kills soak-million soak-interleavings soak-fuzz
+.PHONY: demo test runtime lint sanitize clean soak soak-readme soak-race soak-machines soak-kills soak-million soak-interleavings soak-fuzz soak-sources
 
 demo: runtime
 	$(GO) run ./cmd/lesskv run -n 400 --seed 1 "$(PROMPT)"
@@ -22,7 +22,7 @@ test: runtime lint sanitize
 	$(GO) test -race -short -timeout 40m $(RACE)
 
 # what takes long (docs/reliability.md), each step alone, and again where it stopped
-soak: soak-million soak-interleavings soak-kills soak-readme soak-race soak-machines soak-fuzz
+soak: soak-million soak-interleavings soak-kills soak-readme soak-sources soak-race soak-machines soak-fuzz
 
 soak-million: runtime
 	$(GO) run ./integration/million
@@ -35,6 +35,10 @@ soak-kills: runtime
 
 soak-readme: runtime
 	LESSKV_SOAK=1 $(GO) test -count=1 -timeout 2h -run TestREADMEIsARun ./cmd/lesskv
+
+# assembles anew, in folders of its own
+soak-sources:
+	GOWORK=off $(GO) run ./integration/sources
 
 soak-race: runtime
 	$(GO) test -race -timeout 12h ./integration

@@ -3,6 +3,8 @@ package integration
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -109,6 +111,14 @@ func readRaw(t *testing.T, path string) *rawAdapter {
 			a.set(key, text)
 			continue
 		}
+		if numbers, err := gguf.GetArray[uint32](f, key); err == nil {
+			a.set(key, numbers)
+			continue
+		}
+		if numbers, err := gguf.GetArray[float32](f, key); err == nil {
+			a.set(key, numbers)
+			continue
+		}
 		n, err := gguf.Get[uint32](f, key)
 		require.NoError(t, err, key)
 		if key != "general.alignment" {
@@ -154,6 +164,18 @@ func (a *rawAdapter) bytes() []byte {
 			b = le.AppendUint32(le.AppendUint32(b, 5), uint32(v))
 		case string:
 			b = text(le.AppendUint32(b, 8), v)
+		case []uint32:
+			b = le.AppendUint64(le.AppendUint32(le.AppendUint32(b, 9), 4), uint64(len(v)))
+			for _, x := range v {
+				b = le.AppendUint32(b, x)
+			}
+		case []float32:
+			b = le.AppendUint64(le.AppendUint32(le.AppendUint32(b, 9), 6), uint64(len(v)))
+			for _, x := range v {
+				b = le.AppendUint32(b, math.Float32bits(x))
+			}
+		default:
+			panic(fmt.Sprintf("no way to write a %T", v))
 		}
 	}
 	var data []byte
@@ -174,14 +196,13 @@ func (a *rawAdapter) bytes() []byte {
 	return append(b, data...)
 }
 
-// There are two readers of adapters, the runtime's and package weights. What one of them refuses the other refuses, too.
-func TestBothReadersOfAdapters(t *testing.T) {
-	const phi0, psi1, psi2 = "blk.2.less.phi.0.weight", "blk.2.less.psi.1.weight", "blk.2.less.psi.2.weight"
-	model, err := weights.ReadModel(gopher)
+// bothReaders returns what reads an adapter for a model twice: here, package weights, and there, the runtime.
+func bothReaders(t *testing.T, base string) func(data []byte, force bool) (here, there error) {
+	model, err := weights.ReadModel(base)
 	require.NoError(t, err)
 	w := start(t, worker.Patched)
 	path := filepath.Join(t.TempDir(), "a.lesskv.gguf")
-	both := func(data []byte, force bool) (here, there error) {
+	return func(data []byte, force bool) (here, there error) {
 		require.NoError(t, os.WriteFile(path, data, 0o644))
 		a, here := weights.Read(path)
 		if here == nil {
@@ -190,7 +211,7 @@ func TestBothReadersOfAdapters(t *testing.T) {
 				here = nil
 			}
 		}
-		_, there = w.Open(worker.Config{Model: gopher, Context: 256, LESS: &worker.LESS{Policy: "h2o", Budget: 41, Adapter: path, ForceAdapter: force}})
+		_, there = w.Open(worker.Config{Model: base, Context: 256, LESS: &worker.LESS{Policy: "h2o", Budget: 41, Adapter: path, ForceAdapter: force}})
 		var refused *worker.Error
 		if there != nil {
 			require.ErrorAs(t, there, &refused, "the worker died")
@@ -199,6 +220,115 @@ func TestBothReadersOfAdapters(t *testing.T) {
 		}
 		return here, there
 	}
+}
+
+// So it is with adapters of version 2, for a model whose layers differ and share.
+func TestBothReadersOfVersion2(t *testing.T) {
+	path := tiny(t, "gemma4") // ten layers; 6 and 8 share those of 4, windowed, and 7 and 9 of 5
+	model, err := weights.ReadModel(path)
+	require.NoError(t, err)
+	adapter := weights.Random(model, 4, 8, weights.Trained{Policy: "h2o", Heavy: 20, Recent: 21, Ubatch: 32, Context: 256}, 1)
+	adapter.Budget = make([]float32, heads(model))
+	for i := range adapter.Budget {
+		adapter.Budget[i] = float32(i)
+	}
+	file := filepath.Join(t.TempDir(), "a.lesskv.gguf")
+	require.NoError(t, adapter.Write(file))
+	both := bothReaders(t, path)
+	key := func(name string, value any) func(*rawAdapter) { return func(a *rawAdapter) { a.set(name, value) } }
+	without := func(prefixes ...string) func(*rawAdapter) {
+		return func(a *rawAdapter) {
+			a.tensors = slices.DeleteFunc(a.tensors, func(t rawTensor) bool {
+				return slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(t.name, p) })
+			})
+		}
+	}
+	numbers := func(name string, at int, n uint32) func(*rawAdapter) {
+		return func(a *rawAdapter) {
+			for i, p := range a.pairs {
+				if p.Key == name {
+					v := slices.Clone(p.Value.([]uint32))
+					v[at] = n
+					a.pairs[i].Value = v
+				}
+			}
+		}
+	}
+	floats := func(at int, x float32) func(*rawAdapter) {
+		return func(a *rawAdapter) {
+			v := slices.Clone(adapter.Budget)
+			v[at] = x
+			a.set("less.budget.weight", v)
+		}
+	}
+	for name, change := range map[string]func(*rawAdapter){
+		"as it is":                   func(*rawAdapter) {},
+		"no weights":                 key("less.budget.weight", nil),
+		"a weight of 0":              floats(3, 0),
+		"an allocation alone":        func(a *rawAdapter) { a.tensors = nil },
+		"without a sharer's phi":     without("blk.7.less.phi."),
+		"without an owner's phi":     without("blk.5.less.phi."),
+		"without owner and sharers":  without("blk.5.", "blk.7.", "blk.9."),
+		"without a layer of its own": without("blk.2."),
+	} {
+		a := readRaw(t, file)
+		change(a)
+		here, there := both(a.bytes(), false)
+		assert.NoError(t, here, "%s: package weights", name)
+		assert.NoError(t, there, "%s: the runtime", name)
+	}
+	for name, change := range map[string]func(*rawAdapter){
+		"version 1":               key("less.version", uint32(1)),
+		"a number for all layers": key("less.head_count", uint32(8)),
+		"another number of heads": numbers("less.head_count", 5, 8),
+		"another number of KV":    numbers("less.head_count_kv", 5, 2),
+		"another key length":      numbers("less.key_length", 9, 16),
+		"another value length":    numbers("less.value_length", 0, 8),
+		"no heads":                numbers("less.head_count", 2, 0),
+		"no KV heads":             numbers("less.head_count_kv", 2, 0),
+		"too few numbers":         key("less.head_count", []uint32{8, 8}),
+		"numbers as floats":       key("less.head_count", []float32{8, 8, 4, 8, 8, 4, 8, 4, 8, 4}),
+		"an array of layers":      key("less.block_count", []uint32{10}),
+		"too few weights":         key("less.budget.weight", adapter.Budget[1:]),
+		"a weight for all":        key("less.budget.weight", uint32(1)),
+		"whole weights":           key("less.budget.weight", make([]uint32, len(adapter.Budget))),
+		"a weight below 0":        floats(3, -1),
+		"an infinite weight":      floats(0, float32(math.Inf(1))),
+		"no weight":               floats(1, float32(math.NaN())),
+		"half a phi":              without("blk.2.less.phi.1."),
+		"half a psi":              without("blk.2.less.psi.0."),
+		"phi without psi":         without("blk.2.less.psi."),
+		"a sharer's without psi":  without("blk.5."),
+		"psi that nobody reads":   without("blk.2.less.phi."),
+		"psi of a sharer": func(a *rawAdapter) {
+			for _, t := range slices.Clone(a.tensors) {
+				if rest, ok := strings.CutPrefix(t.name, "blk.5.less.psi."); ok {
+					t.name = "blk.7.less.psi." + rest
+					a.tensors = append(a.tensors, t)
+				}
+			}
+		},
+	} {
+		a := readRaw(t, file)
+		change(a)
+		here, there := both(a.bytes(), false)
+		assert.Error(t, here, "%s: package weights", name)
+		assert.Error(t, there, "%s: the runtime", name)
+	}
+}
+
+// heads counts the KV heads of all layers.
+func heads(m *weights.Model) (n int) {
+	for i := range m.Layers {
+		n += m.Layer(i).HeadsKV
+	}
+	return n
+}
+
+// There are two readers of adapters, the runtime's and package weights. What one of them refuses the other refuses, too.
+func TestBothReadersOfAdapters(t *testing.T) {
+	const phi0, psi1, psi2 = "blk.2.less.phi.0.weight", "blk.2.less.psi.1.weight", "blk.2.less.psi.2.weight"
+	both := bothReaders(t, gopher)
 	key := func(name string, value any) func(*rawAdapter) { return func(a *rawAdapter) { a.set(name, value) } }
 	tensor := func(name string, change func(*rawTensor)) func(*rawAdapter) {
 		return func(a *rawAdapter) { change(a.last(name)) }
@@ -215,12 +345,16 @@ func TestBothReadersOfAdapters(t *testing.T) {
 		"a layer without": func(a *rawAdapter) {
 			a.tensors = slices.DeleteFunc(a.tensors, func(t rawTensor) bool { return strings.HasPrefix(t.name, "blk.2.") })
 		},
-		"no tensors at all": func(a *rawAdapter) { a.tensors = nil },
+		"no tensors at all":                    func(a *rawAdapter) { a.tensors = nil },
+		"version 2":                            key("less.version", uint32(2)),
+		"weights that version 1 does not know": key("less.budget.weight", []float32{-1}),
 	}
 	bad := map[string]func(*rawAdapter){
 		"version 4 of GGUF":          func(a *rawAdapter) { a.version = 4 },
 		"big-endian":                 func(a *rawAdapter) { a.version = 3 << 24 },
-		"version 2":                  key("less.version", uint32(2)),
+		"version 0":                  key("less.version", uint32(0)),
+		"version 3":                  key("less.version", uint32(3)),
+		"layers of version 1":        key("less.head_count", []uint32{4, 4, 4, 4, 4, 4}),
 		"a model":                    key("general.type", "model"),
 		"a LoRA adapter":             key("adapter.type", "lora"),
 		"no type":                    key("general.type", nil),

@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -10,6 +11,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/lesskv/lesskv/integration/tinymodels"
 	"github.com/lesskv/lesskv/patches/pins"
 )
 
@@ -17,27 +19,7 @@ import (
 func TestCompatibility(t *testing.T) {
 	page, err := os.ReadFile("../docs/compatibility.md")
 	require.NoError(t, err)
-	tests := map[string]string{} // each with what it calls
-	for _, dir := range []string{".", "../plugin"} {
-		functions := map[string]string{}
-		files, err := filepath.Glob(filepath.Join(dir, "*_test.go"))
-		require.NoError(t, err)
-		for _, file := range files {
-			source, err := os.ReadFile(file)
-			require.NoError(t, err)
-			for _, m := range regexp.MustCompile(`(?ms)^func (\w+)\(t .*?^}`).FindAllSubmatch(source, -1) {
-				functions[string(m[1])] = string(m[0])
-			}
-		}
-		for name, source := range functions {
-			for _, call := range regexp.MustCompile(`\b(\w+)\(t\b`).FindAllStringSubmatch(source, -1) {
-				source += functions[call[1]]
-			}
-			if strings.HasPrefix(name, "Test") {
-				tests[name] = source
-			}
-		}
-	}
+	tests := testSources(t)
 	for _, name := range regexp.MustCompile(`Test\w+`).FindAllString(string(page), -1) {
 		assert.NotEmpty(t, tests[name], "there is no %s", name)
 	}
@@ -60,4 +42,59 @@ func TestCompatibility(t *testing.T) {
 		assert.Contains(t, []string{"works", "differs", "no effect"}, row[2], row[1])
 	}
 	assert.Equal(t, want, got)
+}
+
+// testSources returns the sources of the tests here and of the plugin by their names, each with those of the functions that it calls.
+func testSources(t *testing.T) map[string]string {
+	t.Helper()
+	tests := map[string]string{}
+	for _, dir := range []string{".", "../plugin"} {
+		functions := map[string]string{}
+		files, err := filepath.Glob(filepath.Join(dir, "*_test.go"))
+		require.NoError(t, err)
+		for _, file := range files {
+			source, err := os.ReadFile(file)
+			require.NoError(t, err)
+			for _, m := range regexp.MustCompile(`(?ms)^func (\w+)\(t .*?^}`).FindAllSubmatch(source, -1) {
+				functions[string(m[1])] = string(m[0])
+			}
+		}
+		for name, source := range functions {
+			for _, call := range regexp.MustCompile(`\b(\w+)\(t\b`).FindAllStringSubmatch(source, -1) {
+				source += functions[call[1]]
+			}
+			if strings.HasPrefix(name, "Test") {
+				tests[name] = source
+			}
+		}
+	}
+	return tests
+}
+
+// docs/models.md has a row for every architecture that there is a tiny model of, with the right answer, the reason where it is no, and
+// a test that exists.
+func TestModelsPage(t *testing.T) {
+	page, err := os.ReadFile("../docs/models.md")
+	require.NoError(t, err)
+	tests := testSources(t)
+	for _, name := range regexp.MustCompile(`Test\w+`).FindAllString(string(page), -1) {
+		assert.NotEmpty(t, tests[name], "there is no %s", name)
+	}
+	rows := map[string]string{}
+	for _, row := range regexp.MustCompile("(?m)^\\| `([^`]+)` \\| [^|]+ \\| [^|]+ \\| ([^|]+) \\| Test\\w+ \\|$").FindAllStringSubmatch(string(page), -1) {
+		assert.Empty(t, rows[row[1]], "%s stands twice", row[1])
+		rows[row[1]] = row[2]
+	}
+	missing := maps.Clone(rows)
+	for _, m := range tinymodels.All() {
+		delete(missing, m.Architecture)
+		switch less := rows[m.Architecture]; {
+		case m.Refused == "":
+			assert.Regexp(t, "^yes", less, m.Architecture)
+		default:
+			assert.Regexp(t, "^no: ", less, m.Architecture)
+			assert.Contains(t, less, m.Refused, m.Architecture)
+		}
+	}
+	assert.Empty(t, missing, "no tiny model")
 }

@@ -36,6 +36,7 @@ type contractCase struct {
 	ubatch  int
 	adapter string // "": sparse only
 	f16     bool   // the model's weights as they are, not widened to F32
+	slots   []int  // of each KV head, layer by layer, in the place of the budget; nil: all have that
 }
 
 func (c contractCase) String() string {
@@ -46,12 +47,30 @@ func (c contractCase) String() string {
 	if c.f16 {
 		weights = "/F16"
 	}
+	if c.slots != nil {
+		weights += "/by head"
+	}
 	return fmt.Sprintf("%v/%d/T%d/%s%s", c.policy, c.budget, c.ubatch, kernels, weights)
 }
 
+// budgets returns what each KV head keeps, by layer; nil: all the same.
+func (c contractCase) budgets(headsKV int) (all [][]reference.Budget) {
+	for i, n := range c.slots {
+		if i%headsKV == 0 {
+			all = append(all, nil)
+		}
+		b := reference.Budget{Slots: n, Heavy: max(1, c.policy.Heavy(n))}
+		all[i/headsKV] = append(all[i/headsKV], b)
+	}
+	return all
+}
+
+// byHead are as many slots in all of gopher-5m's KV heads as 41 in each, most of them where far tokens are looked up.
+var byHead = []int{16, 16, 8, 9, 8, 7, 8, 1, 16, 23, 350, 30}
+
 // contractGrid returns three policies, with and without an adapter, micro-batches of 1, 32 and 512, budgets of 2, 5 and 10 % of
-// 2,048 tokens: 54 cells, and three with F16 weights. The short grid is a sixth of them: every pair of a policy and a budget, and
-// of a policy and a micro-batch, half with an adapter.
+// 2,048 tokens: 54 cells, three with F16 weights, and nine with a budget of each head's own. The short grid is a sixth of them: every pair of a policy and a budget, and
+// of a policy and a micro-batch, half with an adapter, and one with budgets by head.
 //
 // Beside F16 weights llama.cpp rounds activations to F16, at every product. That is noise of another kind than what is judged
 // here, and it was seen to move H2O's sums by 1.05e-3, more than a tie. So the weights are widened to F32, which
@@ -69,14 +88,22 @@ func contractGrid(short bool) []contractCase {
 					if short && ((p+b+u)%3 != 0 || (p+b)%2 != a) {
 						continue
 					}
-					grid = append(grid, contractCase{policy, budget, ubatch, adapter, false})
+					grid = append(grid, contractCase{policy: policy, budget: budget, ubatch: ubatch, adapter: adapter})
 				}
 			}
 		}
 	}
 	if !short {
 		for u, ubatch := range []int{1, 32, 512} {
-			grid = append(grid, contractCase{reference.Lambda, []int{41, 102, 204}[u], ubatch, "peak-41", true})
+			grid = append(grid, contractCase{policy: reference.Lambda, budget: []int{41, 102, 204}[u], ubatch: ubatch, adapter: "peak-41", f16: true})
+		}
+	}
+	for p, policy := range []reference.Policy{reference.Peak, reference.H2O, reference.Lambda} {
+		for u, ubatch := range []int{32, 1, 512} {
+			if short && p+u > 0 {
+				continue
+			}
+			grid = append(grid, contractCase{policy: policy, budget: 41, ubatch: ubatch, adapter: []string{"peak-41", ""}[(p+u)%2], slots: byHead})
 		}
 	}
 	return grid
@@ -154,6 +181,22 @@ func observe(t *testing.T, w *worker.Worker, info worker.Info, tokens []int32, u
 	return o
 }
 
+// headError returns the largest relative error of a head's output, of so many values.
+func headError(t *testing.T, want, got []float32, length int) (worst float64) {
+	t.Helper()
+	require.Len(t, got, len(want))
+	for at := 0; at < len(want); at += length {
+		var diff, norm float64
+		for d, x := range want[at:][:length] {
+			e := float64(got[at+d]) - float64(x)
+			diff += e * e
+			norm += float64(x) * float64(x)
+		}
+		worst = max(worst, math.Sqrt(diff/norm))
+	}
+	return worst
+}
+
 // attentionError runs the reference over what the runtime's cache of a layer was given for so many tokens, and returns the largest relative error of a
 // head's output and the number of pairs that the reference kept because the runtime did.
 func attentionError(t *testing.T, layer reference.Layer, tokens int, micro []worker.Attention, kept [][][]int32) (worst float64, followed int) {
@@ -164,16 +207,7 @@ func attentionError(t *testing.T, layer reference.Layer, tokens int, micro []wor
 	for i, a := range micro {
 		out, err := cache.Step(pos, a.Q, a.K, a.V, kept[i])
 		require.NoError(t, err)
-		require.Len(t, a.Out, len(out))
-		for at := 0; at < len(out); at += a.ValueLength {
-			var diff, norm float64
-			for d, want := range out[at:][:a.ValueLength] {
-				e := float64(a.Out[at+d]) - float64(want)
-				diff += e * e
-				norm += float64(want) * float64(want)
-			}
-			worst = max(worst, math.Sqrt(diff/norm)) // NaN stays, and is below no bound
-		}
+		worst = max(worst, headError(t, out, a.Out, a.ValueLength)) // NaN stays, and is below no bound
 		pos += a.Tokens
 	}
 	require.Equal(t, tokens, pos, "captured tokens")
@@ -218,6 +252,10 @@ func TestContract(t *testing.T) {
 			method.Layer.Policy, method.Layer.Budget = c.policy, c.budget
 			method.Layer.Heavy, method.Layer.Pinned = c.policy.Heavy(c.budget), 1
 			less := &worker.LESS{Policy: c.policy.String(), Budget: c.budget}
+			method.Budgets = c.budgets(method.Layer.HeadsKV)
+			if c.slots != nil {
+				less.Budget, less.Slots = 0, c.slots
+			}
 			if c.adapter != "" {
 				a, err := weights.Read(adapterPath(c.adapter))
 				require.NoError(t, err)
@@ -240,6 +278,9 @@ func TestContract(t *testing.T) {
 				layer := method.Layer
 				if method.Kernels != nil {
 					layer.Kernels = method.Kernels[il]
+				}
+				if method.Budgets != nil {
+					layer.Budgets = method.Budgets[il]
 				}
 				worst, followed := attentionError(t, layer, len(tokens), o.attention[il], o.kept[il])
 				row.attention = max(row.attention, worst)

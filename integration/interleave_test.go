@@ -30,7 +30,7 @@ import (
 // "Memory" in algorithm.md). What a sequence computes in the end must be, bit for bit, what a fresh one does that is taken
 // the same way. $LESSKV_INTERLEAVINGS is their number.
 func TestInterleavings(t *testing.T) {
-	n := 72
+	n := 76
 	if s := os.Getenv("LESSKV_INTERLEAVINGS"); s != "" {
 		var err error
 		n, err = strconv.Atoi(s)
@@ -126,9 +126,12 @@ type setting struct {
 	window int   // of the layers that have one; 0: none
 	bytes  int64 // of a sequence, by the formula
 	state  int64
+
+	layers, headsKV int  // that attend
+	hybrid          bool // other layers are recurrent, with the state of the end of a sequence and no other
 }
 
-// interleavingSettings are all policies, with all types of slots, with and without kernels and windows.
+// interleavingSettings are all policies, with all types of slots, with and without kernels and windows, and some hybrids.
 func interleavingSettings(t *testing.T) (all []setting) {
 	t.Helper()
 	keys, values := []string{"f16", "f32", "q8_0", "q4_0"}, []string{"f16", "f32", "q8_0"}
@@ -148,7 +151,7 @@ func interleavingSettings(t *testing.T) (all []setting) {
 			require.NoError(t, a.Write(adapter))
 			for k, key := range keys {
 				for v, value := range values {
-					s := setting{window: m.Window}
+					s := setting{window: m.Window, layers: read.Layers, headsKV: read.HeadsKV}
 					l := &worker.LESS{Policy: policy, Budget: 5 + 9*((i+j+k+v)%3), TypeK: key, TypeV: value}
 					rank := 0
 					if (j+k+v)%3 > 0 {
@@ -167,6 +170,24 @@ func interleavingSettings(t *testing.T) (all []setting) {
 				}
 			}
 		}
+	}
+	for i, model := range []string{"qwen35", "lfm2-window", "falcon-h1", "jamba"} {
+		m, err := tinymodels.Find(model)
+		require.NoError(t, err)
+		path, err := m.WriteIn(dir, gguf.F32, 1)
+		require.NoError(t, err)
+		l := &worker.LESS{Policy: []string{"h2o", "lambda", "peak"}[i%3], Budget: 5 + 9*(i%3)}
+		s := setting{name: model, window: m.Window, layers: len(m.Attends), headsKV: 2, hybrid: true}
+		s.config = worker.Config{Model: path, Context: playContext, Batch: 64, Ubatch: playUbatch, Sequences: 3, LESS: l}
+		dim, slots := int64(16), int64(l.Budget)
+		if model == "qwen35" {
+			dim = 64
+		}
+		if m.Window > 0 {
+			slots = int64(m.Window - 1)
+		}
+		s.bytes = int64(s.layers) * int64(s.headsKV) * slots * (2*2*dim + 8)
+		all = append(all, s)
 	}
 	return all
 }
@@ -385,7 +406,7 @@ func (p *player) lowest(seq int) (posMin, cut int, err error) {
 			return 0, 0, fmt.Errorf("layer %d has seen %d and keeps %d, want %d and %d", l.Layer, l.Seen, l.Kept, m.length, m.kept[kind])
 		}
 		gone := -1 // highest position that is no slot any more
-		for head := range p.info.HeadsKV {
+		for head := range p.setting.headsKV {
 			pos, _, err := p.Slots(seq, l.Layer, head)
 			if err != nil {
 				return 0, 0, err
@@ -407,6 +428,9 @@ func (p *player) lowest(seq int) (posMin, cut int, err error) {
 		case gone >= 0:
 			cut, posMin = max(cut, gone+1), max(posMin, gone+1)
 		}
+	}
+	if p.setting.hybrid {
+		return m.length - 1, m.length, nil
 	}
 	return posMin, cut, nil
 }
@@ -453,7 +477,7 @@ func (p *player) decode(seq int, rng *rand.Rand) (string, error) {
 	done := fmt.Sprintf("decodes %d tokens at %d", len(tokens), m.length)
 	none := !m.holds && !m.poison && rng.IntN(4) == 0 // a sequence's memory is taken with its first token
 	if none {
-		if err := p.after(rng.IntN(2 * p.info.Layers)); err != nil {
+		if err := p.after(rng.IntN(2 * p.setting.layers)); err != nil {
 			return done, err
 		}
 		done += ", with an allocation that fails"
@@ -554,7 +578,7 @@ func (p *player) copy(seq int, rng *rand.Rand) (string, error) {
 	done := "is made a copy"
 	none := f.holds && f.length > 0 && !f.poison && rng.IntN(4) == 0
 	if none {
-		if err := p.after(rng.IntN(2 * p.info.Layers)); err != nil {
+		if err := p.after(rng.IntN(2 * p.setting.layers)); err != nil {
 			return done, err
 		}
 		done += ", with an allocation that fails"
@@ -652,7 +676,7 @@ func (p *player) load(seq int, rng *rand.Rand) (string, error) {
 	if from.as.length > 0 && rng.IntN(4) == 0 {
 		p.counts["no memory to load"]++
 		return done + ", with an allocation that fails", p.unchanged(seq, func() error {
-			if err := p.after(rng.IntN(2 * p.info.Layers)); err != nil {
+			if err := p.after(rng.IntN(2 * p.setting.layers)); err != nil {
 				return err
 			}
 			_, err := p.Load(seq, from.data)

@@ -121,6 +121,47 @@ func print(table []usage) string {
 	return b.String()
 }
 
+// Heads with budgets of their own hold what they may and no more, and the bytes are those of the sum; the plain loops' too, which have
+// memory of their own for what pairs are worth.
+func TestBudgetsByHead(t *testing.T) {
+	t.Parallel()
+	for _, reference := range []bool{false, true} {
+		t.Run(fmt.Sprintf("reference %v", reference), func(t *testing.T) {
+			t.Parallel()
+			testBudgetsByHead(t, &worker.LESS{Policy: "peak", Slots: byHead, Reference: reference})
+		})
+	}
+}
+
+func testBudgetsByHead(t *testing.T, less *worker.LESS) {
+	w := open(t, worker.Patched, worker.Config{Model: gopher, Context: 2048, Ubatch: 32, LESS: less})
+	heads, err := w.Heads()
+	require.NoError(t, err)
+	require.Len(t, heads, len(byHead))
+	for i, h := range heads {
+		assert.Equal(t, worker.HeadInfo{Layer: i / 2, Head: i % 2, Budget: byHead[i], Heavy: max(1, byHead[i]/4)}, h)
+	}
+	_, err = w.Feed(0, 0, heldOut(t, w, 700), worker.None)
+	require.NoError(t, err)
+	info, err := w.LESS()
+	require.NoError(t, err)
+	one, _ := formula(41, 0)
+	assert.Equal(t, one, info.SlotBytes)
+	assert.Equal(t, 41, info.Budget)
+	for _, h := range heads {
+		pos, _, err := w.Slots(0, h.Layer, h.Head)
+		require.NoError(t, err)
+		assert.Len(t, pos, h.Budget)
+	}
+	layers, err := w.Layers(0)
+	require.NoError(t, err)
+	for i, l := range layers {
+		assert.EqualValues(t, 700, l.Seen)
+		assert.EqualValues(t, max(byHead[2*i], byHead[2*i+1]), l.Kept)
+		assert.EqualValues(t, 700-min(byHead[2*i], byHead[2*i+1]), l.Folded)
+	}
+}
+
 // The bytes that are reported are the bytes that are there: a larger budget costs its slots and its scratch, and no copy of
 // either.
 func TestMemoryIsWhatIsReported(t *testing.T) {

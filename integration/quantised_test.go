@@ -17,21 +17,31 @@ import (
 // rounded: much closer to it than it is to an f16 cache, or to itself without the rotation. What is left is what its flash attention
 // rounds queries to.
 func TestQuantisedSlotsAreTheRuntimes(t *testing.T) {
-	const n = 512
-	c := worker.Config{Model: gopher, Context: n, Ubatch: 64, TypeK: "q4_0", TypeV: "q8_0", FlashAttention: true}
-	w := open(t, worker.Unmodified, c)
-	tokens := heldOut(t, w, n)
-	want := chatter.decode(t, w, tokens)
-	got := chatter.decode(t, open(t, worker.Patched, worker.Config{Model: gopher, Context: n, Ubatch: 64, LESS: &worker.LESS{Budget: n, TypeK: "q4_0", TypeV: "q8_0"}}), tokens)
-	f16 := chatter.decode(t, open(t, worker.Unmodified, worker.Config{Model: gopher, Context: n, Ubatch: 64}), tokens)
-	t.Setenv("LLAMA_ATTN_ROT_DISABLE", "1")
-	unrotated := chatter.decode(t, open(t, worker.Unmodified, c), tokens)
+	for _, values := range []string{"q8_0", "q4_0"} {
+		t.Run(values, func(t *testing.T) { testQuantisedSlots(t, values) })
+	}
+}
 
-	apart := compare(t, want, got)
-	for name, other := range map[string]*worker.Output{"f16": f16, "itself without the rotation": unrotated} {
-		d := compare(t, want, other)
-		t.Logf("KL %.2g to the runtime's, which is %.2g from %s", apart.kl, d.kl, name)
-		assert.Less(t, 2*apart.kl, d.kl, name)
+func testQuantisedSlots(t *testing.T, values string) {
+	const n = 512
+	for name, path := range map[string]string{"gopher-5m": gopher, "qwen35": tiny(t, "qwen35")} {
+		t.Run(name, func(t *testing.T) {
+			c := worker.Config{Model: path, Context: n, Ubatch: 64, TypeK: "q4_0", TypeV: values, FlashAttention: true}
+			w := open(t, worker.Unmodified, c)
+			tokens := heldOut(t, w, n)
+			want := chatter.decode(t, w, tokens)
+			got := chatter.decode(t, open(t, worker.Patched, worker.Config{Model: path, Context: n, Ubatch: 64, LESS: &worker.LESS{Budget: n, TypeK: "q4_0", TypeV: values}}), tokens)
+			f16 := chatter.decode(t, open(t, worker.Unmodified, worker.Config{Model: path, Context: n, Ubatch: 64}), tokens)
+			t.Setenv("LLAMA_ATTN_ROT_DISABLE", "1")
+			unrotated := chatter.decode(t, open(t, worker.Unmodified, c), tokens)
+
+			apart := compare(t, want, got)
+			for name, other := range map[string]*worker.Output{"f16": f16, "itself without the rotation": unrotated} {
+				d := compare(t, want, other)
+				t.Logf("KL %.2g to the runtime's, which is %.2g from %s", apart.kl, d.kl, name)
+				assert.Less(t, 2*apart.kl, d.kl, name)
+			}
+		})
 	}
 }
 

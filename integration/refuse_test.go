@@ -18,16 +18,13 @@ import (
 func TestModelsRefused(t *testing.T) {
 	t.Parallel()
 	says := map[string]string{
-		"ALiBi":                                "ALiBi",
-		"encoder":                              "causal",
-		"encoder-decoder":                      "encoder",
-		"recurrent":                            "recurrent",
-		"hybrid":                               "recurrent",
-		"MLA":                                  "MLA",
-		"chunked attention":                    "chunked",
-		"M-RoPE":                               "M-RoPE",
-		"layers that share another layer's KV": "share",
-		"grok's attention scaling":             "scales",
+		"ALiBi":                    "ALiBi",
+		"encoder":                  "causal",
+		"encoder-decoder":          "encoder",
+		"recurrent":                "recurrent",
+		"MLA":                      "MLA",
+		"chunked attention":        "chunked",
+		"grok's attention scaling": "scales",
 	}
 	w := start(t, worker.Patched)
 	for _, m := range tinymodels.Refused() {
@@ -58,6 +55,71 @@ func TestModelsRefused(t *testing.T) {
 	}
 }
 
+// What a call of llama.cpp can ask of a memory and LESS has not is refused with a reason; the context goes on as before.
+func TestCallsRefused(t *testing.T) {
+	t.Parallel()
+	refused := func(err error, says ...string) {
+		t.Helper()
+		var e *worker.Error
+		require.ErrorAs(t, err, &e)
+		t.Log(e.Message)
+		for _, s := range says {
+			assert.Contains(t, e.Message, s)
+		}
+	}
+	path := tiny(t, "gemma4")
+	config := worker.Config{Model: path, Context: 256, Ubatch: 32, LESS: &worker.LESS{Budget: 24}}
+	tokens := randomTokens(100, 384)
+
+	w := start(t, worker.Patched)
+	ahead := config
+	ahead.Model, ahead.Ahead = write(t, tinymodels.LlamaAhead(), gguf.F16), true
+	_, err := w.Open(ahead)
+	refused(err, "further tokens", "turn LESS off")
+
+	_, err = w.Open(config)
+	require.NoError(t, err)
+	_, err = w.Feed(0, 0, tokens[:50], worker.None)
+	require.NoError(t, err)
+	state, err := w.Save(0)
+	require.NoError(t, err)
+
+	_, err = w.Encode(tokens[:4])
+	refused(err, "llama_encode")
+	refused(w.Train(), "llama_opt_epoch")
+	_, err = w.SaveFlagged(0, worker.PartialOnly)
+	refused(err, "PARTIAL_ONLY", "whole")
+	refused(w.LoadFlagged(0, state, worker.PartialOnly), "PARTIAL_ONLY")
+	require.NoError(t, w.Causal(false))
+	_, err = w.Decode(0, 50, tokens[50:51], worker.Last)
+	refused(err, "causal")
+	require.NoError(t, w.Causal(true))
+
+	// Another context that would read this one's cache as llama.cpp's own.
+	assistant := write(t, tinymodels.Gemma4Assistant(), gguf.F16)
+	refused(w.Beside(assistant), "cache of another context", "LESS")
+
+	// None of it left a trace, and a state for a device is one like any other.
+	device, err := w.SaveFlagged(0, worker.OnDevice)
+	require.NoError(t, err)
+	again, err := w.Save(0)
+	require.NoError(t, err)
+	assert.True(t, string(state) == string(again), "the state is another one")
+	want, err := w.Feed(0, 50, tokens[50:], worker.All)
+	require.NoError(t, err)
+	require.NoError(t, w.LoadFlagged(0, device, worker.OnDevice))
+	got, err := w.Feed(0, 50, tokens[50:], worker.All)
+	require.NoError(t, err)
+	sameBits(t, want, got)
+	require.NoError(t, w.CloseModel())
+
+	// Without LESS the other context is made.
+	config.LESS = nil
+	_, err = w.Open(config)
+	require.NoError(t, err)
+	require.NoError(t, w.Beside(assistant))
+}
+
 // A configuration that makes no sense is refused, naming what was found and what was wanted.
 func TestConfigRefused(t *testing.T) {
 	t.Parallel()
@@ -80,13 +142,15 @@ func TestConfigRefused(t *testing.T) {
 		{"negative share", gopher, worker.LESS{BudgetShare: -.5}, []string{"-0.5"}},
 		{"two budgets", gopher, worker.LESS{Budget: 100, BudgetShare: .1}, []string{"one of the three"}},
 		{"too few bytes", gopher, worker.LESS{BudgetBytes: 100}, []string{"too small"}},
+		{"slots of too few heads", gopher, worker.LESS{Slots: []int{10, 20}}, []string{"2 heads", "12"}},
+		{"a head without slots", gopher, worker.LESS{Slots: []int{9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 0, 9}}, []string{"0 slots", "at least 1"}},
+		{"slots and a budget", gopher, worker.LESS{Budget: 41, Slots: byHead}, []string{"budget 41", "slots"}},
 		{"unknown policy", gopher, worker.LESS{Policy: "fifo"}, []string{"fifo", "h2o", "lambda", "peak"}},
 		{"more heavy than budget", gopher, worker.LESS{Budget: 100, Heavy: worker.Int(101)}, []string{"101", "100"}},
 		{"more pinned than heavy", gopher, worker.LESS{Budget: 100, Heavy: worker.Int(4), Pinned: worker.Int(5)}, []string{"pinned", "5", "4"}},
 		{"negative pins", gopher, worker.LESS{Pinned: worker.Int(-1)}, []string{"pinned", "-1"}},
-		{"q4_0 values", gopher, worker.LESS{TypeV: "q4_0"}, []string{"values", "q4_0", "only keys", "q8_0"}},
-		{"both q4_0", gopher, worker.LESS{TypeK: "q4_0", TypeV: "q4_0"}, []string{"only keys"}},
 		{"q8_0 slots of small heads", tiny(t, "llama"), worker.LESS{TypeV: "q8_0"}, []string{"32", "16"}},
+		{"q4_0 values of small heads", tiny(t, "llama"), worker.LESS{TypeV: "q4_0"}, []string{"q4_0", "32", "16"}},
 		{"q4_0 keys of small heads", tiny(t, "llama"), worker.LESS{TypeK: "q4_0"}, []string{"q4_0", "32", "16"}},
 		{"no such adapter", gopher, worker.LESS{Adapter: "/does/not/exist.gguf"}, []string{"/does/not/exist.gguf"}},
 		{"no adapter file", gopher, worker.LESS{Adapter: text}, []string{text}},

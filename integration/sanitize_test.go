@@ -43,6 +43,9 @@ func TestSanitizers(t *testing.T) {
 		{"sliding windows", tiny(t, "gemma3"), worker.LESS{Policy: "h2o", Budget: 40}},
 		{"soft-cap", tiny(t, "gemma2"), worker.LESS{Policy: "peak", Budget: 40}},
 		{"strided", tiny(t, "falcon"), worker.LESS{Policy: "peak", Budget: 40}},
+		{"delta net, quantised", tiny(t, "qwen35"), worker.LESS{Policy: "peak", Budget: 40, TypeK: "q4_0", TypeV: "q8_0"}},
+		{"short convolutions, sliding windows", tiny(t, "lfm2-window"), worker.LESS{Policy: "h2o", Budget: 40}},
+		{"Mamba 2 beside attention", tiny(t, "falcon-h1"), worker.LESS{Policy: "h2o", Budget: 40}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)

@@ -67,7 +67,14 @@ func TestSaveAndRestore(t *testing.T) {
 		{"peak with an adapter", gopher, peak41()},
 		{"h2o, f32 slots", gopher, &worker.LESS{Policy: "h2o", Budget: 64, TypeK: "f32", TypeV: "f32"}},
 		{"h2o, keys in q4_0", gopher, &worker.LESS{Policy: "h2o", Budget: 64, TypeK: "q4_0", TypeV: "q8_0"}},
+		{"peak, by head", gopher, &worker.LESS{Policy: "peak", Slots: byHead, Adapter: "testdata/gopher-5m.peak-41.lesskv.gguf"}},
+		{"shared layers", "gemma3n", &worker.LESS{Policy: "peak", Budget: 64}},
+		{"shared layers of other heads, keys in q4_0", "gemma4-64", &worker.LESS{Policy: "h2o", Budget: 64, TypeK: "q4_0", TypeV: "q8_0"}},
 		{"lambda, sliding windows", "gemma2", &worker.LESS{Policy: "lambda", Budget: 64}},
+		{"h2o, delta net", "qwen35", &worker.LESS{Policy: "h2o", Budget: 64}},
+		{"peak, short convolutions and sliding windows", "lfm2-window", &worker.LESS{Policy: "peak", Budget: 64}},
+		{"h2o, Mamba 2", "nemotron_h", &worker.LESS{Policy: "h2o", Budget: 64}},
+		{"h2o, Mamba 2 in every layer", "falcon-h1", &worker.LESS{Policy: "h2o", Budget: 64}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -184,6 +191,9 @@ func TestForeignStateIsRefused(t *testing.T) {
 		{"no adapter", "SHA-256 is (none) there", worker.Patched, func(c *worker.Config) { c.LESS.Adapter = "" }},
 		{"another adapter", "adapter's SHA-256", worker.Patched, func(c *worker.Config) { c.LESS.Adapter = "testdata/gopher-5m.peak-102.lesskv.gguf" }},
 		{"another budget", "budget is 42 there and 41 here", worker.Patched, func(c *worker.Config) { c.LESS.Budget = 42; c.LESS.Heavy = worker.Int(10) }},
+		{"budgets by head", "heads with budgets of their own is 12 there and 0 here", worker.Patched, func(c *worker.Config) {
+			c.LESS.Budget, c.LESS.Slots, c.LESS.Heavy = 0, byHead, worker.Int(10)
+		}},
 		{"another split", "heavy is 11 there and 10 here", worker.Patched, func(c *worker.Config) { c.LESS.Heavy = worker.Int(11) }},
 		{"f32 keys", "key type", worker.Patched, func(c *worker.Config) { c.LESS.TypeK = "f32" }},
 		{"q4_0 keys", "key type", worker.Patched, func(c *worker.Config) { c.LESS.TypeK = "q4_0" }},
@@ -238,8 +248,17 @@ func TestStateOfAnotherModelIsRefused(t *testing.T) {
 
 // A state with a flipped bit is refused, or it was one that says nothing; it breaks nothing.
 func TestDamagedState(t *testing.T) {
-	t.Parallel()
-	config := worker.Config{Model: tiny(t, "gemma2"), Context: 512, Ubatch: 32, Sequences: 2, LESS: &worker.LESS{Budget: 40}}
+	for _, name := range []string{"gemma2", "qwen35"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			testDamagedState(t, tiny(t, name))
+		})
+	}
+}
+
+func testDamagedState(t *testing.T, model string) {
+	t.Helper()
+	config := worker.Config{Model: model, Context: 512, Ubatch: 32, Sequences: 2, LESS: &worker.LESS{Budget: 40}}
 	w := open(t, worker.Patched, config)
 	tokens := randomTokens(300, 384)
 	s := story{prompt: tokens[:200], second: tokens[200:]}
@@ -265,11 +284,12 @@ func TestDamagedState(t *testing.T) {
 		damaged := slices.Clone(state)
 		damaged[at] ^= 1 << r.IntN(8)
 		var e *worker.Error
-		if _, err := w.Load(1, damaged); errors.As(err, &e) {
+		_, err := w.Load(1, damaged)
+		if errors.As(err, &e) {
 			refused++
-			continue
+		} else {
+			require.NoError(t, err, "byte %d", at)
 		}
-		require.NoError(t, err, "byte %d", at)
 		saved, err := w.Save(1)
 		require.NoError(t, err, "byte %d", at)
 		require.True(t, bytes.Equal(same, saved), "byte %d: another state", at)

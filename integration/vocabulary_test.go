@@ -1,11 +1,9 @@
 package integration
 
 import (
-	"bufio"
-	"encoding/json"
-	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -13,16 +11,11 @@ import (
 	llama "github.com/go-skynet/go-llama.cpp"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/lesskv/lesskv/integration/tinymodels"
-	"github.com/lesskv/lesskv/patches/pins"
 	lesskv "github.com/lesskv/lesskv/plugin"
 	"github.com/lesskv/lesskv/weights/gguf"
 )
-
-// tokenizers is a Go module that keeps the vocabularies of two models for its own tests, as they were published.
-var tokenizers = pins.Module{Path: "github.com/ollama/ollama", Version: "v0.17.4", Sum: "h1:X3KNm9x4BlHqk/AXMGtC7pBAFd46nmJmy8yDaBZLo9s="}
 
 // merges make one token of up to four digits, if the text is not cut between them.
 var merges = []string{"1 2", "12 3", "123 4"}
@@ -124,109 +117,60 @@ func TestLongWord(t *testing.T) {
 	}
 }
 
-// Gemma 2's own vocabulary, from that module, in SentencePiece's file format (sentencepiece_model.proto: ModelProto.pieces is
-// field 1; of a piece its text is 1, its score 2, its type 3).
-func TestGemmaVocabulary(t *testing.T) {
-	data, err := os.ReadFile(filepath.Join(moduleDir(t, tokenizers), "tokenizer", "testdata", "gemma2", "tokenizer.model"))
+// The whole vocabularies of 15 models, as upstream's release has them, each with texts and their tokens.
+func TestUpstreamsVocabularies(t *testing.T) {
+	if testing.Short() {
+		t.Skip("reads 60 MB of vocabularies")
+	}
+	dir := filepath.Join(upstreamsTests(t), "models")
+	files, err := filepath.Glob(filepath.Join(dir, "*.gguf.out"))
 	require.NoError(t, err)
-	var tokens []string
-	var scores []float32
-	var types []int32
-	fields(t, data, func(field protowire.Number, piece []byte, _ uint64) {
-		if field != 1 {
-			return
-		}
-		text, score, kind := "", float32(0), int32(1)
-		fields(t, piece, func(field protowire.Number, bytes []byte, number uint64) {
-			switch field {
-			case 1:
-				text = string(bytes)
-			case 2:
-				score = math.Float32frombits(uint32(number))
-			case 3:
-				kind = int32(number)
+	require.Len(t, files, 15)
+	m, err := tinymodels.Find("llama")
+	require.NoError(t, err)
+	for _, file := range files {
+		file = strings.TrimSuffix(file, ".out")
+		t.Run(strings.TrimSuffix(strings.TrimPrefix(filepath.Base(file), "ggml-vocab-"), ".gguf"), func(t *testing.T) {
+			v, err := tinymodels.ReadVocabulary(file)
+			require.NoError(t, err)
+			path := filepath.Join(t.TempDir(), "model.gguf")
+			require.NoError(t, m.WriteVocabulary(path, gguf.F16, 1, v))
+			model := load(t, path)
+			tokenize := func(text string) []int32 {
+				_, tokens, err := model.TokenizeString(text, lesskv.PlainText)
+				require.NoError(t, err, "%q", text)
+				return tokens
+			}
+			texts, err := os.ReadFile(file + ".inp")
+			require.NoError(t, err)
+			lines, err := os.ReadFile(file + ".out")
+			require.NoError(t, err)
+			want := strings.Split(strings.TrimSuffix(string(lines), "\n"), "\n")
+			around := tokenize("")
+			for i, text := range strings.Split(string(texts), "\n__ggml_vocab_test__\n") {
+				if text == "" {
+					continue
+				}
+				numbers := []int32{}
+				for _, s := range strings.Fields(want[i]) {
+					n, err := strconv.Atoi(s)
+					require.NoError(t, err)
+					numbers = append(numbers, int32(n))
+				}
+				whole := make([][]int32, len(around)+1) // with what begins and ends every text
+				for j := range whole {
+					whole[j] = slices.Concat(around[:j], numbers, around[j:])
+				}
+				assert.Contains(t, whole, tokenize(text), "%q", text)
 			}
 		})
-		if text == "<start_of_turn>" || text == "<end_of_turn>" {
-			kind = 3 // control, as converters have it
-		}
-		tokens, scores, types = append(tokens, text), append(scores, score), append(types, kind)
-	})
-	require.Len(t, tokens, 256000)
-	v := tinymodels.SentencePieceTokens(tokens, scores, types, "<unk>", "<bos>", "<eos>")
-	m, err := tinymodels.Find("gemma2")
-	require.NoError(t, err)
-	path := filepath.Join(t.TempDir(), "model.gguf")
-	require.NoError(t, m.WriteVocabulary(path, gguf.F16, 1, v))
-	model := load(t, path)
-	for text, want := range map[string]string{
-		"Hello world": "<bos> Hello ▁world",
-		"<start_of_turn>user\nWrite a hello world program<end_of_turn>\n<start_of_turn>model\n": "<bos> <start_of_turn> user \n Write ▁a ▁hello ▁world ▁program <end_of_turn> \n <start_of_turn> model \n",
-		"请考试 1234":   "<bos> 请 考试 ▁ 1 2 3 4",
-		"\U000e01ef": "<bos> <0xF3> <0xA0> <0x87> <0xAF>",
-	} {
-		_, numbers, err := model.TokenizeString(text)
-		require.NoError(t, err)
-		got := make([]string, len(numbers))
-		for i, n := range numbers {
-			got[i] = tokens[n]
-		}
-		assert.Equal(t, want, strings.Join(got, " "), text)
-	}
-	testVocabulary(t, model, v, []string{"<start_of_turn>"}, []string{"<eos>", "<end_of_turn>"}, 0)
-}
-
-// fields calls f for the fields of a protocol buffer's message.
-func fields(t *testing.T, data []byte, f func(field protowire.Number, bytes []byte, number uint64)) {
-	t.Helper()
-	for len(data) > 0 {
-		field, kind, n := protowire.ConsumeTag(data)
-		require.NoError(t, protowire.ParseError(n))
-		data = data[n:]
-		var bytes []byte
-		var number uint64
-		switch kind {
-		case protowire.BytesType:
-			bytes, n = protowire.ConsumeBytes(data)
-		case protowire.VarintType:
-			number, n = protowire.ConsumeVarint(data)
-		case protowire.Fixed32Type:
-			var bits uint32
-			bits, n = protowire.ConsumeFixed32(data)
-			number = uint64(bits)
-		default:
-			n = protowire.ConsumeFieldValue(field, kind, data)
-		}
-		require.NoError(t, protowire.ParseError(n))
-		f(field, bytes, number)
-		data = data[n:]
 	}
 }
 
-// Llama 3.2's own vocabulary, from the same place: token numbers as that model's
-// tokenizer gives them.
+// Llama 3's own vocabulary: token numbers as that model's tokenizer gives them, and its ends of a text.
 func TestLlama3Vocabulary(t *testing.T) {
-	dir := filepath.Join(moduleDir(t, tokenizers), "tokenizer", "testdata", "llama3.2")
-	data, err := os.ReadFile(filepath.Join(dir, "encoder.json"))
+	v, err := tinymodels.ReadVocabulary(filepath.Join(upstreamsTests(t), "models", "ggml-vocab-llama-bpe.gguf"))
 	require.NoError(t, err)
-	numbers := map[string]int{}
-	require.NoError(t, json.Unmarshal(data, &numbers))
-	tokens := make([]string, len(numbers))
-	for s, i := range numbers {
-		tokens[i] = s
-	}
-	file, err := os.Open(filepath.Join(dir, "vocab.bpe"))
-	require.NoError(t, err)
-	defer file.Close()
-	var merges []string
-	for lines := bufio.NewScanner(file); lines.Scan(); {
-		if line := lines.Text(); line != "" && !strings.HasPrefix(line, "#version") {
-			merges = append(merges, line)
-		}
-	}
-	more := []string{"<|reserved_special_token_0|>", "<|reserved_special_token_1|>", "<|finetune_right_pad_id|>", "<|reserved_special_token_2|>",
-		"<|start_header_id|>", "<|end_header_id|>", "<|eom_id|>", "<|eot_id|>"}
-	v := tinymodels.BytePairTokens("llama-bpe", tokens[:128000], merges, "<|begin_of_text|>", "<|end_of_text|>", more...)
 	require.Equal(t, 128009, v.Token("<|eot_id|>"))
 	m, err := tinymodels.Find("llama")
 	require.NoError(t, err)

@@ -46,7 +46,7 @@ func run(ctx context.Context, args []string, log io.Writer) error {
 	flags.BoolVar(&o.Replace, "replace", false, "with -app: tie it by a replace in its go.mod instead of a go.work")
 	flags.BoolVar(&undo, "undo", false, "take out what ties the app (or this checkout) to the runtime")
 	flags.BoolVar(&clean, "clean", false, "delete the build folder and the go.work of this checkout")
-	flags.BoolVar(&prune, "prune", false, "delete the runtimes in the user's cache directory that no app uses")
+	flags.BoolVar(&prune, "prune", false, "delete the runtimes in the user's cache directory that no app uses, and releases of llama.cpp there that this version does not")
 	flags.StringVar(&o.Build, "build", "", "the build `folder` (default build beside go.mod, or one in the user's cache directory)")
 	flags.StringVar(&o.Trees, "tree", "", "patched, unmodified (what everything is verified against) or all (default all, with -app patched)")
 	flags.StringVar(&o.Preset, "preset", "native", "instruction sets: native (this machine) or portable (x86-64-v3; armv8.2-a with dotprod and fp16)")

@@ -72,5 +72,5 @@ const (
 	F16 SlotType = "f16"  // 2 bytes a number
 	F32 SlotType = "f32"  // 4 bytes, exact
 	Q8  SlotType = "q8_0" // 34 bytes for 32 numbers; the head size must be a multiple of 32; of 64, vectors are rotated first, as llama.cpp does
-	Q4  SlotType = "q4_0" // 18 bytes for 32 numbers, the same; for Keys only
+	Q4  SlotType = "q4_0" // 18 bytes for 32 numbers, the same
 )

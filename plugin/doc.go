@@ -42,7 +42,7 @@
 //	LESSKV_POLICY         h2o, lambda, peak
 //	LESSKV_HEAVY          a number of tokens
 //	LESSKV_PINNED         a number of tokens
-//	LESSKV_TYPE           f16, f32, q8_0; or two, for keys and values: f16,q8_0, keys q4_0 too: q4_0,q8_0
+//	LESSKV_TYPE           f16, f32, q8_0, q4_0; or two, for keys and values: q4_0,q8_0
 //	LESSKV_ADAPTER        a path, or none
 //	LESSKV_FORCE_ADAPTER  on, off
 //
@@ -65,7 +65,8 @@
 // does [PlainText].
 //
 // A sequence cannot be shifted, nor cut back past what has been folded. Models that LESS does not cover (ALiBi, multi-head
-// latent attention, encoders, recurrent layers and a few more) are refused with [ErrUnsupported].
+// latent attention, encoders, recurrent models and a few more) are refused with [ErrUnsupported]. Of models in which only some layers
+// attend it serves those, and reports the others' states as RecurrentBytes.
 //
 // # Calls
 //

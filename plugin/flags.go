@@ -53,7 +53,7 @@ func RegisterFlags(fs *flag.FlagSet, prefix string) *Flags {
 	})
 	add("heavy", "`tokens` of the budget that are chosen by score (default: the policy's share)", parseCount(&c.Heavy))
 	add("pinned", "first `tokens` that always stay (default 1)", parseCount(&c.Pinned))
-	add("type", "`type` of the stored keys and values: f16, f32, q8_0, or one for each, f16,q8_0, that of the keys q4_0 too (default f16)", func(s string) error {
+	add("type", "`type` of the stored keys and values: f16, f32, q8_0, q4_0, or one for each: q4_0,q8_0 (default f16)", func(s string) error {
 		keys, values, two := strings.Cut(s, ",")
 		if !two {
 			values = keys

@@ -126,6 +126,19 @@ func pieces(write func(opts ...llama.PredictOption) string) (tokens []string) {
 // tokens may be written.
 func follow(t *testing.T, c worker.Config, text []string, only func(piece string) bool) error {
 	t.Helper()
+	return followBy(t, c, text, func(v *greedy.Vocabulary, logits []float32) []float32 {
+		for i := range logits {
+			if only != nil && !only(v.Pieces[i]) {
+				logits[i] = float32(math.Inf(-1))
+			}
+		}
+		return logits
+	})
+}
+
+// followBy is follow with logits that mask makes of the worker's.
+func followBy(t *testing.T, c worker.Config, text []string, mask func(v *greedy.Vocabulary, logits []float32) []float32) error {
+	t.Helper()
 	require.NotEmpty(t, text)
 	tree := worker.Unmodified
 	if c.LESS != nil {
@@ -142,20 +155,12 @@ func follow(t *testing.T, c worker.Config, text []string, only func(piece string
 	require.NoError(t, err)
 	v, err := greedy.ReadVocabulary(c.Model)
 	require.NoError(t, err)
-	mask := func(logits []float32) []float32 {
-		for i := range logits {
-			if only != nil && !only(v.Pieces[i]) {
-				logits[i] = float32(math.Inf(-1))
-			}
-		}
-		return logits
-	}
 	reader := greedy.Context{Worker: w, Size: c.Context, Keep: nKeep}
 	logits, err := reader.Begin(prompt)
 	require.NoError(t, err)
-	ties, err := v.Follow(text, mask(logits), func(token int32) ([]float32, error) {
+	ties, err := v.Follow(text, mask(v, logits), func(token int32) ([]float32, error) {
 		logits, err := reader.Next(token)
-		return mask(logits), err
+		return mask(v, logits), err
 	})
 	t.Logf("%d tokens, %d of them tied with another", len(text), ties)
 	return err

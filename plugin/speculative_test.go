@@ -2,6 +2,7 @@ package lesskv_test
 
 import (
 	"math"
+	"slices"
 	"strings"
 	"testing"
 
@@ -9,6 +10,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/lesskv/lesskv/integration/greedy"
+	"github.com/lesskv/lesskv/integration/testdata"
 	"github.com/lesskv/lesskv/integration/worker"
 	lesskv "github.com/lesskv/lesskv/plugin"
 	"github.com/lesskv/lesskv/weights/gguf"
@@ -76,22 +79,34 @@ func TestSpeculativeWritesWhatPredictDoes(t *testing.T) {
 	assert.Equal(t, predict(t, model, prompt), predict(t, model, prompt), "and Predict goes on")
 }
 
-// Sampled too, except where the rounding of another batch size tips a choice.
+// Sampled too, to the byte, by models whose logits are the same however many tokens are evaluated at once: each is one product.
 func TestSpeculativeSamples(t *testing.T) {
-	model, draft := tinyModel(t, 1, lesskv.Disable()), tinyModel(t, 2, lesskv.Disable())
-	const seeds = 10
+	logits := make([]float32, vocabularySize)
+	for i := range logits {
+		logits[i] = -50
+	}
+	for i := range 20 {
+		logits[300+i] = 4 - float32(i)/4
+	}
+	model := load(t, writeConstant(t, logits), lesskv.Disable(), llama.SetContext(512))
+	logits[300] = 5 // likely enough to be drafted
+	draft := load(t, writeConstant(t, logits), lesskv.Disable(), llama.SetContext(512))
 	for name, opts := range map[string][]llama.PredictOption{
-		"top-p":    {llama.SetTokens(30), llama.IgnoreEOS, llama.SetTemperature(.7)},
-		"mirostat": {llama.SetTokens(30), llama.IgnoreEOS, llama.SetTemperature(.7), llama.SetMirostat(2)},
+		"top-p":     {},
+		"penalties": {llama.SetPenalty(1.3), llama.SetFrequencyPenalty(.2), llama.SetRepeat(20)},
+		"mirostat":  {llama.SetMirostat(2)},
 	} {
-		same := 0
-		for seed := range seeds {
-			opts := append(opts, llama.SetSeed(seed))
-			if predict(t, model, prompt, opts...) == speculate(t, model, draft, prompt, opts...) {
-				same++
+		t.Run(name, func(t *testing.T) {
+			drafted, accepted := 0, 0
+			for seed := range 10 {
+				opts := append(opts, llama.SetTokens(60), llama.IgnoreEOS, llama.SetTemperature(.7), llama.SetSeed(seed))
+				assert.Equal(t, predict(t, model, prompt, opts...), speculate(t, model, draft, prompt, opts...), "seed %d", seed)
+				g := timings(t, model)
+				drafted, accepted = drafted+g.Drafted, accepted+g.Accepted
 			}
-		}
-		assert.Greater(t, same, seeds/2, name)
+			assert.Positive(t, accepted)
+			assert.Greater(t, drafted, accepted)
+		})
 	}
 }
 
@@ -187,19 +202,29 @@ func TestSpeculativeDraftsNoMore(t *testing.T) {
 	assert.Equal(t, 1, strings.Count(lines.String(), "vocabulary is another"), lines)
 }
 
-// How often a sampled text is not Predict's: in f16 a token's logits depend a little on how many are evaluated with it.
-func TestSpeculativeSamplesNearlyTheSame(t *testing.T) {
+// A real model in f16, whose logits depend a little on how many tokens are evaluated with one: each token is one that the sampling may
+// draw, by logits that the worker computes.
+func TestSpeculativeSamplesAmongTheLikely(t *testing.T) {
+	const k = 5
 	model, draft := open(t, lesskv.Disable()), open(t, lesskv.Disable())
-	const seeds = 40
-	other := 0
-	for seed := range seeds {
-		opts := []llama.PredictOption{llama.SetTokens(24), llama.SetTemperature(.9), llama.SetSeed(seed)}
-		if predict(t, model, prompt, opts...) != speculate(t, model, draft, prompt, opts...) {
-			other++
-		}
+	c := worker.Config{Model: file(t, testdata.Model), Context: 512}
+	for seed := range 3 {
+		tokens := pieces(func(opts ...llama.PredictOption) string {
+			return speculate(t, model, draft, prompt, append(opts, llama.SetTokens(40), llama.SetTemperature(1.5), llama.SetTopK(k), llama.SetTopP(1), llama.SetSeed(seed))...)
+		})
+		assert.Positive(t, timings(t, model).Drafted)
+		require.NoError(t, followBy(t, c, tokens, func(_ *greedy.Vocabulary, logits []float32) []float32 {
+			sorted := slices.Clone(logits)
+			slices.Sort(sorted)
+			least, greatest := sorted[len(sorted)-k], sorted[len(sorted)-1]
+			for i, x := range logits {
+				if x >= least-greedy.Tie {
+					logits[i] = greatest // any of them will do
+				}
+			}
+			return logits
+		}))
 	}
-	t.Logf("%d of %d texts of 24 tokens at a temperature of 0.9 are other ones", other, seeds)
-	assert.Less(t, other, seeds/2)
 }
 
 // What ends the draft model ends the call that it drafts for.

@@ -1,6 +1,7 @@
 package lesskv_test
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"io/fs"
@@ -174,6 +175,37 @@ func TestSaveStateKeepsWhatTheFileIs(t *testing.T) {
 	entries, err := os.ReadDir(dir)
 	require.NoError(t, err)
 	assert.Len(t, entries, 7, "no half of a file is left")
+}
+
+// What a model was loaded from is not replaced by its state, whatever it is called: it may be mapped, and the app's next start needs it.
+func TestSaveStateReplacesNoModel(t *testing.T) {
+	dir := t.TempDir()
+	in := func(name string) string { return filepath.Join(dir, name) }
+	inputs := map[string]string{"model.gguf": testdata.Model, "adapter.gguf": testdata.H2O41}
+	for name, of := range inputs {
+		data, err := os.ReadFile(file(t, of))
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(in(name), data, 0o644))
+	}
+	require.NoError(t, os.Symlink("model.gguf", in("symlink")))
+	require.NoError(t, os.Link(in("adapter.gguf"), in("hardlink")))
+	model := load(t, in("model.gguf"), lesskv.Enable(lesskv.Config{Budget: lesskv.Tokens(41), Adapter: in("adapter.gguf")}))
+	require.NoError(t, model.Eval(prompt, llama.SetThreads(1)))
+	for _, name := range []string{"model.gguf", "adapter.gguf", "symlink", "hardlink"} {
+		assertSays(t, model.SaveState(in(name)), lesskv.ErrArgument, "a state does not replace it")
+		_, err := model.Predict(prompt, llama.SetTokens(1), llama.SetPathPromptCache(in(name)), llama.EnablePromptCacheAll)
+		assert.Error(t, err, name)
+	}
+	for name, of := range inputs {
+		want, err := os.ReadFile(file(t, of))
+		require.NoError(t, err)
+		got, err := os.ReadFile(in(name))
+		require.NoError(t, err)
+		assert.True(t, bytes.Equal(want, got), name)
+	}
+	entries, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	assert.Len(t, entries, 4, "no half of a file is left")
 }
 
 // llama.cpp made room for as many cells as a file claims before it read one. There are two such numbers where some layers have a

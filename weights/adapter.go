@@ -9,13 +9,54 @@ import (
 	"github.com/lesskv/lesskv/weights/gguf"
 )
 
-// Geometry is what a model's attention layers have in common and an adapter's kernels depend on.
+// Geometry is what of a model's attention an adapter's kernels depend on. The numbers of heads and their lengths are those of every
+// layer or, where PerLayer is not nil, of the first.
 type Geometry struct {
 	Layers      int // of the model
 	Heads       int // Hq, query heads
 	HeadsKV     int // Hkv, key/value heads
 	KeyLength   int // D, of one head
 	ValueLength int // Dv, of one head
+
+	PerLayer []Shape // of each layer, where they differ; else nil
+}
+
+// Shape is the attention of one layer, as Geometry has it. One without attention has no key/value heads.
+type Shape struct{ Heads, HeadsKV, KeyLength, ValueLength int }
+
+// Layer returns the shape of a layer.
+func (g *Geometry) Layer(i int) Shape {
+	if g.PerLayer != nil {
+		return g.PerLayer[i]
+	}
+	return Shape{g.Heads, g.HeadsKV, g.KeyLength, g.ValueLength}
+}
+
+// setLayers sets everything but Layers from the shapes of the layers, one at least.
+func (g *Geometry) setLayers(shapes []Shape) {
+	first := shapes[0]
+	g.Heads, g.HeadsKV, g.KeyLength, g.ValueLength, g.PerLayer = first.Heads, first.HeadsKV, first.KeyLength, first.ValueLength, nil
+	for _, s := range shapes {
+		if s != first {
+			g.PerLayer = shapes
+		}
+	}
+}
+
+// Sum adds up something of every layer.
+func (g *Geometry) Sum(of func(Shape) int) (sum int) {
+	for i := range g.Layers {
+		sum += of(g.Layer(i))
+	}
+	return sum
+}
+
+// Max returns the most of something that a layer has.
+func (g *Geometry) Max(of func(Shape) int) (most int) {
+	for i := range g.Layers {
+		most = max(most, of(g.Layer(i)))
+	}
+	return most
 }
 
 // Trained says how an adapter was trained. Another policy makes it useless; other numbers make it worse.
@@ -38,10 +79,12 @@ type Adapter struct {
 	Fingerprint string // the base model's, Model.Fingerprint
 	Description string // how it was made, for people; may be empty
 	Kernels     []Kernels
-	SHA256      string // of the file that it was read from, lower-case hex; "" if it wasn't
+	Budget      []float32 // weights of the budgets of each layer's KV heads, layer by layer (less.budget.weight); nil: equal
+	SHA256      string    // of the file that it was read from, lower-case hex; "" if it wasn't
 }
 
-// Kernels are the matrices of a layer ("Kernels" in algorithm.md). The zero value, without any, runs sparse-only.
+// Kernels are the matrices of a layer ("Kernels" in algorithm.md). The zero value, without any, runs sparse-only. A layer that shares
+// another's cache has Phi alone, and that other one Psi if any that attends to its cache has Phi.
 //
 //	phi(q) = |gelu(gelu(q W1) W2)|       Phi[0] [Hq][R'][D]   Phi[1] [Hq][R][R']
 //	psi(k) = |gelu(gelu(k U1) U2) U3|    Psi[0] [Hkv][R'][D]  Psi[1] [Hkv][R][R']  Psi[2] [Hkv][R][R]
@@ -69,12 +112,23 @@ func (k *Kernels) Empty() bool {
 	return true
 }
 
+// HasPhi and HasPsi tell which of the two a layer has.
+func (k *Kernels) HasPhi() bool { return len(k.Phi[0].Values) > 0 || len(k.Phi[1].Values) > 0 }
+func (k *Kernels) HasPsi() bool {
+	return len(k.Psi[0].Values) > 0 || len(k.Psi[1].Values) > 0 || len(k.Psi[2].Values) > 0
+}
+
+// has tells whether the matrices of a place in the file's order are among those that the layer has.
+func (k *Kernels) has(place int) bool {
+	return place < len(k.Phi) && k.HasPhi() || place >= len(k.Phi) && k.HasPsi()
+}
+
 // matrices lists the matrices in the order of the file, which is that of Adapter.parts.
 func (k *Kernels) matrices() [5]*Matrix {
 	return [5]*Matrix{&k.Phi[0], &k.Phi[1], &k.Psi[0], &k.Psi[1], &k.Psi[2]}
 }
 
-// part is what the format says of one matrix of every layer.
+// part is what the format says of one matrix of a layer.
 type part struct {
 	format  string // of the tensor's name
 	dims    []uint64
@@ -97,14 +151,15 @@ func (p part) typeFor(t gguf.Type) gguf.Type {
 	return t
 }
 
-func (a *Adapter) parts() [5]part {
+func (a *Adapter) parts(layer int) [5]part {
+	s := a.Layer(layer)
 	u := func(n ...int) []uint64 { return []uint64{uint64(n[0]), uint64(n[1]), uint64(n[2])} }
 	return [5]part{
-		{kernels.TensorPhi0, u(a.KeyLength, a.Hidden, a.Heads), false},
-		{kernels.TensorPhi1, u(a.Hidden, a.Rank, a.Heads), false},
-		{kernels.TensorPsi0, u(a.KeyLength, a.Hidden, a.HeadsKV), false},
-		{kernels.TensorPsi1, u(a.Hidden, a.Rank, a.HeadsKV), false},
-		{kernels.TensorPsi2, u(a.Rank, a.Rank, a.HeadsKV), true},
+		{kernels.TensorPhi0, u(s.KeyLength, a.Hidden, s.Heads), false},
+		{kernels.TensorPhi1, u(a.Hidden, a.Rank, s.Heads), false},
+		{kernels.TensorPsi0, u(s.KeyLength, a.Hidden, s.HeadsKV), false},
+		{kernels.TensorPsi1, u(a.Hidden, a.Rank, s.HeadsKV), false},
+		{kernels.TensorPsi2, u(a.Rank, a.Rank, s.HeadsKV), true},
 	}
 }
 
@@ -128,8 +183,8 @@ func (a *Adapter) Convert(t gguf.Type) error {
 		return &Error{Item: "kernels", Err: gguf.ErrType, Found: t.String(), Wanted: "F32, F16 or Q8_0"}
 	}
 	converted := make([]Kernels, len(a.Kernels))
-	parts := a.parts()
 	for i := range a.Kernels {
+		parts := a.parts(i)
 		out := converted[i].matrices()
 		for j, m := range a.Kernels[i].matrices() {
 			if len(m.Values) == 0 {
@@ -166,7 +221,7 @@ func New(m *Model, rank, hidden int, trained Trained) *Adapter {
 // Zero returns an adapter whose kernels are all zero, F32: it must act as none at all, because phi(q).z is zero.
 func Zero(m *Model, rank, hidden int, trained Trained) *Adapter {
 	a := New(m, rank, hidden, trained)
-	a.fill(func() float64 { return 0 })
+	a.fill(m, func() float64 { return 0 })
 	return a
 }
 
@@ -175,15 +230,19 @@ func Zero(m *Model, rank, hidden int, trained Trained) *Adapter {
 func Random(m *Model, rank, hidden int, trained Trained, seed uint64) *Adapter {
 	a := New(m, rank, hidden, trained)
 	r := rand.New(rand.NewPCG(seed, 0))
-	a.fill(r.NormFloat64)
+	a.fill(m, r.NormFloat64)
 	return a
 }
 
-// fill gives every layer kernels, drawn from a distribution of unit variance and divided by the root of what they sum over.
-func (a *Adapter) fill(draw func() float64) {
+// fill gives every layer that attends kernels, sharers phi, drawn from a distribution of unit variance and divided by the root of what
+// they sum over.
+func (a *Adapter) fill(m *Model, draw func() float64) {
 	for i := range a.Kernels {
 		matrices := a.Kernels[i].matrices()
-		for j, p := range a.parts() {
+		for j, p := range a.parts(i) {
+			if a.Layer(i).HeadsKV == 0 || m.Owner(i) != i && j >= 2 {
+				continue
+			}
 			values := make([]float32, p.elements())
 			scale := 1 / math.Sqrt(float64(p.dims[0]))
 			for e := range values {

@@ -16,10 +16,22 @@ func Check(a *Adapter, m *Model) (warnings []string, err error) {
 	}
 	compare("architecture", a.Architecture, m.Architecture)
 	compare("layers", a.Layers, m.Layers)
-	compare("query heads", a.Heads, m.Heads)
-	compare("key/value heads", a.HeadsKV, m.HeadsKV)
-	compare("key length", a.KeyLength, m.KeyLength)
-	compare("value length", a.ValueLength, m.ValueLength)
+	for i := range min(a.Layers, m.Layers) {
+		found, want, of := a.Layer(i), m.Layer(i), ""
+		if a.PerLayer != nil || m.PerLayer != nil {
+			of = fmt.Sprintf(" of layer %d", i)
+		}
+		compare("query heads"+of, found.Heads, want.Heads)
+		compare("key/value heads"+of, found.HeadsKV, want.HeadsKV)
+		compare("key length"+of, found.KeyLength, want.KeyLength)
+		compare("value length"+of, found.ValueLength, want.ValueLength)
+		if of == "" {
+			break // all are alike
+		}
+	}
+	if faults == nil {
+		faults = checkShared(a, m)
+	}
 	switch {
 	case faults != nil:
 		return nil, errors.Join(faults...)
@@ -31,11 +43,38 @@ func Check(a *Adapter, m *Model) (warnings []string, err error) {
 	return warnings, err
 }
 
+// checkShared compares what a layer has of phi and psi with what it can use: phi is of use where something is folded, psi where
+// something of what is folded is read.
+func checkShared(a *Adapter, m *Model) (faults []error) {
+	read := make([]bool, m.Layers) // whether the cache of a layer is read through phi
+	for i := range a.Kernels {
+		read[m.Owner(i)] = read[m.Owner(i)] || a.Kernels[i].HasPhi()
+	}
+	for i := range a.Kernels {
+		k, owner := &a.Kernels[i], m.Owner(i)
+		fault := func(found, wanted string) {
+			faults = append(faults, &Error{Item: fmt.Sprintf("layer %d", i), Err: ErrGeometry, Found: found, Wanted: wanted})
+		}
+		switch {
+		case owner != i && k.HasPsi():
+			fault("psi", fmt.Sprintf("none: the layer shares the keys of layer %d", owner))
+		case k.HasPhi() && !a.Kernels[owner].HasPsi():
+			fault("phi", fmt.Sprintf("psi of layer %d too", owner))
+		case k.HasPsi() && !read[i]:
+			fault("psi", "phi of a layer that reads what it folds")
+		}
+	}
+	return faults
+}
+
 // CheckUse tells whether an adapter serves the way it is to be used. Another policy fails with ErrPolicy; another budget or
 // micro-batch, or a longer context, is a warning. Zero numbers in use are not compared.
 func CheckUse(a *Adapter, use Trained) (warnings []string, err error) {
 	if use.Policy != a.Trained.Policy {
 		return nil, &Error{Item: "policy", Err: ErrPolicy, Found: fmt.Sprintf("%q", use.Policy), Wanted: fmt.Sprintf("%q, which the adapter was trained for", a.Trained.Policy), Advice: "choose that policy, another adapter, or none"}
+	}
+	if a.Bytes() == 0 {
+		return nil, nil // an allocation alone, which nothing was trained under
 	}
 	for _, n := range []struct {
 		what         string

@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"regexp"
+	"slices"
 
 	"github.com/lesskv/lesskv/cgo/kernels"
 	"github.com/lesskv/lesskv/weights/gguf"
@@ -36,15 +37,28 @@ func (a *Adapter) numbers() []number {
 		{kernels.KeyRank, &a.Rank, 1, maxSize},
 		{kernels.KeyHidden, &a.Hidden, 1, maxSize},
 		{kernels.KeyBlockCount, &a.Layers, 1, maxLayers},
-		{kernels.KeyHeadCount, &a.Heads, 1, maxSize},
-		{kernels.KeyHeadCountKV, &a.HeadsKV, 1, maxSize},
-		{kernels.KeyKeyLength, &a.KeyLength, 1, maxSize},
-		{kernels.KeyValueLength, &a.ValueLength, 1, maxSize},
+		{kernels.KeyHeadCount, &a.Heads, 0, maxSize},
+		{kernels.KeyHeadCountKV, &a.HeadsKV, 0, maxSize},
+		{kernels.KeyKeyLength, &a.KeyLength, 0, maxSize},
+		{kernels.KeyValueLength, &a.ValueLength, 0, maxSize},
 		{kernels.KeyTrainedHeavy, &a.Trained.Heavy, 0, math.MaxInt32},
 		{kernels.KeyTrainedRecent, &a.Trained.Recent, 0, math.MaxInt32},
 		{kernels.KeyTrainedUbatch, &a.Trained.Ubatch, 1, math.MaxInt32},
 		{kernels.KeyTrainedContext, &a.Trained.Context, 1, math.MaxInt32},
 	}
+}
+
+// size is a key that may have an array, one number for each layer, and the field of a layer that it fills.
+type size struct {
+	key string
+	of  func(*Shape) *int
+}
+
+var sizes = []size{
+	{kernels.KeyHeadCount, func(s *Shape) *int { return &s.Heads }},
+	{kernels.KeyHeadCountKV, func(s *Shape) *int { return &s.HeadsKV }},
+	{kernels.KeyKeyLength, func(s *Shape) *int { return &s.KeyLength }},
+	{kernels.KeyValueLength, func(s *Shape) *int { return &s.ValueLength }},
 }
 
 // text is a string key of the format and the field that it fills.
@@ -136,9 +150,10 @@ func (a *Adapter) readKeys(f *gguf.File) error {
 	if err != nil {
 		return err
 	}
-	if version != kernels.AdapterVersion {
-		return &Error{File: f.Name, Item: "key " + kernels.KeyVersion, Err: ErrVersion, Found: fmt.Sprint(version), Wanted: fmt.Sprint(kernels.AdapterVersion), Advice: "train it again, or update"}
+	if version < 1 || version > kernels.AdapterVersion {
+		return &Error{File: f.Name, Item: "key " + kernels.KeyVersion, Err: ErrVersion, Found: fmt.Sprint(version), Wanted: fmt.Sprintf("1 to %d", kernels.AdapterVersion), Advice: "train it again, or update"}
 	}
+	perLayer := map[string][]uint32{}
 	for _, k := range a.texts() {
 		if *k.field, err = gguf.Get[string](f, k.key); err != nil {
 			return err
@@ -150,6 +165,14 @@ func (a *Adapter) readKeys(f *gguf.File) error {
 		}
 	}
 	for _, k := range a.numbers() {
+		if version > 1 && slices.ContainsFunc(sizes, func(s size) bool { return s.key == k.key }) {
+			if _, _, err := f.ArrayLen(k.key); err == nil {
+				if perLayer[k.key], err = gguf.GetArray[uint32](f, k.key); err != nil {
+					return err
+				}
+				continue
+			}
+		}
 		n, err := gguf.Get[uint32](f, k.key)
 		if err != nil {
 			return err
@@ -159,7 +182,69 @@ func (a *Adapter) readKeys(f *gguf.File) error {
 		}
 		*k.field = int(n)
 	}
+	if a.Layers < 1 || a.Layers > maxLayers {
+		return a.checkKeys(f.Name) // says so
+	}
+	shapes := make([]Shape, a.Layers)
+	for _, s := range sizes {
+		numbers, ok := perLayer[s.key]
+		if ok && len(numbers) != a.Layers {
+			return &Error{File: f.Name, Item: "key " + s.key, Err: ErrValue, Found: fmt.Sprintf("an array of %d", len(numbers)), Wanted: fmt.Sprintf("one for each of %d layers", a.Layers)}
+		}
+		same := Shape{a.Heads, a.HeadsKV, a.KeyLength, a.ValueLength}
+		for i := range shapes {
+			n := *s.of(&same)
+			if ok {
+				n = int(min(numbers[i], maxSize+1)) // which is refused
+			}
+			*s.of(&shapes[i]) = n
+		}
+	}
+	a.setLayers(shapes)
+	if version > 1 && f.Has(kernels.KeyBudgetWeight) {
+		if a.Budget, err = gguf.GetArray[float32](f, kernels.KeyBudgetWeight); err != nil {
+			return err
+		}
+	}
 	return a.checkKeys(f.Name)
+}
+
+// checkLayer checks the sizes of a layer. One without key/value heads has no attention, and no kernels.
+func (a *Adapter) checkLayer(file string, layer int, s Shape) error {
+	of := ""
+	if a.PerLayer != nil {
+		of = fmt.Sprintf(" of layer %d", layer)
+	}
+	least := 1
+	if a.PerLayer != nil && s.HeadsKV == 0 {
+		least = 0
+	}
+	for _, k := range sizes {
+		if n := *k.of(&s); n < least || n > maxSize {
+			return &Error{File: file, Item: "key " + k.key + of, Err: ErrValue, Found: fmt.Sprint(n), Wanted: fmt.Sprintf("%d to %d", least, maxSize)}
+		}
+	}
+	if s.HeadsKV > 0 && s.Heads%s.HeadsKV != 0 {
+		return &Error{File: file, Item: "key " + kernels.KeyHeadCountKV + of, Err: ErrValue, Found: fmt.Sprint(s.HeadsKV), Wanted: fmt.Sprintf("a divisor of %s, %d", kernels.KeyHeadCount, s.Heads)}
+	}
+	return nil
+}
+
+// checkBudget checks the weights of the budgets.
+func (a *Adapter) checkBudget(file string) error {
+	heads := 0
+	for i := range a.Layers {
+		heads += a.Layer(i).HeadsKV
+	}
+	if a.Budget != nil && len(a.Budget) != heads {
+		return &Error{File: file, Item: "key " + kernels.KeyBudgetWeight, Err: ErrValue, Found: fmt.Sprintf("%d weights", len(a.Budget)), Wanted: fmt.Sprintf("one for each of %d key/value heads, layer by layer", heads)}
+	}
+	for i, w := range a.Budget {
+		if !(w >= 0 && w <= kernels.MaxWeight) { // nor NaN
+			return &Error{File: file, Item: "key " + kernels.KeyBudgetWeight, Err: ErrValue, Found: fmt.Sprintf("%v at %d", w, i), Wanted: fmt.Sprintf("from 0 to %.0f", float64(kernels.MaxWeight))}
+		}
+	}
+	return nil
 }
 
 // checkKeys checks what the keys say. The file is for errors.
@@ -169,8 +254,19 @@ func (a *Adapter) checkKeys(file string) error {
 			return &Error{File: file, Item: "key " + k.key, Err: ErrValue, Found: fmt.Sprint(*k.field), Wanted: fmt.Sprintf("%d to %d", k.min, k.max)}
 		}
 	}
-	if a.Heads%a.HeadsKV != 0 {
-		return &Error{File: file, Item: "key " + kernels.KeyHeadCountKV, Err: ErrValue, Found: fmt.Sprint(a.HeadsKV), Wanted: fmt.Sprintf("a divisor of %s, %d", kernels.KeyHeadCount, a.Heads)}
+	if a.PerLayer != nil && len(a.PerLayer) != a.Layers {
+		return &Error{File: file, Item: "key " + kernels.KeyBlockCount, Err: ErrValue, Found: fmt.Sprint(a.Layers), Wanted: fmt.Sprintf("%d, the layers whose sizes are given", len(a.PerLayer))}
+	}
+	for i := range a.Layers {
+		if err := a.checkLayer(file, i, a.Layer(i)); err != nil {
+			return err
+		}
+		if a.PerLayer == nil {
+			break // all are alike
+		}
+	}
+	if err := a.checkBudget(file); err != nil {
+		return err
 	}
 	for _, k := range []text{{kernels.KeyArchitecture, &a.Architecture}, {kernels.KeyTrainedPolicy, &a.Trained.Policy}} {
 		if *k.field == "" {
@@ -185,34 +281,44 @@ func (a *Adapter) checkKeys(file string) error {
 
 // readKernels reads the tensors. All are of known name and shape before the first one is read.
 func (a *Adapter) readKernels(f *gguf.File) error {
-	parts := a.parts()
+	version, err := gguf.Get[uint32](f, kernels.KeyVersion)
+	if err != nil {
+		return err
+	}
 	known := 0
 	a.Kernels = make([]Kernels, a.Layers)
 	for i := range a.Kernels {
-		held := 0
-		for _, p := range parts {
+		parts := a.parts(i)
+		var held [5]bool
+		for j, p := range parts {
 			info, ok := f.Tensor(p.name(i))
-			if !ok {
+			if !ok || a.Layer(i).HeadsKV == 0 { // a stranger
 				continue
 			}
-			held++
+			held[j] = true
+			known++
 			if err := p.check(f.Name, i, info.Type, info.Dims); err != nil {
 				return err
 			}
 		}
-		if held != 0 && held != len(parts) {
-			for _, p := range parts {
-				if _, ok := f.Tensor(p.name(i)); !ok {
-					return &Error{File: f.Name, Item: "tensor " + p.name(i), Err: gguf.ErrMissing, Advice: fmt.Sprintf("layer %d needs all of its %d tensors or none", i, len(parts))}
-				}
+		for j, p := range parts {
+			first, last, what := 0, 5, "all of its tensors"
+			switch {
+			case version > 1 && j < 2:
+				last, what = 2, "all tensors of phi"
+			case version > 1:
+				first, what = 2, "all tensors of psi"
+			}
+			if !held[j] && slices.Contains(held[first:last], true) {
+				return &Error{File: f.Name, Item: "tensor " + p.name(i), Err: gguf.ErrMissing, Advice: fmt.Sprintf("layer %d needs %s or none", i, what)}
 			}
 		}
-		known += held
 	}
 	if known != len(f.Tensors) {
 		return a.stranger(f)
 	}
 	for i := range a.Kernels {
+		parts := a.parts(i)
 		for j, m := range a.Kernels[i].matrices() {
 			name := parts[j].name(i)
 			info, ok := f.Tensor(name)
@@ -236,13 +342,13 @@ func (a *Adapter) readKernels(f *gguf.File) error {
 func (a *Adapter) stranger(f *gguf.File) error {
 	known := map[string]bool{}
 	for i := range a.Layers {
-		for _, p := range a.parts() {
-			known[p.name(i)] = true
+		for _, p := range a.parts(i) {
+			known[p.name(i)] = a.Layer(i).HeadsKV > 0
 		}
 	}
 	for _, t := range f.Tensors {
 		if !known[t.Name] {
-			return &Error{File: f.Name, Item: "tensor " + t.Name, Err: ErrTensor, Found: "a name that the format doesn't have", Wanted: fmt.Sprintf("%s and its like, layers 0 to %d", a.parts()[0].name(0), a.Layers-1)}
+			return &Error{File: f.Name, Item: "tensor " + t.Name, Err: ErrTensor, Found: "a name that the format doesn't have", Wanted: fmt.Sprintf("%s and its like, layers 0 to %d, those with attention", a.parts(0)[0].name(0), a.Layers-1)}
 		}
 	}
 	return nil
@@ -289,7 +395,38 @@ func (p part) checkValues(file string, layer int, values []float32) error {
 	return nil
 }
 
-// Write checks the adapter as Read does and writes it to path, each matrix in its own type; path is replaced only when
+// version returns the version of the format that the adapter needs: the first, which every reader knows, where it will do.
+func (a *Adapter) version() uint32 {
+	first := a.PerLayer == nil && a.Budget == nil
+	for i := range a.Kernels {
+		first = first && a.Kernels[i].HasPhi() == a.Kernels[i].HasPsi()
+	}
+	if first {
+		return 1
+	}
+	return kernels.AdapterVersion
+}
+
+// number returns what the file has of one: a u32 or, where layers differ in it, an array.
+func (a *Adapter) number(k number) any {
+	for _, s := range sizes {
+		if s.key != k.key || a.PerLayer == nil {
+			continue
+		}
+		all := make([]uint32, a.Layers)
+		differ := false
+		for i := range all {
+			all[i] = uint32(*s.of(&a.PerLayer[i]))
+			differ = differ || all[i] != all[0]
+		}
+		if differ {
+			return all
+		}
+	}
+	return uint32(*k.field)
+}
+
+// Write checks the adapter as Read does and writes it to path, in the first version of the format where that will do, each matrix in its own type; path is replaced only when
 // everything is on the disk. Convert gives the matrices their types; the zero type is F32.
 func (a *Adapter) Write(path string) error {
 	if err := a.checkKeys(path); err != nil {
@@ -301,7 +438,7 @@ func (a *Adapter) Write(path string) error {
 	pairs := []gguf.KeyValue{
 		{Key: kernels.KeyGeneralType, Value: kernels.GeneralTypeAdapter},
 		{Key: kernels.KeyAdapterType, Value: kernels.AdapterTypeLESS},
-		{Key: kernels.KeyVersion, Value: uint32(kernels.AdapterVersion)},
+		{Key: kernels.KeyVersion, Value: a.version()},
 	}
 	for _, k := range a.texts() {
 		pairs = append(pairs, gguf.KeyValue{Key: k.key, Value: *k.field})
@@ -310,15 +447,18 @@ func (a *Adapter) Write(path string) error {
 		pairs = append(pairs, gguf.KeyValue{Key: kernels.KeyDescription, Value: a.Description})
 	}
 	for _, k := range a.numbers() {
-		pairs = append(pairs, gguf.KeyValue{Key: k.key, Value: uint32(*k.field)})
+		pairs = append(pairs, gguf.KeyValue{Key: k.key, Value: a.number(k)})
+	}
+	if a.Budget != nil {
+		pairs = append(pairs, gguf.KeyValue{Key: kernels.KeyBudgetWeight, Value: a.Budget})
 	}
 	var tensors []gguf.Tensor
-	parts := a.parts()
 	for i := range a.Kernels {
-		if a.Kernels[i].Empty() {
-			continue
-		}
+		parts := a.parts(i)
 		for j, m := range a.Kernels[i].matrices() {
+			if !a.Kernels[i].has(j) {
+				continue
+			}
 			p := parts[j]
 			if uint64(len(m.Values)) != p.elements() {
 				return &Error{File: path, Item: "tensor " + p.name(i), Err: ErrTensor, Found: fmt.Sprintf("%d values", len(m.Values)), Wanted: fmt.Sprintf("%d, for dimensions %v", p.elements(), p.dims)}

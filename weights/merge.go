@@ -3,8 +3,12 @@ package weights
 import (
 	"errors"
 	"fmt"
+	"reflect"
 	"regexp"
+	"slices"
 	"strings"
+
+	"github.com/lesskv/lesskv/cgo/kernels"
 )
 
 // ErrMerge is what errors about adapters that don't belong together wrap.
@@ -31,6 +35,7 @@ func differ(found, wanted string) (string, string) {
 }
 
 // Merge joins adapters of one model that have kernels of different layers, as machines that share the work of training make them.
+// An adapter with weights of budgets gives them to all.
 // It fails with ErrMerge if they differ in anything but their layers, or if two have kernels of the same one.
 func Merge(adapters ...*Adapter) (*Adapter, error) {
 	if len(adapters) == 0 {
@@ -51,9 +56,15 @@ func Merge(adapters ...*Adapter) (*Adapter, error) {
 			{"fingerprint", a.Fingerprint, first.Fingerprint}, {"rank", a.Rank, first.Rank}, {"hidden size", a.Hidden, first.Hidden},
 			{"training", a.Trained, first.Trained},
 		} {
-			if c.found != c.want {
+			if !reflect.DeepEqual(c.found, c.want) {
 				return nil, &Error{Item: fmt.Sprintf("adapter %d: %s", i+1, c.item), Err: ErrMerge, Found: fmt.Sprintf("%+v", c.found), Wanted: fmt.Sprintf("%+v, as adapter 1 has it", c.want)}
 			}
+		}
+		switch {
+		case merged.Budget == nil:
+			merged.Budget = a.Budget
+		case a.Budget != nil && !slices.Equal(a.Budget, merged.Budget):
+			return nil, &Error{Item: fmt.Sprintf("adapter %d: key %s", i+1, kernels.KeyBudgetWeight), Err: ErrMerge, Found: "other weights", Wanted: "those of the adapters before it, or none"}
 		}
 		for _, made := range described.FindAllStringSubmatch(a.Description, -1) {
 			if how == "" {

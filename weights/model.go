@@ -22,11 +22,20 @@ type Model struct {
 	Vocab       int    // tokens
 	Context     int    // tokens that it was trained for
 	Fingerprint string // of algorithm.md: the same for every quantisation, 64 lower-case hex digits
+
+	owners []int // of each layer, the one whose keys and values it has; nil: its own
+}
+
+// Owner returns the layer whose keys and values a layer attends to: itself, or one that it shares them with.
+func (m *Model) Owner(layer int) int {
+	if m.owners != nil {
+		return m.owners[layer]
+	}
+	return layer
 }
 
 // ReadModel reads the header and the one-dimensional tensors of the model at path. It fails with an *Error: ErrModel for a
-// model that no adapter of version 1 can be made for (no attention, layers that differ, a part of a split model), gguf's
-// faults for a bad file. Whether LESS can serve its architecture is for the runtime to say.
+// model that no adapter can be made for (no attention, a part of a split model), gguf's faults for a bad file. Whether LESS can serve its architecture is for the runtime to say.
 func ReadModel(path string) (*Model, error) {
 	f, err := gguf.Open(path)
 	if err != nil {
@@ -90,64 +99,178 @@ func (m *Model) readGeometry(f *gguf.File) (err error) {
 	if m.Layers < 1 || m.Layers > maxLayers {
 		return &Error{File: f.Name, Item: "key " + m.key("block_count"), Err: ErrModel, Found: fmt.Sprint(m.Layers), Wanted: fmt.Sprintf("1 to %d", maxLayers)}
 	}
-	if m.Heads, err = m.heads(f, "attention.head_count", 0); err != nil {
+	windowed, err := m.windowed(f)
+	if err != nil {
 		return err
 	}
-	if m.HeadsKV, err = m.heads(f, "attention.head_count_kv", m.Heads); err != nil {
+	none := make([]int, m.Layers)
+	heads, err := m.heads(f, "attention.head_count", none)
+	if err != nil {
 		return err
 	}
-	if m.Heads < 1 || m.HeadsKV < 1 || m.Heads%m.HeadsKV != 0 || m.Heads > maxSize {
-		return &Error{File: f.Name, Item: "key " + m.key("attention.head_count"), Err: ErrModel, Found: fmt.Sprintf("%d query and %d key/value heads", m.Heads, m.HeadsKV), Wanted: "a multiple of the key/value heads, which LESS is about"}
+	headsKV, err := m.heads(f, "attention.head_count_kv", heads)
+	if err != nil {
+		return err
+	}
+	shapes := make([]Shape, m.Layers)
+	attends := false
+	for i := range shapes {
+		s := &shapes[i]
+		s.Heads, s.HeadsKV = heads[i], headsKV[i]
+		attends = attends || s.HeadsKV > 0
+		if s.HeadsKV > 0 && (s.Heads < 1 || s.Heads%s.HeadsKV != 0) || i == m.Layers-1 && !attends {
+			return &Error{File: f.Name, Item: "key " + m.key("attention.head_count"), Err: ErrModel, Found: fmt.Sprintf("%d query and %d key/value heads in layer %d", s.Heads, s.HeadsKV, i), Wanted: "a multiple of the key/value heads, which LESS is about"}
+		}
 	}
 	embedding, err := m.number(f, "embedding_length", -1)
 	if err != nil {
 		return err
 	}
+	fallback := 0 // as llama.cpp has it
+	if heads[0] > 0 {
+		fallback = embedding / heads[0]
+	}
 	for _, k := range []struct {
 		name  string
-		field *int
-	}{{"attention.key_length", &m.KeyLength}, {"attention.value_length", &m.ValueLength}} {
-		if *k.field, err = m.number(f, k.name, embedding/m.Heads); err != nil {
+		field func(*Shape) *int
+	}{
+		{"attention.key_length", func(s *Shape) *int { return &s.KeyLength }},
+		{"attention.value_length", func(s *Shape) *int { return &s.ValueLength }},
+	} {
+		full, err := m.number(f, k.name, fallback)
+		if err != nil {
 			return err
 		}
-		if *k.field < 1 || *k.field > maxSize {
-			return &Error{File: f.Name, Item: "key " + m.key(k.name), Err: ErrModel, Found: fmt.Sprint(*k.field), Wanted: fmt.Sprintf("1 to %d", maxSize)}
+		window, err := m.number(f, k.name+"_swa", full)
+		if err != nil {
+			return err
+		}
+		if window != full && windowed == nil {
+			return &Error{File: f.Name, Item: "key " + m.key(k.name+"_swa"), Err: ErrModel, Found: fmt.Sprint(window), Wanted: fmt.Sprintf("%d, or an array %s", full, m.key("attention.sliding_window_pattern"))}
+		}
+		for i := range shapes {
+			n := full
+			if windowed != nil && windowed[i] {
+				n = window
+			}
+			if n < 1 || n > maxSize {
+				return &Error{File: f.Name, Item: "key " + m.key(k.name), Err: ErrModel, Found: fmt.Sprint(n), Wanted: fmt.Sprintf("1 to %d", maxSize)}
+			}
+			*k.field(&shapes[i]) = n
+		}
+	}
+	m.setLayers(shapes)
+	return m.readOwners(f, windowed)
+}
+
+// windowed tells which layers have a sliding window, nil if the file does not say so layer by layer.
+func (m *Model) windowed(f *gguf.File) ([]bool, error) {
+	key := m.key("attention.sliding_window_pattern")
+	elem, n, err := f.ArrayLen(key)
+	if err != nil { // no array: llama.cpp knows the architecture's pattern
+		return nil, nil
+	}
+	if n < uint64(m.Layers) {
+		return nil, &Error{File: f.Name, Item: "key " + key, Err: ErrModel, Found: fmt.Sprintf("an array of %d", n), Wanted: fmt.Sprintf("one for each of %d layers", m.Layers)}
+	}
+	if elem == gguf.Bool {
+		return gguf.GetArray[bool](f, key)
+	}
+	numbers, err := m.array(f, key, elem)
+	out := make([]bool, len(numbers))
+	for i, n := range numbers {
+		out[i] = n != 0
+	}
+	return out, err
+}
+
+// readOwners finds the layers that share another one's keys and values: in the two architectures that have some the last ones. They
+// share those of the last layer that has its own or, those with a sliding window, of the one before it.
+func (m *Model) readOwners(f *gguf.File, windowed []bool) error {
+	own := m.Layers
+	switch m.Architecture {
+	case "gemma3n":
+		own = min(own, 20)
+		if windowed != nil {
+			break
+		}
+		period, err := m.number(f, "attention.sliding_window_pattern", 5)
+		if err != nil {
+			return err
+		}
+		windowed = make([]bool, m.Layers)
+		for i := range windowed {
+			windowed[i] = period == 0 || i%period != period-1
+		}
+	case "gemma4":
+		shared, err := m.number(f, "attention.shared_kv_layers", 0)
+		if err != nil {
+			return err
+		}
+		own -= shared
+	}
+	if own == m.Layers {
+		return nil
+	}
+	if own < 2 || windowed == nil {
+		return &Error{File: f.Name, Item: "key " + m.key("attention.shared_kv_layers"), Err: ErrModel, Found: fmt.Sprint(m.Layers - own), Wanted: fmt.Sprintf("at most %d, and an array %s", m.Layers-2, m.key("attention.sliding_window_pattern"))}
+	}
+	m.owners = make([]int, m.Layers)
+	for i := range m.owners {
+		m.owners[i] = i
+		if i >= own {
+			m.owners[i] = own - 1
+			if windowed[i] {
+				m.owners[i] = own - 2
+			}
 		}
 	}
 	return nil
 }
 
-// heads reads a number of heads: a scalar, or an array with one number for each layer, which must be equal.
-func (m *Model) heads(f *gguf.File, name string, fallback int) (int, error) {
+// heads reads numbers of heads: a scalar, or an array with one number for each layer.
+func (m *Model) heads(f *gguf.File, name string, fallback []int) ([]int, error) {
 	key := m.key(name)
+	all := make([]int, m.Layers)
 	elem, n, err := f.ArrayLen(key)
 	if err != nil { // not an array
-		return m.number(f, name, fallback)
+		if !f.Has(key) {
+			return fallback, nil
+		}
+		same, err := m.number(f, name, -1)
+		for i := range all {
+			all[i] = same
+		}
+		if err == nil && same > maxSize {
+			err = &Error{File: f.Name, Item: "key " + key, Err: ErrModel, Found: fmt.Sprint(same), Wanted: fmt.Sprintf("1 to %d", maxSize)}
+		}
+		return all, err
 	}
-	var counts []int64
-	switch elem {
-	case gguf.Int32:
-		counts, err = array[int32](f, key)
-	case gguf.Uint32:
-		counts, err = array[uint32](f, key)
-	default:
-		err = &Error{File: f.Name, Item: "key " + key, Err: gguf.ErrType, Found: fmt.Sprintf("an array of %v", elem), Wanted: "u32 or i32"}
-	}
+	counts, err := m.array(f, key, elem)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	if n < uint64(m.Layers) {
-		return 0, &Error{File: f.Name, Item: "key " + key, Err: ErrModel, Found: fmt.Sprintf("an array of %d", n), Wanted: fmt.Sprintf("one for each of %d layers", m.Layers)}
+		return nil, &Error{File: f.Name, Item: "key " + key, Err: ErrModel, Found: fmt.Sprintf("an array of %d", n), Wanted: fmt.Sprintf("one for each of %d layers", m.Layers)}
 	}
-	for i, c := range counts[:m.Layers] {
-		if c != counts[0] {
-			return 0, &Error{File: f.Name, Item: "key " + key, Err: ErrModel, Found: fmt.Sprintf("%d in layer 0, %d in layer %d", counts[0], c, i), Wanted: "the same in every layer", Advice: "adapters of version 1 don't cover this model"}
+	for i := range all {
+		if counts[i] < 0 || counts[i] > maxSize {
+			return nil, &Error{File: f.Name, Item: "key " + key, Err: ErrModel, Found: fmt.Sprintf("%d in layer %d", counts[i], i), Wanted: fmt.Sprintf("0 to %d", maxSize)}
 		}
+		all[i] = int(counts[i])
 	}
-	if counts[0] < 0 || counts[0] > maxSize {
-		return 0, &Error{File: f.Name, Item: "key " + key, Err: ErrModel, Found: fmt.Sprint(counts[0]), Wanted: fmt.Sprintf("1 to %d", maxSize)}
+	return all, nil
+}
+
+// array reads an array of whole numbers.
+func (m *Model) array(f *gguf.File, key string, elem gguf.ValueType) ([]int64, error) {
+	switch elem {
+	case gguf.Int32:
+		return array[int32](f, key)
+	case gguf.Uint32:
+		return array[uint32](f, key)
 	}
-	return int(counts[0]), nil
+	return nil, &Error{File: f.Name, Item: "key " + key, Err: gguf.ErrType, Found: fmt.Sprintf("an array of %v", elem), Wanted: "u32 or i32"}
 }
 
 func array[T int32 | uint32](f *gguf.File, key string) ([]int64, error) {

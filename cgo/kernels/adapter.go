@@ -13,14 +13,15 @@ const (
 	KeyGeneralType    = C.LESSKV_KEY_GENERAL_TYPE    // GeneralTypeAdapter
 	KeyArchitecture   = C.LESSKV_KEY_ARCHITECTURE    // the base model's architecture
 	KeyAdapterType    = C.LESSKV_KEY_ADAPTER_TYPE    // AdapterTypeLESS
-	KeyVersion        = C.LESSKV_KEY_VERSION         // uint32, AdapterVersion
+	KeyVersion        = C.LESSKV_KEY_VERSION         // uint32, 1 to AdapterVersion
 	KeyRank           = C.LESSKV_KEY_RANK            // uint32, R
 	KeyHidden         = C.LESSKV_KEY_HIDDEN          // uint32, R'
 	KeyBlockCount     = C.LESSKV_KEY_BLOCK_COUNT     // uint32, layers of the base model
-	KeyHeadCount      = C.LESSKV_KEY_HEAD_COUNT      // uint32, Hq
+	KeyHeadCount      = C.LESSKV_KEY_HEAD_COUNT      // uint32, Hq; from version 2 on an array where layers differ, as the next three
 	KeyHeadCountKV    = C.LESSKV_KEY_HEAD_COUNT_KV   // uint32, Hkv
 	KeyKeyLength      = C.LESSKV_KEY_KEY_LENGTH      // uint32, D
 	KeyValueLength    = C.LESSKV_KEY_VALUE_LENGTH    // uint32, Dv
+	KeyBudgetWeight   = C.LESSKV_KEY_BUDGET_WEIGHT   // []float32, a weight for each KV head of each layer; from version 2 on, may be missing
 	KeyTrainedHeavy   = C.LESSKV_KEY_TRAINED_HEAVY   // uint32, h of the training
 	KeyTrainedRecent  = C.LESSKV_KEY_TRAINED_RECENT  // uint32, r of the training
 	KeyTrainedUbatch  = C.LESSKV_KEY_TRAINED_UBATCH  // uint32, tokens of a micro-batch in training
@@ -31,7 +32,7 @@ const (
 	KeyFingerprint    = C.LESSKV_KEY_FINGERPRINT     // 64 hex digits, the same for every quantisation of the base model
 )
 
-// Values of KeyGeneralType, KeyAdapterType and KeyVersion in an adapter that this version reads.
+// Values of KeyGeneralType and KeyAdapterType in an adapter, and the newest of KeyVersion that is read.
 const (
 	GeneralTypeAdapter = C.LESSKV_GENERAL_TYPE
 	AdapterTypeLESS    = C.LESSKV_ADAPTER_TYPE

@@ -4,7 +4,7 @@
 #ifndef LESSKV_ADAPTER_H
 #define LESSKV_ADAPTER_H
 
-#define LESSKV_ADAPTER_VERSION 1
+#define LESSKV_ADAPTER_VERSION 2 // the newest; the first is read too, and written where it will do
 
 #define LESSKV_ADAPTER_MAX_SIZE 65536 // of rank, hidden, and every other size that a file may claim
 
@@ -15,7 +15,7 @@
 #define LESSKV_KEY_RANK            "less.rank"
 #define LESSKV_KEY_HIDDEN          "less.hidden"
 #define LESSKV_KEY_BLOCK_COUNT     "less.block_count"
-#define LESSKV_KEY_HEAD_COUNT      "less.head_count"
+#define LESSKV_KEY_HEAD_COUNT      "less.head_count"   // version 2: these four may be arrays of u32, one entry a layer
 #define LESSKV_KEY_HEAD_COUNT_KV   "less.head_count_kv"
 #define LESSKV_KEY_KEY_LENGTH      "less.key_length"
 #define LESSKV_KEY_VALUE_LENGTH    "less.value_length"
@@ -26,6 +26,8 @@
 #define LESSKV_KEY_TRAINED_POLICY  "less.trained.policy"   // string
 #define LESSKV_KEY_BASE_NAME       "less.base.name"        // string
 #define LESSKV_KEY_FINGERPRINT     "less.base.fingerprint" // string
+
+#define LESSKV_KEY_BUDGET_WEIGHT "less.budget.weight" // version 2, optional: f32 array, one entry for each KV head of each layer, layer by layer
 
 #define LESSKV_KEY_DESCRIPTION "general.description" // string, optional: how the adapter was made, for people
 

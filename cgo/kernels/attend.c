@@ -10,6 +10,7 @@
 // One KV head's part of a micro-batch, and a query head's share of it.
 struct task {
     const struct lesskv_cache *  cache;
+    const struct lesskv_layer *  layer; // that asks, as it attends: lesskv_layer_asking
     const struct lesskv_ubatch * ub;
     const struct lesskv_head *   head;
     int32_t head_q, head_kv;
@@ -17,12 +18,11 @@ struct task {
     struct rows batch_k, batch_v; // [T]
 };
 
-static struct task task_of(const struct lesskv_cache * cache, const struct lesskv_ubatch * ub, int32_t head_q) {
-    const struct lesskv_layer * l = &cache->layer;
+static struct task task_of(const struct lesskv_cache * cache, const struct lesskv_layer * l, const struct lesskv_ubatch * ub, int32_t head_q) {
     const int32_t j = head_q / (l->n_head / l->n_head_kv);
     const struct lesskv_head * h = &cache->head[j];
     return (struct task) {
-        .cache = cache, .ub = ub, .head = h, .head_q = head_q, .head_kv = j,
+        .cache = cache, .layer = l, .ub = ub, .head = h, .head_q = head_q, .head_kv = j,
         .slots_k = { l->type_k, h->k, cache->row_k, h->n },
         .slots_v = { l->type_v, h->v, cache->row_v, h->n },
         .batch_k = { l->type_k, (const char *) ub->k + (size_t) j * ub->k_head, ub->k_token, ub->n_tokens },
@@ -35,7 +35,7 @@ static const char * query_at(const struct task * t, int32_t i) {
 }
 
 static float * out_at(const struct task * t, int32_t i) {
-    const struct lesskv_layer * l = &t->cache->layer;
+    const struct lesskv_layer * l = t->layer;
     return t->ub->out + ((size_t) i * (size_t) l->n_head + (size_t) t->head_q) * (size_t) l->dv;
 }
 
@@ -47,7 +47,7 @@ static struct rows first(struct rows a, int32_t n) {
 // The queries of the micro-batch that a pair at pos is visible to: from lo on, below hi.
 static void visible(const struct task * t, int64_t pos, int32_t * lo, int32_t * hi) {
     const int64_t from = pos - t->ub->pos;
-    const int64_t to   = t->cache->layer.n_swa > 0 ? from + t->cache->layer.n_swa : t->ub->n_tokens;
+    const int64_t to   = t->layer->n_swa > 0 ? from + t->layer->n_swa : t->ub->n_tokens;
     *lo = from > 0 ? (int32_t) from : 0;
     *hi = to < t->ub->n_tokens ? (int32_t) (to > 0 ? to : 0) : t->ub->n_tokens;
 }
@@ -64,7 +64,7 @@ static void join(const struct task * t, int32_t i, const float * acc, float top,
     m = sink  > m ? sink  : m;
 
     float * out = out_at(t, i);
-    const int32_t dv = t->cache->layer.dv;
+    const int32_t dv = t->layer->dv;
     if (m == -INFINITY && sum == 0) { // the query sees nothing
         memset(out, 0, (size_t) dv * sizeof(float));
         return;
@@ -87,19 +87,19 @@ static void join(const struct task * t, int32_t i, const float * acc, float top,
 
 // Where query a of a KV head's n = g T lies: token a mod T of the KV head's query head a / T.
 static struct task task_few(const struct task * t, int32_t a) {
-    const struct lesskv_layer * l = &t->cache->layer;
+    const struct lesskv_layer * l = t->layer;
     struct task one = *t;
     one.head_q = t->head_kv * (l->n_head / l->n_head_kv) + a / t->ub->n_tokens;
     return one;
 }
 
 static int32_t queries_few(const struct task * t) {
-    return t->cache->layer.n_head / t->cache->layer.n_head_kv * t->ub->n_tokens;
+    return t->layer->n_head / t->layer->n_head_kv * t->ub->n_tokens;
 }
 
 // x[m][D] = queries a .. a + m - 1, times scale.
 static void read_few(const struct task * t, int32_t a, int32_t m, float scale, float * x) {
-    const int32_t dk = t->cache->layer.dk;
+    const int32_t dk = t->layer->dk;
     for (int32_t j = 0; j < m; j++, x += dk) {
         const struct task one = task_few(t, a + j);
         lesskv_to_f32(LESSKV_TYPE_F32, x, query_at(&one, (a + j) % t->ub->n_tokens), dk);
@@ -109,19 +109,23 @@ static void read_few(const struct task * t, int32_t a, int32_t m, float scale, f
     }
 }
 
+static struct parts parts_of(const struct task * t) {
+    return lesskv_parts(t->cache, t->head_kv, t->head->n, t->head->n + t->head->folded);
+}
+
 // A part of the slots, the last one with the micro-batch, for all queries of a KV head; internal.h says what it leaves.
 static void attend_part(const struct task * t, const struct scratch * s, int32_t part) {
-    const struct lesskv_layer * l = &t->cache->layer;
+    const struct lesskv_layer * l = t->layer;
     const int32_t T    = t->ub->n_tokens;
     const int32_t n    = queries_few(t);
-    const int32_t each = lesskv_part_slots(s, t->slots_k.n);
-    const bool    last = part + 1 == lesskv_parts(s, t->slots_k.n);
-    const int32_t r0   = part * each;
-    const int32_t ns   = last ? t->slots_k.n - r0 : each; // slots
+    const struct parts parts = parts_of(t);
+    const bool    last = part + 1 == parts.n;
+    const int32_t r0   = part * parts.slots;
+    const int32_t ns   = last ? t->slots_k.n - r0 : parts.slots; // slots
     const int32_t na   = last ? ns + T : ns;              // pairs
     const int32_t end  = (int32_t) round_up((size_t) na, VW);
     const size_t  ldv  = round_up((size_t) l->dv, PAD);
-    const size_t  at   = ((size_t) t->head_kv * (size_t) s->part_step + (size_t) part) * (size_t) n;
+    const size_t  at   = (size_t) (parts.first + part) * (size_t) n;
 
     struct rows k = first(t->slots_k, ns), v = first(t->slots_v, ns);
     k.data = (const char *) k.data + (size_t) r0 * k.stride;
@@ -190,7 +194,7 @@ static void attend_part(const struct task * t, const struct scratch * s, int32_t
 
 // phi(q).z and phi(q)H of all queries of a KV head.
 static void attend_state(const struct task * t, const struct scratch * s) {
-    const struct lesskv_layer * l = &t->cache->layer;
+    const struct lesskv_layer * l = t->layer;
     const int32_t n    = queries_few(t);
     const int32_t rank = l->kernels->rank;
     const size_t  ldv  = round_up((size_t) l->dv, PAD);
@@ -217,20 +221,20 @@ static void attend_state(const struct task * t, const struct scratch * s) {
 
 // The parts of a KV head become the output, always in the same order.
 static void join_parts(const struct task * t, const struct scratch * s) {
-    const struct lesskv_layer * l = &t->cache->layer;
+    const struct lesskv_layer * l = t->layer;
     const int32_t n     = queries_few(t);
-    const int32_t parts = lesskv_parts(s, t->slots_k.n);
+    const struct parts parts = parts_of(t);
     const size_t  ldv   = round_up((size_t) l->dv, PAD);
     for (int32_t a = 0; a < n; a++) {
-        const size_t at   = (size_t) t->head_kv * (size_t) s->part_step * (size_t) n + (size_t) a;
+        const size_t at   = (size_t) parts.first * (size_t) n + (size_t) a;
         const size_t here = (size_t) t->head_kv * (size_t) n + (size_t) a;
         float top = -INFINITY, sum = 0;
-        for (int32_t i = 0; i < parts; i++) {
+        for (int32_t i = 0; i < parts.n; i++) {
             const float x = s->part_top[at + (size_t) (i * n)];
             top = x > top ? x : top;
         }
         memset(s->sum, 0, (size_t) l->dv * sizeof(float));
-        for (int32_t i = 0; i < parts; i++) {
+        for (int32_t i = 0; i < parts.n; i++) {
             const size_t  part = at + (size_t) (i * n);
             const float   e    = top > -INFINITY ? expf(s->part_top[part] - top) : 1; // NaN stays
             const float * acc  = s->part_acc + part * ldv;
@@ -240,7 +244,7 @@ static void join_parts(const struct task * t, const struct scratch * s) {
             }
             s->share[part] = e;
         }
-        for (int32_t i = 0; i < parts; i++) {
+        for (int32_t i = 0; i < parts.n; i++) {
             s->share[at + (size_t) (i * n)] *= sum > 0 ? 1 / sum : 0;
         }
         const struct task one = task_few(t, a);
@@ -250,24 +254,28 @@ static void join_parts(const struct task * t, const struct scratch * s) {
 }
 
 // A micro-batch of few tokens; see internal.h.
-static void attend_few(const struct lesskv_cache * cache, const struct lesskv_ubatch * ub, const struct scratch * s, int ith, int workers) {
-    const struct lesskv_layer * l = &cache->layer;
-    const int32_t parts = lesskv_parts(s, cache->head[0].n); // the same in all heads
-    const int32_t units = parts + (l->kernels != NULL);
-    for (int32_t u = ith; u < units * l->n_head_kv; u += workers) {
-        const int32_t head_kv = u / units;
-        const int32_t unit    = u % units;
-        const struct task t   = task_of(cache, ub, head_kv * (l->n_head / l->n_head_kv));
-        if (unit < parts) {
-            attend_part(&t, s, unit);
-        } else {
-            attend_state(&t, s);
+static void attend_few(const struct lesskv_cache * cache, const struct lesskv_layer * l, const struct lesskv_ubatch * ub, const struct scratch * s, int ith, int workers) {
+    int32_t before = 0; // units of the heads before
+    for (int32_t j = 0; j < l->n_head_kv; j++) {
+        const struct task t = task_of(cache, l, ub, j * (l->n_head / l->n_head_kv));
+        const int32_t parts = parts_of(&t).n;
+        const int32_t units = parts + (l->kernels != NULL);
+        for (int32_t unit = 0; unit < units; unit++) {
+            if ((before + unit) % workers != ith) {
+                continue;
+            }
+            if (unit < parts) {
+                attend_part(&t, s, unit);
+            } else {
+                attend_state(&t, s);
+            }
+            // what the others wrote before they arrived is seen by the last
+            if (atomic_fetch_add_explicit(&cache->arrived[j], 1, memory_order_acq_rel) == units - 1) {
+                atomic_store_explicit(&cache->arrived[j], 0, memory_order_relaxed);
+                join_parts(&t, s);
+            }
         }
-        // what the others wrote before they arrived is seen by the last
-        if (atomic_fetch_add_explicit(&cache->arrived[head_kv], 1, memory_order_acq_rel) == units - 1) {
-            atomic_store_explicit(&cache->arrived[head_kv], 0, memory_order_relaxed);
-            join_parts(&t, s);
-        }
+        before += units;
     }
 }
 
@@ -290,7 +298,7 @@ static void add_worth(enum lesskv_worth kind, const float * p, int32_t n, const 
 
 // Queries i0 .. i0 + nq - 1, 1 <= nq <= LANES; see internal.h for the layout.
 static void attend_block(const struct task * t, const struct scratch * s, int32_t i0, int32_t nq, float * worth) {
-    const struct lesskv_layer * l = &t->cache->layer;
+    const struct lesskv_layer * l = t->layer;
     const int32_t i1 = i0 + nq;
 
     // What no query of the block sees is left out: behind the last query, and before a window.
@@ -395,20 +403,20 @@ void lesskv_attend(const struct lesskv_cache * cache, const struct lesskv_ubatch
     if (ith >= workers) {
         return;
     }
-    const struct lesskv_layer * l = &cache->layer;
+    const struct lesskv_layer asking = lesskv_layer_asking(cache, ub), * l = &asking;
     struct scratch s = lesskv_scratch_plan(l, ub->n_tokens, n_threads, scratch, ith);
     s.profile = ub->profile ? ub->profile + ith : NULL;
     lesskv_start(s.profile);
     const uint64_t begin = s.profile ? s.profile->last : 0;
     if (s.few) {
-        attend_few(cache, ub, &s, ith, workers);
+        attend_few(cache, l, ub, &s, ith, workers);
     }
     for (int32_t u = ith; u < s.n_chunk * l->n_head && !s.few; u += workers) {
         const int32_t head_q = u % l->n_head; // later chunks see more: spread them over the threads
         const int32_t chunk  = u / l->n_head;
         const int32_t i0     = chunk * s.chunk;
         const int32_t i1     = i0 + s.chunk < ub->n_tokens ? i0 + s.chunk : ub->n_tokens;
-        const struct task t  = task_of(cache, ub, head_q);
+        const struct task t  = task_of(cache, l, ub, head_q);
         float * worth = NULL;
         if (s.worth) {
             worth = s.worth + ((size_t) head_q * (size_t) s.n_chunk + (size_t) chunk) * s.width;
@@ -440,7 +448,7 @@ static void read_ref(struct rows a, struct rows b, int32_t r, int32_t n, float *
 
 // One query; worth: [B' + T] of its KV head, which it joins, or NULL.
 static void query_ref(const struct task * t, const struct room * w, int32_t i, double * worth) {
-    const struct lesskv_layer *   l = &t->cache->layer;
+    const struct lesskv_layer *   l = t->layer;
     const struct lesskv_kernels * k = l->kernels;
     const int32_t n  = t->slots_k.n;
     const int32_t na = n + t->ub->n_tokens;
@@ -471,7 +479,7 @@ static void query_ref(const struct task * t, const struct room * w, int32_t i, d
     }
     for (int32_t r = 0; r < na && worth && sum > 0; r++) {
         const double weight = exp(w->logit[r] - m) / sum;
-        double * to = &worth[r < n ? r : l->budget + r - n];
+        double * to = &worth[r < n ? r : lesskv_cache_width(t->cache) + r - n];
         if (l->policy->worth == LESSKV_WORTH_SUM) {
             *to += weight;
         } else {
@@ -523,24 +531,24 @@ static void query_ref(const struct task * t, const struct room * w, int32_t i, d
 }
 
 enum lesskv_status lesskv_attend_ref(const struct lesskv_cache * cache, const struct lesskv_ubatch * ub, double * worth) {
-    const struct lesskv_layer * l = &cache->layer;
+    const struct lesskv_layer asking = lesskv_layer_asking(cache, ub), * l = &asking;
     const size_t n_token = (size_t) ub->n_tokens;
-    const size_t width   = (size_t) l->budget + n_token;
+    const size_t width   = (size_t) lesskv_cache_width(cache) + n_token;
     const bool   asked   = worth && l->policy->worth != LESSKV_WORTH_NONE;
     const size_t rank    = (size_t) cache->rank;
     const size_t hidden  = l->kernels ? (size_t) l->kernels->hidden : 0;
     const size_t row     = (size_t) (l->dk > l->dv ? l->dk : l->dv);
-    const size_t pairs   = (size_t) cache->head[0].n + n_token;
+    const size_t pairs   = width;
 
     double * d = malloc((pairs + (size_t) l->dv) * sizeof *d);
     float *  f = malloc((row + (size_t) l->dk + hidden + 3 * rank) * sizeof *f);
     if (d && f) {
         const struct room w = { d, d + pairs, f, f + row, f + row + l->dk, f + row + l->dk + rank };
-        for (size_t i = 0; asked && i < (size_t) l->n_head_kv * width; i++) {
+        for (size_t i = 0; asked && !ub->layer && i < (size_t) l->n_head_kv * width; i++) {
             worth[i] = 0;
         }
         for (int32_t head_q = 0; head_q < l->n_head; head_q++) {
-            const struct task t = task_of(cache, ub, head_q);
+            const struct task t = task_of(cache, l, ub, head_q);
             for (int32_t i = 0; i < ub->n_tokens; i++) {
                 query_ref(&t, &w, i, asked ? worth + (size_t) t.head_kv * width : NULL);
             }

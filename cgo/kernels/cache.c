@@ -23,9 +23,28 @@ struct lesskv_layer lesskv_layer_plain(const struct lesskv_layer * layer) {
     struct lesskv_layer l = *layer;
     if (l.n_swa > 0) {
         l.policy  = &lesskv_policy_lambda;
-        l.budget  = l.n_swa - 1;
-        l.heavy   = 0;
+        l.budget  = (struct lesskv_budget) { l.n_swa - 1, 0 };
+        l.budgets = NULL;
         l.pinned  = 0;
+        l.kernels = NULL;
+    }
+    for (int32_t j = 0; l.budgets && j < l.n_head_kv; j++) {
+        l.budget = j == 0 || l.budgets[j].slots > l.budget.slots ? l.budgets[j] : l.budget;
+    }
+    return l;
+}
+
+static struct lesskv_budget budget_of(const struct lesskv_layer * l, int32_t head_kv) {
+    return l->budgets ? l->budgets[head_kv] : l->budget;
+}
+
+struct lesskv_layer lesskv_layer_asking(const struct lesskv_cache * cache, const struct lesskv_ubatch * ub) {
+    struct lesskv_layer l = cache->layer;
+    if (ub->layer) {
+        l.n_head  = ub->layer->n_head;
+        l.kernels = l.n_swa > 0 ? NULL : ub->layer->kernels;
+    }
+    if (l.kernels && (!l.kernels->phi[0].data || l.kernels->rank != cache->rank)) {
         l.kernels = NULL;
     }
     return l;
@@ -39,18 +58,21 @@ static bool layer_ok(const struct lesskv_layer * l) {
     if (l->n_head <= 0 || l->n_head_kv <= 0 || l->n_head % l->n_head_kv != 0) {
         return false;
     }
-    if (lesskv_row_size(l->type_k, l->dk) == 0 || lesskv_row_size(l->type_v, l->dv) == 0 || l->type_v == LESSKV_TYPE_Q4_0) {
+    if (lesskv_row_size(l->type_k, l->dk) == 0 || lesskv_row_size(l->type_v, l->dv) == 0) {
         return false;
     }
-    if (l->n_swa < 0 || !l->policy || l->budget < (l->n_swa == 0)) {
+    if (l->n_swa < 0 || !l->policy || l->pinned < 0) {
         return false;
     }
-    if (l->pinned < 0 || l->pinned > l->heavy || l->heavy > l->budget) {
-        return false;
+    for (int32_t j = 0; j < l->n_head_kv; j++) {
+        const struct lesskv_budget b = budget_of(l, j);
+        if (b.slots < (l->n_swa == 0) || b.heavy < l->pinned || b.heavy > b.slots) {
+            return false;
+        }
     }
     const struct lesskv_kernels * w = l->kernels;
     return !w || (w->rank > 0 && w->hidden > 0 &&
-        mat_ok(&w->phi[0], l->dk) && mat_ok(&w->phi[1], w->hidden) &&
+        ((!w->phi[0].data && !w->phi[1].data) || (mat_ok(&w->phi[0], l->dk) && mat_ok(&w->phi[1], w->hidden))) &&
         mat_ok(&w->psi[0], l->dk) && mat_ok(&w->psi[1], w->hidden) && mat_ok(&w->psi[2], w->rank));
 }
 
@@ -74,20 +96,24 @@ static size_t state_bytes(const struct lesskv_layer * l) { // H, z of one head
 void lesskv_layer_bytes(const struct lesskv_layer * layer, size_t * slots, size_t * state) {
     const struct lesskv_layer l = lesskv_layer_plain(layer);
     const size_t slot = lesskv_row_size(l.type_k, l.dk) + lesskv_row_size(l.type_v, l.dv) + sizeof(float) + sizeof(int32_t);
-    *slots = times(times((size_t) l.n_head_kv, (size_t) l.budget), slot);
+    size_t n = 0;
+    for (int32_t j = 0; j < l.n_head_kv; j++) {
+        n = plus(n, (size_t) budget_of(&l, j).slots);
+    }
+    *slots = times(n, slot);
     *state = times((size_t) l.n_head_kv, state_bytes(&l));
 }
 
 // The areas of one head, each at the start of a cache line. Slots are never touched before they are used: a budget
 // larger than what a sequence needs costs address space alone.
 static size_t lay_head(struct lesskv_head * h, const struct lesskv_cache * c, uintptr_t at) {
-    const struct lesskv_layer * l = &c->layer;
+    const size_t n = (size_t) h->budget.slots;
     const size_t size[] = {
-        times((size_t) l->budget, c->row_k),
-        times((size_t) l->budget, c->row_v),
-        times((size_t) l->budget, sizeof(int32_t)),
-        times((size_t) l->budget, sizeof(float)),
-        times((size_t) c->rank, (size_t) l->dv * sizeof(float)),
+        times(n, c->row_k),
+        times(n, c->row_v),
+        times(n, sizeof(int32_t)),
+        times(n, sizeof(float)),
+        times((size_t) c->rank, (size_t) c->layer.dv * sizeof(float)),
         (size_t) c->rank * sizeof(float),
     };
     void * area[6];
@@ -112,28 +138,35 @@ enum lesskv_status lesskv_cache_new(struct lesskv_cache ** out, const struct les
         return LESSKV_ERR_ARG;
     }
     const size_t n_head_kv = (size_t) l.n_head_kv;
-    struct lesskv_cache * c = malloc(sizeof *c + n_head_kv * (sizeof c->head[0] + sizeof c->arrived[0]));
+    struct lesskv_budget * budgets;
+    struct lesskv_cache * c = malloc(sizeof *c + n_head_kv * (sizeof c->head[0] + sizeof c->arrived[0] + sizeof budgets[0]));
     if (!c) {
         return LESSKV_ERR_NOMEM;
     }
     c->arrived = (atomic_int *) &c->head[n_head_kv];
-    for (size_t j = 0; j < n_head_kv; j++) {
+    budgets    = (struct lesskv_budget *) &c->arrived[n_head_kv];
+    for (int32_t j = 0; j < l.n_head_kv; j++) {
         atomic_init(&c->arrived[j], 0);
+        budgets[j] = c->head[j].budget = budget_of(&l, j);
     }
     c->layer = l;
+    c->layer.budgets = l.budgets ? budgets : NULL;
     c->row_k = lesskv_row_size(l.type_k, l.dk);
     c->row_v = lesskv_row_size(l.type_v, l.dv);
     c->rank  = (int32_t) rank_of(&l);
 
-    const size_t one = lay_head(&c->head[0], c, 0);
-    const size_t all = plus(times(one, (size_t) l.n_head_kv), 63);
+    size_t all = 63;
+    for (int32_t j = 0; j < l.n_head_kv; j++) {
+        all = plus(all, lay_head(&c->head[j], c, 0));
+    }
     c->data = all < SIZE_MAX / 2 ? malloc(all) : NULL;
     if (!c->data) {
         free(c);
         return LESSKV_ERR_NOMEM;
     }
+    uintptr_t at = round_up((uintptr_t) c->data, 64);
     for (int32_t j = 0; j < l.n_head_kv; j++) {
-        lay_head(&c->head[j], c, round_up((uintptr_t) c->data, 64) + (size_t) j * one);
+        at += lay_head(&c->head[j], c, at);
     }
     lesskv_cache_clear(c);
     *out = c;
@@ -164,13 +197,18 @@ const struct lesskv_layer * lesskv_cache_layer(const struct lesskv_cache * cache
 }
 
 int32_t lesskv_cache_width(const struct lesskv_cache * cache) {
-    return cache->layer.budget;
+    return cache->layer.budget.slots;
 }
 
 static bool layer_equal(const struct lesskv_layer * a, const struct lesskv_layer * b) {
-    return a->n_head == b->n_head && a->n_head_kv == b->n_head_kv && a->dk == b->dk && a->dv == b->dv &&
-        a->type_k == b->type_k && a->type_v == b->type_v && a->policy == b->policy && a->budget == b->budget &&
-        a->heavy == b->heavy && a->pinned == b->pinned && a->n_swa == b->n_swa && a->kernels == b->kernels;
+    bool equal = a->n_head == b->n_head && a->n_head_kv == b->n_head_kv && a->dk == b->dk && a->dv == b->dv &&
+        a->type_k == b->type_k && a->type_v == b->type_v && a->policy == b->policy &&
+        a->pinned == b->pinned && a->n_swa == b->n_swa && a->kernels == b->kernels;
+    for (int32_t j = 0; equal && j < a->n_head_kv; j++) {
+        const struct lesskv_budget x = budget_of(a, j), y = budget_of(b, j);
+        equal = x.slots == y.slots && x.heavy == y.heavy;
+    }
+    return equal;
 }
 
 enum lesskv_status lesskv_cache_copy(struct lesskv_cache * dst, const struct lesskv_cache * src) {
@@ -237,13 +275,13 @@ enum lesskv_status lesskv_cache_cut(struct lesskv_cache * cache, int32_t pos) {
 }
 
 void lesskv_cache_stats(const struct lesskv_cache * cache, struct lesskv_stats * stats) {
-    const struct lesskv_head * h = &cache->head[0]; // counts and the last position are the same in all
-    stats->seen    = h->n + h->folded;
-    stats->kept    = h->n;
-    stats->folded  = h->folded;
-    stats->pos_max = h->last;
-    stats->pos_min = -1;
-    if (h->folded > 0) {
+    const struct lesskv_head * h = &cache->head[0]; // what was seen and the last position are the same in all
+    *stats = (struct lesskv_stats) { .seen = h->n + h->folded, .pos_min = -1, .pos_max = h->last };
+    for (int32_t j = 0; j < cache->layer.n_head_kv; j++) {
+        stats->kept   = cache->head[j].n      > stats->kept   ? cache->head[j].n      : stats->kept;
+        stats->folded = cache->head[j].folded > stats->folded ? cache->head[j].folded : stats->folded;
+    }
+    if (stats->folded > 0) {
         stats->pos_min = highest_evicted(cache) + 1;
     } else {
         for (int32_t i = 0; i < h->n; i++) {
@@ -267,11 +305,12 @@ int32_t lesskv_cache_slots(const struct lesskv_cache * cache, int32_t head_kv, i
 struct header {
     char    magic[8];
     char    policy[16];
-    int32_t n_head, n_head_kv, dk, dv, type_k, type_v, budget, heavy, pinned, n_swa, rank, reserved;
+    int32_t n_head, n_head_kv, dk, dv, type_k, type_v, pinned, n_swa, rank, reserved;
 };
 
 // A saved head is this, then k, v, pos and score of the n slots, then H and z.
 struct saved_head {
+    struct lesskv_budget budget;
     int32_t n, last, evicted, reserved;
     int64_t folded;
 };
@@ -279,10 +318,10 @@ struct saved_head {
 static struct header header_of(const struct lesskv_cache * cache) {
     const struct lesskv_layer * l = &cache->layer;
     struct header h = {
-        .magic = "lesskv\0\1",
+        .magic = "lesskv\0\2",
         .n_head = l->n_head, .n_head_kv = l->n_head_kv, .dk = l->dk, .dv = l->dv,
         .type_k = (int32_t) l->type_k, .type_v = (int32_t) l->type_v,
-        .budget = l->budget, .heavy = l->heavy, .pinned = l->pinned, .n_swa = l->n_swa, .rank = cache->rank,
+        .pinned = l->pinned, .n_swa = l->n_swa, .rank = cache->rank,
     };
     strncpy(h.policy, l->policy->name, sizeof h.policy - 1);
     return h;
@@ -327,7 +366,7 @@ void lesskv_cache_save(const struct lesskv_cache * cache, void * buf) {
     char * p = put(buf, &header, sizeof header);
     for (int32_t j = 0; j < cache->layer.n_head_kv; j++) {
         const struct lesskv_head * h = &cache->head[j];
-        const struct saved_head saved = { .n = h->n, .last = h->last, .evicted = h->evicted, .folded = h->folded };
+        const struct saved_head saved = { .budget = h->budget, .n = h->n, .last = h->last, .evicted = h->evicted, .folded = h->folded };
         const size_t n = (size_t) h->n;
         p = put(p, &saved,   sizeof saved);
         p = put(p, h->k,     n * cache->row_k);
@@ -341,10 +380,11 @@ void lesskv_cache_save(const struct lesskv_cache * cache, void * buf) {
     put(p, &sum, sizeof sum);
 }
 
-// Whether a saved head could be one, the first being the pattern for the others.
-static bool head_ok(const struct lesskv_cache * cache, const struct saved_head * h, const struct saved_head * first, const char * pos) {
-    if (h->n < 0 || h->n > cache->layer.budget || h->folded < 0 || h->reserved != 0 ||
-        h->n != first->n || h->last != first->last || h->folded != first->folded) {
+// Whether a saved head could be head j, the first being the pattern for the others: they have seen the same tokens.
+static bool head_ok(const struct lesskv_cache * cache, int32_t j, const struct saved_head * h, const struct saved_head * first, const char * pos) {
+    const struct lesskv_budget budget = cache->head[j].budget;
+    if (h->budget.slots != budget.slots || h->budget.heavy != budget.heavy || h->folded < 0 || h->folded > INT64_MAX - h->n || h->reserved != 0 ||
+        h->n + h->folded != first->n + first->folded || h->last != first->last) {
         return false;
     }
     if (h->evicted < -1 || h->evicted > h->last || (h->evicted >= 0) != (h->folded > 0)) {
@@ -408,10 +448,10 @@ static bool saved_ok(const struct lesskv_cache * cache, const char * buf, size_t
         memcpy(&h, buf + at, sizeof h);
         at += sizeof h;
         first = j == 0 ? h : first;
-        if (h.n < 0 || h.n > cache->layer.budget || body - at < (size_t) h.n * slot_size(cache) + state_bytes(&cache->layer)) {
+        if (h.n < 0 || h.n > cache->head[j].budget.slots || body - at < (size_t) h.n * slot_size(cache) + state_bytes(&cache->layer)) {
             return false;
         }
-        if (!head_ok(cache, &h, &first, buf + at + (size_t) h.n * (cache->row_k + cache->row_v))) {
+        if (!head_ok(cache, j, &h, &first, buf + at + (size_t) h.n * (cache->row_k + cache->row_v))) {
             return false;
         }
         at += (size_t) h.n * slot_size(cache);

@@ -5,7 +5,17 @@ package kernels
 */
 import "C"
 
-import "unsafe"
+import (
+	"reflect"
+	"runtime"
+	"unsafe"
+)
+
+// A Budget is what one KV head keeps; see struct lesskv_budget.
+type Budget struct {
+	Slots int // B
+	Heavy int // h, at most B
+}
 
 // A Layer says what a cache is for; see struct lesskv_layer.
 type Layer struct {
@@ -18,12 +28,24 @@ type Layer struct {
 	Policy    string   // one of PolicyNames; ignored if Window > 0
 	Budget    int      // B slots per KV head; ignored if Window > 0
 	Heavy     int      // h
-	Pinned    int      // first positions that are never evicted; at most Heavy
+	Budgets   []Budget // [Hkv] what each KV head has in the place of these two; nil: all have the same
+	Pinned    int      // first positions that are never evicted; at most every h
 	Window    int      // > 0: a sliding window of that many tokens, exact, without policy and state
 	Kernels   *Kernels // nil: sparse only
 }
 
-// A Stats is what a cache has seen; see struct lesskv_stats. Seen is Kept + Folded.
+// BudgetOf returns what KV head j keeps.
+func (l *Layer) BudgetOf(j int) Budget {
+	switch {
+	case l.Window > 0:
+		return Budget{Slots: l.Window - 1}
+	case l.Budgets != nil:
+		return l.Budgets[j]
+	}
+	return Budget{l.Budget, l.Heavy}
+}
+
+// A Stats is what a cache has seen; see struct lesskv_stats. Where all KV heads have the same budget, Seen is Kept + Folded.
 type Stats struct {
 	Seen, Kept, Folded int
 	PosMin, PosMax     int
@@ -36,15 +58,40 @@ type Cache struct {
 	scratch []byte
 }
 
-func (l *Layer) c() (C.struct_lesskv_layer, error) {
+// fits says whether a layer can attend to a cache: its own, or as a sharer to one whose layer differs in query heads and kernels alone.
+func (c *Cache) fits(l *Layer) error {
+	a, b := *l, c.layer
+	a.Heads, b.Heads, a.Kernels, b.Kernels = 0, 0, nil, nil
+	if !reflect.DeepEqual(a, b) || l.Heads < 1 || l.Heads%max(l.HeadsKV, 1) != 0 {
+		return argument("a sharer %+v of a cache of %+v: want the same but for query heads and kernels", *l, c.layer)
+	}
+	if k := l.Kernels; k != nil && l.Window == 0 && (k.c == nil || k.shape.Rank != c.rank()) {
+		return argument("a sharer's kernels %+v of a cache of rank %d: want them open, and the rank", k.shape, c.rank())
+	}
+	return nil
+}
+
+// c is the layer as C sees it, whose budgets stay in place as long as pin says.
+func (l *Layer) c(pin *runtime.Pinner) (C.struct_lesskv_layer, error) {
 	c := C.struct_lesskv_layer{
 		n_head: C.int32_t(l.Heads), n_head_kv: C.int32_t(l.HeadsKV),
 		dk: C.int32_t(l.KeySize), dv: C.int32_t(l.ValueSize),
 		type_k: C.enum_lesskv_type(l.KeyType), type_v: C.enum_lesskv_type(l.ValueType),
-		budget: C.int32_t(l.Budget), heavy: C.int32_t(l.Heavy), pinned: C.int32_t(l.Pinned), n_swa: C.int32_t(l.Window),
+		budget: C.struct_lesskv_budget{slots: C.int32_t(l.Budget), heavy: C.int32_t(l.Heavy)}, pinned: C.int32_t(l.Pinned), n_swa: C.int32_t(l.Window),
 	}
 	if l.Window > 0 {
 		return c, nil
+	}
+	if l.Budgets != nil {
+		if len(l.Budgets) != l.HeadsKV {
+			return c, argument("budgets of %d KV heads, want %d", len(l.Budgets), l.HeadsKV)
+		}
+		budgets := make([]C.struct_lesskv_budget, l.HeadsKV)
+		for j, b := range l.Budgets {
+			budgets[j] = C.struct_lesskv_budget{slots: C.int32_t(b.Slots), heavy: C.int32_t(b.Heavy)}
+		}
+		c.budgets = unsafe.SliceData(budgets)
+		pin.Pin(c.budgets)
 	}
 	policy, err := findPolicy(l.Policy)
 	if err != nil {
@@ -66,7 +113,9 @@ func (l *Layer) c() (C.struct_lesskv_layer, error) {
 
 // Bytes returns what a layer's cache holds in slots and in H, z ("Memory, per sequence" in algorithm.md).
 func (l Layer) Bytes() (slots, state int, err error) {
-	c, err := l.c()
+	var pin runtime.Pinner
+	defer pin.Unpin()
+	c, err := l.c(&pin)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -77,7 +126,9 @@ func (l Layer) Bytes() (slots, state int, err error) {
 
 // NewCache returns an empty cache, or ErrArgument or ErrNoMemory.
 func NewCache(l Layer) (*Cache, error) {
-	layer, err := l.c()
+	var pin runtime.Pinner
+	defer pin.Unpin()
+	layer, err := l.c(&pin)
 	if err != nil {
 		return nil, err
 	}
@@ -97,7 +148,7 @@ func (c *Cache) Close() {
 // Layer returns what NewCache was given.
 func (c *Cache) Layer() Layer { return c.layer }
 
-// Width returns B', the number of slots that a KV head can hold.
+// Width returns B', the number of slots that the KV head with most can hold.
 func (c *Cache) Width() int { return int(C.lesskv_cache_width(c.c)) }
 
 // Clear makes the cache as new.

@@ -45,7 +45,7 @@ func TestNewCacheRefused(t *testing.T) {
 		"value type":       func(l *Layer) { l.ValueType = -1 },
 		"block":            func(l *Layer) { l.KeySize, l.KeyType = 40, Q80 },
 		"block of keys":    func(l *Layer) { l.KeySize, l.KeyType = 48, Q40 },
-		"q4_0 values":      func(l *Layer) { l.ValueType = Q40 },
+		"block of values":  func(l *Layer) { l.ValueSize, l.ValueType = 48, Q40 },
 		"policy":           func(l *Layer) { l.Policy = "oracle" },
 		"no policy":        func(l *Layer) { l.Policy = "" },
 		"budget":           func(l *Layer) { l.Budget = 0 },
@@ -54,6 +54,10 @@ func TestNewCacheRefused(t *testing.T) {
 		"pinned":           func(l *Layer) { l.Pinned = 5 },
 		"negative pinned":  func(l *Layer) { l.Pinned = -1 },
 		"negative window":  func(l *Layer) { l.Window = -1 },
+		"budgets":          func(l *Layer) { l.Budgets = []Budget{{8, 4}} },
+		"a head's budget":  func(l *Layer) { l.Budgets = []Budget{{8, 4}, {0, 0}} },
+		"a head's heavy":   func(l *Layer) { l.Budgets = []Budget{{8, 4}, {3, 4}} },
+		"a head's pinned":  func(l *Layer) { l.Budgets = []Budget{{8, 0}, {8, 4}} },
 		"heads and window": func(l *Layer) { l.Heads, l.Window = 3, 10 },
 	} {
 		l := good
@@ -211,7 +215,7 @@ func TestCopy(t *testing.T) {
 		require.Equal(t, a, b)
 
 		other := c
-		other.layer.Pinned, other.layer.Heavy, other.layer.Budget, other.layer.Window = 0, 0, 7, 0
+		other.layer.Pinned, other.layer.Heavy, other.layer.Budget, other.layer.Budgets, other.layer.Window = 0, 0, 7, nil, 0
 		stranger := other.cache(t)
 		require.ErrorIs(t, stranger.CopyFrom(from), ErrArgument)
 		require.ErrorIs(t, stranger.Load(from.Save()), ErrFormat)
@@ -273,12 +277,13 @@ func TestSaveForged(t *testing.T) {
 	resum(same)
 	require.Equal(t, saved, same)
 
-	const n, last, evicted, folded = savedHeader, savedHeader + 4, savedHeader + 8, savedHeader + 16
-	pos := savedHeader + 24 + 102*(128+128)
+	const slots, heavy = savedHeader, savedHeader + 4
+	const n, last, evicted, folded = savedHeader + 8, savedHeader + 12, savedHeader + 16, savedHeader + 24
+	pos := savedHeader + 32 + 102*(128+128)
 	for _, forged := range []struct {
 		at    int
 		value uint32
-	}{{n, 103}, {n, 0xffffffff}, {n, 0}, {n, 50}, {last, 1}, {evicted, 5000}, {evicted, 0xffffffff}, {evicted, 0x80000000},
+	}{{slots, 103}, {slots, 0}, {heavy, 50}, {n, 103}, {n, 0xffffffff}, {n, 0}, {n, 50}, {last, 1}, {evicted, 5000}, {evicted, 0xffffffff}, {evicted, 0x80000000},
 		{folded, 0}, {folded + 4, 0x80000000}, {pos, 0xffffffff}, {pos, 5000}, {12, 1}} {
 		b := slices.Clone(saved)
 		binary.NativeEndian.PutUint32(b[forged.at:], forged.value)

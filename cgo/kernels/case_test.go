@@ -78,6 +78,8 @@ func cases() []testCase {
 	list = append(list, testCase{name: "q4_0 and q8_0", layer: q4, rank: 8, hidden: 16, tokens: []int{40, 40, 1, 1}})
 	q4.Heads, q4.HeadsKV, q4.ValueType, q4.ValueSize = 3, 3, F16, 50 // one query a KV head
 	list = append(list, testCase{name: "q4_0 and f16", layer: q4, rank: 8, hidden: 16, tokens: []int{40, 40, 1, 1}})
+	q4.Heads, q4.HeadsKV, q4.ValueType, q4.ValueSize = 6, 2, Q40, 96
+	list = append(list, testCase{name: "q4_0", layer: q4, rank: 8, hidden: 16, tokens: []int{40, 40, 1, 1, 3}})
 	return list
 }
 
@@ -93,6 +95,11 @@ func manySlots() (list []testCase) {
 	list = append(list, testCase{name: "parts, evicting", layer: parts, rank: 4, hidden: 8, softCap: 8, sinks: true, tokens: []int{299, 1, 1, 1, 3, 7}, fill: 1})
 	parts.Policy, parts.ValueType = "h2o", Q80
 	list = append(list, testCase{name: "parts, evicting h2o", layer: parts, rank: 4, hidden: 8, tokens: []int{299, 1, 1, 1, 3, 7}, fill: 1})
+	unequal := layer(6, 3, 32, 32, 1, "peak") // parts of heads with few slots, many and none
+	unequal.Pinned, unequal.Budgets = 0, []Budget{{700, 175}, {1, 0}, {8, 2}}
+	list = append(list, testCase{name: "unequal heads", layer: unequal, rank: 4, hidden: 8, softCap: 8, sinks: true, tokens: []int{299, 1, 3, 350, 90, 1, 1, 7}, fill: 1})
+	unequal.Policy, unequal.Budgets = "h2o", []Budget{{3, 1}, {130, 64}, {900, 450}}
+	list = append(list, testCase{name: "unequal heads h2o", layer: unequal, rank: 4, hidden: 8, tokens: []int{899, 2, 1, 1, 7, 40}, fill: 1})
 	for _, policy := range []string{"h2o", "peak"} { // so many query heads that not every chunk has room for its scores
 		many := layer(1000, 1, 8, 8, 2100, policy)
 		list = append(list, testCase{name: "many query heads " + policy, layer: many, rank: 4, hidden: 8, tokens: []int{40, 1, 5, 3, 40}})
@@ -110,7 +117,7 @@ func randomCase(rng *rand.Rand) testCase {
 	l := &c.layer
 	l.HeadsKV = 1 + rng.IntN(3)
 	l.Heads = l.HeadsKV * (1 + rng.IntN(8))
-	l.KeyType, l.ValueType = pick(rng, F32, F16, Q80, Q40), pick(rng, F32, F16, Q80)
+	l.KeyType, l.ValueType = pick(rng, F32, F16, Q80, Q40), pick(rng, F32, F16, Q80, Q40)
 	sizes := []int{8, 16, 20, 24, 33, 40, 64, 72, 80, 96, 100, 112, 128, 192, 256, 8 + rng.IntN(100)}
 	l.KeySize, l.ValueSize = pick(rng, sizes...), pick(rng, sizes...)
 	c.rank, c.hidden = 1+rng.IntN(20), 1+rng.IntN(40)
@@ -120,7 +127,7 @@ func randomCase(rng *rand.Rand) testCase {
 	if l.KeyType == Q80 || l.KeyType == Q40 {
 		l.KeySize = pick(rng, 32, 64, 96, 128)
 	}
-	if l.ValueType == Q80 {
+	if l.ValueType == Q80 || l.ValueType == Q40 {
 		l.ValueSize = pick(rng, 32, 64, 96, 128)
 	}
 	if rng.IntN(4) == 0 {
@@ -133,6 +140,12 @@ func randomCase(rng *rand.Rand) testCase {
 	l.Budget = 1 + rng.IntN(60)
 	l.Heavy = rng.IntN(l.Budget + 1)
 	l.Pinned = rng.IntN(min(l.Heavy, 5) + 1)
+	if rng.IntN(2) == 0 {
+		for range l.HeadsKV {
+			b := max(1, l.Pinned) + rng.IntN(90)
+			l.Budgets = append(l.Budgets, Budget{b, l.Pinned + rng.IntN(b-l.Pinned+1)})
+		}
+	}
 	c.softCap = pick[float32](rng, 0, 0, 10)
 	c.sinks = rng.IntN(4) == 0
 	for n := 0; n < 100; {
@@ -230,7 +243,7 @@ type savedHead struct {
 }
 
 const (
-	savedHeader = 8 + 16 + 12*4
+	savedHeader = 8 + 16 + 10*4
 	savedSum    = 8
 )
 
@@ -251,6 +264,7 @@ func parseSave(t testing.TB, cache *Cache, saved []byte) []savedHead {
 	for i := range heads {
 		h := &heads[i]
 		var fixed struct {
+			Slots, Heavy               int32
 			N, Last, Evicted, Reserved int32
 			Folded                     int64
 		}

@@ -9,16 +9,23 @@
 
 // One KV head's work. A pair's index: slots 0 .. n - 1, then the micro-batch's tokens.
 struct task {
-    struct lesskv_cache *        cache;
+    struct lesskv_cache *        cache; // gather only reads it
+    const struct lesskv_layer *  layer; // whose attend came before: the cache's own, or a sharer
     const struct lesskv_ubatch * ub;
     struct lesskv_head *         head;
     int32_t head_kv;
     int32_t n, n_pair;
 };
 
-static struct task task_of(struct lesskv_cache * cache, const struct lesskv_ubatch * ub, int32_t head_kv) {
+static struct task task_of(struct lesskv_cache * cache, const struct lesskv_layer * layer, const struct lesskv_ubatch * ub, int32_t head_kv) {
     struct lesskv_head * h = &cache->head[head_kv];
-    return (struct task) { cache, ub, h, head_kv, h->n, h->n + ub->n_tokens };
+    return (struct task) { cache, layer, ub, h, head_kv, h->n, h->n + ub->n_tokens };
+}
+
+// How many pairs go.
+static int32_t evicts(const struct task * t) {
+    const int32_t slots = t->head->budget.slots;
+    return t->n_pair > slots ? t->n_pair - slots : 0;
 }
 
 static int32_t pos_at(const struct task * t, int32_t i) {
@@ -43,18 +50,18 @@ static void keep(const struct task * t, int32_t slot, int32_t i, float score) {
     t->head->score[slot] = score;
 }
 
-// Step 2 of a small micro-batch: attend left every query's exponentials, and what makes each part of them softmax weights.
-static void score_few(const struct task * t, const struct scratch * s) {
-    const struct lesskv_layer *  l = &t->cache->layer;
+// What pairs were worth in a small micro-batch: attend left every query's exponentials, and what makes each part of them softmax
+// weights.
+static const float * add_few(const struct task * t, const struct scratch * s) {
+    const struct lesskv_layer *  l = t->layer;
     const struct lesskv_policy * policy = l->policy;
     const int32_t n     = l->n_head / l->n_head_kv * t->ub->n_tokens;
-    const int32_t parts = lesskv_parts(s, t->n);
-    const int32_t each  = lesskv_part_slots(s, t->n);
+    const struct parts parts = lesskv_parts(t->cache, t->head_kv, t->n, t->n + t->head->folded);
     float * all = s->worth + (size_t) t->head_kv * (size_t) n * s->width; // in the first query's place
-    for (int32_t i = 0; i < parts; i++) {
-        const float * share = s->share + ((size_t) t->head_kv * (size_t) s->part_step + (size_t) i) * (size_t) n;
-        const int32_t r0 = i * each;
-        const int32_t r1 = i + 1 < parts ? r0 + each : t->n_pair;
+    for (int32_t i = 0; i < parts.n; i++) {
+        const float * share = s->share + (size_t) (parts.first + i) * (size_t) n;
+        const int32_t r0 = i * parts.slots;
+        const int32_t r1 = i + 1 < parts.n ? r0 + parts.slots : t->n_pair;
         for (int32_t r = r0; r < r1; r += VW) { // what lies behind r1 is of no part, and no one's
             vf sum = vf_number(vf_set(share[0]) * vf_load(all + r));
             for (int32_t a = 1; a < n; a++) {
@@ -64,13 +71,12 @@ static void score_few(const struct task * t, const struct scratch * s) {
             vf_store(all + r, sum);
         }
     }
-    policy->score(t->head->score, all, t->n, t->ub->n_tokens);
-    policy->score(s->score, all + t->n, t->ub->n_tokens, t->ub->n_tokens);
+    return all;
 }
 
 // attend's units of a KV head in a large micro-batch.
 static size_t units_of(const struct task * t, const struct scratch * s) {
-    const struct lesskv_layer * l = &t->cache->layer;
+    const struct lesskv_layer * l = t->layer;
     return (size_t) (l->n_head / l->n_head_kv) * (size_t) s->n_chunk;
 }
 
@@ -81,8 +87,8 @@ static float * worth_of(const struct task * t, const struct scratch * s, size_t 
 
 // A share of step 2, which other threads may have the rest of: attend's units become one, in the place of the last, for the
 // pairs from r0 on, below r1.
-static void add_units(const struct task * t, const struct scratch * s, int32_t r0, int32_t r1) {
-    const struct lesskv_layer * l = &t->cache->layer;
+static const float * add_units(const struct task * t, const struct scratch * s, int32_t r0, int32_t r1) {
+    const struct lesskv_layer * l = t->layer;
     const size_t units = units_of(t, s);
     float * all = worth_of(t, s, units - 1);
     for (size_t u = 0; u + 1 < units; u++) {
@@ -99,6 +105,46 @@ static void add_units(const struct task * t, const struct scratch * s, int32_t r
             }
         }
     }
+    return all;
+}
+
+// How many shares a KV head's pairs are cut into, where attend's units are many; and the first pair of one of them.
+static int32_t shares_of(const struct lesskv_layer * l, const struct scratch * s) {
+    return s->worth && !s->few ? COMMIT_UNITS / l->n_head_kv + 1 : 1;
+}
+
+static int32_t share_at(const struct task * t, int32_t shares, int32_t share) {
+    const int32_t each = (int32_t) round_up((size_t) (t->n_pair / shares + 1), LANES);
+    return share * each < t->n_pair ? share * each : t->n_pair;
+}
+
+void lesskv_gather(const struct lesskv_cache * cache, const struct lesskv_ubatch * ub, void * scratch, int n_threads, int ith, int nth) {
+    const int workers = nth < n_threads ? nth : n_threads;
+    const struct lesskv_layer l = lesskv_layer_asking(cache, ub);
+    const struct scratch s = lesskv_scratch_plan(&l, ub->n_tokens, n_threads, scratch, ith);
+    if (ith >= workers || !s.worth) {
+        return;
+    }
+    struct lesskv_profile * profile = ub->profile ? ub->profile + ith : NULL;
+    lesskv_start(profile);
+    const uint64_t begin = profile ? profile->last : 0;
+    const int32_t shares = shares_of(&l, &s);
+    for (int32_t u = ith; u < shares * l.n_head_kv; u += workers) {
+        const struct task t = task_of((struct lesskv_cache *) cache, &l, ub, u / shares);
+        const int32_t r0 = share_at(&t, shares, u % shares);
+        const int32_t r1 = share_at(&t, shares, u % shares + 1);
+        const float * all = s.few ? add_few(&t, &s) : add_units(&t, &s, r0, r1);
+        float * worth = ub->worth + (size_t) t.head_kv * s.width;
+        for (int32_t i = r0; i < r1; i++) {
+            const float before = ub->layer ? worth[i] : 0; // the first finds what the last micro-batch left
+            const float more   = l.policy->worth == LESSKV_WORTH_SUM ? before + all[i] : all[i];
+            worth[i] = more > before ? more : before;
+        }
+    }
+    lesskv_lap(profile, LESSKV_PHASE_SCORE);
+    if (profile) {
+        profile->commit += lesskv_now() - begin;
+    }
 }
 
 // Step 2.
@@ -106,10 +152,9 @@ static void score(const struct task * t, const struct scratch * s) {
     const struct lesskv_policy * policy = t->cache->layer.policy;
     const int32_t n_token = t->ub->n_tokens;
     memset(s->score, 0, (size_t) n_token * sizeof(float));
-    if (s->worth && s->few) {
-        score_few(t, s);
-    } else if (s->worth) {
-        const float * all = worth_of(t, s, units_of(t, s) - 1);
+    if (s->worth) {
+        const float * all = t->ub->worth ? t->ub->worth + (size_t) t->head_kv * s->width
+            : s->few ? add_few(t, s) : worth_of(t, s, units_of(t, s) - 1);
         policy->score(t->head->score, all, t->n, n_token);
         policy->score(s->score, all + t->n, n_token, n_token);
     }
@@ -118,8 +163,8 @@ static void score(const struct task * t, const struct scratch * s) {
 // The position from which on pairs are among the r newest. None of these positions is missing: nothing newer than that was
 // ever evicted, and where the sequence was cut by c tokens, nothing is evicted again before more than c have come.
 static int64_t newest(const struct task * t) {
-    const struct lesskv_layer * l = &t->cache->layer;
-    return (int64_t) t->ub->pos + t->ub->n_tokens - (l->budget - l->heavy);
+    const struct lesskv_budget b = t->head->budget;
+    return (int64_t) t->ub->pos + t->ub->n_tokens - (b.slots - b.heavy);
 }
 
 // The keys of pairs that stay in any case become the largest there is: pinned ones, and the r newest.
@@ -254,21 +299,19 @@ enum lesskv_status lesskv_commit(struct lesskv_cache * cache, const struct lessk
     lesskv_start(s.profile);
     const uint64_t begin = s.profile ? s.profile->last : 0;
     // a large micro-batch has much to add up, and may have one KV head: the sums are shared, the rest is the last one's
-    const int32_t shares = s.worth && !s.few ? COMMIT_UNITS / l->n_head_kv + 1 : 1;
+    const int32_t shares = ub->worth ? 1 : shares_of(l, &s);
     for (int32_t u = ith; u < shares * l->n_head_kv; u += workers) {
         const int32_t j = u / shares;
-        const struct task t = task_of(cache, ub, j);
-        if (s.worth && !s.few) {
-            const int32_t each = (int32_t) round_up((size_t) (t.n_pair / shares + 1), LANES);
-            const int32_t r0   = u % shares * each;
-            add_units(&t, &s, r0, r0 + each < t.n_pair ? r0 + each : t.n_pair);
+        const struct task t = task_of(cache, l, ub, j);
+        if (s.worth && !s.few && !ub->worth) {
+            add_units(&t, &s, share_at(&t, shares, u % shares), share_at(&t, shares, u % shares + 1));
             lesskv_lap(s.profile, LESSKV_PHASE_SCORE);
         }
         if (atomic_fetch_add_explicit(&cache->arrived[j], 1, memory_order_acq_rel) != shares - 1) {
             continue;
         }
         atomic_store_explicit(&cache->arrived[j], 0, memory_order_relaxed);
-        const int32_t n_evict = t.n_pair > l->budget ? t.n_pair - l->budget : 0;
+        const int32_t n_evict = evicts(&t);
         int32_t n_slot = 0, highest = -1;
         score(&t, &s);
         lesskv_lap(s.profile, LESSKV_PHASE_SCORE);
@@ -309,7 +352,7 @@ static void score_ref(const struct task * t, const struct room * w, const double
         if (l->policy->worth == LESSKV_WORTH_NONE) {
             continue;
         }
-        const float all = (float) worth[i < t->n ? i : l->budget + i - t->n];
+        const float all = (float) worth[i < t->n ? i : lesskv_cache_width(t->cache) + i - t->n];
         l->policy->score(&w->score[i], &all, 1, t->ub->n_tokens);
     }
     for (int32_t i = 0; i < t->n; i++) {
@@ -327,7 +370,7 @@ static uint64_t key_ref(const struct task * t, const struct room * w, int32_t i)
     const int32_t pos = pos_at(t, i);
     uint64_t key;
     l->policy->keys(&key, &w->score[i], &pos, 1);
-    return pos < l->pinned || newer < l->budget - l->heavy ? UINT64_MAX : key;
+    return pos < l->pinned || newer < t->head->budget.slots - t->head->budget.heavy ? UINT64_MAX : key;
 }
 
 static void evict_ref(const struct task * t, const struct room * w, int32_t n_evict) {
@@ -388,7 +431,7 @@ enum lesskv_status lesskv_commit_ref(struct lesskv_cache * cache, const struct l
     const struct lesskv_layer * l = &cache->layer;
     const size_t rank   = (size_t) cache->rank;
     const size_t hidden = l->kernels ? (size_t) l->kernels->hidden : 0;
-    const size_t pairs  = (size_t) cache->head[0].n + (size_t) ub->n_tokens;
+    const size_t pairs  = (size_t) lesskv_cache_width(cache) + (size_t) ub->n_tokens;
     const size_t state  = rank * ((size_t) l->dv + 1);
     double *  d     = malloc((state + 1) * sizeof *d);
     float *   f     = malloc((pairs + (size_t) l->dk + (size_t) l->dv + hidden + 3 * rank) * sizeof *f);
@@ -400,9 +443,9 @@ enum lesskv_status lesskv_commit_ref(struct lesskv_cache * cache, const struct l
         float * k = f + pairs;
         double * sum = sums ? sums + (size_t) j * state : d;
         const struct room w = { f, gone, order, k, k + l->dk, k + l->dk + l->dv, k + l->dk + l->dv + rank, sum };
-        const struct task t = task_of(cache, ub, j);
-        const int32_t n_evict = t.n_pair > l->budget ? t.n_pair - l->budget : 0;
-        score_ref(&t, &w, worth + (size_t) j * ((size_t) l->budget + (size_t) ub->n_tokens));
+        const struct task t = task_of(cache, l, ub, j);
+        const int32_t n_evict = evicts(&t);
+        score_ref(&t, &w, worth + (size_t) j * ((size_t) lesskv_cache_width(cache) + (size_t) ub->n_tokens));
         evict_ref(&t, &w, n_evict);
         if (!sums) {
             state_ref(&t, &w, false);

@@ -42,7 +42,7 @@ func newContract(c *testCase, phi [2]Mat, psi [3]Mat) *contract {
 		m.z = append(m.z, make([]float64, c.rank))
 	}
 	read := func(mat Mat, n int) []float64 { return wide(mat.Type.ToF32(mat.Data, n)) }
-	if c.rank > 0 {
+	if c.rank > 0 && psi[0].Data != nil {
 		m.phi[0] = read(phi[0], l.Heads*c.hidden*l.KeySize)
 		m.phi[1] = read(phi[1], l.Heads*c.rank*c.hidden)
 		m.psi[0] = read(psi[0], l.HeadsKV*c.hidden*l.KeySize)
@@ -66,8 +66,8 @@ func product(w []float64, head, n int, x []float64, f func(float64) float64) []f
 
 func absGelu(x float64) float64 { return math.Abs(gelu(x)) }
 
-func (m *contract) phiOf(head int, q []float64) []float64 {
-	return product(m.phi[1], head, m.c.rank, product(m.phi[0], head, m.c.hidden, q, gelu), absGelu)
+func (m *contract) phiOf(phi [2][]float64, head int, q []float64) []float64 {
+	return product(phi[1], head, m.c.rank, product(phi[0], head, m.c.hidden, q, gelu), absGelu)
 }
 
 func (m *contract) psiOf(head int, k []float64) []float64 {
@@ -75,11 +75,16 @@ func (m *contract) psiOf(head int, k []float64) []float64 {
 	return product(m.psi[2], head, m.c.rank, product(m.psi[1], head, m.c.rank, x, gelu), math.Abs)
 }
 
-// step does steps 1 and 2 of a micro-batch and returns the outputs, [T][Hq][Dv].
-func (m *contract) step(u *Ubatch) []float64 {
+// micro is a micro-batch on its way: for each KV head the pairs that are held, it among them, and what they were worth so far.
+type micro struct {
+	all      [][]pair
+	sum, top [][]float64
+}
+
+// take begins a micro-batch.
+func (m *contract) take(u *Ubatch) micro {
 	l := &m.c.layer
-	g := l.Heads / l.HeadsKV
-	out := make([]float64, u.Tokens*l.Heads*l.ValueSize)
+	var b micro
 	for j := range l.HeadsKV {
 		all := slices.Clone(m.pairs[j])
 		for t := range u.Tokens {
@@ -87,30 +92,55 @@ func (m *contract) step(u *Ubatch) []float64 {
 			v := l.ValueType.ToF32(u.V[j*u.VHead+t*u.VToken:], l.ValueSize)
 			all = append(all, pair{wide(k), wide(v), u.Pos + t, 0})
 		}
-		sum, top := make([]float64, len(all)), make([]float64, len(all))
-		for i := j * g; i < (j+1)*g; i++ {
-			for t := range u.Tokens {
-				at := (i*u.QHead + t*u.QToken) / 4
-				m.attend(j, i, t, u, wide(u.Q[at:at+l.KeySize]), all, sum, top, out[(t*l.Heads+i)*l.ValueSize:][:l.ValueSize])
-			}
+		b.all = append(b.all, all)
+		b.sum, b.top = append(b.sum, make([]float64, len(all))), append(b.top, make([]float64, len(all)))
+	}
+	return b
+}
+
+// ask is step 1 for the heads of a layer, its own or a sharer, and returns the outputs, [T][Hq][Dv].
+func (m *contract) ask(u *Ubatch, heads int, phi [2][]float64, b micro) []float64 {
+	l := &m.c.layer
+	g := heads / l.HeadsKV
+	out := make([]float64, u.Tokens*heads*l.ValueSize)
+	for i := range heads {
+		j := i / g
+		for t := range u.Tokens {
+			at := (i*u.QHead + t*u.QToken) / 4
+			m.attend(j, i, t, u, wide(u.Q[at:at+l.KeySize]), phi, b.all[j], b.sum[j], b.top[j], out[(t*heads+i)*l.ValueSize:][:l.ValueSize])
 		}
-		d := math.Pow(0.95, 1.0/32)
-		for i := range all {
-			switch {
-			case l.Window > 0:
-			case l.Policy == "h2o":
-				all[i].score += sum[i]
-			case l.Policy == "peak":
-				all[i].score = max(all[i].score*math.Pow(d, float64(u.Tokens)), top[i])
-			}
-		}
-		m.pairs[j] = all
 	}
 	return out
 }
 
+// score is step 2.
+func (m *contract) score(u *Ubatch, b micro) {
+	l := &m.c.layer
+	d := math.Pow(0.95, 1.0/32)
+	for j, all := range b.all {
+		for i := range all {
+			switch {
+			case l.Window > 0:
+			case l.Policy == "h2o":
+				all[i].score += b.sum[j][i]
+			case l.Policy == "peak":
+				all[i].score = max(all[i].score*math.Pow(d, float64(u.Tokens)), b.top[j][i])
+			}
+		}
+		m.pairs[j] = all
+	}
+}
+
+// step does steps 1 and 2 of a micro-batch and returns the outputs, [T][Hq][Dv].
+func (m *contract) step(u *Ubatch) []float64 {
+	b := m.take(u)
+	out := m.ask(u, m.c.layer.Heads, m.phi, b)
+	m.score(u, b)
+	return out
+}
+
 // attend is "Attention of one query", and what it adds to the scores.
-func (m *contract) attend(j, head, t int, u *Ubatch, q []float64, all []pair, sum, top, out []float64) {
+func (m *contract) attend(j, head, t int, u *Ubatch, q []float64, kernel [2][]float64, all []pair, sum, top, out []float64) {
 	l := &m.c.layer
 	s := float64(u.Scale)
 	p := u.Pos + t
@@ -149,12 +179,12 @@ func (m *contract) attend(j, head, t int, u *Ubatch, q []float64, all []pair, su
 	if u.Sinks != nil {
 		den += math.Exp(float64(u.Sinks[head]) - base)
 	}
-	if m.c.rank > 0 {
+	if kernel[0] != nil {
 		qn := make([]float64, len(q))
 		for d := range q {
 			qn[d] = q[d] * s * math.Sqrt(float64(l.KeySize))
 		}
-		phi := m.phiOf(head, qn)
+		phi := m.phiOf(kernel, head, qn)
 		for r := range phi { // exp(L) times value and 1: phi H and phi z
 			for c := range out {
 				out[c] += math.Exp(-base) * phi[r] * m.H[j][r*l.ValueSize+c]
@@ -171,9 +201,9 @@ func (m *contract) attend(j, head, t int, u *Ubatch, q []float64, all []pair, su
 func (m *contract) evict(j int, theirs []int32) {
 	l := &m.c.layer
 	all := m.pairs[j]
-	b, h, policy := l.Budget, l.Heavy, l.Policy
+	b, h, policy := l.BudgetOf(j).Slots, l.BudgetOf(j).Heavy, l.Policy
 	if l.Window > 0 {
-		b, h, policy = l.Window-1, 0, "lambda"
+		policy = "lambda"
 	}
 	pinned := func(x pair) bool { return x.pos < l.Pinned && l.Window == 0 }
 	slices.SortFunc(all, func(x, y pair) int { return x.pos - y.pos })

@@ -77,19 +77,25 @@ func drawInterleaving(seed uint64) *interleaving {
 	n := int(seed)
 	y.Policy = PolicyNames()[n%len(PolicyNames())] // all of them, and all types, with all of the others in turn
 	y.KeyType = []Type{F32, F16, Q80, Q40}[n/3%4]
-	y.ValueType = []Type{F32, F16, Q80}[n/12%3]
+	y.ValueType = []Type{F32, F16, Q80, Q40}[n/12%4]
 	y.HeadsKV = 1 + rng.IntN(2)
 	y.Heads = y.HeadsKV * (1 + rng.IntN(3))
 	y.KeySize, y.ValueSize = pick(rng, 8, 16, 20, 32), pick(rng, 8, 16, 20, 32)
 	if y.KeyType == Q80 || y.KeyType == Q40 {
 		y.KeySize = 32
 	}
-	if y.ValueType == Q80 {
+	if y.ValueType == Q80 || y.ValueType == Q40 {
 		y.ValueSize = 32
 	}
 	y.Budget = 1 + rng.IntN(24)
 	y.Heavy = rng.IntN(y.Budget + 1)
 	y.Pinned = rng.IntN(min(y.Heavy, 3) + 1)
+	if rng.IntN(3) > 0 { // each KV head with its own, as they are allocated
+		for range y.HeadsKV {
+			b := max(1, y.Pinned) + rng.IntN(24)
+			y.Budgets = append(y.Budgets, Budget{b, y.Pinned + rng.IntN(b-y.Pinned+1)})
+		}
+	}
 	c.kernelType = F32
 	if rng.IntN(4) > 0 {
 		c.rank, c.hidden = 1+rng.IntN(6), 1+rng.IntN(8)
@@ -99,7 +105,7 @@ func drawInterleaving(seed uint64) *interleaving {
 	}
 	c.softCap = pick[float32](rng, 0, 0, 10)
 	c.sinks = rng.IntN(6) == 0
-	c.name = fmt.Sprintf("%s, keys %v, values %v, %d of %d heavy, %d pinned, window %d, rank %d", y.Policy, y.KeyType, y.ValueType, y.Heavy, y.Budget, y.Pinned, y.Window, c.rank)
+	c.name = fmt.Sprintf("%s, keys %v, values %v, %d of %d heavy, by head %v, %d pinned, window %d, rank %d", y.Policy, y.KeyType, y.ValueType, y.Heavy, y.Budget, y.Budgets, y.Pinned, y.Window, c.rank)
 	var bag []int
 	for i, s := range steps {
 		bag = append(bag, slices.Repeat([]int{i}, s.often)...)
@@ -158,7 +164,7 @@ func (l *interleaving) follow(list []draw, counts map[string]int, done []string)
 		y.Kernels = k
 	}
 	endless := c // the contract of a layer that evicts nothing: what goes is follow's
-	endless.layer.Budget = 1 << 30
+	endless.layer.Budget, endless.layer.Budgets = 1<<30, nil
 	p := &played{c: &c, counts: counts}
 	var caches []*Cache
 	defer func() {
@@ -168,6 +174,9 @@ func (l *interleaving) follow(list []draw, counts map[string]int, done []string)
 	}()
 	another := c.layer
 	another.Budget, another.Window = another.Budget+1, max(another.Window, 0)
+	if another.Budgets = slices.Clone(another.Budgets); another.Budgets != nil {
+		another.Budgets[another.HeadsKV-1].Slots++
+	}
 	if another.Window > 0 {
 		another.Window++
 	}
@@ -225,24 +234,24 @@ func (l *interleaving) shrink(err error) ([]string, error) {
 // check compares what can be asked of a cache with the model.
 func (s *sequence) check() error {
 	l := s.layer
-	width := l.Budget
-	if l.Window > 0 {
-		width = l.Window - 1
-	}
 	stats := s.cache.Stats()
-	want := Stats{Seen: s.seen, Kept: len(s.model.pairs[0]), PosMin: -1, PosMax: s.last}
-	want.Folded = s.seen - want.Kept
+	want := Stats{Seen: s.seen, PosMin: -1, PosMax: s.last}
+	width := 0
+	for j, pairs := range s.model.pairs {
+		want.Kept, want.Folded = max(want.Kept, len(pairs)), max(want.Folded, s.seen-len(pairs))
+		width += l.BudgetOf(j).Slots
+	}
 	if want.Folded > 0 {
 		want.PosMin = s.evicted + 1
 	} else if want.Kept > 0 {
 		want.PosMin = slices.MinFunc(s.model.pairs[0], func(a, b pair) int { return a.pos - b.pos }).pos
 	}
-	if stats != want || stats.Kept > width {
-		return fmt.Errorf("%+v, want %+v in %d slots", stats, want, width)
+	if stats != want {
+		return fmt.Errorf("%+v, want %+v", stats, want)
 	}
 	for j, pairs := range s.model.pairs {
 		pos, score := s.cache.Slots(j)
-		if len(pos) != len(pairs) {
+		if len(pos) != len(pairs) || len(pos) > l.BudgetOf(j).Slots {
 			return fmt.Errorf("KV head %d holds %v, want %d pairs", j, pos, len(pairs))
 		}
 		for _, a := range pairs {
@@ -257,7 +266,7 @@ func (s *sequence) check() error {
 	}
 	slots, state, err := l.Bytes()
 	slot := l.KeyType.RowSize(l.KeySize) + l.ValueType.RowSize(l.ValueSize) + 8
-	if err != nil || slots != l.HeadsKV*width*slot || state != l.HeadsKV*s.model.c.rank*(l.ValueSize+1)*4 {
+	if err != nil || slots != width*slot || state != l.HeadsKV*s.model.c.rank*(l.ValueSize+1)*4 {
 		return fmt.Errorf("%d bytes of slots and %d of state (%v), want what the formula says", slots, state, err)
 	}
 	return nil
@@ -319,19 +328,20 @@ func (s *sequence) follow(j int) error {
 		s.evicted = max(s.evicted, oldest-1)
 		return nil
 	}
-	if want := min(l.Budget, len(all)); len(pos) != want {
+	b := l.BudgetOf(j)
+	if want := min(b.Slots, len(all)); len(pos) != want {
 		return fmt.Errorf("KV head %d holds %d pairs of %d, want %d", j, len(pos), len(all), want)
 	}
 	var kept, gone []pair
 	worst, best := math.Inf(1), math.Inf(-1) // of those that stay for their score, and of those that go
 	for i, a := range all {
-		recent := i >= len(all)-(l.Budget-l.Heavy)
-		first := i < l.Heavy && (l.Policy == "lambda" || a.pos < l.Pinned)
+		recent := i >= len(all)-(b.Slots-b.Heavy)
+		first := i < b.Heavy && (l.Policy == "lambda" || a.pos < l.Pinned)
 		switch {
 		case slices.Contains(pos, int32(a.pos)):
 			kept = append(kept, a)
 			if !recent && !first {
-				if worst = min(worst, a.score); l.Policy == "lambda" && len(all) > l.Budget {
+				if worst = min(worst, a.score); l.Policy == "lambda" && len(all) > b.Slots {
 					return fmt.Errorf("KV head %d keeps %d, which is neither among the oldest nor among the newest", j, a.pos)
 				}
 			}

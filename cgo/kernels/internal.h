@@ -23,6 +23,7 @@ static inline size_t round_up(size_t n, size_t m) {
 
 // One KV head of a cache. Slots are in no order; the first n are used.
 struct lesskv_head {
+    struct lesskv_budget budget;
     int32_t n;
     int32_t last;    // last position committed, -1 if none
     int32_t evicted; // highest position evicted, -1 if none
@@ -36,7 +37,8 @@ struct lesskv_head {
 };
 
 struct lesskv_cache {
-    struct lesskv_layer layer; // a sliding window as its equal: policy lambda, h = 0, B = n_swa - 1, no kernels
+    struct lesskv_layer layer; // a sliding window as its equal: policy lambda, h = 0, B = n_swa - 1, no kernels. budget is the
+                               // largest of the heads'; budgets, where there are some, lie behind arrived
     size_t  row_k, row_v;      // bytes
     int32_t rank;              // 0 without kernels
     void *  data;              // what the heads point into
@@ -100,12 +102,10 @@ struct scratch {
     bool    few;     // a small micro-batch: worth holds exponentials, to be multiplied by share
 
     // of a small micro-batch; n = g T queries of a KV head, query h T + i being token i of its query head h
-    int32_t max_part;  // parts of a KV head, at most
-    int32_t part_step; // P, which no number of slots exceeds; a fuller cache may have fewer
-    float * part_top;  // [Hkv][P][n] largest logit
-    float * part_sum;  // [Hkv][P][n] sum of exponentials below it
-    float * part_acc;  // [Hkv][P][n][round_up(Dv, PAD)] the same of values
-    float * share;     // [Hkv][P][n] what makes a part's exponentials softmax weights over A
+    float * part_top;  // [parts of all KV heads][n] largest logit
+    float * part_sum;  // [parts][n] sum of exponentials below it
+    float * part_acc;  // [parts][n][round_up(Dv, PAD)] the same of values
+    float * share;     // [parts][n] what makes a part's exponentials softmax weights over A
     float * state_pz;  // [Hkv][n] phi(q).z
     float * state_acc; // [Hkv][n][round_up(Dv, PAD)] phi(q)H
 
@@ -141,15 +141,35 @@ static inline void lesskv_lap(struct lesskv_profile * p, enum lesskv_phase phase
     }
 }
 
-// Slots of every part but the last, where there are n; and the number of parts, one at least.
-static inline int32_t lesskv_part_slots(const struct scratch * s, int32_t n) {
-    const int32_t even = (int32_t) round_up(((size_t) n + (size_t) s->max_part - 1) / (size_t) s->max_part, LANES);
-    return even > FEW_SLOTS ? even : FEW_SLOTS;
+// How the slots of a KV head are cut in a small micro-batch. A head of many slots has many parts, so that the parts of heads with
+// unequal budgets take about as long as those of equal ones.
+struct parts {
+    int32_t slots; // of every part but the last
+    int32_t n;     // one at least
+    int32_t first; // the number of the first one among those of all heads
+};
+
+// Parts of n slots.
+static inline int32_t lesskv_part_count(int64_t n, int32_t slots) {
+    return n > slots ? (int32_t) ((n + slots - 1) / slots) : 1;
 }
 
-static inline int32_t lesskv_parts(const struct scratch * s, int32_t n) {
-    const int32_t slots = lesskv_part_slots(s, n);
-    return n > slots ? (n + slots - 1) / slots : 1;
+// For a KV head that has n slots of the `seen` tokens of the sequence. It asks what the other heads could hold and not what they do:
+// commit changes that while it asks.
+static inline struct parts lesskv_parts(const struct lesskv_cache * cache, int32_t head_kv, int32_t n, int64_t seen) {
+    int64_t held = 0;
+    for (int32_t j = 0; j < cache->layer.n_head_kv; j++) {
+        const int32_t most = cache->head[j].budget.slots;
+        held += seen < most ? seen : most;
+    }
+    const int32_t even = (int32_t) round_up((size_t) ((held + FEW_UNITS - 1) / FEW_UNITS), LANES);
+    struct parts p = { .slots = even > FEW_SLOTS ? even : FEW_SLOTS };
+    for (int32_t j = 0; j < head_kv; j++) {
+        const int32_t most = cache->head[j].budget.slots;
+        p.first += lesskv_part_count(seen < most ? seen : most, p.slots);
+    }
+    p.n = lesskv_part_count(n, p.slots);
+    return p;
 }
 
 // cache.c: whether n numbers are finite.
@@ -160,5 +180,9 @@ struct scratch lesskv_scratch_plan(const struct lesskv_layer * layer, int32_t n_
 
 // cache.c: a layer as it is kept, with a sliding window as its equal (see struct lesskv_cache).
 struct lesskv_layer lesskv_layer_plain(const struct lesskv_layer * layer);
+
+// cache.c: the layer whose queries a micro-batch has, as it attends to the cache: the cache's own or a sharer, without kernels
+// where it has no phi or the cache no state for it.
+struct lesskv_layer lesskv_layer_asking(const struct lesskv_cache * cache, const struct lesskv_ubatch * ub);
 
 #endif

@@ -30,7 +30,8 @@ type Kernels struct {
 	c     *C.struct_lesskv_kernels // and the matrices behind it
 }
 
-// NewKernels copies the matrices. phi: [Hq][R'][D], [Hq][R][R']; psi: [Hkv][R'][D], [Hkv][R][R'], [Hkv][R][R].
+// NewKernels copies the matrices. phi: [Hq][R'][D], [Hq][R][R']; psi: [Hkv][R'][D], [Hkv][R][R'], [Hkv][R][R]. A sharer has no psi,
+// all of its matrices empty; a layer whose own queries read the slots alone has no phi.
 func NewKernels(s Shape, phi [2]Mat, psi [3]Mat) (*Kernels, error) {
 	if s.Heads <= 0 || s.HeadsKV <= 0 || s.KeySize <= 0 || s.Rank <= 0 || s.Hidden <= 0 {
 		return nil, argument("kernels of %+v: every size must be positive", s)
@@ -48,7 +49,14 @@ func NewKernels(s Shape, phi [2]Mat, psi [3]Mat) (*Kernels, error) {
 	}
 	head := int(unsafe.Sizeof(C.struct_lesskv_kernels{}))
 	size := head
-	for _, m := range mats {
+	hasPhi, hasPsi := phi[0].Data != nil || phi[1].Data != nil, psi[0].Data != nil || psi[1].Data != nil || psi[2].Data != nil
+	if !hasPhi && !hasPsi {
+		return nil, argument("kernels without phi and psi")
+	}
+	for i, m := range mats {
+		if i < 2 && !hasPhi || i >= 2 && !hasPsi {
+			continue
+		}
 		row := m.mat.Type.RowSize(m.in)
 		if row == 0 {
 			return nil, argument("%s: rows of %d elements can't be %v", m.name, m.in, m.mat.Type)
@@ -67,6 +75,9 @@ func NewKernels(s Shape, phi [2]Mat, psi [3]Mat) (*Kernels, error) {
 	*c = C.struct_lesskv_kernels{rank: C.int32_t(s.Rank), hidden: C.int32_t(s.Hidden)}
 	at := head
 	for i, m := range mats {
+		if m.mat.Data == nil {
+			continue
+		}
 		to := unsafe.Add(p, at)
 		at += copy(unsafe.Slice((*byte)(to), len(m.mat.Data)), m.mat.Data)
 		cm := C.struct_lesskv_mat{_type: C.enum_lesskv_type(m.mat.Type), data: to}
@@ -90,7 +101,7 @@ func (k *Kernels) Shape() Shape { return k.shape }
 
 // Phi returns phi of the n query vectors of a query head, x being [n][D] and already scaled (qn in algorithm.md): [n][R].
 func (k *Kernels) Phi(head int, x []float32) ([]float32, error) {
-	if head < 0 || head >= k.shape.Heads {
+	if head < 0 || head >= k.shape.Heads || k.c != nil && k.c.phi[0].data == nil {
 		return nil, argument("phi: query head %d of %d", head, k.shape.Heads)
 	}
 	return k.apply(x, func(x, out, tmp *C.float, n C.int32_t) {
@@ -100,7 +111,7 @@ func (k *Kernels) Phi(head int, x []float32) ([]float32, error) {
 
 // Psi returns psi of n keys of a KV head, x being [n][D]: [n][R].
 func (k *Kernels) Psi(head int, x []float32) ([]float32, error) {
-	if head < 0 || head >= k.shape.HeadsKV {
+	if head < 0 || head >= k.shape.HeadsKV || k.c != nil && k.c.psi[0].data == nil {
 		return nil, argument("psi: KV head %d of %d", head, k.shape.HeadsKV)
 	}
 	return k.apply(x, func(x, out, tmp *C.float, n C.int32_t) {

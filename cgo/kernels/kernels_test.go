@@ -28,7 +28,7 @@ func TestPhiPsi(t *testing.T) {
 			got, err := k.Phi(head, x)
 			require.NoError(t, err)
 			for n := range 3 {
-				sameVector(t, m.phiOf(head, wide(x[n*l.KeySize:][:l.KeySize])), got[n*c.rank:][:c.rank])
+				sameVector(t, m.phiOf(m.phi, head, wide(x[n*l.KeySize:][:l.KeySize])), got[n*c.rank:][:c.rank])
 			}
 		}
 		for head := range l.HeadsKV {

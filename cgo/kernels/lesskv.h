@@ -11,8 +11,9 @@
 //                     was worth to the queries
 //     lesskv_commit   every thread; scores, evicts, folds
 //
-// Both split their work over (ith, nth), are right for any nth >= 1, and give the same bits for every
-// nth. Nothing here allocates but lesskv_cache_new; nothing aborts, prints or keeps global state.
+// Where other layers share the cache, they attend before that (lesskv_gather below). All split their work over (ith, nth), are right
+// for any nth >= 1, and give the same bits for every nth. Nothing here allocates but lesskv_cache_new, and lesskv_allocate while it
+// runs; nothing aborts, prints or keeps global state.
 //
 // Symbols: T tokens of the micro-batch, D = dk and Dv = dv the head sizes, Hq = n_head, Hkv = n_head_kv,
 // g = Hq/Hkv query heads a KV head, B = budget.
@@ -33,7 +34,7 @@ extern "C" {
 enum lesskv_type {
     LESSKV_TYPE_F32  = 0,
     LESSKV_TYPE_F16  = 1,
-    LESSKV_TYPE_Q4_0 = 2, // blocks of 32: one f16 scale, 16 bytes, the first 16 elements in their low halves; no values
+    LESSKV_TYPE_Q4_0 = 2, // blocks of 32: one f16 scale, 16 bytes, the first 16 elements in their low halves
     LESSKV_TYPE_Q8_0 = 8, // blocks of 32: one f16 scale, 32 int8
 };
 
@@ -50,7 +51,8 @@ struct lesskv_mat {
     const void *     data;
 };
 
-// The trained kernels of one layer ("Kernels" in algorithm.md). Not owned.
+// The trained kernels of one layer ("Kernels" in algorithm.md). Not owned. Without phi (data NULL in both) the layer's own queries
+// read the slots alone, and psi folds for those of sharers; a sharer has phi alone.
 //     phi(q) = |gelu(gelu(q W1) W2)|       phi[0] [Hq][R'][D]   phi[1] [Hq][R][R']
 //     psi(k) = |gelu(gelu(k U1) U2) U3|    psi[0] [Hkv][R'][D]  psi[1] [Hkv][R][R']  psi[2] [Hkv][R][R]
 struct lesskv_kernels {
@@ -76,14 +78,26 @@ const char *                 lesskv_policy_name(const struct lesskv_policy * pol
 const char *                 lesskv_policy_at  (int i); // the names, in order; NULL past the last
 int32_t lesskv_policy_heavy(const struct lesskv_policy * policy, int32_t budget); // h where none is given
 
+// What one KV head keeps: B = h + r slots.
+struct lesskv_budget {
+    int32_t slots; // B
+    int32_t heavy; // h
+};
+
+// Spreads n times budget slots over n KV heads by their weights: each has `least`, none more than `most`, and the sum is exact unless
+// every head has `most`. 1 <= least <= budget <= most, weights from 0 to LESSKV_WEIGHT_MAX, or it is LESSKV_ERR_ARG; they count in
+// steps of 2^-16. slots [n].
+#define LESSKV_WEIGHT_MAX 2147483648.0f // what a product of slots and weights has room for
+enum lesskv_status lesskv_allocate(const float * weight, int32_t n, int32_t budget, int32_t least, int32_t most, int32_t * slots);
+
 struct lesskv_layer {
     int32_t n_head, n_head_kv; // Hq, Hkv; Hq a multiple of Hkv
     int32_t dk, dv;            // D, Dv
-    enum lesskv_type type_k, type_v; // Q4_0 for keys only
+    enum lesskv_type type_k, type_v;
     const struct lesskv_policy * policy; // ignored if n_swa > 0
-    int32_t budget;            // B = h + r slots per KV head; ignored if n_swa > 0
-    int32_t heavy;             // h
-    int32_t pinned;            // first positions of the sequence that are never evicted; <= h
+    struct lesskv_budget budget; // of every KV head; ignored if n_swa > 0 or where each has its own
+    const struct lesskv_budget * budgets; // [Hkv] of each; or NULL
+    int32_t pinned;            // first positions of the sequence that are never evicted; <= every h
     int32_t n_swa;             // > 0: a sliding window: exact, n_swa - 1 slots, no policy, no state
     const struct lesskv_kernels * kernels; // NULL: sparse only. Ignored if n_swa > 0
 };
@@ -91,9 +105,10 @@ struct lesskv_layer {
 // One layer of one sequence: slots, scores, positions, H, z.
 struct lesskv_cache;
 
-enum lesskv_status lesskv_cache_new  (struct lesskv_cache ** out, const struct lesskv_layer * layer); // copies *layer
+enum lesskv_status lesskv_cache_new  (struct lesskv_cache ** out, const struct lesskv_layer * layer); // copies *layer, and its budgets
 void               lesskv_cache_free (struct lesskv_cache * cache); // NULL is fine
 void               lesskv_cache_clear(struct lesskv_cache * cache); // as new
+// As it is kept: budget is the largest of the heads'.
 const struct lesskv_layer * lesskv_cache_layer(const struct lesskv_cache * cache);
 // dst becomes a copy of src; both of equal layers, else LESSKV_ERR_ARG.
 enum lesskv_status lesskv_cache_copy (struct lesskv_cache * dst, const struct lesskv_cache * src);
@@ -106,8 +121,8 @@ void lesskv_layer_bytes(const struct lesskv_layer * layer, size_t * slots, size_
 
 struct lesskv_stats {
     int64_t seen;   // tokens committed
-    int64_t kept;   // slots in use, per KV head
-    int64_t folded; // evicted, per KV head (dropped ones included where there are no kernels)
+    int64_t kept;   // slots in use, in the KV head that has most
+    int64_t folded; // evicted, in the KV head that has evicted most (dropped ones included where there are no kernels)
     int32_t pos_min; // 1 + the highest evicted position over the heads, or the first position held; -1 if empty
     int32_t pos_max; // the last position; -1 if empty
 };
@@ -134,6 +149,8 @@ struct lesskv_ubatch {
     float soft_cap;       // 0: none; else l = cap tanh(l / cap)
     const float * sinks;  // [Hq] sink logits that join the denominator, or NULL
     float * out;          // f32 [T][Hq][Dv], no gaps
+    const struct lesskv_layer * layer; // NULL, or the sharer whose q, scale and out these are: lesskv_gather
+    float * worth;        // NULL, or the area of lesskv_gather
     struct lesskv_profile * profile; // [n_threads], where the time goes; or NULL
 };
 
@@ -171,16 +188,26 @@ void lesskv_attend(const struct lesskv_cache * cache, const struct lesskv_ubatch
 // becomes another one's copy.
 enum lesskv_status lesskv_commit(struct lesskv_cache * cache, const struct lesskv_ubatch * ub, void * scratch, int n_threads, int ith, int nth);
 
+// A cache that other layers share ("Layers that share another layer's cache" in algorithm.md). The layer that it is of attends first,
+// then each sharer: with layer set, which is the cache's but for n_head, a multiple of Hkv, and kernels, of which phi counts and is of
+// the cache's rank; with its own q, scale, soft_cap, sinks and out, and the k, v and pos of the first. Then comes the commit. A scratch
+// keeps what pairs were worth from attend to commit, and serves other layers in between. So, where the policy has scores, gather
+// follows each attend, every thread, behind a barrier, and takes that into worth; the commit has worth too, and reads no scratch.
+// worth: lesskv_worth_size floats, 0 where the policy has no scores (so has a sliding window) and nothing is to be gathered; unchanged
+// from the first gather to the commit. n_tokens: of the largest micro-batch.
+size_t lesskv_worth_size(const struct lesskv_layer * layer, int32_t n_tokens);
+void   lesskv_gather(const struct lesskv_cache * cache, const struct lesskv_ubatch * ub, void * scratch, int n_threads, int ith, int nth);
+
 // The same in simple loops and double precision, one thread, scratch of its own: what the fast ones are tested against.
 // LESSKV_ERR_NOMEM, and nothing changed; the second also LESSKV_ERR_FINITE, as above.
 enum lesskv_status lesskv_attend_ref(const struct lesskv_cache * cache, const struct lesskv_ubatch * ub, double * worth);
 enum lesskv_status lesskv_commit_ref(struct lesskv_cache * cache, const struct lesskv_ubatch * ub, const double * worth, double * sums);
-// worth: f64 [Hkv][B' + T], what the slots in storage order and then the micro-batch were worth to its queries: the sum of their
-// softmax weights over A, or the largest, as the policy asks; not used where it does not. B' = lesskv_cache_width. The first may
-// be given NULL.
+// worth: f64 [Hkv][B' + T]; a sharer's attend adds to what is there. What the slots in storage order and then the micro-batch were worth
+// to its queries: the sum of their softmax weights over A, or the largest, as the policy asks; not used where it does not. B' =
+// lesskv_cache_width. The first may be given NULL.
 // sums: f64 [Hkv][R][Dv + 1], a row of H and its element of z, from an empty cache on, which has zeros; H and z of the cache are
 // these, rounded. NULL: each micro-batch goes on from what is in the cache.
-int32_t lesskv_cache_width(const struct lesskv_cache * cache);
+int32_t lesskv_cache_width(const struct lesskv_cache * cache); // the slots that the KV head with most can hold
 
 // phi of n query vectors of one query head, psi of n keys of one KV head, into out [n][R]; x: f32 [n][D].
 void lesskv_phi(const struct lesskv_kernels * kernels, int32_t dk, int32_t head, const float * x, int32_t n, float * out, float * tmp);

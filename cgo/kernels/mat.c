@@ -196,11 +196,16 @@ static inline __attribute__((always_inline)) void cols_of(enum lesskv_type type,
     }
 }
 
+// Apart, as rows_of_q4_0 is.
+static __attribute__((noinline)) void cols_of_q4_0(struct rows a, int32_t n, const float * p, size_t ldp, int32_t nq, float * out, size_t ldo) {
+    cols_of(LESSKV_TYPE_Q4_0, a, n, p, ldp, nq, out, ldo);
+}
+
 void lesskv_cols_few(struct rows a, int32_t n, const float * p, size_t ldp, int32_t nq, float * out, size_t ldo) {
     switch (a.type) {
         case LESSKV_TYPE_F32:  cols_of(LESSKV_TYPE_F32,  a, n, p, ldp, nq, out, ldo); break;
         case LESSKV_TYPE_F16:  cols_of(LESSKV_TYPE_F16,  a, n, p, ldp, nq, out, ldo); break;
-        case LESSKV_TYPE_Q4_0: break; // no type of values
+        case LESSKV_TYPE_Q4_0: cols_of_q4_0(a, n, p, ldp, nq, out, ldo); break;
         case LESSKV_TYPE_Q8_0: cols_of(LESSKV_TYPE_Q8_0, a, n, p, ldp, nq, out, ldo); break;
     }
 }

@@ -19,11 +19,12 @@ static uintptr_t lay_few(struct scratch * s, const struct lesskv_layer * l, size
     const size_t heads = (size_t) l->n_head_kv;
     const size_t n     = (size_t) (l->n_head / l->n_head_kv) * (n_tokens < MAX_CHUNKS ? n_tokens : MAX_CHUNKS - 1);
     const size_t dv    = round_up((size_t) l->dv, PAD);
-    s->max_part = (int32_t) ((FEW_UNITS + heads - 1) / heads);
-    const int32_t most = (l->budget - 1) / FEW_SLOTS + 1;
-    s->part_step = most < s->max_part ? most : s->max_part;
+    size_t parts = 0; // of FEW_SLOTS each; or FEW_UNITS, and one more for what each head has left
+    for (int32_t j = 0; j < l->n_head_kv; j++) {
+        parts += (size_t) lesskv_part_count(l->budgets ? l->budgets[j].slots : l->budget.slots, FEW_SLOTS);
+    }
+    parts = parts < FEW_UNITS + heads ? parts : FEW_UNITS + heads;
 
-    const size_t parts = heads * (size_t) s->part_step;
     s->part_top  = take(&at, parts * n, sizeof(float));
     s->part_sum  = take(&at, parts * n, sizeof(float));
     s->share     = take(&at, parts * n, sizeof(float));
@@ -36,7 +37,7 @@ static uintptr_t lay_few(struct scratch * s, const struct lesskv_layer * l, size
 static uintptr_t lay_thread(struct scratch * s, const struct lesskv_layer * l, size_t n_tokens, uintptr_t at) {
     const size_t rank   = l->kernels ? (size_t) l->kernels->rank   : 0;
     const size_t hidden = l->kernels ? (size_t) l->kernels->hidden : 0;
-    const size_t pairs  = (size_t) l->budget + n_tokens;
+    const size_t pairs  = (size_t) l->budget.slots + n_tokens;
     const size_t dk     = (size_t) l->dk;
     const size_t dv     = round_up((size_t) l->dv, PAD);
 
@@ -56,7 +57,7 @@ static uintptr_t lay_thread(struct scratch * s, const struct lesskv_layer * l, s
 
 // Floats between two chunks' worths of a micro-batch of up to n_tokens.
 static size_t worth_width(const struct lesskv_layer * l, int32_t n_tokens) {
-    return round_up((size_t) l->budget + (size_t) n_tokens, PAD);
+    return round_up((size_t) l->budget.slots + (size_t) n_tokens, PAD);
 }
 
 // The chunks that a query head may have in a micro-batch of n_tokens, WORTH_BYTES being all that they may leave.
@@ -100,4 +101,9 @@ size_t lesskv_scratch_size(const struct lesskv_layer * layer, int32_t n_tokens, 
     const struct lesskv_layer plain = lesskv_layer_plain(layer);
     struct scratch s;
     return lay(&s, &plain, n_tokens > 0 ? n_tokens : 1, n_threads > 0 ? n_threads : 1, 0, 0) + 63;
+}
+
+size_t lesskv_worth_size(const struct lesskv_layer * layer, int32_t n_tokens) {
+    const struct lesskv_layer l = lesskv_layer_plain(layer);
+    return l.policy && l.policy->worth != LESSKV_WORTH_NONE ? (size_t) l.n_head_kv * worth_width(&l, n_tokens) : 0;
 }

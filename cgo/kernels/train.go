@@ -98,7 +98,9 @@ func (w *TrainWindow) with(heads, headsKV, keySize, valueSize int, f func(*C.str
 // Replay runs the layer's policy over the window and fills Sparse, LSE and Evicted. softCap and sinks are those of Ubatch.
 // The layer's types are F16, and it has neither kernels nor a window.
 func (w *TrainWindow) Replay(l Layer, softCap float32, sinks []float32) error {
-	layer, err := l.c()
+	var pin runtime.Pinner
+	defer pin.Unpin()
+	layer, err := l.c(&pin)
 	if err != nil {
 		return err
 	}
@@ -113,7 +115,9 @@ func (w *TrainWindow) Replay(l Layer, softCap float32, sinks []float32) error {
 // Missing returns, for each KV head, the mean log of the softmax mass that the sparse part of a query misses, over every
 // step-th query; nil if nothing is evicted.
 func (w *TrainWindow) Missing(l Layer, softCap float32, step int) ([]float64, error) {
-	layer, err := l.c()
+	var pin runtime.Pinner
+	defer pin.Unpin()
+	layer, err := l.c(&pin)
 	if err != nil {
 		return nil, err
 	}

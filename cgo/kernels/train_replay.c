@@ -30,14 +30,14 @@ static void free_room(struct room * r) {
 }
 
 static bool new_room(struct room * r, const struct lesskv_layer * l, int32_t t) {
-    const size_t n = (size_t) t, pairs = (size_t) l->budget + n;
+    const size_t n = (size_t) t, pairs = (size_t) l->budget.slots + n;
     r->q       = malloc(n * (size_t) l->n_head * (size_t) l->dk * sizeof(float));
     r->out     = malloc(n * (size_t) l->n_head * (size_t) l->dv * sizeof(float));
     r->key     = malloc(pairs * (size_t) l->dk * sizeof(float));
     r->logit   = malloc((n * pairs + VW) * sizeof(float));
     r->pack    = malloc(gemm_pack(t, l->dk) * sizeof(float));
-    r->pos     = malloc((size_t) l->budget * sizeof(int32_t));
-    r->score   = malloc((size_t) l->budget * sizeof(float));
+    r->pos     = malloc((size_t) l->budget.slots * sizeof(int32_t));
+    r->score   = malloc((size_t) l->budget.slots * sizeof(float));
     r->scratch = malloc(lesskv_scratch_size(l, t, 1));
     return r->q && r->out && r->key && r->logit && r->pack && r->pos && r->score && r->scratch;
 }
@@ -117,6 +117,7 @@ enum lesskv_status lesskv_train_replay(const struct lesskv_layer * layer, const 
     if (status != LESSKV_OK) {
         return status;
     }
+    l = lesskv_cache_layer(cache);
     struct room r;
     const bool ok = new_room(&r, l, w->n_ubatch);
     for (size_t i = 0; i < (size_t) l->n_head_kv * (size_t) w->n_tokens; i++) {
@@ -137,12 +138,12 @@ enum lesskv_status lesskv_train_replay(const struct lesskv_layer * layer, const 
         lesskv_attend(cache, &ub, r.scratch, 1, 0, 1);
         lesskv_from_f32(LESSKV_TYPE_F16, w->sparse + (size_t) pos * o, r.out, (int64_t) n * (int64_t) o);
         for (int32_t j = 0; j < l->n_head_kv; j++) {
-            const int32_t held = lesskv_cache_slots(cache, j, l->budget, r.pos, r.score);
+            const int32_t held = lesskv_cache_slots(cache, j, lesskv_cache_width(cache), r.pos, r.score);
             add_lse(l, w, &r, j, pos, n, held, soft_cap, sinks);
         }
         lesskv_commit(cache, &ub, r.scratch, 1, 0, 1);
         for (int32_t j = 0; j < l->n_head_kv; j++) {
-            const int32_t held = lesskv_cache_slots(cache, j, l->budget, r.pos, r.score);
+            const int32_t held = lesskv_cache_slots(cache, j, lesskv_cache_width(cache), r.pos, r.score);
             mark(w, &r, j, pos + n, held, m);
         }
     }

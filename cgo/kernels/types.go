@@ -17,7 +17,7 @@ type Type int32
 const (
 	F32 Type = C.LESSKV_TYPE_F32
 	F16 Type = C.LESSKV_TYPE_F16
-	Q40 Type = C.LESSKV_TYPE_Q4_0 // blocks of 32: one f16 scale, 32 times 4 bits; not for values
+	Q40 Type = C.LESSKV_TYPE_Q4_0 // blocks of 32: one f16 scale, 32 times 4 bits
 	Q80 Type = C.LESSKV_TYPE_Q8_0 // blocks of 32: one f16 scale, 32 int8
 )
 

@@ -26,6 +26,7 @@ bool llama_binding_get_info(void * state, llama_binding_info * info) {
             }
         }
         info->has_less = lesskv_get_info(ctx, &info->less);
+        info->bytes_cache -= info->less.bytes_recurrent; // no budget counts them
         return true;
     } catch (const std::exception &) {
         return false;

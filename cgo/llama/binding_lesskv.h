@@ -76,7 +76,7 @@ struct llama_binding_info {
     int32_t  n_ctx, n_ctx_train; // tokens
     int32_t  n_limit;            // tokens that a sequence can have here: n_ctx, with LESS up to n_ctx_train
     int32_t  n_batch, n_ubatch;
-    uint64_t bytes_cache;        // what the cache holds in memory now, whichever it is; with LESS, kernels and scratch count
+    uint64_t bytes_cache;        // what the cache holds in memory now, whichever it is; with LESS what a budget in bytes counts
     bool     has_less;
     struct lesskv_info less;     // if has_less
 };

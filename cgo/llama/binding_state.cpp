@@ -2,6 +2,8 @@
 
 #include "binding_impl.h"
 
+#include "gguf.h"
+
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
@@ -41,6 +43,12 @@ static std::string file_behind(const std::string & path, struct stat & st) {
     }
     if (!S_ISREG(st.st_mode)) {
         fail(LLAMA_BINDING_FAILED, "%s is not a file", path.c_str());
+    }
+    // What a model was loaded from, by whatever name: one of its parts, an adapter, another model.
+    char magic[4];
+    const std::unique_ptr<FILE, int (*)(FILE *)> file(fopen(real.get(), "rb"), fclose);
+    if (file && fread(magic, sizeof(magic), 1, file.get()) == 1 && memcmp(magic, GGUF_MAGIC, sizeof(magic)) == 0) {
+        fail(LLAMA_BINDING_ARGUMENT, "%s is a model or an adapter (GGUF): a state does not replace it; give another path", path.c_str());
     }
     return real.get();
 }
@@ -111,7 +119,8 @@ void save_state(const sequence & s, const std::string & to) {
         remove(part.c_str());
         fail(LLAMA_BINDING_FAILED, "%s cannot be written: not all of its %zu bytes: is the disk full?", path.c_str(), size);
     }
-    if ((replaces && !same_access(part, old)) || rename(part.c_str(), path.c_str()) != 0) {
+    // what was there before stays until everything is on the disk
+    if ((replaces && !same_access(part, old)) || fsync(fd) != 0 || rename(part.c_str(), path.c_str()) != 0) {
         const int e = errno;
         remove(part.c_str());
         fail(LLAMA_BINDING_FAILED, "%s cannot be written: %s", path.c_str(), strerror(e));

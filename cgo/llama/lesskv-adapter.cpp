@@ -61,7 +61,7 @@ namespace {
 struct free_file { void operator()(FILE * f) const { fclose(f); } };
 
 // A GGUF file of which nothing is believed: gguf.h's own reader ends the process at some damaged files. Only what
-// adapters are made of is kept: u32 and string values, and up to four dimensions of tensors. Every failure names the
+// adapters are made of is kept: u32 and string values, arrays of u32 and f32, and up to four dimensions of tensors. Every failure names the
 // file, the key or tensor, what was found and what was wanted.
 class gguf_file {
 public:
@@ -138,6 +138,34 @@ public:
             bad(key, std::to_string(u32(key)), std::to_string(wanted));
         }
     }
+    // The same of layer il of n, where from version 2 on an array may have one number for each.
+    void want(const char * key, uint32_t version, uint32_t n, uint32_t il, uint32_t wanted) const {
+        const auto it = values.find(key);
+        if (version == 1 || it == values.end() || it->second.type != GGUF_TYPE_ARRAY) {
+            if (u32(key) != wanted) {
+                bad(key, std::to_string(u32(key)), format("%u in layer %u", wanted, il));
+            }
+            return;
+        }
+        const auto & words = array_of(key, GGUF_TYPE_UINT32, n, "layers");
+        if (words[il] != wanted) {
+            bad(key, format("%u in layer %u", words[il], il), std::to_string(wanted));
+        }
+    }
+
+    // An array of n floats, none below 0 and all finite.
+    std::vector<float> floats(const char * key, uint64_t n) const {
+        const auto & words = array_of(key, GGUF_TYPE_FLOAT32, n, "key/value heads, layer by layer");
+        std::vector<float> x(words.size());
+        memcpy(x.data(), words.data(), n*sizeof(float));
+        for (size_t i = 0; i < x.size(); ++i) {
+            if (!(x[i] >= 0.0f && x[i] <= LESSKV_WEIGHT_MAX)) { // nor NaN
+                bad(key, format("%g at %zu", x[i], i), format("from 0 to %.0f", LESSKV_WEIGHT_MAX));
+            }
+        }
+        return x;
+    }
+
     void want(const char * key, const char * wanted) const {
         if (str(key) != wanted) {
             bad(key, "\"" + str(key) + "\"", format("\"%s\"", wanted));
@@ -153,6 +181,8 @@ private:
         uint32_t    type;
         uint32_t    number = 0;
         std::string text;
+        uint32_t    elem = GGUF_TYPE_COUNT; // of an array
+        std::vector<uint32_t> words;        // its elements, if they are u32 or f32
     };
 
     [[noreturn]] void damaged(const std::string & why) const {
@@ -203,10 +233,17 @@ private:
         }
         seek(pos + n*each);
     }
-    void skip_array() {
+    void array(value & v) {
         const uint32_t type = number<uint32_t>();
         const uint64_t n    = number<uint64_t>();
-        if (type == GGUF_TYPE_STRING) {
+        v.elem = type;
+        if (type == GGUF_TYPE_UINT32 || type == GGUF_TYPE_FLOAT32) {
+            if (n > (uint64_t) left()/sizeof(v.words[0])) {
+                damaged(format("%llu values at %lld", (unsigned long long) n, (long long) pos));
+            }
+            v.words.resize(n);
+            read(v.words.data(), n*sizeof(v.words[0]));
+        } else if (type == GGUF_TYPE_STRING) {
             for (uint64_t i = 0; i < n; ++i) { // ends at the file's end at the latest
                 skip(number<uint64_t>(), 1);
             }
@@ -241,7 +278,7 @@ private:
             } else if (v.type == GGUF_TYPE_STRING) {
                 v.text = text("a string", 1 << 26);
             } else if (v.type == GGUF_TYPE_ARRAY) {
-                skip_array();
+                array(v);
             } else if (size_of(v.type) > 0) {
                 skip(1, size_of(v.type));
             } else {
@@ -304,6 +341,15 @@ private:
         return bytes;
     }
 
+    const std::vector<uint32_t> & array_of(const char * key, gguf_type elem, uint64_t n, const char * what) const {
+        const auto & v = find_value(key, GGUF_TYPE_ARRAY);
+        if (v.elem != (uint32_t) elem || v.words.size() != n) {
+            const char * name = gguf_type_name((gguf_type) v.elem);
+            bad(key, format("an array of %zu %s", v.words.size(), name ? name : "?"), format("one %s for each of %llu %s", gguf_type_name(elem), (unsigned long long) n, what));
+        }
+        return v.words;
+    }
+
     const value & find_value(const char * key, gguf_type type) const {
         const auto it = values.find(key);
         if (it == values.end()) {
@@ -356,11 +402,49 @@ const lesskv_kernels * lesskv_adapter::rotated(int il, int32_t n_head, int32_t n
     auto & r = it->second;
     if (made) {
         r.kernels = *of;
-        rotate(r.kernels.phi[0], r.phi, n_head);
-        rotate(r.kernels.psi[0], r.psi, n_head_kv);
+        if (of->phi[0].data) {
+            rotate(r.kernels.phi[0], r.phi, n_head);
+        }
+        if (of->psi[0].data) {
+            rotate(r.kernels.psi[0], r.psi, n_head_kv);
+        }
     }
     more += (r.phi.size() + r.psi.size())*sizeof(float);
     return &r.kernels;
+}
+
+// What a layer has of phi and psi must be of use: phi where something is folded, psi where something of what is folded is read.
+void lesskv_adapter::check_shared(const llama_hparams & h) const {
+    const auto bad = [&](uint32_t il, const char * found, const std::string & wanted) {
+        throw std::runtime_error(format("the adapter %s does not fit: layer %u has %s, wanted %s", path.c_str(), il, found, wanted.c_str()));
+    };
+    std::vector<bool> read(h.n_layer());
+    for (uint32_t il = 0; il < h.n_layer(); ++il) {
+        if (kernels[il].phi[0].data) {
+            read[lesskv_owner(h, il)] = true;
+        }
+    }
+    for (uint32_t il = 0; il < h.n_layer(); ++il) {
+        const auto & k = kernels[il];
+        const uint32_t owner = lesskv_owner(h, il);
+        if (owner != il && k.psi[0].data) {
+            bad(il, "psi", format("none: it shares the keys of layer %u", owner));
+        }
+        if (k.phi[0].data && !kernels[owner].psi[0].data) {
+            bad(il, "phi", format("psi of layer %u too", owner));
+        }
+        if (k.psi[0].data && !read[il]) {
+            bad(il, "psi", "phi of a layer that reads what it folds");
+        }
+    }
+}
+
+uint32_t lesskv_owner(const llama_hparams & h, uint32_t il) {
+    if (h.has_kv(il)) {
+        return il;
+    }
+    const int32_t owner = h.n_layer_kv_from_start - (h.is_swa(il) ? 2 : 1); // as llama_model::create_memory has it
+    return owner < 0 ? il : (uint32_t) owner;
 }
 
 lesskv_adapter::lesskv_adapter(const std::string & path, const llama_model & model, bool force) : path(path) {
@@ -370,21 +454,26 @@ lesskv_adapter::lesskv_adapter(const std::string & path, const llama_model & mod
 
     r.want(LESSKV_KEY_GENERAL_TYPE, LESSKV_GENERAL_TYPE);
     r.want(LESSKV_KEY_ADAPTER_TYPE, LESSKV_ADAPTER_TYPE);
-    r.want(LESSKV_KEY_VERSION,      LESSKV_ADAPTER_VERSION);
+    const uint32_t version = r.u32(LESSKV_KEY_VERSION, 1, LESSKV_ADAPTER_VERSION);
     r.want(LESSKV_KEY_ARCHITECTURE, llm_arch_name(model.arch));
 
-    for (uint32_t il = 1; il < h.n_layer(); ++il) {
-        if (h.n_head(il) != h.n_head(0) || h.n_head_kv(il) != h.n_head_kv(0) || h.n_embd_head_k(il) != h.n_embd_head_k(0) || h.n_embd_head_v(il) != h.n_embd_head_v(0)) {
-            throw std::runtime_error(format("the adapter %s can't be used: the layers of this model differ in their number of heads or the size of them, which version %d of the format has no room for",
-                        path.c_str(), LESSKV_ADAPTER_VERSION));
+    r.want(LESSKV_KEY_BLOCK_COUNT, h.n_layer());
+    const auto each = [&](const char * key, const auto & of) {
+        for (uint32_t il = 0; il < h.n_layer(); ++il) {
+            r.want(key, version, h.n_layer(), il, of(il));
         }
+    };
+    each(LESSKV_KEY_HEAD_COUNT,    [&](uint32_t il) { return h.n_head(il); });
+    each(LESSKV_KEY_HEAD_COUNT_KV, [&](uint32_t il) { return h.n_head_kv(il); });
+    each(LESSKV_KEY_KEY_LENGTH,    [&](uint32_t il) { return h.n_embd_head_k(il); });
+    each(LESSKV_KEY_VALUE_LENGTH,  [&](uint32_t il) { return h.n_embd_head_v(il); });
+    if (version > 1 && r.has(LESSKV_KEY_BUDGET_WEIGHT)) {
+        uint64_t n = 0;
+        for (uint32_t il = 0; il < h.n_layer(); ++il) {
+            n += h.n_head_kv(il);
+        }
+        budget_weights = r.floats(LESSKV_KEY_BUDGET_WEIGHT, n);
     }
-    const uint64_t n_head = h.n_head(0), n_head_kv = h.n_head_kv(0), d = h.n_embd_head_k(0);
-    r.want(LESSKV_KEY_BLOCK_COUNT,   h.n_layer());
-    r.want(LESSKV_KEY_HEAD_COUNT,    (uint32_t) n_head);
-    r.want(LESSKV_KEY_HEAD_COUNT_KV, (uint32_t) n_head_kv);
-    r.want(LESSKV_KEY_KEY_LENGTH,    h.n_embd_head_k(0));
-    r.want(LESSKV_KEY_VALUE_LENGTH,  h.n_embd_head_v(0));
 
     rank    = (int32_t) r.u32(LESSKV_KEY_RANK,   1, LESSKV_ADAPTER_MAX_SIZE);
     hidden  = (int32_t) r.u32(LESSKV_KEY_HIDDEN, 1, LESSKV_ADAPTER_MAX_SIZE);
@@ -413,29 +502,33 @@ lesskv_adapter::lesskv_adapter(const std::string & path, const llama_model & mod
         LLAMA_LOG_WARN("lesskv: the adapter %s was trained for another model, and is used all the same\n", path.c_str());
     }
 
-    const struct {
-        const char * name;
-        uint64_t ne[3];
-        bool    f32; // no other type
-    } wanted[5] = {
-        { LESSKV_TENSOR_PHI_0, { d,  Rh, n_head    }, false },
-        { LESSKV_TENSOR_PHI_1, { Rh, R,  n_head    }, false },
-        { LESSKV_TENSOR_PSI_0, { d,  Rh, n_head_kv }, false },
-        { LESSKV_TENSOR_PSI_1, { Rh, R,  n_head_kv }, false },
-        { LESSKV_TENSOR_PSI_2, { R,  R,  n_head_kv }, true  },
-    };
     size_t n_used = 0;
     kernels.resize(h.n_layer());
     for (uint32_t il = 0; il < h.n_layer(); ++il) {
+        const uint64_t n_head = h.n_head(il), n_head_kv = h.n_head_kv(il), d = h.n_embd_head_k(il);
+        if (n_head_kv == 0) {
+            continue; // no attention, and no tensors
+        }
+        const struct {
+            const char * name;
+            uint64_t ne[3];
+            bool    f32; // no other type
+        } wanted[5] = {
+            { LESSKV_TENSOR_PHI_0, { d,  Rh, n_head    }, false },
+            { LESSKV_TENSOR_PHI_1, { Rh, R,  n_head    }, false },
+            { LESSKV_TENSOR_PSI_0, { d,  Rh, n_head_kv }, false },
+            { LESSKV_TENSOR_PSI_1, { Rh, R,  n_head_kv }, false },
+            { LESSKV_TENSOR_PSI_2, { R,  R,  n_head_kv }, true  },
+        };
         lesskv_mat mats[5] = {};
-        int n_found = 0;
+        int n_phi = 0, n_psi = 0;
         for (int i = 0; i < 5; ++i) {
             const std::string name = format(wanted[i].name, (int) il);
             const auto * t = r.find(name);
             if (!t) {
                 continue;
             }
-            ++n_found;
+            ++(i < 2 ? n_phi : n_psi);
             const auto & ne = wanted[i].ne;
             if (t->ne[0] != ne[0] || t->ne[1] != ne[1] || t->ne[2] != ne[2] || t->ne[3] != 1) {
                 r.bad(name, format("[%llu, %llu, %llu, %llu]", (unsigned long long) t->ne[0], (unsigned long long) t->ne[1], (unsigned long long) t->ne[2], (unsigned long long) t->ne[3]),
@@ -460,18 +553,19 @@ lesskv_adapter::lesskv_adapter(const std::string & path, const llama_model & mod
             mats[i] = { (lesskv_type) t->type, w.data() };
             bytes  += w.size();
         }
-        if (n_found == 0) {
+        if (n_phi + n_psi == 0) {
             continue;
         }
-        if (n_found != 5) {
-            r.bad(format("blk.%u", il), format("%d tensors", n_found), "all five of phi and psi, or none");
+        if ((n_phi != 0 && n_phi != 2) || (n_psi != 0 && n_psi != 3) || (version == 1 && n_phi + n_psi != 5)) {
+            r.bad(format("blk.%u", il), format("%d tensors of phi and %d of psi", n_phi, n_psi), version == 1 ? "all five, or none" : "two of phi or none, and three of psi or none");
         }
         kernels[il] = { rank, hidden, { mats[0], mats[1] }, { mats[2], mats[3], mats[4] } };
-        n_used += 5;
+        n_used += n_phi + n_psi;
         n_layer++;
     }
     if (n_used != r.n_tensors()) {
         r.bad("the file", format("%zu tensors", r.n_tensors()), format("%zu, those of phi and psi", n_used));
     }
+    check_shared(h);
     sha256 = r.sha256();
 }

@@ -11,7 +11,11 @@
 #include <utility>
 #include <vector>
 
+struct llama_hparams;
 struct llama_model;
+
+// The layer whose keys and values layer il attends to: itself, or the one that it shares them with.
+uint32_t lesskv_owner(const llama_hparams & hparams, uint32_t il);
 
 // 64 lower-case hex digits over the geometry and the one-dimensional tensors of a loaded model.
 std::string lesskv_model_fingerprint(const llama_model & model);
@@ -21,7 +25,8 @@ struct lesskv_adapter {
     // found and what was wanted. force: accept another model's fingerprint.
     lesskv_adapter(const std::string & path, const llama_model & model, bool force);
 
-    const lesskv_kernels * layer(int il) const; // NULL: the layer runs sparse only
+    // NULL: the layer runs sparse only. A layer that shares another's cache has phi alone; that one has psi if any that attends to it has phi.
+    const lesskv_kernels * layer(int il) const;
 
     // The same for queries and keys of dk numbers that were rotated by the Hadamard matrix of n dimensions, block by block: they answer
     // what those of layer would for vectors that were not. Their first matrices are rotated too, in F32, which adds to bytes. Made once.
@@ -34,8 +39,11 @@ struct lesskv_adapter {
     std::string sha256;                                // of the file, hex
     size_t      bytes = 0;                             // of all kernels
     int32_t     n_layer = 0;                           // layers that have kernels
+    std::vector<float> budget_weights;                 // of each KV head of each layer, layer by layer; empty: equal
 
 private:
+    void check_shared(const llama_hparams & hparams) const;
+
     std::vector<lesskv_kernels>       kernels;          // by layer; rank 0: none
     std::vector<std::vector<uint8_t>> weights;          // what they point at
 

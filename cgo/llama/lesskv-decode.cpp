@@ -6,6 +6,13 @@
 
 #include <cstring>
 
+// Whether token i has the positions that a token of a text has: one, or with M-RoPE three that are equal, and a fourth that
+// llama.cpp sets to 0 (or, of tokens, to the first until then).
+static bool on_a_line(const llama_ubatch & ub, uint32_t i) {
+    const auto at = [&](uint32_t section) { return ub.pos[section*ub.n_tokens + i]; };
+    return ub.n_pos < 3 || (at(1) == at(0) && at(2) == at(0) && (ub.n_pos < 4 || at(3) == 0 || at(3) == at(0)));
+}
+
 llama_memory_context_ptr lesskv_memory::init_batch(llama_batch_allocr & balloc, uint32_t n_ubatch, bool embd_all) {
     GGML_UNUSED(embd_all);
 
@@ -59,6 +66,10 @@ llama_memory_context_ptr lesskv_memory::init_batch(llama_batch_allocr & balloc, 
             next[s] = end < 0 ? ub.pos[0] : end + 1;
         }
         for (uint32_t i = 0; i < ub.n_tokens; ++i) {
+            if (!on_a_line(ub, i)) {
+                return no(format("an embedding of sequence %d has the positions %d, %d, %d, as those of images have: LESS serves text, whose tokens have one position each; turn LESS off for images",
+                            s, ub.pos[i], ub.pos[ub.n_tokens + i], ub.pos[2*ub.n_tokens + i]));
+            }
             if (ub.pos[i] != next[s]) {
                 return no(format("the tokens of sequence %d must be in order: position %d where %d was expected", s, ub.pos[i], next[s]));
             }

@@ -1,9 +1,12 @@
 // The hooks inside the graph: one control input, and two custom nodes a layer, attend and commit, with the barrier that
-// ggml puts between any two nodes.
+// ggml puts between any two nodes. A layer that shares another's cache attends before that one commits; each of the two then has a node
+// more, which gathers what pairs were worth to it.
 
 #include "lesskv-hooks.h"
+#include "lesskv-hybrid.h"
 #include "lesskv-memory.h"
 
+#include "llama-arch.h"
 #include "llama-graph.h"
 #include "llama-hparams.h"
 #include "llama-impl.h"
@@ -31,6 +34,11 @@ void set_control(ggml_tensor * t, const llama_ubatch * ub) {
     ggml_backend_tensor_set(t, v, 0, sizeof(v));
 }
 
+// What a layer whose cache is shared has in a graph: its sharers attend to the same k and v.
+struct shared {
+    ggml_tensor * k = nullptr, * v = nullptr; // as the slots hold them
+};
+
 // What the nodes of a graph are given beside q, k and v.
 struct inputs {
     explicit inputs(const llm_graph_context & g)
@@ -54,6 +62,7 @@ struct inputs {
     const lesskv_memory * mem;
     ggml_tensor * control;
     std::map<int32_t, ggml_tensor *> hadamard; // by size
+    mutable std::map<size_t, shared> owners;   // by cache, while this graph is built
 };
 
 // Stands where llama.cpp's own attention input stands; that one's tensors stay NULL, nobody here asks for them.
@@ -65,6 +74,29 @@ struct input : public base, public inputs {
 
     // llm_graph_params has compared the number of tokens already, and nothing else shapes the nodes
     bool can_reuse(const llm_graph_params &) override { return true; }
+};
+
+// Stands where llama.cpp's input of a hybrid stands, with the input above in it.
+template <class base, class attn>
+struct hybrid_input : public base {
+    hybrid_input(const llm_graph_context & g, std::unique_ptr<llm_graph_input_rs> rs)
+        : base(g.cparams, std::make_unique<input<attn>>(g), std::move(rs), nullptr) {}
+
+    void set_input(const llama_ubatch * ub) override {
+        this->inp_attn->set_input(ub);
+        if (this->inp_rs->s_copy->buffer) { // or no layer is recurrent
+            this->inp_rs->set_input(ub);
+        }
+    }
+
+    // as llm_graph_input_rs says of itself, of the right memory
+    bool can_reuse(const llm_graph_params & params) override {
+        auto &       rs   = *this->inp_rs;
+        const auto * mctx = static_cast<const lesskv_hybrid_context *>(params.mctx)->recurrent();
+        rs.mctx = mctx;
+        return this->inp_attn->can_reuse(params) && rs.s_copy->ne[0] == mctx->get_n_rs() && rs.s_copy_main->ne[0] == params.ubatch.n_seqs &&
+            rs.head == mctx->get_head() && rs.rs_z == mctx->get_rs_z();
+    }
 };
 
 enum { SRC_Q, SRC_K, SRC_V, SRC_CONTROL, SRC_SINKS };
@@ -87,6 +119,9 @@ lesskv_ubatch ubatch_of(const lesskv_memory_layer & l, const ggml_tensor * q, co
     ub.v_token = v->nb[2];
     ub.scale    = l.scale;
     ub.soft_cap = l.soft_cap;
+    ub.layer    = l.shares ? &l.params : nullptr;
+    ub.worth    = l.mem->worth_of(l.i);
+    ub.profile  = l.mem->profile_data();
     return ub;
 }
 
@@ -101,16 +136,28 @@ void attend(ggml_tensor * dst, int ith, int nth, void * userdata) {
     }
     auto ub = ubatch_of(l, dst->src[SRC_Q], dst->src[SRC_K], dst->src[SRC_V], control);
     ub.out   = (float *) dst->data;
-    ub.profile = mem->profile_data();
     ub.sinks = dst->src[SRC_SINKS] ? (const float *) dst->src[SRC_SINKS]->data : nullptr;
 
-    if (double * worth = mem->reference_worth()) {
+    if (double * worth = mem->reference_worth(l)) {
         if (ith == 0) {
             mem->note_status(l, lesskv_attend_ref(cache, &ub, worth));
         }
         return;
     }
     lesskv_attend(cache, &ub, mem->scratch_data(), mem->scratch_threads(), ith, nth);
+}
+
+void gather(ggml_tensor * dst, int ith, int nth, void * userdata) {
+    const auto & l = *(const lesskv_memory_layer *) userdata;
+    auto * mem = l.mem;
+
+    const auto * control = (const int32_t *) dst->src[SRC_CONTROL]->data;
+    const auto * cache   = mem->cache(control[0], l.i);
+    if (!cache || mem->reference_worth(l)) { // the plain loops have one place for it all
+        return;
+    }
+    const auto ub = ubatch_of(l, nullptr, dst->src[SRC_K], dst->src[SRC_V], control);
+    lesskv_gather(cache, &ub, mem->scratch_data(), mem->scratch_threads(), ith, nth);
 }
 
 void commit(ggml_tensor * dst, int ith, int nth, void * userdata) {
@@ -123,9 +170,8 @@ void commit(ggml_tensor * dst, int ith, int nth, void * userdata) {
         return;
     }
     auto ub = ubatch_of(l, nullptr, dst->src[SRC_K], dst->src[SRC_V], control);
-    ub.profile = mem->profile_data();
 
-    if (const double * worth = mem->reference_worth()) {
+    if (const double * worth = mem->reference_worth(l)) {
         if (ith == 0) {
             mem->note_status(l, lesskv_commit_ref(cache, &ub, worth, nullptr));
         }
@@ -154,16 +200,16 @@ ggml_tensor * build(
     if (v_mla) {
         mem->refuse("LESS does not cover multi-head latent attention (MLA): turn it off for this model");
     }
-    if (!k || !v) {
-        mem->refuse("LESS does not cover layers that share another layer's keys and values: turn it off for this model");
-    }
-
     auto & l = mem->layer(il);
     const auto & p = l.params;
+    if (l.shares != (!k || !v) || (l.shares && in.owners.count(l.i) == 0)) {
+        mem->refuse("LESS does not cover how layer " + std::to_string(il) + " shares keys and values with another one: turn it off for this model");
+    }
     const auto has_shape = [](const ggml_tensor * t, int64_t d, int64_t h, int64_t n) {
         return t->ne[0] == d && t->ne[1] == h && t->ne[2] == n && t->ne[3] == 1 && t->nb[0] == ggml_type_size(t->type);
     };
-    if (!has_shape(q, p.dk, p.n_head, g.n_tokens) || !has_shape(k, p.dk, p.n_head_kv, g.n_tokens) || !has_shape(v, p.dv, p.n_head_kv, g.n_tokens) ||
+    if (!has_shape(q, p.dk, p.n_head, g.n_tokens) ||
+            (!l.shares && (!has_shape(k, p.dk, p.n_head_kv, g.n_tokens) || !has_shape(v, p.dv, p.n_head_kv, g.n_tokens))) ||
             q->type != GGML_TYPE_F32 || (sinks && sinks->type != GGML_TYPE_F32)) {
         mem->refuse("LESS does not cover the shapes of this model's attention in layer " + std::to_string(il) + ": turn it off for this model");
     }
@@ -174,28 +220,46 @@ ggml_tensor * build(
     l.scale = kq_scale;
 
     ggml_build_forward_expand(g.gf, q);
-    ggml_build_forward_expand(g.gf, v);
-    ggml_build_forward_expand(g.gf, k);
-
     if (l.rot_k) {
         q = llama_mul_mat_hadamard(g.ctx0, q, in.hadamard.at(l.rot_k));
-        k = llama_mul_mat_hadamard(g.ctx0, k, in.hadamard.at(l.rot_k));
     }
-    if (l.rot_v) {
-        v = llama_mul_mat_hadamard(g.ctx0, v, in.hadamard.at(l.rot_v));
+    if (l.shares) {
+        k = in.owners.at(l.i).k;
+        v = in.owners.at(l.i).v;
+    } else {
+        ggml_build_forward_expand(g.gf, v);
+        ggml_build_forward_expand(g.gf, k);
+        if (l.rot_k) {
+            k = llama_mul_mat_hadamard(g.ctx0, k, in.hadamard.at(l.rot_k));
+        }
+        if (l.rot_v) {
+            v = llama_mul_mat_hadamard(g.ctx0, v, in.hadamard.at(l.rot_v));
+        }
+        k = rounded(g.ctx0, k, p.type_k);
+        v = rounded(g.ctx0, v, p.type_v);
     }
-    k = rounded(g.ctx0, k, p.type_k);
-    v = rounded(g.ctx0, v, p.type_v);
 
     ggml_tensor * src[] = { q, k, v, in.control, sinks };
     ggml_tensor * out = ggml_custom_4d(g.ctx0, GGML_TYPE_F32, p.dv, p.n_head, g.n_tokens, 1, src, sinks ? 5 : 4, attend, GGML_N_TASKS_MAX, &l);
     g.cb(out, "lesskv_attn", il);
     ggml_build_forward_expand(g.gf, out);
 
-    src[SRC_Q] = out; // the order of the two
-    ggml_tensor * end = ggml_custom_4d(g.ctx0, GGML_TYPE_F32, 1, 1, 1, 1, src, 4, commit, GGML_N_TASKS_MAX, &l);
-    g.cb(end, "lesskv_commit", il);
-    ggml_build_forward_expand(g.gf, end);
+    const auto then = [&](ggml_custom_op_t what, lesskv_memory_layer & of, const char * name) { // behind what there is: nodes run as they are added
+        src[SRC_Q] = out;
+        ggml_tensor * t = ggml_custom_4d(g.ctx0, GGML_TYPE_F32, 1, 1, 1, 1, src, 4, what, GGML_N_TASKS_MAX, &of);
+        g.cb(t, name, of.il);
+        ggml_build_forward_expand(g.gf, t);
+    };
+    auto & owner = mem->owner(l);
+    if (owner.last_sharer >= 0) {
+        in.owners.insert({ l.i, { k, v } });
+        if (mem->worth_of(l.i)) {
+            then(gather, l, "lesskv_gather");
+        }
+    }
+    if (owner.last_sharer < 0 || owner.last_sharer == il) {
+        then(commit, owner, "lesskv_commit");
+    }
 
     if (l.rot_v) { // H's part with it, which sums rotated values
         out = llama_mul_mat_hadamard(g.ctx0, out, in.hadamard.at(l.rot_v));
@@ -226,6 +290,23 @@ llm_graph_input_attn_kv_iswa * lesskv_build_inp_kv_iswa(const llm_graph_context 
     return static_cast<llm_graph_input_attn_kv_iswa *>(g.res->add_input(std::make_unique<input<llm_graph_input_attn_kv_iswa>>(g)));
 }
 
+template <class base, class attn>
+static base * build_hybrid(const llm_graph_context & g, std::unique_ptr<llm_graph_input_rs> rs) {
+    return static_cast<base *>(g.res->add_input(std::make_unique<hybrid_input<base, attn>>(g, std::move(rs))));
+}
+
+llm_graph_input_mem_hybrid * lesskv_build_inp_mem_hybrid(const llm_graph_context & g, std::unique_ptr<llm_graph_input_rs> rs) {
+    return build_hybrid<llm_graph_input_mem_hybrid, llm_graph_input_attn_kv>(g, std::move(rs));
+}
+
+llm_graph_input_mem_hybrid_iswa * lesskv_build_inp_mem_hybrid_iswa(const llm_graph_context & g, std::unique_ptr<llm_graph_input_rs> rs) {
+    return build_hybrid<llm_graph_input_mem_hybrid_iswa, llm_graph_input_attn_kv_iswa>(g, std::move(rs));
+}
+
+const llama_memory_recurrent_context * lesskv_recurrent(const llm_graph_context & g) {
+    return static_cast<const lesskv_hybrid_context *>(g.mctx)->recurrent();
+}
+
 ggml_tensor * lesskv_build_attn(
         const llm_graph_context & g, const llm_graph_input_attn_kv * inp,
         ggml_tensor * wo, ggml_tensor * wo_b, ggml_tensor * wo_s,
@@ -254,6 +335,28 @@ bool lesskv_computed(llama_memory_context_i * mctx) {
     return !ctx || ctx->memory()->computed();
 }
 
+int lesskv_refuse_call(llama_memory_i * memory, const char * call) {
+    if (auto * mem = dynamic_cast<lesskv_memory *>(memory)) {
+        mem->fail(std::string("LESS does not cover ") + call + ": use a context without it");
+    }
+    return -1;
+}
+
+void lesskv_refuse_other(llama_memory_i * memory) {
+    if (dynamic_cast<lesskv_memory *>(memory)) {
+        throw std::runtime_error("this model attends to the cache of another context, which LESS bounds and no other model can read: turn LESS off for that context");
+    }
+}
+
 llama_memory_i * lesskv_create_memory(const llama_model & model, const llama_memory_params & params, const llama_cparams & cparams) {
+    // of other contexts a hybrid has no such memory, and no other kind must get a second one of llama.cpp's
+    if (llm_arch_is_hybrid(model.arch) && lesskv_supported(&model, nullptr, 0) && params.ctx_type == LLAMA_CONTEXT_TYPE_DEFAULT) {
+        return nullptr;
+    }
     return new lesskv_memory(model, params, cparams);
+}
+
+llama_memory_i * lesskv_create_hybrid(const llama_model & model, const llama_memory_params & params, const llama_cparams & cparams,
+        const llama_memory_i::layer_filter_cb & attends, const llama_memory_i::layer_filter_cb & recurs) {
+    return new lesskv_hybrid(model, params, cparams, attends, recurs);
 }

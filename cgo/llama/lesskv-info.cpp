@@ -25,6 +25,10 @@ void lesskv_memory::info(lesskv_info & out) const {
     out.heavy  = heavy;
     out.recent = budget - heavy;
     out.pinned = pinned;
+    out.spread = spread();
+    for (const auto & b : budgets) {
+        out.recent = std::min(out.recent, b.slots - b.heavy);
+    }
 
     const uint64_t n_ctx = cparams.n_ctx_seq;
     // as llama_kv_cache_iswa sizes its sliding-window half
@@ -35,9 +39,13 @@ void lesskv_memory::info(lesskv_info & out) const {
         if (!l.used) {
             continue;
         }
+        out.n_layer_kernels += l.params.n_swa == 0 && l.params.kernels;
+        if (l.shares) {
+            out.n_layer_shared++;
+            continue;
+        }
         out.n_layer     += l.params.n_swa == 0;
         out.n_layer_swa += l.params.n_swa > 0;
-        out.n_layer_kernels += l.params.n_swa == 0 && l.params.kernels;
         size_t s, st;
         lesskv_layer_bytes(&l.params, &s, &st);
         slots += s;
@@ -51,8 +59,8 @@ void lesskv_memory::info(lesskv_info & out) const {
     out.bytes_state   = state*out.n_seq;
     out.bytes_scratch = scratch_size;
     if (adapter) {
-        out.rank          = adapter->rank;
-        out.hidden        = adapter->hidden;
+        out.rank          = adapter->bytes > 0 ? adapter->rank : 0; // or it is an allocation alone
+        out.hidden        = adapter->bytes > 0 ? adapter->hidden : 0;
         out.bytes_kernels = bytes_kernels;
         snprintf(out.adapter_sha256, sizeof(out.adapter_sha256), "%s", adapter->sha256.c_str());
     }
@@ -62,7 +70,7 @@ bool lesskv_memory::layer_info(llama_seq_id seq_id, size_t i, lesskv_layer_info 
     out = {};
     size_t k = 0;
     for (const auto & l : layers) {
-        if (!l.used || k++ != i) {
+        if (!l.used || l.shares || k++ != i) {
             continue;
         }
         const auto * c = cache(seq_id, l.i);
@@ -87,11 +95,27 @@ bool lesskv_memory::layer_info(llama_seq_id seq_id, size_t i, lesskv_layer_info 
     return false;
 }
 
+bool lesskv_memory::head_info(int32_t il, int32_t head_kv, lesskv_head_info & out) const {
+    out = {};
+    if (il < 0 || il >= (int32_t) layer_of.size() || layer_of[il] < 0) {
+        return false;
+    }
+    const auto & l = layers[layer_of[il]];
+    const auto & p = l.params;
+    if (p.n_swa > 0 || l.shares || head_kv < 0 || head_kv >= p.n_head_kv) {
+        return false;
+    }
+    const auto b = p.budgets ? p.budgets[head_kv] : p.budget;
+    out.budget = b.slots;
+    out.heavy  = b.heavy;
+    return true;
+}
+
 int32_t lesskv_memory::slots(llama_seq_id seq_id, int32_t il, int32_t head_kv, int32_t max, int32_t * pos, float * score) const {
     if (il < 0 || il >= (int32_t) layer_of.size() || layer_of[il] < 0) {
         return -1;
     }
-    const auto * c = cache(seq_id, layer_of[il]);
+    const auto * c = cache(seq_id, layers[layer_of[il]].i);
     if (!c || head_kv < 0 || head_kv >= layers[layer_of[il]].params.n_head_kv) {
         return -1;
     }

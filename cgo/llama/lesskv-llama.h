@@ -32,9 +32,11 @@ struct lesskv_config {
     int32_t budget;            // slots per KV head, B; one of the three budgets, else 5 % of the context
     double  budget_share;      // of n_ctx: B = max(64, floor(share n_ctx))
     uint64_t budget_bytes;     // one sequence: the largest B that fits after state and kernels
+    const int32_t * slots;     // B of every KV head that has a budget, layer by layer, in the place of these three; NULL: the adapter's
+    int32_t n_slots;           // allocation spreads B over them, or all have the same
     int32_t heavy;             // h <= B; -1 (default): the policy's own share
     int32_t pinned;            // first positions that are never evicted; default 1
-    int32_t type_k, type_v;    // ggml_type of the slots: F16 (default), F32, Q8_0, of keys Q4_0 too
+    int32_t type_k, type_v;    // ggml_type of the slots: F16 (default), F32, Q8_0, Q4_0
     const char * adapter;      // path of the adapter; NULL or "": sparse only
     bool    force_adapter;     // load it although its fingerprint is another model's (geometry must still fit)
     const struct lesskv_adapter * loaded; // an adapter that is loaded already, in the place of the two; it must outlive the context
@@ -56,7 +58,7 @@ bool lesskv_supported(const struct llama_model * model, char * error, size_t err
 bool lesskv_enabled(const struct llama_context * ctx);
 
 // The reason of the last refusal in this context ("" if there was none): why llama_decode returned 1, llama_memory_seq_rm
-// false, or a state function 0. Valid until the next call.
+// false, a state function 0, llama_encode -1, or why llama_opt_init and llama_opt_epoch did nothing. Valid until the next call.
 const char * lesskv_error(const struct llama_context * ctx);
 
 // Whether the last llama_decode failed because a fold was not finite ("What is not finite" in algorithm.md).
@@ -64,14 +66,18 @@ bool lesskv_not_finite(const struct llama_context * ctx);
 
 struct lesskv_info {
     char     policy[32];
-    int32_t  budget, heavy, recent, pinned; // as resolved: B <= n_ctx, B = heavy + recent
+    int32_t  budget, heavy, recent, pinned; // as resolved: B <= n_ctx, B = heavy + recent; where heads differ, on average, and recent of
+                                            // the head that has fewest
+    bool     spread;                        // whether heads differ: lesskv_get_head
     int32_t  n_layer, n_layer_swa;          // layers with a budget; sliding-window layers
+    int32_t  n_layer_shared;                // layers that share the cache of one of those, and hold nothing themselves
     int32_t  n_layer_kernels;               // layers that have kernels
     int32_t  rank, hidden;                  // 0 without an adapter
     int32_t  n_seq;                         // sequences that hold memory now
     uint64_t bytes_slots, bytes_state;      // of those sequences
     uint64_t bytes_kernels, bytes_scratch;
-    uint64_t bytes_full;                    // what the unmodified f16 cache of n_ctx tokens holds
+    uint64_t bytes_full;                    // what the unmodified f16 cache of n_ctx tokens holds, recurrent layers not counted
+    uint64_t bytes_recurrent;               // of recurrent layers, for all sequences, whatever they hold; no budget counts them
     char     adapter_sha256[65];            // "" without an adapter
 };
 bool lesskv_get_info(const struct llama_context * ctx, struct lesskv_info * info);
@@ -80,10 +86,16 @@ struct lesskv_layer_info {
     int32_t il;      // layer
     bool    swa;     // sliding window
     bool    kernels;
-    int64_t seen, kept, folded; // tokens of the sequence; kept and folded per KV head
+    int64_t seen, kept, folded; // tokens of the sequence; kept and folded by the KV head that did so most
     uint64_t bytes_slots, bytes_state;
     float   scale, soft_cap;    // softmax scale s; 0: no soft cap
 };
+// What a KV head of layer il may keep; false where it has no budget.
+struct lesskv_head_info {
+    int32_t budget, heavy;
+};
+bool lesskv_get_head(const struct llama_context * ctx, int32_t il, int32_t head_kv, struct lesskv_head_info * info);
+
 // Where the time went since the last reset, in nanoseconds, over all layers. Phase i has a name and the sum over the threads;
 // attend and commit are the two nodes as a whole, of the busiest thread. False past the last phase, or without profile.
 struct lesskv_profile_info {
@@ -97,7 +109,7 @@ void lesskv_reset_profile(struct llama_context * ctx);
 // Layer i of n_layer + n_layer_swa for a sequence; false past the last, or where the sequence is empty.
 bool lesskv_get_layer(const struct llama_context * ctx, int32_t seq_id, int32_t i, struct lesskv_layer_info * info);
 
-// Positions and scores that one KV head holds, in storage order; their number, or -1.
+// Positions and scores that one KV head holds, in storage order; their number, or -1. Of a layer that shares another's cache: that one's.
 int32_t lesskv_get_slots(const struct llama_context * ctx, int32_t seq_id, int32_t il, int32_t head_kv, int32_t max, int32_t * pos, float * score);
 
 // The model's fingerprint of algorithm.md, 64 hex digits and a NUL.

@@ -33,7 +33,8 @@ static bool forced_reference() {
     return true;
 }
 
-lesskv_memory::lesskv_memory(const llama_model & model, const llama_memory_params & params, const llama_cparams & cparams)
+lesskv_memory::lesskv_memory(
+        const llama_model & model, const llama_memory_params & params, const llama_cparams & cparams, const layer_filter_cb & attends)
     : model(model), hparams(model.hparams), cparams(cparams), swa_full(params.swa_full) {
     const lesskv_config & cfg = *params.lesskv;
 
@@ -57,7 +58,9 @@ lesskv_memory::lesskv_memory(const llama_model & model, const llama_memory_param
     }
 
     load_adapter(cfg);
-    resolve(cfg, params);
+    resolve(cfg, attends);
+    resolve_budget(cfg);
+    warn_adapter();
 
     if (!reserve_scratch()) {
         refuse(error);
@@ -65,9 +68,17 @@ lesskv_memory::lesskv_memory(const llama_model & model, const llama_memory_param
 
     seqs.resize(cparams.kv_unified ? LLAMA_MAX_SEQ : cparams.n_seq_max);
 
-    LLAMA_LOG_INFO("%s: LESS cache: policy %s, budget %d (heavy %d, recent %d, pinned %d), %s\n", __func__,
-            lesskv_policy_name(policy), budget, heavy, budget - heavy, pinned,
-            adapter ? ("rank " + std::to_string(adapter->rank)).c_str() : "sparse only");
+    LLAMA_LOG_INFO("%s: LESS cache: policy %s, budget %d (heavy %d, recent %d, pinned %d)%s, %s\n", __func__,
+            lesskv_policy_name(policy), budget, heavy, budget - heavy, pinned, spread() ? ", spread by layer and head" : "",
+            adapter && adapter->bytes > 0 ? ("rank " + std::to_string(adapter->rank)).c_str() : "sparse only");
+}
+
+// Makes a layer that has no keys and values of its own a sharer; lesskv_supported has seen to it that the two fit.
+void lesskv_memory::share(lesskv_memory_layer & l) {
+    auto & owner = layers[layer_of[lesskv_owner(hparams, l.il)]];
+    l.i      = owner.i;
+    l.shares = true;
+    owner.last_sharer = std::max(owner.last_sharer, l.il);
 }
 
 static std::vector<float> hadamard_matrix(int32_t n) {
@@ -84,10 +95,8 @@ static std::vector<float> hadamard_matrix(int32_t n) {
     return m;
 }
 
-// The settings of algorithm.md ("Budgets") from what the configuration asks for, and the layers that follow from them.
-void lesskv_memory::resolve(const lesskv_config & cfg, const llama_memory_params & params) {
-    GGML_UNUSED(params);
-
+// Policy, types and layers, from what the configuration asks for and the model has.
+void lesskv_memory::resolve(const lesskv_config & cfg, const layer_filter_cb & attends) {
     const char * name = cfg.policy && *cfg.policy ? cfg.policy : adapter ? adapter->policy.c_str() : "h2o";
     policy = lesskv_policy_find(name);
     if (!policy) {
@@ -102,12 +111,9 @@ void lesskv_memory::resolve(const lesskv_config & cfg, const llama_memory_params
                     adapter->path.c_str(), adapter->policy.c_str(), name));
     }
 
-    if (cfg.type_v == GGML_TYPE_Q4_0) {
-        refuse("values can't be of type q4_0, only keys can: use f16, f32 or q8_0 for the values");
-    }
     for (const int32_t type : { cfg.type_k, cfg.type_v }) {
         if (type != GGML_TYPE_F32 && type != GGML_TYPE_F16 && type != GGML_TYPE_Q8_0 && type != GGML_TYPE_Q4_0) {
-            refuse(format("slots can't be of type %d: use f16 (1), f32 (0), q8_0 (8) or, for keys, q4_0 (2)", type));
+            refuse(format("slots can't be of type %d: use f16 (1), f32 (0), q8_0 (8) or q4_0 (2)", type));
         }
     }
     type_k = (lesskv_type) cfg.type_k;
@@ -116,7 +122,7 @@ void lesskv_memory::resolve(const lesskv_config & cfg, const llama_memory_params
     bytes_kernels = adapter ? adapter->bytes : 0;
     layer_of.assign(hparams.n_layer(), -1); // without those that predict further tokens
     for (uint32_t il = 0; il < hparams.n_layer(); ++il) {
-        if (hparams.n_head_kv(il) == 0) {
+        if (hparams.n_head_kv(il) == 0 || (attends && !attends(il))) {
             continue;
         }
         lesskv_memory_layer l;
@@ -147,71 +153,18 @@ void lesskv_memory::resolve(const lesskv_config & cfg, const llama_memory_params
         if (l.params.kernels && l.rot_k && l.params.n_swa == 0) {
             l.params.kernels = adapter->rotated(il, l.params.n_head, l.params.n_head_kv, l.params.dk, l.rot_k, bytes_kernels);
         }
-        layer_of[il] = (int32_t) l.i;
+        if (!hparams.has_kv(il)) {
+            share(l);
+        }
+        layer_of[il] = (int32_t) layers.size();
         layers.push_back(l);
     }
-
-    // B
-    const int64_t n_ctx = cparams.n_ctx_seq;
-    if (cfg.budget < 0 || !(cfg.budget_share >= 0.0) || (cfg.budget > 0) + (cfg.budget_share > 0.0) + (cfg.budget_bytes > 0) > 1) {
-        refuse(format("budget %d tokens, %g of the context, %llu bytes: give one of the three, and none below 0",
-                    cfg.budget, cfg.budget_share, (unsigned long long) cfg.budget_bytes));
-    }
-    int64_t n = 0;
-    if (cfg.budget > 0) {
-        n = cfg.budget;
-    } else if (cfg.budget_bytes > 0) {
-        uint64_t fixed = bytes_kernels;
-        uint64_t slot  = 0;
-        for (const auto & l : layers) {
-            lesskv_layer p = l.params;
-            p.budget = 1;
-            size_t slots, state;
-            lesskv_layer_bytes(&p, &slots, &state);
-            fixed += state + (p.n_swa > 0 ? slots : 0);
-            slot  += p.n_swa > 0 ? 0 : slots;
-        }
-        if (cfg.budget_bytes < fixed + slot) {
-            refuse(format("a budget of %.3f MiB is too small: state, kernels and sliding windows take %.3f MiB, each slot %.4f MiB",
-                        cfg.budget_bytes/1048576.0, fixed/1048576.0, slot/1048576.0));
-        }
-        n = slot > 0 ? (int64_t) ((cfg.budget_bytes - fixed)/slot) : n_ctx;
-    } else {
-        const double share = cfg.budget_share > 0.0 ? cfg.budget_share : 0.05;
-        n = std::max<int64_t>(64, (int64_t) std::floor(std::min(share, 1.0)*n_ctx));
-    }
-    budget = (int32_t) std::min(n, n_ctx); // with B >= n_ctx nothing is evicted
-
-    heavy  = cfg.heavy >= 0 ? std::min<int64_t>(cfg.heavy, n < n_ctx ? cfg.heavy : budget) : lesskv_policy_heavy(policy, budget);
-    pinned = cfg.pinned;
-    if (heavy > budget) {
-        refuse(format("heavy %d is more than the budget of %d: they share it with the recent ones", heavy, budget));
-    }
-    if (pinned < 0 || pinned > heavy) {
-        refuse(format("pinned %d must be between 0 and heavy, which is %d of a budget of %d: raise the budget or heavy, or pin fewer",
-                    pinned, heavy, budget));
+    if (layers.empty()) {
+        refuse("LESS does not cover this model: no layer of it attends; turn LESS off for it");
     }
 
     for (auto & l : layers) {
         l.params.policy = policy;
-        l.params.budget = budget;
-        l.params.heavy  = heavy;
-        l.params.pinned = pinned;
-    }
-
-    if (adapter && budget < n_ctx) {
-        if ((int32_t) adapter->heavy != heavy || (int32_t) adapter->recent != budget - heavy) {
-            LLAMA_LOG_WARN("%s: the adapter was trained with %u heavy + %u recent, this cache keeps %d + %d\n", __func__,
-                    adapter->heavy, adapter->recent, heavy, budget - heavy);
-        }
-        if (adapter->ubatch != cparams.n_ubatch) {
-            LLAMA_LOG_WARN("%s: the adapter was trained with micro-batches of %u tokens, prompts come in %u here\n", __func__,
-                    adapter->ubatch, cparams.n_ubatch);
-        }
-        if (cparams.rope_freq_base != hparams.rope_freq_base_train || cparams.rope_freq_scale != hparams.rope_freq_scale_train) {
-            LLAMA_LOG_WARN("%s: the adapter was trained with the model's own RoPE settings (base %g, scale %g), this context changes them (%g, %g)\n",
-                    __func__, hparams.rope_freq_base_train, hparams.rope_freq_scale_train, cparams.rope_freq_base, cparams.rope_freq_scale);
-        }
     }
 }
 
@@ -253,10 +206,21 @@ bool lesskv_memory::reserve_scratch() {
     if (use_reference) {
         size_t n = 1; // a layer whose policy asks for nothing needs none
         for (const auto & l : layers) {
-            n = std::max(n, l.params.n_swa > 0 ? 0 : (size_t) l.params.n_head_kv*((size_t) budget + cparams.n_ubatch));
+            n = std::max(n, lesskv_worth_size(&l.params, cparams.n_ubatch)); // rows of it are shorter
         }
         worth.resize(n);
         size += n*sizeof(worth[0]);
+    }
+    worths.resize(layers.size());
+    ref_worths.resize(layers.size());
+    for (const auto & l : layers) {
+        if (l.last_sharer < 0) {
+            continue;
+        }
+        const size_t n = lesskv_worth_size(&l.params, cparams.n_ubatch);
+        worths[l.i].resize(n);
+        ref_worths[l.i].resize(use_reference ? n : 0); // rows of it are shorter
+        size += worths[l.i].size()*sizeof(float) + ref_worths[l.i].size()*sizeof(double);
     }
     scratch      = std::move(p);
     scratch_size = size;
@@ -283,6 +247,13 @@ lesskv_memory_layer & lesskv_memory::layer(int il) {
         refuse(format("layer %d attends but has no KV heads of its own: LESS cannot serve this model, turn it off", il));
     }
     return layers[layer_of[il]];
+}
+
+double * lesskv_memory::reference_worth(const lesskv_memory_layer & l) {
+    if (!use_reference) {
+        return nullptr;
+    }
+    return ref_worths[l.i].empty() ? worth.data() : ref_worths[l.i].data();
 }
 
 void lesskv_memory::note_lora() {

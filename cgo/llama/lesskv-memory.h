@@ -30,11 +30,14 @@ inline lesskv_stats stats_of(const lesskv_cache * c) {
     return s;
 }
 
-// One layer that has attention. The graph's custom nodes point at it, so it lives as long as the memory.
+// One layer that has attention, its index in the memory being that of its cache unless it shares another's. The graph's custom nodes
+// point at it, so it lives as long as the memory.
 struct lesskv_memory_layer {
     lesskv_memory * mem = nullptr;
     int32_t il = 0;          // layer of the model
-    size_t  i = 0;           // index among the layers that have attention
+    size_t  i = 0;           // of its cache: the layer's own, or the one that it shares
+    bool    shares = false;  // has no keys and values of its own, and attends to its owner's cache
+    int32_t last_sharer = -1; // of an owner: the layer of the model after which it commits; -1: it shares with none
     lesskv_layer params = {};
     float   scale = 0.0f;    // kq_scale, known when the graph is built
     float   soft_cap = 0.0f;
@@ -44,8 +47,10 @@ struct lesskv_memory_layer {
 
 class lesskv_memory : public llama_memory_i {
 public:
-    // Throws std::runtime_error; the reason goes to params.lesskv->error too. cparams must outlive the memory.
-    lesskv_memory(const llama_model & model, const llama_memory_params & params, const llama_cparams & cparams);
+    // Throws std::runtime_error; the reason goes to params.lesskv->error too. cparams must outlive the memory. attends: which
+    // layers attend; empty: all that have KV heads.
+    lesskv_memory(const llama_model & model, const llama_memory_params & params, const llama_cparams & cparams,
+            const layer_filter_cb & attends = nullptr);
     ~lesskv_memory() override = default;
 
     // llama_memory_i
@@ -75,8 +80,10 @@ public:
     // for the graph
 
     lesskv_memory_layer & layer(int il);        // refuses if layer il has no attention
+    lesskv_memory_layer & owner(const lesskv_memory_layer & l) { return layers[l.i]; } // whose cache it attends to: itself, or another
     const std::map<int32_t, std::vector<float>> & rotations() const { return hadamard; } // that quantised slots need, by size
     [[noreturn]] void     refuse(const std::string & why) const; // throws; the reason goes to the configuration's error too
+    bool                  fail(const std::string & why) const; // remembers and logs a refusal; returns false
     void                  note_lora();          // warns, once, that an adapter was trained without it
     lesskv_cache *        cache(llama_seq_id seq_id, size_t i) const; // NULL if there is none
     void *                scratch_data() const { return scratch.get(); }
@@ -84,7 +91,8 @@ public:
     lesskv_profile *      profile_data() { return profiles.empty() ? nullptr : profiles.data(); } // by thread; NULL: off
     const std::vector<lesskv_profile> & profile() const { return profiles; }
     void                  reset_profile() { std::fill(profiles.begin(), profiles.end(), lesskv_profile{}); }
-    double *              reference_worth()       { return use_reference ? worth.data() : nullptr; } // NULL: the fast kernels
+    double *              reference_worth(const lesskv_memory_layer & l); // NULL: the fast kernels
+    float *               worth_of(size_t i) { return worths[i].empty() ? nullptr : worths[i].data(); } // of a cache that is shared, or NULL
     void                  note_status(const lesskv_memory_layer & l, lesskv_status status); // of a node; from any thread
     bool                  computed(); // whether the nodes of the micro-batch in flight did well; poisons its sequence if not
 
@@ -92,8 +100,9 @@ public:
 
     const std::string & last_error() const { return error; }
     lesskv_status last_status() const { return status; }
-    void info(lesskv_info & out) const;
+    virtual void info(lesskv_info & out) const;
     bool layer_info(llama_seq_id seq_id, size_t i, lesskv_layer_info & out) const;
+    bool head_info(int32_t il, int32_t head_kv, lesskv_head_info & out) const;
     int32_t slots(llama_seq_id seq_id, int32_t il, int32_t head_kv, int32_t max, int32_t * pos, float * score) const;
 
     // for lesskv_memory_context
@@ -101,9 +110,8 @@ public:
     bool apply(const llama_ubatch & ubatch);
     void done();
 
-private:
+protected:
     struct free_cache   { void operator()(lesskv_cache * c) const { lesskv_cache_free(c); } };
-    struct free_scratch { void operator()(void * p) const; };
     using cache_ptr = std::unique_ptr<lesskv_cache, free_cache>;
 
     struct sequence {
@@ -111,17 +119,45 @@ private:
         std::string poison;            // why it refuses to decode; empty: it doesn't
     };
 
-    void resolve(const lesskv_config & cfg, const llama_memory_params & params);
+    bool valid(llama_seq_id seq_id) const;
+    void poison(llama_seq_id seq_id, const std::string & why);
+    llama_pos pos_max(const sequence & seq) const;
+
+    // Whether what a subclass keeps beside the caches can be cut back to p0, which is not after the sequence's end.
+    virtual bool can_cut_beside(llama_seq_id seq_id, llama_pos p0) const;
+
+    // Of a saved state, one sequence or (-1) all of them: which are in it; what is read of it, before anything here changes;
+    // and what was read, in the place of what was here.
+    static void check_flags(llama_state_seq_flags flags);
+    std::vector<uint32_t> saved(llama_seq_id seq_id) const;
+    std::vector<std::pair<uint32_t, sequence>> read_sequences(llama_io_read_i & io, llama_seq_id seq_id) const;
+    void replace(std::vector<std::pair<uint32_t, sequence>> loaded, llama_seq_id seq_id);
+
+    std::vector<sequence> seqs;
+
+    llama_seq_id in_flight = -1; // the sequence whose micro-batch was applied and is not known to be done
+    int64_t      in_flight_seen = 0; // what its layers had seen before; -1: it cannot be taken back whatever they have
+
+    mutable std::string error;
+
+private:
+    struct free_scratch { void operator()(void * p) const; };
+
+    void resolve(const lesskv_config & cfg, const layer_filter_cb & attends);
+    void share(lesskv_memory_layer & l);
+    void resolve_budget(const lesskv_config & cfg); // lesskv-budget.cpp
+    void load_weights();
+    void warn_adapter() const;
+    bool spread() const; // whether heads have budgets of their own
+    void set_slots(std::vector<int32_t> slots, int32_t heavy_asked); // B of every KV head that has a budget, layer by layer
+    std::vector<int32_t> allocate(int32_t budget) const;
+    uint64_t bytes_of(const std::vector<int32_t> & slots) const; // of one sequence, and the kernels
     void load_adapter(const lesskv_config & cfg);
     bool reserve_scratch();
-    bool valid(llama_seq_id seq_id) const;
     bool make(sequence & seq);         // its caches; false: no memory
-    bool fail(const std::string & why) const; // remembers and logs a refusal; returns false
-    void poison(llama_seq_id seq_id, const std::string & why);
     bool consistent(const sequence & seq, int64_t seen) const; // every layer has seen that many tokens
     bool can_cut(const sequence & seq, llama_pos p0) const;
     llama_pos pos_min(const sequence & seq) const;
-    llama_pos pos_max(const sequence & seq) const;
 
     struct state_header; // of a saved state
     state_header make_header() const;
@@ -134,13 +170,17 @@ private:
     const llama_cparams & cparams;
 
     const lesskv_policy * policy = nullptr;
-    int32_t budget = 0, heavy = 0, pinned = 0; // B, h, p of algorithm.md
+    int32_t budget = 0, heavy = 0, pinned = 0; // B, h, p of algorithm.md; of a head on average where they differ
+    std::vector<float> weights;         // of the allocation, for every KV head that has a budget, layer by layer; empty: equal
+    std::vector<lesskv_budget> budgets; // of those heads, to which the layers point; empty: all have B and h
     lesskv_type type_k = LESSKV_TYPE_F16, type_v = LESSKV_TYPE_F16;
     bool swa_full = false; // only to say what the unmodified cache would hold
     bool use_reference = false;
     bool use_profile = false;
     std::vector<lesskv_profile> profiles;
     std::vector<double> worth; // of the plain loops: what pairs were worth, from attend to commit
+    std::vector<std::vector<float>>  worths;     // by cache, of those that are shared: the same, from the owner's attend to its commit
+    std::vector<std::vector<double>> ref_worths; // and of the plain loops
 
     const lesskv_adapter * adapter = nullptr; // null: sparse only
     std::unique_ptr<const lesskv_adapter> own; // where the configuration only names a file
@@ -150,14 +190,11 @@ private:
     std::map<int32_t, std::vector<float>> hadamard; // normalised, by size
     std::vector<lesskv_memory_layer> layers;
     std::vector<int32_t> layer_of; // by il; -1: no attention
-    std::vector<sequence> seqs;
 
     std::unique_ptr<void, free_scratch> scratch;
     size_t scratch_size = 0;
     int    n_threads = 0; // that the scratch is for
 
-    llama_seq_id in_flight = -1; // the sequence whose micro-batch was applied and is not known to be done
-    int64_t      in_flight_seen = 0;
     std::atomic<uint64_t> failed{0}; // how a node failed, the status below its layer; 0: none did
     lesskv_status status = LESSKV_OK; // of the nodes in the last decode
 
@@ -167,8 +204,6 @@ private:
     // Where a refusal is written while the context is being made; NULL afterwards.
     char * config_error = nullptr;
     size_t config_error_size = 0;
-
-    mutable std::string error;
 };
 
 // The micro-batches of one llama_decode. Made by lesskv_memory, valid until the decode ends.
@@ -185,6 +220,7 @@ public:
     llama_memory_status  get_status() const override { return status; }
 
     lesskv_memory * memory() const { return mem; }
+    const std::vector<llama_ubatch> & micro_batches() const { return ubatches; } // none: there is only the graph to reserve
 
 private:
     lesskv_memory *           mem;

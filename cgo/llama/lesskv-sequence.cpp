@@ -21,7 +21,7 @@ lesskv_cache * lesskv_memory::cache(llama_seq_id seq_id, size_t i) const {
 bool lesskv_memory::make(sequence & seq) {
     std::vector<cache_ptr> caches(layers.size());
     for (const auto & l : layers) {
-        if (!l.used) {
+        if (!l.used || l.shares) {
             continue;
         }
         lesskv_cache * c = nullptr;
@@ -82,6 +82,12 @@ bool lesskv_memory::can_cut(const sequence & seq, llama_pos p0) const {
     return true;
 }
 
+bool lesskv_memory::can_cut_beside(llama_seq_id seq_id, llama_pos p0) const {
+    GGML_UNUSED(seq_id);
+    GGML_UNUSED(p0);
+    return true;
+}
+
 // A poisoned sequence says that it is empty: llama_decode compares positions before it asks for a batch, and would answer
 // that they are wrong where the reason is another.
 llama_pos lesskv_memory::seq_pos_min(llama_seq_id seq_id) const {
@@ -124,7 +130,7 @@ bool lesskv_memory::seq_rm(llama_seq_id seq_id, llama_pos p0, llama_pos p1) {
     if (in_flight >= s0 && in_flight < s1) {
         auto & seq = seqs[in_flight];
         if (!clears(seq) && !consistent(seq, in_flight_seen)) {
-            poison(in_flight, "its last decode failed or was aborted half-way, and what it folded cannot be taken back");
+            poison(in_flight, "its last decode failed or was aborted half-way, and what its layers took in cannot be taken back");
         }
         in_flight = -1;
     }
@@ -140,6 +146,10 @@ bool lesskv_memory::seq_rm(llama_seq_id seq_id, llama_pos p0, llama_pos p1) {
         if (p1 <= pos_max(seq)) {
             return fail(format("positions %d to %d of sequence %d can't be removed: only the end of a sequence can be cut off, and it ends at %d",
                         p0, p1, s, pos_max(seq)));
+        }
+        if (!can_cut_beside(s, p0)) {
+            return fail(format("sequence %d can't be cut back to position %d: its recurrent layers hold the state of its end, position %d, and no longer that one",
+                        s, p0, pos_max(seq)));
         }
         if (!can_cut(seq, p0)) {
             return fail(format("sequence %d can't be cut back to position %d: what lies before %d has been folded into the state",

@@ -9,8 +9,16 @@
 #include <cstring>
 #include <stdexcept>
 
+// A part of a state, without what can be made again from tokens, is for caches that have such a part. LLAMA_STATE_SEQ_FLAGS_ON_DEVICE is
+// served: nothing of a LESS cache is on a device, and what upstream leaves there is in the state itself.
+void lesskv_memory::check_flags(llama_state_seq_flags flags) {
+    if (flags & LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY) {
+        throw std::runtime_error("a part of a state (LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY) was asked for: a LESS cache is saved and loaded whole, leave the flag out");
+    }
+}
+
 static const uint32_t STATE_MAGIC   = 0x764b534c; // "LSKv"
-static const uint32_t STATE_VERSION = 4;
+static const uint32_t STATE_VERSION = 5;
 
 // What a saved state must share with the context that loads it. Plain numbers and padded strings, compared one by one.
 struct lesskv_memory::state_header {
@@ -20,6 +28,7 @@ struct lesskv_memory::state_header {
     char     model[65];
     char     pad[2];
     int32_t  budget, heavy, pinned;
+    uint32_t n_spread; // heads that have budgets of their own, which follow the header
     int32_t  type_k, type_v;
     uint32_t n_ubatch, n_layer;
     float    rope_freq_base, rope_freq_scale;
@@ -41,6 +50,7 @@ lesskv_memory::state_header lesskv_memory::make_header() const {
     h.budget = budget;
     h.heavy  = heavy;
     h.pinned = pinned;
+    h.n_spread = (uint32_t) budgets.size();
     h.type_k = type_k;
     h.type_v = type_v;
     h.n_ubatch = cparams.n_ubatch;
@@ -89,6 +99,7 @@ void lesskv_memory::check_header(llama_io_read_i & io) const {
     num("the budget",             h.budget,           want.budget);
     num("heavy",                  h.heavy,            want.heavy);
     num("pinned",                 h.pinned,           want.pinned);
+    num("the number of heads with budgets of their own", h.n_spread, want.n_spread);
     num("the slots' key type",    h.type_k,           want.type_k);
     num("the slots' value type",  h.type_v,           want.type_v);
     num("n_ubatch",               h.n_ubatch,         want.n_ubatch);
@@ -102,6 +113,12 @@ void lesskv_memory::check_header(llama_io_read_i & io) const {
     num("the YaRN high dimension",h.yarn_beta_slow,   want.yarn_beta_slow);
     if (!same) {
         throw std::runtime_error("the saved state is damaged in its header, where it pads its strings");
+    }
+    for (size_t i = 0; i < budgets.size(); ++i) {
+        lesskv_budget b;
+        io.read(&b, sizeof(b));
+        num(format("the budget of KV head %zu, counted through the layers,", i).c_str(), b.slots, budgets[i].slots);
+        num(format("heavy of KV head %zu, counted through the layers,",      i).c_str(), b.heavy, budgets[i].heavy);
     }
 }
 
@@ -177,24 +194,31 @@ lesskv_memory::sequence lesskv_memory::read_seq(llama_io_read_i & io) const {
     return seq;
 }
 
-void lesskv_memory::state_write(llama_io_write_i & io, llama_seq_id seq_id, llama_state_seq_flags flags) const {
-    GGML_UNUSED(flags);
-
-    try {
-        if (seq_id >= (llama_seq_id) seqs.size()) {
-            throw std::runtime_error(format("there is no sequence %d, the context has %zu", seq_id, seqs.size()));
-        }
-        std::vector<uint32_t> ids;
-        for (size_t s = 0; s < seqs.size(); ++s) {
-            if (seq_id >= 0 ? (llama_seq_id) s == seq_id : !seqs[s].caches.empty() || !seqs[s].poison.empty()) {
-                if (!seqs[s].poison.empty()) {
-                    throw std::runtime_error(seqs[s].poison);
-                }
-                ids.push_back((uint32_t) s);
+std::vector<uint32_t> lesskv_memory::saved(llama_seq_id seq_id) const {
+    if (seq_id >= (llama_seq_id) seqs.size()) {
+        throw std::runtime_error(format("there is no sequence %d, the context has %zu", seq_id, seqs.size()));
+    }
+    std::vector<uint32_t> ids;
+    for (size_t s = 0; s < seqs.size(); ++s) {
+        if (seq_id >= 0 ? (llama_seq_id) s == seq_id : !seqs[s].caches.empty() || !seqs[s].poison.empty()) {
+            if (!seqs[s].poison.empty()) {
+                throw std::runtime_error(seqs[s].poison);
             }
+            ids.push_back((uint32_t) s);
         }
-        const auto h = make_header();
+    }
+    return ids;
+}
+
+void lesskv_memory::state_write(llama_io_write_i & io, llama_seq_id seq_id, llama_state_seq_flags flags) const {
+    try {
+        check_flags(flags);
+        const auto ids = saved(seq_id);
+        const auto h   = make_header();
         io.write(&h, sizeof(h));
+        if (spread()) {
+            io.write(budgets.data(), budgets.size()*sizeof(budgets[0]));
+        }
         const uint32_t n = ids.size();
         io.write(&n, sizeof(n));
         for (const uint32_t s : ids) {
@@ -207,42 +231,50 @@ void lesskv_memory::state_write(llama_io_write_i & io, llama_seq_id seq_id, llam
     }
 }
 
-void lesskv_memory::state_read(llama_io_read_i & io, llama_seq_id seq_id, llama_state_seq_flags flags) {
-    GGML_UNUSED(flags);
-
-    try {
-        if (seq_id >= (llama_seq_id) seqs.size()) {
-            throw std::runtime_error(format("there is no sequence %d, the context has %zu", seq_id, seqs.size()));
-        }
-        check_header(io);
-        uint32_t n;
-        io.read(&n, sizeof(n));
-        if (n > seqs.size() || (seq_id >= 0 && n != 1)) {
-            throw std::runtime_error(format("the saved state holds %u sequences, %zu fit", n, seq_id >= 0 ? (size_t) 1 : seqs.size()));
-        }
-        std::vector<sequence> loaded(seqs.size());
-        std::vector<bool>     seen(seqs.size());
-        for (uint32_t i = 0; i < n; ++i) {
-            uint32_t s;
-            io.read(&s, sizeof(s));
-            if (seq_id >= 0) {
-                s = seq_id;
-            }
-            if (s >= seqs.size() || seen[s]) {
-                throw std::runtime_error(format("the saved state names sequence %u, %zu fit", s, seqs.size()));
-            }
-            seen[s]   = true;
-            loaded[s] = read_seq(io);
-        }
-
-        // all of it is good: from here nothing fails
+std::vector<std::pair<uint32_t, lesskv_memory::sequence>> lesskv_memory::read_sequences(llama_io_read_i & io, llama_seq_id seq_id) const {
+    if (seq_id >= (llama_seq_id) seqs.size()) {
+        throw std::runtime_error(format("there is no sequence %d, the context has %zu", seq_id, seqs.size()));
+    }
+    check_header(io);
+    uint32_t n;
+    io.read(&n, sizeof(n));
+    if (n > seqs.size() || (seq_id >= 0 && n != 1)) {
+        throw std::runtime_error(format("the saved state holds %u sequences, %zu fit", n, seq_id >= 0 ? (size_t) 1 : seqs.size()));
+    }
+    std::vector<std::pair<uint32_t, sequence>> loaded;
+    std::vector<bool> seen(seqs.size());
+    for (uint32_t i = 0; i < n; ++i) {
+        uint32_t s;
+        io.read(&s, sizeof(s));
         if (seq_id >= 0) {
-            seqs[seq_id] = std::move(loaded[seq_id]);
-        } else {
-            seqs = std::move(loaded);
+            s = seq_id;
         }
-        in_flight = -1;
-        error.clear();
+        if (s >= seqs.size() || seen[s]) {
+            throw std::runtime_error(format("the saved state names sequence %u, %zu fit", s, seqs.size()));
+        }
+        seen[s] = true;
+        loaded.emplace_back(s, read_seq(io));
+    }
+    return loaded;
+}
+
+void lesskv_memory::replace(std::vector<std::pair<uint32_t, sequence>> loaded, llama_seq_id seq_id) {
+    if (seq_id < 0) {
+        for (auto & seq : seqs) {
+            seq = {};
+        }
+    }
+    for (auto & [s, seq] : loaded) {
+        seqs[s] = std::move(seq);
+    }
+    in_flight = -1;
+    error.clear();
+}
+
+void lesskv_memory::state_read(llama_io_read_i & io, llama_seq_id seq_id, llama_state_seq_flags flags) {
+    try {
+        check_flags(flags);
+        replace(read_sequences(io, seq_id), seq_id); // once all of it is read, nothing fails
     } catch (const std::exception & e) {
         error = e.what();
         throw;

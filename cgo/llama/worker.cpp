@@ -10,7 +10,7 @@
 //
 //     open       path, n_ctx=0 (the model's), n_batch=2048, n_ubatch=512, n_seq_max=1, threads=1, type_k=f16, type_v=f16
 //                (f32 f16 q8_0 q4_0), flash_attn=0, kv_unified=0, swa_full=1, embeddings=0, capture=0, rope_base=0,
-//                rope_scale=0 (the model's)
+//                rope_scale=0 (the model's), rollback=0 (n_rs_seq)
 //                less=0, and with less=1 the fields of lesskv_config: policy, budget, budget_share, budget_bytes, heavy,
 //                pinned, less_type_k, less_type_v, adapter, force_adapter, reference, profile
 //     close
@@ -23,6 +23,8 @@
 //                sequence that the token belongs to, or -1
 //                -> rows width us (microseconds), payload: float32 [rows][width], logits, or embeddings if opened so. A
 //                model without a cache (an encoder) answers for every token
+//     embed      seq=0, payload: int32 positions of n embeddings, of a model with M-RoPE four times n (section by section), then
+//                float32 [n][n_embd] -> as decode, with the row of the last
 //     encode     as decode, for the encoder of a model that has a decoder too
 //     greedy     token seq=0 pos n rows=0 -> us, payload: int32 the n most likely tokens that follow, one decode each, then
 //                with rows=1 float32 [n][n_vocab] their logits
@@ -218,6 +220,23 @@ struct memory_use {
     }
 };
 
+#ifdef LESSKV
+// The numbers of "1,2,3"; none of "".
+std::vector<int32_t> parse_numbers(const char * key, const std::string & list) {
+    std::vector<int32_t> numbers;
+    for (const char * at = list.c_str(); *at;) {
+        char * end = nullptr;
+        const long long n = strtoll(at, &end, 10);
+        if (end == at || (*end && *end != ',') || n < INT32_MIN || n > INT32_MAX) {
+            refuse("%s=%s: want numbers with commas between them", key, list.c_str());
+        }
+        numbers.push_back(int32_t(n));
+        at = *end ? end + 1 : end;
+    }
+    return numbers;
+}
+#endif
+
 ggml_type parse_type(const char * key, const std::string & name) {
     for (const ggml_type t : { GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_Q8_0, GGML_TYPE_Q4_0 }) {
         if (name == ggml_type_name(t)) {
@@ -244,6 +263,7 @@ public:
             { "tokenize",    &worker::tokenize,    true  },
             { "detokenize",  &worker::detokenize,  true  },
             { "decode",      &worker::decode,      true  },
+            { "embed",       &worker::embed,       true  },
             { "encode",      &worker::encode,      true  },
             { "greedy",      &worker::greedy,      true  },
             { "threads",     &worker::threads,     true  },
@@ -259,10 +279,13 @@ public:
             { "capture",     &worker::set_capture, true  },
             { "captured",    &worker::captured,    true  },
             { "abort",       &worker::set_abort,   true  },
+            { "beside",      &worker::beside,      true  },
+            { "train",       &worker::train,       true  },
             { "causal",      &worker::set_causal,  true  },
             { "less",        &worker::less,        true  },
             { "layers",      &worker::layers,      true  },
             { "slots",       &worker::slots,       true  },
+            { "heads",       &worker::heads,       true  },
             { "profile",     &worker::profile,     true  },
             { "supported",   &worker::supported,   false },
             { "fingerprint", &worker::fingerprint, true  },
@@ -403,16 +426,22 @@ private:
         params.pooling_type    = LLAMA_POOLING_TYPE_NONE;
         params.rope_freq_base  = req.real("rope_base", 0);
         params.rope_freq_scale = req.real("rope_scale", 0);
+        params.n_rs_seq        = uint32_t(req.integer("rollback", 0, 64, 0));
         can_capture            = req.flag("capture", false);
         if (can_capture) {
             params.cb_eval           = capture::callback;
             params.cb_eval_user_data = &copies;
         }
 
+        if (req.flag("ahead", false)) {
+            params.ctx_type = LLAMA_CONTEXT_TYPE_MTP;
+        }
+
         const bool less = req.flag("less", false);
 #ifdef LESSKV
         const std::string policy  = req.text("policy");
         const std::string adapter = req.text("adapter");
+        const std::vector<int32_t> slots = parse_numbers("slots", req.text("slots"));
         config_error.assign(1024, '\0');
         lesskv_config config = lesskv_config_default();
         if (!policy.empty()) {
@@ -421,6 +450,8 @@ private:
         config.budget        = int32_t (req.integer("budget", INT32_MIN, max_i32, config.budget));
         config.budget_share  = req.real("budget_share", config.budget_share);
         config.budget_bytes  = uint64_t(req.integer("budget_bytes", 0, INT64_MAX, int64_t(config.budget_bytes)));
+        config.slots         = slots.empty() ? nullptr : slots.data();
+        config.n_slots       = int32_t (slots.size());
         config.heavy         = int32_t (req.integer("heavy",  INT32_MIN, max_i32, config.heavy));
         config.pinned        = int32_t (req.integer("pinned", INT32_MIN, max_i32, config.pinned));
         config.type_k        = parse_type("less_type_k", req.text("less_type_k", "f16"));
@@ -644,10 +675,43 @@ private:
         rows(n, out);
     }
 
+    void embed(request & req, reply & out) {
+        int32_t seq = seq_of(req);
+        const auto v = req.integers();
+        req.done();
+        const auto   rope     = llama_model_rope_type(model.get());
+        const size_t sections = rope == LLAMA_ROPE_TYPE_MROPE || rope == LLAMA_ROPE_TYPE_IMROPE ? 4 : 1;
+        const size_t width    = llama_model_n_embd_inp(model.get());
+        const size_t n        = v.size()/(sections + width);
+        if (n == 0 || n*(sections + width) != v.size() || n > llama_n_batch(ctx.get())) {
+            refuse("%zu values are no embeddings of %zu with %zu positions each, 1 to %u of them", v.size(), width, sections, llama_n_batch(ctx.get()));
+        }
+        std::vector<int32_t>   pos(v.begin(), v.begin() + n*sections);
+        std::vector<float>     embd(n*width);
+        std::vector<int32_t>   n_seq(n, 1);
+        std::vector<int32_t *> seqs(n, &seq);
+        std::vector<int8_t>    row(n, 0);
+        memcpy(embd.data(), v.data() + n*sections, embd.size()*sizeof(float));
+        row.back() = 1;
+        for (const int32_t p : pos) {
+            if (p < 0) {
+                refuse("position %d: want 0 or more", p);
+            }
+        }
+        const int64_t start = llama_time_us();
+        const int code = llama_decode(ctx.get(), { int32_t(n), nullptr, embd.data(), pos.data(), n_seq.data(), seqs.data(), row.data() });
+        llama_synchronize(ctx.get());
+        if (code != 0) {
+            throw failure(with_reason("llama_decode returned " + std::to_string(code)), code);
+        }
+        out.set("us", llama_time_us() - start);
+        rows(1, out);
+    }
+
     void encode(request & req, reply & out) {
         batch b = read_batch(req);
         check_batch(b, true);
-        if (!llama_model_has_encoder(model.get())) {
+        if (!llama_model_has_encoder(model.get()) && !less_on) { // LESS refuses it itself
             refuse("the model has no encoder that runs by itself: use decode");
         }
         const int code = llama_encode(ctx.get(), b.get());
@@ -785,6 +849,7 @@ private:
     void save(request & req, reply & out) {
         const int32_t seq = int32_t(req.integer("seq", -1, n_seq() - 1, -1));
         const std::string file = req.text("file");
+        const llama_state_seq_flags flags = llama_state_seq_flags(req.integer("flags", 0, max_i32, 0));
         req.done();
         if (!file.empty()) {
             const auto tokens = req.integers();
@@ -796,10 +861,10 @@ private:
             }
             return;
         }
-        std::vector<uint8_t> state(seq < 0 ? llama_state_get_size(ctx.get()) : llama_state_seq_get_size(ctx.get(), seq));
+        std::vector<uint8_t> state(seq < 0 ? llama_state_get_size(ctx.get()) : llama_state_seq_get_size_ext(ctx.get(), seq, flags));
         const size_t n = seq < 0
             ? llama_state_get_data(ctx.get(), state.data(), state.size())
-            : llama_state_seq_get_data(ctx.get(), state.data(), state.size(), seq);
+            : llama_state_seq_get_data_ext(ctx.get(), state.data(), state.size(), seq, flags);
         if (state.empty() || n != state.size()) {
             throw failure(with_reason("can't save the state"));
         }
@@ -842,6 +907,7 @@ private:
     void load(request & req, reply & out) {
         const int32_t seq = int32_t(req.integer("seq", -1, n_seq() - 1, -1));
         const std::string file = req.text("file");
+        const llama_state_seq_flags flags = llama_state_seq_flags(req.integer("flags", 0, max_i32, 0));
         req.done();
         if (!file.empty()) {
             std::vector<int32_t> tokens(check_state_file(file, seq < 0));
@@ -860,11 +926,42 @@ private:
         }
         const size_t n = seq < 0
             ? llama_state_set_data(ctx.get(), req.payload.data(), req.payload.size())
-            : llama_state_seq_set_data(ctx.get(), req.payload.data(), req.payload.size(), seq);
+            : llama_state_seq_set_data_ext(ctx.get(), req.payload.data(), req.payload.size(), seq, flags);
         if (n == 0) {
             throw failure(with_reason("can't load the state"));
         }
         out.set("bytes", int64_t(n));
+    }
+
+    // What only some contexts can do
+
+    // A context of another model that takes part in this one's.
+    void beside(request & req, reply &) {
+        const std::string path = req.text("path");
+        req.done();
+        const std::unique_ptr<llama_model, decltype(&llama_model_free)> other(llama_model_load_from_file(path.c_str(), llama_model_default_params()), llama_model_free);
+        if (!other) {
+            throw failure(with_reason("can't load " + path));
+        }
+        llama_context_params params = llama_context_default_params();
+        params.n_ctx     = llama_n_ctx(ctx.get());
+        params.ctx_other = ctx.get();
+        const std::unique_ptr<llama_context, decltype(&llama_free)> made(llama_init_from_model(other.get(), params), llama_free);
+        if (!made) {
+            throw failure("can't make a context for " + path + ": " + log.errors); // the open one's last error is another's
+        }
+    }
+
+    // Asks LESS to be trained, which it refuses. Without it, there would have to be something to train.
+    void train(request & req, reply &) {
+        req.done();
+        if (!less_on) {
+            refuse("train: open with less=1 first");
+        }
+        llama_opt_params params = {};
+        llama_opt_init(ctx.get(), model.get(), params);
+        llama_opt_epoch(ctx.get(), nullptr, nullptr, nullptr, 0, nullptr, nullptr);
+        throw failure(with_reason("can't train"));
     }
 
     // Looking inside
@@ -1007,6 +1104,7 @@ private:
         out.set("pinned",          i.pinned);
         out.set("n_layer",         i.n_layer);
         out.set("n_layer_swa",     i.n_layer_swa);
+        out.set("n_layer_shared",  i.n_layer_shared);
         out.set("n_layer_kernels", i.n_layer_kernels);
         out.set("rank",            i.rank);
         out.set("hidden",          i.hidden);
@@ -1016,6 +1114,7 @@ private:
         out.set("bytes_kernels",   int64_t(i.bytes_kernels));
         out.set("bytes_scratch",   int64_t(i.bytes_scratch));
         out.set("bytes_full",      int64_t(i.bytes_full));
+        out.set("bytes_recurrent", int64_t(i.bytes_recurrent));
         out.set("adapter_sha256",  i.adapter_sha256);
         out.set("error",           lesskv_error(ctx.get()));
     }
@@ -1039,6 +1138,22 @@ private:
         out.give(std::move(scales));
     }
 
+    // layer, KV head, budget and heavy of every head that has a budget
+    void heads(request & req, reply & out) {
+        req.done();
+        std::vector<int64_t> v;
+        lesskv_head_info i;
+        for (int32_t il = 0; il < llama_model_n_layer(model.get()); il++) {
+            for (int32_t j = 0; lesskv_get_head(ctx.get(), il, j, &i); j++) {
+                for (const int64_t x : { int64_t(il), int64_t(j), int64_t(i.budget), int64_t(i.heavy) }) {
+                    v.push_back(x);
+                }
+            }
+        }
+        out.set("n", int64_t(v.size()/4));
+        out.give(std::move(v));
+    }
+
     void slots(request & req, reply & out) {
         const int32_t seq   = seq_of(req);
         const int32_t layer = int32_t(req.integer("layer", 0, llama_model_n_layer(model.get()) - 1));
@@ -1048,7 +1163,9 @@ private:
         if (!lesskv_get_info(ctx.get(), &i)) {
             refuse("the context has no LESS cache");
         }
-        const size_t max = size_t(std::max(i.budget, llama_model_n_swa(model.get())));
+        lesskv_head_info own = {};
+        lesskv_get_head(ctx.get(), layer, head, &own);
+        const size_t max = size_t(std::max(own.budget, llama_model_n_swa(model.get())));
         std::vector<int32_t> pos(max);
         std::vector<float>   score(max);
         const int32_t n = lesskv_get_slots(ctx.get(), seq, layer, head, int32_t(max), pos.data(), score.data());
@@ -1107,6 +1224,7 @@ private:
     void less       (request & req, reply &) { no_less(req); }
     void layers     (request & req, reply &) { no_less(req); }
     void slots      (request & req, reply &) { no_less(req); }
+    void heads      (request & req, reply &) { no_less(req); }
     void profile    (request & req, reply &) { no_less(req); }
     void supported  (request & req, reply &) { no_less(req); }
     void fingerprint(request & req, reply &) { no_less(req); }

@@ -80,7 +80,7 @@ them for once, and compares.`,
 	f.DurationVar(&o.Cell, "cell", 30*time.Second, "no more rounds of a prompt's cell after it took so long")
 	f.StringVar(&o.budget, "budget", "5%", "slots per KV head as a share of the largest context")
 	f.StringVar(&o.Policy, "policy", "h2o", "h2o, lambda or peak")
-	f.StringVar(&o.SlotType, "type", "f16", "type of the slots: f16, f32, q8_0, or one for keys and one for values, as q4_0,q8_0")
+	f.StringVar(&o.SlotType, "type", "f16", "type of the slots: f16, f32, q8_0, q4_0, or one for keys and one for values, as q4_0,q8_0")
 	f.StringVar(&o.Adapter, "adapter", "", "`file` of the kernels (default: random ones)")
 	addNumber(f, &o.Rank, "rank", "", 8, 1, weights.MaxSize, "rank of random kernels")
 	addNumber(f, &o.Hidden, "hidden", "", 16, 1, weights.MaxSize, "hidden size of random kernels")

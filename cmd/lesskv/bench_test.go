@@ -28,6 +28,9 @@ func TestBenchUsage(t *testing.T) {
 		{[]string{"--kernels=q4_0", "gopher-5m"}, "--kernels q4_0: want f16 or q8_0"},
 		{[]string{"--growth=-1", "gopher-5m"}, "--growth -1: want a number of tokens"},
 		{[]string{"--prompt-limit=x", "gopher-5m"}, "--prompt-limit x: want a number of tokens"},
+		{[]string{"--quant=Q9", "smollm2-135m"}, "matrices in Q9: want one of F32, F16"},
+		{[]string{"--policy=magic", "smollm2-135m"}, "magic"},
+		{[]string{"--type=q9", "smollm2-135m"}, "q9"},
 		{[]string{"no-such-shape"}, `no shape "no-such-shape"`},
 	} {
 		status, _, stderr := command("", append([]string{"bench", "-q"}, test.args...)...)

@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/lesskv/lesskv/integration/bench"
+	"github.com/lesskv/lesskv/integration/tune"
 	"github.com/lesskv/lesskv/integration/verify"
 	lesskv "github.com/lesskv/lesskv/plugin"
 	"github.com/lesskv/lesskv/weights/train"
@@ -53,7 +54,7 @@ func newRoot() *cobra.Command {
 	root.SetFlagErrorFunc(flagError)
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return checkEmpty(cmd) }
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(newRun(), newTrain(), newMerge(), newImport(), newVerify(), newBench())
+	root.AddCommand(newRun(), newTune(), newTrain(), newMerge(), newImport(), newVerify(), newBench())
 	return root
 }
 
@@ -85,7 +86,7 @@ func execute(ctx context.Context, args []string, stdin io.Reader, stdout, stderr
 }
 
 // senseless are the faults that packages find in a command line.
-var senseless = []error{lesskv.ErrConfig, lesskv.ErrArgument, train.ErrOption, verify.ErrPlan, bench.ErrOption}
+var senseless = []error{lesskv.ErrConfig, lesskv.ErrArgument, train.ErrOption, tune.ErrOption, verify.ErrPlan, bench.ErrOption}
 
 // flagError says which flag is wrong, and of an unknown one of run what may have been meant.
 func flagError(cmd *cobra.Command, err error) error {

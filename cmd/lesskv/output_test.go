@@ -212,15 +212,13 @@ func TestPrintedFirst(t *testing.T) {
 }
 
 // What training keeps below a folder of texts is none of them: the same command goes on after an interruption.
-func TestTrainFiles(t *testing.T) {
+func TestListTexts(t *testing.T) {
 	dir := t.TempDir()
 	for _, name := range []string{"a.txt", "b/c.go", "out.gguf.work/plan.json", "out.gguf.work/layer-000.json", "kept/0123/plan.json", ".git/config", "b/.hidden"} {
 		require.NoError(t, os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755))
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte("text"), 0o644))
 	}
-	o := &trainOptions{texts: []string{dir, filepath.Join(dir, ".git", "config"), "-"}}
-	o.Output, o.Recordings = filepath.Join(dir, "b", "..", "out.gguf"), filepath.Join(dir, "kept")
-	all, err := o.files()
+	all, err := listTexts([]string{dir, filepath.Join(dir, ".git", "config"), "-"}, filepath.Join(dir, "b", "..", "out.gguf")+".work", filepath.Join(dir, "kept"))
 	require.NoError(t, err)
 	assert.Equal(t, []document{
 		{filepath.Join(dir, "a.txt"), true}, {filepath.Join(dir, "b", "c.go"), true}, {filepath.Join(dir, ".git", "config"), false}, {"-", false},

@@ -27,7 +27,7 @@ func report(w io.Writer, name string, model *llama.LLama, t lesskv.Timings) erro
 		line("cache", "%s: the full cache of %d tokens, without LESS", mib(s.CacheBytes), s.Context)
 		return tw.Flush()
 	}
-	line("LESS", "%s, %d of %d tokens: %d heavy (%d pinned), %d recent; %s", s.Policy, s.Budget, s.Context, s.Heavy, s.Pinned, s.Recent, kernels(s))
+	line("LESS", "%s, %d of %d tokens: %d heavy (%d pinned), %d recent; %s", s.Policy, s.Budget, s.Context, s.Heavy, s.Pinned, s.Recent, kernelsOf(s))
 	if n := len(s.Layers); n > 0 {
 		first := s.Layers[0]
 		for _, l := range s.Layers { // a sliding window says nothing about the budget
@@ -43,6 +43,9 @@ func report(w io.Writer, name string, model *llama.LLama, t lesskv.Timings) erro
 		line("tokens", "%d seen, %d kept, %d %s", first.Seen, first.Kept, first.Folded, what)
 	}
 	line("cache", "%s: slots %s, state %s, kernels %s; beside it scratch %s", mib(s.CacheBytes), mib(s.SlotBytes), mib(s.StateBytes), mib(s.KernelBytes), mib(s.ScratchBytes))
+	if s.RecurrentBytes > 0 {
+		line("recurrent", "%s: the states of the other layers, which have one size", mib(s.RecurrentBytes))
+	}
 	line("full cache", "%s; this one is %.1f %% of it", mib(s.FullBytes), 100*float64(s.CacheBytes)/float64(max(s.FullBytes, 1)))
 	return tw.Flush()
 }
@@ -66,7 +69,7 @@ var ending = map[string]string{
 	"context":   "the context",
 }
 
-func kernels(s lesskv.CacheStats) string {
+func kernelsOf(s lesskv.CacheStats) string {
 	if s.Rank == 0 {
 		return "sparse only"
 	}

@@ -2,25 +2,21 @@ package main
 
 import (
 	"crypto/sha256"
-	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"math"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"text/tabwriter"
 	"time"
-	"unicode/utf8"
 
 	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
@@ -123,7 +119,7 @@ func (o *trainOptions) run(cmd *cobra.Command) (err error) {
 	if err := o.Check(o.context); err != nil {
 		return err
 	}
-	texts, err := o.files()
+	texts, err := listTexts(o.texts, o.Output+".work", o.Recordings)
 	if err != nil {
 		return err
 	}
@@ -164,6 +160,9 @@ func (o *trainOptions) run(cmd *cobra.Command) (err error) {
 			return errInterrupted
 		}
 		return err
+	}
+	if len(report.Shared) > 0 {
+		fmt.Fprintf(out, "layers %v share another layer's cache: they have no kernels, and read its slots alone\n", report.Shared)
 	}
 	err = o.table(cmd.OutOrStdout(), report) // first: the picture may fail
 	if o.plot != "none" {
@@ -215,16 +214,9 @@ func (o *trainOptions) parse() (err error) {
 		return fmt.Errorf("--plot %s: want a name that ends in .png or .svg, or none", o.plot)
 	}
 	for _, s := range o.budgets {
-		share, percent := strings.CutSuffix(s, "%")
-		x, err := strconv.ParseFloat(share, 64)
-		b := int(x)
-		switch {
-		case err == nil && math.Abs(x) > most:
-			return fmt.Errorf("--budget %s: more than can be counted", s)
-		case err == nil && percent && x > 0 && x <= 100:
-			b = max(64, int(x/100*float64(o.context))) // "Budgets" in algorithm.md
-		case err != nil || percent || x != float64(b) || b < 1:
-			return fmt.Errorf("--budget %s: want a number of tokens, or a share of the context such as 5%%", s)
+		b, err := parseBudget(s, o.context)
+		if err != nil {
+			return err
 		}
 		o.Budgets = append(o.Budgets, b)
 	}
@@ -271,54 +263,7 @@ func parseBytes(s string) (int64, error) {
 	return n << shift, nil
 }
 
-// A document is a file to train on; "-" is standard input.
-type document struct {
-	path   string
-	inside bool // a folder that was named: what is no text is left out
-}
-
-// files lists what -d names, without what this command itself keeps below the folders.
-func (o *trainOptions) files() (all []document, err error) {
-	own := map[string]bool{place(o.Output + ".work"): true}
-	if o.Recordings != "" {
-		own[place(o.Recordings)] = true
-	}
-	for _, path := range o.texts {
-		if path == "-" {
-			all = append(all, document{path: path})
-			continue
-		}
-		err := filepath.WalkDir(path, func(p string, d fs.DirEntry, err error) error {
-			if err != nil {
-				return fmt.Errorf("--data: %w", err)
-			}
-			inside := p != path
-			switch {
-			case d.IsDir() && inside && (strings.HasPrefix(d.Name(), ".") || own[place(p)]):
-				return fs.SkipDir
-			case d.IsDir() || inside && (strings.HasPrefix(d.Name(), ".") || !d.Type().IsRegular()):
-				return nil
-			}
-			all = append(all, document{p, inside})
-			return nil
-		})
-		if err != nil {
-			return nil, err
-		}
-	}
-	return all, nil
-}
-
-// read returns a file's content; nil where it is no text, as a picture or an archive in a folder.
-func (d document) read() ([]byte, error) {
-	data, err := os.ReadFile(d.path)
-	if err != nil || d.inside && filepath.Ext(d.path) != ".tokens" && !utf8.Valid(data) {
-		return nil, err
-	}
-	return data, nil
-}
-
-// outputs checks what is to be written. An adapter of before in a folder of texts is no text, and may be replaced.
+// outputs checks what is to be written.
 func (o *trainOptions) outputs(texts []document) error {
 	if o.Recordings != "" {
 		if err := checkFolder("--recordings", o.Recordings); err != nil {
@@ -329,51 +274,7 @@ func (o *trainOptions) outputs(texts []document) error {
 	if o.plot != "none" {
 		outputs = append(outputs, output{"--plot", o.plot, pictureFile(o.plot)})
 	}
-	inputs := []string{o.model}
-	for _, d := range texts {
-		if d.inside && slices.ContainsFunc(outputs, func(out output) bool { return place(out.path) == place(d.path) }) {
-			if data, err := d.read(); err != nil || data == nil {
-				continue
-			}
-		}
-		inputs = append(inputs, d.path)
-	}
-	return checkOutputs(inputs, outputs...)
-}
-
-// readTexts returns the tokens of all documents, one after the other, each behind the token that starts a sequence.
-func readTexts(r *record.Runtime, stdin io.Reader, texts []document) ([]int32, error) {
-	var all []int32
-	for _, d := range texts {
-		var data []byte
-		var err error
-		if d.path == "-" {
-			data, err = io.ReadAll(stdin)
-		} else {
-			data, err = d.read()
-		}
-		switch {
-		case err != nil:
-			return nil, err
-		case data == nil && d.inside:
-			continue
-		}
-		if filepath.Ext(d.path) == ".tokens" {
-			if len(data)%4 != 0 {
-				return nil, fmt.Errorf("%s: %d bytes: want int32 numbers", d.path, len(data))
-			}
-			for ; len(data) > 0; data = data[4:] {
-				all = append(all, int32(binary.LittleEndian.Uint32(data)))
-			}
-			continue
-		}
-		tokens, err := r.Tokenize(string(data))
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", d.path, err)
-		}
-		all = append(append(all, r.Start()...), tokens...)
-	}
-	return all, nil
+	return checkOutputs(inputs(o.model, texts, outputs), outputs...)
 }
 
 // table prints how the layers came out.

@@ -90,7 +90,7 @@ built in with its adapters and a text that it has not seen.`,
 	f.StringSliceVarP(&o.budgets, "budget", "b", []string{"5%"}, "slots per KV head, one or several: tokens, or a share of the context as 5%")
 	f.IntSliceVar(&o.Ubatches, "ubatch", []int{32}, "`tokens` of a micro-batch, one or several; generations, recall tasks and most pictures are of the first")
 	f.StringSliceVar(&o.Policies, "policy", verify.Policies(), "sparse policies")
-	f.StringVar(&o.SlotType, "type", "f16", "type of the slots: f16, f32, q8_0, or one for keys and one for values, as q4_0,q8_0")
+	f.StringVar(&o.SlotType, "type", "f16", "type of the slots: f16, f32, q8_0, q4_0, or one for keys and one for values, as q4_0,q8_0")
 	f.StringSliceVar(&o.Methods, "method", verify.Methods(), "ways to hold the cache")
 	addNumber(f, &o.Generate, "tokens", "n", 48, 0, most, "tokens of each greedy generation, 0 for none")
 	f.StringVar(&o.prompts, "prompts", "", "JSON lines `file` of generations: {\"prompt\": …, \"reference\": …} (default: the first halves of the windows)")

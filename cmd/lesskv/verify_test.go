@@ -134,7 +134,7 @@ func TestVerifyRefused(t *testing.T) {
 		"budget":         {append(flags, "-b5.5"), exitUsage, `budget "5.5"`},
 		"requirement":    {append(flags, "--require", "speed > 3"), exitUsage, "no measure speed"},
 		"method":         {append(flags, "--method=best"), exitUsage, `method "best"`},
-		"slots":          {append(flags, "--type=q4_0"), exitUsage, `slots of type "q4_0": want f16, f32 or q8_0`},
+		"slots":          {append(flags, "--type=q4_1"), exitUsage, `slots of type "q4_1": want f16, f32, q8_0 or q4_0`},
 		"windows":        {append(flags, "--windows=0"), exitUsage, "--windows 0"},
 		"memory":         {append(flags, "--memory=lots"), exitUsage, "--memory lots"},
 		"prompts":        {append(flags, "--prompts", bad), exitUsage, "line 2"},

@@ -123,8 +123,10 @@ func (b *bench) load() error {
 // affordsKernels refuses random kernels that the machine has no memory for.
 func (b *bench) affordsKernels() error {
 	m := b.model
-	shape := kernels.TrainShape{Shape: kernels.Shape{Heads: m.Heads, HeadsKV: m.HeadsKV, KeySize: m.KeyLength, Rank: b.o.Rank, Hidden: b.o.Hidden}, ValueSize: m.ValueLength}
-	need := 8 * int64(m.Layers) * int64(shape.Weights()) // in f32, and as they are written
+	need := 8 * int64(m.Sum(func(s weights.Shape) int { // in f32, and as they are written
+		shape := kernels.TrainShape{Shape: kernels.Shape{Heads: s.Heads, HeadsKV: s.HeadsKV, KeySize: s.KeyLength, Rank: b.o.Rank, Hidden: b.o.Hidden}, ValueSize: s.ValueLength}
+		return shape.Weights()
+	}))
 	if have, ok := limits.Memory(); ok && need > have {
 		return fmt.Errorf("bench: random kernels of rank %d and hidden size %d take about %.1f GiB, %.1f GiB are free; lower one of the two: %w",
 			b.o.Rank, b.o.Hidden, float64(need)/(1<<30), float64(have)/(1<<30), ErrMemory)
@@ -151,9 +153,9 @@ func (b *bench) fits() error {
 			need += 64<<20 + b.slotBytes()
 			continue
 		}
-		size := 4 * rows * float64(m.Layers) * float64(b.rowBytes(method.Type)) / 2 // the cache, and a state to fill it from
+		size := 4 * rows * float64(b.rowBytes(method.Type)) / 2 // the cache, and a state to fill it from
 		if !method.FA {
-			size += 4 * rows * float64(b.o.Ubatch) * float64(m.Heads) // the logits of a micro-batch
+			size += 4 * rows * float64(b.o.Ubatch) * float64(m.Max(func(s weights.Shape) int { return s.Heads })) // the logits of a micro-batch
 		}
 		need += size
 	}
@@ -170,13 +172,21 @@ func (b *bench) slotBytes() float64 {
 	if strings.Contains(b.o.SlotType, "f32") {
 		width = 4
 	}
-	return float64(m.Layers) * float64(m.HeadsKV) * float64(b.budget) * (width*float64(m.KeyLength+m.ValueLength) + 8)
+	elements := m.Sum(func(s weights.Shape) int { return s.HeadsKV * (s.KeyLength + s.ValueLength) })
+	heads := m.Sum(func(s weights.Shape) int { return s.HeadsKV })
+	return float64(b.budget) * (width*float64(elements) + 8*float64(heads))
 }
 
-// rowBytes is what one token takes in one layer of an unmodified cache.
+// rowBytes is what one token takes in all layers of an unmodified cache.
 func (b *bench) rowBytes(kind string) int64 {
 	t := map[string]gguf.Type{"f16": gguf.F16, "q8_0": gguf.Q8_0, "q4_0": gguf.Type(2)}[kind]
-	n, _ := t.Size(uint64(b.model.HeadsKV * (b.model.KeyLength + b.model.ValueLength)))
+	elements := 0
+	for i := range b.model.Layers {
+		if s := b.model.Layer(i); b.model.Owner(i) == i {
+			elements += s.HeadsKV * (s.KeyLength + s.ValueLength)
+		}
+	}
+	n, _ := t.Size(uint64(elements))
 	return int64(n)
 }
 
@@ -431,7 +441,7 @@ func (r *runner) memory(context int) error {
 	}
 	m.Peak, m.Resident = use.Peak, use.Resident
 	if r.Tree == worker.Unmodified {
-		m.Cache = int64(context) * int64(b.model.Layers) * b.rowBytes(r.Type)
+		m.Cache = int64(context) * b.rowBytes(r.Type)
 	} else {
 		info, err := r.w.LESS()
 		if err != nil {
@@ -447,7 +457,7 @@ func (r *runner) memory(context int) error {
 		m.Cache = info.SlotBytes + info.StateBytes + info.KernelBytes
 		m.Scratch = info.ScratchBytes
 	}
-	m.Full = int64(context) * int64(b.model.Layers) * b.rowBytes("f16")
+	m.Full = int64(context) * b.rowBytes("f16")
 	b.result.Memory = append(b.result.Memory, m)
 	return nil
 }
@@ -455,7 +465,7 @@ func (r *runner) memory(context int) error {
 // rates compares the attention node of a prompt with the runtime's matrix product of the same shapes.
 func (b *bench) rates() error {
 	i := slices.IndexFunc(b.runners, func(r *runner) bool { return r.LESS })
-	if i < 0 || !b.o.Profile {
+	if i < 0 || !b.o.Profile || b.model.PerLayer != nil { // no one product has the shape of all layers
 		return nil
 	}
 	r, m := b.runners[i], b.model

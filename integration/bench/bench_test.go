@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -125,8 +126,8 @@ func TestRefused(t *testing.T) {
 	refused(`"gpt-7"`, err)
 	_, err = Run(t.Context(), Options{Model: "gopher-5m", Contexts: []int{100}})
 	refused("a context of 100 tokens", err)
-	_, err = Run(t.Context(), Options{Model: "gopher-5m", SlotType: "q4_0"})
-	refused(`slots of type "q4_0"`, err)
+	_, err = Run(t.Context(), Options{Model: "gopher-5m", SlotType: "q4_1"})
+	refused(`slots of type "q4_1"`, err)
 	_, err = Verify(t.Context(), Options{Model: "gopher-5m", Dir: t.TempDir(), Contexts: []int{64}, Ubatch: 64})
 	refused("64", err)
 	_, err = FindMethods([]string{"magic"})
@@ -198,4 +199,17 @@ func TestReplace(t *testing.T) {
 	assert.Equal(t, "a\n"+tableBegin+"\n\nnew\n"+tableEnd+"\nb\n", string(text))
 	require.NoError(t, os.WriteFile(path, nil, 0o644))
 	require.ErrorIs(t, replace(path, "new"), ErrOption)
+}
+
+// What --quant takes is what the worker knows: it says so itself.
+func TestQuants(t *testing.T) {
+	path, err := worker.Path(worker.Patched)
+	require.NoError(t, err)
+	w, err := worker.Start(t.Context(), path)
+	require.NoError(t, err)
+	defer w.Close()
+	err = w.Quantize("a", "b", "Q9", 1)
+	require.ErrorContains(t, err, "want one of "+strings.Join(quants, ", "))
+	_, err = Run(t.Context(), Options{Model: "gopher-5m", Dir: t.TempDir(), Quant: "Q9"})
+	require.ErrorIs(t, err, ErrOption)
 }

@@ -90,6 +90,9 @@ type Options struct {
 	Progress func(done, total float64, what string) // share of the work, and what is done next
 }
 
+// quants are the types that the worker quantises to.
+var quants = []string{"F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K_M", "Q4_K_S", "Q4_K_M", "Q5_K_M", "Q6_K", "IQ4_NL"}
+
 func (o *Options) fill() error {
 	for _, d := range []struct {
 		field *int
@@ -130,6 +133,9 @@ func (o *Options) fill() error {
 	}
 	if _, err := kernels.PolicyHeavy(o.Policy, 64); err != nil {
 		return fmt.Errorf("bench: %w: %w", err, ErrOption)
+	}
+	if !slices.Contains(quants, strings.ToUpper(o.Quant)) {
+		return fmt.Errorf("bench: matrices in %s: want one of %s: %w", o.Quant, strings.Join(quants, ", "), ErrOption)
 	}
 	slices.Sort(o.Contexts)
 	o.Contexts = slices.Compact(o.Contexts)

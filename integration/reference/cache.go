@@ -7,6 +7,12 @@ import (
 	"github.com/x448/float16"
 )
 
+// Budget is what one KV head keeps.
+type Budget struct {
+	Slots int // B
+	Heavy int // h
+}
+
 // Layer describes the attention of one layer and how its cache is bounded.
 type Layer struct {
 	Heads, HeadsKV         int // Hq, Hkv; Hq a multiple of Hkv
@@ -20,7 +26,8 @@ type Layer struct {
 	Policy  Policy
 	Budget  int      // B, slots per KV head
 	Heavy   int      // h; r = B - h
-	Pinned  int      // first positions that are never evicted, at most h
+	Budgets []Budget // [Hkv] B and h of each KV head, in the place of these two; nil: all have the same
+	Pinned  int      // first positions that are never evicted, at most any h
 	Kernels *Kernels // nil: what is evicted is dropped
 	F32     bool     // slots in f32, not f16
 }
@@ -39,12 +46,56 @@ func (l *Layer) check() error {
 		return nil
 	case l.Policy > Peak:
 		return fmt.Errorf("reference: %v: want h2o, lambda or peak", l.Policy)
-	case l.Budget < 1 || l.Heavy < 0 || l.Heavy > l.Budget || l.Pinned < 0 || l.Pinned > l.Heavy:
-		return fmt.Errorf("reference: budget %d, heavy %d, pinned %d: want pinned <= heavy <= budget, and a budget", l.Budget, l.Heavy, l.Pinned)
-	case l.Kernels != nil:
-		return l.Kernels.check(l)
+	case l.Budgets != nil && len(l.Budgets) != l.HeadsKV:
+		return fmt.Errorf("reference: budgets of %d key/value heads: want %d", len(l.Budgets), l.HeadsKV)
+	}
+	for j := range l.HeadsKV {
+		if b := l.budgetOf(j); b.Slots < 1 || b.Heavy > b.Slots || l.Pinned < 0 || l.Pinned > b.Heavy {
+			return fmt.Errorf("reference: budget %d, heavy %d, pinned %d: want pinned <= heavy <= budget, and a budget", b.Slots, b.Heavy, l.Pinned)
+		}
+	}
+	if l.Kernels != nil {
+		return l.Kernels.check(l, true)
 	}
 	return nil
+}
+
+// budgetOf returns what KV head j keeps.
+func (l *Layer) budgetOf(j int) Budget {
+	switch {
+	case l.Window > 0:
+		return Budget{Slots: l.Window - 1}
+	case l.Budgets != nil:
+		return l.Budgets[j]
+	}
+	return Budget{l.Budget, l.Heavy}
+}
+
+// Sharer is a layer that has no keys and values of its own: its queries see what another layer's cache holds ("Layers that share
+// another layer's cache" in algorithm.md).
+type Sharer struct {
+	Heads   int       // Hq, a multiple of the cache's HeadsKV
+	Scale   float64   // s
+	SoftCap float64   // 0: none
+	Sinks   []float32 // [Hq] or nil
+	Kernels *Kernels  // phi counts, of the cache's rank; nil: the slots alone
+}
+
+// layer returns the sharer as a layer of that cache.
+func (s *Sharer) layer(owner *Layer) (Layer, error) {
+	l := *owner
+	l.Heads, l.Scale, l.SoftCap, l.Sinks, l.Kernels = s.Heads, s.Scale, s.SoftCap, s.Sinks, nil
+	if err := l.check(); err != nil {
+		return l, fmt.Errorf("a sharer: %w", err)
+	}
+	if s.Kernels != nil && owner.Window == 0 {
+		l.Kernels = s.Kernels
+		if owner.Kernels == nil || owner.Kernels.Rank != s.Kernels.Rank {
+			return l, fmt.Errorf("reference: a sharer with phi: want a cache with psi of rank %d", s.Kernels.Rank)
+		}
+		return l, s.Kernels.check(&l, false)
+	}
+	return l, nil
 }
 
 // pair is a key, its value, and what they have been worth so far.
@@ -117,7 +168,20 @@ func (c *Cache) Kept(j int) []int32 {
 // Where they differ from this cache's own choice by pairs whose scores are within Tie of each other, they are adopted and counted;
 // where by more, Step fails with a *ChoiceError and the cache is of no more use.
 func (c *Cache) Step(pos int, q, k, v []float32, kept [][]int32) (out []float32, err error) {
-	l := &c.layer
+	outs, err := c.StepShared(pos, [][]float32{q}, k, v, nil, kept)
+	if err != nil {
+		return nil, err
+	}
+	return outs[0], nil
+}
+
+// StepShared does as Step does for a cache that other layers share: queries has those of the layer itself and then of each sharer,
+// and so have the outputs.
+func (c *Cache) StepShared(pos int, queries [][]float32, k, v []float32, sharers []Sharer, kept [][]int32) (outs [][]float32, err error) {
+	if len(queries) != 1+len(sharers) {
+		return nil, fmt.Errorf("reference: queries of %d layers: want %d", len(queries), 1+len(sharers))
+	}
+	l, q := &c.layer, queries[0]
 	n := len(q) / (l.Heads * l.KeyLength)
 	switch {
 	case n < 1 || len(q) != n*l.Heads*l.KeyLength || len(k) != n*l.HeadsKV*l.KeyLength || len(v) != n*l.HeadsKV*l.ValueLength:
@@ -128,26 +192,45 @@ func (c *Cache) Step(pos int, q, k, v []float32, kept [][]int32) (out []float32,
 	case kept != nil && len(kept) != l.HeadsKV:
 		return nil, fmt.Errorf("reference: kept positions of %d heads: want %d", len(kept), l.HeadsKV)
 	}
+	asks := make([]ask, len(queries))
+	for i, q := range queries {
+		layer := *l
+		if i > 0 {
+			if layer, err = sharers[i-1].layer(l); err != nil {
+				return nil, err
+			}
+			if len(q) != n*layer.Heads*l.KeyLength {
+				return nil, fmt.Errorf("reference: a sharer's q of %d values: want [%d][%d][%d]", len(q), n, layer.Heads, l.KeyLength)
+			}
+		}
+		outs = append(outs, make([]float32, n*layer.Heads*l.ValueLength))
+		asks[i] = ask{&layer, q, outs[i]}
+	}
 	if c.next == c.first {
 		c.first = pos
 	}
 	c.next = pos + n
 
-	out = make([]float32, n*l.Heads*l.ValueLength)
 	for j := range c.heads {
 		var theirs []int32
 		if kept != nil {
 			theirs = kept[j]
 		}
-		if err := c.heads[j].step(pos, n, q, k, v, out, theirs, c.first+l.Pinned); err != nil {
+		if err := c.heads[j].step(pos, n, asks, k, v, theirs, c.first+l.Pinned); err != nil {
 			return nil, err
 		}
 	}
-	return out, nil
+	return outs, nil
 }
 
-// step is Step for one KV head; positions below pinned stay.
-func (h *head) step(pos, n int, q, k, v, out []float32, theirs []int32, pinned int) error {
+// ask is what a layer, the cache's own or a sharer, asks of a micro-batch, and where the answers go.
+type ask struct {
+	*Layer
+	q, out []float32
+}
+
+// step is StepShared for one KV head; positions below pinned stay.
+func (h *head) step(pos, n int, asks []ask, k, v []float32, theirs []int32, pinned int) error {
 	held := h.slots
 	for t := range n {
 		i := t*h.HeadsKV + h.j
@@ -158,17 +241,19 @@ func (h *head) step(pos, n int, q, k, v, out []float32, theirs []int32, pinned i
 		})
 	}
 
-	// 1. attend, and gather what 2. adds
-	group := h.Heads / h.HeadsKV
+	// 1. attend, every layer, and gather what 2. adds
 	logits := make([]float64, len(held))
-	for t := range n {
-		lo, hi := 0, len(held)-n+t+1
-		for h.Window > 0 && held[lo].pos <= pos+t-h.Window {
-			lo++
-		}
-		for i := h.j * group; i < (h.j+1)*group; i++ {
-			row := t*h.Heads + i
-			h.attend(i, q[row*h.KeyLength:][:h.KeyLength], held[lo:hi], logits, out[row*h.ValueLength:][:h.ValueLength])
+	for _, a := range asks {
+		group := a.Heads / h.HeadsKV
+		for t := range n {
+			lo, hi := 0, len(held)-n+t+1
+			for h.Window > 0 && held[lo].pos <= pos+t-h.Window {
+				lo++
+			}
+			for i := h.j * group; i < (h.j+1)*group; i++ {
+				row := t*a.Heads + i
+				h.attend(a.Layer, i, a.q[row*h.KeyLength:][:h.KeyLength], held[lo:hi], logits, a.out[row*h.ValueLength:][:h.ValueLength])
+			}
 		}
 	}
 
@@ -211,18 +296,18 @@ func (h *head) rounded(x []float32) []float64 {
 	return y
 }
 
-// attend computes a(q) of query head i over the pairs that it sees ("Attention of one query") and adds its softmax weights to
+// attend computes a(q) of query head i of a layer over the pairs that it sees ("Attention of one query") and adds its softmax weights to
 // their gains. logits is scratch.
-func (h *head) attend(i int, q32 []float32, seen []pair, logits []float64, out []float32) {
+func (h *head) attend(of *Layer, i int, q32 []float32, seen []pair, logits []float64, out []float32) {
 	q := make([]float64, len(q32))
 	for d, x := range q32 {
 		q[d] = float64(x)
 	}
 	top := math.Inf(-1)
 	for a := range seen {
-		l := h.Scale * dot(q, seen[a].k)
-		if h.SoftCap > 0 {
-			l = h.SoftCap * math.Tanh(l/h.SoftCap)
+		l := of.Scale * dot(q, seen[a].k)
+		if of.SoftCap > 0 {
+			l = of.SoftCap * math.Tanh(l/of.SoftCap)
 		}
 		logits[a] = l
 		top = max(top, l)
@@ -243,12 +328,12 @@ func (h *head) attend(i int, q32 []float32, seen []pair, logits []float64, out [
 	// What else is in the denominator: the low-rank part, as a token with logit low, and a sink, as one without a value.
 	low, sink := math.Inf(-1), math.Inf(-1)
 	state := make([]float64, h.ValueLength)
-	if h.Kernels != nil {
+	if of.Kernels != nil && of.Kernels.Phi[0] != nil {
 		qn := make([]float64, len(q))
 		for d, x := range q {
-			qn[d] = x * h.Scale * math.Sqrt(float64(h.KeyLength))
+			qn[d] = x * of.Scale * math.Sqrt(float64(h.KeyLength))
 		}
-		phi := h.Kernels.phi(i, qn)
+		phi := of.Kernels.phi(i, qn)
 		if mass := dot(phi, h.z); mass > 0 {
 			low = math.Log(mass)
 			for r, x := range phi {
@@ -256,8 +341,8 @@ func (h *head) attend(i int, q32 []float32, seen []pair, logits []float64, out [
 			}
 		}
 	}
-	if h.Sinks != nil {
-		sink = float64(h.Sinks[i])
+	if of.Sinks != nil {
+		sink = float64(of.Sinks[i])
 	}
 	m := max(top, low, sink)
 	exact, folded := math.Exp(top-m), math.Exp(low-m)

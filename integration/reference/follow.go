@@ -36,13 +36,14 @@ func (h *head) follow(held []pair, keep []bool, theirs []int32, pinned int) erro
 	}
 
 	// Where the two differ: the best pair that they gave up, the worst that they kept instead.
+	b := h.budgetOf(h.j)
 	lost, gained := -1, -1
 	numLost, numGained := 0, 0
 	for i := range held {
 		p := &held[i]
 		switch {
 		case keep[i] && !chosen[i]:
-			if h.Window > 0 || h.Policy == Lambda || p.pos < pinned || i >= len(held)-(h.Budget-h.Heavy) {
+			if h.Window > 0 || h.Policy == Lambda || p.pos < pinned || i >= len(held)-(b.Slots-b.Heavy) {
 				return wrong(i, "evicted, and its score has no say in that")
 			}
 			if numLost++; lost < 0 || p.score > held[lost].score {

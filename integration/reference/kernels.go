@@ -6,16 +6,18 @@ import (
 )
 
 // Kernels are the trained weights of one layer ("Kernels" in algorithm.md), each matrix [heads][out][in], as the adapter file has
-// it: phi.0 and psi.0 from D to R', phi.1 and psi.1 from R' to R, psi.2 from R to R; phi has Hq heads and psi Hkv.
+// it: phi.0 and psi.0 from D to R', phi.1 and psi.1 from R' to R, psi.2 from R to R; phi has Hq heads and psi Hkv. A sharer has no
+// psi; a layer whose own queries see the slots alone, its cache being folded for sharers, has no phi.
 type Kernels struct {
 	Rank, Hidden int // R, R'
 	Phi          [2][]float32
 	Psi          [3][]float32
 }
 
-func (w *Kernels) check(l *Layer) error {
+// check looks for the matrices of a layer; folds: psi among them.
+func (w *Kernels) check(l *Layer, folds bool) error {
 	d, r, hidden := l.KeyLength, w.Rank, w.Hidden
-	for _, m := range []struct {
+	for i, m := range []struct {
 		name      string
 		got, want int
 	}{
@@ -25,6 +27,9 @@ func (w *Kernels) check(l *Layer) error {
 		{"psi.1", len(w.Psi[1]), l.HeadsKV * r * hidden},
 		{"psi.2", len(w.Psi[2]), l.HeadsKV * r * r},
 	} {
+		if i < 2 && folds && w.Phi[0] == nil && w.Phi[1] == nil || i >= 2 && !folds {
+			continue
+		}
 		if m.got != m.want || m.got == 0 {
 			return fmt.Errorf("reference: kernel %s has %d values: want %d", m.name, m.got, m.want)
 		}

@@ -6,6 +6,7 @@ import "fmt"
 type LESS struct {
 	Layer   Layer      // of every layer, but for the kernels
 	Kernels []*Kernels // by layer; nil: none
+	Budgets [][]Budget // by layer, of each KV head; nil: all have the layer's
 	Ubatch  int        // T; the last micro-batch of a sequence may be shorter
 
 	// Kept returns the positions that each KV head of another implementation held after micro-batch i of a layer, for
@@ -27,6 +28,9 @@ func (l LESS) Attention() Attention {
 		g := l.Layer
 		if l.Kernels != nil {
 			g.Kernels = l.Kernels[layer]
+		}
+		if l.Budgets != nil {
+			g.Budgets = l.Budgets[layer]
 		}
 		cache, err := NewCache(g)
 		if err != nil {

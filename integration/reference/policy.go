@@ -61,21 +61,18 @@ func (p Policy) score(score, gain float64, n int) float64 {
 // choose is step 3: which of the held pairs, in position order, stay. Positions below pinned do.
 func (h *head) choose(held []pair, pinned int) []bool {
 	keep := make([]bool, len(held))
-	budget, heavy := h.Budget, h.Heavy
-	if h.Window > 0 {
-		budget, heavy = h.Window-1, 0
-	}
-	if len(held) <= budget {
+	b := h.budgetOf(h.j)
+	if len(held) <= b.Slots {
 		for i := range keep {
 			keep[i] = true
 		}
 		return keep
 	}
-	others := len(held) - (budget - heavy)
+	others := len(held) - (b.Slots - b.Heavy)
 	for i := others; i < len(held); i++ {
 		keep[i] = true
 	}
-	for _, i := range h.rank(held[:others], pinned)[:heavy] {
+	for _, i := range h.rank(held[:others], pinned)[:b.Heavy] {
 		keep[i] = true
 	}
 	return keep

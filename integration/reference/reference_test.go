@@ -200,6 +200,85 @@ func TestZeroKernels(t *testing.T) {
 	assert.Equal(t, want, got)
 }
 
+// A sharer with the queries of its cache's own layer sees what that sees, and gives every pair the same again: twice the sum, and
+// the same largest. So do queries of which the layer asks one half and a sharer the other.
+func TestSharers(t *testing.T) {
+	for _, policy := range []Policy{H2O, Peak, Lambda} {
+		l := plain()
+		l.Policy, l.Budget, l.Heavy = policy, 12, 6
+		random := func(n int) []float32 { return random(rand.New(rand.NewPCG(3, uint64(n))), n) }
+		const rank, hidden = 3, 4
+		l.Kernels = &Kernels{Rank: rank, Hidden: hidden,
+			Phi: [2][]float32{random(6 * hidden * 10), random(6 * rank * hidden)},
+			Psi: [3][]float32{random(2 * hidden * 10), random(2 * rank * hidden), random(2 * rank * rank)},
+		}
+		s := newSequence(l, 60)
+		alone, want := s.run(t, l, 6)
+		same := Sharer{Heads: l.Heads, Scale: l.Scale, Kernels: l.Kernels}
+		blind := same
+		blind.Kernels = nil
+		cache, err := NewCache(l)
+		require.NoError(t, err)
+		row := func(x []float32, pos, width int) []float32 { return x[pos*width : (pos+6)*width] }
+		for pos := 0; pos < 60; pos += 6 {
+			q, k, v := row(s.q, pos, 60), row(s.k, pos, 20), row(s.v, pos, 14)
+			outs, err := cache.StepShared(pos, [][]float32{q, q, q}, k, v, []Sharer{same, blind}, nil)
+			require.NoError(t, err)
+			assert.Equal(t, row(want, pos, 42), outs[0])
+			assert.Equal(t, outs[0], outs[1])
+			assert.Equal(t, pos <= 12, assert.ObjectsAreEqual(outs[0], outs[2]), "the slots alone, at %d", pos)
+		}
+		for j := range cache.heads {
+			assert.Equal(t, alone.Kept(j), cache.Kept(j))
+			for i, p := range cache.heads[j].slots {
+				times := 3.0
+				if policy == Peak {
+					times = 1
+				}
+				assert.InDelta(t, times*alone.heads[j].slots[i].score, p.score, 1e-9)
+			}
+		}
+
+		// one half each: heads 0, 1, 2 and 3, 4, 5 over two KV heads become 0, 1 and 2 of which a sharer has the third
+		half := l
+		half.Heads, half.Kernels = 4, nil
+		whole := l
+		whole.Kernels = nil
+		alone, want = s.run(t, whole, 6)
+		cache, err = NewCache(half)
+		require.NoError(t, err)
+		pick := func(q []float32, heads ...int) (out []float32) {
+			for at := 0; at < len(q); at += 60 {
+				for _, h := range heads {
+					out = append(out, q[at+10*h:at+10*h+10]...)
+				}
+			}
+			return out
+		}
+		for pos := 0; pos < 60; pos += 6 {
+			q, k, v := row(s.q, pos, 60), row(s.k, pos, 20), row(s.v, pos, 14)
+			outs, err := cache.StepShared(pos, [][]float32{pick(q, 0, 1, 3, 4), pick(q, 2, 5)}, k, v, []Sharer{{Heads: 2, Scale: l.Scale}}, nil)
+			require.NoError(t, err)
+			assert.Equal(t, row(want, pos, 42)[14:21], outs[1][:7])
+		}
+		for j := range cache.heads {
+			assert.Equal(t, alone.Kept(j), cache.Kept(j))
+		}
+	}
+	l := plain()
+	c, err := NewCache(l)
+	require.NoError(t, err)
+	s := newSequence(l, 1)
+	for _, wrong := range []Sharer{{Heads: 5, Scale: 1}, {Heads: 6}, {Heads: 6, Scale: 1, Kernels: &Kernels{Rank: 1, Hidden: 1}}} {
+		_, err = c.StepShared(0, [][]float32{s.q, s.q}, s.k, s.v, []Sharer{wrong}, nil)
+		assert.ErrorContains(t, err, "sharer")
+	}
+	_, err = c.StepShared(0, [][]float32{s.q, s.q[1:]}, s.k, s.v, []Sharer{{Heads: 6, Scale: 1}}, nil)
+	assert.ErrorContains(t, err, "sharer")
+	_, err = c.StepShared(0, [][]float32{s.q}, s.k, s.v, []Sharer{{Heads: 6, Scale: 1}}, nil)
+	assert.ErrorContains(t, err, "2")
+}
+
 func TestChoose(t *testing.T) {
 	pairs := func(scores ...float64) []pair {
 		held := make([]pair, len(scores))
@@ -315,7 +394,7 @@ func TestRefused(t *testing.T) {
 		"policy 3":                  func(l *Layer) { l.Policy = 3 },
 		"1 sinks":                   func(l *Layer) { l.Sinks = []float32{1} },
 		"scale 0":                   func(l *Layer) { l.Scale = 0 },
-		"kernel phi.0 has 0 values": func(l *Layer) { l.Kernels = &Kernels{Rank: 1, Hidden: 1} },
+		"kernel psi.0 has 0 values": func(l *Layer) { l.Kernels = &Kernels{Rank: 1, Hidden: 1} },
 	} {
 		l := plain()
 		change(&l)

@@ -90,33 +90,6 @@ func mamba(b *builder) {
 	}
 }
 
-func jamba(b *builder) {
-	m := ssm{conv: 4, state: 8, rank: 4}
-	s := shape{layers: layers, embd: 64, ff: 128, heads: 4, headsKV: 2, dim: 16}
-	b.key("block_count", uint32(s.layers))
-	b.key("embedding_length", uint32(s.embd))
-	b.key("feed_forward_length", uint32(s.ff))
-	b.key("attention.head_count", uint32(s.heads))
-	b.key("attention.head_count_kv", []int32{0, int32(s.headsKV), 0, int32(s.headsKV)}) // 0: a Mamba layer
-	b.rmsNorm()
-	b.ssm(m, s.embd)
-	b.embed(1, s.embd)
-	b.output(s.embd)
-	for i := range s.layers {
-		b.norm(blk(i, "attn_norm"), 1, s.embd)
-		if i%2 == 0 {
-			b.mambaLayer(i, s.embd, m)
-			b.norm(blk(i, "ssm_dt_norm"), 1, m.rank)
-			b.norm(blk(i, "ssm_b_norm"), 1, m.state)
-			b.norm(blk(i, "ssm_c_norm"), 1, m.state)
-		} else {
-			b.qkvo(i, s, peaked)
-		}
-		b.norm(blk(i, "ffn_norm"), 1, s.embd)
-		b.gated(i, s)
-	}
-}
-
 func deepseek2(b *builder) {
 	const (
 		rankQ, rankKV = 32, 32
@@ -210,51 +183,6 @@ func llama4(b *builder) {
 		b.matrix(blk(i, "ffn_gate_shexp"), 1, s.embd, s.ff)
 		b.matrix(blk(i, "ffn_up_shexp"), 1, s.embd, s.ff)
 		b.matrix(blk(i, "ffn_down_shexp"), 1, s.ff, s.embd)
-	}
-}
-
-func qwen2vl(b *builder) {
-	s := shape{layers: 2, embd: 64, ff: 128, heads: 4, headsKV: 2, dim: 16}
-	b.shape(s)
-	b.rmsNorm()
-	b.key("rope.dimension_sections", []int32{2, 3, 3, 0}) // of half a head: time, height, width
-	b.embed(1, s.embd)
-	b.output(s.embd)
-	for i := range s.layers {
-		b.norm(blk(i, "attn_norm"), 1, s.embd)
-		b.qkvo(i, s, peaked)
-		b.bias(blk(i, "attn_q"), s.heads*s.dim)
-		b.bias(blk(i, "attn_k"), s.headsKV*s.dim)
-		b.bias(blk(i, "attn_v"), s.headsKV*s.dim)
-		b.norm(blk(i, "ffn_norm"), 1, s.embd)
-		b.gated(i, s)
-	}
-}
-
-func gemma3n(b *builder) {
-	const altup, laurel, perLayer = 4, 64, 256 // fixed in llama.cpp, as is the first layer without KV of its own, 20
-	s := shape{layers: 22, embd: 64, ff: 64, heads: 4, headsKV: 1, dim: 16}
-	b.key("attention.sliding_window", uint32(32))
-	b.gemma(s, 1)
-	b.add("per_layer_token_embd.weight", b.typ, 0, 1./16, perLayer*s.layers, b.vocab)
-	b.matrix("altup_proj", 1, s.embd, s.embd, altup-1)
-	b.matrix("altup_unembd_proj", 1, s.embd, s.embd, altup-1)
-	b.matrix("per_layer_model_proj", 1, s.embd, perLayer*s.layers)
-	b.norm("per_layer_proj_norm", 1, perLayer)
-	for i := range s.layers {
-		b.norm(blk(i, "attn_q_norm"), .8, s.dim) // the scale of its attention is 1
-		b.norm(blk(i, "attn_k_norm"), .8, s.dim)
-		b.matrix(blk(i, "inp_gate"), 1, s.embd, perLayer)
-		b.matrix(blk(i, "proj"), 1, perLayer, s.embd)
-		b.norm(blk(i, "post_norm"), 1, s.embd)
-		b.matrix(blk(i, "altup_correct_coef"), .5, altup, altup)
-		b.norm(blk(i, "altup_correct_scale"), 1, s.embd)
-		b.matrix(blk(i, "altup_predict_coef"), .5, altup, altup*altup)
-		b.matrix(blk(i, "altup_router"), 1, s.embd, altup)
-		b.norm(blk(i, "altup_router_norm"), 1, s.embd)
-		b.matrix(blk(i, "laurel_l"), 1, s.embd, laurel)
-		b.matrix(blk(i, "laurel_r"), 1, laurel, s.embd)
-		b.norm(blk(i, "laurel_post_norm"), 1, s.embd)
 	}
 }
 

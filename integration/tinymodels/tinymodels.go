@@ -22,7 +22,12 @@ type Model struct {
 	Architecture string // general.architecture
 	Refused      string // why LESS can't serve it, in a few words; "" if it can
 	NoDecode     bool   // it has no decoder, or needs an encoder's output before it can decode
+	Shared       int    // layers, the last ones, that share another's keys and values
+	Without      int    // layers without attention
+	Differ       bool   // whether layers differ in the number of their heads or the size of them
 	Window       int    // sliding window of every layer that has one, in tokens; 0 if none has
+	Attends      []int  // of a hybrid, the layers that attend; the others are recurrent, or neither. nil: all attend
+	Experts      bool   // tokens choose among experts: what rounds otherwise may choose otherwise
 
 	build func(*builder)
 }
@@ -30,14 +35,37 @@ type Model struct {
 // All returns every model, those that LESS serves first.
 func All() []Model {
 	return []Model{
-		{Name: "llama", Architecture: "llama", build: llama},                  // GQA, groups of 4
-		{Name: "qwen3", Architecture: "qwen3", build: qwen3},                  // norms of q and k, heads wider than the embedding
-		{Name: "gemma2", Architecture: "gemma2", Window: 32, build: gemma2},   // every other layer windowed, soft-cap, scaled q
-		{Name: "gemma3", Architecture: "gemma3", Window: 24, build: gemma3},   // five layers of six windowed, MQA, two RoPE bases
-		{Name: "phi3", Architecture: "phi3", build: phi3},                     // fused q, k and v, scaled q
-		{Name: "falcon", Architecture: "falcon", build: falcon},               // MQA, strided v, attention beside the feed-forward
-		{Name: "gpt2", Architecture: "gpt2", build: gpt2},                     // MHA, learned positions, biases, strided q, k and v
-		{Name: "gpt-oss", Architecture: "gpt-oss", Window: 32, build: gptOSS}, // sink logits, experts, every other layer windowed
+		{Name: "llama", Architecture: "llama", build: llama},                                 // GQA, groups of 4
+		{Name: "qwen3", Architecture: "qwen3", build: qwen3},                                 // norms of q and k, heads wider than the embedding
+		{Name: "gemma2", Architecture: "gemma2", Window: 32, build: gemma2},                  // every other layer windowed, soft-cap, scaled q
+		{Name: "gemma3", Architecture: "gemma3", Window: 24, build: gemma3},                  // five layers of six windowed, MQA, two RoPE bases
+		{Name: "phi3", Architecture: "phi3", build: phi3},                                    // fused q, k and v, scaled q
+		{Name: "falcon", Architecture: "falcon", build: falcon},                              // MQA, strided v, attention beside the feed-forward
+		{Name: "gpt2", Architecture: "gpt2", build: gpt2},                                    // MHA, learned positions, biases, strided q, k and v
+		{Name: "gpt-oss", Architecture: "gpt-oss", Window: 32, Experts: true, build: gptOSS}, // sink logits, experts, every other layer windowed
+		{Name: "qwen2vl", Architecture: "qwen2vl", build: qwen2vl},                           // M-RoPE
+		{Name: "qwen3vl", Architecture: "qwen3vl", build: qwen3vl},                           // M-RoPE in turns
+
+		{Name: "qwen35", Architecture: "qwen35", Attends: []int{3, 7}, build: qwen35},                                      // delta net, M-RoPE, gated attention
+		{Name: "qwen35moe", Architecture: "qwen35moe", Attends: []int{3}, Experts: true, build: qwen35MoE},                 // the same with experts
+		{Name: "qwen3next", Architecture: "qwen3next", Attends: []int{3}, Experts: true, build: qwen3Next},                 // delta net, beta and alpha in one
+		{Name: "lfm2", Architecture: "lfm2", Attends: []int{2, 4}, build: lfm2},                                            // short convolutions
+		{Name: "lfm2-window", Architecture: "lfm2", Attends: []int{2, 4}, Window: 32, build: lfm2Window},                   // the same, and no layer with a budget
+		{Name: "lfm2moe", Architecture: "lfm2moe", Attends: []int{2, 4}, Experts: true, build: lfm2MoE},                    // the same with experts
+		{Name: "granitehybrid", Architecture: "granitehybrid", Attends: []int{2, 4}, build: graniteHybrid},                 // Mamba 2, four scales
+		{Name: "nemotron_h", Architecture: "nemotron_h", Attends: []int{2, 6}, build: nemotronH},                           // Mamba 2, layers that are neither, no RoPE
+		{Name: "nemotron_h_moe", Architecture: "nemotron_h_moe", Attends: []int{2, 6}, Experts: true, build: nemotronHMoE}, // the same with experts
+		{Name: "falcon-h1", Architecture: "falcon-h1", Attends: []int{0, 1, 2, 3}, build: falconH1},                        // Mamba 2 and attention in every layer
+		{Name: "jamba", Architecture: "jamba", Attends: []int{1, 3}, build: jamba},                                         // Mamba
+		{Name: "plamo2", Architecture: "plamo2", Attends: []int{1, 3}, build: plamo2},                                      // Mamba with heads
+		{Name: "minimax-01", Architecture: "minimax-01", Attends: []int{1, 3}, Experts: true, build: minimax01},            // linear attention with decay
+
+		// layers that share another one's KV, and layers whose heads differ
+		{Name: "gemma3n", Architecture: "gemma3n", Window: 32, Shared: 5, build: gemma3n},
+		{Name: "gemma4", Architecture: "gemma4", Window: 32, Shared: 4, Differ: true, build: gemma4},
+		{Name: "gemma4-64", Architecture: "gemma4", Window: 32, Shared: 3, Differ: true, build: gemma4Wide},
+		{Name: "openelm", Architecture: "openelm", Differ: true, build: openelm},
+		{Name: "deci", Architecture: "deci", Differ: true, Without: 2, build: deci},
 
 		{Name: "mpt", Architecture: "mpt", Refused: "ALiBi", build: mpt},
 		{Name: "bloom", Architecture: "bloom", Refused: "ALiBi", build: bloom},
@@ -45,10 +73,8 @@ func All() []Model {
 		{Name: "mamba", Architecture: "mamba", Refused: "recurrent", build: mamba},
 		{Name: "deepseek2", Architecture: "deepseek2", Refused: "MLA", build: deepseek2},
 		{Name: "t5", Architecture: "t5", Refused: "encoder-decoder", NoDecode: true, build: t5},
-		{Name: "jamba", Architecture: "jamba", Refused: "hybrid", build: jamba},
+		{Name: "kimi-linear", Architecture: "kimi-linear", Refused: "MLA", build: kimiLinear},
 		{Name: "llama4", Architecture: "llama4", Refused: "chunked attention", build: llama4},
-		{Name: "qwen2vl", Architecture: "qwen2vl", Refused: "M-RoPE", build: qwen2vl},
-		{Name: "gemma3n", Architecture: "gemma3n", Refused: "layers that share another layer's KV", Window: 32, build: gemma3n},
 		{Name: "grok", Architecture: "grok", Refused: "grok's attention scaling", build: grok},
 	}
 }

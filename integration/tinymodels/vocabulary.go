@@ -17,7 +17,7 @@ type Vocabulary struct {
 	merges     []string
 	special    map[string]string // key, of tokenizer.ggml, without _token_id, and the token
 	addBOS     bool
-	noPrefix   bool // no space before a text
+	file       []gguf.KeyValue // all of it, of one that was read
 }
 
 const ( // llama.cpp's llama_token_type
@@ -53,15 +53,6 @@ func SentencePiece(bos, eos string, more ...string) Vocabulary {
 	return v
 }
 
-// SentencePieceTokens does the same with tokens in a given order, their scores, and their types, which are numbered like
-// SentencePiece's own. No space is put before a text.
-func SentencePieceTokens(tokens []string, scores []float32, types []int32, unk, bos, eos string) Vocabulary {
-	return Vocabulary{
-		model: "llama", tokens: tokens, scores: scores, types: types, noPrefix: true, addBOS: true,
-		special: map[string]string{"unknown": unk, "bos": bos, "eos": eos},
-	}
-}
-
 // BytePair is a vocabulary of the kind that Llama 3, Qwen and SmolLM have: the 256 bytes, what the merges ("a b") make of them,
 // and then control tokens. pre names the way in which a text is cut into words first. bos may be "".
 func BytePair(pre string, merges []string, bos, eos string, more ...string) Vocabulary {
@@ -72,11 +63,6 @@ func BytePair(pre string, merges []string, bos, eos string, more ...string) Voca
 	for _, m := range merges {
 		tokens = append(tokens, strings.ReplaceAll(m, " ", ""))
 	}
-	return BytePairTokens(pre, tokens, merges, bos, eos, more...)
-}
-
-// BytePairTokens does the same with tokens in a given order.
-func BytePairTokens(pre string, tokens, merges []string, bos, eos string, more ...string) Vocabulary {
 	v := Vocabulary{model: "gpt2", pre: pre, merges: merges, special: map[string]string{"eos": eos}, addBOS: bos != ""}
 	v.add(normal, tokens...)
 	if bos != "" {
@@ -85,6 +71,62 @@ func BytePairTokens(pre string, tokens, merges []string, bos, eos string, more .
 	}
 	v.add(control, append([]string{eos}, more...)...)
 	return v
+}
+
+// ReadVocabulary reads the vocabulary of a GGUF file.
+func ReadVocabulary(path string) (Vocabulary, error) {
+	f, err := gguf.Open(path)
+	if err != nil {
+		return Vocabulary{}, err
+	}
+	defer f.Close()
+	var v Vocabulary
+	add := func(key string, value any, err error) error {
+		v.file = append(v.file, gguf.KeyValue{Key: key, Value: value})
+		return err
+	}
+	for _, key := range vocabularyKeys {
+		key = "tokenizer.ggml." + key
+		if !f.Has(key) {
+			continue
+		}
+		switch key[strings.LastIndexAny(key, ".")+1:] {
+		case "tokens":
+			v.tokens, err = gguf.GetArray[string](f, key)
+			err = add(key, v.tokens, err)
+		case "merges":
+			merges, e := gguf.GetArray[string](f, key)
+			err = add(key, merges, e)
+		case "token_type":
+			types, e := gguf.GetArray[int32](f, key)
+			err = add(key, types, e)
+		case "scores":
+			scores, e := gguf.GetArray[float32](f, key)
+			err = add(key, scores, e)
+		case "model", "pre":
+			text, e := gguf.Get[string](f, key)
+			err = add(key, text, e)
+		default:
+			if strings.HasSuffix(key, "_id") {
+				id, e := gguf.Get[uint32](f, key)
+				err = add(key, id, e)
+			} else {
+				is, e := gguf.Get[bool](f, key)
+				err = add(key, is, e)
+			}
+		}
+		if err != nil {
+			return Vocabulary{}, err
+		}
+	}
+	return v, nil
+}
+
+// vocabularyKeys are those of tokenizer.ggml that say how a text is cut, and where one ends.
+var vocabularyKeys = []string{
+	"model", "pre", "tokens", "token_type", "scores", "merges",
+	"bos_token_id", "eos_token_id", "eot_token_id", "eom_token_id", "unknown_token_id", "seperator_token_id", "padding_token_id", "cls_token_id", "mask_token_id",
+	"add_bos_token", "add_eos_token", "add_sep_token", "add_space_prefix", "remove_extra_whitespaces",
 }
 
 // byteRune is the character that stands for a byte in such a vocabulary: itself if it is printable, else one from 256 on.
@@ -115,14 +157,14 @@ func (v *Vocabulary) add(kind int32, tokens ...string) {
 func (v Vocabulary) Token(text string) int { return slices.Index(v.tokens, text) }
 
 func (v Vocabulary) pairs() []gguf.KeyValue {
+	if v.file != nil {
+		return v.file
+	}
 	pairs := []gguf.KeyValue{
 		{Key: "model", Value: v.model}, {Key: "tokens", Value: v.tokens}, {Key: "token_type", Value: v.types}, {Key: "add_bos_token", Value: v.addBOS},
 	}
 	if v.pre != "" {
 		pairs = append(pairs, gguf.KeyValue{Key: "pre", Value: v.pre})
-	}
-	if v.noPrefix {
-		pairs = append(pairs, gguf.KeyValue{Key: "add_space_prefix", Value: false})
 	}
 	if v.scores != nil {
 		pairs = append(pairs, gguf.KeyValue{Key: "scores", Value: v.scores})

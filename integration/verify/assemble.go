@@ -4,15 +4,22 @@ import (
 	"cmp"
 	"fmt"
 	"math"
+	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strings"
+
+	"github.com/lesskv/lesskv/integration/distance"
+	"github.com/lesskv/lesskv/integration/worker"
+	"github.com/lesskv/lesskv/patches/layout"
 )
 
 // report turns what is kept into the report.
 func (v *verifier) report(r *Report, groups []*group) error {
 	v.info.File, v.info.Name, v.info.Architecture = filepath.Base(v.plan.Model), v.model.Name, v.model.Architecture
 	v.info.SHA256, v.info.Layers, v.info.Context = v.sums[0], v.model.Layers, v.model.Context
-	r.Version, r.Model, r.Runtime = ReportVersion, v.info, Unmodified
+	r.Version, r.Model, r.Runtime = ReportVersion, v.info, unmodified(v.paths[worker.Unmodified])
 	if v.plan.SlotType != "f16" {
 		r.SlotType = v.plan.SlotType
 	}
@@ -40,29 +47,41 @@ func (v *verifier) report(r *Report, groups []*group) error {
 	return nil
 }
 
-// Unmodified says what the unmodified runtime is.
-const Unmodified = "llama.cpp v0.5.0 as released, built from the same sources with the same compiler and flags"
+// unmodified says what the unmodified runtime is: what the build folder around its worker was stamped with.
+func unmodified(worker string) string {
+	const built = ", built from the same sources with the same compiler and flags"
+	sources := layout.Layout(filepath.Dir(filepath.Dir(worker))).UnmodifiedSources()
+	header, err := os.ReadFile(filepath.Join(sources, "src", "llama-version.h"))
+	m := regexp.MustCompile(`(?m)^#define LLAMA_COMMIT "([^"]+)"$`).FindSubmatch(header)
+	switch {
+	case err != nil || m == nil:
+		return "llama.cpp of an unknown version" + built
+	case strings.HasSuffix(string(m[1]), "(untested)"): // a folder that the user named
+		return string(m[1]) + built
+	}
+	return string(m[1]) + " as released" + built
+}
 
 // reportGroup adds the rows of one group.
 func (v *verifier) reportGroup(r *Report, g *group) error {
-	read := map[*run][]*points{}
+	read := map[*run][]*distance.Points{}
 	fault := map[*run]string{}
 	size := map[*run]Bytes{}
 	for _, x := range g.runs {
 		var why string
-		if v.store.load(v.faultKey(g, x), &why) {
+		if v.store.Load(v.faultKey(g, x), &why) {
 			fault[x] = why
 			continue
 		}
 		var b Bytes
-		if !v.store.load(v.bytesKey(g, x), &b) {
-			return fmt.Errorf("verify: %s: its bytes are gone from %s", x.describe(), v.store.dir)
+		if !v.store.Load(v.bytesKey(g, x), &b) {
+			return fmt.Errorf("verify: %s: its bytes are gone from %s", x.describe(), v.store.Dir)
 		}
 		size[x] = b
 		for i := range g.windowsOf(x) {
-			p := &points{}
-			if !v.store.load(v.pointsKey(g, x, i), p) {
-				return fmt.Errorf("verify: %s: window %d is gone from %s", x.describe(), i, v.store.dir)
+			p := &distance.Points{}
+			if !v.store.Load(v.pointsKey(g, x, i), p) {
+				return fmt.Errorf("verify: %s: window %d is gone from %s", x.describe(), i, v.store.Dir)
 			}
 			if p.Fault != "" && fault[x] == "" {
 				fault[x] = fmt.Sprintf("window %d, %s", i, p.Fault)
@@ -74,7 +93,7 @@ func (v *verifier) reportGroup(r *Report, g *group) error {
 	size[g.full] = Bytes{Slots: g.full.bytes, Total: g.full.bytes}
 	for _, p := range read[v.complete(g, read)] {
 		n := len(p.KL)
-		full := &points{KL: make([]float64, n), NLL: p.Full, Full: p.Full, Agree: slices.Repeat([]bool{true}, n)}
+		full := &distance.Points{KL: make([]float64, n), NLL: p.Full, Full: p.Full, Agree: slices.Repeat([]bool{true}, n)}
 		read[g.full] = append(read[g.full], full)
 	}
 
@@ -159,7 +178,7 @@ func (v *verifier) reportGroup(r *Report, g *group) error {
 }
 
 // complete returns a run that has read every window.
-func (v *verifier) complete(g *group, read map[*run][]*points) *run {
+func (v *verifier) complete(g *group, read map[*run][]*distance.Points) *run {
 	for _, x := range g.runs {
 		if !x.few && len(read[x]) == len(g.windows) {
 			return x
@@ -203,7 +222,7 @@ const wholeKL = 1e-4
 var plainKL = map[string]float64{"": 1e-3, F32: 1e-3, "f16": 1e-3, Q8: 5e-3, Q4: 2e-2}
 
 // trusted says whether the build is what it claims to be.
-func (g *group) trusted(read map[*run][]*points) []Check {
+func (g *group) trusted(read map[*run][]*distance.Points) []Check {
 	var all []Check
 	at := fmt.Sprintf("context %d, micro-batches of %d", g.context, g.ubatch)
 	for _, row := range g.rows {

@@ -101,11 +101,11 @@ func (v *verifier) generated(g *group, r *run) bool {
 		return true
 	}
 	for i, p := range v.promptsOf(g) {
-		if text := v.continuation(g, i, p); r == g.full && text != nil && !v.store.has(v.continuationKey(text)) {
+		if text := v.continuation(g, i, p); r == g.full && text != nil && !v.store.Has(v.continuationKey(text)) {
 			return false
 		}
 	}
-	return v.store.has(v.generateKey(g, r))
+	return v.store.Has(v.generateKey(g, r))
 }
 
 func (v *verifier) continuationKey(text []int32) string {
@@ -129,12 +129,12 @@ func (v *verifier) generate(g *group, o *opened) error {
 			if err != nil {
 				return fmt.Errorf("verify: %s: %w", o.describe(), err)
 			}
-			if err := v.store.save(v.continuationKey(text), s); err != nil {
+			if err := v.store.Save(v.continuationKey(text), s); err != nil {
 				return err
 			}
 		}
 	}
-	return v.store.save(v.generateKey(g, o.run), all)
+	return v.store.Save(v.generateKey(g, o.run), all)
 }
 
 // answer continues a prompt by the n most likely tokens.
@@ -165,7 +165,7 @@ func (v *verifier) answer(o *opened, prompt []int32, n int) (generated, error) {
 // generation compares a run's texts with the full cache's.
 func (v *verifier) generation(g *group, r *run) *Generation {
 	var full, texts []generated
-	if v.plan.Generate < 1 || !g.texts || !v.store.load(v.generateKey(g, g.full), &full) || !v.store.load(v.generateKey(g, r), &texts) || len(full) != len(texts) || len(full) == 0 {
+	if v.plan.Generate < 1 || !g.texts || !v.store.Load(v.generateKey(g, g.full), &full) || !v.store.Load(v.generateKey(g, r), &texts) || len(full) != len(texts) || len(full) == 0 {
 		return nil
 	}
 	out := &Generation{Prompts: len(full), Tokens: v.plan.Generate}
@@ -187,7 +187,7 @@ func (v *verifier) generation(g *group, r *run) *Generation {
 		one, two, long = append(one, a.F1), append(two, b.F1), append(long, c.F1)
 		want := p.reference
 		if text := v.continuation(g, i, p); text != nil {
-			v.store.load(v.continuationKey(text), &want)
+			v.store.Load(v.continuationKey(text), &want)
 		}
 		if want == "" {
 			continue

@@ -50,13 +50,13 @@ func (a *adapter) budget() int { return a.Trained.Heavy + a.Trained.Recent }
 
 // stateBytes is the state of one sequence ("Memory, per sequence" in algorithm.md).
 func (a *adapter) stateBytes() int64 {
-	layers := 0
+	var bytes int64
 	for i := range a.Kernels {
-		if !a.Kernels[i].Empty() {
-			layers++
+		if s := a.Layer(i); a.Kernels[i].HasPsi() {
+			bytes += int64(s.HeadsKV * a.Rank * (s.ValueLength + 1) * 4)
 		}
 	}
-	return int64(layers) * int64(a.HeadsKV*a.Rank*(a.ValueLength+1)*4)
+	return bytes
 }
 
 // choose returns the adapter of a policy that was trained for the budget that is nearest in proportion, or nil.
@@ -159,7 +159,9 @@ func (v *verifier) fillGroup(g *group, first bool) error {
 		for _, t := range []string{F32, Q8, Q4} {
 			switch {
 			case !v.plan.wants(t):
-			case v.model.KeyLength%cacheTypes[t].block != 0 || v.model.ValueLength%cacheTypes[t].block != 0:
+			case v.model.Max(func(s weights.Shape) int {
+				return max(s.KeyLength%cacheTypes[t].block, s.ValueLength%cacheTypes[t].block)
+			}) != 0:
 				v.note("%s: heads of %d and %d do not fill its blocks of %d", t, v.model.KeyLength, v.model.ValueLength, cacheTypes[t].block)
 			default:
 				row(t, "", g.context, add(cache(t)))
@@ -235,8 +237,13 @@ func plain(r run) run {
 // slotBytes is one slot of every layer and KV head together.
 func (v *verifier) slotBytes() int64 {
 	keys, values, _ := worker.SlotTypes(v.plan.SlotType)
-	bytes := cacheTypes[keys].bits/8*float64(v.model.KeyLength) + cacheTypes[values].bits/8*float64(v.model.ValueLength)
-	return int64(v.budgetLayers) * int64(v.model.HeadsKV) * int64(bytes+8)
+	var all int64
+	for _, layer := range v.budgeted {
+		s := v.model.Layer(layer)
+		bytes := cacheTypes[keys].bits/8*float64(s.KeyLength) + cacheTypes[values].bits/8*float64(s.ValueLength)
+		all += int64(s.HeadsKV) * int64(bytes+8)
+	}
+	return all
 }
 
 // describe names a run for people.

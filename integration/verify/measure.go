@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/lesskv/lesskv/integration/distance"
 	"github.com/lesskv/lesskv/integration/worker"
 )
 
@@ -80,14 +81,14 @@ func (g *group) windowsOf(r *run) int {
 
 // missing tells whether a run has anything left to do.
 func (v *verifier) missing(g *group, r *run) bool {
-	if v.store.has(v.faultKey(g, r)) {
+	if v.store.Has(v.faultKey(g, r)) {
 		return false
 	}
-	if !v.store.has(v.bytesKey(g, r)) {
+	if !v.store.Has(v.bytesKey(g, r)) {
 		return true
 	}
 	for i := range g.windowsOf(r) {
-		if !v.store.has(v.pointsKey(g, r, i)) {
+		if !v.store.Has(v.pointsKey(g, r, i)) {
 			return true
 		}
 	}
@@ -169,7 +170,7 @@ func (v *verifier) together(ctx context.Context, g *group, runs []*run) error {
 		o, err := start(r)
 		var refused *worker.Error
 		if r.optional && errors.As(err, &refused) {
-			if err := v.store.save(v.faultKey(g, r), refused.Message); err != nil {
+			if err := v.store.Save(v.faultKey(g, r), refused.Message); err != nil {
 				return err
 			}
 			continue
@@ -185,7 +186,7 @@ func (v *verifier) together(ctx context.Context, g *group, runs []*run) error {
 	for i, window := range g.windows {
 		var todo []*opened
 		for _, o := range methods {
-			if i < g.windowsOf(o.run) && !v.store.has(v.pointsKey(g, o.run, i)) {
+			if i < g.windowsOf(o.run) && !v.store.Has(v.pointsKey(g, o.run, i)) {
 				todo = append(todo, o)
 			}
 		}
@@ -227,21 +228,21 @@ func (v *verifier) together(ctx context.Context, g *group, runs []*run) error {
 // read takes one window through all of them, chunk by chunk. While the methods read one, the full cache reads the next.
 func (v *verifier) read(g *group, full *opened, methods []*opened, window, chunk, parallel int) error {
 	tokens := g.windows[window]
-	all := make([]*points, len(methods))
+	all := make([]*distance.Points, len(methods))
 	for i, o := range append([]*opened{full}, methods...) {
 		if err := o.w.Clear(); err != nil {
 			return fmt.Errorf("verify: %s: %w", o.describe(), err)
 		}
 		if i > 0 {
-			all[i-1] = &points{}
+			all[i-1] = &distance.Points{}
 		}
 	}
-	ahead := func(at int) (*expected, error) {
+	ahead := func(at int) (*distance.Expected, error) {
 		out, err := full.w.Decode(0, at, tokens[at:min(at+chunk, len(tokens))], worker.All)
 		if err != nil {
 			return nil, fmt.Errorf("verify: %s: %w", full.describe(), err)
 		}
-		return expect(out), nil
+		return distance.Expect(out), nil
 	}
 	now, err := ahead(0)
 	if err != nil {
@@ -249,7 +250,7 @@ func (v *verifier) read(g *group, full *opened, methods []*opened, window, chunk
 	}
 	for at := 0; at < len(tokens); at += chunk {
 		end := min(at+chunk, len(tokens))
-		var next *expected
+		var next *distance.Expected
 		var step errgroup.Group
 		step.SetLimit(parallel)
 		if end < len(tokens) {
@@ -262,7 +263,7 @@ func (v *verifier) read(g *group, full *opened, methods []*opened, window, chunk
 			step.Go(func() error {
 				out, err := o.w.Decode(0, at, tokens[at:end], worker.All)
 				if err == nil {
-					err = all[i].add(now, out, tokens[at+1:])
+					err = all[i].Add(now, out, tokens[at+1:])
 				}
 				if err != nil {
 					return fmt.Errorf("verify: %s: %w", o.describe(), err)
@@ -277,7 +278,7 @@ func (v *verifier) read(g *group, full *opened, methods []*opened, window, chunk
 		now = next
 	}
 	for i, o := range methods {
-		if err := v.store.save(v.pointsKey(g, o.run, window), all[i]); err != nil {
+		if err := v.store.Save(v.pointsKey(g, o.run, window), all[i]); err != nil {
 			return err
 		}
 	}
@@ -287,7 +288,7 @@ func (v *verifier) read(g *group, full *opened, methods []*opened, window, chunk
 // weigh keeps what a run's cache occupies, as its worker says.
 func (v *verifier) weigh(g *group, o *opened) error {
 	key := v.bytesKey(g, o.run)
-	if v.store.has(key) {
+	if v.store.Has(key) {
 		return nil
 	}
 	b := Bytes{Slots: o.run.bytes, Total: o.run.bytes}
@@ -305,18 +306,18 @@ func (v *verifier) weigh(g *group, o *opened) error {
 		}
 		b = Bytes{Slots: info.SlotBytes, State: info.StateBytes, Kernels: info.KernelBytes, Total: info.SlotBytes + info.StateBytes + info.KernelBytes}
 	}
-	return v.store.save(key, b)
+	return v.store.Save(key, b)
 }
 
 // cached returns a piece of work, from the store or done now.
 func cached[T any](v *verifier, key string, work func() (T, error)) (T, error) {
 	var piece T
-	if v.store.load(key, &piece) {
+	if v.store.Load(key, &piece) {
 		return piece, nil
 	}
 	piece, err := work()
 	if err == nil {
-		err = v.store.save(key, piece)
+		err = v.store.Save(key, piece)
 	}
 	return piece, err
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/patches/limits"
+	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/gguf"
 )
 
@@ -49,8 +50,8 @@ func (v *verifier) process(r *run) int64 {
 	if c.LESS != nil {
 		seen = int64(c.LESS.Budget + c.Ubatch)
 	}
-	scores := 2 * seen * int64(c.Ubatch) * int64(v.model.Heads) * 4
-	compute := scores + int64(c.Ubatch)*int64(v.vocab+32*v.model.Heads*v.model.KeyLength)*4
+	scores := 2 * seen * int64(c.Ubatch) * int64(v.model.Max(func(s weights.Shape) int { return s.Heads })) * 4
+	compute := scores + int64(c.Ubatch)*int64(v.vocab+32*v.model.Max(func(s weights.Shape) int { return s.Heads * s.KeyLength }))*4
 	n := overhead + r.bytes + 2*logits + compute
 	if v.repacked {
 		n += v.info.Bytes

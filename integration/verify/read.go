@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 
+	"github.com/lesskv/lesskv/integration/distance"
 	"github.com/lesskv/lesskv/integration/worker"
 )
 
@@ -85,7 +86,7 @@ func (v *verifier) readAlong(ctx context.Context, g *group, r *row, c *run, toke
 		for i := range rows.Len() {
 			pos := at + i
 			if pos+1 < len(tokens) {
-				_, norm := logSum(rows.Row(i))
+				_, norm := distance.LogSum(rows.Row(i))
 				nll += norm - float64(rows.Row(i)[tokens[pos+1]])
 				n++
 			}

@@ -168,7 +168,7 @@ func (v *verifier) recallKey(g *group, r *run) string {
 }
 
 func (v *verifier) recalled(g *group, r *run) bool {
-	return len(v.tasks[g.context]) == 0 || !g.texts || v.store.has(v.recallKey(g, r))
+	return len(v.tasks[g.context]) == 0 || !g.texts || v.store.Has(v.recallKey(g, r))
 }
 
 // recall puts every task to a run: to the full cache first, and to others those kinds and lengths that it can do.
@@ -177,8 +177,8 @@ func (v *verifier) recall(g *group, o *opened) error {
 		return nil
 	}
 	var full answers
-	if o.run != g.full && !v.store.load(v.recallKey(g, g.full), &full) {
-		return fmt.Errorf("verify: %s: the full cache's answers are gone from %s", o.describe(), v.store.dir)
+	if o.run != g.full && !v.store.Load(v.recallKey(g, g.full), &full) {
+		return fmt.Errorf("verify: %s: the full cache's answers are gone from %s", o.describe(), v.store.Dir)
 	}
 	weak := v.weak(g, full)
 	var all answers
@@ -193,7 +193,7 @@ func (v *verifier) recall(g *group, o *opened) error {
 		}
 		all = append(all, out.Text)
 	}
-	return v.store.save(v.recallKey(g, o.run), all)
+	return v.store.Save(v.recallKey(g, o.run), all)
 }
 
 type recallGroup struct {
@@ -223,7 +223,7 @@ func (t *task) right(answer string) bool { return strings.Contains(answer, t.ans
 // recallReport sums up a group's answers.
 func (v *verifier) recallReport(g *group) []Recall {
 	var full answers
-	if len(v.tasks[g.context]) == 0 || !g.texts || !v.store.load(v.recallKey(g, g.full), &full) {
+	if len(v.tasks[g.context]) == 0 || !g.texts || !v.store.Load(v.recallKey(g, g.full), &full) {
 		return nil
 	}
 	weak := v.weak(g, full)
@@ -245,7 +245,7 @@ func (v *verifier) recallReport(g *group) []Recall {
 			}
 			for _, row := range g.rows {
 				var said answers
-				if one.Weak || row.Method == Full || row.Method == Plain || !v.store.load(v.recallKey(g, row.run), &said) {
+				if one.Weak || row.Method == Full || row.Method == Plain || !v.store.Load(v.recallKey(g, row.run), &said) {
 					continue
 				}
 				m := RecallMethod{Method: row.Method, Policy: row.Policy, Budget: row.Budget}

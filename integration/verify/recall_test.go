@@ -5,13 +5,15 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/lesskv/lesskv/integration/pieces"
 )
 
 // With answers put into its store: kinds that the full cache fails at are called weak, the others are counted by depth.
 func TestRecallReport(t *testing.T) {
-	s, err := openStore(t.TempDir())
+	s, err := pieces.Open(t.TempDir())
 	require.NoError(t, err)
-	defer s.close()
+	defer s.Close()
 	v := &verifier{plan: Plan{Recall: RecallKinds()}, store: s, tasks: map[int][]task{}}
 	g := &group{context: 100, ubatch: 4, texts: true, full: &run{}}
 	less := &run{few: false, adapter: nil}
@@ -24,8 +26,8 @@ func TestRecallReport(t *testing.T) {
 		}
 	}
 	right, wrong := " is 12345.", "12"
-	require.NoError(t, s.save(v.recallKey(g, g.full), answers{right, right, right, right, wrong, wrong, wrong, right, right, wrong}))
-	require.NoError(t, s.save(v.recallKey(g, less), answers{wrong, wrong, right, wrong, right, "", "", "", "", ""}))
+	require.NoError(t, s.Save(v.recallKey(g, g.full), answers{right, right, right, right, wrong, wrong, wrong, right, right, wrong}))
+	require.NoError(t, s.Save(v.recallKey(g, less), answers{wrong, wrong, right, wrong, right, "", "", "", "", ""}))
 	all := v.recallReport(g)
 	require.Len(t, all, 2)
 	assert.Equal(t, Passkey, all[0].Kind)

@@ -6,14 +6,9 @@ import (
 	"slices"
 
 	"gonum.org/v1/gonum/stat"
-)
 
-// points are what one run's logits are worth at each position of one window, beside the full cache's.
-type points struct {
-	KL, NLL, Full []float64 // [tokens]; NLL and Full of the next token, 0 at the last position, which has none
-	Agree         []bool
-	Fault         string // logits that are not numbers
-}
+	"github.com/lesskv/lesskv/integration/distance"
+)
 
 // sums are a block's, or a whole row's.
 type sums struct{ n, targets, nll, full, kl, agree float64 }
@@ -37,7 +32,7 @@ func (s sums) top1() float64           { return s.agree / s.n }
 func exp(x float64) float64 { return min(math.Exp(x), math.MaxFloat64) }
 
 // blocks cuts positions [from, to) of every window into blocks of so many.
-func blocks(windows []*points, from, to, size int) []sums {
+func blocks(windows []*distance.Points, from, to, size int) []sums {
 	var all []sums
 	for _, p := range windows {
 		for at := from; at < min(to, len(p.KL)); at += size {
@@ -139,7 +134,7 @@ func weigh(b []sums, w []float64) sums {
 }
 
 // measure is every measure over positions [from, …).
-func (s *sampler) measure(windows []*points, from, block int) Measures {
+func (s *sampler) measure(windows []*distance.Points, from, block int) Measures {
 	b := blocks(windows, from, math.MaxInt, block)
 	m := Measures{
 		Blocks:     len(b),
@@ -186,7 +181,7 @@ func (s *sampler) measure(windows []*points, from, block int) Measures {
 }
 
 // buckets follows a row along the sequence.
-func (s *sampler) buckets(windows []*points, length, n, block int) []Bucket {
+func (s *sampler) buckets(windows []*distance.Points, length, n, block int) []Bucket {
 	n = min(n, length)
 	var all []Bucket
 	for i := range n {

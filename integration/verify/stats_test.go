@@ -6,13 +6,15 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/assert"
+
+	"github.com/lesskv/lesskv/integration/distance"
 )
 
 func newSampler() *sampler { return &sampler{samples: 400, seed: 1, drawn: map[int][][]float64{}} }
 
 // Two windows of four positions, worked by hand.
 func TestMeasure(t *testing.T) {
-	windows := []*points{
+	windows := []*distance.Points{
 		{KL: []float64{0, 1, 2, 3}, NLL: []float64{9, math.Log(2), math.Log(4), 0}, Full: []float64{9, math.Log(2), math.Log(2), 0}, Agree: []bool{true, true, false, true}},
 		{KL: []float64{0, 4, 5, 6}, NLL: []float64{9, math.Log(8), math.Log(4), 0}, Full: []float64{9, math.Log(2), math.Log(2), 0}, Agree: []bool{true, false, false, false}},
 	}

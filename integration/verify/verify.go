@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/lesskv/lesskv/integration/pieces"
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/weights"
 )
@@ -22,16 +23,16 @@ type verifier struct {
 	sums     [3]string // SHA-256 of the model and of the two workers
 	paths    [2]string // of the workers, by tree
 
-	vocab        int
-	budgetLayers int           // layers with a budget
-	fullBytes    map[int]int64 // f16, by context
-	repacked     bool          // weights that a process may copy for itself
-	text         []int32
-	start        []int32 // the token that the model wants first
-	prompts      []prompt
-	tasks        map[int][]task // recall, by context
-	store        *store
-	draw         sampler
+	vocab     int
+	budgeted  []int         // layers with a budget
+	fullBytes map[int]int64 // f16, by context
+	repacked  bool          // weights that a process may copy for itself
+	text      []int32
+	start     []int32 // the token that the model wants first
+	prompts   []prompt
+	tasks     map[int][]task // recall, by context
+	store     *pieces.Store
+	draw      sampler
 
 	mu          sync.Mutex
 	notes       []string
@@ -46,7 +47,7 @@ func Run(ctx context.Context, p Plan) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer v.store.close()
+	defer v.store.Close()
 	groups, err := v.groups()
 	if err != nil {
 		return nil, err
@@ -129,11 +130,11 @@ func begin(ctx context.Context, p Plan) (_ *verifier, err error) {
 	if v.repacked, err = quantised(p.Model); err != nil {
 		return nil, fmt.Errorf("verify: %w", err)
 	}
-	if v.store, err = openStore(p.Work); err != nil {
-		return nil, err
+	if v.store, err = pieces.Open(p.Work); err != nil {
+		return nil, fmt.Errorf("verify: %w", err)
 	}
 	if err := v.probe(ctx); err != nil {
-		v.store.close()
+		v.store.Close()
 		return nil, err
 	}
 	return v, nil
@@ -168,16 +169,29 @@ func (v *verifier) probe(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("verify: %w", err)
 		}
-		v.vocab, v.budgetLayers, v.fullBytes[context] = info.Vocab, less.Layers, less.FullBytes
+		v.vocab, v.fullBytes[context] = info.Vocab, less.FullBytes
 		if err := w.CloseModel(); err != nil {
 			return fmt.Errorf("verify: %w", err)
 		}
 	}
-	if v.budgetLayers == 0 {
-		return fmt.Errorf("verify: %s: every layer has a sliding window, so that nothing is evicted: %w", v.plan.Model, ErrModel)
-	}
 	if _, err := w.Open(worker.Config{Model: v.plan.Model, Context: 64, Batch: 32, Ubatch: 32, LESS: &worker.LESS{Policy: "lambda", Budget: 16}}); err != nil {
 		return fmt.Errorf("verify: %w", err)
+	}
+	if _, err := w.Decode(0, 0, []int32{0}, worker.None); err != nil { // before it no layer has a cache
+		return fmt.Errorf("verify: %w", err)
+	}
+	layers, err := w.Layers(0)
+	if err != nil {
+		return fmt.Errorf("verify: %w", err)
+	}
+	v.budgeted = nil
+	for _, l := range layers {
+		if !l.Window {
+			v.budgeted = append(v.budgeted, l.Layer)
+		}
+	}
+	if len(v.budgeted) == 0 {
+		return fmt.Errorf("verify: %s: every layer has a sliding window, so that nothing is evicted: %w", v.plan.Model, ErrModel)
 	}
 	return v.readText(w)
 }

@@ -235,7 +235,7 @@ func TestRefused(t *testing.T) {
 		"method":       {func(p *verify.Plan) { p.Methods = []string{"magic"} }, verify.ErrPlan, `method "magic"`},
 		"budget":       {func(p *verify.Plan) { p.Budgets = []verify.Budget{verify.Share(2)} }, verify.ErrPlan, "2 of the context"},
 		"ubatch":       {func(p *verify.Plan) { p.Ubatches = []int{193} }, verify.ErrPlan, "at most the context of 192"},
-		"slots":        {func(p *verify.Plan) { p.SlotType = "f16,q4_0" }, verify.ErrPlan, `slots of type "f16,q4_0": want f16`},
+		"slots":        {func(p *verify.Plan) { p.SlotType = "f16,q4_1" }, verify.ErrPlan, `slots of type "f16,q4_1": want f16`},
 		"template":     {func(p *verify.Plan) { p.Template = "hello" }, verify.ErrPlan, "without {prompt}"},
 		"model":        {func(p *verify.Plan) { p.Model = notModel }, gguf.ErrMagic, "x.gguf"},
 		"unserved":     {func(p *verify.Plan) { p.Model, p.Adapters = unserved, nil }, verify.ErrModel, "ALiBi"},

@@ -3,6 +3,7 @@ package worker
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -107,6 +108,12 @@ func (w *Worker) DecodeEach(tokens []Token) (*Output, error) {
 	return w.output("decode", raw(v), "each", true)
 }
 
+// Embed decodes embeddings, of Info.Embd values each, and returns the row of the last. Of a model with M-RoPE they have four positions
+// each, section by section: all of the first, all of the second, …
+func (w *Worker) Embed(seq int, positions []int32, embeddings []float32) (*Output, error) {
+	return w.output("embed", append(slices.Clone(raw(positions)), raw(embeddings)...), "seq", seq)
+}
+
 // Encode runs the encoder of a model that has a decoder too.
 func (w *Worker) Encode(tokens []int32) (*Output, error) {
 	return w.output("encode", raw(tokens), "rows", string(All))
@@ -167,6 +174,18 @@ func (w *Worker) Threads(n int) error {
 // Causal turns causal attention on or off.
 func (w *Worker) Causal(on bool) error {
 	_, err := w.call("causal", nil, "on", on)
+	return err
+}
+
+// Beside makes a context of another model that takes part in the open one's, and frees it again.
+func (w *Worker) Beside(model string) error {
+	_, err := w.call("beside", nil, "path", model)
+	return err
+}
+
+// Train asks a context with LESS to be trained, which fails.
+func (w *Worker) Train() error {
+	_, err := w.call("train", nil)
 	return err
 }
 

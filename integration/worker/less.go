@@ -11,12 +11,14 @@ type LESSInfo struct {
 	Policy                        string
 	Budget, Heavy, Recent, Pinned int
 	Layers, WindowLayers          int // with a budget; with a sliding window
+	SharedLayers                  int // that share the cache of one of those
 	KernelLayers                  int // that have kernels
 	Rank, Hidden                  int // 0 without an adapter
 	Sequences                     int // that hold memory
 	SlotBytes, StateBytes         int64
 	KernelBytes, ScratchBytes     int64
 	FullBytes                     int64  // what the unmodified f16 cache holds at n_ctx tokens
+	RecurrentBytes                int64  // of recurrent layers
 	AdapterSHA256                 string // "" without an adapter
 	Error                         string // why the last thing that was refused was refused
 }
@@ -30,11 +32,11 @@ func (w *Worker) LESS() (LESSInfo, error) {
 	i := LESSInfo{
 		Policy: r.fields["policy"],
 		Budget: r.int("budget"), Heavy: r.int("heavy"), Recent: r.int("recent"), Pinned: r.int("pinned"),
-		Layers: r.int("n_layer"), WindowLayers: r.int("n_layer_swa"), KernelLayers: r.int("n_layer_kernels"),
+		Layers: r.int("n_layer"), WindowLayers: r.int("n_layer_swa"), SharedLayers: r.int("n_layer_shared"), KernelLayers: r.int("n_layer_kernels"),
 		Rank: r.int("rank"), Hidden: r.int("hidden"), Sequences: r.int("n_seq"),
 		SlotBytes: r.integer("bytes_slots"), StateBytes: r.integer("bytes_state"),
 		KernelBytes: r.integer("bytes_kernels"), ScratchBytes: r.integer("bytes_scratch"),
-		FullBytes: r.integer("bytes_full"), AdapterSHA256: r.fields["adapter_sha256"], Error: r.fields["error"],
+		FullBytes: r.integer("bytes_full"), RecurrentBytes: r.integer("bytes_recurrent"), AdapterSHA256: r.fields["adapter_sha256"], Error: r.fields["error"],
 	}
 	return i, r.err
 }
@@ -49,7 +51,7 @@ type LayerInfo struct {
 	SoftCap               float32 // 0: none
 }
 
-// Layers describes every layer of a sequence; none if it is empty.
+// Layers describes every layer of a sequence that has a cache of its own; none if it is empty.
 func (w *Worker) Layers(seq int) ([]LayerInfo, error) {
 	r, err := w.call("layers", nil, "seq", seq)
 	if err != nil {
@@ -66,6 +68,29 @@ func (w *Worker) Layers(seq int) ([]LayerInfo, error) {
 		layers = append(layers, LayerInfo{int(v[0]), v[1] != 0, v[2] != 0, v[3], v[4], v[5], v[6], v[7], f[0], f[1]})
 	}
 	return layers, nil
+}
+
+// HeadInfo is what one KV head may keep.
+type HeadInfo struct {
+	Layer, Head   int
+	Budget, Heavy int // slots, and those of them that are chosen by score
+}
+
+// Heads describes every KV head that has a budget, layer by layer.
+func (w *Worker) Heads() ([]HeadInfo, error) {
+	r, err := w.call("heads", nil)
+	if err != nil {
+		return nil, err
+	}
+	n := r.int("n")
+	if r.err != nil || n < 0 || len(r.payload) != 8*4*n {
+		return nil, fmt.Errorf("worker: %d bytes in a reply about %d heads", len(r.payload), n)
+	}
+	heads := make([]HeadInfo, 0, n)
+	for v := view[int64](r.payload); len(v) > 0; v = v[4:] {
+		heads = append(heads, HeadInfo{int(v[0]), int(v[1]), int(v[2]), int(v[3])})
+	}
+	return heads, nil
 }
 
 // Slots returns the positions that one KV head holds and their scores, in storage order.

@@ -22,8 +22,10 @@ type Config struct {
 	WindowOnly     bool    // swa_full=0: the unmodified cache holds no more of a sliding-window layer than its window
 	Embeddings     bool    // rows are embeddings, not logits
 	Capture        bool    // Capture and Captured will be used; LESS only
+	Ahead          bool    // a context of the layers that predict further tokens
 	RopeBase       float32 // rope_freq_base; the model's
 	RopeScale      float32 // rope_freq_scale; the model's
+	Rollback       int     // n_rs_seq: states of recurrent layers that a sequence can go back to, in tokens; 0
 
 	LESS *LESS // nil: off
 }
@@ -34,9 +36,10 @@ type LESS struct {
 	Budget       int     // slots per KV head
 	BudgetShare  float32 // of the context
 	BudgetBytes  int64   // for one sequence
+	Slots        []int   // of every KV head that has a budget, layer by layer, in the place of a budget
 	Heavy        *int    // the policy's own share
 	Pinned       *int    // 1
-	TypeK, TypeV string  // of the slots: f16, f32, q8_0, of keys q4_0 too; f16
+	TypeK, TypeV string  // of the slots: f16, f32, q8_0, q4_0; f16
 	Adapter      string  // path; none: sparse only
 	ForceAdapter bool    // whatever the fingerprint says
 	Reference    bool    // the kernels' plain loops
@@ -49,9 +52,9 @@ func SlotTypes(s string) (k, v string, err error) {
 	if !two {
 		v = k
 	}
-	values := []string{"f16", "f32", "q8_0"}
-	if (k != "q4_0" && !slices.Contains(values, k)) || !slices.Contains(values, v) {
-		return "", "", fmt.Errorf("slots of type %q: want f16, f32 or q8_0, or one for keys and one for values (f16,q8_0), that of keys q4_0 too", s)
+	types := []string{"f16", "f32", "q8_0", "q4_0"}
+	if !slices.Contains(types, k) || !slices.Contains(types, v) {
+		return "", "", fmt.Errorf("slots of type %q: want f16, f32, q8_0 or q4_0, or one for keys and one for values (q4_0,q8_0)", s)
 	}
 	return k, v, nil
 }
@@ -61,7 +64,7 @@ func Int(n int) *int { return &n }
 
 func (c *Config) args() []any {
 	args := []any{"path", c.Model, "flash_attn", c.FlashAttention, "kv_unified", c.Unified, "swa_full", !c.WindowOnly,
-		"embeddings", c.Embeddings, "capture", c.Capture}
+		"embeddings", c.Embeddings, "capture", c.Capture, "ahead", c.Ahead}
 	number := func(key string, n int) {
 		if n != 0 {
 			args = append(args, key, n)
@@ -82,6 +85,7 @@ func (c *Config) args() []any {
 	number("n_ubatch", c.Ubatch)
 	number("n_seq_max", c.Sequences)
 	number("threads", c.Threads)
+	number("rollback", c.Rollback)
 	text("type_k", c.TypeK)
 	text("type_v", c.TypeV)
 	real("rope_base", c.RopeBase)
@@ -90,6 +94,7 @@ func (c *Config) args() []any {
 		args = append(args, "less", true, "budget", l.Budget, "budget_bytes", l.BudgetBytes, "force_adapter", l.ForceAdapter,
 			"reference", l.Reference, "profile", l.Profile)
 		text("policy", l.Policy)
+		text("slots", strings.Trim(strings.ReplaceAll(fmt.Sprint(l.Slots), " ", ","), "[]"))
 		real("budget_share", l.BudgetShare)
 		if l.Heavy != nil {
 			args = append(args, "heavy", *l.Heavy)

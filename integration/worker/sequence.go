@@ -68,6 +68,27 @@ func (w *Worker) Load(seq int, state []byte) (int, error) {
 	return r.int("bytes"), r.err
 }
 
+// Flags of SaveFlagged and LoadFlagged: those of llama_state_seq_get_data_ext.
+const (
+	PartialOnly = 1
+	OnDevice    = 2
+)
+
+// SaveFlagged is Save of one sequence with flags.
+func (w *Worker) SaveFlagged(seq, flags int) ([]byte, error) {
+	r, err := w.call("save", nil, "seq", seq, "flags", flags)
+	if err != nil {
+		return nil, err
+	}
+	return r.payload, nil
+}
+
+// LoadFlagged is Load of one sequence with flags.
+func (w *Worker) LoadFlagged(seq int, state []byte, flags int) error {
+	_, err := w.call("load", state, "seq", seq, "flags", flags)
+	return err
+}
+
 // SaveFile is Save to a file, with tokens beside the state.
 func (w *Worker) SaveFile(seq int, path string, tokens []int32) error {
 	_, err := w.call("save", raw(tokens), "seq", seq, "file", path)

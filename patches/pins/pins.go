@@ -34,6 +34,7 @@ type Release struct {
 	Bundle     string            // in it: a git bundle with the release as one commit
 	Tree       string            // git's hash of all files of that commit
 	Sums       map[string]string // SHA-256 of the files that are used
+	Tests      map[string]string // and of those that upstream's own tests are made of, which the tests of this project fetch
 }
 
 // Llama is the llama.cpp that the runtime is made of.
@@ -45,10 +46,15 @@ var Llama = Release{
 	Bundle:     "llama/gitRelease.bundle",
 	Tree:       "fd570ef54b10ec5fecb739e7e04c8ce44a6f415a",
 	Sums:       sums(llamaSums),
+	Tests:      sums(llamaTests),
 }
 
-//go:embed llama.cpp.sums
-var llamaSums string
+var (
+	//go:embed llama.cpp.sums
+	llamaSums string
+	//go:embed llama.cpp-tests.sums
+	llamaTests string
+)
 
 // sums reads the lines of a file as sha256sum writes it.
 func sums(text string) map[string]string {

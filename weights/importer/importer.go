@@ -49,7 +49,10 @@ func Import(dir string, o Options) (*weights.Adapter, error) {
 		} else if err != nil {
 			return nil, err
 		}
-		k, rank, hidden, err := o.layer(path)
+		if owner := o.Model.Owner(layer); owner != layer {
+			return nil, fmt.Errorf("%s: layer %d shares the keys of layer %d, and has no kernels of this kind: %w", path, layer, owner, ErrCheckpoint)
+		}
+		k, rank, hidden, err := o.layer(path, layer)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", path, err)
 		}
@@ -66,8 +69,8 @@ func Import(dir string, o Options) (*weights.Adapter, error) {
 	return a, nil
 }
 
-// layer reads one checkpoint.
-func (o *Options) layer(path string) (k weights.Kernels, rank, hidden int, err error) {
+// layer reads the checkpoint of a layer.
+func (o *Options) layer(path string, layer int) (k weights.Kernels, rank, hidden int, err error) {
 	c, err := open(path)
 	if err != nil {
 		return k, 0, 0, err
@@ -77,7 +80,7 @@ func (o *Options) layer(path string) (k weights.Kernels, rank, hidden int, err e
 	if err != nil {
 		return k, 0, 0, err
 	}
-	m := o.Model
+	m := o.Model.Layer(layer)
 	r := &reader{state: state}
 
 	// The sizes are those of phi, whose matrices are [Hq][in][out] in every model.
@@ -94,7 +97,7 @@ func (o *Options) layer(path string) (k weights.Kernels, rank, hidden int, err e
 	if r.err != nil {
 		return k, 0, 0, r.err
 	}
-	if o.Rotary == Interleaved || o.Rotary == Auto && m.Architecture == "llama" {
+	if o.Rotary == Interleaved || o.Rotary == Auto && o.Model.Architecture == "llama" {
 		if m.KeyLength%2 != 0 {
 			return k, 0, 0, fmt.Errorf("heads of %d can't be interleaved: %w", m.KeyLength, ErrCheckpoint)
 		}

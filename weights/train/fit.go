@@ -85,26 +85,27 @@ func (s *store) fit(ctx context.Context, r Runtime, l Layer, train, valid int) (
 func (s *store) tryFit(ctx context.Context, r Runtime, l Layer, train, valid int) (weights.Kernels, LayerReport, error) {
 	report := LayerReport{Layer: l.Index}
 	began := time.Now()
-	wo, out, err := s.o.projection(r, l.Index)
+	o := s.o.of(l.Index)
+	wo, out, err := o.projection(r, l.Index)
 	if err != nil {
 		return weights.Kernels{}, report, err
 	}
-	sinks, err := s.o.sinks(r, l.Index)
+	sinks, err := o.sinks(r, l.Index)
 	if err != nil {
 		return weights.Kernels{}, report, err
 	}
 	if err := s.replayAll(ctx, l, sinks); err != nil {
 		return weights.Kernels{}, report, err
 	}
-	f := &fitter{o: s.o, layer: l, shape: s.o.shape(), train: train, valid: valid}
-	if f.gram, err = kernels.TrainGram(wo, out, s.o.Model.Heads*s.o.Model.ValueLength); err != nil {
+	f := &fitter{o: o, layer: l, shape: o.shape(), train: train, valid: valid}
+	if f.gram, err = kernels.TrainGram(wo, out, o.Model.Heads*o.Model.ValueLength); err != nil {
 		return weights.Kernels{}, report, err
 	}
 	if f.data, err = s.open(l.Index); err != nil {
 		return weights.Kernels{}, report, err
 	}
 	defer f.data.close()
-	f.scratch = make([]byte, f.shape.Scratch(s.o.Context, s.o.Ubatch))
+	f.scratch = make([]byte, f.shape.Scratch(o.Context, o.Ubatch))
 	if err := f.measureSparse(ctx); err != nil {
 		return weights.Kernels{}, report, err
 	}
@@ -112,7 +113,7 @@ func (s *store) tryFit(ctx context.Context, r Runtime, l Layer, train, valid int
 		return weights.Kernels{}, report, err
 	}
 	report.Times.Replay = time.Since(began)
-	random := rand.New(rand.NewPCG(s.o.Seed, uint64(l.Index)))
+	random := rand.New(rand.NewPCG(o.Seed, uint64(l.Index)))
 	if err := f.start(random); err != nil {
 		return weights.Kernels{}, report, err
 	}
@@ -189,7 +190,7 @@ func (f *fitter) plus(ctx context.Context, path string, sinks []float32) (float6
 			return 0, err
 		}
 		window, budget := f.sample(i)
-		if err := readAt(recording, int64(window)*f.o.recordSize(), recordParts(w)); err != nil {
+		if err := f.o.readRecord(recording, window, w); err != nil {
 			return 0, err
 		}
 		if err := w.Replay(f.o.layer(f.o.plus(f.o.Budgets[budget])), f.layer.SoftCap, sinks); err != nil {

@@ -11,12 +11,13 @@ import (
 
 // The faults that errors of this package wrap.
 var (
-	ErrOption = errors.New("option that makes no sense")
-	ErrText   = errors.New("not enough text")
-	ErrDisk   = errors.New("not enough disk")
-	ErrMemory = errors.New("not enough memory")
-	ErrOther  = errors.New("work of another run")
-	ErrModel  = errors.New("model that can't be trained for")
+	ErrOption  = errors.New("option that makes no sense")
+	ErrText    = errors.New("not enough text")
+	ErrDisk    = errors.New("not enough disk")
+	ErrMemory  = errors.New("not enough memory")
+	ErrOther   = errors.New("work of another run")
+	ErrDamaged = errors.New("damaged recording")
+	ErrModel   = errors.New("model that can't be trained for")
 )
 
 // The defaults of Options; docs/training.md has the sweep that they come from.
@@ -152,6 +153,28 @@ func (o *Options) heavy(budget int) (int, error) {
 	return max(h, o.Pinned), nil
 }
 
+// of returns the options with the geometry of one layer, where layers differ, as that of all.
+func (o *Options) of(layer int) *Options {
+	if o.Model.PerLayer == nil {
+		return o
+	}
+	of, m, s := *o, *o.Model, o.Model.Layer(layer)
+	m.Geometry = weights.Geometry{Layers: m.Layers, Heads: s.Heads, HeadsKV: s.HeadsKV, KeyLength: s.KeyLength, ValueLength: s.ValueLength}
+	of.Model = &m
+	return &of
+}
+
+// largest returns the options of the layer, of those that are trained, that takes the most memory.
+func (o *Options) largest() *Options {
+	most := o.of(o.Layers[0])
+	for layer := o.Layers[0]; o.Model.PerLayer != nil && layer < o.Layers[1]; layer++ {
+		if of := o.of(layer); of.windowMemory()+of.fitMemory() > most.windowMemory()+most.fitMemory() {
+			most = of
+		}
+	}
+	return most
+}
+
 // layer is what a replay with a budget runs on.
 func (o *Options) layer(budget int) kernels.Layer {
 	h, _ := o.heavy(budget) // fill has seen to it
@@ -185,6 +208,7 @@ func (o Options) Check(context int) error {
 
 // enough refuses what would not fit into the memory: the kernels of all layers, and a window and a fit of one.
 func (o *Options) enough() error {
+	o = o.largest()
 	kernels := int64(o.Layers[1]-o.Layers[0]) * 8 * int64(o.shape().Weights()) // in f32, and as they are written
 	if most := max(kernels, o.windowMemory(), o.fitMemory()); o.Memory > 0 && most > o.Memory {
 		return fmt.Errorf("train: rank %d and hidden size %d in windows of %d tokens: recording takes %d MiB of memory, fitting %d MiB for a layer, the kernels of %d layers %d MiB, and %d MiB are free; lower one of these: %w",

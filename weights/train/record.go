@@ -46,12 +46,12 @@ func (s *store) record(ctx context.Context, r Runtime, layers []Layer, windows [
 		}
 		defer f.Close()
 		files[l.Index] = f
-		buffers[l.Index] = s.o.window()
+		buffers[l.Index] = s.o.of(l.Index).window()
 		indices = append(indices, l.Index)
 	}
 	scale := map[int]float32{}
 	for _, l := range missing {
-		scale[l.Index] = l.Scale * float32(math.Sqrt(float64(s.o.Model.KeyLength))) // qn in algorithm.md
+		scale[l.Index] = l.Scale * float32(math.Sqrt(float64(s.o.Model.Layer(l.Index).KeyLength))) // qn in algorithm.md
 	}
 	for i := from; i < len(windows); i++ {
 		if err := ctx.Err(); err != nil {
@@ -75,13 +75,12 @@ func (s *store) record(ctx context.Context, r Runtime, layers []Layer, windows [
 		if err != nil {
 			return err
 		}
-		want := s.o.elements()
 		for _, l := range indices {
-			w := buffers[l]
+			w, want := buffers[l], s.o.of(l).elements()
 			if have := [4]int{len(w.Q), len(w.K), len(w.V), len(w.Full)}; have != want {
 				return fmt.Errorf("train: layer %d recorded %v numbers of q, k, v and output, want %v: %w", l, have, want, ErrModel)
 			}
-			if err := writeAt(files[l], int64(i)*s.o.recordSize(), recordParts(w)); err != nil {
+			if err := s.o.of(l).writeRecord(files[l], i, w); err != nil {
 				return err
 			}
 		}
@@ -98,7 +97,8 @@ func (s *store) replayAll(ctx context.Context, l Layer, sinks []float32) error {
 		return err
 	}
 	defer f.Close()
-	w := s.o.window()
+	o := s.o.of(l.Index)
+	w := o.window()
 	total := s.windows * len(s.o.Budgets)
 	for b, budget := range s.o.Budgets {
 		out, err := os.Create(s.replay(l.Index, budget))
@@ -111,13 +111,13 @@ func (s *store) replayAll(ctx context.Context, l Layer, sinks []float32) error {
 				return err
 			}
 			s.o.Progress(Event{Stage: Replaying, Layer: l.Index, Done: b*s.windows + i, Total: total})
-			if err := readAt(f, int64(i)*s.o.recordSize(), recordParts(w)); err != nil {
+			if err := o.readRecord(f, i, w); err != nil {
 				return err
 			}
-			if err := w.Replay(s.o.layer(budget), l.SoftCap, sinks); err != nil {
+			if err := w.Replay(o.layer(budget), l.SoftCap, sinks); err != nil {
 				return err
 			}
-			if err := writeAt(out, int64(i)*s.o.replaySize(), replayParts(w)); err != nil {
+			if err := writeAt(out, int64(i)*o.replaySize(), replayParts(w)); err != nil {
 				return err
 			}
 		}

@@ -23,11 +23,12 @@ import (
 type Report struct {
 	Layers  []LayerReport // that were fitted, now or in the runs before
 	Exact   []int         // layers with a sliding window, which need no kernels
+	Shared  []int         // layers that share another's cache: they read its slots alone, phi for them is not trained yet
 	Adapter *weights.Adapter
 }
 
 // recordingFormat changes with what recordings, and the other files of a work folder, hold.
-const recordingFormat = 1
+const recordingFormat = 2
 
 // recording is what recordings depend on.
 type recording struct {
@@ -118,6 +119,11 @@ func Run(ctx context.Context, o Options, r Runtime, w Windows) (*Report, error) 
 		return nil, err
 	}
 	report := &Report{}
+	for layer := o.Layers[0]; layer < o.Layers[1]; layer++ {
+		if o.Model.Owner(layer) != layer {
+			report.Shared = append(report.Shared, layer)
+		}
+	}
 	var todo, pending []Layer
 	for _, l := range all {
 		switch {
@@ -201,7 +207,8 @@ func (s *store) passes(ctx context.Context, r Runtime, layers []Layer, w Windows
 	if len(layers) == 0 {
 		return nil
 	}
-	each := s.o.layerBytes(s.windows)
+	most := s.o.largest()
+	each := most.layerBytes(s.windows)
 	room, err := s.room(layers)
 	if err != nil {
 		return err
@@ -215,7 +222,7 @@ func (s *store) passes(ctx context.Context, r Runtime, layers []Layer, w Windows
 		return fmt.Errorf("train: %d layers of %d MiB are to stay in %s, which has room for %d: give fewer layers at a time, less text, or another place: %w",
 			len(layers), each>>20, s.recordings, n, ErrDisk)
 	}
-	n = s.o.atOnce(n, s.o.windowMemory())
+	n = s.o.atOnce(n, most.windowMemory())
 	s.o.Progress(Event{Stage: Planned, Layer: layers[0].Index, Done: n, Total: len(layers), Bytes: each, Folder: s.recordings})
 	windows := append(append([][]int32{}, w.Train...), w.Valid...)
 	for ; len(layers) > 0; layers = layers[min(n, len(layers)):] {
@@ -224,7 +231,7 @@ func (s *store) passes(ctx context.Context, r Runtime, layers []Layer, w Windows
 			return err
 		}
 		g, ctx := errgroup.WithContext(ctx)
-		g.SetLimit(s.o.atOnce(s.o.Threads, s.o.fitMemory()))
+		g.SetLimit(s.o.atOnce(s.o.Threads, most.fitMemory()))
 		for _, l := range pass {
 			g.Go(func() error {
 				if err := ctx.Err(); err != nil {
@@ -262,7 +269,7 @@ func (s *store) room(layers []Layer) (int64, error) {
 	}
 	room := int64(fs.Bavail) * int64(fs.Bsize) / 10 * 9
 	for _, l := range layers {
-		room += int64(s.recorded(l.Index)) * s.o.recordSize()
+		room += int64(s.recorded(l.Index)) * s.o.of(l.Index).recordSize()
 	}
 	return room, nil
 }

@@ -1,9 +1,11 @@
 package train
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,7 +16,8 @@ import (
 	"github.com/lesskv/lesskv/weights/outfile"
 )
 
-// store is the work folder. Recordings and replays are files of records of one size, one a window, in native byte order.
+// store is the work folder. Recordings and replays are files of records of one size, one a window, in native byte order. A recording,
+// which may outlive the run, has a sum behind each.
 type store struct {
 	dir        string
 	recordings string // dir, or a folder that outlives the run
@@ -50,7 +53,38 @@ func (o *Options) recordSize() int64 {
 	for _, e := range o.elements() {
 		n += 2 * int64(e)
 	}
-	return n
+	return n + sumSize
+}
+
+// sumSize is what the CRC-32C of a record takes, behind it.
+const sumSize = crc32.Size
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+func sum(parts [][]byte) []byte {
+	var sum uint32
+	for _, p := range parts {
+		sum = crc32.Update(sum, castagnoli, p)
+	}
+	return binary.LittleEndian.AppendUint32(nil, sum)
+}
+
+// readRecord reads a window of a recording. One that is not what was recorded is ErrDamaged.
+func (o *Options) readRecord(f *os.File, window int, w *kernels.TrainWindow) error {
+	parts, have := recordParts(w), make([]byte, sumSize)
+	if err := readAt(f, int64(window)*o.recordSize(), append(parts, have)); err != nil {
+		return err
+	}
+	if !bytes.Equal(have, sum(parts)) {
+		return fmt.Errorf("train: %s: window %d is not what was recorded: remove that file and run the same command again, which records its layer anew: %w", f.Name(), window, ErrDamaged)
+	}
+	return nil
+}
+
+// writeRecord writes one.
+func (o *Options) writeRecord(f *os.File, window int, w *kernels.TrainWindow) error {
+	parts := recordParts(w)
+	return writeAt(f, int64(window)*o.recordSize(), append(parts, sum(parts)))
 }
 
 func (o *Options) replaySize() int64 {
@@ -69,7 +103,7 @@ func (s *store) recorded(layer int) int {
 	if err != nil {
 		return 0
 	}
-	return int(min(info.Size()/s.o.recordSize(), int64(s.windows)))
+	return int(min(info.Size()/s.o.of(layer).recordSize(), int64(s.windows)))
 }
 
 // remove deletes a layer's replays, and its recording unless that is to stay. Their names are compared as they are: a folder
@@ -163,7 +197,8 @@ type samples struct {
 }
 
 func (s *store) open(layer int) (_ *samples, err error) {
-	r := &samples{o: s.o, w: s.o.window()}
+	o := s.o.of(layer)
+	r := &samples{o: o, w: o.window()}
 	defer func() {
 		if err != nil {
 			r.close()
@@ -172,7 +207,7 @@ func (s *store) open(layer int) (_ *samples, err error) {
 	if r.recording, err = os.Open(s.recording(layer)); err != nil {
 		return nil, err
 	}
-	for _, b := range s.o.Budgets {
+	for _, b := range o.Budgets {
 		f, err := os.Open(s.replay(layer, b))
 		if err != nil {
 			return nil, err
@@ -192,7 +227,7 @@ func (r *samples) close() {
 
 // read returns a window with the replay of a budget; it is overwritten by the next.
 func (r *samples) read(window, budget int) (*kernels.TrainWindow, error) {
-	if err := readAt(r.recording, int64(window)*r.o.recordSize(), recordParts(r.w)); err != nil {
+	if err := r.o.readRecord(r.recording, window, r.w); err != nil {
 		return nil, err
 	}
 	return r.w, readAt(r.replays[budget], int64(window)*r.o.replaySize(), replayParts(r.w))

@@ -389,6 +389,41 @@ func TestRecordings(t *testing.T) {
 	assert.ErrorIs(t, err, ErrDisk, "what is to stay has to have room")
 }
 
+// TestDamagedRecording: a bit that has turned on the disk since is no kernel that is a little worse, and what the error says helps.
+func TestDamagedRecording(t *testing.T) {
+	shared := t.TempDir()
+	f := &fake{}
+	run := func(name string) ([]byte, error) {
+		o := options(t, name)
+		o.Recordings, o.Rank = shared, 2
+		if _, err := Run(context.Background(), o, f, windows(t)); err != nil {
+			return nil, err
+		}
+		return os.ReadFile(o.Output)
+	}
+	want, err := run("first.gguf")
+	require.NoError(t, err)
+	recorded := f.recorded
+	files, err := filepath.Glob(filepath.Join(shared, "*", "layer-002.recording"))
+	require.NoError(t, err)
+	require.Len(t, files, 1)
+	data, err := os.ReadFile(files[0])
+	require.NoError(t, err)
+	for _, at := range []int{0, len(data) / 2, len(data) - 1} {
+		data[at] ^= 1
+		require.NoError(t, os.WriteFile(files[0], data, 0o644))
+		_, err = run("damaged.gguf")
+		require.ErrorIs(t, err, ErrDamaged)
+		require.ErrorContains(t, err, files[0])
+		data[at] ^= 1
+	}
+	require.NoError(t, os.Remove(files[0]))
+	have, err := run("again.gguf")
+	require.NoError(t, err)
+	assert.Equal(t, want, have)
+	assert.Equal(t, 10, f.recorded-recorded)
+}
+
 func recordingOf(o *Options, w Windows) recording {
 	c := *o
 	c.Context = window

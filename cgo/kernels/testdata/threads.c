@@ -17,6 +17,7 @@ static const int32_t batches[] = { 256, 256, 256, 1, 1, 3, 17, 1, 64, 1, 256, 1 
 struct job {
     struct lesskv_cache * cache;
     struct lesskv_ubatch  ub;
+    const struct lesskv_layer * sharer; // NULL: none shares the cache
     void * scratch;
     int    n, ith;
     pthread_barrier_t * barrier;
@@ -40,17 +41,27 @@ static void * work(void * arg) {
     struct job * j = arg;
     lesskv_attend(j->cache, &j->ub, j->scratch, j->n, j->ith, j->n);
     pthread_barrier_wait(j->barrier); // as ggml puts one between two nodes
+    if (j->sharer) { // of the first heads' queries, and their part of the output
+        struct lesskv_ubatch ub = j->ub;
+        ub.layer = j->sharer;
+        lesskv_gather(j->cache, &j->ub, j->scratch, j->n, j->ith, j->n);
+        pthread_barrier_wait(j->barrier);
+        lesskv_attend(j->cache, &ub, j->scratch, j->n, j->ith, j->n);
+        pthread_barrier_wait(j->barrier);
+        lesskv_gather(j->cache, &ub, j->scratch, j->n, j->ith, j->n);
+        pthread_barrier_wait(j->barrier);
+    }
     lesskv_commit(j->cache, &j->ub, j->scratch, j->n, j->ith, j->n);
     return NULL;
 }
 
-static void run(struct lesskv_cache * cache, struct lesskv_ubatch ub, void * scratch, int n) {
+static void run(struct lesskv_cache * cache, struct lesskv_ubatch ub, const struct lesskv_layer * sharer, void * scratch, int n) {
     pthread_barrier_t barrier;
     pthread_t thread[THREADS];
     struct job job[THREADS];
     pthread_barrier_init(&barrier, NULL, (unsigned) n);
     for (int i = 0; i < n; i++) {
-        job[i] = (struct job) { cache, ub, scratch, n, i, &barrier };
+        job[i] = (struct job) { cache, ub, sharer, scratch, n, i, &barrier };
         pthread_create(&thread[i], NULL, work, &job[i]);
     }
     for (int i = 0; i < n; i++) {
@@ -59,7 +70,7 @@ static void run(struct lesskv_cache * cache, struct lesskv_ubatch ub, void * scr
     pthread_barrier_destroy(&barrier);
 }
 
-static int compare(int32_t n_head_kv, const char * policy) {
+static int compare(int32_t n_head_kv, const char * policy, int shared) {
     const struct lesskv_kernels kernels = { RANK, HIDDEN,
         { { LESSKV_TYPE_F32, numbers(N_HEAD*HIDDEN*D) }, { LESSKV_TYPE_F32, numbers(N_HEAD*RANK*HIDDEN) } },
         { { LESSKV_TYPE_F32, numbers(N_HEAD*HIDDEN*D) }, { LESSKV_TYPE_F32, numbers(N_HEAD*RANK*HIDDEN) }, { LESSKV_TYPE_F32, numbers(N_HEAD*RANK*RANK) } } };
@@ -68,6 +79,9 @@ static int compare(int32_t n_head_kv, const char * policy) {
     if (lesskv_cache_new(&one, &layer) != LESSKV_OK || lesskv_cache_new(&all, &layer) != LESSKV_OK) {
         return 1;
     }
+    struct lesskv_layer sharer = layer;
+    sharer.n_head = n_head_kv;
+    float * worth = numbers(lesskv_worth_size(&layer, MOST) + 1);
     void * scratch = malloc(lesskv_scratch_size(&layer, MOST, THREADS));
     float * out[2] = { numbers(MOST*N_HEAD*D), numbers(MOST*N_HEAD*D) };
     int32_t pos = 0;
@@ -77,10 +91,11 @@ static int compare(int32_t n_head_kv, const char * policy) {
         float * q = numbers((size_t) (n*N_HEAD*D)), * k = numbers((size_t) (n*n_head_kv*D)), * v = numbers((size_t) (n*n_head_kv*D));
         struct lesskv_ubatch ub = { .n_tokens = n, .pos = pos, .q = q, .q_head = D*4, .q_token = N_HEAD*D*4,
             .k = k, .k_head = D*4, .k_token = (size_t) n_head_kv*D*4, .v = v, .v_head = D*4, .v_token = (size_t) n_head_kv*D*4, .scale = 0.2f };
+        ub.worth = shared ? worth : NULL;
         ub.out = out[0];
-        run(one, ub, scratch, 1);
+        run(one, ub, shared ? &sharer : NULL, scratch, 1);
         ub.out = out[1];
-        run(all, ub, scratch, THREADS);
+        run(all, ub, shared ? &sharer : NULL, scratch, THREADS);
         bad |= memcmp(out[0], out[1], (size_t) (n*N_HEAD*D) * sizeof(float)) != 0;
         pos += n;
         free(q);
@@ -92,10 +107,11 @@ static int compare(int32_t n_head_kv, const char * policy) {
     lesskv_cache_save(one, a);
     lesskv_cache_save(all, b);
     bad |= size != lesskv_cache_save_size(all) || memcmp(a, b, size) != 0;
-    printf("%s, %d KV heads: %s\n", policy, n_head_kv, bad ? "bits differ" : "ok");
+    printf("%s, %d KV heads%s: %s\n", policy, n_head_kv, shared ? ", shared" : "", bad ? "bits differ" : "ok");
     return bad; // the process ends: the rest is its
 }
 
 int main(void) {
-    return compare(1, "h2o") | compare(2, "h2o") | compare(1, "peak") | compare(2, "lambda");
+    return compare(1, "h2o", 0) | compare(2, "h2o", 0) | compare(1, "peak", 0) | compare(2, "lambda", 0) |
+        compare(1, "h2o", 1) | compare(2, "peak", 1) | compare(2, "lambda", 1);
 }

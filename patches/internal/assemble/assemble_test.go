@@ -541,9 +541,12 @@ func TestPrune(t *testing.T) {
 	b.code["kernels/policy.c"] = &fstest.MapFile{Data: []byte("short policy;\n")}
 	b.run()
 	require.Len(t, runtimes(), 2)
+	oldRelease := filepath.Join(cache, "lesskv", "sources", "llama.cpp-v0.0.1")
+	require.NoError(t, os.MkdirAll(oldRelease, 0o755))
 	require.NoError(t, assemble.Prune(t.Context(), b.o))
 	require.Len(t, runtimes(), 1)
 	require.NoDirExists(t, string(second))
+	require.NoDirExists(t, oldRelease)
 	for _, path := range others {
 		require.FileExists(t, path)
 	}

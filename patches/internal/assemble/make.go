@@ -93,12 +93,15 @@ func (a *assembly) fetch(ctx context.Context) (llama, goLlama tree.Tree, err err
 	work, ctx := errgroup.WithContext(ctx)
 	work.Go(func() error {
 		if a.release == nil {
-			cache, err := os.UserCacheDir()
+			o, err := a.released()
 			if err != nil {
 				return err
 			}
-			if a.release, err = source.Fetch(ctx, source.Options{Cache: filepath.Join(cache, "lesskv", "sources"), Log: a.Log}); err != nil {
+			if a.release, err = source.Fetch(ctx, o); err != nil {
 				return err
+			}
+			if err := source.Prune(ctx, o, abandoned); err != nil {
+				a.logf("old releases stay: %v", err)
 			}
 		}
 		var err error
@@ -120,6 +123,12 @@ func (a *assembly) fetch(ctx context.Context) (llama, goLlama tree.Tree, err err
 	}
 	a.logf("%s is what was pinned", pins.GoLlama)
 	return llama, goLlama, nil
+}
+
+// released says where llama.cpp is looked for.
+func (o *Options) released() (source.Options, error) {
+	dir, err := cacheDir()
+	return source.Options{Folder: o.Llama, Cache: filepath.Join(dir, "sources"), Log: o.Log}, err
 }
 
 // finish links the worker of a tree, makes the Go package of the patched one, and stamps the tree.

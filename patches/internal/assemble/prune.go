@@ -14,12 +14,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lesskv/lesskv/patches/internal/lock"
+	"github.com/lesskv/lesskv/patches/internal/source"
 	"github.com/lesskv/lesskv/patches/internal/tree"
 	"github.com/lesskv/lesskv/patches/internal/workspace"
 	"github.com/lesskv/lesskv/patches/layout"
 )
 
-// abandoned is how long a runtime in the user's cache directory stays that no known app is tied to, and from which none was built.
+// abandoned is how long a runtime in the user's cache directory stays that no known app is tied to, and from which none was built; and
+// a release of llama.cpp that another version of this program uses.
 const abandoned = 30 * 24 * time.Hour
 
 // cacheDir is the folder of the runtimes that serve apps, one a folder, among other things.
@@ -62,13 +64,21 @@ func (a *assembly) note() error {
 	return tree.WriteFile(appsFile(a.out), data)
 }
 
-// Prune deletes the runtimes in the user's cache directory to which no app is tied, as far as can be known.
+// Prune deletes the runtimes in the user's cache directory to which no app is tied, as far as can be known, and the releases of
+// llama.cpp there that this version does not use.
 func Prune(ctx context.Context, o Options) error {
 	dir, err := cacheDir()
 	if err != nil {
 		return err
 	}
-	return o.prune(ctx, dir, "", 0)
+	if err := o.prune(ctx, dir, "", 0); err != nil {
+		return err
+	}
+	sources, err := o.released()
+	if err != nil {
+		return err
+	}
+	return source.Prune(ctx, sources, 0)
 }
 
 // prune deletes the runtimes in dir to which no known app is tied, and which nothing has read for so long; with age, only those of

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/lesskv/lesskv/patches/internal/tree"
 	"github.com/lesskv/lesskv/patches/pins"
@@ -24,6 +25,16 @@ import (
 func fromGit(ctx context.Context, o Options, dir string) (tree.Tree, error) {
 	o.logf("cloning %s %s", pins.Llama.Repository, pins.Llama.Tag)
 	repository := filepath.Join(dir, "git")
+	// git has no limit of its own for a host that never answers: one question, whose answer is short
+	limit := o.Answer
+	if limit == 0 {
+		limit = time.Minute
+	}
+	answer, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("%w from %s in %s", ErrNoAnswer, pins.Llama.Repository, limit))
+	defer cancel()
+	if _, err := git(answer, dir, "ls-remote", "--quiet", "--exit-code", pins.Llama.Repository, "refs/tags/"+pins.Llama.Tag); err != nil {
+		return nil, err
+	}
 	// a connection that gives nothing for a minute is as good as none
 	if _, err := git(ctx, dir, "-c", "http.lowSpeedLimit=1000", "-c", "http.lowSpeedTime=60",
 		"clone", "--quiet", "--bare", "--depth=1", "--branch="+pins.Llama.Tag, pins.Llama.Repository, repository); err != nil {
@@ -65,13 +76,13 @@ func files(ctx context.Context, o Options, repository string) (tree.Tree, error)
 	if got := strings.TrimSpace(string(hash)); got != pins.Llama.Tree {
 		o.logf("its git tree is %s, not %s: its files will tell", got, pins.Llama.Tree)
 	}
-	archive, err := git(ctx, repository, append([]string{"--git-dir=.", "-c", "core.autocrlf=false", "archive", "--format=tar", "HEAD"}, tops()...)...)
+	archive, err := git(ctx, repository, append([]string{"--git-dir=.", "-c", "core.autocrlf=false", "archive", "--format=tar", "HEAD"}, tops(o.Part)...)...)
 	if err != nil {
 		return nil, err
 	}
 	t := tree.Tree{}
 	return t, untar(bytes.NewReader(archive), func(name string, r io.Reader) error {
-		if _, ok := pins.Llama.Sums[name]; !ok {
+		if _, ok := o.Part.sums()[name]; !ok {
 			return nil
 		}
 		data, err := io.ReadAll(r)
@@ -83,9 +94,9 @@ func files(ctx context.Context, o Options, repository string) (tree.Tree, error)
 }
 
 // tops are the files and folders at the top of a release that hold what is used.
-func tops() []string {
+func tops(part Part) []string {
 	var list []string
-	for p := range pins.Llama.Sums {
+	for p := range part.sums() {
 		top, _, _ := strings.Cut(p, "/")
 		list = append(list, top)
 	}
@@ -156,6 +167,8 @@ func run(ctx context.Context, dir, name string, args ...string) ([]byte, error) 
 		}
 	}
 	cmd.Env = append(cmd.Env, "GIT_TERMINAL_PROMPT=0", "LC_ALL=C")
+	killWithChildren(cmd)
+	cmd.WaitDelay = 5 * time.Second // for what survives that
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err := cmd.Run()
@@ -163,7 +176,7 @@ func run(ctx context.Context, dir, name string, args ...string) ([]byte, error) 
 	case errors.Is(err, exec.ErrNotFound):
 		return nil, fmt.Errorf("%s is not in PATH: %w", name, err)
 	case ctx.Err() != nil:
-		return nil, ctx.Err()
+		return nil, context.Cause(ctx)
 	case err != nil:
 		return nil, fmt.Errorf("%s: %w: %s", name, err, reason(stderr.String()))
 	}

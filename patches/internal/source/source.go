@@ -14,6 +14,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/lesskv/lesskv/patches/internal/lock"
 	"github.com/lesskv/lesskv/patches/internal/tree"
@@ -53,6 +54,7 @@ func (e *NotFoundError) Unwrap() []error { return []error{e.Git, e.NPM} }
 type DifferentError struct {
 	From  string
 	Files []string // that differ, or are missing
+	Help  string   // what to do
 }
 
 func (e *DifferentError) Error() string {
@@ -61,15 +63,58 @@ func (e *DifferentError) Error() string {
 	if n := len(e.Files) - most; n > 0 {
 		list += fmt.Sprintf(" and %d more", n)
 	}
-	return fmt.Sprintf("%s is not llama.cpp %s as it was released: %s", e.From, pins.Llama.Tag, list)
+	text := fmt.Sprintf("%s is not llama.cpp %s as it was released: %s", e.From, pins.Llama.Tag, list)
+	if e.Help != "" {
+		text += "; " + e.Help
+	}
+	return text
+}
+
+// A Part of a release is what one purpose needs of it.
+type Part int
+
+const (
+	Runtime Part = iota // what is assembled
+	Tests               // upstream's tests, with what they read and are linked with: 80 MB, mostly vocabularies
+)
+
+// sums are the pinned ones of its files.
+func (p Part) sums() map[string]string {
+	if p == Tests {
+		return pins.Llama.Tests
+	}
+	return pins.Llama.Sums
+}
+
+// Wants says whether a file of a release belongs to the part.
+func (p Part) Wants(path string) bool {
+	if p == Tests {
+		return ofTests(path)
+	}
+	return Wanted(path)
+}
+
+// name is that of its folder in the cache.
+func (p Part) name() string {
+	if p == Tests {
+		return "llama.cpp-" + pins.Llama.Tag + "-tests"
+	}
+	return "llama.cpp-" + pins.Llama.Tag
 }
 
 // Options say where to look.
 type Options struct {
+	Part   Part
 	Folder string // what the user named, or ""
 	Cache  string // the folder in which a release is kept
 	Log    io.Writer
+
+	Answer time.Duration // how long a repository may take for its first answer; 0: a minute
+	Whole  time.Duration // how long one source may take for all; 0: half an hour
 }
+
+// ErrNoAnswer is what the error of a source wraps that took too long.
+var ErrNoAnswer = errors.New("no answer")
 
 func (o *Options) logf(format string, args ...any) {
 	fmt.Fprintf(o.Log, "lesskv: "+format+"\n", args...)
@@ -85,11 +130,19 @@ func Folder(o Options) (*Source, error) {
 	}
 	version := Version(listed, "LLAMA")
 	if version == pins.Llama.Version {
-		files, err := read(dir, func(p string) bool { _, ok := pins.Llama.Sums[p]; return ok })
+		files, err := read(dir, func(p string) bool { _, ok := o.Part.sums()[p]; return ok })
 		if err != nil {
 			return nil, err
 		}
-		if err := verify(dir, files); err != nil {
+		err = verify(dir, files, o.Part)
+		if different := (*DifferentError)(nil); errors.As(err, &different) {
+			// upstream's master says the last release's version until the next one
+			different.Help = "take the release's files, or name no folder"
+			if _, err := os.Stat(filepath.Join(dir, ".git")); err == nil {
+				different.Help = fmt.Sprintf("check out the tag: git -C %s checkout %s", dir, pins.Llama.Tag)
+			}
+		}
+		if err != nil {
 			return nil, err
 		}
 		return &Source{Files: files, Version: version, Pinned: true}, nil
@@ -97,7 +150,7 @@ func Folder(o Options) (*Source, error) {
 	if version == "" {
 		version = "of an unknown version"
 	}
-	files, err := read(dir, Wanted)
+	files, err := read(dir, o.Part.Wants)
 	if err != nil {
 		return nil, err
 	}
@@ -116,10 +169,14 @@ func Fetch(ctx context.Context, o Options) (*Source, error) {
 	}
 	defer l.Release()
 
-	kept := filepath.Join(o.Cache, "llama.cpp-"+pins.Llama.Tag)
+	kept := o.Kept()
 	found := &Source{Version: pins.Llama.Version, Pinned: true}
 	if found.Files, err = read(kept, nil); err == nil {
-		if err = verify(kept, found.Files); err == nil {
+		if err = verify(kept, found.Files, o.Part); err == nil {
+			now := time.Now()
+			if err := os.Chtimes(kept, now, now); err != nil { // for Prune
+				o.logf("%v", err) // a cache that may only be read
+			}
 			return found, nil
 		}
 	}
@@ -127,8 +184,20 @@ func Fetch(ctx context.Context, o Options) (*Source, error) {
 		o.logf("%v; fetching it again", err)
 	}
 
-	// Whatever an interrupted run left there is begun anew.
-	work := filepath.Join(o.Cache, "fetching")
+	// Whatever an interrupted run left is begun anew, in a folder of its own: a git that outlived it may still be writing.
+	left, err := os.ReadDir(o.Cache)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range left {
+		if strings.HasPrefix(e.Name(), "fetching") {
+			os.RemoveAll(filepath.Join(o.Cache, e.Name())) // what stays now goes the next time
+		}
+	}
+	work, err := os.MkdirTemp(o.Cache, "fetching-*")
+	if err != nil {
+		return nil, err
+	}
 	defer os.RemoveAll(work)
 	get := func(name string, from func(context.Context, Options, string) (tree.Tree, error)) error {
 		if err := os.RemoveAll(work); err != nil {
@@ -137,10 +206,16 @@ func Fetch(ctx context.Context, o Options) (*Source, error) {
 		if err := os.MkdirAll(work, 0o755); err != nil {
 			return err
 		}
+		limit := o.Whole
+		if limit == 0 {
+			limit = 30 * time.Minute
+		}
+		ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("%w in full from %s in %s", ErrNoAnswer, name, limit))
+		defer cancel()
 		if found.Files, err = from(ctx, o, work); err != nil {
 			return err
 		}
-		return verify(name, found.Files)
+		return verify(name, found.Files, o.Part)
 	}
 	missing := &NotFoundError{}
 	if missing.Git = get(pins.Llama.Repository, fromGit); missing.Git != nil {
@@ -165,6 +240,45 @@ func Fetch(ctx context.Context, o Options) (*Source, error) {
 	return found, os.Rename(staging, kept)
 }
 
+// Kept is the folder in the cache that holds the pinned release.
+func (o *Options) Kept() string { return filepath.Join(o.Cache, o.Part.name()) }
+
+// released is what Kept calls the folders of all releases.
+var released = regexp.MustCompile(`^llama\.cpp-v[0-9]+\.[0-9]+\.[0-9]+(-tests)?$`)
+
+// Prune deletes the releases in the cache that no pin of this version names and that nothing has used for so long. The folder
+// that the user names stays, and so does everything else.
+func Prune(ctx context.Context, o Options, age time.Duration) error {
+	entries, err := os.ReadDir(o.Cache)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	l, err := lock.Acquire(ctx, filepath.Join(o.Cache, "lock"), func() { o.logf("another run is fetching llama.cpp; waiting for it") })
+	if err != nil {
+		return err
+	}
+	defer l.Release()
+	named, _ := os.Stat(o.Folder)
+	for _, e := range entries {
+		path := filepath.Join(o.Cache, e.Name())
+		if !e.IsDir() || !released.MatchString(e.Name()) || e.Name() == Runtime.name() || e.Name() == Tests.name() {
+			continue
+		}
+		info, err := os.Stat(path)
+		if err != nil || os.SameFile(info, named) || time.Since(info.ModTime()) < age {
+			continue
+		}
+		if err := os.RemoveAll(path); err != nil {
+			return err
+		}
+		o.logf("%s is gone: another release is pinned", path)
+	}
+	return nil
+}
+
 // read reads the files of a folder that keep wants; all of them if it is nil.
 func read(dir string, keep func(string) bool) (tree.Tree, error) {
 	if _, err := os.Stat(dir); err != nil {
@@ -180,15 +294,16 @@ func read(dir string, keep func(string) bool) (tree.Tree, error) {
 }
 
 // verify compares files with the pinned sums.
-func verify(from string, files tree.Tree) error {
+func verify(from string, files tree.Tree, part Part) error {
+	sums := part.sums()
 	var differ []string
-	for p, sum := range pins.Llama.Sums {
+	for p, sum := range sums {
 		if data, ok := files[p]; !ok || tree.Hash(data) != sum {
 			differ = append(differ, p)
 		}
 	}
 	for p := range files {
-		if _, ok := pins.Llama.Sums[p]; !ok {
+		if _, ok := sums[p]; !ok {
 			differ = append(differ, p)
 		}
 	}
@@ -241,4 +356,21 @@ func Wanted(p string) bool {
 		return ok && slices.Contains([]string{"amx", "arch/arm", "arch/x86", "llamafile"}, below)
 	}
 	return false
+}
+
+// ofTests says whether a file of a release is needed to make and run upstream's own tests: they, the vocabularies, and what they
+// are linked with and the runtime is not.
+func ofTests(p string) bool {
+	top, rest, _ := strings.Cut(p, "/")
+	switch top {
+	case "tests":
+		return !strings.HasPrefix(rest, "snapshots/") && !strings.HasPrefix(rest, "fusion/")
+	case "models":
+		return strings.HasPrefix(rest, "ggml-vocab-")
+	}
+	switch path.Ext(p) {
+	case ".cpp", ".h", ".hpp":
+		return top == "common" || slices.Contains([]string{"vendor/cpp-httplib", "vendor/nlohmann", "vendor/sheredom"}, path.Dir(p))
+	}
+	return p == versionFile || p == "LICENSE"
 }

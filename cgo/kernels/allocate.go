@@ -1,0 +1,28 @@
+package kernels
+
+/*
+#include "lesskv.h"
+*/
+import "C"
+
+import "unsafe"
+
+// MaxWeight is the largest weight of an allocation.
+const MaxWeight = C.LESSKV_WEIGHT_MAX
+
+// Allocate spreads len(weights) times budget slots over KV heads by their weights, of which each has at least least and none more than
+// most; see lesskv_allocate and "Budgets by layer and head" in algorithm.md. ErrArgument unless 1 <= least <= budget <= most and every
+// weight is between 0 and MaxWeight.
+func Allocate(weights []float32, budget, least, most int) ([]int, error) {
+	slots := make([]int32, len(weights))
+	err := check(C.lesskv_allocate((*C.float)(unsafe.SliceData(weights)), C.int32_t(len(weights)), C.int32_t(budget), C.int32_t(least), C.int32_t(most),
+		(*C.int32_t)(unsafe.SliceData(slots))), "%d slots a head over %d heads, of which each has from %d to %d", budget, len(weights), least, most)
+	if err != nil {
+		return nil, err
+	}
+	all := make([]int, len(slots))
+	for i, n := range slots {
+		all[i] = int(n)
+	}
+	return all, nil
+}

@@ -1,0 +1,177 @@
+// lesskv-budget.cpp: what each KV head may keep ("Budgets" and "Budgets by layer and head" in algorithm.md).
+
+#include "lesskv-memory.h"
+
+#include "llama-hparams.h"
+#include "llama-impl.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+// The floor that no allocation goes below: what is pinned, and a few recent ones.
+static int32_t least(int32_t budget, int32_t pinned) {
+    return std::min(budget, std::max(pinned, 4) + 4);
+}
+
+// Sliding windows hold what they need, and a layer that shares another's cache has none.
+static bool has_budget(const lesskv_memory_layer & l) {
+    return l.params.n_swa == 0 && !l.shares;
+}
+
+bool lesskv_memory::spread() const {
+    return !budgets.empty();
+}
+
+std::vector<int32_t> lesskv_memory::allocate(int32_t budget) const {
+    size_t n = 0;
+    for (const auto & l : layers) {
+        n += has_budget(l) ? l.params.n_head_kv : 0;
+    }
+    std::vector<int32_t> slots(n, budget);
+    if (!weights.empty()) {
+        const auto status = lesskv_allocate(weights.data(), (int32_t) n, budget, least(budget, pinned), (int32_t) cparams.n_ctx_seq, slots.data());
+        if (status != LESSKV_OK) {
+            refuse(format("a budget of %d can't be spread over %zu heads: %s", budget, n, lesskv_status_str(status)));
+        }
+    }
+    return slots;
+}
+
+uint64_t lesskv_memory::bytes_of(const std::vector<int32_t> & slots) const {
+    uint64_t bytes = bytes_kernels;
+    size_t at = 0;
+    for (const auto & l : layers) {
+        if (l.shares) {
+            continue;
+        }
+        lesskv_layer p = l.params;
+        std::vector<lesskv_budget> own;
+        for (int32_t j = 0; has_budget(l) && j < p.n_head_kv; ++j) {
+            own.push_back({ slots[at++], 0 });
+        }
+        p.budgets = own.data(); // of no meaning to a sliding window
+        size_t n, state;
+        lesskv_layer_bytes(&p, &n, &state);
+        bytes += n + state;
+    }
+    return bytes;
+}
+
+// A head's h: the policy's share of its own B, or the same part of it as was asked of all.
+void lesskv_memory::set_slots(std::vector<int32_t> slots, int32_t heavy_asked) {
+    const bool equal = std::all_of(slots.begin(), slots.end(), [&](int32_t n) { return n == slots[0]; });
+    size_t at = 0;
+    for (const int32_t b : slots) {
+        const int64_t h = heavy_asked >= 0 ? (int64_t) b*heavy_asked/budget : lesskv_policy_heavy(policy, b);
+        budgets.push_back({ b, (int32_t) std::min<int64_t>(std::max<int64_t>(h, pinned), b) });
+    }
+    for (auto & l : layers) {
+        l.params.budget = { budget, heavy };
+        l.params.pinned = pinned;
+        if (has_budget(l) && !equal) {
+            l.params.budgets = &budgets[at];
+            at += l.params.n_head_kv;
+        }
+    }
+    for (auto & l : layers) { // an owner may come after a layer that shares its cache
+        l.params.budgets = owner(l).params.budgets;
+    }
+    if (equal) {
+        budgets.clear();
+    }
+}
+
+// The adapter's allocation, of the heads that have a budget.
+void lesskv_memory::load_weights() {
+    size_t at = 0;
+    for (uint32_t il = 0; adapter && !adapter->budget_weights.empty() && il < hparams.n_layer(); ++il) {
+        const auto from = adapter->budget_weights.begin() + at;
+        at += hparams.n_head_kv(il);
+        if (layer_of[il] >= 0 && has_budget(layers[layer_of[il]])) {
+            weights.insert(weights.end(), from, from + hparams.n_head_kv(il));
+        }
+    }
+}
+
+void lesskv_memory::resolve_budget(const lesskv_config & cfg) {
+    const int64_t n_ctx = cparams.n_ctx_seq;
+    if (cfg.budget < 0 || !(cfg.budget_share >= 0.0) || (cfg.budget > 0) + (cfg.budget_share > 0.0) + (cfg.budget_bytes > 0) + (cfg.slots != nullptr) > 1) {
+        refuse(format("budget %d tokens, %g of the context, %llu bytes%s: give one of the three%s, and none below 0", cfg.budget, cfg.budget_share,
+                    (unsigned long long) cfg.budget_bytes, cfg.slots ? ", slots of every head" : "", cfg.slots ? ", or slots" : ""));
+    }
+    pinned = cfg.pinned;
+    load_weights();
+
+    std::vector<int32_t> slots = allocate(1);
+    int64_t n = n_ctx;
+    if (slots.empty()) {
+        // sliding windows alone: there is nothing to share
+    } else if (cfg.slots) {
+        if (cfg.n_slots != (int32_t) slots.size()) {
+            refuse(format("slots of %d heads, this model has %zu with a budget: give one number for each of them, layer by layer", cfg.n_slots, slots.size()));
+        }
+        slots.assign(cfg.slots, cfg.slots + cfg.n_slots);
+        for (auto & b : slots) {
+            if (b < 1) {
+                refuse(format("a head with %d slots: give each at least 1", b));
+            }
+            b = (int32_t) std::min<int64_t>(b, n_ctx);
+        }
+        n = std::accumulate(slots.begin(), slots.end(), (int64_t) 0)/(int64_t) slots.size();
+    } else if (cfg.budget > 0) {
+        n = cfg.budget;
+    } else if (cfg.budget_bytes > 0) {
+        if (const uint64_t some = bytes_of(slots); cfg.budget_bytes < some) {
+            refuse(format("a budget of %.3f MiB is too small: state, kernels, sliding windows and one slot in every head take %.3f MiB",
+                        cfg.budget_bytes/1048576.0, some/1048576.0));
+        }
+        int64_t over = n_ctx + 1; // bytes grow with B, nearly: where slots differ in size a larger B may take less
+        n = 1;
+        while (over - n > 1) {
+            const int64_t b = n + (over - n)/2;
+            (bytes_of(allocate((int32_t) b)) <= cfg.budget_bytes ? n : over) = b;
+        }
+        for (int64_t b = std::min(over + 8, n_ctx); b > n; --b) {
+            if (bytes_of(allocate((int32_t) b)) <= cfg.budget_bytes) {
+                n = b;
+            }
+        }
+    } else {
+        const double share = cfg.budget_share > 0.0 ? cfg.budget_share : 0.05;
+        n = std::max<int64_t>(64, (int64_t) std::floor(std::min(share, 1.0)*n_ctx));
+    }
+    budget = (int32_t) std::min(n, n_ctx); // with B >= n_ctx nothing is evicted
+
+    heavy = cfg.heavy >= 0 ? std::min<int64_t>(cfg.heavy, n < n_ctx ? cfg.heavy : budget) : lesskv_policy_heavy(policy, budget);
+    if (heavy > budget) {
+        refuse(format("heavy %d is more than the budget of %d: they share it with the recent ones", heavy, budget));
+    }
+    if (pinned < 0 || pinned > heavy) {
+        refuse(format("pinned %d must be between 0 and heavy, which is %d of a budget of %d: raise the budget or heavy, or pin fewer",
+                    pinned, heavy, budget));
+    }
+    set_slots(cfg.slots ? slots : allocate(budget), cfg.heavy >= 0 ? heavy : -1);
+}
+
+// An adapter that was trained for something else is taken: a drop-in goes on where it can.
+void lesskv_memory::warn_adapter() const {
+    if (!adapter || budget >= (int32_t) cparams.n_ctx_seq) {
+        return;
+    }
+    if (adapter->bytes == 0) {
+        return; // an allocation alone, which nothing was trained under
+    }
+    if ((int32_t) adapter->heavy != heavy || (int32_t) adapter->recent != budget - heavy) {
+        LLAMA_LOG_WARN("%s: the adapter was trained with %u heavy + %u recent, this cache keeps %d + %d\n", __func__,
+                adapter->heavy, adapter->recent, heavy, budget - heavy);
+    }
+    if (adapter->ubatch != cparams.n_ubatch) {
+        LLAMA_LOG_WARN("%s: the adapter was trained with micro-batches of %u tokens, prompts come in %u here\n", __func__,
+                adapter->ubatch, cparams.n_ubatch);
+    }
+    if (cparams.rope_freq_base != hparams.rope_freq_base_train || cparams.rope_freq_scale != hparams.rope_freq_scale_train) {
+        LLAMA_LOG_WARN("%s: the adapter was trained with the model's own RoPE settings (base %g, scale %g), this context changes them (%g, %g)\n",
+                __func__, hparams.rope_freq_base_train, hparams.rope_freq_scale_train, cparams.rope_freq_base, cparams.rope_freq_scale);
+    }
+}

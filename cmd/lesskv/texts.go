@@ -1,0 +1,131 @@
+package main
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io"
+	"io/fs"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/lesskv/lesskv/integration/record"
+)
+
+// A document is a file of text; "-" is standard input.
+type document struct {
+	path   string
+	inside bool // a folder that was named: what is no text is left out
+}
+
+// listTexts lists what -d names, without the folders that the command itself keeps below.
+func listTexts(paths []string, folders ...string) (all []document, err error) {
+	own := map[string]bool{}
+	for _, dir := range folders {
+		if dir != "" {
+			own[place(dir)] = true
+		}
+	}
+	for _, path := range paths {
+		if path == "-" {
+			all = append(all, document{path: path})
+			continue
+		}
+		err := filepath.WalkDir(path, func(p string, d fs.DirEntry, err error) error {
+			if err != nil {
+				return fmt.Errorf("--data: %w", err)
+			}
+			inside := p != path
+			switch {
+			case d.IsDir() && inside && (strings.HasPrefix(d.Name(), ".") || own[place(p)]):
+				return fs.SkipDir
+			case d.IsDir() || inside && (strings.HasPrefix(d.Name(), ".") || !d.Type().IsRegular()):
+				return nil
+			}
+			all = append(all, document{p, inside})
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
+// read returns a file's content; nil where it is no text, as a picture or an archive in a folder.
+func (d document) read() ([]byte, error) {
+	data, err := os.ReadFile(d.path)
+	if err != nil || d.inside && filepath.Ext(d.path) != ".tokens" && !utf8.Valid(data) {
+		return nil, err
+	}
+	return data, nil
+}
+
+// inputs are what a command reads: the model and its texts. An output of before in a folder of texts is no text, and may be replaced.
+func inputs(model string, texts []document, outputs []output) []string {
+	all := []string{model}
+	for _, d := range texts {
+		if d.inside && slices.ContainsFunc(outputs, func(out output) bool { return place(out.path) == place(d.path) }) {
+			if data, err := d.read(); err != nil || data == nil {
+				continue
+			}
+		}
+		all = append(all, d.path)
+	}
+	return all
+}
+
+// parseBudget reads slots per KV head: a number, or a share of the context ("Budgets" in algorithm.md).
+func parseBudget(s string, context int) (int, error) {
+	share, percent := strings.CutSuffix(s, "%")
+	x, err := strconv.ParseFloat(share, 64)
+	b := int(x)
+	switch {
+	case err == nil && math.Abs(x) > most:
+		return 0, fmt.Errorf("--budget %s: more than can be counted", s)
+	case err == nil && percent && x > 0 && x <= 100:
+		b = max(64, int(x/100*float64(context)))
+	case err != nil || percent || x != float64(b) || b < 1:
+		return 0, fmt.Errorf("--budget %s: want a number of tokens, or a share of the context such as 5%%", s)
+	}
+	return b, nil
+}
+
+// readTexts returns the tokens of all documents, one after the other, each behind the token that starts a sequence.
+func readTexts(r *record.Runtime, stdin io.Reader, texts []document) ([]int32, error) {
+	var all []int32
+	for _, d := range texts {
+		var data []byte
+		var err error
+		if d.path == "-" {
+			data, err = io.ReadAll(stdin)
+		} else {
+			data, err = d.read()
+		}
+		switch {
+		case err != nil:
+			return nil, err
+		case data == nil && d.inside:
+			continue
+		}
+		if filepath.Ext(d.path) == ".tokens" {
+			if len(data)%4 != 0 {
+				return nil, fmt.Errorf("%s: %d bytes: want int32 numbers", d.path, len(data))
+			}
+			for ; len(data) > 0; data = data[4:] {
+				all = append(all, int32(binary.LittleEndian.Uint32(data)))
+			}
+			continue
+		}
+		tokens, err := r.Tokenize(string(data))
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", d.path, err)
+		}
+		all = append(append(all, r.Start()...), tokens...)
+	}
+	return all, nil
+}

@@ -1,0 +1,294 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"text/tabwriter"
+	"time"
+
+	"github.com/schollz/progressbar/v3"
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/lesskv/lesskv/cgo/kernels"
+	"github.com/lesskv/lesskv/integration/record"
+	"github.com/lesskv/lesskv/integration/tune"
+	"github.com/lesskv/lesskv/integration/worker"
+	"github.com/lesskv/lesskv/patches/limits"
+	"github.com/lesskv/lesskv/weights"
+	"github.com/lesskv/lesskv/weights/train"
+)
+
+// tuneOptions are the flags of tune.
+type tuneOptions struct {
+	tune.Options
+	texts   []string
+	output  string
+	adapter string
+	budget  string
+	types   string
+	context int
+	windows int
+	plot    string
+	quiet   bool
+}
+
+func newTune() *cobra.Command {
+	o := &tuneOptions{}
+	cmd := &cobra.Command{
+		Use:   "tune -m MODEL -d TEXT [flags]",
+		Short: "Find how a budget is best spread over a model's layers and heads",
+		Long: `Find how a budget is best spread over a model's layers and heads, and write that
+as an adapter that run, verify and plugins take: with the same bytes, the output
+is closer to that of the full cache.
+
+Each layer alone is limited to a few slots while all others are full, and what
+that costs is measured as the KL divergence from the full cache; then each head of
+the layers that matter. What is found is measured as a whole, on text that it was
+not tuned on too. The text is as for lesskv train.
+
+Finished measurements are kept in a folder beside the output (OUTPUT.work) until
+the adapter is written: after Ctrl-C the same command goes on.`,
+		Example: `  lesskv tune -m model.gguf -d texts/
+  lesskv tune -m model.gguf -d texts/ -b 1024 --types q8_0
+  lesskv tune -m model.gguf -d texts/ --adapter trained.gguf -o both.gguf`,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usageError{fmt.Errorf("%q: texts are given with -d", args[0])}
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd) },
+	}
+	f := cmd.Flags()
+	f.StringVarP(&o.Model, "model", "m", "", "GGUF `file` of the model")
+	f.StringArrayVarP(&o.texts, "data", "d", nil, "text to tune on: a `file`, a folder, or - (may be given several times)")
+	f.StringVarP(&o.output, "output", "o", "", "`file` to write (default: MODEL.lesskv.gguf beside the model)")
+	f.StringVar(&o.adapter, "adapter", "", "`file` whose phi and psi go into the output")
+	f.StringVarP(&o.budget, "budget", "b", "5%", "slots of a KV head on average: tokens, or a share of the context as 5%")
+	f.StringVar(&o.Policy, "policy", "peak", "sparse policy: h2o, lambda or peak")
+	f.StringVar(&o.types, "types", "f16", "type of the slots: f16, f32, q8_0, q4_0, or one for keys and one for values, as q4_0,q8_0")
+	addNumber(f, &o.Ubatch, "ubatch", "", 32, 1, most, "tokens of a micro-batch: evictions happen after each")
+	addNumber(f, &o.context, "context", "c", 2048, 0, 1<<24, "tokens of a window, 0 for the model's context")
+	addNumber(f, &o.windows, "windows", "w", 2, 1, most, "windows of text to tune on; one more is for validation")
+	addNumber(f, &o.Refine, "refine", "", 24, 0, most, "allocations to measure as a whole after the first")
+	addNumber(f, &o.Threads, "threads", "t", limits.CPUs(), 1, maxThreads, "threads")
+	f.StringVar(&o.plot, "plot", "", "`file` for a picture of sensitivity and allocation, .png or .svg; none for none (default: OUTPUT with .png)")
+	f.BoolVarP(&o.quiet, "quiet", "q", false, "no progress")
+	f.SortFlags = false
+	return cmd
+}
+
+// parse checks flags that need more than a number, and fills in what depends on the model.
+func (o *tuneOptions) parse(m *weights.Model) (err error) {
+	if o.Refine == 0 {
+		o.Refine = -1 // as tune has it
+	}
+	if o.context == 0 {
+		o.context = m.Context
+	}
+	if o.Budget, err = parseBudget(o.budget, o.context); err != nil {
+		return err
+	}
+	if o.TypeK, o.TypeV, err = worker.SlotTypes(o.types); err != nil {
+		return fmt.Errorf("--types: %w", err)
+	}
+	if o.output == "" {
+		o.output = strings.TrimSuffix(o.Model, ".gguf") + ".lesskv.gguf"
+	}
+	if o.plot == "" {
+		o.plot = strings.TrimSuffix(o.output, ".gguf") + ".png"
+	}
+	if ext := filepath.Ext(o.plot); o.plot != "none" && ext != ".png" && ext != ".svg" {
+		return fmt.Errorf("--plot %s: want a name that ends in .png or .svg, or none", o.plot)
+	}
+	return nil
+}
+
+func (o *tuneOptions) run(cmd *cobra.Command) error {
+	if o.Model == "" || len(o.texts) == 0 {
+		return usageError{errors.New("want a model and a text: -m MODEL.gguf -d TEXT")}
+	}
+	model, err := weights.ReadModel(o.Model)
+	if err != nil {
+		return err
+	}
+	if err := o.parse(model); err != nil {
+		return usageError{err}
+	}
+	o.Work = o.output + ".work"
+	texts, err := listTexts(o.texts, o.Work)
+	if err != nil {
+		return err
+	}
+	outputs := []output{{"--output", o.output, adapterFile}}
+	if o.plot != "none" {
+		outputs = append(outputs, output{"--plot", o.plot, pictureFile(o.plot)})
+	}
+	if err := checkOutputs(inputs(o.Model, texts, outputs), outputs...); err != nil {
+		return err
+	}
+	adapter, err := o.empty(model)
+	if err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := o.cut(ctx, cmd, texts); err != nil {
+		return err
+	}
+	p := &tuneProgress{w: cmd.ErrOrStderr(), quiet: o.quiet}
+	o.Progress = p.event
+	r, err := tune.Run(ctx, o.Options)
+	p.end()
+	if err != nil {
+		if ctx.Err() != nil {
+			fmt.Fprintf(cmd.ErrOrStderr(), "interrupted; the same command goes on where this one stopped\n")
+			return errInterrupted
+		}
+		return err
+	}
+	adapter.Budget = budgets(adapter, r)
+	if err := adapter.Write(o.output); err != nil {
+		return err
+	}
+	if o.plot != "none" {
+		if err := tune.Plot(r, o.plot); err != nil {
+			return err
+		}
+	}
+	return errors.Join(o.table(cmd.OutOrStdout(), r), os.RemoveAll(o.Work))
+}
+
+// empty returns the adapter that the allocation goes into: one without phi and psi, or the one that was named.
+func (o *tuneOptions) empty(model *weights.Model) (*weights.Adapter, error) {
+	if o.adapter != "" {
+		a, err := weights.Read(o.adapter)
+		if err != nil {
+			return nil, err
+		}
+		if _, err := weights.Check(a, model); err != nil {
+			return nil, fmt.Errorf("%s: %w", o.adapter, err)
+		}
+		if a.Trained.Policy != o.Policy {
+			return nil, usageError{fmt.Errorf("--policy %s: %s was trained with %s: want that", o.Policy, o.adapter, a.Trained.Policy)}
+		}
+		return a, nil
+	}
+	heavy, err := kernels.PolicyHeavy(o.Policy, o.Budget)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	return weights.New(model, 1, 1, weights.Trained{Policy: o.Policy, Heavy: heavy, Recent: o.Budget - heavy, Ubatch: o.Ubatch, Context: o.context}), nil
+}
+
+// cut makes windows of the texts.
+func (o *tuneOptions) cut(ctx context.Context, cmd *cobra.Command, texts []document) error {
+	path, err := worker.Path(worker.Patched)
+	if err != nil {
+		return err
+	}
+	o.Worker = path
+	r, err := record.Open(ctx, path, o.Model, o.context, 1)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	text, err := readTexts(r, cmd.InOrStdin(), texts)
+	if err != nil {
+		return err
+	}
+	w, err := train.Cut(text, o.context, (o.windows+1)*o.context, r.Start())
+	if err != nil {
+		return err
+	}
+	o.Windows, o.Valid = w.Train[:min(len(w.Train), o.windows)], w.Valid[:1]
+	return nil
+}
+
+// budgets returns the weights as the adapter has them: one for each KV head of each layer, 0 where there is no budget.
+func budgets(a *weights.Adapter, r *tune.Result) (all []float32) {
+	found := map[[2]int]float32{}
+	for _, h := range r.Heads {
+		found[[2]int{h.Layer, h.Head}] = h.Weight
+	}
+	for il := range a.Layers {
+		for j := range a.Layer(il).HeadsKV {
+			all = append(all, found[[2]int{il, j}])
+		}
+	}
+	return all
+}
+
+// table prints what was found.
+func (o *tuneOptions) table(w io.Writer, r *tune.Result) error {
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprint(tw, "layer\thead\t")
+	for _, n := range r.Levels {
+		fmt.Fprintf(tw, "KL at %d\t", n)
+	}
+	fmt.Fprintln(tw, "slots\t")
+	for _, h := range r.Heads {
+		fmt.Fprintf(tw, "%d\t%d\t", h.Layer, h.Head)
+		for _, d := range h.Distance {
+			mark := ""
+			if !h.Measured {
+				mark = "~"
+			}
+			fmt.Fprintf(tw, "%s%.5f\t", mark, d)
+		}
+		fmt.Fprintf(tw, "%d\t\n", h.Slots)
+	}
+	if err := tw.Flush(); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintf(w, `
+KL divergence from the full cache in nats, %d slots a head on average, %s:
+  equal budgets      %.4f, on text that was not tuned on %.4f
+  this allocation    %.4f, on text that was not tuned on %.4f
+Of a head: what limiting it alone costs; ~ a share of its layer's, which was limited as a whole.
+%s: the allocation, which weighs nothing in memory
+`, r.Budget, o.types, r.Equal, r.EqualValid, r.Tuned, r.TunedValid, o.output)
+	return err
+}
+
+// tuneProgress shows events: a bar on a terminal, a line now and then elsewhere.
+type tuneProgress struct {
+	w      io.Writer
+	quiet  bool
+	stage  tune.Stage
+	bar    *progressbar.ProgressBar
+	lately time.Time
+}
+
+func (p *tuneProgress) event(e tune.Event) {
+	if p.quiet || e.Total == 0 {
+		return
+	}
+	if f, ok := p.w.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		if p.stage != e.Stage {
+			p.end()
+			p.bar = progressbar.NewOptions(e.Total, progressbar.OptionSetWriter(p.w), progressbar.OptionSetDescription(string(e.Stage)), progressbar.OptionShowCount(),
+				progressbar.OptionSetPredictTime(true), progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish())
+		}
+		p.bar.Set(e.Done)
+	} else if p.stage != e.Stage || time.Since(p.lately) > 10*time.Second {
+		p.lately = time.Now()
+		fmt.Fprintf(p.w, "%s: measured %d of %d\n", e.Stage, e.Done, e.Total)
+	}
+	p.stage = e.Stage
+}
+
+func (p *tuneProgress) end() {
+	if p.bar != nil {
+		p.bar.Clear()
+		p.bar = nil
+	}
+}

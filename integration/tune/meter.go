@@ -1,0 +1,224 @@
+package tune
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/lesskv/lesskv/integration/distance"
+	"github.com/lesskv/lesskv/integration/pieces"
+	"github.com/lesskv/lesskv/integration/worker"
+)
+
+// workFormat goes into the name of every piece. It changes with how the pieces are computed.
+const workFormat = 1
+
+// beside is how many caches read a window beside the full one: its logits, which are large, are never kept.
+const beside = 4
+
+// meter measures distances. It has a worker with the full cache, and as many as run beside it.
+type meter struct {
+	o       *Options
+	context int // tokens of a window: what a head of no limit holds
+	chunk   int // tokens that are compared at a time
+	heads   []worker.HeadInfo
+	full    *worker.Worker
+	others  []*worker.Worker
+	sums    [2]string // of the model and the worker
+	store   *pieces.Store
+
+	offset, total int // of allocations, for progress
+}
+
+func open(ctx context.Context, o *Options) (_ *meter, err error) {
+	m := &meter{o: o, context: len(o.Windows[0]), chunk: max(o.Ubatch, 256/o.Ubatch*o.Ubatch)}
+	defer func() {
+		if err != nil {
+			m.close()
+		}
+	}()
+	for i, path := range []string{o.Model, o.Worker} {
+		if m.sums[i], err = sum(path); err != nil {
+			return nil, err
+		}
+	}
+	if m.store, err = pieces.Open(o.Work); err != nil {
+		return nil, err
+	}
+	for range 1 + beside {
+		w, err := worker.Start(ctx, o.Worker)
+		if err != nil {
+			return nil, err
+		}
+		if m.full == nil {
+			m.full = w
+		} else {
+			m.others = append(m.others, w)
+		}
+	}
+	c := m.config(nil)
+	c.LESS = nil
+	if _, err = m.full.Open(c); err != nil {
+		return nil, err
+	}
+	// which heads have a budget
+	if _, err = m.others[0].Open(m.config(nil)); err != nil {
+		return nil, err
+	}
+	if m.heads, err = m.others[0].Heads(); err != nil {
+		return nil, err
+	}
+	if len(m.heads) == 0 {
+		return nil, fmt.Errorf("%s: every layer has a sliding window: there is nothing to spread: %w", o.Model, ErrOption)
+	}
+	return m, m.others[0].CloseModel()
+}
+
+func (m *meter) close() {
+	for _, w := range append([]*worker.Worker{m.full}, m.others...) {
+		if w != nil {
+			w.Close()
+		}
+	}
+	if m.store != nil {
+		m.store.Close()
+	}
+}
+
+// config is a cache whose heads have so many slots; nil: equal ones.
+func (m *meter) config(slots []int) worker.Config {
+	o := m.o
+	l := &worker.LESS{Policy: o.Policy, TypeK: o.TypeK, TypeV: o.TypeV, Slots: slots}
+	if slots == nil {
+		l.Budget = o.Budget
+	}
+	threads := 1
+	if size, err := os.Stat(o.Model); err == nil && size.Size() >= 128<<20 { // a small model is slower on two than on one
+		threads = max(1, o.Threads/2)
+	}
+	return worker.Config{Model: o.Model, Context: m.context, Batch: m.chunk, Ubatch: o.Ubatch, Threads: threads, LESS: l}
+}
+
+// distances returns the mean KL divergence, over all positions of the windows, of caches whose heads have so many slots.
+func (m *meter) distances(ctx context.Context, stage Stage, windows [][]int32, all [][]int) ([]float64, error) {
+	d := make([]float64, len(all))
+	var todo []int
+	for i, slots := range all {
+		if !m.store.Load(m.key(windows, slots), &d[i]) {
+			todo = append(todo, i)
+		}
+	}
+	say := func() {
+		if m.o.Progress != nil {
+			e := Event{stage, len(all) - len(todo), len(all)}
+			if stage == Allocations {
+				e.Done, e.Total = m.offset+e.Done, m.total
+			}
+			m.o.Progress(e)
+		}
+	}
+	for say(); len(todo) > 0; say() {
+		n := min(beside, len(todo))
+		var some [][]int
+		for _, i := range todo[:n] {
+			some = append(some, all[i])
+		}
+		means, err := m.together(ctx, windows, some)
+		if err != nil {
+			return nil, err
+		}
+		for k, i := range todo[:n] {
+			d[i] = means[k]
+			if err := m.store.Save(m.key(windows, all[i]), d[i]); err != nil {
+				return nil, err
+			}
+		}
+		todo = todo[n:]
+	}
+	return d, nil
+}
+
+// together measures a few caches beside the full one.
+func (m *meter) together(ctx context.Context, windows [][]int32, all [][]int) ([]float64, error) {
+	for i, slots := range all {
+		if _, err := m.others[i].Open(m.config(slots)); err != nil {
+			return nil, err
+		}
+	}
+	total := make([]distance.Points, len(all))
+	for _, tokens := range windows {
+		for _, w := range append([]*worker.Worker{m.full}, m.others[:len(all)]...) {
+			if err := w.Clear(); err != nil {
+				return nil, err
+			}
+		}
+		for at := 0; at < len(tokens); at += m.chunk {
+			if err := ctx.Err(); err != nil {
+				return nil, err
+			}
+			end := min(at+m.chunk, len(tokens))
+			out, err := m.full.Decode(0, at, tokens[at:end], worker.All)
+			if err != nil {
+				return nil, err
+			}
+			want := distance.Expect(out)
+			var step errgroup.Group
+			step.SetLimit(max(1, m.o.Threads))
+			for i := range all {
+				step.Go(func() error {
+					out, err := m.others[i].Decode(0, at, tokens[at:end], worker.All)
+					if err != nil {
+						return err
+					}
+					return total[i].Add(want, out, tokens[at+1:])
+				})
+			}
+			if err := step.Wait(); err != nil {
+				return nil, err
+			}
+		}
+	}
+	means := make([]float64, len(all))
+	for i, p := range total {
+		if p.Fault != "" {
+			return nil, fmt.Errorf("slots %v: %s", all[i], p.Fault)
+		}
+		for _, kl := range p.KL {
+			means[i] += kl / float64(len(p.KL))
+		}
+		if err := m.others[i].CloseModel(); err != nil {
+			return nil, err
+		}
+	}
+	return means, nil
+}
+
+// key names a piece by all that it depends on.
+func (m *meter) key(windows [][]int32, slots []int) string {
+	h := sha256.New()
+	o := m.o
+	if err := json.NewEncoder(h).Encode([]any{workFormat, m.sums, windows, o.Policy, o.Ubatch, o.TypeK, o.TypeV, slots}); err != nil {
+		panic(err) // numbers and strings
+	}
+	return "distance-" + hex.EncodeToString(h.Sum(nil)[:16])
+}
+
+// sum returns a file's SHA-256.
+func sum(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}

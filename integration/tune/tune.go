@@ -1,0 +1,421 @@
+// Package tune finds how a budget is best spread over a model's KV heads ("Budgets by layer and head" in algorithm.md).
+//
+// It limits one layer at a time, all others full, and measures the KL divergence of the tokens' distribution from the full cache's;
+// then each head of the layers that matter. Parts nearly add up, so a curve for each head predicts what an allocation costs: slots go
+// one by one to the head that gains most. The allocation is then measured as a whole, beside equal budgets, and moved a little where
+// that helps.
+package tune
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+
+	"github.com/lesskv/lesskv/cgo/kernels"
+	"github.com/lesskv/lesskv/integration/worker"
+)
+
+// ErrOption is what errors of this package wrap where an option makes no sense.
+var ErrOption = errors.New("option that makes no sense")
+
+// Options say what is to be tuned. Zero fields mean the default behind them.
+type Options struct {
+	Model   string
+	Worker  string    // path of the worker
+	Windows [][]int32 // tokens, each a sequence of its own, all of one length
+	Valid   [][]int32 // of the same length, in none of the others: what is found must be better on these too
+
+	Budget       int    // slots of a KV head on average
+	Policy       string // "peak"
+	Ubatch       int    // tokens of a micro-batch; 32
+	TypeK, TypeV string // of the slots; f16
+	Threads      int    // 1
+
+	Share  float64 // the layers whose heads are measured make this much of the distance; 0.95
+	Refine int     // allocations that are measured as a whole after the first; 24. -1: none
+
+	Work     string // folder of finished work; "": a temporary one
+	Progress func(Event)
+}
+
+// Stage is what a run is busy with.
+type Stage string
+
+// The stages, in order.
+const (
+	Layers      Stage = "layers"
+	Heads       Stage = "heads"
+	Allocations Stage = "allocations"
+)
+
+// Event tells how far a run has come.
+type Event struct {
+	Stage       Stage
+	Done, Total int // measurements of the stage
+}
+
+// A Head is what was found about one KV head.
+type Head struct {
+	Layer, Head int
+	Measured    bool      // by itself; else it has an equal share of its layer's
+	Distance    []float64 // KL that limiting it to each of Result.Levels costs, in nats
+	Slots       int       // of the allocation
+	Weight      float32   // in the adapter: 1 on average
+}
+
+// A Result is an allocation and what it rests on. Distances are mean KL divergences from the full cache, in nats.
+type Result struct {
+	Budget int
+	Levels []int       // slots to which parts were limited
+	Layers [][]float64 // [layer with a budget][level]
+	Heads  []Head      // layer by layer
+	Full   float64     // with nothing evicted: what the slots' types cost
+	Equal  float64     // with equal budgets
+	Tuned  float64     // with this allocation
+	Guess  float64     // what the parts predicted for it
+
+	EqualValid, TunedValid float64 // the two on the windows that were not tuned on; where equal budgets are better there, they stay
+}
+
+func (o *Options) fill() error {
+	if o.Policy == "" {
+		o.Policy = "peak"
+	}
+	if o.Ubatch == 0 {
+		o.Ubatch = 32
+	}
+	if o.Threads == 0 {
+		o.Threads = 1
+	}
+	if o.Share == 0 {
+		o.Share = .95
+	}
+	switch {
+	case o.Refine == 0:
+		o.Refine = 24
+	case o.Refine < 0:
+		o.Refine = 0
+	}
+	if len(o.Windows) == 0 || len(o.Valid) == 0 || len(o.Windows[0]) < 2 {
+		return fmt.Errorf("tune: no text, or none to validate on: %w", ErrOption)
+	}
+	for _, w := range slices.Concat(o.Windows, o.Valid) {
+		if len(w) != len(o.Windows[0]) {
+			return fmt.Errorf("tune: windows of %d and %d tokens: want equal lengths: %w", len(w), len(o.Windows[0]), ErrOption)
+		}
+	}
+	if n := len(o.Windows[0]); o.Budget < 1 || (o.Budget/o.Ubatch+1)*o.Ubatch >= n {
+		return fmt.Errorf("tune: a budget of %d slots in windows of %d tokens: want at least 1, and so few that something is evicted: %w", o.Budget, n, ErrOption)
+	}
+	return nil
+}
+
+// levels are the slots to which parts are limited: around the budget, where the curve matters.
+func levels(budget, context int) []int {
+	all := []int{max(4, budget/3), budget, 4 * budget}
+	all = slices.DeleteFunc(all, func(n int) bool { return n >= context })
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// Run measures and solves. What is done is kept in the work folder: a run that was interrupted goes on there.
+func Run(ctx context.Context, o Options) (*Result, error) {
+	if err := o.fill(); err != nil {
+		return nil, err
+	}
+	m, err := open(ctx, &o)
+	if err != nil {
+		return nil, fmt.Errorf("tune: %w", err)
+	}
+	defer m.close()
+	r, err := m.run(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("tune: %w", err)
+	}
+	return r, nil
+}
+
+func (m *meter) run(ctx context.Context) (*Result, error) {
+	o := m.o
+	r := &Result{Budget: o.Budget, Levels: levels(o.Budget, m.context)}
+	for _, h := range m.heads {
+		r.Heads = append(r.Heads, Head{Layer: h.Layer, Head: h.Head, Distance: make([]float64, len(r.Levels))})
+	}
+	layers := byLayer(m.heads)
+
+	// each layer by itself
+	limited := func(which []int, n int) []int {
+		slots := slices.Repeat([]int{m.context}, len(m.heads))
+		for _, i := range which {
+			slots[i] = n
+		}
+		return slots
+	}
+	all := [][]int{limited(nil, 0)}
+	for _, which := range layers {
+		for _, n := range r.Levels {
+			all = append(all, limited(which, n))
+		}
+	}
+	d, err := m.distances(ctx, Layers, o.Windows, all)
+	if err != nil {
+		return nil, err
+	}
+	r.Full = d[0]
+	for i := range layers {
+		row := make([]float64, len(r.Levels))
+		for k := range row {
+			row[k] = max(0, d[1+i*len(r.Levels)+k]-r.Full)
+		}
+		r.Layers = append(r.Layers, falling(row))
+	}
+
+	// the heads of those that matter
+	var which []int // heads
+	all = nil
+	for _, i := range matter(r.Layers, o.Share) {
+		for _, j := range layers[i] {
+			if len(layers[i]) == 1 {
+				continue
+			}
+			which = append(which, j)
+			for _, n := range r.Levels {
+				all = append(all, limited([]int{j}, n))
+			}
+		}
+	}
+	if d, err = m.distances(ctx, Heads, o.Windows, all); err != nil {
+		return nil, err
+	}
+	for k, j := range which {
+		for l := range r.Levels {
+			r.Heads[j].Distance[l] = max(0, d[k*len(r.Levels)+l]-r.Full)
+		}
+		r.Heads[j].Measured = true
+	}
+	shareOut(r, layers)
+
+	return r, m.solve(ctx, r)
+}
+
+// byLayer returns the heads of each layer that has some, by index.
+func byLayer(heads []worker.HeadInfo) (all [][]int) {
+	for i, h := range heads {
+		if i == 0 || heads[i-1].Layer != h.Layer {
+			all = append(all, nil)
+		}
+		all[len(all)-1] = append(all[len(all)-1], i)
+	}
+	return all
+}
+
+// falling makes a curve one that more slots never raise: what rises is noise.
+func falling(d []float64) []float64 {
+	for i := len(d) - 2; i >= 0; i-- {
+		d[i] = max(d[i], d[i+1])
+	}
+	return d
+}
+
+// matter returns the layers that make so much of the distance at the lowest level, the largest first.
+func matter(layers [][]float64, share float64) (which []int) {
+	order := make([]int, len(layers))
+	sum := 0.0
+	for i, d := range layers {
+		order[i] = i
+		sum += d[0]
+	}
+	slices.SortStableFunc(order, func(a, b int) int {
+		switch x, y := layers[a][0], layers[b][0]; {
+		case x > y:
+			return -1
+		case x < y:
+			return 1
+		}
+		return 0
+	})
+	for got := 0.0; len(which) < len(order) && got < share*sum; {
+		i := order[len(which)]
+		which = append(which, i)
+		got += layers[i][0]
+	}
+	return which
+}
+
+// shareOut makes the heads of a layer cost together what the layer costs: in proportion to what each costs alone, or equally.
+func shareOut(r *Result, layers [][]int) {
+	for i, heads := range layers {
+		for l, whole := range r.Layers[i] {
+			sum := 0.0
+			for _, j := range heads {
+				sum += r.Heads[j].Distance[l]
+			}
+			for _, j := range heads {
+				if h := &r.Heads[j]; sum > 0 {
+					h.Distance[l] *= whole / sum
+				} else {
+					h.Distance[l] = whole / float64(len(heads))
+				}
+			}
+		}
+		for _, j := range heads {
+			falling(r.Heads[j].Distance)
+		}
+	}
+}
+
+// curve predicts what a head costs at n slots: a power law through two levels, zero at the context.
+func curve(levels []int, d []float64, context, n int) float64 {
+	last := len(levels) - 1
+	if n >= context || d[0] <= 0 {
+		return 0
+	}
+	i := 0 // the piece between levels i and i + 1
+	for i+1 < last && n >= levels[i+1] {
+		i++
+	}
+	p := .7 // where there is one level, or nothing left at the next
+	if last > 0 && d[i] > 0 && d[i+1] > 0 {
+		p = math.Log(d[i]/d[i+1]) / math.Log(float64(levels[i+1])/float64(levels[i]))
+	}
+	if last > 0 && n >= levels[last] { // so that it ends at zero
+		i = last
+	}
+	if i == last || n < levels[0] {
+		p = max(p, .05) // beyond what was measured more slots always help
+	}
+	fall := func(n int) float64 { return math.Pow(float64(context)/float64(n), p) - 1 }
+	if i == last {
+		return d[i] * fall(n) / fall(levels[i])
+	}
+	return d[i] * math.Pow(float64(levels[i])/float64(n), p)
+}
+
+// least is the floor of "Budgets by layer and head" with one pinned position.
+func least(budget int) int { return min(budget, 8) }
+
+// greedy gives slots to the heads that gain most by them. So that a curve that falls late is not overlooked, it looks ahead by
+// steps of several sizes and takes what gains most for each slot.
+func (m *meter) greedy(r *Result) (slots []int) {
+	n := len(r.Heads)
+	slots = slices.Repeat([]int{least(r.Budget)}, n)
+	left := n * (r.Budget - least(r.Budget))
+	for left > 0 {
+		best, step, gain := -1, 0, 0.0
+		for j := range r.Heads {
+			at := curve(r.Levels, r.Heads[j].Distance, m.context, slots[j])
+			for s := 1; s <= left && slots[j] < m.context; s *= 2 {
+				s := min(s, m.context-slots[j])
+				if g := (at - curve(r.Levels, r.Heads[j].Distance, m.context, slots[j]+s)) / float64(s); g > gain {
+					best, step, gain = j, s, g
+				}
+			}
+		}
+		if best < 0 { // nothing is gained anywhere
+			break
+		}
+		step = min(step, max(1, step/8)) // then looks again
+		slots[best] += step
+		left -= step
+	}
+	return slots
+}
+
+// allocation is what an adapter with weights of these slots makes of the budget: the contract's arithmetic.
+func (m *meter) allocation(slots []int) (weights []float32, exact []int, err error) {
+	base := least(m.o.Budget)
+	sum := 0.0
+	for _, n := range slots {
+		sum += float64(max(n-base, 0))
+	}
+	for _, n := range slots {
+		w := 1.0
+		if sum > 0 {
+			w = float64(max(n-base, 0)) * float64(len(slots)) / sum
+		}
+		weights = append(weights, float32(w))
+	}
+	exact, err = kernels.Allocate(weights, m.o.Budget, base, m.context)
+	return weights, exact, err
+}
+
+// solve finds the allocation: what the parts predict, and what is better than that when it is measured. Never one that is worse than
+// equal budgets.
+func (m *meter) solve(ctx context.Context, r *Result) error {
+	type candidate struct {
+		weights  []float32
+		slots    []int
+		distance float64
+	}
+	done := 0
+	try := func(many ...[]int) (all []candidate, err error) {
+		var exact [][]int
+		for _, slots := range many {
+			c := candidate{}
+			if c.weights, c.slots, err = m.allocation(slots); err != nil {
+				return nil, err
+			}
+			all, exact = append(all, c), append(exact, c.slots)
+		}
+		m.offset, m.total = done, m.o.Refine+4
+		d, err := m.distances(ctx, Allocations, m.o.Windows, exact)
+		done += len(many)
+		for i := range d {
+			all[i].distance = d[i]
+		}
+		return all, err
+	}
+	first, err := try(slices.Repeat([]int{r.Budget}, len(r.Heads)), m.greedy(r))
+	if err != nil {
+		return err
+	}
+	best := first[1]
+	r.Equal = first[0].distance
+	for j, h := range r.Heads {
+		r.Guess += curve(r.Levels, h.Distance, m.context, best.slots[j])
+	}
+	r.Guess += r.Full
+	if first[0].distance <= best.distance {
+		best = first[0]
+	}
+	for factor, next := 1.5, 0; done+2 <= m.o.Refine+2 && len(r.Heads) > 1; next++ {
+		order := make([]int, len(best.slots)) // the heads that have most, first
+		for i := range order {
+			order[i] = i
+		}
+		slices.SortStableFunc(order, func(a, b int) int { return best.slots[b] - best.slots[a] })
+		if next == len(order) {
+			next, factor = 0, math.Sqrt(factor)
+		}
+		j := order[next]
+		moved := func(by float64) []int {
+			slots := slices.Clone(best.slots)
+			slots[j] = min(m.context, max(least(r.Budget)+1, int(math.Round(float64(slots[j])*by))))
+			return slots
+		}
+		more, err := try(moved(factor), moved(1/factor))
+		if err != nil {
+			return err
+		}
+		for _, c := range more {
+			if c.distance < best.distance {
+				best = c
+			}
+		}
+	}
+	m.offset = m.o.Refine + 2
+	d, err := m.distances(ctx, Allocations, m.o.Valid, [][]int{first[0].slots, best.slots})
+	if err != nil {
+		return err
+	}
+	if r.EqualValid, r.TunedValid = d[0], d[1]; r.EqualValid <= r.TunedValid {
+		best, r.TunedValid = first[0], r.EqualValid
+	}
+	r.Tuned = best.distance
+	for j := range r.Heads {
+		r.Heads[j].Slots, r.Heads[j].Weight = best.slots[j], best.weights[j]
+	}
+	return nil
+}

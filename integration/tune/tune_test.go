@@ -1,0 +1,138 @@
+package tune
+
+import (
+	"context"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/lesskv/lesskv/integration/record"
+	"github.com/lesskv/lesskv/integration/testdata"
+	"github.com/lesskv/lesskv/integration/worker"
+	"github.com/lesskv/lesskv/weights/train"
+)
+
+// A curve goes through what was measured, falls, and ends at zero.
+func TestCurve(t *testing.T) {
+	levels := []int{30, 100, 400}
+	for _, d := range [][]float64{{.3, .1, .02}, {.3, .1, 0}, {.3, 0, 0}, {.3, .3, .3}, {0, 0, 0}} {
+		for i, n := range levels {
+			assert.InDelta(t, d[i], curve(levels, d, 2048, n), 1e-9, "%v at %d", d, n)
+		}
+		last := math.Inf(1)
+		for n := 4; n <= 2048; n++ {
+			x := curve(levels, d, 2048, n)
+			if d[1] > 0 || n < 30 { // where nothing is left at a level, what lies before it has no law
+				assert.LessOrEqual(t, x, last+1e-12, "%v at %d", d, n)
+			}
+			last = x
+		}
+		assert.Zero(t, curve(levels, d, 2048, 2048))
+	}
+	assert.InDelta(t, .2, curve([]int{50}, []float64{.2}, 100, 50), 1e-9)
+	assert.Greater(t, curve([]int{50}, []float64{.2}, 100, 25), .2)
+}
+
+func TestMatter(t *testing.T) {
+	layers := [][]float64{{.02, 0}, {.001, 0}, {.3, .1}, {.01, 0}}
+	assert.Equal(t, []int{2}, matter(layers, .9))
+	assert.Equal(t, []int{2, 0}, matter(layers, .95))
+	assert.Equal(t, []int{2, 0, 3, 1}, matter(layers, 1))
+	assert.Empty(t, matter([][]float64{{0}, {0}}, .95))
+}
+
+func TestLevels(t *testing.T) {
+	assert.Equal(t, []int{34, 102, 408}, levels(102, 2048))
+	assert.Equal(t, []int{4, 16}, levels(4, 2048))
+	assert.Equal(t, []int{300, 900}, levels(900, 2048))
+}
+
+// The heads of a layer cost together what the layer costs, and no curve rises.
+func TestShareOut(t *testing.T) {
+	r := &Result{
+		Levels: []int{10, 20},
+		Layers: [][]float64{{.4, .1}, {.2, .1}},
+		Heads: []Head{{Distance: []float64{.3, .01}, Measured: true}, {Distance: []float64{.1, .03}, Measured: true},
+			{Distance: make([]float64, 2)}, {Distance: make([]float64, 2)}},
+	}
+	shareOut(r, [][]int{{0, 1}, {2, 3}})
+	assert.InDeltaSlice(t, []float64{.3, .025}, r.Heads[0].Distance, 1e-12)
+	assert.InDeltaSlice(t, []float64{.1, .075}, r.Heads[1].Distance, 1e-12)
+	assert.InDeltaSlice(t, []float64{.1, .05}, r.Heads[2].Distance, 1e-12)
+	assert.Equal(t, []float64{3, 2, 2}, falling([]float64{3, 1, 2}))
+}
+
+func TestOptions(t *testing.T) {
+	for name, o := range map[string]Options{
+		"no text":         {Budget: 4},
+		"no validation":   {Budget: 4, Windows: [][]int32{make([]int32, 64)}},
+		"unequal windows": {Budget: 4, Windows: [][]int32{make([]int32, 64)}, Valid: [][]int32{make([]int32, 63)}},
+		"no budget":       {Windows: [][]int32{make([]int32, 64)}, Valid: [][]int32{make([]int32, 64)}},
+		"nothing evicted": {Budget: 64, Windows: [][]int32{make([]int32, 64)}, Valid: [][]int32{make([]int32, 64)}},
+	} {
+		_, err := Run(context.Background(), o)
+		assert.ErrorIs(t, err, ErrOption, name)
+	}
+}
+
+// On the small model one head of twelve looks things up far back: it is found, what is found is closer to the full cache than equal
+// budgets, and a second run measures nothing anew.
+func TestRun(t *testing.T) {
+	if testing.Short() {
+		t.Skip("half a minute")
+	}
+	ctx := t.Context()
+	model, err := testdata.Path(testdata.Model)
+	require.NoError(t, err)
+	path, err := worker.Path(worker.Patched)
+	require.NoError(t, err)
+	rt, err := record.Open(ctx, path, model, 768, 1)
+	require.NoError(t, err)
+	defer rt.Close()
+	text, err := os.ReadFile(filepath.Join("..", "testdata", "train-sample.txt"))
+	require.NoError(t, err)
+	tokens, err := rt.Tokenize(string(text[:200_000]))
+	require.NoError(t, err)
+	w, err := train.Cut(tokens, 768, 2*768, rt.Start())
+	require.NoError(t, err)
+
+	measured := 0
+	o := Options{Model: model, Worker: path, Windows: w.Train, Valid: w.Valid, Budget: 32, Refine: 2, Work: t.TempDir()}
+	o.Progress = func(e Event) { measured++ }
+	r, err := Run(ctx, o)
+	require.NoError(t, err)
+	require.Len(t, r.Heads, 12)
+	total, most := 0, 0
+	for i, h := range r.Heads {
+		total += h.Slots
+		if h.Slots > r.Heads[most].Slots {
+			most = i
+		}
+	}
+	assert.Equal(t, 12*32, total)
+	assert.Equal(t, [2]int{5, 0}, [2]int{r.Heads[most].Layer, r.Heads[most].Head})
+	assert.True(t, r.Heads[most].Measured)
+	assert.Less(t, r.Tuned, .75*r.Equal)
+	assert.Less(t, r.TunedValid, r.EqualValid)
+	assert.NotContains(t, slices.Collect(func(yield func(float64) bool) {
+		for _, d := range r.Layers {
+			yield(d[0])
+		}
+	}), 0., "every layer costs something")
+
+	first := measured
+	measured = 0
+	again, err := Run(ctx, o)
+	require.NoError(t, err)
+	assert.Equal(t, r, again)
+	assert.Less(t, measured, first, "what was measured is kept")
+
+	for _, name := range []string{"a.png", "a.svg"} {
+		assert.NoError(t, Plot(r, filepath.Join(t.TempDir(), name)))
+	}
+}

@@ -1,0 +1,41 @@
+// Command tests prints the folder that holds upstream's own tests, as they were released: LESSKV_LLAMA, or one in the user's
+// cache, which it fills where that is empty.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"github.com/lesskv/lesskv/patches/internal/source"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	dir, err := find(ctx)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "tests:", err)
+		stop()
+		os.Exit(1)
+	}
+	fmt.Println(dir)
+}
+
+func find(ctx context.Context) (string, error) {
+	o := source.Options{Part: source.Tests, Folder: os.Getenv("LESSKV_LLAMA"), Log: os.Stderr}
+	if o.Folder != "" {
+		_, err := source.Folder(o)
+		return o.Folder, err
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", err
+	}
+	o.Cache = filepath.Join(cache, "lesskv", "sources")
+	_, err = source.Fetch(ctx, o)
+	return o.Kept(), err
+}

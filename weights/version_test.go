@@ -1,0 +1,263 @@
+package weights
+
+import (
+	"bytes"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/lesskv/lesskv/cgo/kernels"
+	"github.com/lesskv/lesskv/integration/tinymodels"
+	"github.com/lesskv/lesskv/weights/gguf"
+)
+
+// differing is a model whose layers differ: the second has no attention, the last shares the third one's keys and values.
+func differing() *Model {
+	m := *tiny
+	m.Layers = 4
+	m.setLayers([]Shape{{4, 2, 32, 48}, {0, 0, 32, 48}, {6, 3, 16, 16}, {3, 3, 16, 16}})
+	m.owners = []int{0, 1, 2, 2}
+	return &m
+}
+
+// versionOf returns the version that an adapter's file says.
+func versionOf(t *testing.T, path string) uint32 {
+	f, err := gguf.Open(path)
+	require.NoError(t, err)
+	defer f.Close()
+	v, err := gguf.Get[uint32](f, kernels.KeyVersion)
+	require.NoError(t, err)
+	return v
+}
+
+// What version 1 can say is written as version 1, and everything comes back as it went in.
+func TestVersions(t *testing.T) {
+	for name, c := range map[string]struct {
+		make    func() *Adapter
+		version uint32
+	}{
+		"alike":            {random, 1},
+		"a layer without":  {func() *Adapter { a := random(); a.Kernels[1] = Kernels{}; return a }, 1},
+		"phi alone":        {func() *Adapter { a := random(); a.Kernels[1].Psi = [3]Matrix{}; return a }, 2},
+		"psi alone":        {func() *Adapter { a := random(); a.Kernels[1].Phi = [2]Matrix{}; return a }, 2},
+		"budgets":          {func() *Adapter { a := random(); a.Budget = []float32{0, 1, 2, .5, 1, 1}; return a }, 2},
+		"differing layers": {func() *Adapter { return Random(differing(), 8, 16, trained, 1) }, 2},
+		"an allocation alone": {func() *Adapter {
+			a := New(differing(), 8, 16, trained)
+			a.Budget = []float32{1, 2, 3, 4, 5, 0, 0, 0}
+			return a
+		}, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := c.make()
+			p := filepath.Join(t.TempDir(), "a.gguf")
+			require.NoError(t, a.Write(p))
+			assert.Equal(t, c.version, versionOf(t, p))
+			b, err := Read(p)
+			require.NoError(t, err)
+			b.SHA256 = ""
+			assert.Equal(t, a, b)
+			again := filepath.Join(t.TempDir(), "a.gguf")
+			require.NoError(t, b.Write(again))
+			first, err := os.ReadFile(p)
+			require.NoError(t, err)
+			second, err := os.ReadFile(again)
+			require.NoError(t, err)
+			assert.True(t, bytes.Equal(first, second), "the same bytes")
+		})
+	}
+}
+
+func TestReadRefusesVersion2(t *testing.T) {
+	a := Random(differing(), 8, 16, trained, 1)
+	a.Budget = []float32{1, 2, 3, 4, 5, 0, 0, 0}
+	p := filepath.Join(t.TempDir(), "a.gguf")
+	require.NoError(t, a.Write(p))
+	f, err := gguf.Open(p)
+	require.NoError(t, err)
+	defer f.Close()
+	var pairs []gguf.KeyValue
+	for _, key := range f.Keys {
+		for _, get := range []func() (any, error){
+			func() (any, error) { return gguf.Get[uint32](f, key) },
+			func() (any, error) { return gguf.Get[string](f, key) },
+			func() (any, error) { return gguf.GetArray[uint32](f, key) },
+			func() (any, error) { return gguf.GetArray[float32](f, key) },
+		} {
+			if v, err := get(); err == nil {
+				pairs = append(pairs, gguf.KeyValue{Key: key, Value: v})
+			}
+		}
+	}
+	var tensors []gguf.Tensor
+	for _, info := range f.Tensors {
+		values, err := f.Floats(info.Name)
+		require.NoError(t, err)
+		tensors = append(tensors, gguf.Tensor{Name: info.Name, Type: info.Type, Dims: info.Dims, Values: values})
+	}
+	inf := float32(math.Inf(1))
+	for _, c := range []struct {
+		key   string
+		value any
+		err   error
+		says  string
+	}{
+		{"", nil, nil, ""},
+		{kernels.KeyVersion, uint32(1), gguf.ErrType, "wanted u32"},
+		{kernels.KeyHeadCount, []uint32{4, 0, 6}, ErrValue, "found an array of 3, wanted one for each of 4 layers"},
+		{kernels.KeyHeadCount, []uint32{4, 0, 5, 3}, ErrValue, "of layer 2"},
+		{kernels.KeyHeadCount, []uint32{4, 0, 6, 70000}, ErrValue, "of layer 3"},
+		{kernels.KeyHeadCount, []uint32{4, 7, 6, 3}, nil, ""},
+		{kernels.KeyHeadCount, []int32{4, 0, 6, 3}, gguf.ErrType, ""},
+		{kernels.KeyKeyLength, []uint32{32, 32, 0, 16}, ErrValue, "of layer 2"},
+		{kernels.KeyBudgetWeight, []float32{1, 2, 3}, ErrValue, "found 3 weights, wanted one for each of 8"},
+		{kernels.KeyBudgetWeight, []float32{1, 2, 3, 4, 5, 0, 0, 2 * kernels.MaxWeight}, ErrValue, "wanted from 0 to 2147483648"},
+		{kernels.KeyBudgetWeight, []float32{1, 2, 3, 4, 5, 0, 0, -1}, ErrValue, "found -1 at 7"},
+		{kernels.KeyBudgetWeight, []float32{1, 2, 3, 4, 5, 0, 0, inf}, ErrValue, "found +Inf at 7"},
+		{kernels.KeyBudgetWeight, []float32{1, 2, 3, 4, 5, 0, float32(math.NaN()), 0}, ErrValue, "found NaN at 6"},
+		{kernels.KeyBudgetWeight, []float32{0, 0, 0, 0, 0, 0, 0, 0}, nil, ""},
+		{kernels.KeyBudgetWeight, float32(1), gguf.ErrType, "an array"},
+		{kernels.KeyBudgetWeight, []uint32{1, 2, 3, 4, 5, 0, 0, 0}, gguf.ErrType, ""},
+	} {
+		var spoilt []gguf.KeyValue
+		for _, p := range pairs {
+			if p.Key == c.key {
+				p.Value = c.value
+			}
+			spoilt = append(spoilt, p)
+		}
+		var b bytes.Buffer
+		require.NoError(t, gguf.Write(&b, spoilt, tensors))
+		_, err := readBytes(b.Bytes())
+		if c.err == nil {
+			assert.NoError(t, err, "%s = %v", c.key, c.value)
+			continue
+		}
+		assert.ErrorIs(t, err, c.err, "%s = %v", c.key, c.value)
+		assert.ErrorContains(t, err, c.says, "%s = %v", c.key, c.value)
+	}
+	for name, n := range map[string]string{"phi": "blk.0.less.phi.1.weight", "psi": "blk.0.less.psi.2.weight"} {
+		var rest []gguf.Tensor
+		for _, tensor := range tensors {
+			if tensor.Name != n {
+				rest = append(rest, tensor)
+			}
+		}
+		var b bytes.Buffer
+		require.NoError(t, gguf.Write(&b, pairs, rest))
+		_, err := readBytes(b.Bytes())
+		assert.ErrorIs(t, err, gguf.ErrMissing)
+		assert.ErrorContains(t, err, "all tensors of "+name)
+	}
+	stranger := tensors[0]
+	stranger.Name = "blk.1.less.phi.0.weight"
+	var b bytes.Buffer
+	require.NoError(t, gguf.Write(&b, pairs, append(tensors, stranger)))
+	_, err = readBytes(b.Bytes())
+	assert.ErrorIs(t, err, ErrTensor, "a layer without attention")
+}
+
+func TestCheckLayers(t *testing.T) {
+	m := differing()
+	for name, c := range map[string]struct {
+		spoil func(a *Adapter)
+		says  string
+	}{
+		"as it is":              {func(*Adapter) {}, ""},
+		"no kernels":            {func(a *Adapter) { a.Kernels = make([]Kernels, 4) }, ""},
+		"no phi of the sharer":  {func(a *Adapter) { a.Kernels[3] = Kernels{} }, ""},
+		"none but the sharer's": {func(a *Adapter) { a.Kernels[2].Phi = [2]Matrix{} }, ""},
+		"psi of a sharer":       {func(a *Adapter) { a.Kernels[3].Psi = a.Kernels[2].Psi }, "layer 3: adapter for another geometry: found psi, wanted none: the layer shares the keys of layer 2"},
+		"phi without psi":       {func(a *Adapter) { a.Kernels[0].Psi = [3]Matrix{} }, "layer 0: adapter for another geometry: found phi, wanted psi of layer 0"},
+		"a sharer without psi":  {func(a *Adapter) { a.Kernels[2] = Kernels{} }, "found phi, wanted psi of layer 2"},
+		"psi that nobody reads": {func(a *Adapter) { a.Kernels[0].Phi = [2]Matrix{} }, "layer 0: adapter for another geometry: found psi"},
+		"other heads":           {func(a *Adapter) { a.PerLayer = append([]Shape{}, a.PerLayer...); a.PerLayer[2].Heads = 9 }, "query heads of layer 2: adapter for another geometry: found 9, wanted 6"},
+		"layers alike":          {func(a *Adapter) { a.PerLayer = nil }, "query heads of layer 1: adapter for another geometry: found 4, wanted 0"},
+	} {
+		a := Random(m, 8, 16, trained, 1)
+		c.spoil(a)
+		_, err := Check(a, m)
+		if c.says == "" {
+			assert.NoError(t, err, name)
+			continue
+		}
+		assert.ErrorIs(t, err, ErrGeometry, name)
+		assert.ErrorContains(t, err, c.says, name)
+	}
+	a := Random(m, 8, 16, trained, 1)
+	a.Budget = []float32{1, 1, 2, 1, 1, 1, 1, 1}
+	warnings, err := Check(a, m)
+	require.NoError(t, err)
+	assert.Empty(t, warnings)
+}
+
+// An allocation alone was trained for no budget, and is used at any.
+func TestAllocationAlone(t *testing.T) {
+	a := New(differing(), 1, 1, trained)
+	a.Budget = []float32{1, 1, 2, 1, 1, 1, 1, 1}
+	path := filepath.Join(t.TempDir(), "allocation.gguf")
+	require.NoError(t, a.Write(path))
+	read, err := Read(path)
+	require.NoError(t, err)
+	assert.Equal(t, a.Budget, read.Budget)
+	assert.Zero(t, read.Bytes())
+	warnings, err := CheckUse(read, Trained{Policy: trained.Policy, Heavy: 1, Recent: 1000, Ubatch: 7, Context: 1 << 20})
+	require.NoError(t, err)
+	assert.Empty(t, warnings)
+}
+
+func TestMergeBudgets(t *testing.T) {
+	m := differing()
+	part := func(layers ...int) *Adapter {
+		a, all := New(m, 8, 16, trained), Random(m, 8, 16, trained, 1)
+		for _, l := range layers {
+			a.Kernels[l] = all.Kernels[l]
+		}
+		return a
+	}
+	allocation := part()
+	allocation.Budget = []float32{1, 2, 3, 4, 5, 0, 0, 0}
+	merged, err := Merge(part(0), allocation, part(2, 3))
+	require.NoError(t, err)
+	assert.Equal(t, allocation.Budget, merged.Budget)
+	assert.True(t, merged.Kernels[3].HasPhi() && !merged.Kernels[3].HasPsi())
+	other := part()
+	other.Budget = []float32{1, 2, 3, 4, 5, 0, 0, 1}
+	_, err = Merge(allocation, other)
+	assert.ErrorIs(t, err, ErrMerge)
+	alike := part()
+	alike.PerLayer = append([]Shape{}, alike.PerLayer...)
+	alike.PerLayer[3].Heads = 6
+	_, err = Merge(allocation, alike)
+	assert.ErrorIs(t, err, ErrMerge)
+}
+
+// Whose keys and values a layer has, in the models that share some.
+func TestOwners(t *testing.T) {
+	for name, want := range map[string]map[int]int{
+		"gemma3n":   {20: 18, 21: 18, 22: 18, 23: 18, 24: 19},
+		"gemma4":    {6: 4, 7: 5, 8: 4, 9: 5},
+		"gemma4-64": {4: 2, 5: 3, 6: 3},
+		"llama":     {},
+	} {
+		model, err := tinymodels.Find(name)
+		require.NoError(t, err)
+		p, err := model.WriteIn(t.TempDir(), gguf.F16, 1)
+		require.NoError(t, err)
+		m, err := ReadModel(p)
+		require.NoError(t, err)
+		for i := range m.Layers {
+			owner, ok := want[i]
+			if !ok {
+				owner = i
+			}
+			assert.Equal(t, owner, m.Owner(i), "%s, layer %d", name, i)
+		}
+		require.Contains(t, strings.Split(name, "-")[0], m.Architecture)
+	}
+}
