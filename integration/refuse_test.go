@@ -112,6 +112,13 @@ func TestCallsRefused(t *testing.T) {
 	require.NoError(t, err)
 	sameBits(t, want, got)
 	require.NoError(t, w.CloseModel())
+	_, err = w.Open(config)
+	require.NoError(t, err)
+	require.NoError(t, w.LoadFlagged(0, state, worker.OnDevice), "of a context that never saved one")
+	got, err = w.Feed(0, 50, tokens[50:], worker.All)
+	require.NoError(t, err)
+	sameBits(t, want, got)
+	require.NoError(t, w.CloseModel())
 
 	// Without LESS the other context is made.
 	config.LESS = nil
