@@ -63,6 +63,9 @@ func TestStatus(t *testing.T) {
 	train := func(args ...string) []string {
 		return append([]string{"train", "-t1", "-c256", "-m", model, "-d", long, "-o", filepath.Join(dir, "new.gguf")}, args...)
 	}
+	tune := func(args ...string) []string {
+		return append([]string{"tune", "-t1", "-c256", "-b32", "-m", model, "-d", long, "-o", filepath.Join(dir, "new.gguf")}, args...)
+	}
 	verify := func(args ...string) []string {
 		return append([]string{"verify", "-t1", "-c192", "-b41", "-m", model, "--text", text, "-o", filepath.Join(dir, "report")}, args...)
 	}
@@ -97,6 +100,15 @@ func TestStatus(t *testing.T) {
 		"train, an empty model":  {[]string{"train", "-m", empty, "-d", long}, exitFailed, "empty.gguf"},
 		"train, empty text":      {[]string{"train", "-m", model, "-d", ""}, exitUsage, "--data is empty"},
 		"train, short text":      {[]string{"train", "-m", model, "-d", text}, exitFailed, "not enough text"},
+		"train, allocation":      {train("--allocation", adapter), exitUsage, "that adapter has none: lesskv tune makes one"},
+		"tune, policy":           {tune("--policy=newest"), exitUsage, "newest"},
+		"tune, budget":           {tune("-b500"), exitUsage, "so few that something is evicted"},
+		"tune, types":            {tune("--types=q9"), exitUsage, `slots of type "q9"`},
+		"tune, plot":             {tune("--plot=a.jpeg"), exitUsage, ".png or .svg"},
+		"tune, nothing":          {[]string{"tune"}, exitUsage, "want a model and a text"},
+		"tune, short text":       {[]string{"tune", "-m", model, "-d", text}, exitFailed, "not enough text"},
+		"tune, the policy's own": {tune("--adapter", adapter, "--policy=lambda"), exitUsage, "was trained with"},
+		"tune, onto the model":   {tune("-o", model), exitUsage, "which is read"},
 		"verify, windows":        {verify("--windows=200"), exitFailed, "200 windows of 192 tokens want 38201 tokens of text, and there are 330"},
 		"verify, method":         {verify("--method=best"), exitUsage, `method "best"`},
 		"verify, empty model":    {[]string{"verify", "-m", "", "--text", text}, exitUsage, "--model is empty"},

@@ -42,6 +42,7 @@ type trainOptions struct {
 	layers  string
 	typ     string
 	disk    string
+	spread  string
 	plot    string
 	quiet   bool
 }
@@ -82,6 +83,7 @@ lesskv merge joins what they write.`,
 	f.StringVarP(&o.Output, "output", "o", "", "`file` to write (default: MODEL.lesskv.gguf beside the model)")
 	f.StringVar(&o.Policy, "policy", "h2o", "sparse policy: h2o, lambda or peak")
 	f.StringSliceVarP(&o.budgets, "budget", "b", []string{"5%"}, "slots per KV head: tokens, or a share of the context as 5%; several, with commas, make one adapter for all")
+	f.StringVar(&o.spread, "allocation", "", "adapter `file` that says how budgets are spread over layers and heads, as lesskv tune makes it (default: equally)")
 	addNumber(f, &o.Heavy, "heavy", "", 0, 0, most, "heavy slots of the first budget, 0 for the policy's own share")
 	addNumber(f, &o.Pinned, "pinned", "", 1, 0, most, "first positions that are never evicted, 0 for none")
 	addNumber(f, &o.Ubatch, "ubatch", "", 32, 1, most, "tokens of a micro-batch: evictions happen after each")
@@ -112,6 +114,18 @@ func (o *trainOptions) run(cmd *cobra.Command) (err error) {
 	}
 	if err := o.parse(); err != nil {
 		return usageError{err}
+	}
+	if o.spread != "" {
+		a, err := weights.Read(o.spread)
+		if err != nil {
+			return err
+		}
+		if _, err := weights.Check(a, o.Model); err != nil {
+			return fmt.Errorf("%s: %w", o.spread, err)
+		}
+		if o.Allocation = a.Budget; a.Budget == nil {
+			return usageError{fmt.Errorf("--allocation %s: that adapter has none: lesskv tune makes one", o.spread)}
+		}
 	}
 	if free, ok := limits.Memory(); ok {
 		o.Memory = free

@@ -79,6 +79,10 @@ func (s *store) fit(ctx context.Context, r Runtime, l Layer, train, valid int) (
 	if errors.Is(err, errRange) {
 		return weights.Kernels{}, LayerReport{Layer: l.Index, Start: 1, Train: 1, Valid: 1, Plus: 1, Times: report.Times, Sparse: err.Error()}, nil
 	}
+	if err == nil && report.Valid >= 1 { // they would be bytes for nothing
+		report.Sparse = fmt.Sprintf("with them the error of its output is %.3f of sparse-only's on the validation windows", report.Valid)
+		return weights.Kernels{}, report, nil
+	}
 	return k, report, err
 }
 
@@ -168,6 +172,9 @@ func (f *fitter) measureSparse(ctx context.Context) error {
 	if !finite(sum + valid) {
 		return fmt.Errorf("sparse-only's error is %v: %w", sum+valid, errRange)
 	}
+	if f.o.Allocation != nil && (sum == 0 || valid == 0) {
+		return fmt.Errorf("under the allocation nothing is lost in it: %w", errRange)
+	}
 	if sum == 0 || valid == 0 {
 		return fmt.Errorf("train: layer %d: sparse-only's error is %v over the training windows, %v over those of validation: nothing to learn from windows of %d tokens with a budget of %d: %w",
 			f.layer.Index, sum, valid, f.o.Context, f.o.Budgets[0], ErrOption)
@@ -193,7 +200,7 @@ func (f *fitter) plus(ctx context.Context, path string, sinks []float32) (float6
 		if err := f.o.readRecord(recording, window, w); err != nil {
 			return 0, err
 		}
-		if err := w.Replay(f.o.layer(f.o.plus(f.o.Budgets[budget])), f.layer.SoftCap, sinks); err != nil {
+		if err := w.Replay(f.o.plus(f.o.Budgets[budget]), f.layer.SoftCap, sinks); err != nil {
 			return 0, err
 		}
 		e, err := w.Error(f.shape, nil, nil, f.gram, f.scratch, nil)

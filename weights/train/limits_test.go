@@ -72,7 +72,7 @@ func TestOutputLikePattern(t *testing.T) {
 	for _, name := range []string{"x[1.gguf", "m[1].gguf", "*?.gguf", `a\b.gguf`} {
 		t.Run(name, func(t *testing.T) {
 			o := options(t, name)
-			o.Steps = 2
+			o.Steps = 40
 			work := o.Output + ".work"
 			require.NoError(t, os.MkdirAll(work, 0o755))
 			other := filepath.Join(work, "layer-001.replay-16") // of a layer that is not fitted
@@ -120,10 +120,10 @@ func TestMergeParts(t *testing.T) {
 	for name, change := range map[string]func(o *Options){
 		"first":  func(o *Options) { o.Layers = [2]int{0, 1} },
 		"second": func(o *Options) { o.Layers = [2]int{1, 3} },
-		"steps":  func(o *Options) { o.Layers, o.Steps = [2]int{1, 3}, 3 },
+		"steps":  func(o *Options) { o.Layers, o.Steps = [2]int{1, 3}, 41 },
 	} {
 		o := options(t, name)
-		o.Steps = 2
+		o.Steps = 40
 		change(&o)
 		_, err := Run(context.Background(), o, &fake{}, windows(t))
 		require.NoError(t, err)
@@ -135,6 +135,6 @@ func TestMergeParts(t *testing.T) {
 	assert.False(t, both.Kernels[0].Empty() || both.Kernels[2].Empty())
 	_, err = weights.Merge(parts["first"], parts["steps"])
 	assert.ErrorIs(t, err, weights.ErrMerge)
-	assert.ErrorContains(t, err, `"Steps":3`)
-	assert.ErrorContains(t, err, `"Steps":2`)
+	assert.ErrorContains(t, err, `"Steps":41`)
+	assert.ErrorContains(t, err, `"Steps":40`)
 }

@@ -3,6 +3,7 @@ package train
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/lesskv/lesskv/cgo/kernels"
 	"github.com/lesskv/lesskv/weights"
@@ -39,11 +40,13 @@ type Options struct {
 
 	Policy  string // "h2o"
 	Budgets []int  // slots per KV head; several make one adapter that serves them all, the first is its own
-	Heavy   int    // h of the first budget, others in proportion; the policy's own share
-	Pinned  int    // -1: none; 1
-	Ubatch  int    // tokens of a micro-batch; 32
-	Rank    int    // R; DefaultRank
-	Hidden  int    // R'; DefaultHidden
+	// Allocation spreads each budget over layers and heads: a weight for each KV head of each layer, as an adapter has them; nil: equal.
+	Allocation []float32
+	Heavy      int // h of the first budget, others in proportion; the policy's own share
+	Pinned     int // -1: none; 1
+	Ubatch     int // tokens of a micro-batch; 32
+	Rank       int // R; DefaultRank
+	Hidden     int // R'; DefaultHidden
 
 	Context int     // tokens of a window; set by Windows
 	Layers  [2]int  // from, to, exclusive; all
@@ -60,6 +63,9 @@ type Options struct {
 	// Recordings is a folder in which recordings stay, for other runs with the same model, text and context, whatever
 	// else they change. "": they are in the work folder, each as long as its layer needs it.
 	Recordings string
+
+	own    int                              // of options of one layer: which
+	spread map[int]map[int][]kernels.Budget // of an allocation, what a budget gives the heads of a layer
 }
 
 // Stage is what a run is busy with.
@@ -138,7 +144,64 @@ func (o *Options) fill() error {
 				b, o.Ubatch, o.Context, ErrOption)
 		}
 	}
+	if n := countHeads(o.Model); o.Allocation != nil && len(o.Allocation) != n {
+		return fmt.Errorf("train: an allocation of %d weights: want one for each of %d KV heads, layer by layer: %w", len(o.Allocation), n, ErrOption)
+	}
 	return o.enough()
+}
+
+// countHeads counts the KV heads of all layers.
+func countHeads(m *weights.Model) (n int) {
+	for layer := range m.Layers {
+		n += m.Layer(layer).HeadsKV
+	}
+	return n
+}
+
+// allocate spreads the budgets over the heads of the layers that have one ("Budgets by layer and head" in algorithm.md).
+func (o *Options) allocate(layers []Layer) error {
+	if o.Allocation == nil {
+		return nil
+	}
+	var w []float32
+	var of []int // the layer of each
+	at := 0
+	for layer := range o.Model.Layers {
+		n := o.Model.Layer(layer).HeadsKV
+		for _, l := range layers {
+			if l.Index == layer && !l.Window && o.Model.Owner(layer) == layer {
+				w = append(w, o.Allocation[at:at+n]...)
+				of = append(of, slices.Repeat([]int{layer}, n)...)
+			}
+		}
+		at += n
+	}
+	o.spread = map[int]map[int][]kernels.Budget{}
+	for _, b := range o.Budgets {
+		slots, err := kernels.Allocate(w, b, min(b, max(o.Pinned, 4)+4), o.Context)
+		if err != nil {
+			return fmt.Errorf("train: %w: %w", err, ErrOption)
+		}
+		o.spread[b] = map[int][]kernels.Budget{}
+		for i, n := range slots {
+			h, err := o.heavyOf(n, b)
+			if err != nil {
+				return err
+			}
+			o.spread[b][of[i]] = append(o.spread[b][of[i]], kernels.Budget{Slots: n, Heavy: h})
+		}
+	}
+	return nil
+}
+
+// heavyOf returns h of a head that has so many slots of a budget.
+func (o *Options) heavyOf(slots, budget int) (int, error) {
+	h, err := o.heavy(slots)
+	if o.Heavy > 0 {
+		whole, err := o.heavy(budget)
+		return min(slots, max(slots*whole/budget, o.Pinned)), err
+	}
+	return min(slots, h), err
 }
 
 // heavy returns h of a budget.
@@ -155,10 +218,11 @@ func (o *Options) heavy(budget int) (int, error) {
 
 // of returns the options with the geometry of one layer, where layers differ, as that of all.
 func (o *Options) of(layer int) *Options {
-	if o.Model.PerLayer == nil {
+	if o.Model.PerLayer == nil && o.spread == nil {
 		return o
 	}
 	of, m, s := *o, *o.Model, o.Model.Layer(layer)
+	of.own = layer
 	m.Geometry = weights.Geometry{Layers: m.Layers, Heads: s.Heads, HeadsKV: s.HeadsKV, KeyLength: s.KeyLength, ValueLength: s.ValueLength}
 	of.Model = &m
 	return &of
@@ -181,15 +245,25 @@ func (o *Options) layer(budget int) kernels.Layer {
 	m := o.Model
 	return kernels.Layer{
 		Heads: m.Heads, HeadsKV: m.HeadsKV, KeySize: m.KeyLength, ValueSize: m.ValueLength, KeyType: kernels.F16, ValueType: kernels.F16,
-		Policy: o.Policy, Budget: budget, Heavy: h, Pinned: o.Pinned,
+		Policy: o.Policy, Budget: budget, Heavy: h, Pinned: o.Pinned, Budgets: o.spread[budget][o.own],
 	}
 }
 
-// plus is the budget of Baseline+ ("Memory, per sequence" in algorithm.md).
-func (o *Options) plus(budget int) int {
+// plus is the layer of Baseline+ ("Memory, per sequence" in algorithm.md): the state's bytes are slots, of every head.
+func (o *Options) plus(budget int) kernels.Layer {
 	m := o.Model
 	slot := 2*m.KeyLength + 2*m.ValueLength + 8
-	return budget + 4*o.Rank*(m.ValueLength+1)/slot
+	more := 4 * o.Rank * (m.ValueLength + 1) / slot
+	l := o.layer(budget)
+	l.Budget += more
+	l.Heavy, _ = o.heavy(l.Budget)
+	l.Budgets = slices.Clone(l.Budgets)
+	for j := range l.Budgets {
+		b := &l.Budgets[j]
+		b.Slots += more
+		b.Heavy, _ = o.heavyOf(b.Slots, budget)
+	}
+	return l
 }
 
 func (o *Options) shape() kernels.TrainShape {
@@ -240,7 +314,9 @@ func (o *Options) atOnce(n int, each int64) int {
 // adapter returns an adapter without kernels, as the options describe it.
 func (o *Options) adapter() *weights.Adapter {
 	h, _ := o.heavy(o.Budgets[0])
-	return weights.New(o.Model, o.Rank, o.Hidden, weights.Trained{
+	a := weights.New(o.Model, o.Rank, o.Hidden, weights.Trained{
 		Policy: o.Policy, Heavy: h, Recent: o.Budgets[0] - h, Ubatch: o.Ubatch, Context: o.Context,
 	})
+	a.Budget = o.Allocation
+	return a
 }

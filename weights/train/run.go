@@ -56,16 +56,17 @@ func describe(v any) []byte {
 // plan is what a work folder's content depends on.
 type plan struct {
 	recording
-	Policy  string
-	Budgets []int
-	Heavy   int
-	Pinned  int
-	Ubatch  int
-	Rank    int
-	Hidden  int
-	Steps   int
-	Rate    float64
-	Seed    uint64
+	Policy     string
+	Budgets    []int
+	Allocation []float32 `json:",omitempty"`
+	Heavy      int
+	Pinned     int
+	Ubatch     int
+	Rank       int
+	Hidden     int
+	Steps      int
+	Rate       float64
+	Seed       uint64
 }
 
 func (o *Options) plan(w Windows) plan {
@@ -77,7 +78,7 @@ func (o *Options) plan(w Windows) plan {
 		}
 	}
 	r := recording{recordingFormat, o.Model.Fingerprint, o.Source, hex.EncodeToString(h.Sum(nil)), o.Context}
-	return plan{r, o.Policy, o.Budgets, o.Heavy, o.Pinned, o.Ubatch, o.Rank, o.Hidden, o.Steps, o.Rate, o.Seed}
+	return plan{r, o.Policy, o.Budgets, o.Allocation, o.Heavy, o.Pinned, o.Ubatch, o.Rank, o.Hidden, o.Steps, o.Rate, o.Seed}
 }
 
 // describe says how an adapter is made: what it would take to make it again.
@@ -116,6 +117,9 @@ func Run(ctx context.Context, o Options, r Runtime, w Windows) (*Report, error) 
 
 	all, err := r.Layers()
 	if err != nil {
+		return nil, err
+	}
+	if err := o.allocate(all); err != nil {
 		return nil, err
 	}
 	report := &Report{}

@@ -3,6 +3,7 @@ package train
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"math/rand/v2"
 	"os"
@@ -170,6 +171,37 @@ func TestRun(t *testing.T) {
 
 // TestLargeLogits: what a layer's sparse part misses may be more, or less, than single precision holds. Such a layer runs sparse only,
 // the others get their kernels, and the run ends well.
+// Under an allocation heads of a layer have what it gives them: the windowed layer counts for nothing, a layer that keeps all of a
+// window gets no kernels, and the adapter carries the weights.
+func TestAllocation(t *testing.T) {
+	o := options(t, "a.gguf")
+	o.Budgets, o.Allocation = []int{56}, []float32{0, 5, 1} // two heads with a budget: 8 + 0, and the rest, capped
+	require.NoError(t, o.Check(window))
+	var said []string
+	o.Progress = func(e Event) {
+		if e.Sparse != "" {
+			said = append(said, fmt.Sprintf("layer %d: %s", e.Layer, e.Sparse))
+		}
+	}
+	report, err := Run(context.Background(), o, &fake{}, windows(t))
+	require.NoError(t, err)
+	require.Len(t, report.Layers, 2)
+	assert.Less(t, report.Layers[0].Valid, .9)
+	assert.False(t, report.Adapter.Kernels[0].Empty())
+	assert.True(t, report.Adapter.Kernels[2].Empty())
+	require.Len(t, said, 1)
+	assert.Contains(t, said[0], "layer 2: under the allocation nothing is lost")
+	a, err := weights.Read(o.Output)
+	require.NoError(t, err)
+	assert.Equal(t, o.Allocation, a.Budget)
+	assert.Contains(t, a.Description, `"Allocation":[0,5,1]`)
+
+	o = options(t, "b.gguf")
+	o.Allocation = []float32{1, 2}
+	_, err = Run(context.Background(), o, &fake{}, windows(t))
+	assert.ErrorIs(t, err, ErrOption)
+}
+
 func TestLargeLogits(t *testing.T) {
 	for name, test := range map[string]struct {
 		constant float32
