@@ -18,6 +18,7 @@ import (
 	"github.com/lesskv/lesskv/integration/testdata"
 	"github.com/lesskv/lesskv/integration/worker"
 	lesskv "github.com/lesskv/lesskv/plugin"
+	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/gguf"
 )
 
@@ -109,9 +110,37 @@ func TestStats(t *testing.T) {
 			assert.EqualValues(t, g.Prompt+g.Generated-1, l.Seen, "the last token is not evaluated")
 			assert.EqualValues(t, 64, l.Kept)
 			assert.Equal(t, l.Seen-l.Kept, l.Folded)
+			assert.Equal(t, []int{64, 64}, l.Budgets)
 			assert.Equal(t, s.Rank > 0, l.Kernels)
 		}
 	})
+}
+
+// An adapter may be an allocation alone: heads have budgets of their own, in the bytes that they had.
+func TestStatsByHead(t *testing.T) {
+	base, err := weights.ReadModel(file(t, testdata.Model))
+	require.NoError(t, err)
+	a := weights.New(base, 1, 1, weights.Trained{Policy: "peak", Heavy: 1, Recent: 1, Ubatch: 32, Context: 2048})
+	a.Budget = []float32{1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 10, 0}
+	path := filepath.Join(t.TempDir(), "allocation.gguf")
+	require.NoError(t, a.Write(path))
+	model := open(t, lesskv.Enable(lesskv.Config{Budget: lesskv.Tokens(64), Adapter: path}))
+	predict(t, model, prompt, llama.SetTokens(100))
+	s := stats(t, model)
+	assert.Equal(t, []int{64, 0}, []int{s.Budget, s.Rank})
+	assert.Equal(t, "peak", s.Policy)
+	assert.EqualValues(t, 6*2*64*(2*64*2+8), s.CacheBytes)
+	rest := 12 * (64 - 8)
+	for i, l := range s.Layers {
+		switch want := []int{8, 8}; i {
+		case 0:
+			assert.Equal(t, []int{8 + rest/12, 8 + rest/12}, l.Budgets)
+		case 5:
+			assert.Equal(t, []int{8 + 10*rest/12, 8}, l.Budgets)
+		default:
+			assert.Equal(t, want, l.Budgets)
+		}
+	}
 }
 
 func TestCallback(t *testing.T) {

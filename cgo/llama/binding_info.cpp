@@ -47,6 +47,20 @@ bool llama_binding_get_layer(void * state, int32_t i, lesskv_layer_info * info) 
     }
 }
 
+bool llama_binding_get_head(void * state, int32_t il, int32_t head_kv, lesskv_head_info * info) {
+    *info = {};
+    if (!state) {
+        return false;
+    }
+    try {
+        auto & m = *static_cast<binding::model *>(state);
+        binding::session only(m);
+        return lesskv_get_head(m.main.ctx.get(), il, head_kv, info);
+    } catch (const std::exception &) {
+        return false;
+    }
+}
+
 bool llama_binding_get_timings(void * state, llama_binding_timings * timings) {
     *timings = {};
     if (!state) {

@@ -84,6 +84,8 @@ struct llama_binding_info {
 bool llama_binding_get_info(void * state, struct llama_binding_info * info);
 // Layer i of the LESS cache, as lesskv_get_layer; false past the last.
 bool llama_binding_get_layer(void * state, int32_t i, struct lesskv_layer_info * info);
+// What a KV head of layer il may keep, as lesskv_get_head; false past the last.
+bool llama_binding_get_head(void * state, int32_t il, int32_t head_kv, struct lesskv_head_info * info);
 
 enum llama_binding_stop {
     LLAMA_BINDING_STOP_NONE = 0,

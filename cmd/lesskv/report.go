@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
 	"text/tabwriter"
 	"time"
 
@@ -27,8 +28,16 @@ func report(w io.Writer, name string, model *llama.LLama, t lesskv.Timings) erro
 		line("cache", "%s: the full cache of %d tokens, without LESS", mib(s.CacheBytes), s.Context)
 		return tw.Flush()
 	}
-	line("LESS", "%s, %d of %d tokens: %d heavy (%d pinned), %d recent; %s", s.Policy, s.Budget, s.Context, s.Heavy, s.Pinned, s.Recent, kernelsOf(s))
-	if n := len(s.Layers); n > 0 {
+	var budgets []int // of the heads that have one
+	for _, l := range s.Layers {
+		budgets = append(budgets, l.Budgets...)
+	}
+	if len(budgets) > 0 && slices.Min(budgets) < slices.Max(budgets) {
+		line("LESS", "%s, %d of %d tokens on average, from %d to %d by head (%d pinned); %s", s.Policy, s.Budget, s.Context, slices.Min(budgets), slices.Max(budgets), s.Pinned, kernelsOf(s))
+	} else {
+		line("LESS", "%s, %d of %d tokens: %d heavy (%d pinned), %d recent; %s", s.Policy, s.Budget, s.Context, s.Heavy, s.Pinned, s.Recent, kernelsOf(s))
+	}
+	if len(s.Layers) > 0 {
 		first := s.Layers[0]
 		for _, l := range s.Layers { // a sliding window says nothing about the budget
 			if !l.SlidingWindow {
