@@ -42,6 +42,12 @@ func Merge(adapters ...*Adapter) (*Adapter, error) {
 		return nil, &Error{Item: "adapters", Err: ErrMerge, Found: "none", Wanted: "one at least"}
 	}
 	first := adapters[0]
+	for _, a := range adapters {
+		if a.Bytes() > 0 { // an allocation alone has no rank, and was trained under nothing
+			first = a
+			break
+		}
+	}
 	merged := *first
 	merged.SHA256 = ""
 	merged.Kernels = make([]Kernels, first.Layers)
@@ -51,13 +57,17 @@ func Merge(adapters ...*Adapter) (*Adapter, error) {
 		for _, c := range []struct {
 			item        string
 			found, want any
+			kernels     bool // whether it is the kernels' alone
 		}{
-			{"architecture", a.Architecture, first.Architecture}, {"geometry", a.Geometry, first.Geometry},
-			{"fingerprint", a.Fingerprint, first.Fingerprint}, {"rank", a.Rank, first.Rank}, {"hidden size", a.Hidden, first.Hidden},
-			{"training", a.Trained, first.Trained},
+			{"architecture", a.Architecture, first.Architecture, false}, {"geometry", a.Geometry, first.Geometry, false},
+			{"fingerprint", a.Fingerprint, first.Fingerprint, false}, {"policy", a.Trained.Policy, first.Trained.Policy, false},
+			{"rank", a.Rank, first.Rank, true}, {"hidden size", a.Hidden, first.Hidden, true}, {"training", a.Trained, first.Trained, true},
 		} {
+			if c.kernels && a.Bytes() == 0 {
+				continue
+			}
 			if !reflect.DeepEqual(c.found, c.want) {
-				return nil, &Error{Item: fmt.Sprintf("adapter %d: %s", i+1, c.item), Err: ErrMerge, Found: fmt.Sprintf("%+v", c.found), Wanted: fmt.Sprintf("%+v, as adapter 1 has it", c.want)}
+				return nil, &Error{Item: fmt.Sprintf("adapter %d: %s", i+1, c.item), Err: ErrMerge, Found: fmt.Sprintf("%+v", c.found), Wanted: fmt.Sprintf("%+v, as the first has it", c.want)}
 			}
 		}
 		switch {

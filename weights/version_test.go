@@ -220,12 +220,21 @@ func TestMergeBudgets(t *testing.T) {
 		}
 		return a
 	}
-	allocation := part()
+	// an allocation alone has no rank, and was trained under nothing
+	allocation := New(m, 1, 1, Trained{Policy: trained.Policy, Heavy: 3, Recent: 4, Ubatch: 5, Context: 6})
 	allocation.Budget = []float32{1, 2, 3, 4, 5, 0, 0, 0}
-	merged, err := Merge(part(0), allocation, part(2, 3))
-	require.NoError(t, err)
-	assert.Equal(t, allocation.Budget, merged.Budget)
-	assert.True(t, merged.Kernels[3].HasPhi() && !merged.Kernels[3].HasPsi())
+	for _, parts := range [][]*Adapter{{part(0), allocation, part(2, 3)}, {allocation, part(0), part(2, 3)}} {
+		merged, err := Merge(parts...)
+		require.NoError(t, err)
+		assert.Equal(t, allocation.Budget, merged.Budget)
+		assert.True(t, merged.Kernels[3].HasPhi() && !merged.Kernels[3].HasPsi())
+		assert.Equal(t, []int{8, 16}, []int{merged.Rank, merged.Hidden})
+		assert.Equal(t, trained, merged.Trained)
+	}
+	foreign := *allocation
+	foreign.Trained.Policy = "lambda"
+	_, err := Merge(part(0), &foreign)
+	assert.ErrorIs(t, err, ErrMerge)
 	other := part()
 	other.Budget = []float32{1, 2, 3, 4, 5, 0, 0, 1}
 	_, err = Merge(allocation, other)

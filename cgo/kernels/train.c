@@ -252,8 +252,9 @@ static void attend(const struct lesskv_train_shape * s, const float * weights, c
                 a[c] = inv * r->row[c] + keep * a[c]; // a held the sparse part
             }
             r->inv[i * s->n_head + h] = inv;
-            if (log_mass) {
-                log_mass[h / g] += mass > 0 ? log(mass) : 0;
+            if (log_mass && mass > 0) {
+                log_mass[h / g] += log(mass);
+                log_mass[s->n_head_kv + h / g]++;
             }
         }
     }
@@ -328,14 +329,14 @@ double lesskv_train_error(const struct lesskv_train_shape * s, const float * wei
         const struct lesskv_train_window * w, const float * gram, void * scratch, int32_t * n, double * log_mass, float * grad) {
     struct arena memory = { (char *) round_up((uintptr_t) scratch, 64), 0 };
     const struct room r = lay(s, w->n_tokens, w->n_ubatch, &memory);
-    const int32_t n_out = s->n_head * s->dv, g = s->n_head / s->n_head_kv;
+    const int32_t n_out = s->n_head * s->dv;
     const int32_t first = first_live(s, w);
     *n = w->n_tokens - first;
     if (weights) {
         build_states(s, weights, scale, w, &r);
     }
     if (log_mass) {
-        memset(log_mass, 0, (size_t) s->n_head_kv * sizeof *log_mass);
+        memset(log_mass, 0, 2 * (size_t) s->n_head_kv * sizeof *log_mass);
     }
     if (grad) {
         memset(r.dH, 0, (size_t) s->n_head_kv * (size_t) r.n_state * r.state * sizeof(float));
@@ -368,8 +369,8 @@ double lesskv_train_error(const struct lesskv_train_shape * s, const float * wei
     if (weights && grad) {
         states_back(s, weights, scale, w, &r, grad);
     }
-    for (int32_t j = 0; log_mass && *n > 0 && j < s->n_head_kv; j++) {
-        log_mass[j] /= (double) *n * (double) g;
+    for (int32_t j = 0; log_mass && j < s->n_head_kv; j++) {
+        log_mass[j] /= log_mass[s->n_head_kv + j]; // NaN: nothing was evicted
     }
     return error;
 }

@@ -113,7 +113,7 @@ func (w *TrainWindow) Replay(l Layer, softCap float32, sinks []float32) error {
 }
 
 // Missing returns, for each KV head, the mean log of the softmax mass that the sparse part of a query misses, over every
-// step-th query; nil if nothing is evicted.
+// step-th query past its first eviction; NaN of a head that evicts nothing.
 func (w *TrainWindow) Missing(l Layer, softCap float32, step int) ([]float64, error) {
 	var pin runtime.Pinner
 	defer pin.Unpin()
@@ -126,10 +126,7 @@ func (w *TrainWindow) Missing(l Layer, softCap float32, step int) ([]float64, er
 	}
 	mean := make([]float64, l.HeadsKV)
 	err = w.with(l.Heads, l.HeadsKV, l.KeySize, l.ValueSize, func(c *C.struct_lesskv_train_window) error {
-		if C.lesskv_train_missing(&layer, c, C.float(softCap), C.int32_t(step), (*C.double)(&mean[0])) == 0 {
-			mean = nil
-		}
-		return nil
+		return check(C.lesskv_train_missing(&layer, c, C.float(softCap), C.int32_t(step), (*C.double)(&mean[0])), "the missing mass of %d tokens", w.Tokens)
 	})
 	return mean, err
 }
@@ -138,7 +135,7 @@ func (w *TrainWindow) Missing(l Layer, softCap float32, step int) ([]float64, er
 type TrainError struct {
 	Sum     float64   // squared error of the layer's output behind its output projection, over Tokens
 	Tokens  int       // past the first eviction
-	LogMass []float64 // mean log(phi z) of each KV head; nil without weights
+	LogMass []float64 // mean log(phi z) of each KV head, NaN of one that evicts nothing; nil without weights
 }
 
 // Error returns what the window costs with the kernels that weights hold, or with none if it is nil. psi 2 counts scale
@@ -161,7 +158,7 @@ func (w *TrainWindow) Error(s TrainShape, weights, scale, gram []float32, scratc
 	var count C.int32_t
 	var mass *C.double
 	if weights != nil {
-		e.LogMass = make([]float64, s.HeadsKV)
+		e.LogMass = make([]float64, 2*s.HeadsKV)
 		mass = (*C.double)(&e.LogMass[0])
 	}
 	err := w.with(s.Heads, s.HeadsKV, s.KeySize, s.ValueSize, func(c *C.struct_lesskv_train_window) error {
@@ -170,6 +167,7 @@ func (w *TrainWindow) Error(s TrainShape, weights, scale, gram []float32, scratc
 		return nil
 	})
 	e.Tokens = int(count)
+	e.LogMass = e.LogMass[:len(e.LogMass)/2] // without the numbers of queries
 	return e, err
 }
 

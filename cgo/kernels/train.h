@@ -42,9 +42,9 @@ struct lesskv_train_window {
 enum lesskv_status lesskv_train_replay(const struct lesskv_layer * layer, const struct lesskv_train_window * w, float soft_cap, const float * sinks);
 
 // mean[Hkv]: the logarithm of the softmax mass that the sparse part misses, log of the sum of e^(qn k / sqrt(D)) over the pairs
-// evicted before the query's micro-batch, averaged over the KV head's query heads and over every step-th query past the
-// first eviction. Returns how many tokens it looked at; 0: nothing is evicted, mean is untouched.
-int32_t lesskv_train_missing(const struct lesskv_layer * layer, const struct lesskv_train_window * w, float soft_cap, int32_t step, double * mean);
+// evicted before the query's micro-batch, averaged over the KV head's query heads and over every step-th query past its first
+// eviction; NaN of a head that evicts nothing. LESSKV_ERR_NOMEM.
+enum lesskv_status lesskv_train_missing(const struct lesskv_layer * layer, const struct lesskv_train_window * w, float soft_cap, int32_t step, double * mean);
 
 // What the kernels are trained as: one array of f32, the matrices of struct lesskv_kernels one after the other, each
 // [head][out][in]: phi 0, phi 1, psi 0, psi 1, psi 2.
@@ -60,7 +60,8 @@ size_t lesskv_train_scratch(const struct lesskv_train_shape * shape, int32_t n_t
 // starting point's scale, which training leaves alone, so that the weights stay near 1.
 //     weights   NULL: the sparse part alone
 //     gram      Wo Wo^T, as lesskv_train_gram has it
-//     log_mass  [Hkv]: log(phi z), averaged as in lesskv_train_missing; or NULL
+//     log_mass  [2][Hkv]: log(phi z), averaged as in lesskv_train_missing, NaN of a head that evicts nothing, and behind that
+//               the number of queries; or NULL
 //     grad      as weights: the error's gradient is added to it; or NULL
 double lesskv_train_error(const struct lesskv_train_shape * shape, const float * weights, const float * scale,
     const struct lesskv_train_window * w, const float * gram, void * scratch, int32_t * n, double * log_mass, float * grad);

@@ -152,27 +152,23 @@ enum lesskv_status lesskv_train_replay(const struct lesskv_layer * layer, const 
     return ok ? LESSKV_OK : LESSKV_ERR_NOMEM;
 }
 
-int32_t lesskv_train_missing(const struct lesskv_layer * l, const struct lesskv_train_window * w, float soft_cap, int32_t step, double * mean) {
-    int32_t first = INT32_MAX;
-    for (int32_t t = 0; t < w->n_tokens; t++) {
-        first = w->evicted[t] < first ? w->evicted[t] : first; // every KV head evicts as many
-    }
-    if (first >= (w->n_tokens - 1) / w->n_ubatch) {
-        return 0;
-    }
+enum lesskv_status lesskv_train_missing(const struct lesskv_layer * l, const struct lesskv_train_window * w, float soft_cap, int32_t step, double * mean) {
     float * f = malloc((2 * (size_t) l->dk + (size_t) w->n_tokens) * sizeof *f);
     if (!f) {
-        return 0;
+        return LESSKV_ERR_NOMEM;
     }
     float * q = f, * k = f + l->dk, * x = k + l->dk;
     const int32_t g = l->n_head / l->n_head_kv;
     const float s = 1 / sqrtf((float) l->dk);
-    int32_t count = 0;
     for (int32_t j = 0; j < l->n_head_kv; j++) {
         const int32_t * evicted = w->evicted + (size_t) j * (size_t) w->n_tokens;
+        int32_t first = INT32_MAX, count = 0;
+        for (int32_t t = 0; t < w->n_tokens; t++) {
+            first = evicted[t] < first ? evicted[t] : first;
+        }
         mean[j] = 0;
-        count = 0;
-        for (int32_t t = (first + 1) * w->n_ubatch; t < w->n_tokens; t += step, count++) {
+        for (int64_t at = ((int64_t) first + 1) * w->n_ubatch; at < w->n_tokens; at += step, count++) {
+            const int32_t t = (int32_t) at;
             for (int32_t h = j * g; h < (j + 1) * g; h++) {
                 lesskv_to_f32(LESSKV_TYPE_F16, q, w->q + ((size_t) t * (size_t) l->n_head + (size_t) h) * (size_t) l->dk, l->dk);
                 int32_t n = 0;
@@ -192,5 +188,5 @@ int32_t lesskv_train_missing(const struct lesskv_layer * l, const struct lesskv_
         mean[j] /= (double) count * (double) g;
     }
     free(f);
-    return count;
+    return LESSKV_OK;
 }

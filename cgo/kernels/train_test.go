@@ -232,8 +232,38 @@ func TestTrainMissing(t *testing.T) {
 	c = newTrainCase(t, 7, "peak", 20, 8, 200, 0, false)
 	mean, err = c.w.Missing(c.layer, 0, 5)
 	require.NoError(t, err)
-	assert.Nil(t, mean, "nothing is evicted")
+	assert.True(t, math.IsNaN(mean[0]) && math.IsNaN(mean[1]), "nothing is evicted")
 	assert.Zero(t, c.error(t, c.weights, nil).Tokens)
+}
+
+// TestTrainMissingByHead: heads of unequal budgets miss what each has evicted, whichever is the first.
+func TestTrainMissingByHead(t *testing.T) {
+	for _, budgets := range [][]Budget{{{6, 2}, {60, 20}}, {{60, 20}, {6, 2}}, {{200, 50}, {14, 4}}, {{14, 4}, {200, 50}}} {
+		c := newTrainCase(t, 7, "peak", 120, 8, 14, 0, false)
+		both := make([][]float64, 2)
+		masses := make([][]float64, 2)
+		for i, b := range budgets { // each head as it is where both have its budget
+			c.layer.Budget, c.layer.Heavy, c.layer.Budgets = b.Slots, b.Heavy, nil
+			require.NoError(t, c.w.Replay(c.layer, 0, nil))
+			mean, err := c.w.Missing(c.layer, 0, 1)
+			require.NoError(t, err)
+			both[i] = mean
+			masses[i] = c.error(t, c.weights, nil).LogMass
+		}
+		c.layer.Budgets = budgets
+		require.NoError(t, c.w.Replay(c.layer, 0, nil))
+		mean, err := c.w.Missing(c.layer, 0, 1)
+		require.NoError(t, err)
+		mass := c.error(t, c.weights, nil).LogMass
+		for j := range 2 {
+			if budgets[j].Slots > 120 {
+				assert.True(t, math.IsNaN(mean[j]) && math.IsNaN(mass[j]), "%v", budgets)
+				continue
+			}
+			assert.InDelta(t, both[j][j], mean[j], 1e-9, "%v", budgets)
+			assert.InDelta(t, masses[j][j], mass[j], 1e-6, "%v", budgets)
+		}
+	}
 }
 
 func TestTrainRefuses(t *testing.T) {

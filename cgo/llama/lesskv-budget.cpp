@@ -113,8 +113,8 @@ void lesskv_memory::resolve_budget(const lesskv_config & cfg) {
         }
         slots.assign(cfg.slots, cfg.slots + cfg.n_slots);
         for (auto & b : slots) {
-            if (b < 1) {
-                refuse(format("a head with %d slots: give each at least 1", b));
+            if (b < std::max(1, pinned)) {
+                refuse(format("a head with %d slots: give each at least 1, and as many as are pinned (%d)", b, pinned));
             }
             b = (int32_t) std::min<int64_t>(b, n_ctx);
         }

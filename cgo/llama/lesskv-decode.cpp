@@ -86,7 +86,7 @@ llama_memory_context_ptr lesskv_memory::init_batch(llama_batch_allocr & balloc, 
         if (seq.caches.empty() && !make(seq)) {
             return no(error);
         }
-        if (adapter && !warned_context && (uint32_t) next[ub.seq_id[0][0]] > adapter->context) {
+        if (adapter && adapter->bytes > 0 && !warned_context && (uint32_t) next[ub.seq_id[0][0]] > adapter->context) {
             warned_context = true;
             LLAMA_LOG_WARN("%s: the adapter was trained on contexts of %u tokens, this sequence is longer\n", __func__, adapter->context);
         }

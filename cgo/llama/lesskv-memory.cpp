@@ -257,7 +257,7 @@ double * lesskv_memory::reference_worth(const lesskv_memory_layer & l) {
 }
 
 void lesskv_memory::note_lora() {
-    if (adapter && !warned_lora) {
+    if (adapter && adapter->bytes > 0 && !warned_lora) {
         warned_lora = true;
         LLAMA_LOG_WARN("%s: the LESS adapter was trained without the LoRA that this context applies\n", __func__);
     }

@@ -1163,9 +1163,7 @@ private:
         if (!lesskv_get_info(ctx.get(), &i)) {
             refuse("the context has no LESS cache");
         }
-        lesskv_head_info own = {};
-        lesskv_get_head(ctx.get(), layer, head, &own);
-        const size_t max = size_t(std::max(own.budget, llama_model_n_swa(model.get())));
+        const size_t max = size_t(llama_n_ctx(ctx.get())) + size_t(llama_model_n_swa(model.get())); // no head has more
         std::vector<int32_t> pos(max);
         std::vector<float>   score(max);
         const int32_t n = lesskv_get_slots(ctx.get(), seq, layer, head, int32_t(max), pos.data(), score.data());

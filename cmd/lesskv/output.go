@@ -28,8 +28,12 @@ type kind struct {
 }
 
 var (
-	adapterFile = kind{"an adapter", weights.IsAdapter}
-	resultFile  = kind{"a result of lesskv bench", func(path string) bool {
+	adapterFile    = kind{"an adapter", weights.IsAdapter}
+	allocationFile = kind{"an allocation alone, without phi and psi that would be lost", func(path string) bool {
+		a, err := weights.Read(path)
+		return err == nil && a.Bytes() == 0
+	}}
+	resultFile = kind{"a result of lesskv bench", func(path string) bool {
 		r, err := bench.Read(path)
 		return err == nil && r.Model != "" && !r.Time.IsZero()
 	}}

@@ -108,6 +108,8 @@ func TestStatus(t *testing.T) {
 		"tune, nothing":          {[]string{"tune"}, exitUsage, "want a model and a text"},
 		"tune, short text":       {[]string{"tune", "-m", model, "-d", text}, exitFailed, "not enough text"},
 		"tune, the policy's own": {tune("--adapter", adapter, "--policy=lambda"), exitUsage, "was trained with"},
+		"tune, onto kernels":     {tune("-o", adapter), exitFailed, "that is not an allocation alone"},
+		"train, onto its input":  {train("--allocation", adapter, "-o", adapter), exitUsage, "that adapter has none"},
 		"tune, onto the model":   {tune("-o", model), exitUsage, "which is read"},
 		"verify, windows":        {verify("--windows=200"), exitFailed, "200 windows of 192 tokens want 38201 tokens of text, and there are 330"},
 		"verify, method":         {verify("--method=best"), exitUsage, `method "best"`},

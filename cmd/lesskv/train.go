@@ -123,6 +123,12 @@ func (o *trainOptions) run(cmd *cobra.Command) (err error) {
 		if _, err := weights.Check(a, o.Model); err != nil {
 			return fmt.Errorf("%s: %w", o.spread, err)
 		}
+		switch policy := a.Trained.Policy; {
+		case !cmd.Flags().Changed("policy"):
+			o.Policy = policy
+		case policy != o.Policy:
+			return usageError{fmt.Errorf("--policy %s: the allocation in %s was found for %s: want that", o.Policy, o.spread, policy)}
+		}
 		if o.Allocation = a.Budget; a.Budget == nil {
 			return usageError{fmt.Errorf("--allocation %s: that adapter has none: lesskv tune makes one", o.spread)}
 		}
@@ -288,7 +294,11 @@ func (o *trainOptions) outputs(texts []document) error {
 	if o.plot != "none" {
 		outputs = append(outputs, output{"--plot", o.plot, pictureFile(o.plot)})
 	}
-	return checkOutputs(inputs(o.model, texts, outputs), outputs...)
+	read := inputs(o.model, texts, outputs)
+	if o.spread != "" {
+		read = append(read, o.spread)
+	}
+	return checkOutputs(read, outputs...)
 }
 
 // table prints how the layers came out.

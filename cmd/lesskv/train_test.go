@@ -48,7 +48,7 @@ func (m mortal) Write(p []byte) (int, error) {
 }
 
 // quickly are flags for a training of seconds: three windows and few steps.
-var quickly = []string{"-c256", "-n768", "-b64", "--steps=20", "--ubatch=16", "--hidden=4", "-r4", "-t1"}
+var quickly = []string{"-c256", "-n768", "-b64", "--steps=100", "--ubatch=16", "--hidden=4", "-r4", "-t1"}
 
 // trainFiles returns a folder with the model, some text and a lesskv that is this binary, and an environment that finds it.
 func trainFiles(t *testing.T) (dir string, env []string) {

@@ -71,7 +71,7 @@ the adapter is written: after Ctrl-C the same command goes on.`,
 	f.StringVarP(&o.Model, "model", "m", "", "GGUF `file` of the model")
 	f.StringArrayVarP(&o.texts, "data", "d", nil, "text to tune on: a `file`, a folder, or - (may be given several times)")
 	f.StringVarP(&o.output, "output", "o", "", "`file` to write (default: MODEL.lesskv.gguf beside the model)")
-	f.StringVar(&o.adapter, "adapter", "", "`file` whose phi and psi go into the output")
+	f.StringVar(&o.adapter, "adapter", "", "`file` whose phi and psi go into the output; they are not part of what is measured")
 	f.StringVarP(&o.budget, "budget", "b", "5%", "slots of a KV head on average: tokens, or a share of the context as 5%")
 	f.StringVar(&o.Policy, "policy", "peak", "sparse policy: h2o, lambda or peak")
 	f.StringVar(&o.types, "types", "f16", "type of the slots: f16, f32, q8_0, q4_0, or one for keys and one for values, as q4_0,q8_0")
@@ -128,11 +128,15 @@ func (o *tuneOptions) run(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	outputs := []output{{"--output", o.output, adapterFile}}
+	outputs := []output{{"--output", o.output, allocationFile}}
 	if o.plot != "none" {
 		outputs = append(outputs, output{"--plot", o.plot, pictureFile(o.plot)})
 	}
-	if err := checkOutputs(inputs(o.Model, texts, outputs), outputs...); err != nil {
+	read := inputs(o.Model, texts, outputs)
+	if o.adapter != "" {
+		read = append(read, o.adapter)
+	}
+	if err := checkOutputs(read, outputs...); err != nil {
 		return err
 	}
 	adapter, err := o.empty(model)

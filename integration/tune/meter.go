@@ -63,7 +63,7 @@ func open(ctx context.Context, o *Options) (_ *meter, err error) {
 		}
 	}
 	c := m.config(nil)
-	c.LESS = nil
+	c.LESS, c.Threads = nil, m.threads(1) // it reads alone
 	if _, err = m.full.Open(c); err != nil {
 		return nil, err
 	}
@@ -91,6 +91,14 @@ func (m *meter) close() {
 	}
 }
 
+// threads returns how many each of some workers at once gets. A small model is slower on two than on one.
+func (m *meter) threads(workers int) int {
+	if size, err := os.Stat(m.o.Model); err != nil || size.Size() < 128<<20 {
+		return 1
+	}
+	return max(1, m.o.Threads/workers)
+}
+
 // config is a cache whose heads have so many slots; nil: equal ones.
 func (m *meter) config(slots []int) worker.Config {
 	o := m.o
@@ -98,11 +106,7 @@ func (m *meter) config(slots []int) worker.Config {
 	if slots == nil {
 		l.Budget = o.Budget
 	}
-	threads := 1
-	if size, err := os.Stat(o.Model); err == nil && size.Size() >= 128<<20 { // a small model is slower on two than on one
-		threads = max(1, o.Threads/2)
-	}
-	return worker.Config{Model: o.Model, Context: m.context, Batch: m.chunk, Ubatch: o.Ubatch, Threads: threads, LESS: l}
+	return worker.Config{Model: o.Model, Context: m.context, Batch: m.chunk, Ubatch: o.Ubatch, Threads: m.threads(beside), LESS: l}
 }
 
 // distances returns the mean KL divergence, over all positions of the windows, of caches whose heads have so many slots.

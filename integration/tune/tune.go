@@ -177,7 +177,8 @@ func (m *meter) run(ctx context.Context) (*Result, error) {
 	all = nil
 	for _, i := range matter(r.Layers, o.Share) {
 		for _, j := range layers[i] {
-			if len(layers[i]) == 1 {
+			if len(layers[i]) == 1 { // it is its layer
+				r.Heads[j].Measured = true
 				continue
 			}
 			which = append(which, j)
@@ -298,29 +299,49 @@ func least(budget int) int { return min(budget, 8) }
 
 // greedy gives slots to the heads that gain most by them. So that a curve that falls late is not overlooked, it looks ahead by
 // steps of several sizes and takes what gains most for each slot.
-func (m *meter) greedy(r *Result) (slots []int) {
+func (m *meter) greedy(ctx context.Context, r *Result) (slots []int, err error) {
 	n := len(r.Heads)
 	slots = slices.Repeat([]int{least(r.Budget)}, n)
 	left := n * (r.Budget - least(r.Budget))
-	for left > 0 {
-		best, step, gain := -1, 0, 0.0
-		for j := range r.Heads {
-			at := curve(r.Levels, r.Heads[j].Distance, m.context, slots[j])
-			for s := 1; s <= left && slots[j] < m.context; s *= 2 {
-				s := min(s, m.context-slots[j])
-				if g := (at - curve(r.Levels, r.Heads[j].Distance, m.context, slots[j]+s)) / float64(s); g > gain {
-					best, step, gain = j, s, g
-				}
+	type offer struct {
+		step int
+		gain float64 // for each slot of it
+	}
+	look := func(j int) (best offer) {
+		d := r.Heads[j].Distance
+		at := curve(r.Levels, d, m.context, slots[j])
+		for s := 1; s <= left && slots[j] < m.context; s *= 2 {
+			s := min(s, m.context-slots[j])
+			if g := (at - curve(r.Levels, d, m.context, slots[j]+s)) / float64(s); g > best.gain {
+				best = offer{s, g}
 			}
 		}
-		if best < 0 { // nothing is gained anywhere
+		return best
+	}
+	offers := make([]offer, n) // only that of the head that was given some changes
+	for j := range offers {
+		offers[j] = look(j)
+	}
+	for round := 0; left > 0; round++ {
+		if round%1000 == 0 && ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		best := 0
+		for j, o := range offers {
+			if o.gain > offers[best].gain {
+				best = j
+			}
+		}
+		if offers[best].gain <= 0 { // nothing is gained anywhere
 			break
 		}
-		step = min(step, max(1, step/8)) // then looks again
+		step := min(offers[best].step, left)
+		step = min(step, max(1, step/8)) // then it looks again
 		slots[best] += step
 		left -= step
+		offers[best] = look(best)
 	}
-	return slots
+	return slots, nil
 }
 
 // allocation is what an adapter with weights of these slots makes of the budget: the contract's arithmetic.
@@ -367,7 +388,11 @@ func (m *meter) solve(ctx context.Context, r *Result) error {
 		}
 		return all, err
 	}
-	first, err := try(slices.Repeat([]int{r.Budget}, len(r.Heads)), m.greedy(r))
+	slots, err := m.greedy(ctx, r)
+	if err != nil {
+		return err
+	}
+	first, err := try(slices.Repeat([]int{r.Budget}, len(r.Heads)), slots)
 	if err != nil {
 		return err
 	}

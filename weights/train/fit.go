@@ -245,7 +245,7 @@ func (f *fitter) start(random *rand.Rand) error {
 
 	train, _ := f.samples()
 	const looks = 6 // samples, evenly over the training windows
-	missing, mass := make([]float64, s.HeadsKV), make([]float64, s.HeadsKV)
+	missing, count := make([]float64, s.HeadsKV), make([]float64, s.HeadsKV)
 	for i := range min(looks, train) {
 		e, err := f.error(i*train/min(looks, train), f.weights, nil)
 		if err != nil {
@@ -257,12 +257,17 @@ func (f *fitter) start(random *rand.Rand) error {
 			return err
 		}
 		for j := range m {
-			missing[j] += m[j]
-			mass[j] += e.LogMass[j]
+			if !math.IsNaN(m[j]) { // or the head evicts nothing
+				missing[j] += m[j] - e.LogMass[j]
+				count[j]++
+			}
 		}
 	}
 	for j := range f.scale {
-		log := (missing[j] - mass[j]) / float64(min(looks, train))
+		if count[j] == 0 {
+			continue
+		}
+		log := missing[j] / count[j]
 		f.scale[j] = float32(math.Exp(log))
 		if !(f.scale[j] > 0) || !finite(float64(f.scale[j])) {
 			return fmt.Errorf("psi of KV head %d would begin at a scale of e^%.1f: %w", j, log, errRange)

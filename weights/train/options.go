@@ -147,6 +147,11 @@ func (o *Options) fill() error {
 	if n := countHeads(o.Model); o.Allocation != nil && len(o.Allocation) != n {
 		return fmt.Errorf("train: an allocation of %d weights: want one for each of %d KV heads, layer by layer: %w", len(o.Allocation), n, ErrOption)
 	}
+	for _, w := range o.Allocation {
+		if !(w >= 0 && w <= kernels.MaxWeight) { // nor NaN
+			return fmt.Errorf("train: an allocation with the weight %v: want 0 to %.0f: %w", w, float64(kernels.MaxWeight), ErrOption)
+		}
+	}
 	return o.enough()
 }
 
