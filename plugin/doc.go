@@ -64,7 +64,7 @@
 // What reads like a control token of the model in a prompt ("</s>") is one, as chat templates need it; go-llama.cpp made it text, and so
 // does [PlainText].
 //
-// A sequence cannot be shifted, nor cut back past what has been folded. Models that LESS does not cover (ALiBi, multi-head
+// A sequence cannot be shifted, nor cut back past what has been folded, nor at all where layers are recurrent. Models that LESS does not cover (ALiBi, multi-head
 // latent attention, encoders, recurrent models and a few more) are refused with [ErrUnsupported]. Of models in which only some layers
 // attend it serves those, and reports the others' states as RecurrentBytes.
 //

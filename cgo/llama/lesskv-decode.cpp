@@ -126,6 +126,7 @@ bool lesskv_memory::apply(const llama_ubatch & ubatch) {
     }
     in_flight      = s;
     in_flight_seen = seen;
+    in_flight_end  = seen + ubatch.n_tokens;
     failed         = 0;
     return true;
 }
@@ -143,6 +144,11 @@ void lesskv_memory::note_status(const lesskv_memory_layer & l, lesskv_status sta
 
 bool lesskv_memory::computed() {
     const uint64_t what = failed.exchange(0);
+    if (what == 0 && in_flight >= 0 && !consistent(seqs[in_flight], in_flight_end)) {
+        poison(in_flight, "the graph of its last decode ended before its end: cb_eval says so by returning false");
+        in_flight = -1;
+        return false;
+    }
     if (what == 0) {
         return true;
     }

@@ -95,6 +95,9 @@ bool lesskv_hybrid::seq_rm(llama_seq_id seq_id, llama_pos p0, llama_pos p1) {
     const llama_seq_id s0 = seq_id < 0 ? 0 : seq_id;
     const llama_seq_id s1 = seq_id < 0 ? (llama_seq_id) seqs.size() : seq_id + 1;
     for (llama_seq_id s = s0; s < s1; ++s) {
+        if (!seqs[s].poison.empty()) {
+            continue; // it has its reason
+        }
         if (seqs[s].caches.empty()) {
             forget(s);
         } else if (recr->seq_pos_max(s) > pos_max(seqs[s]) && !recr->seq_rm(s, pos_max(seqs[s]) + 1, -1)) {

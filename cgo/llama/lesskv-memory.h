@@ -138,6 +138,8 @@ protected:
     llama_seq_id in_flight = -1; // the sequence whose micro-batch was applied and is not known to be done
     int64_t      in_flight_seen = 0; // what its layers had seen before; -1: it cannot be taken back whatever they have
 
+    int64_t      in_flight_end = 0; // what they have seen once it is done
+
     mutable std::string error;
 
 private:
