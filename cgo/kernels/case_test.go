@@ -96,10 +96,10 @@ func manySlots() (list []testCase) {
 	parts.Policy, parts.ValueType = "h2o", Q80
 	list = append(list, testCase{name: "parts, evicting h2o", layer: parts, rank: 4, hidden: 8, tokens: []int{299, 1, 1, 1, 3, 7}, fill: 1})
 	unequal := layer(6, 3, 32, 32, 1, "peak") // parts of heads with few slots, many and none
-	unequal.Pinned, unequal.Budgets = 0, []Budget{{700, 175}, {1, 0}, {8, 2}}
-	list = append(list, testCase{name: "unequal heads", layer: unequal, rank: 4, hidden: 8, softCap: 8, sinks: true, tokens: []int{299, 1, 3, 350, 90, 1, 1, 7}, fill: 1})
-	unequal.Policy, unequal.Budgets = "h2o", []Budget{{3, 1}, {130, 64}, {900, 450}}
-	list = append(list, testCase{name: "unequal heads h2o", layer: unequal, rank: 4, hidden: 8, tokens: []int{899, 2, 1, 1, 7, 40}, fill: 1})
+	unequal.Pinned, unequal.Budgets = 0, []Budget{{300, 75}, {1, 0}, {8, 2}}
+	list = append(list, testCase{name: "unequal heads", layer: unequal, rank: 4, hidden: 8, softCap: 8, sinks: true, tokens: []int{299, 1, 3, 40, 1, 1, 7}, fill: 1})
+	unequal.Policy, unequal.Budgets = "h2o", []Budget{{3, 1}, {130, 64}, {400, 200}}
+	list = append(list, testCase{name: "unequal heads h2o", layer: unequal, rank: 4, hidden: 8, tokens: []int{399, 2, 1, 1, 7, 40}, fill: 1})
 	for _, policy := range []string{"h2o", "peak"} { // so many query heads that not every chunk has room for its scores
 		many := layer(1000, 1, 8, 8, 2100, policy)
 		list = append(list, testCase{name: "many query heads " + policy, layer: many, rank: 4, hidden: 8, tokens: []int{40, 1, 5, 3, 40}})

@@ -24,7 +24,7 @@ func TestNumbers(t *testing.T) {
 	text := filepath.Join(t.TempDir(), "text.txt")
 	require.NoError(t, os.WriteFile(text, []byte("too short"), 0o644))
 	before := map[string][]string{
-		"run": {"x"}, "train": {"-m", model, "-d", text}, "verify": {"-m", model, "--text", text}, "bench": {"gopher-5m"}, "import": {"-m", model, "-o", "x.gguf", "dir"},
+		"run": {"x"}, "tune": {"-m", model, "-d", text}, "train": {"-m", model, "-d", text}, "verify": {"-m", model, "--text", text}, "bench": {"gopher-5m"}, "import": {"-m", model, "-o", "x.gguf", "dir"},
 	}
 	numbers := 0
 	for _, cmd := range newRoot().Commands() {
