@@ -62,7 +62,7 @@ func TestNothingEvicted(t *testing.T) {
 	s := stats(t, model)
 	require.Len(t, s.Layers, 6)
 	for i, l := range s.Layers {
-		assert.Equal(t, lesskv.LayerStats{Layer: i, Seen: l.Seen, Kept: l.Seen, SlotBytes: s.SlotBytes / 6}, l)
+		assert.Equal(t, lesskv.LayerStats{Layer: i, Seen: l.Seen, Kept: l.Seen, Budgets: []int{128, 128}, SlotBytes: s.SlotBytes / 6}, l)
 	}
 }
 
