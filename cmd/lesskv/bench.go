@@ -14,7 +14,6 @@ import (
 
 	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"github.com/lesskv/lesskv/integration/bench"
 	"github.com/lesskv/lesskv/patches/limits"
@@ -248,8 +247,7 @@ func (b *benchBar) show(done, total float64, what string) {
 	if b.quiet || what == "" {
 		return
 	}
-	f, file := b.w.(*os.File)
-	if !file || !term.IsTerminal(int(f.Fd())) {
+	if !onTerminal(b.w) {
 		group, _, _ := strings.Cut(what, ":")
 		if group != b.last {
 			b.last = group

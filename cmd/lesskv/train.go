@@ -1,15 +1,12 @@
 package main
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"math"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -21,8 +18,8 @@ import (
 	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
-	"golang.org/x/term"
 
+	"github.com/lesskv/lesskv/integration/pieces"
 	"github.com/lesskv/lesskv/integration/record"
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/patches/limits"
@@ -69,12 +66,7 @@ lesskv merge joins what they write.`,
 		Example: `  lesskv train -m model.gguf -d texts/
   lesskv train -m model.gguf -d texts/ -o peak.gguf --policy peak --budget 5% --rank 16
   lesskv train -m model.gguf -d a.txt --layers 0-7 -o part1.gguf`,
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return usageError{fmt.Errorf("%q: texts are given with -d", args[0])}
-			}
-			return nil
-		},
+		Args: textArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd) },
 	}
 	f := cmd.Flags()
@@ -116,12 +108,9 @@ func (o *trainOptions) run(cmd *cobra.Command) (err error) {
 		return usageError{err}
 	}
 	if o.spread != "" {
-		a, err := weights.Read(o.spread)
+		a, err := readAdapter(o.spread, o.Model)
 		if err != nil {
 			return err
-		}
-		if _, err := weights.Check(a, o.Model); err != nil {
-			return fmt.Errorf("%s: %w", o.spread, err)
 		}
 		switch policy := a.Trained.Policy; {
 		case !cmd.Flags().Changed("policy"):
@@ -146,7 +135,7 @@ func (o *trainOptions) run(cmd *cobra.Command) (err error) {
 	if err := o.outputs(texts); err != nil {
 		return err
 	}
-	if o.Source, err = fileSum(o.model); err != nil {
+	if o.Source, err = pieces.HashFile(o.model); err != nil {
 		return err
 	}
 	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
@@ -175,11 +164,7 @@ func (o *trainOptions) run(cmd *cobra.Command) (err error) {
 	report, err := train.Run(ctx, o.Options, r, windows)
 	p.end()
 	if err != nil {
-		if ctx.Err() != nil {
-			fmt.Fprintf(out, "interrupted; the same command goes on where this one stopped\n")
-			return errInterrupted
-		}
-		return err
+		return stopped(ctx, out, err)
 	}
 	if len(report.Shared) > 0 {
 		fmt.Fprintf(out, "layers %v share another layer's cache: they have no kernels, and read its slots alone\n", report.Shared)
@@ -198,20 +183,6 @@ func (o *trainOptions) run(cmd *cobra.Command) (err error) {
 	return p.spent(cmd.OutOrStdout(), peak, o.model)
 }
 
-// fileSum returns a file's SHA-256.
-func fileSum(path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return "", err
-	}
-	return hex.EncodeToString(h.Sum(nil)), nil
-}
-
 // parse checks flags that need more than a number, and fills in what depends on the model.
 func (o *trainOptions) parse() (err error) {
 	m := o.Model
@@ -224,14 +195,8 @@ func (o *trainOptions) parse() (err error) {
 	if o.context < 2 {
 		return fmt.Errorf("a context of %d tokens: want 2 at least", o.context)
 	}
-	if o.Output == "" {
-		o.Output = strings.TrimSuffix(o.model, ".gguf") + ".lesskv.gguf"
-	}
-	if o.plot == "" {
-		o.plot = strings.TrimSuffix(o.Output, ".gguf") + ".png"
-	}
-	if ext := filepath.Ext(o.plot); o.plot != "none" && ext != ".png" && ext != ".svg" {
-		return fmt.Errorf("--plot %s: want a name that ends in .png or .svg, or none", o.plot)
+	if err := fillOutputs(o.model, &o.Output, &o.plot); err != nil {
+		return err
 	}
 	for _, s := range o.budgets {
 		b, err := parseBudget(s, o.context)
@@ -339,8 +304,7 @@ type progress struct {
 func (p *progress) event(e train.Event) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	f, file := p.w.(*os.File)
-	terminal := file && term.IsTerminal(int(f.Fd()))
+	terminal := onTerminal(p.w)
 	switch {
 	case e.Stage == train.Recording && p.since.IsZero():
 		p.since = time.Now()
@@ -392,8 +356,7 @@ func (p *progress) show(terminal bool, stage train.Stage, total int, what string
 	}
 	p.end()
 	p.stage = stage
-	p.bar = progressbar.NewOptions(total, progressbar.OptionSetWriter(p.w), progressbar.OptionSetDescription(what), progressbar.OptionShowCount(),
-		progressbar.OptionSetPredictTime(true), progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish())
+	p.bar = newBar(p.w, total, what)
 	if stage == train.Fitting {
 		for _, n := range p.done { // of the passes before
 			p.bar.Add(n)

@@ -7,15 +7,12 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"path/filepath"
-	"strings"
 	"syscall"
 	"text/tabwriter"
 	"time"
 
 	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"github.com/lesskv/lesskv/cgo/kernels"
 	"github.com/lesskv/lesskv/integration/record"
@@ -59,12 +56,7 @@ the adapter is written: after Ctrl-C the same command goes on.`,
 		Example: `  lesskv tune -m model.gguf -d texts/
   lesskv tune -m model.gguf -d texts/ -b 1024 --types q8_0
   lesskv tune -m model.gguf -d texts/ --adapter trained.gguf -o both.gguf`,
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return usageError{fmt.Errorf("%q: texts are given with -d", args[0])}
-			}
-			return nil
-		},
+		Args: textArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd) },
 	}
 	f := cmd.Flags()
@@ -100,16 +92,7 @@ func (o *tuneOptions) parse(m *weights.Model) (err error) {
 	if o.TypeK, o.TypeV, err = worker.SlotTypes(o.types); err != nil {
 		return fmt.Errorf("--types: %w", err)
 	}
-	if o.output == "" {
-		o.output = strings.TrimSuffix(o.Model, ".gguf") + ".lesskv.gguf"
-	}
-	if o.plot == "" {
-		o.plot = strings.TrimSuffix(o.output, ".gguf") + ".png"
-	}
-	if ext := filepath.Ext(o.plot); o.plot != "none" && ext != ".png" && ext != ".svg" {
-		return fmt.Errorf("--plot %s: want a name that ends in .png or .svg, or none", o.plot)
-	}
-	return nil
+	return fillOutputs(o.Model, &o.output, &o.plot)
 }
 
 func (o *tuneOptions) run(cmd *cobra.Command) error {
@@ -153,11 +136,7 @@ func (o *tuneOptions) run(cmd *cobra.Command) error {
 	r, err := tune.Run(ctx, o.Options)
 	p.end()
 	if err != nil {
-		if ctx.Err() != nil {
-			fmt.Fprintf(cmd.ErrOrStderr(), "interrupted; the same command goes on where this one stopped\n")
-			return errInterrupted
-		}
-		return err
+		return stopped(ctx, cmd.ErrOrStderr(), err)
 	}
 	adapter.Budget = budgets(adapter, r)
 	if err := adapter.Write(o.output); err != nil {
@@ -174,12 +153,9 @@ func (o *tuneOptions) run(cmd *cobra.Command) error {
 // empty returns the adapter that the allocation goes into: one without phi and psi, or the one that was named.
 func (o *tuneOptions) empty(model *weights.Model) (*weights.Adapter, error) {
 	if o.adapter != "" {
-		a, err := weights.Read(o.adapter)
+		a, err := readAdapter(o.adapter, model)
 		if err != nil {
 			return nil, err
-		}
-		if _, err := weights.Check(a, model); err != nil {
-			return nil, fmt.Errorf("%s: %w", o.adapter, err)
 		}
 		if a.Trained.Policy != o.Policy {
 			return nil, usageError{fmt.Errorf("--policy %s: %s was trained with %s: want that", o.Policy, o.adapter, a.Trained.Policy)}
@@ -276,11 +252,10 @@ func (p *tuneProgress) event(e tune.Event) {
 	if p.quiet || e.Total == 0 {
 		return
 	}
-	if f, ok := p.w.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+	if onTerminal(p.w) {
 		if p.stage != e.Stage {
 			p.end()
-			p.bar = progressbar.NewOptions(e.Total, progressbar.OptionSetWriter(p.w), progressbar.OptionSetDescription(string(e.Stage)), progressbar.OptionShowCount(),
-				progressbar.OptionSetPredictTime(true), progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish())
+			p.bar = newBar(p.w, e.Total, string(e.Stage))
 		}
 		p.bar.Set(e.Done)
 	} else if p.stage != e.Stage || time.Since(p.lately) > 10*time.Second {

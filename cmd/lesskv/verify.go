@@ -22,7 +22,6 @@ import (
 
 	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"github.com/lesskv/lesskv/integration/testdata"
 	"github.com/lesskv/lesskv/integration/verify"
@@ -119,10 +118,7 @@ func (o *verifyOptions) run(cmd *cobra.Command) error {
 	defer stop()
 	report, err := o.measure(ctx, cmd)
 	if err != nil {
-		if ctx.Err() != nil {
-			fmt.Fprintln(cmd.ErrOrStderr(), "interrupted; the same command goes on where this one stopped")
-			err = errInterrupted
-		}
+		err = stopped(ctx, cmd.ErrOrStderr(), err)
 		if o.json {
 			json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]string{"error": err.Error()})
 		}
@@ -344,7 +340,7 @@ func (m *meter) show(p verify.Progress) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if f, ok := m.w.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+	if onTerminal(m.w) {
 		if m.bar == nil || m.total != p.Total {
 			m.clear()
 			m.total = p.Total

@@ -5,8 +5,11 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/gob"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -109,4 +112,27 @@ func (s *Store) Save(key string, piece any) error {
 		return fmt.Errorf("keeping finished work: %w", err)
 	}
 	return nil
+}
+
+// Key names a piece by its kind and all that it depends on: numbers and strings, and what is made of them.
+func Key(kind string, depends ...any) string {
+	h := sha256.New()
+	if err := json.NewEncoder(h).Encode(depends); err != nil {
+		panic(err)
+	}
+	return kind + "-" + hex.EncodeToString(h.Sum(nil)[:16])
+}
+
+// HashFile returns a file's SHA-256.
+func HashFile(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
 }

@@ -2,11 +2,7 @@ package tune
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"fmt"
-	"io"
 	"os"
 
 	"golang.org/x/sync/errgroup"
@@ -31,6 +27,7 @@ type meter struct {
 	full    *worker.Worker
 	others  []*worker.Worker
 	sums    [2]string // of the model and the worker
+	bytes   int64     // of the model
 	store   *pieces.Store
 
 	offset, total int // of allocations, for progress
@@ -44,10 +41,15 @@ func open(ctx context.Context, o *Options) (_ *meter, err error) {
 		}
 	}()
 	for i, path := range []string{o.Model, o.Worker} {
-		if m.sums[i], err = sum(path); err != nil {
+		if m.sums[i], err = pieces.HashFile(path); err != nil {
 			return nil, err
 		}
 	}
+	size, err := os.Stat(o.Model)
+	if err != nil {
+		return nil, err
+	}
+	m.bytes = size.Size()
 	if m.store, err = pieces.Open(o.Work); err != nil {
 		return nil, err
 	}
@@ -63,7 +65,7 @@ func open(ctx context.Context, o *Options) (_ *meter, err error) {
 		}
 	}
 	c := m.config(nil)
-	c.LESS, c.Threads = nil, m.threads(1) // it reads alone
+	c.LESS, c.Threads = nil, worker.Share(m.bytes, o.Threads, 1) // it reads alone
 	if _, err = m.full.Open(c); err != nil {
 		return nil, err
 	}
@@ -91,14 +93,6 @@ func (m *meter) close() {
 	}
 }
 
-// threads returns how many each of some workers at once gets. A small model is slower on two than on one.
-func (m *meter) threads(workers int) int {
-	if size, err := os.Stat(m.o.Model); err != nil || size.Size() < 128<<20 {
-		return 1
-	}
-	return max(1, m.o.Threads/workers)
-}
-
 // config is a cache whose heads have so many slots; nil: equal ones.
 func (m *meter) config(slots []int) worker.Config {
 	o := m.o
@@ -106,7 +100,7 @@ func (m *meter) config(slots []int) worker.Config {
 	if slots == nil {
 		l.Budget = o.Budget
 	}
-	return worker.Config{Model: o.Model, Context: m.context, Batch: m.chunk, Ubatch: o.Ubatch, Threads: m.threads(beside), LESS: l}
+	return worker.Config{Model: o.Model, Context: m.context, Batch: m.chunk, Ubatch: o.Ubatch, Threads: worker.Share(m.bytes, o.Threads, beside), LESS: l}
 }
 
 // distances returns the mean KL divergence, over all positions of the windows, of caches whose heads have so many slots.
@@ -205,24 +199,6 @@ func (m *meter) together(ctx context.Context, windows [][]int32, all [][]int) ([
 
 // key names a piece by all that it depends on.
 func (m *meter) key(windows [][]int32, slots []int) string {
-	h := sha256.New()
 	o := m.o
-	if err := json.NewEncoder(h).Encode([]any{workFormat, m.sums, windows, o.Policy, o.Ubatch, o.TypeK, o.TypeV, slots}); err != nil {
-		panic(err) // numbers and strings
-	}
-	return "distance-" + hex.EncodeToString(h.Sum(nil)[:16])
-}
-
-// sum returns a file's SHA-256.
-func sum(path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return "", err
-	}
-	return hex.EncodeToString(h.Sum(nil)), nil
+	return pieces.Key("distance", workFormat, m.sums, windows, o.Policy, o.Ubatch, o.TypeK, o.TypeV, slots)
 }

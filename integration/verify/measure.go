@@ -16,12 +16,9 @@ func spent(tokens, ubatch int) int64 {
 	return int64(tokens) + int64(tokens/max(ubatch, 1))
 }
 
-// threads returns how many each of some workers gets. A small model is slower on two than on one: they wait for each other.
+// threads returns how many each of some workers gets.
 func (v *verifier) threads(workers int) int {
-	if v.info.Bytes < 128<<20 {
-		return 1
-	}
-	return max(v.plan.Threads/workers, 1)
+	return worker.Share(v.info.Bytes, v.plan.Threads, workers)
 }
 
 // opened is a run whose worker is up.

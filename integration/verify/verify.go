@@ -94,8 +94,8 @@ func begin(ctx context.Context, p Plan) (_ *verifier, err error) {
 				return nil, fmt.Errorf("verify: %w", err)
 			}
 		}
-		if v.sums[1+int(tree)], _, err = hashFile(v.paths[tree]); err != nil {
-			return nil, err
+		if v.sums[1+int(tree)], err = pieces.HashFile(v.paths[tree]); err != nil {
+			return nil, fmt.Errorf("verify: %w", err)
 		}
 	}
 	for _, path := range p.Adapters {
@@ -124,8 +124,8 @@ func begin(ctx context.Context, p Plan) (_ *verifier, err error) {
 		return nil, fmt.Errorf("verify: %s alone takes %s, and the bound is %s: %w", p.Model, mib(need), mib(v.plan.Memory), ErrMemory)
 	}
 	v.say("reading the model", 0)
-	if v.sums[0], _, err = hashFile(p.Model); err != nil {
-		return nil, err
+	if v.sums[0], err = pieces.HashFile(p.Model); err != nil {
+		return nil, fmt.Errorf("verify: %w", err)
 	}
 	if v.repacked, err = quantised(p.Model); err != nil {
 		return nil, fmt.Errorf("verify: %w", err)

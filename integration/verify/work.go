@@ -3,10 +3,6 @@ package verify
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
-	"fmt"
-	"io"
-	"os"
 
 	"github.com/lesskv/lesskv/integration/pieces"
 )
@@ -22,8 +18,6 @@ const workFormat = 2
 
 // key names a piece by its kind and everything that it depends on beside the model and the workers.
 func (v *verifier) key(kind string, parts ...any) string {
-	h := sha256.New()
-	e := json.NewEncoder(h)
 	all := []any{workFormat, kind, v.sums}
 	for _, p := range parts {
 		switch p := p.(type) {
@@ -44,24 +38,7 @@ func (v *verifier) key(kind string, parts ...any) string {
 			all = append(all, p)
 		}
 	}
-	if err := e.Encode(all); err != nil {
-		panic(err) // numbers and strings
-	}
-	return kind + "-" + hex.EncodeToString(h.Sum(nil)[:16])
-}
-
-// hashFile returns a file's SHA-256 and its size.
-func hashFile(path string) (sum string, size int64, err error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", 0, fmt.Errorf("verify: %w", err)
-	}
-	defer f.Close()
-	h := sha256.New()
-	if size, err = io.Copy(h, f); err != nil {
-		return "", 0, fmt.Errorf("verify: %w", err)
-	}
-	return hex.EncodeToString(h.Sum(nil)), size, nil
+	return pieces.Key(kind, all...)
 }
 
 // hashTokens returns the SHA-256 of tokens.

@@ -59,6 +59,15 @@ func SlotTypes(s string) (k, v string, err error) {
 	return k, v, nil
 }
 
+// Share returns how many of some threads each of some workers gets that run a model of so many bytes at once. A small model is slower
+// on two than on one: they wait for each other.
+func Share(bytes int64, threads, workers int) int {
+	if bytes < 128<<20 {
+		return 1
+	}
+	return max(threads/workers, 1)
+}
+
 // Int returns a pointer to n, for the fields of LESS whose zero is not their default.
 func Int(n int) *int { return &n }
 
