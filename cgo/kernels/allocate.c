@@ -48,6 +48,17 @@ static bool cap(const struct rest * r, const uint64_t * weight, bool * capped, i
     return any;
 }
 
+int32_t lesskv_head_least(int32_t budget, int32_t pinned) {
+    const int32_t few = (pinned > 4 ? pinned : 4) + 4; // what is pinned, and a few recent ones
+    return budget < few ? budget : few;
+}
+
+int32_t lesskv_head_heavy(const struct lesskv_policy * policy, int32_t slots, int32_t budget, int32_t heavy, int32_t pinned) {
+    const int64_t share = heavy < 0 ? lesskv_policy_heavy(policy, slots) : (int64_t) slots * heavy / budget;
+    const int64_t h     = share > pinned ? share : pinned;
+    return h < slots ? (int32_t) h : slots;
+}
+
 static bool args_ok(const float * weight, int32_t n, int32_t budget, int32_t least, int32_t most) {
     if (n < 1 || least < 1 || budget < least || most < budget) {
         return false;

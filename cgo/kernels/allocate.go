@@ -10,6 +10,20 @@ import "unsafe"
 // MaxWeight is the largest weight of an allocation.
 const MaxWeight = C.LESSKV_WEIGHT_MAX
 
+// HeadLeast returns m of a budget: what Allocate is to leave every head.
+func HeadLeast(budget, pinned int) int {
+	return int(C.lesskv_head_least(C.int32_t(budget), C.int32_t(pinned)))
+}
+
+// HeadHeavy returns h of a head that has so many slots of a budget, heavy being the budget's, below 0 the policy's own share.
+func HeadHeavy(policy string, slots, budget, heavy, pinned int) (int, error) {
+	p, err := findPolicy(policy)
+	if err != nil {
+		return 0, err
+	}
+	return int(C.lesskv_head_heavy(p, C.int32_t(slots), C.int32_t(budget), C.int32_t(heavy), C.int32_t(pinned))), nil
+}
+
 // Allocate spreads len(weights) times budget slots over KV heads by their weights, of which each has at least least and none more than
 // most; see lesskv_allocate and "Budgets by layer and head" in algorithm.md. ErrArgument unless 1 <= least <= budget <= most and every
 // weight is between 0 and MaxWeight.

@@ -538,12 +538,11 @@ enum lesskv_status lesskv_attend_ref(const struct lesskv_cache * cache, const st
     const size_t rank    = (size_t) cache->rank;
     const size_t hidden  = l->kernels ? (size_t) l->kernels->hidden : 0;
     const size_t row     = (size_t) (l->dk > l->dv ? l->dk : l->dv);
-    const size_t pairs   = width;
 
-    double * d = malloc((pairs + (size_t) l->dv) * sizeof *d);
+    double * d = malloc((width + (size_t) l->dv) * sizeof *d);
     float *  f = malloc((row + (size_t) l->dk + hidden + 3 * rank) * sizeof *f);
     if (d && f) {
-        const struct room w = { d, d + pairs, f, f + row, f + row + l->dk, f + row + l->dk + rank };
+        const struct room w = { d, d + width, f, f + row, f + row + l->dk, f + row + l->dk + rank };
         for (size_t i = 0; asked && !ub->layer && i < (size_t) l->n_head_kv * width; i++) {
             worth[i] = 0;
         }

@@ -89,6 +89,10 @@ struct lesskv_budget {
 // steps of 2^-16. slots [n].
 #define LESSKV_WEIGHT_MAX 2147483648.0f // what a product of slots and weights has room for
 enum lesskv_status lesskv_allocate(const float * weight, int32_t n, int32_t budget, int32_t least, int32_t most, int32_t * slots);
+// m of a budget of B: what no head has less of. And h of a head that has so many slots of it; heavy: of the budget, below 0: the
+// policy's share.
+int32_t lesskv_head_least(int32_t budget, int32_t pinned);
+int32_t lesskv_head_heavy(const struct lesskv_policy * policy, int32_t slots, int32_t budget, int32_t heavy, int32_t pinned);
 
 struct lesskv_layer {
     int32_t n_head, n_head_kv; // Hq, Hkv; Hq a multiple of Hkv

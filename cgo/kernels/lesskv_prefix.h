@@ -20,6 +20,8 @@
 #define lesskv_policy_at       LESSKV_NAME(lesskv_policy_at)
 #define lesskv_policy_heavy    LESSKV_NAME(lesskv_policy_heavy)
 #define lesskv_allocate        LESSKV_NAME(lesskv_allocate)
+#define lesskv_head_least      LESSKV_NAME(lesskv_head_least)
+#define lesskv_head_heavy      LESSKV_NAME(lesskv_head_heavy)
 #define lesskv_cache_new       LESSKV_NAME(lesskv_cache_new)
 #define lesskv_cache_free      LESSKV_NAME(lesskv_cache_free)
 #define lesskv_cache_clear     LESSKV_NAME(lesskv_cache_clear)

@@ -9,11 +9,6 @@
 #include <cmath>
 #include <numeric>
 
-// The floor that no allocation goes below: what is pinned, and a few recent ones.
-static int32_t least(int32_t budget, int32_t pinned) {
-    return std::min(budget, std::max(pinned, 4) + 4);
-}
-
 // Sliding windows hold what they need, and a layer that shares another's cache has none.
 static bool has_budget(const lesskv_memory_layer & l) {
     return l.params.n_swa == 0 && !l.shares;
@@ -30,7 +25,7 @@ std::vector<int32_t> lesskv_memory::allocate(int32_t budget) const {
     }
     std::vector<int32_t> slots(n, budget);
     if (!weights.empty()) {
-        const auto status = lesskv_allocate(weights.data(), (int32_t) n, budget, least(budget, pinned), (int32_t) cparams.n_ctx_seq, slots.data());
+        const auto status = lesskv_allocate(weights.data(), (int32_t) n, budget, lesskv_head_least(budget, pinned), (int32_t) cparams.n_ctx_seq, slots.data());
         if (status != LESSKV_OK) {
             refuse(format("a budget of %d can't be spread over %zu heads: %s", budget, n, lesskv_status_str(status)));
         }
@@ -58,13 +53,11 @@ uint64_t lesskv_memory::bytes_of(const std::vector<int32_t> & slots) const {
     return bytes;
 }
 
-// A head's h: the policy's share of its own B, or the same part of it as was asked of all.
-void lesskv_memory::set_slots(std::vector<int32_t> slots, int32_t heavy_asked) {
+void lesskv_memory::set_slots(const std::vector<int32_t> & slots, int32_t heavy_asked) {
     const bool equal = std::all_of(slots.begin(), slots.end(), [&](int32_t n) { return n == slots[0]; });
     size_t at = 0;
     for (const int32_t b : slots) {
-        const int64_t h = heavy_asked >= 0 ? (int64_t) b*heavy_asked/budget : lesskv_policy_heavy(policy, b);
-        budgets.push_back({ b, (int32_t) std::min<int64_t>(std::max<int64_t>(h, pinned), b) });
+        budgets.push_back({ b, lesskv_head_heavy(policy, b, budget, heavy_asked, pinned) });
     }
     for (auto & l : layers) {
         l.params.budget = { budget, heavy };
@@ -156,11 +149,8 @@ void lesskv_memory::resolve_budget(const lesskv_config & cfg) {
 
 // An adapter that was trained for something else is taken: a drop-in goes on where it can.
 void lesskv_memory::warn_adapter() const {
-    if (!adapter || budget >= (int32_t) cparams.n_ctx_seq) {
-        return;
-    }
-    if (adapter->bytes == 0) {
-        return; // an allocation alone, which nothing was trained under
+    if (!adapter || adapter->bytes == 0 || budget >= (int32_t) cparams.n_ctx_seq) {
+        return; // under an allocation alone nothing was trained
     }
     if ((int32_t) adapter->heavy != heavy || (int32_t) adapter->recent != budget - heavy) {
         LLAMA_LOG_WARN("%s: the adapter was trained with %u heavy + %u recent, this cache keeps %d + %d\n", __func__,

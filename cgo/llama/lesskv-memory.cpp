@@ -2,7 +2,6 @@
 
 #include "llama-hparams.h"
 #include "llama-impl.h"
-#include "llama-io.h"
 #include "llama-model.h"
 
 #include "ggml-backend.h"
@@ -134,6 +133,7 @@ void lesskv_memory::resolve(const lesskv_config & cfg, const layer_filter_cb & a
         l.params.n_head_kv = hparams.n_head_kv(il);
         l.params.dk        = hparams.n_embd_head_k(il);
         l.params.dv        = hparams.n_embd_head_v(il);
+        l.params.policy    = policy;
         l.params.type_k    = type_k;
         l.params.type_v    = type_v;
         l.params.n_swa     = hparams.is_swa(il) ? hparams.n_swa : 0;
@@ -161,10 +161,6 @@ void lesskv_memory::resolve(const lesskv_config & cfg, const layer_filter_cb & a
     }
     if (layers.empty()) {
         refuse("LESS does not cover this model: no layer of it attends; turn LESS off for it");
-    }
-
-    for (auto & l : layers) {
-        l.params.policy = policy;
     }
 }
 

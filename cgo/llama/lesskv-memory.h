@@ -151,7 +151,7 @@ private:
     void load_weights();
     void warn_adapter() const;
     bool spread() const; // whether heads have budgets of their own
-    void set_slots(std::vector<int32_t> slots, int32_t heavy_asked); // B of every KV head that has a budget, layer by layer
+    void set_slots(const std::vector<int32_t> & slots, int32_t heavy_asked); // B of every KV head that has a budget, layer by layer
     std::vector<int32_t> allocate(int32_t budget) const;
     uint64_t bytes_of(const std::vector<int32_t> & slots) const; // of one sequence, and the kernels
     void load_adapter(const lesskv_config & cfg);

@@ -294,8 +294,8 @@ func curve(levels []int, d []float64, context, n int) float64 {
 	return d[i] * math.Pow(float64(levels[i])/float64(n), p)
 }
 
-// least is the floor of "Budgets by layer and head" with one pinned position.
-func least(budget int) int { return min(budget, 8) }
+// least is what every head has, with one pinned position.
+func least(budget int) int { return kernels.HeadLeast(budget, 1) }
 
 // greedy gives slots to the heads that gain most by them. So that a curve that falls late is not overlooked, it looks ahead by
 // steps of several sizes and takes what gains most for each slot.

@@ -183,7 +183,7 @@ func (o *Options) allocate(layers []Layer) error {
 	}
 	o.spread = map[int]map[int][]kernels.Budget{}
 	for _, b := range o.Budgets {
-		slots, err := kernels.Allocate(w, b, min(b, max(o.Pinned, 4)+4), o.Context)
+		slots, err := kernels.Allocate(w, b, kernels.HeadLeast(b, o.Pinned), o.Context)
 		if err != nil {
 			return fmt.Errorf("train: %w: %w", err, ErrOption)
 		}
@@ -201,12 +201,11 @@ func (o *Options) allocate(layers []Layer) error {
 
 // heavyOf returns h of a head that has so many slots of a budget.
 func (o *Options) heavyOf(slots, budget int) (int, error) {
-	h, err := o.heavy(slots)
+	whole := -1
 	if o.Heavy > 0 {
-		whole, err := o.heavy(budget)
-		return min(slots, max(slots*whole/budget, o.Pinned)), err
+		whole, _ = o.heavy(budget)
 	}
-	return min(slots, h), err
+	return kernels.HeadHeavy(o.Policy, slots, budget, whole, o.Pinned)
 }
 
 // heavy returns h of a budget.
