@@ -179,25 +179,8 @@ func TestHybridSequencesAreApart(t *testing.T) {
 		c := hybrid(t, name)
 		c.Sequences = 2
 		w := open(t, worker.Patched, c)
-		a, b := randomTokens(256, 384)[:128], randomTokens(256, 384)[128:]
-		alone := func(tokens []int32) *worker.Output {
-			require.NoError(t, w.Clear())
-			return atOnce.decode(t, w, tokens)
-		}
-		wantA, wantB := alone(a), alone(b)
-		require.NoError(t, w.Clear())
-		for pos := 0; pos < 128; pos += 32 {
-			var batch []worker.Token
-			for i := pos; i < pos+32; i++ {
-				batch = append(batch, worker.Token{ID: a[i], Pos: int32(i), Seq: 1, Row: true}, worker.Token{ID: b[i], Pos: int32(i), Seq: 0, Row: true})
-			}
-			out, err := w.DecodeEach(batch)
-			require.NoError(t, err, name)
-			for i := range 32 {
-				sameBits(t, row(wantA, pos+i), row(out, 2*i))
-				sameBits(t, row(wantB, pos+i), row(out, 2*i+1))
-			}
-		}
+		tokens := randomTokens(256, 384)
+		apart(t, w, tokens[:128], 1, tokens[128:], 0)
 	}
 }
 

@@ -286,18 +286,7 @@ func TestQuantisedLayers(t *testing.T) {
 	const n = 256
 	path := tiny(t, "gemma4-64")
 	tokens := randomTokens(n, 384)
-	c := worker.Config{Model: path, Context: n, Ubatch: 64, TypeK: "q4_0", TypeV: "q8_0", FlashAttention: true}
-	want := chatter.decode(t, open(t, worker.Unmodified, c), tokens)
-	got := chatter.decode(t, open(t, worker.Patched, worker.Config{Model: path, Context: n, Ubatch: 64, LESS: &worker.LESS{Budget: n, TypeK: "q4_0", TypeV: "q8_0"}}), tokens)
-	f16 := chatter.decode(t, open(t, worker.Unmodified, worker.Config{Model: path, Context: n, Ubatch: 64}), tokens)
-	t.Setenv("LLAMA_ATTN_ROT_DISABLE", "1")
-	unrotated := chatter.decode(t, open(t, worker.Unmodified, c), tokens)
-	apart := compare(t, want, got)
-	for name, other := range map[string]*worker.Output{"f16": f16, "itself without the rotation": unrotated} {
-		d := compare(t, want, other)
-		t.Logf("KL %.2g to the runtime's, which is %.2g from %s", apart.kl, d.kl, name)
-		assert.Less(t, 2*apart.kl, d.kl, name)
-	}
+	asTheRuntimes(t, path, tokens, "q8_0")
 }
 
 // Training records and fits layers of whatever heads. A layer that shares another's cache gets no phi yet, and its owner kernels as if

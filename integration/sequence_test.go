@@ -20,11 +20,9 @@ func openSequences(t *testing.T) (*worker.Worker, []int32) {
 	return w, heldOut(t, w, 400)
 }
 
-// Sequences in one batch do not see each other: each decodes as if it were alone.
-func TestSequencesAreApart(t *testing.T) {
-	t.Parallel()
-	w, tokens := openSequences(t)
-	a, b := tokens[:128], tokens[200:328]
+// apart decodes two texts of 128 tokens in one batch after another, as sequences of their own, and wants what each is alone.
+func apart(t *testing.T, w *worker.Worker, a []int32, seqA int32, b []int32, seqB int32) {
+	t.Helper()
 	alone := func(tokens []int32) *worker.Output {
 		require.NoError(t, w.Clear())
 		return atOnce.decode(t, w, tokens)
@@ -34,7 +32,7 @@ func TestSequencesAreApart(t *testing.T) {
 	for pos := 0; pos < 128; pos += 32 {
 		var batch []worker.Token
 		for i := pos; i < pos+32; i++ {
-			batch = append(batch, worker.Token{ID: a[i], Pos: int32(i), Seq: 1, Row: true}, worker.Token{ID: b[i], Pos: int32(i), Seq: 3, Row: true})
+			batch = append(batch, worker.Token{ID: a[i], Pos: int32(i), Seq: seqA, Row: true}, worker.Token{ID: b[i], Pos: int32(i), Seq: seqB, Row: true})
 		}
 		out, err := w.DecodeEach(batch)
 		require.NoError(t, err)
@@ -43,6 +41,13 @@ func TestSequencesAreApart(t *testing.T) {
 			sameBits(t, row(wantB, pos+i), row(out, 2*i+1))
 		}
 	}
+}
+
+// Sequences in one batch do not see each other: each decodes as if it were alone.
+func TestSequencesAreApart(t *testing.T) {
+	t.Parallel()
+	w, tokens := openSequences(t)
+	apart(t, w, tokens[:128], 1, tokens[200:328], 3)
 	info, err := w.LESS()
 	require.NoError(t, err)
 	assert.Equal(t, 2, info.Sequences)

@@ -456,11 +456,7 @@ func kimiLinear(b *builder) {
 			b.matrix(blk(i, "attn_output"), 1, all, s.embd)
 		} else {
 			b.matrix(blk(i, "attn_q"), peaked, s.embd, s.heads*(nope+rope))
-			b.matrix(blk(i, "attn_kv_a_mqa"), 1, s.embd, rank+rope)
-			b.norm(blk(i, "attn_kv_a_norm"), 1, rank)
-			b.matrix(blk(i, "attn_k_b"), peaked, nope, rank, s.heads)
-			b.matrix(blk(i, "attn_v_b"), 1, rank, dimV, s.heads)
-			b.matrix(blk(i, "attn_output"), 1, s.heads*dimV, s.embd)
+			b.latent(i, s, rank, nope, rope, dimV)
 		}
 		b.norm(blk(i, "ffn_norm"), 1, s.embd)
 		b.gated(i, s)
@@ -470,19 +466,12 @@ func kimiLinear(b *builder) {
 // qwen2vl and qwen3vl are the text half of vision models.
 func qwen2vl(b *builder) {
 	s := shape{layers: layers, embd: 64, ff: 128, heads: 4, headsKV: 2, dim: 16}
-	b.shape(s)
-	b.rmsNorm()
 	b.key("rope.dimension_sections", []int32{2, 3, 3, 0}) // of half a head: time, height, width
-	b.embed(1, s.embd)
-	b.output(s.embd)
+	llamaOf(b, s)
 	for i := range s.layers {
-		b.norm(blk(i, "attn_norm"), 1, s.embd)
-		b.qkvo(i, s, peaked)
 		b.bias(blk(i, "attn_q"), s.heads*s.dim)
 		b.bias(blk(i, "attn_k"), s.headsKV*s.dim)
 		b.bias(blk(i, "attn_v"), s.headsKV*s.dim)
-		b.norm(blk(i, "ffn_norm"), 1, s.embd)
-		b.gated(i, s)
 	}
 }
 

@@ -90,6 +90,15 @@ func mamba(b *builder) {
 	}
 }
 
+// latent adds multi-head latent attention but for its queries: keys of nope and rope elements, without and with rotation.
+func (b *builder) latent(i int, s shape, rank, nope, rope, dimV int) {
+	b.matrix(blk(i, "attn_kv_a_mqa"), 1, s.embd, rank+rope)
+	b.norm(blk(i, "attn_kv_a_norm"), 1, rank)
+	b.matrix(blk(i, "attn_k_b"), peaked, nope, rank, s.heads)
+	b.matrix(blk(i, "attn_v_b"), 1, rank, dimV, s.heads)
+	b.matrix(blk(i, "attn_output"), 1, s.heads*dimV, s.embd)
+}
+
 func deepseek2(b *builder) {
 	const (
 		rankQ, rankKV = 32, 32
@@ -121,11 +130,7 @@ func deepseek2(b *builder) {
 		b.matrix(blk(i, "attn_q_a"), 1, s.embd, rankQ)
 		b.norm(blk(i, "attn_q_a_norm"), 1, rankQ)
 		b.matrix(blk(i, "attn_q_b"), peaked, rankQ, s.heads*(nope+rope))
-		b.matrix(blk(i, "attn_kv_a_mqa"), 1, s.embd, rankKV+rope)
-		b.norm(blk(i, "attn_kv_a_norm"), 1, rankKV)
-		b.matrix(blk(i, "attn_k_b"), peaked, nope, rankKV, s.heads)
-		b.matrix(blk(i, "attn_v_b"), 1, rankKV, dimV, s.heads)
-		b.matrix(blk(i, "attn_output"), 1, s.heads*dimV, s.embd)
+		b.latent(i, s, rankKV, nope, rope, dimV)
 		b.norm(blk(i, "ffn_norm"), 1, s.embd)
 		b.gated(i, s)
 	}
