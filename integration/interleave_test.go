@@ -30,7 +30,7 @@ import (
 // "Memory" in algorithm.md). What a sequence computes in the end must be, bit for bit, what a fresh one does that is taken
 // the same way. $LESSKV_INTERLEAVINGS is their number.
 func TestInterleavings(t *testing.T) {
-	n := 76
+	n := 80
 	if s := os.Getenv("LESSKV_INTERLEAVINGS"); s != "" {
 		var err error
 		n, err = strconv.Atoi(s)
@@ -38,12 +38,14 @@ func TestInterleavings(t *testing.T) {
 	}
 	w := failingWorker(t)
 	settings := interleavingSettings(t)
-	each := (n + len(settings) - 1) / len(settings) // opening a model takes longer than playing
 	counts := map[string]int{}
+	last := -1
 	for i := range n {
-		s := &settings[i/each]
-		if i%each == 0 {
+		at := i * len(settings) / n // one after the other, since opening a model takes longer than playing; of all kinds if there are fewer
+		s := &settings[at]
+		if at != last {
 			require.NoError(t, w.open(s), s.name)
+			last = at
 		}
 		p := &player{failing: w, setting: s, counts: counts}
 		steps := drawSteps(uint64(i))
@@ -126,12 +128,26 @@ type setting struct {
 	window int   // of the layers that have one; 0: none
 	bytes  int64 // of a sequence, by the formula
 	state  int64
-
-	layers, headsKV int  // that attend
-	hybrid          bool // other layers are recurrent, with the state of the end of a sequence and no other
+	caches []slotted
+	hybrid bool // other layers are recurrent, with the state of the end of a sequence and no other
 }
 
-// interleavingSettings are all policies, with all types of slots, with and without kernels and windows, and some hybrids.
+// slotted is a layer that has a cache.
+type slotted struct {
+	window bool
+	slots  []int // of each KV head
+}
+
+// add gives a setting a layer whose KV heads have so many slots each, of so many bytes.
+func (s *setting) add(window bool, slots []int, size int64) {
+	s.caches = append(s.caches, slotted{window, slots})
+	for _, n := range slots {
+		s.bytes += int64(n) * size
+	}
+}
+
+// interleavingSettings are all policies, with all types of slots, with and without kernels and windows, budgets by head, layers that
+// share and differ, and some hybrids.
 func interleavingSettings(t *testing.T) (all []setting) {
 	t.Helper()
 	keys, values := []string{"f16", "f32", "q8_0", "q4_0"}, []string{"f16", "f32", "q8_0"}
@@ -151,7 +167,7 @@ func interleavingSettings(t *testing.T) (all []setting) {
 			require.NoError(t, a.Write(adapter))
 			for k, key := range keys {
 				for v, value := range values {
-					s := setting{window: m.Window, layers: read.Layers, headsKV: read.HeadsKV}
+					s := setting{window: m.Window}
 					l := &worker.LESS{Policy: policy, Budget: 5 + 9*((i+j+k+v)%3), TypeK: key, TypeV: value}
 					rank := 0
 					if (j+k+v)%3 > 0 {
@@ -159,13 +175,15 @@ func interleavingSettings(t *testing.T) (all []setting) {
 					}
 					s.config = worker.Config{Model: path, Context: playContext, Batch: 64, Ubatch: playUbatch, Sequences: 3, LESS: l}
 					s.name = fmt.Sprintf("%s, %s, keys %s, values %s, budget %d, rank %d", model, policy, key, value, l.Budget, rank)
-					windows := 0
-					if m.Window > 0 {
-						windows = read.Layers / 2 // every other one
+					for il := range read.Layers {
+						window, slots := m.Window > 0 && il%2 == 0, l.Budget // every other one, from the first on
+						if window {
+							slots = m.Window - 1
+						} else {
+							s.state += int64(read.HeadsKV) * int64(rank) * 33 * 4
+						}
+						s.add(window, slices.Repeat([]int{slots}, read.HeadsKV), size[key]+size[value]+8)
 					}
-					full, slot := int64(read.Layers-windows), size[key]+size[value]+8
-					s.bytes = int64(read.HeadsKV) * slot * (full*int64(l.Budget) + int64(windows)*int64(m.Window-1))
-					s.state = int64(read.HeadsKV) * full * int64(rank) * 33 * 4
 					all = append(all, s)
 				}
 			}
@@ -177,16 +195,43 @@ func interleavingSettings(t *testing.T) (all []setting) {
 		path, err := m.WriteIn(dir, gguf.F32, 1)
 		require.NoError(t, err)
 		l := &worker.LESS{Policy: []string{"h2o", "lambda", "peak"}[i%3], Budget: 5 + 9*(i%3)}
-		s := setting{name: model, window: m.Window, layers: len(m.Attends), headsKV: 2, hybrid: true}
+		s := setting{name: model, window: m.Window, hybrid: true}
 		s.config = worker.Config{Model: path, Context: playContext, Batch: 64, Ubatch: playUbatch, Sequences: 3, LESS: l}
-		dim, slots := int64(16), int64(l.Budget)
+		dim, slots := int64(16), l.Budget
 		if model == "qwen35" {
 			dim = 64
 		}
 		if m.Window > 0 {
-			slots = int64(m.Window - 1)
+			slots = m.Window - 1
 		}
-		s.bytes = int64(s.layers) * int64(s.headsKV) * slots * (2*2*dim + 8)
+		for range m.Attends {
+			s.add(m.Window > 0, []int{slots, slots}, 2*2*dim+8)
+		}
+		all = append(all, s)
+	}
+	for _, model := range []string{"qwen3", "gemma3n", "gemma4", "openelm"} {
+		m, err := tinymodels.Find(model)
+		require.NoError(t, err)
+		path, err := m.WriteIn(dir, gguf.F32, 1)
+		require.NoError(t, err)
+		read, err := weights.ReadModel(path)
+		require.NoError(t, err)
+		window, err := windowed(m, path, read.Layers)
+		require.NoError(t, err)
+		l := &worker.LESS{Policy: "peak"}
+		s := setting{name: model + ", budgets by head", window: m.Window}
+		for il := range read.Layers - m.Shared {
+			shape := read.Layer(il)
+			slots := slices.Repeat([]int{m.Window - 1}, shape.HeadsKV)
+			if !window[il] {
+				for j := range slots {
+					slots[j] = 1 + (5*il+7*j)%23
+				}
+				l.Slots = append(l.Slots, slots...)
+			}
+			s.add(window[il], slots, int64(2*(shape.KeyLength+shape.ValueLength)+8))
+		}
+		s.config = worker.Config{Model: path, Context: playContext, Batch: 64, Ubatch: playUbatch, Sequences: 3, LESS: l}
 		all = append(all, s)
 	}
 	return all
@@ -212,15 +257,19 @@ type event struct {
 // A modelled sequence is what is known of one without asking it.
 type modelled struct {
 	events []event
-	length int    // tokens
-	kept   [2]int // pairs of each KV head: of layers with the budget, of those with a window
-	holds  bool   // memory
+	length int     // tokens
+	kept   [][]int // pairs of each layer's KV heads; nil: none
+	holds  bool    // memory
 	poison bool
 }
 
 func (m *modelled) clone() modelled {
 	c := *m
 	c.events = slices.Clone(m.events)
+	c.kept = slices.Clone(m.kept)
+	for i := range c.kept {
+		c.kept[i] = slices.Clone(c.kept[i])
+	}
 	return c
 }
 
@@ -232,8 +281,15 @@ func (m *modelled) decoded(s *setting, tokens []int32) {
 	m.events = append(m.events, event{tokens: tokens})
 	m.length += len(tokens)
 	m.holds = true
-	for i, slots := range []int{s.config.LESS.Budget, s.window - 1} {
-		m.kept[i] = min(m.kept[i]+len(tokens), max(slots, 0))
+	if m.kept == nil {
+		for _, c := range s.caches {
+			m.kept = append(m.kept, make([]int, len(c.slots)))
+		}
+	}
+	for i, c := range s.caches {
+		for j, slots := range c.slots {
+			m.kept[i][j] = min(m.kept[i][j]+len(tokens), slots)
+		}
 	}
 }
 
@@ -397,23 +453,23 @@ func (p *player) lowest(seq int) (posMin, cut int, err error) {
 	if err != nil {
 		return 0, 0, err
 	}
-	for _, l := range layers {
-		kind := 0
-		if l.Window {
-			kind = 1
-		}
-		if int(l.Kept) != m.kept[kind] || int(l.Seen) != m.length || l.Seen != l.Kept+l.Folded {
-			return 0, 0, fmt.Errorf("layer %d has seen %d and keeps %d, want %d and %d", l.Layer, l.Seen, l.Kept, m.length, m.kept[kind])
+	if len(layers) != len(p.setting.caches) {
+		return 0, 0, fmt.Errorf("%d layers have caches, want %d", len(layers), len(p.setting.caches))
+	}
+	for i, l := range layers {
+		kept := m.kept[i]
+		if l.Window != p.setting.caches[i].window || int(l.Kept) != slices.Max(kept) || int(l.Seen) != m.length || int(l.Folded) != m.length-slices.Min(kept) {
+			return 0, 0, fmt.Errorf("layer %d has seen %d and keeps %d, %d are folded, want %d and %v", l.Layer, l.Seen, l.Kept, l.Folded, m.length, kept)
 		}
 		gone := -1 // highest position that is no slot any more
-		for head := range p.setting.headsKV {
+		for head, n := range kept {
 			pos, _, err := p.Slots(seq, l.Layer, head)
 			if err != nil {
 				return 0, 0, err
 			}
 			pos = slices.Sorted(slices.Values(pos))
-			if len(pos) != m.kept[kind] || len(slices.Compact(slices.Clone(pos))) != len(pos) {
-				return 0, 0, fmt.Errorf("layer %d, head %d holds %v, want %d", l.Layer, head, pos, m.kept[kind])
+			if len(pos) != n || len(slices.Compact(slices.Clone(pos))) != len(pos) {
+				return 0, 0, fmt.Errorf("layer %d, head %d holds %v, want %d", l.Layer, head, pos, n)
 			}
 			top := m.length - 1
 			for i := len(pos) - 1; i >= 0 && int(pos[i]) == top; i-- {
@@ -477,7 +533,7 @@ func (p *player) decode(seq int, rng *rand.Rand) (string, error) {
 	done := fmt.Sprintf("decodes %d tokens at %d", len(tokens), m.length)
 	none := !m.holds && !m.poison && rng.IntN(4) == 0 // a sequence's memory is taken with its first token
 	if none {
-		if err := p.after(rng.IntN(2 * p.setting.layers)); err != nil {
+		if err := p.after(rng.IntN(2 * len(p.setting.caches))); err != nil {
 			return done, err
 		}
 		done += ", with an allocation that fails"
@@ -578,7 +634,7 @@ func (p *player) copy(seq int, rng *rand.Rand) (string, error) {
 	done := "is made a copy"
 	none := f.holds && f.length > 0 && !f.poison && rng.IntN(4) == 0
 	if none {
-		if err := p.after(rng.IntN(2 * p.setting.layers)); err != nil {
+		if err := p.after(rng.IntN(2 * len(p.setting.caches))); err != nil {
 			return done, err
 		}
 		done += ", with an allocation that fails"
@@ -648,8 +704,10 @@ func (p *player) cut(seq int, rng *rand.Rand) (string, error) {
 		p.counts["cut refused"]++
 		return done, p.unchanged(seq, func() error { return refused(p.SeqRemove(seq, at, worker.End), 0) })
 	}
-	for i := range m.kept {
-		m.kept[i] = max(0, m.kept[i]-(m.length-at))
+	for _, kept := range m.kept {
+		for i := range kept {
+			kept[i] = max(0, kept[i]-(m.length-at))
+		}
 	}
 	m.events = append(m.events, event{cut: at})
 	m.length = at
@@ -676,7 +734,7 @@ func (p *player) load(seq int, rng *rand.Rand) (string, error) {
 	if from.as.length > 0 && rng.IntN(4) == 0 {
 		p.counts["no memory to load"]++
 		return done + ", with an allocation that fails", p.unchanged(seq, func() error {
-			if err := p.after(rng.IntN(2 * p.setting.layers)); err != nil {
+			if err := p.after(rng.IntN(2 * len(p.setting.caches))); err != nil {
 				return err
 			}
 			_, err := p.Load(seq, from.data)

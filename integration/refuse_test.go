@@ -98,6 +98,10 @@ func TestCallsRefused(t *testing.T) {
 	// Another context that would read this one's cache as llama.cpp's own.
 	assistant := write(t, tinymodels.Gemma4Assistant(), gguf.F16)
 	refused(w.Beside(assistant), "cache of another context", "LESS")
+	ok, reason, err := start(t, worker.Patched).Supported(assistant)
+	require.NoError(t, err)
+	assert.False(t, ok, "what has no cache of its own")
+	assert.Contains(t, reason, "drafts for another model")
 
 	// None of it left a trace, and a state for a device is one like any other.
 	device, err := w.SaveFlagged(0, worker.OnDevice)

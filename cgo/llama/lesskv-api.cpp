@@ -75,6 +75,8 @@ bool lesskv_supported(const llama_model * model, char * error, size_t error_size
         why = "biases attention by distance (ALiBi)";
     } else if (h.is_mla() || model->arch == LLM_ARCH_DEEPSEEK2 || model->arch == LLM_ARCH_KIMI_LINEAR || model->arch == LLM_ARCH_KIMI_K3 || model->arch == LLM_ARCH_BAILINGMOE3) {
         why = "uses multi-head latent attention (MLA)";
+    } else if (model->arch == LLM_ARCH_GEMMA4_ASSISTANT) {
+        why = "drafts for another model and attends to that one's cache";
     } else if (model->arch == LLM_ARCH_QWEN4EXP) {
         why = "keeps an index of its keys beside them, and attends to those that it chooses";
     } else if (model->arch == LLM_ARCH_DEEPSEEK4) {
