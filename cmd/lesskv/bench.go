@@ -72,7 +72,7 @@ them for once, and compares.`,
 	f := cmd.Flags()
 	f.StringVar(&o.Quant, "quant", "Q4_0", "type of a shape's matrices, by llama.cpp's names")
 	f.StringVar(&o.Dir, "dir", "", "`folder` of shapes and random kernels (default: in the user's cache folder)")
-	f.StringSliceVarP(&o.methods, "methods", "m", nil, "f16, f16-fa, q8_0-fa, q4_0-fa, sparse, less (default: all)")
+	f.StringSliceVarP(&o.methods, "methods", "m", nil, "f16, f16-fa, q8_0-fa, q4_0-fa, sparse, less (default: these), sparse-unequal: heads with budgets of 0.25 and 1.75 times the mean")
 	f.StringSliceVarP(&o.contexts, "contexts", "c", []string{"512", "2k", "8k", "32k"}, "tokens before what is measured, up to 128k; 0 is an empty cache")
 	f.StringVar(&o.limit, "prompt-limit", "", "measure prompts up to this context, 0 for none (default: all)")
 	addNumber(f, &o.Repeat, "rounds", "r", 5, 1, 10000, "rounds")

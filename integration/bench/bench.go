@@ -201,13 +201,35 @@ func (b *bench) tokens(n int) []int32 {
 	return tokens
 }
 
-func (b *bench) less(kernels bool) *worker.LESS {
+func (b *bench) less(m Method) *worker.LESS {
 	l := &worker.LESS{Policy: b.o.Policy, Budget: b.budget, Profile: b.o.Profile}
 	l.TypeK, l.TypeV, _ = worker.SlotTypes(b.o.SlotType) // checked with the options
-	if kernels {
+	if m.LESS {
 		l.Adapter = b.adapter
 	}
+	if m.Unequal {
+		l.Budget, l.Slots = 0, b.unequal()
+	}
 	return l
+}
+
+// unequal returns how many slots each KV head has where every other one has a quarter of the budget and the next one the rest of two:
+// as many in all as with equal budgets.
+func (b *bench) unequal() []int {
+	var slots []int
+	for i := range b.model.Layers {
+		if b.model.Owner(i) == i {
+			slots = append(slots, make([]int, b.model.Layer(i).HeadsKV)...)
+		}
+	}
+	for i := range slots {
+		slots[i] = b.budget
+		if i%2 == 1 {
+			slots[i-1] = b.budget / 4
+			slots[i] = 2*b.budget - slots[i-1]
+		}
+	}
+	return slots
 }
 
 func (b *bench) start(m Method, context int, less *worker.LESS) (*worker.Worker, error) {
@@ -233,7 +255,7 @@ func (b *bench) open() error {
 		b.o.Progress(0, 1, "opening "+m.Name)
 		var less *worker.LESS
 		if m.Tree == worker.Patched {
-			less = b.less(m.LESS)
+			less = b.less(m)
 		}
 		w, err := b.start(m, b.context(), less)
 		if err != nil {
@@ -287,13 +309,16 @@ type runner struct {
 
 // settled is the number of tokens after which LESS's cost no longer changes: all slots are full, and the scores' spread has
 // had time to grow.
-func (b *bench) settled() int {
-	u := b.o.Ubatch
-	return (b.budget + 2*u + u - 1) / u * u
+func (r *runner) settled() int {
+	u, slots := r.bench.o.Ubatch, r.bench.budget
+	if r.Unequal {
+		slots = slices.Max(r.bench.unequal())
+	}
+	return (slots + 2*u + u - 1) / u * u
 }
 
 // begins returns how many tokens LESS has to have seen where its cell is to begin after so many.
-func (b *bench) begins(tokens int) int { return min(tokens, b.settled()) }
+func (r *runner) begins(tokens int) int { return min(tokens, r.settled()) }
 
 func (r *runner) setup() error {
 	r.states, r.spent, r.n = map[int][]byte{}, map[int]time.Duration{}, map[int]int{}
@@ -302,9 +327,9 @@ func (r *runner) setup() error {
 	if r.Tree == worker.Patched {
 		starts = nil
 		for _, c := range b.o.Contexts {
-			starts = append(starts, b.begins(c))
+			starts = append(starts, r.begins(c))
 			if b.o.prompt(c) {
-				starts = append(starts, b.begins(c-b.o.Ubatch))
+				starts = append(starts, r.begins(c-b.o.Ubatch))
 			}
 		}
 		slices.Sort(starts)
@@ -334,7 +359,7 @@ func (r *runner) prepare(tokens int) (pos int, err error) {
 		return 0, r.w.Clear()
 	}
 	if r.Tree == worker.Patched {
-		n := r.bench.begins(tokens)
+		n := r.begins(tokens)
 		_, err := r.w.Load(0, r.states[n])
 		return n, err
 	}
@@ -495,9 +520,10 @@ func (b *bench) rates() error {
 
 // growth feeds a prompt of o.Growth tokens and says how much the peak grew from 2,048 on.
 func (b *bench) growth() error {
-	less := b.less(true)
+	m := Method{Name: "less", Tree: worker.Patched, LESS: true}
+	less := b.less(m)
 	less.Budget = max(64, int(b.o.Budget*32768))
-	w, err := b.start(Method{Name: "less", Tree: worker.Patched, LESS: true}, b.o.Growth, less)
+	w, err := b.start(m, b.o.Growth, less)
 	if err != nil {
 		return err
 	}

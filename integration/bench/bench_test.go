@@ -20,11 +20,11 @@ import (
 // TestRun measures a small shape with every method: what is measured, not how fast it is.
 func TestRun(t *testing.T) {
 	dir := t.TempDir()
-	o := Options{Model: "gopher-5m", Dir: dir, Contexts: []int{0, 64, 320}, Ubatch: 64, Repeat: 2, Threads: 1, Profile: true, Growth: 8192}
+	o := Options{Model: "gopher-5m", Dir: dir, Methods: Methods(), Contexts: []int{0, 64, 320}, Ubatch: 64, Repeat: 2, Threads: 1, Profile: true, Growth: 8192}
 	r, err := Run(t.Context(), o)
 	require.NoError(t, err)
 	assert.Equal(t, []int{0, 64, 320}, r.Contexts())
-	assert.Equal(t, []string{"f16", "f16-fa", "q8_0-fa", "q4_0-fa", "sparse", "less"}, r.Methods())
+	assert.Equal(t, []string{"f16", "f16-fa", "q8_0-fa", "q4_0-fa", "sparse", "less", "sparse-unequal"}, r.Methods())
 	for _, m := range r.Methods() {
 		for _, c := range r.Contexts() {
 			assert.Equal(t, 2, r.Speed(Cell{m, c, Decode}).N, "%s at %d", m, c)
@@ -40,12 +40,15 @@ func TestRun(t *testing.T) {
 	less, _ := r.memory("less", 320)
 	sparse, _ := r.memory("sparse", 320)
 	full, _ := r.memory("f16", 320)
+	unequal, _ := r.memory("sparse-unequal", 320)
+	assert.Equal(t, sparse.Cache, unequal.Cache)
+	assert.Equal(t, 2*64-16, unequal.Kept)
 	assert.Equal(t, 64, less.Kept, "all slots are in use")
 	assert.Greater(t, less.Cache, sparse.Cache)
 	assert.EqualValues(t, 320*6*2*2*64*2, full.Cache)
 	assert.Equal(t, full.Cache, full.Full)
 	for _, s := range r.Samples {
-		assert.Equal(t, s.Method == "less" || s.Method == "sparse", len(s.Phases) == len(phaseNames), "%v", s)
+		assert.Equal(t, s.Method == "less" || strings.HasPrefix(s.Method, "sparse"), len(s.Phases) == len(phaseNames), "%v", s)
 	}
 	require.NotNil(t, r.Node)
 	assert.Positive(t, r.Node.Node)

@@ -27,6 +27,8 @@ type Method struct {
 	Type string // of the unmodified cache: f16, q8_0, q4_0
 	FA   bool   // with flash attention
 	LESS bool   // with kernels; sparse only without. Patched tree only
+
+	Unequal bool // heads share the slots unequally. Patched tree only
 }
 
 // Methods lists all of them, the unmodified ones first.
@@ -38,14 +40,16 @@ func Methods() []Method {
 		{Name: "q4_0-fa", Tree: worker.Unmodified, Type: "q4_0", FA: true},
 		{Name: "sparse", Tree: worker.Patched},
 		{Name: "less", Tree: worker.Patched, LESS: true},
+		{Name: "sparse-unequal", Tree: worker.Patched, Unequal: true},
 	}
 }
 
-// FindMethods returns the methods of the names, or all if there are none. It fails with ErrOption on a name that is no method's.
+// FindMethods returns the methods of the names, or if there are none all but those with unequal heads. It fails with ErrOption on a name
+// that is no method's.
 func FindMethods(names []string) ([]Method, error) {
 	all := Methods()
 	if len(names) == 0 {
-		return all, nil
+		return slices.DeleteFunc(all, func(m Method) bool { return m.Unequal }), nil
 	}
 	var list []Method
 	for _, name := range names {
@@ -68,7 +72,7 @@ type Options struct {
 	Quant string // type of a shape's matrices; Q4_0
 	Dir   string // where shapes and random kernels lie
 
-	Methods     []Method      // all
+	Methods     []Method      // all but those with unequal heads
 	Contexts    []int         // ascending; 0 is an empty cache; 512, 2k, 8k, 32k
 	PromptLimit int           // prompts are measured up to this context; -1: none; all
 	Repeat      int           // 5
@@ -120,7 +124,7 @@ func (o *Options) fill() error {
 		o.Budget = 0.05
 	}
 	if len(o.Methods) == 0 {
-		o.Methods = Methods()
+		o.Methods, _ = FindMethods(nil)
 	}
 	if o.Contexts == nil {
 		o.Contexts = []int{512, 2048, 8192, 32768}

@@ -39,7 +39,7 @@ func groups() []group {
 			o.Contexts = []int{0, 512, 2048, 8192, 32768}
 		}},
 		{"smollm2-135m-profile", func(o *Options) {
-			o.Model, o.Methods, o.Profile = "smollm2-135m", methods("sparse", "less"), true
+			o.Model, o.Methods, o.Profile = "smollm2-135m", methods("sparse", "less", "sparse-unequal"), true
 			o.Contexts = []int{512, 8192, 32768}
 		}},
 		{"llama-3.2-1b-profile", func(o *Options) {
@@ -86,6 +86,12 @@ func targets() []target {
 		}},
 		{"the same, llama-3.2-1b", 1.05, true, "x", "llama-3.2-1b", func(r *Result) Spread {
 			return r.Ratio(at("sparse", 32768, Decode), at("less", 32768, Decode))
+		}},
+		{"decoding at 32k, smollm2-135m, sparse only: time of budgets of 0.25 and 1.75 times the mean, head by head, against that of equal ones", 1.02, true, "x", "smollm2-135m-profile", func(r *Result) Spread {
+			return r.Ratio(at("sparse", 32768, Decode), at("sparse-unequal", 32768, Decode))
+		}},
+		{"prompt, its last micro-batch at 32k: the same", 1.02, true, "x", "smollm2-135m-profile", func(r *Result) Spread {
+			return r.Ratio(at("sparse", 32768, Prompt), at("sparse-unequal", 32768, Prompt))
 		}},
 		{"prompt of 512 tokens, nothing evicted, smollm2-135m: LESS on against unmodified, better of both", 0.95, false, "x", "smollm2-135m", func(r *Result) Spread {
 			return r.Ratio(at("less", 512, Prompt), r.Better(512, Prompt))
