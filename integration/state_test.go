@@ -75,6 +75,7 @@ func TestSaveAndRestore(t *testing.T) {
 		{"peak, short convolutions and sliding windows", "lfm2-window", &worker.LESS{Policy: "peak", Budget: 64}},
 		{"h2o, Mamba 2", "nemotron_h", &worker.LESS{Policy: "h2o", Budget: 64}},
 		{"h2o, Mamba 2 in every layer", "falcon-h1", &worker.LESS{Policy: "h2o", Budget: 64}},
+		{"peak, Mamba 2 in every layer, by head", "falcon-h1", &worker.LESS{Policy: "peak", Slots: []int{100, 20, 7, 64, 1, 33, 65, 8}}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
