@@ -46,7 +46,11 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	if err := b.fits(); err != nil {
 		return nil, err
 	}
-	if len(o.Contexts) > 0 {
+	if o.Processes {
+		if err := b.processes(); err != nil {
+			return nil, err
+		}
+	} else if len(o.Contexts) > 0 {
 		if err := b.open(); err != nil {
 			return nil, err
 		}
@@ -516,6 +520,42 @@ func (b *bench) rates() error {
 		return nil
 	}
 	return nil
+}
+
+// processes opens each method for each context, and says what the process takes behind one micro-batch and a few tokens.
+func (b *bench) processes() error {
+	for i, c := range b.o.Contexts {
+		for j, m := range b.o.Methods {
+			b.o.Progress(float64(i*len(b.o.Methods)+j), float64(len(b.o.Contexts)*len(b.o.Methods)), fmt.Sprintf("%s for %d tokens", m.Name, c))
+			peak, err := b.process(m, c)
+			if err != nil {
+				return fmt.Errorf("bench: %s for %d tokens: %w", m.Name, c, err)
+			}
+			b.result.Processes = append(b.result.Processes, Process{m.Name, c, peak})
+		}
+	}
+	return nil
+}
+
+func (b *bench) process(m Method, context int) (peak int64, err error) {
+	var less *worker.LESS
+	if m.Tree == worker.Patched {
+		less = b.less(m)
+	}
+	w, err := b.start(m, context, less)
+	if err != nil {
+		return 0, err
+	}
+	defer w.Close()
+	n := min(b.o.Ubatch, context/2)
+	if _, err := w.Decode(0, 0, b.tokens(n), worker.Last); err != nil {
+		return 0, err
+	}
+	if _, _, err := w.Greedy(0, n, b.tokens(1)[0], minTokens, false); err != nil {
+		return 0, err
+	}
+	use, err := w.Memory()
+	return use.Peak, err
 }
 
 // growth feeds a prompt of o.Growth tokens and says how much the peak grew from 2,048 on.

@@ -57,6 +57,12 @@ func TestRun(t *testing.T) {
 	const unmodified = (8192 - 2048) * 6 * 2 * 2 * 64 * 2 // by which an unmodified cache would grow
 	assert.Less(t, r.Growth.After-r.Growth.Before, int64(unmodified/2))
 
+	processes, err := Run(t.Context(), Options{Model: "gopher-5m", Dir: dir, Methods: o.Methods[:1], Contexts: []int{256, 4096}, Ubatch: 64, Threads: 1, Processes: true})
+	require.NoError(t, err)
+	grown := processes.process("f16", 4096) - processes.process("f16", 256)
+	assert.Greater(t, grown, int64(3840*6*2*2*64*2), "the cache alone")
+	require.NoError(t, PlotContext(filepath.Join(dir, "context.png"), r, processes))
+
 	path := filepath.Join(dir, "r.json")
 	require.NoError(t, r.Write(path))
 	again, err := Read(path)

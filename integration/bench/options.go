@@ -86,10 +86,11 @@ type Options struct {
 	Hidden     int       // 16
 	KernelType gguf.Type // F16; F32 can't be asked for, as it is the zero
 
-	Ubatch  int  // 512
-	Threads int  // all CPUs
-	Profile bool // where LESS's time goes
-	Growth  int  // feed so many tokens, and say how much the peak grew from 2,048 on; 0: not
+	Ubatch    int  // 512
+	Threads   int  // all CPUs
+	Profile   bool // where LESS's time goes
+	Processes bool // what a process takes that is opened for each of the contexts
+	Growth    int  // feed so many tokens, and say how much the peak grew from 2,048 on; 0: not
 
 	Progress func(done, total float64, what string) // share of the work, and what is done next
 }

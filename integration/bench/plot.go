@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"image/color"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 
@@ -16,28 +17,63 @@ import (
 	"github.com/lesskv/lesskv/weights/outfile"
 )
 
-var colours = map[string]color.Color{
-	"f16":            color.RGBA{0x50, 0x50, 0x50, 0xff},
-	"f16-fa":         color.RGBA{0xa0, 0xa0, 0xa0, 0xff},
-	"q8_0-fa":        color.RGBA{0xc0, 0x70, 0x30, 0xff},
-	"q4_0-fa":        color.RGBA{0xe0, 0xa0, 0x50, 0xff},
-	"sparse-unequal": color.RGBA{0x40, 0x80, 0x40, 0xff},
-	"sparse":         color.RGBA{0x70, 0xb0, 0x60, 0xff},
-	"less":           color.RGBA{0x20, 0x70, 0xb0, 0xff},
+// A look tells a method's line from those that lie on it.
+type look struct {
+	colour color.Color
+	dashes []vg.Length
+	glyph  draw.GlyphDrawer
+}
+
+var (
+	dashed = []vg.Length{vg.Points(6), vg.Points(4)}
+	looks  = map[string]look{
+		"f16":            {color.RGBA{0x50, 0x50, 0x50, 0xff}, nil, draw.CircleGlyph{}},
+		"f16-fa":         {color.RGBA{0xa0, 0xa0, 0xa0, 0xff}, dashed, draw.SquareGlyph{}},
+		"q8_0-fa":        {color.RGBA{0xc0, 0x70, 0x30, 0xff}, nil, draw.CircleGlyph{}},
+		"q4_0-fa":        {color.RGBA{0xe0, 0xa0, 0x50, 0xff}, dashed, draw.SquareGlyph{}},
+		"sparse-unequal": {color.RGBA{0x40, 0x80, 0x40, 0xff}, dashed, draw.TriangleGlyph{}},
+		"sparse":         {color.RGBA{0x70, 0xb0, 0x60, 0xff}, nil, draw.PyramidGlyph{}},
+		"less":           {color.RGBA{0x20, 0x70, 0xb0, 0xff}, dashed, draw.CircleGlyph{}},
+	}
+)
+
+const (
+	panelWidth  = 12 * vg.Centimeter
+	panelHeight = 9 * vg.Centimeter
+)
+
+// write draws rows of panels as a PNG.
+func write(path string, rows ...[]*plot.Plot) error {
+	columns := 0
+	for _, r := range rows {
+		columns = max(columns, len(r))
+	}
+	img := vgimg.NewWith(vgimg.UseWH(vg.Length(columns)*panelWidth, vg.Length(len(rows))*panelHeight), vgimg.UseDPI(90))
+	tiles := draw.Tiles{Rows: len(rows), Cols: columns, PadX: vg.Points(12), PadY: vg.Points(12), PadTop: vg.Points(6), PadBottom: vg.Points(6), PadLeft: vg.Points(6), PadRight: vg.Points(6)}
+	canvas := draw.New(img)
+	for i, r := range rows {
+		for j, p := range r {
+			p.Draw(tiles.At(canvas, j, i))
+		}
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	return outfile.Write(path, func(w io.Writer) error {
+		_, err := vgimg.PngCanvas{Canvas: img}.WriteTo(w)
+		return err
+	})
 }
 
 // Plot draws decoding speed, prompt speed and the cache's bytes against the context, all axes logarithmic, one line of
-// pictures for each result, as a PNG.
+// pictures for each result, as a PNG. What was measured at one of them alone is no line and has no picture.
 func Plot(path string, results ...*Result) error {
-	const width, height = 12 * vg.Centimeter, 9 * vg.Centimeter
-	img := vgimg.NewWith(vgimg.UseWH(3*width, vg.Length(len(results))*height), vgimg.UseDPI(90))
-	tiles := draw.Tiles{Rows: len(results), Cols: 3, PadX: vg.Points(12), PadY: vg.Points(12), PadTop: vg.Points(6), PadBottom: vg.Points(6), PadLeft: vg.Points(6), PadRight: vg.Points(6)}
-	canvas := draw.New(img)
-	for row, r := range results {
+	rows := make([][]*plot.Plot, len(results))
+	for i, r := range results {
 		speed := func(p Phase) func(string, int) float64 {
 			return func(m string, c int) float64 { return r.Speed(Cell{m, c, p}).Median }
 		}
-		for column, s := range []struct {
+		for _, s := range []struct {
 			title, unit string
 			rising      bool // with the context
 			value       func(method string, context int) float64
@@ -53,27 +89,52 @@ func Plot(path string, results ...*Result) error {
 			if err != nil {
 				return err
 			}
-			p.Draw(tiles.At(canvas, column, row))
+			if p != nil {
+				rows[i] = append(rows[i], p)
+			}
 		}
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return err
-	}
-	return outfile.Write(path, func(w io.Writer) error {
-		_, err := vgimg.PngCanvas{Canvas: img}.WriteTo(w)
-		return err
-	})
+	return write(path, rows...)
 }
 
-// lines is one picture; values of 0 are not there.
-func (r *Result) lines(title, unit string, rising bool, value func(method string, context int) float64) (*plot.Plot, error) {
-	p := plot.New()
-	p.Title.Text, p.X.Label.Text, p.Y.Label.Text = title, "context, tokens", unit
-	p.X.Scale, p.Y.Scale = plot.LogScale{}, plot.LogScale{}
-	p.Y.Tick.Marker = plot.LogTicks{Prec: -1}
-	p.Add(plotter.NewGrid())
+// PlotContext draws what an app sees as its context grows, with the full f16 cache and with LESS, as a PNG: the memory of the process
+// and the speed of decoding, from 0 on.
+func PlotContext(path string, speed, memory *Result) error {
+	var row []*plot.Plot
+	for _, s := range []struct {
+		title, unit string
+		rising      bool
+		contexts    []int
+		value       func(method string, context int) float64
+	}{
+		{"memory of the process", "MiB", true, memory.Contexts(), func(m string, c int) float64 { return mib(memory.process(m, c)) }},
+		{"decoding", "tokens/s", false, speed.Contexts(), func(m string, c int) float64 {
+			if m == "f16" {
+				return speed.Speed(speed.Better(c, Decode)).Median
+			}
+			return speed.Speed(Cell{m, c, Decode}).Median
+		}},
+	} {
+		p := plot.New()
+		p.Title.Text, p.X.Label.Text, p.Y.Label.Text = fmt.Sprintf("%s: %s", speed.Model, s.title), "context, tokens", s.unit
+		p.X.Scale, p.Y.Min = plot.LogScale{}, 0
+		p.X.Tick.Marker = contextTicks(s.contexts)
+		p.Add(plotter.NewGrid())
+		for _, m := range []struct{ method, label string }{{"f16", "full cache, f16"}, {"less", "lesskv"}} {
+			if err := addLine(p, m.label, looks[m.method], s.contexts, func(c int) float64 { return s.value(m.method, c) }); err != nil {
+				return err
+			}
+		}
+		p.Y.Max *= 1.1
+		p.Legend.Left, p.Legend.Top = true, s.rising
+		row = append(row, p)
+	}
+	return write(path, row)
+}
+
+func contextTicks(contexts []int) plot.ConstantTicks {
 	var ticks []plot.Tick
-	for _, c := range r.Contexts() {
+	for _, c := range contexts {
 		if c > 0 {
 			label := fmt.Sprint(c)
 			if c%1024 == 0 {
@@ -82,33 +143,72 @@ func (r *Result) lines(title, unit string, rising bool, value func(method string
 			ticks = append(ticks, plot.Tick{Value: float64(c), Label: label})
 		}
 	}
-	p.X.Tick.Marker = plot.ConstantTicks(ticks)
-	found := false
-	for _, m := range r.Methods() {
-		var xy plotter.XYs
-		for _, c := range r.Contexts() {
-			if v := value(m, c); c > 0 && v > 0 {
-				xy = append(xy, plotter.XY{X: float64(c), Y: v})
+	return ticks
+}
+
+// addLine draws the values that are there: those above 0.
+func addLine(p *plot.Plot, label string, l look, contexts []int, value func(context int) float64) error {
+	var xy plotter.XYs
+	for _, c := range contexts {
+		if v := value(c); c > 0 && v > 0 {
+			xy = append(xy, plotter.XY{X: float64(c), Y: v})
+		}
+	}
+	if len(xy) == 0 {
+		return nil
+	}
+	line, points, err := plotter.NewLinePoints(xy)
+	if err != nil {
+		return err
+	}
+	line.Color, points.Color = l.colour, l.colour
+	line.Width, line.Dashes, points.Shape = vg.Points(1.5), l.dashes, l.glyph
+	p.Add(line, points)
+	p.Legend.Add(label, line, points)
+	return nil
+}
+
+// logTicks has labels at 1, 2 and 5 times the powers of ten: three of them at least, however short the axis.
+type logTicks struct{}
+
+func (logTicks) Ticks(lo, hi float64) []plot.Tick {
+	var ticks []plot.Tick
+	for _, steps := range [][]float64{{1, 2, 5}, {1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9}} {
+		ticks = nil
+		for e := math.Floor(math.Log10(lo)); e <= math.Ceil(math.Log10(hi)); e++ {
+			for _, s := range steps {
+				if v := s * math.Pow(10, e); v >= lo && v <= hi {
+					ticks = append(ticks, plot.Tick{Value: v, Label: fmt.Sprintf("%g", v)})
+				}
 			}
 		}
-		if len(xy) == 0 {
-			continue
+		if len(ticks) >= 3 {
+			return ticks
 		}
-		found = true
-		line, points, err := plotter.NewLinePoints(xy)
-		if err != nil {
+	}
+	return append(ticks, plot.Tick{Value: lo, Label: fmt.Sprintf("%.3g", lo)}, plot.Tick{Value: math.Sqrt(lo * hi), Label: fmt.Sprintf("%.3g", math.Sqrt(lo*hi))}, plot.Tick{Value: hi, Label: fmt.Sprintf("%.3g", hi)})
+}
+
+// lines is one picture; values of 0 are not there. It is nil if a result of several contexts has them at one alone.
+func (r *Result) lines(title, unit string, rising bool, value func(method string, context int) float64) (*plot.Plot, error) {
+	p := plot.New()
+	p.Title.Text, p.X.Label.Text, p.Y.Label.Text = title, "context, tokens", unit
+	p.X.Scale, p.Y.Scale = plot.LogScale{}, plot.LogScale{}
+	p.X.Tick.Marker, p.Y.Tick.Marker = contextTicks(r.Contexts()), logTicks{}
+	p.Add(plotter.NewGrid())
+	for _, m := range r.Methods() {
+		if err := addLine(p, m, looks[m], r.Contexts(), func(c int) float64 { return value(m, c) }); err != nil {
 			return nil, err
 		}
-		line.Color, points.Color = colours[m], colours[m]
-		line.Width, points.Shape = vg.Points(1.5), draw.CircleGlyph{}
-		p.Add(line, points)
-		p.Legend.Add(m, line, points)
 	}
-	if !found { // a logarithm needs a range
-		p.X.Min, p.X.Max, p.Y.Min, p.Y.Max = 1, 10, 1, 10
+	if p.X.Min >= p.X.Max && len(r.Contexts()) > 1 {
+		return nil, nil
 	}
-	for _, axis := range []*plot.Axis{&p.X, &p.Y} {
-		if axis.Min == axis.Max { // and one point has none
+	for _, axis := range []*plot.Axis{&p.X, &p.Y} { // a logarithm needs a range
+		switch {
+		case axis.Min > axis.Max:
+			axis.Min, axis.Max = 1, 10
+		case axis.Min == axis.Max:
 			axis.Min, axis.Max = axis.Min/2, axis.Max*2
 		}
 	}

@@ -39,6 +39,8 @@ type Result struct {
 	Memory  []Memory `json:"memory,omitempty"`
 	Node    *Node    `json:"node,omitempty"`
 	Growth  *Growth  `json:"growth,omitempty"`
+
+	Processes []Process `json:"processes,omitempty"`
 }
 
 // A Sample is one measurement.
@@ -80,6 +82,23 @@ type Growth struct {
 	Budget int   `json:"budget"`
 	Before int64 `json:"before"` // bytes
 	After  int64 `json:"after"`
+}
+
+// Process is the peak of a process that was opened for a context, and has prompted and decoded a little.
+type Process struct {
+	Method  string `json:"method"`
+	Context int    `json:"context"` // n_ctx
+	Peak    int64  `json:"peak"`    // bytes
+}
+
+// process returns the peak of a method's process of a context, 0 if it was not measured.
+func (r *Result) process(method string, context int) int64 {
+	for _, p := range r.Processes {
+		if p.Method == method && p.Context == context {
+			return p.Peak
+		}
+	}
+	return 0
 }
 
 func newResult(o *Options, name string, m *weights.Model, budget int) Result {
@@ -170,21 +189,25 @@ func (r *Result) Better(context int, phase Phase) Cell {
 	return a
 }
 
-// Contexts lists the contexts that have samples, ascending.
+// Contexts lists the contexts that have samples or processes, ascending.
 func (r *Result) Contexts() []int {
 	var list []int
 	for _, s := range r.Samples {
 		list = append(list, s.Context)
 	}
+	for _, p := range r.Processes {
+		list = append(list, p.Context)
+	}
 	slices.Sort(list)
 	return slices.Compact(list)
 }
 
-// Methods lists the methods that have samples, in the order of Methods.
+// Methods lists the methods that have samples or processes, in the order of Methods.
 func (r *Result) Methods() []string {
 	var list []string
 	for _, m := range Methods() {
-		if slices.ContainsFunc(r.Samples, func(s Sample) bool { return s.Method == m.Name }) {
+		if slices.ContainsFunc(r.Samples, func(s Sample) bool { return s.Method == m.Name }) ||
+			slices.ContainsFunc(r.Processes, func(p Process) bool { return p.Method == m.Name }) {
 			list = append(list, m.Name)
 		}
 	}

@@ -46,6 +46,10 @@ func groups() []group {
 			o.Model, o.Methods, o.Profile = "llama-3.2-1b", methods("sparse", "less"), true
 			o.Contexts, o.Repeat = []int{512, 32768}, 3
 		}},
+		{"llama-3.2-1b-processes", func(o *Options) {
+			o.Model, o.Methods, o.Processes = "llama-3.2-1b", methods("f16", "q8_0-fa", "q4_0-fa", "less"), true
+			o.Contexts = []int{2048, 4096, 8192, 16384, 32768}
+		}},
 		{"gopher-5m-growth", func(o *Options) {
 			o.Model, o.Contexts, o.Growth = "gopher-5m", []int{}, 65536
 		}},
@@ -138,7 +142,7 @@ const (
 
 // Targets measures what the project promises and prints it as a table. Every group's result is kept in dir, and is not
 // measured again if it is there; only names the group to measure now, all if empty. With into, the table goes into that file,
-// between its marks, and the picture beside it as dir.png. Of o, only Dir, Threads, Repeat and Progress count.
+// between its marks, and the pictures beside it as dir.png and dir-context.png. Of o, only Dir, Threads, Repeat and Progress count.
 func Targets(ctx context.Context, w io.Writer, dir, only, into string, o Options) error {
 	if err := CheckTargets(dir, into); err != nil {
 		return err
@@ -212,8 +216,14 @@ func Targets(ctx context.Context, w io.Writer, dir, only, into string, o Options
 			drawn = append(drawn, r)
 		}
 	}
+	base := strings.TrimSuffix(dir, "/")
 	if len(drawn) > 0 {
-		if err := Plot(strings.TrimSuffix(dir, "/")+".png", drawn...); err != nil {
+		if err := Plot(base+".png", drawn...); err != nil {
+			return err
+		}
+	}
+	if speed, memory := results["llama-3.2-1b"], results["llama-3.2-1b-processes"]; speed != nil && memory != nil {
+		if err := PlotContext(base+"-context.png", speed, memory); err != nil {
 			return err
 		}
 	}
