@@ -97,20 +97,21 @@ func Plot(path string, results ...*Result) error {
 	return write(path, rows...)
 }
 
-// PlotContext draws what an app sees as its context grows, with the full f16 cache and with LESS, as a PNG: the memory of the process
+// PlotContext draws what an app sees as its context grows, with a full cache and with LESS, as a PNG: the memory of the process
 // and the speed of decoding, from 0 on.
 func PlotContext(path string, speed, memory *Result) error {
 	var row []*plot.Plot
 	for _, s := range []struct {
 		title, unit string
 		rising      bool
+		full        string
 		contexts    []int
 		value       func(method string, context int) float64
 	}{
-		{"memory of the process", "MiB", true, memory.Contexts(), func(m string, c int) float64 { return mib(memory.process(m, c)) }},
-		{"decoding", "tokens/s", false, speed.Contexts(), func(m string, c int) float64 {
+		{"memory of the process", "MiB", true, "full cache, f16", memory.Contexts(), func(m string, c int) float64 { return mib(memory.process(m, c)) }},
+		{"decoding", "tokens/s", false, "full cache, the fastest type", speed.Contexts(), func(m string, c int) float64 {
 			if m == "f16" {
-				return speed.Speed(speed.Better(c, Decode)).Median
+				return speed.Speed(speed.Best(c, Decode)).Median
 			}
 			return speed.Speed(Cell{m, c, Decode}).Median
 		}},
@@ -120,7 +121,7 @@ func PlotContext(path string, speed, memory *Result) error {
 		p.X.Scale, p.Y.Min = plot.LogScale{}, 0
 		p.X.Tick.Marker = contextTicks(s.contexts)
 		p.Add(plotter.NewGrid())
-		for _, m := range []struct{ method, label string }{{"f16", "full cache, f16"}, {"less", "lesskv"}} {
+		for _, m := range []struct{ method, label string }{{"f16", s.full}, {"less", "lesskv"}} {
 			if err := addLine(p, m.label, looks[m.method], s.contexts, func(c int) float64 { return s.value(m.method, c) }); err != nil {
 				return err
 			}

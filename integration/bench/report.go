@@ -56,7 +56,7 @@ func (r *Result) check() error {
 }
 
 // Table prints speeds and bytes: medians, in parentheses the slowest and the fastest round; ratios round by round to the
-// faster one of f16 with and without flash attention.
+// fastest unmodified method.
 func (r *Result) Table(w io.Writer) error {
 	fmt.Fprintf(w, "%s on %s (%s), %d threads, micro-batches of %d\n", r.Model, r.CPU, r.System, r.Threads, r.Ubatch)
 	fmt.Fprintf(w, "LESS: %s, %d slots per KV head in %s, rank %d, hidden size %d, kernels in %s\n", r.Policy, r.Budget, r.Slots, r.Rank, r.Hidden, r.Kernels)
@@ -72,7 +72,7 @@ func (r *Result) Table(w io.Writer) error {
 				return "-"
 			}
 			text := fmt.Sprintf("%.1f (%.1f-%.1f)", s.Median, s.Min, s.Max)
-			if x := r.Ratio(c, r.Better(context, phase)); x.N > 0 {
+			if x := r.Ratio(c, r.Best(context, phase)); x.N > 0 {
 				text += fmt.Sprintf(" %.2fx", x.Median)
 			}
 			return text

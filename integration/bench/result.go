@@ -8,6 +8,7 @@ import (
 
 	"gonum.org/v1/gonum/stat"
 
+	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/weights"
 )
 
@@ -180,13 +181,15 @@ func values(m map[int]float64) []float64 {
 	return x
 }
 
-// Better returns the cell of f16 and f16-fa that is faster.
-func (r *Result) Better(context int, phase Phase) Cell {
-	a, b := Cell{"f16", context, phase}, Cell{"f16-fa", context, phase}
-	if r.Speed(b).Median > r.Speed(a).Median {
-		return b
+// Best returns the cell of the unmodified method that was the fastest there.
+func (r *Result) Best(context int, phase Phase) Cell {
+	best := Cell{"f16", context, phase}
+	for _, m := range Methods() {
+		if c := (Cell{m.Name, context, phase}); m.Tree == worker.Unmodified && r.Speed(c).Median > r.Speed(best).Median {
+			best = c
+		}
 	}
-	return a
+	return best
 }
 
 // Contexts lists the contexts that have samples or processes, ascending.
