@@ -10,7 +10,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/lesskv/lesskv/cgo/kernels"
 	"github.com/lesskv/lesskv/weights/gguf"
 )
 
@@ -43,11 +42,11 @@ func ReadModel(path string) (*Model, error) {
 	}
 	defer f.Close()
 	m := &Model{}
-	if m.Architecture, err = gguf.Get[string](f, kernels.KeyArchitecture); err != nil {
+	if m.Architecture, err = gguf.Get[string](f, keyArchitecture); err != nil {
 		return nil, err
 	}
-	if t, err := gguf.Get[string](f, kernels.KeyGeneralType); err == nil && t != "model" {
-		return nil, &Error{File: path, Item: "key " + kernels.KeyGeneralType, Err: ErrModel, Found: fmt.Sprintf("%.32q", t), Wanted: `"model"`, Advice: "give the base model's file"}
+	if t, err := gguf.Get[string](f, keyGeneralType); err == nil && t != "model" {
+		return nil, &Error{File: path, Item: "key " + keyGeneralType, Err: ErrModel, Found: fmt.Sprintf("%.32q", t), Wanted: `"model"`, Advice: "give the base model's file"}
 	}
 	if n, err := gguf.Get[uint16](f, "split.count"); err == nil && n > 1 {
 		return nil, &Error{File: path, Item: "key split.count", Err: ErrModel, Found: fmt.Sprintf("one of %d parts", n), Wanted: "a whole model", Advice: "join them with llama.cpp's llama-gguf-split --merge"}
@@ -153,8 +152,8 @@ func (m *Model) readGeometry(f *gguf.File) (err error) {
 			if windowed != nil && windowed[i] {
 				n = window
 			}
-			if n < 1 || n > maxSize {
-				return &Error{File: f.Name, Item: "key " + m.key(k.name), Err: ErrModel, Found: fmt.Sprint(n), Wanted: fmt.Sprintf("1 to %d", maxSize)}
+			if n < 1 || n > MaxSize {
+				return &Error{File: f.Name, Item: "key " + m.key(k.name), Err: ErrModel, Found: fmt.Sprint(n), Wanted: fmt.Sprintf("1 to %d", MaxSize)}
 			}
 			*k.field(&shapes[i]) = n
 		}
@@ -241,8 +240,8 @@ func (m *Model) heads(f *gguf.File, name string, fallback []int) ([]int, error) 
 		for i := range all {
 			all[i] = same
 		}
-		if err == nil && same > maxSize {
-			err = &Error{File: f.Name, Item: "key " + key, Err: ErrModel, Found: fmt.Sprint(same), Wanted: fmt.Sprintf("1 to %d", maxSize)}
+		if err == nil && same > MaxSize {
+			err = &Error{File: f.Name, Item: "key " + key, Err: ErrModel, Found: fmt.Sprint(same), Wanted: fmt.Sprintf("1 to %d", MaxSize)}
 		}
 		return all, err
 	}
@@ -254,8 +253,8 @@ func (m *Model) heads(f *gguf.File, name string, fallback []int) ([]int, error) 
 		return nil, &Error{File: f.Name, Item: "key " + key, Err: ErrModel, Found: fmt.Sprintf("an array of %d", n), Wanted: fmt.Sprintf("one for each of %d layers", m.Layers)}
 	}
 	for i := range all {
-		if counts[i] < 0 || counts[i] > maxSize {
-			return nil, &Error{File: f.Name, Item: "key " + key, Err: ErrModel, Found: fmt.Sprintf("%d in layer %d", counts[i], i), Wanted: fmt.Sprintf("0 to %d", maxSize)}
+		if counts[i] < 0 || counts[i] > int64(MaxSize) {
+			return nil, &Error{File: f.Name, Item: "key " + key, Err: ErrModel, Found: fmt.Sprintf("%d in layer %d", counts[i], i), Wanted: fmt.Sprintf("0 to %d", MaxSize)}
 		}
 		all[i] = int(counts[i])
 	}
