@@ -15,12 +15,6 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
-
-	"github.com/lesskv/lesskv/integration/bench"
-	"github.com/lesskv/lesskv/integration/tune"
-	"github.com/lesskv/lesskv/integration/verify"
-	lesskv "github.com/lesskv/lesskv/plugin"
-	"github.com/lesskv/lesskv/weights/train"
 )
 
 // Exit statuses.
@@ -39,6 +33,9 @@ func (e usageError) Unwrap() error { return e.error }
 
 var errInterrupted = errors.New("interrupted")
 
+// errChecks is a report in which something does not hold.
+var errChecks = errors.New("checks failed")
+
 func main() {
 	os.Exit(execute(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
@@ -54,7 +51,8 @@ func newRoot() *cobra.Command {
 	root.SetFlagErrorFunc(flagError)
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return checkEmpty(cmd) }
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(newRun(), newTune(), newTrain(), newMerge(), newImport(), newVerify(), newBench())
+	root.AddCommand(newInspect(), newMerge(), newImport())
+	root.AddCommand(runtimeCommands()...)
 	return root
 }
 
@@ -84,9 +82,6 @@ func execute(ctx context.Context, args []string, stdin io.Reader, stdout, stderr
 	fmt.Fprintf(stderr, "%s: %v\n", command.CommandPath(), said)
 	return exitFailed
 }
-
-// senseless are the faults that packages find in a command line.
-var senseless = []error{lesskv.ErrConfig, lesskv.ErrArgument, train.ErrOption, tune.ErrOption, verify.ErrPlan, bench.ErrOption}
 
 // flagError says which flag is wrong, and of an unknown one of run what may have been meant.
 func flagError(cmd *cobra.Command, err error) error {

@@ -59,3 +59,6 @@ func (n *number[T]) Set(s string) error {
 	*n.to = x
 	return nil
 }
+
+// mib writes bytes in MiB.
+func mib(bytes uint64) string { return fmt.Sprintf("%.2f MiB", float64(bytes)/(1<<20)) }

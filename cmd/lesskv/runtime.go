@@ -1,0 +1,21 @@
+//go:build cgo
+
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/lesskv/lesskv/integration/bench"
+	"github.com/lesskv/lesskv/integration/tune"
+	"github.com/lesskv/lesskv/integration/verify"
+	lesskv "github.com/lesskv/lesskv/plugin"
+	"github.com/lesskv/lesskv/weights/train"
+)
+
+// runtimeCommands returns the commands that run models. The others are in every build, with cgo and the runtime or without.
+func runtimeCommands() []*cobra.Command {
+	return []*cobra.Command{newRun(), newTune(), newTrain(), newVerify(), newBench()}
+}
+
+// senseless are the faults that packages find in a command line.
+var senseless = []error{lesskv.ErrConfig, lesskv.ErrArgument, train.ErrOption, tune.ErrOption, verify.ErrPlan, bench.ErrOption}
