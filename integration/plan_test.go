@@ -85,3 +85,38 @@ func TestPlannedMemory(t *testing.T) {
 		samePlan(t, w, worker.Config{Model: gopher, Context: 2048, Ubatch: 32, LESS: &less}, a)
 	}
 }
+
+// What package memory estimates of a process is near what one takes.
+func TestPlannedProcess(t *testing.T) {
+	m, err := weights.ReadModel(gopher)
+	require.NoError(t, err)
+	f, err := gguf.Open(gopher)
+	require.NoError(t, err)
+	defer f.Close()
+	for _, c := range []worker.Config{
+		{Context: 2048, Ubatch: 32}, {Context: 2048, Ubatch: 512},
+		{Context: 2048, Ubatch: 32, LESS: &worker.LESS{Budget: 102}}, {Context: 2048, Ubatch: 512, LESS: &worker.LESS{Budget: 1024}},
+	} {
+		c.Model, c.Batch, c.Threads, c.FlashAttention = gopher, 512, 2, true
+		w := open(t, worker.Patched, c)
+		_, err := w.Feed(0, 0, randomTokens(2000, 4096), worker.None)
+		require.NoError(t, err)
+		got, err := w.Memory()
+		require.NoError(t, err)
+		p := memory.Process{Weights: memory.Weights(f), Compute: memory.Compute(m, c.Ubatch)}
+		if c.LESS == nil {
+			p.Cache, err = memory.Full(m, c.Context, gguf.F16)
+			require.NoError(t, err)
+		} else {
+			plan, err := memory.Less(m, memory.Cache{Context: c.Context, Budget: memory.Budget{Slots: c.LESS.Budget}, Pinned: 1, Key: gguf.F16, Value: gguf.F16})
+			require.NoError(t, err)
+			p.Cache, p.Scratch = plan.Cache(), memory.Scratch(m, plan.Budget, c.Ubatch, c.Threads)
+			info, err := w.LESS()
+			require.NoError(t, err)
+			t.Logf("scratch %d, planned %d", info.ScratchBytes, p.Scratch)
+			assert.InEpsilon(t, info.ScratchBytes, p.Scratch, 0.5)
+		}
+		t.Logf("ubatch %d, LESS %t: peak %d KiB, planned %d", c.Ubatch, c.LESS != nil, got.Peak>>10, p.Total()>>10)
+		assert.InEpsilon(t, got.Peak, p.Total(), 0.35)
+	}
+}

@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -27,4 +28,11 @@ func buildWithoutCgo(t *testing.T) (run func(args ...string) (stdout, stderr str
 		err := c.Run()
 		return stdout.String(), stderr.String(), err
 	}
+}
+
+// scan reads a number.
+func scan(t *testing.T, text string, to *float64) {
+	t.Helper()
+	_, err := fmt.Sscan(text, to)
+	require.NoError(t, err)
 }

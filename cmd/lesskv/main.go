@@ -22,7 +22,7 @@ const (
 	exitOK          = 0
 	exitFailed      = 1
 	exitUsage       = 2
-	exitChecks      = 3   // verify: measured, and something does not hold
+	exitChecks      = 3   // something that was required does not hold
 	exitInterrupted = 130 // as a shell has it for SIGINT
 )
 
@@ -51,7 +51,7 @@ func newRoot() *cobra.Command {
 	root.SetFlagErrorFunc(flagError)
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return checkEmpty(cmd) }
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(newInspect(), newMerge(), newImport())
+	root.AddCommand(newPlan(), newInspect(), newMerge(), newImport())
 	root.AddCommand(runtimeCommands()...)
 	return root
 }
@@ -71,7 +71,7 @@ func execute(ctx context.Context, args []string, stdin io.Reader, stdout, stderr
 		return exitOK
 	case errors.Is(err, errInterrupted):
 		return exitInterrupted
-	case errors.Is(err, errChecks):
+	case errors.Is(err, errChecks) || errors.Is(err, errRoom):
 		fmt.Fprintf(stderr, "%s: %v\n", command.CommandPath(), said)
 		return exitChecks
 	case errors.As(err, &usage) || slices.ContainsFunc(senseless, func(e error) bool { return errors.Is(err, e) }) ||
