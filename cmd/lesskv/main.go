@@ -51,7 +51,8 @@ func newRoot() *cobra.Command {
 	root.SetFlagErrorFunc(flagError)
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return checkEmpty(cmd) }
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(newPlan(), newInspect(), newMerge(), newImport())
+	root.AddCommand(newPlan(), newInspect(), newMerge(), newImport(), newVersion(), newDoctor())
+	root.Version = version()
 	root.AddCommand(runtimeCommands()...)
 	return root
 }

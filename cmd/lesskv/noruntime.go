@@ -32,3 +32,6 @@ func runtimeCommands() (all []*cobra.Command) {
 
 // senseless are the faults that packages find in a command line.
 var senseless []error
+
+// linked is the runtime in this command: none.
+var linked struct{ base, flags, archive string }

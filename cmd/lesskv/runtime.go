@@ -3,6 +3,7 @@
 package main
 
 import (
+	llama "github.com/go-skynet/go-llama.cpp"
 	"github.com/spf13/cobra"
 
 	"github.com/lesskv/lesskv/integration/bench"
@@ -19,3 +20,6 @@ func runtimeCommands() []*cobra.Command {
 
 // senseless are the faults that packages find in a command line.
 var senseless = []error{lesskv.ErrConfig, lesskv.ErrArgument, train.ErrOption, tune.ErrOption, verify.ErrPlan, bench.ErrOption}
+
+// linked is the runtime in this command.
+var linked = struct{ base, flags, archive string }{llama.LesskvRuntime, llama.LesskvFlags, llama.LesskvArchive}
