@@ -50,10 +50,12 @@ func newRoot() *cobra.Command {
 	}
 	root.SetFlagErrorFunc(flagError)
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return checkEmpty(cmd) }
-	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(newPlan(), newInspect(), newMerge(), newImport(), newVersion(), newDoctor())
 	root.Version = version()
 	root.AddCommand(runtimeCommands()...)
+	if err := complete(root); err != nil {
+		panic(err) // a flag that is not there, or twice
+	}
 	return root
 }
 

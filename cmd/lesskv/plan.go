@@ -64,7 +64,7 @@ the model (MODEL.lesskv.gguf) counts, as the runtime would load it.`,
 	f.StringVar(&o.memory, "memory", "", "`bytes` that the process may take, as 8G (default: what is available)")
 	f.StringSliceVarP(&o.contexts, "context", "c", nil, "contexts in `tokens`, as 8k (default: 2k, 8k, 32k and so on to the model's)")
 	f.StringSliceVarP(&o.budgets, "budget", "b", []string{"5%", "1024"}, "budgets: `N` slots a head, N% of the context, or NMiB")
-	f.StringVar(&o.types, "types", "f16", "type of the slots: f16, f32, q8_0, q4_0, or one for keys and one for values, as q4_0,q8_0")
+	f.StringVar(&o.types, "type", "f16", "type of the slots: f16, f32, q8_0, q4_0, or one for keys and one for values, as q4_0,q8_0")
 	addNumber(f, &o.ubatch, "ubatch", "", 512, 1, most, "tokens of a prompt that are computed at a time")
 	addNumber(f, &o.threads, "threads", "t", limits.CPUs(), 1, maxThreads, "threads")
 	f.StringVarP(&o.picture, "output", "o", "", "`file` for a picture, .png or .svg")
@@ -161,7 +161,7 @@ func (o *planOptions) plan() (p *plan, inputs []string, err error) {
 		p.budgets = append(p.budgets, b)
 	}
 	if p.cache.Key, p.cache.Value, err = slotTypes(o.types); err != nil {
-		return nil, nil, usageError{fmt.Errorf("--types %w", err)}
+		return nil, nil, usageError{fmt.Errorf("--type %w", err)}
 	}
 	p.cache.Pinned = 1
 	inputs = []string{path}

@@ -37,7 +37,7 @@ func TestPlan(t *testing.T) {
 func TestPlanAsRun(t *testing.T) {
 	dir := unpacked(t, map[string]string{testdata.Model: "m.gguf", testdata.Peak102: "m.lesskv.gguf"})
 	model := filepath.Join(dir, "m.gguf")
-	status, out, stderr := command("", "plan", "-m", model, "--memory=1G", "-c2k", "-b5%", "--types=q8_0")
+	status, out, stderr := command("", "plan", "-m", model, "--memory=1G", "-c2k", "-b5%", "--type=q8_0")
 	require.Equal(t, exitOK, status, stderr)
 	planned := regexp.MustCompile(`LESS 5% +102 +([0-9.]+) KiB`).FindStringSubmatch(out)
 	require.NotNil(t, planned, out)
@@ -69,7 +69,7 @@ func TestPlanRefused(t *testing.T) {
 		"memory":        {[]string{"--memory=lots"}, exitUsage, "--memory lots: want bytes"},
 		"context":       {[]string{"-c0"}, exitUsage, "--context 0: want tokens"},
 		"budget":        {[]string{"-b101%"}, exitUsage, "--budget \"101%\": want a number of tokens"},
-		"types":         {[]string{"--types=f64"}, exitUsage, "want f16, f32"},
+		"types":         {[]string{"--type=f64"}, exitUsage, "want f16, f32"},
 		"picture":       {[]string{"-m", model, "-o", model}, exitUsage, "want a name that ends in .png"},
 		"not served":    {[]string{"-m", alibi}, exitFailed, "ALiBi"},
 		"no model":      {[]string{"-m", filepath.Join(dir, "none")}, exitFailed, "no such file"},

@@ -6,6 +6,7 @@ import (
 	llama "github.com/go-skynet/go-llama.cpp"
 	"github.com/spf13/cobra"
 
+	"github.com/lesskv/lesskv/cgo/kernels"
 	"github.com/lesskv/lesskv/integration/bench"
 	"github.com/lesskv/lesskv/integration/tune"
 	"github.com/lesskv/lesskv/integration/verify"
@@ -23,3 +24,16 @@ var senseless = []error{lesskv.ErrConfig, lesskv.ErrArgument, train.ErrOption, t
 
 // linked is the runtime in this command.
 var linked = struct{ base, flags, archive string }{llama.LesskvRuntime, llama.LesskvFlags, llama.LesskvArchive}
+
+// policyNames and methodNames are the words that flags of these names take.
+func policyNames() []string { return kernels.PolicyNames() }
+
+func methodNames(command string) (names []string) {
+	if command == "verify" {
+		return verify.Methods()
+	}
+	for _, m := range bench.Methods() {
+		names = append(names, m.Name)
+	}
+	return names
+}
