@@ -57,3 +57,15 @@ func TestDoctorFinds(t *testing.T) {
 	assert.Equal(t, exitOK, status)
 	assert.Contains(t, out, "stale")
 }
+
+// Outside a checkout the command finds the worker of the runtime that it was linked with.
+func TestOutsideACheckout(t *testing.T) {
+	t.Setenv(layout.Variable, "") // and it is as it was afterwards
+	t.Chdir(t.TempDir())
+	status, out, stderr := command("", "doctor")
+	assert.Equal(t, exitOK, status, stderr)
+	assert.Contains(t, out, "LESS is the unmodified runtime to ")
+	status, out, stderr = command("", "version")
+	assert.Equal(t, exitOK, status, stderr)
+	assert.Contains(t, out, linkedFolder()+": up to date")
+}

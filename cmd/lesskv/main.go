@@ -15,6 +15,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/lesskv/lesskv/patches/layout"
 )
 
 // Exit statuses.
@@ -49,7 +51,12 @@ func newRoot() *cobra.Command {
 		SilenceUsage:  true,
 	}
 	root.SetFlagErrorFunc(flagError)
-	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return checkEmpty(cmd) }
+	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
+		if err := findRuntime(); err != nil {
+			return err
+		}
+		return checkEmpty(cmd)
+	}
 	root.AddCommand(newPlan(), newInspect(), newMerge(), newImport(), newVersion(), newDoctor())
 	root.Version = version()
 	root.AddCommand(runtimeCommands()...)
@@ -57,6 +64,14 @@ func newRoot() *cobra.Command {
 		panic(err) // a flag that is not there, or twice
 	}
 	return root
+}
+
+// findRuntime makes the runtime that is linked the one whose worker is used, where the working directory has none.
+func findRuntime() error {
+	if _, err := layout.Find("."); err == nil || os.Getenv(layout.Variable) != "" || linkedFolder() == "" {
+		return nil // what is missing, who needs it says
+	}
+	return os.Setenv(layout.Variable, linkedFolder())
 }
 
 // execute runs a command line and returns its exit status.

@@ -39,3 +39,6 @@ var linked struct{ base, flags, archive string }
 // policyNames and methodNames are words of commands that this build does not have.
 func policyNames() []string       { return nil }
 func methodNames(string) []string { return nil }
+
+// linkedFolder returns the build folder of the runtime in this command: none.
+func linkedFolder() string { return "" }

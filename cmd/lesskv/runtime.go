@@ -3,6 +3,11 @@
 package main
 
 import (
+	"os"
+	"path/filepath"
+	"reflect"
+	"runtime"
+
 	llama "github.com/go-skynet/go-llama.cpp"
 	"github.com/spf13/cobra"
 
@@ -36,4 +41,16 @@ func methodNames(command string) (names []string) {
 		names = append(names, m.Name)
 	}
 	return names
+}
+
+// linkedFolder returns the build folder of the runtime in this command, from where its source lay; "" if it was built with -trimpath.
+func linkedFolder() string {
+	file, _ := runtime.FuncForPC(reflect.ValueOf(llama.New).Pointer()).FileLine(reflect.ValueOf(llama.New).Pointer())
+	if !filepath.IsAbs(file) {
+		return ""
+	}
+	if _, err := os.Stat(filepath.Join(filepath.Dir(file), "libbinding.a")); err != nil {
+		return ""
+	}
+	return filepath.Dir(filepath.Dir(file))
 }
