@@ -12,7 +12,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@$(if $(findstring go1.24,$(she
 # everything that has goroutines, but for the package whose judge, in plain Go, would take an hour
 RACE         = $(shell $(GO) list ./... | grep -v /integration$$)
 
-.PHONY: demo test runtime lint sanitize clean soak soak-readme soak-race soak-machines soak-kills soak-million soak-interleavings soak-fuzz soak-sources
+.PHONY: demo test lesskv runtime lint sanitize clean soak soak-readme soak-race soak-machines soak-kills soak-million soak-interleavings soak-fuzz soak-sources
 
 demo: runtime
 	$(GO) run ./cmd/lesskv run -n 400 --seed 1 "$(PROMPT)"
@@ -48,6 +48,10 @@ soak-machines: runtime
 
 soak-fuzz: runtime
 	$(GO) run ./integration/campaign -for $(FUZZ)
+
+# the command, with the runtime in it
+lesskv: runtime
+	$(GO) build -o lesskv ./cmd/lesskv
 
 # go.work is what this step writes, so it must not need it
 runtime:

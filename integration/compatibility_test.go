@@ -5,12 +5,15 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/lesskv/lesskv/cgo"
+	"github.com/lesskv/lesskv/docs"
 	"github.com/lesskv/lesskv/integration/tinymodels"
 	"github.com/lesskv/lesskv/patches/pins"
 )
@@ -81,9 +84,14 @@ func TestModelsPage(t *testing.T) {
 		assert.NotEmpty(t, tests[name], "there is no %s", name)
 	}
 	rows := map[string]string{}
-	for _, row := range regexp.MustCompile("(?m)^\\| `([^`]+)` \\| [^|]+ \\| [^|]+ \\| ([^|]+) \\| Test\\w+ \\|$").FindAllStringSubmatch(string(page), -1) {
-		assert.Empty(t, rows[row[1]], "%s stands twice", row[1])
-		rows[row[1]] = row[2]
+	for _, row := range docs.Architectures() {
+		assert.Empty(t, rows[row.Name], "%s stands twice", row.Name)
+		rows[row.Name] = row.LESS
+	}
+	for _, name := range refusedByName(t) {
+		if !slices.ContainsFunc(tinymodels.All(), func(m tinymodels.Model) bool { return m.Architecture == name }) {
+			delete(rows, name) // TestRefusedByName's
+		}
 	}
 	missing := maps.Clone(rows)
 	for _, m := range tinymodels.All() {
@@ -97,4 +105,31 @@ func TestModelsPage(t *testing.T) {
 		}
 	}
 	assert.Empty(t, missing, "no tiny model")
+}
+
+// refusedByName returns the architectures that lesskv_supported knows by name and refuses, as a model's file has them.
+func refusedByName(t *testing.T) (names []string) {
+	t.Helper()
+	source, err := cgo.Sources.ReadFile("llama/lesskv-api.cpp")
+	require.NoError(t, err)
+	all, err := os.ReadFile("../build/llama.cpp/src/llama-arch.cpp")
+	require.NoError(t, err)
+	for _, use := range regexp.MustCompile(`model->arch == (LLM_ARCH_\w+)`).FindAllStringSubmatch(string(source), -1) {
+		name := regexp.MustCompile(`\{ ` + use[1] + `, +"([^"]+)"`).FindStringSubmatch(string(all))
+		require.NotNil(t, name, use[1])
+		names = append(names, name[1])
+	}
+	return names
+}
+
+// What the runtime refuses by name is refused on the page.
+func TestRefusedByName(t *testing.T) {
+	names := refusedByName(t)
+	require.Greater(t, len(names), 8)
+	for _, name := range names {
+		i := slices.IndexFunc(docs.Architectures(), func(a docs.Architecture) bool { return a.Name == name })
+		if assert.GreaterOrEqual(t, i, 0, "%s is in no row", name) {
+			assert.Regexp(t, "^no: ", docs.Architectures()[i].LESS, name)
+		}
+	}
 }

@@ -5,7 +5,6 @@ import (
 	"math"
 	"math/rand/v2"
 
-	"github.com/lesskv/lesskv/cgo/kernels"
 	"github.com/lesskv/lesskv/weights/gguf"
 )
 
@@ -155,11 +154,11 @@ func (a *Adapter) parts(layer int) [5]part {
 	s := a.Layer(layer)
 	u := func(n ...int) []uint64 { return []uint64{uint64(n[0]), uint64(n[1]), uint64(n[2])} }
 	return [5]part{
-		{kernels.TensorPhi0, u(s.KeyLength, a.Hidden, s.Heads), false},
-		{kernels.TensorPhi1, u(a.Hidden, a.Rank, s.Heads), false},
-		{kernels.TensorPsi0, u(s.KeyLength, a.Hidden, s.HeadsKV), false},
-		{kernels.TensorPsi1, u(a.Hidden, a.Rank, s.HeadsKV), false},
-		{kernels.TensorPsi2, u(a.Rank, a.Rank, s.HeadsKV), true},
+		{tensorPhi0, u(s.KeyLength, a.Hidden, s.Heads), false},
+		{tensorPhi1, u(a.Hidden, a.Rank, s.Heads), false},
+		{tensorPsi0, u(s.KeyLength, a.Hidden, s.HeadsKV), false},
+		{tensorPsi1, u(a.Hidden, a.Rank, s.HeadsKV), false},
+		{tensorPsi2, u(a.Rank, a.Rank, s.HeadsKV), true},
 	}
 }
 

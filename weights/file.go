@@ -10,18 +10,11 @@ import (
 	"regexp"
 	"slices"
 
-	"github.com/lesskv/lesskv/cgo/kernels"
 	"github.com/lesskv/lesskv/weights/gguf"
 )
 
 // What an adapter may say, so that no product of its numbers overflows and no count allocates more than its tensors do.
-const (
-	maxLayers = 512 // llama.cpp's LLAMA_MAX_LAYERS
-	maxSize   = MaxSize
-)
-
-// MaxSize is the most that a rank, a hidden size and the sizes of a model may be.
-const MaxSize = kernels.AdapterMaxSize
+const maxLayers = 512 // llama.cpp's LLAMA_MAX_LAYERS
 
 var fingerprint = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
@@ -34,17 +27,17 @@ type number struct {
 
 func (a *Adapter) numbers() []number {
 	return []number{
-		{kernels.KeyRank, &a.Rank, 1, maxSize},
-		{kernels.KeyHidden, &a.Hidden, 1, maxSize},
-		{kernels.KeyBlockCount, &a.Layers, 1, maxLayers},
-		{kernels.KeyHeadCount, &a.Heads, 0, maxSize},
-		{kernels.KeyHeadCountKV, &a.HeadsKV, 0, maxSize},
-		{kernels.KeyKeyLength, &a.KeyLength, 0, maxSize},
-		{kernels.KeyValueLength, &a.ValueLength, 0, maxSize},
-		{kernels.KeyTrainedHeavy, &a.Trained.Heavy, 0, math.MaxInt32},
-		{kernels.KeyTrainedRecent, &a.Trained.Recent, 0, math.MaxInt32},
-		{kernels.KeyTrainedUbatch, &a.Trained.Ubatch, 1, math.MaxInt32},
-		{kernels.KeyTrainedContext, &a.Trained.Context, 1, math.MaxInt32},
+		{keyRank, &a.Rank, 1, MaxSize},
+		{keyHidden, &a.Hidden, 1, MaxSize},
+		{keyBlockCount, &a.Layers, 1, maxLayers},
+		{keyHeadCount, &a.Heads, 0, MaxSize},
+		{keyHeadCountKV, &a.HeadsKV, 0, MaxSize},
+		{keyKeyLength, &a.KeyLength, 0, MaxSize},
+		{keyValueLength, &a.ValueLength, 0, MaxSize},
+		{keyTrainedHeavy, &a.Trained.Heavy, 0, math.MaxInt32},
+		{keyTrainedRecent, &a.Trained.Recent, 0, math.MaxInt32},
+		{keyTrainedUbatch, &a.Trained.Ubatch, 1, math.MaxInt32},
+		{keyTrainedContext, &a.Trained.Context, 1, math.MaxInt32},
 	}
 }
 
@@ -55,10 +48,10 @@ type size struct {
 }
 
 var sizes = []size{
-	{kernels.KeyHeadCount, func(s *Shape) *int { return &s.Heads }},
-	{kernels.KeyHeadCountKV, func(s *Shape) *int { return &s.HeadsKV }},
-	{kernels.KeyKeyLength, func(s *Shape) *int { return &s.KeyLength }},
-	{kernels.KeyValueLength, func(s *Shape) *int { return &s.ValueLength }},
+	{keyHeadCount, func(s *Shape) *int { return &s.Heads }},
+	{keyHeadCountKV, func(s *Shape) *int { return &s.HeadsKV }},
+	{keyKeyLength, func(s *Shape) *int { return &s.KeyLength }},
+	{keyValueLength, func(s *Shape) *int { return &s.ValueLength }},
 }
 
 // text is a string key of the format and the field that it fills.
@@ -69,10 +62,10 @@ type text struct {
 
 func (a *Adapter) texts() []text {
 	return []text{
-		{kernels.KeyArchitecture, &a.Architecture},
-		{kernels.KeyTrainedPolicy, &a.Trained.Policy},
-		{kernels.KeyBaseName, &a.BaseName},
-		{kernels.KeyFingerprint, &a.Fingerprint},
+		{keyArchitecture, &a.Architecture},
+		{keyTrainedPolicy, &a.Trained.Policy},
+		{keyBaseName, &a.BaseName},
+		{keyFingerprint, &a.Fingerprint},
 	}
 }
 
@@ -126,7 +119,7 @@ func IsAdapter(path string) bool {
 
 // checkKind tells adapters from other files.
 func checkKind(f *gguf.File) error {
-	for _, k := range []struct{ key, want string }{{kernels.KeyGeneralType, kernels.GeneralTypeAdapter}, {kernels.KeyAdapterType, kernels.AdapterTypeLESS}} {
+	for _, k := range []struct{ key, want string }{{keyGeneralType, generalType}, {keyAdapterType, adapterType}} {
 		got := "nothing"
 		if f.Has(k.key) {
 			s, err := gguf.Get[string](f, k.key)
@@ -146,12 +139,12 @@ func (a *Adapter) readKeys(f *gguf.File) error {
 	if err := checkKind(f); err != nil {
 		return err
 	}
-	version, err := gguf.Get[uint32](f, kernels.KeyVersion)
+	version, err := gguf.Get[uint32](f, keyVersion)
 	if err != nil {
 		return err
 	}
-	if version < 1 || version > kernels.AdapterVersion {
-		return &Error{File: f.Name, Item: "key " + kernels.KeyVersion, Err: ErrVersion, Found: fmt.Sprint(version), Wanted: fmt.Sprintf("1 to %d", kernels.AdapterVersion), Advice: "train it again, or update"}
+	if version < 1 || version > adapterVersion {
+		return &Error{File: f.Name, Item: "key " + keyVersion, Err: ErrVersion, Found: fmt.Sprint(version), Wanted: fmt.Sprintf("1 to %d", adapterVersion), Advice: "train it again, or update"}
 	}
 	perLayer := map[string][]uint32{}
 	for _, k := range a.texts() {
@@ -159,8 +152,8 @@ func (a *Adapter) readKeys(f *gguf.File) error {
 			return err
 		}
 	}
-	if f.Has(kernels.KeyDescription) {
-		if a.Description, err = gguf.Get[string](f, kernels.KeyDescription); err != nil {
+	if f.Has(keyDescription) {
+		if a.Description, err = gguf.Get[string](f, keyDescription); err != nil {
 			return err
 		}
 	}
@@ -195,14 +188,14 @@ func (a *Adapter) readKeys(f *gguf.File) error {
 		for i := range shapes {
 			n := *s.of(&same)
 			if ok {
-				n = int(min(numbers[i], maxSize+1)) // which is refused
+				n = min(int(numbers[i]), MaxSize+1) // which is refused
 			}
 			*s.of(&shapes[i]) = n
 		}
 	}
 	a.setLayers(shapes)
-	if version > 1 && f.Has(kernels.KeyBudgetWeight) {
-		if a.Budget, err = gguf.GetArray[float32](f, kernels.KeyBudgetWeight); err != nil {
+	if version > 1 && f.Has(keyBudgetWeight) {
+		if a.Budget, err = gguf.GetArray[float32](f, keyBudgetWeight); err != nil {
 			return err
 		}
 	}
@@ -220,12 +213,12 @@ func (a *Adapter) checkLayer(file string, layer int, s Shape) error {
 		least = 0
 	}
 	for _, k := range sizes {
-		if n := *k.of(&s); n < least || n > maxSize {
-			return &Error{File: file, Item: "key " + k.key + of, Err: ErrValue, Found: fmt.Sprint(n), Wanted: fmt.Sprintf("%d to %d", least, maxSize)}
+		if n := *k.of(&s); n < least || n > MaxSize {
+			return &Error{File: file, Item: "key " + k.key + of, Err: ErrValue, Found: fmt.Sprint(n), Wanted: fmt.Sprintf("%d to %d", least, MaxSize)}
 		}
 	}
 	if s.HeadsKV > 0 && s.Heads%s.HeadsKV != 0 {
-		return &Error{File: file, Item: "key " + kernels.KeyHeadCountKV + of, Err: ErrValue, Found: fmt.Sprint(s.HeadsKV), Wanted: fmt.Sprintf("a divisor of %s, %d", kernels.KeyHeadCount, s.Heads)}
+		return &Error{File: file, Item: "key " + keyHeadCountKV + of, Err: ErrValue, Found: fmt.Sprint(s.HeadsKV), Wanted: fmt.Sprintf("a divisor of %s, %d", keyHeadCount, s.Heads)}
 	}
 	return nil
 }
@@ -237,11 +230,11 @@ func (a *Adapter) checkBudget(file string) error {
 		heads += a.Layer(i).HeadsKV
 	}
 	if a.Budget != nil && len(a.Budget) != heads {
-		return &Error{File: file, Item: "key " + kernels.KeyBudgetWeight, Err: ErrValue, Found: fmt.Sprintf("%d weights", len(a.Budget)), Wanted: fmt.Sprintf("one for each of %d key/value heads, layer by layer", heads)}
+		return &Error{File: file, Item: "key " + keyBudgetWeight, Err: ErrValue, Found: fmt.Sprintf("%d weights", len(a.Budget)), Wanted: fmt.Sprintf("one for each of %d key/value heads, layer by layer", heads)}
 	}
 	for i, w := range a.Budget {
-		if !(w >= 0 && w <= kernels.MaxWeight) { // nor NaN
-			return &Error{File: file, Item: "key " + kernels.KeyBudgetWeight, Err: ErrValue, Found: fmt.Sprintf("%v at %d", w, i), Wanted: fmt.Sprintf("from 0 to %.0f", float64(kernels.MaxWeight))}
+		if !(w >= 0 && w <= MaxWeight) { // nor NaN
+			return &Error{File: file, Item: "key " + keyBudgetWeight, Err: ErrValue, Found: fmt.Sprintf("%v at %d", w, i), Wanted: fmt.Sprintf("from 0 to %.0f", float64(MaxWeight))}
 		}
 	}
 	return nil
@@ -255,7 +248,7 @@ func (a *Adapter) checkKeys(file string) error {
 		}
 	}
 	if a.PerLayer != nil && len(a.PerLayer) != a.Layers {
-		return &Error{File: file, Item: "key " + kernels.KeyBlockCount, Err: ErrValue, Found: fmt.Sprint(a.Layers), Wanted: fmt.Sprintf("%d, the layers whose sizes are given", len(a.PerLayer))}
+		return &Error{File: file, Item: "key " + keyBlockCount, Err: ErrValue, Found: fmt.Sprint(a.Layers), Wanted: fmt.Sprintf("%d, the layers whose sizes are given", len(a.PerLayer))}
 	}
 	for i := range a.Layers {
 		if err := a.checkLayer(file, i, a.Layer(i)); err != nil {
@@ -268,20 +261,20 @@ func (a *Adapter) checkKeys(file string) error {
 	if err := a.checkBudget(file); err != nil {
 		return err
 	}
-	for _, k := range []text{{kernels.KeyArchitecture, &a.Architecture}, {kernels.KeyTrainedPolicy, &a.Trained.Policy}} {
+	for _, k := range []text{{keyArchitecture, &a.Architecture}, {keyTrainedPolicy, &a.Trained.Policy}} {
 		if *k.field == "" {
 			return &Error{File: file, Item: "key " + k.key, Err: ErrValue, Found: "an empty string"}
 		}
 	}
 	if !fingerprint.MatchString(a.Fingerprint) {
-		return &Error{File: file, Item: "key " + kernels.KeyFingerprint, Err: ErrValue, Found: fmt.Sprintf("%.80q", a.Fingerprint), Wanted: "64 lower-case hex digits"}
+		return &Error{File: file, Item: "key " + keyFingerprint, Err: ErrValue, Found: fmt.Sprintf("%.80q", a.Fingerprint), Wanted: "64 lower-case hex digits"}
 	}
 	return nil
 }
 
 // readKernels reads the tensors. All are of known name and shape before the first one is read.
 func (a *Adapter) readKernels(f *gguf.File) error {
-	version, err := gguf.Get[uint32](f, kernels.KeyVersion)
+	version, err := gguf.Get[uint32](f, keyVersion)
 	if err != nil {
 		return err
 	}
@@ -368,7 +361,7 @@ func (p part) check(file string, layer int, t gguf.Type, dims []uint64) error {
 	}
 	if got != [3]uint64(p.dims) || rest != 1 {
 		e.Found, e.Wanted = fmt.Sprintf("dimensions %v", dims), fmt.Sprint(p.dims)
-		e.Advice = "the keys " + kernels.KeyRank + " to " + kernels.KeyKeyLength + " say so"
+		e.Advice = "the keys " + keyRank + " to " + keyKeyLength + " say so"
 		return e
 	}
 	switch {
@@ -404,7 +397,7 @@ func (a *Adapter) version() uint32 {
 	if first {
 		return 1
 	}
-	return kernels.AdapterVersion
+	return adapterVersion
 }
 
 // number returns what the file has of one: a u32 or, where layers differ in it, an array.
@@ -436,21 +429,21 @@ func (a *Adapter) Write(path string) error {
 		return &Error{File: path, Item: "kernels", Err: ErrTensor, Found: fmt.Sprintf("those of %d layers", len(a.Kernels)), Wanted: fmt.Sprint(a.Layers)}
 	}
 	pairs := []gguf.KeyValue{
-		{Key: kernels.KeyGeneralType, Value: kernels.GeneralTypeAdapter},
-		{Key: kernels.KeyAdapterType, Value: kernels.AdapterTypeLESS},
-		{Key: kernels.KeyVersion, Value: a.version()},
+		{Key: keyGeneralType, Value: generalType},
+		{Key: keyAdapterType, Value: adapterType},
+		{Key: keyVersion, Value: a.version()},
 	}
 	for _, k := range a.texts() {
 		pairs = append(pairs, gguf.KeyValue{Key: k.key, Value: *k.field})
 	}
 	if a.Description != "" {
-		pairs = append(pairs, gguf.KeyValue{Key: kernels.KeyDescription, Value: a.Description})
+		pairs = append(pairs, gguf.KeyValue{Key: keyDescription, Value: a.Description})
 	}
 	for _, k := range a.numbers() {
 		pairs = append(pairs, gguf.KeyValue{Key: k.key, Value: a.number(k)})
 	}
 	if a.Budget != nil {
-		pairs = append(pairs, gguf.KeyValue{Key: kernels.KeyBudgetWeight, Value: a.Budget})
+		pairs = append(pairs, gguf.KeyValue{Key: keyBudgetWeight, Value: a.Budget})
 	}
 	var tensors []gguf.Tensor
 	for i := range a.Kernels {

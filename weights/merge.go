@@ -7,8 +7,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-
-	"github.com/lesskv/lesskv/cgo/kernels"
 )
 
 // ErrMerge is what errors about adapters that don't belong together wrap.
@@ -74,7 +72,7 @@ func Merge(adapters ...*Adapter) (*Adapter, error) {
 		case merged.Budget == nil:
 			merged.Budget = a.Budget
 		case a.Budget != nil && !slices.Equal(a.Budget, merged.Budget):
-			return nil, &Error{Item: fmt.Sprintf("adapter %d: key %s", i+1, kernels.KeyBudgetWeight), Err: ErrMerge, Found: "other weights", Wanted: "those of the adapters before it, or none"}
+			return nil, &Error{Item: fmt.Sprintf("adapter %d: key %s", i+1, keyBudgetWeight), Err: ErrMerge, Found: "other weights", Wanted: "those of the adapters before it, or none"}
 		}
 		for _, made := range described.FindAllStringSubmatch(a.Description, -1) {
 			if how == "" {

@@ -10,7 +10,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/lesskv/lesskv/cgo/kernels"
 	"github.com/lesskv/lesskv/weights/gguf"
 )
 
@@ -24,6 +23,7 @@ type Model struct {
 	Fingerprint string // of algorithm.md: the same for every quantisation, 64 lower-case hex digits
 
 	owners []int // of each layer, the one whose keys and values it has; nil: its own
+	kinds  layerKinds
 }
 
 // Owner returns the layer whose keys and values a layer attends to: itself, or one that it shares them with.
@@ -43,11 +43,11 @@ func ReadModel(path string) (*Model, error) {
 	}
 	defer f.Close()
 	m := &Model{}
-	if m.Architecture, err = gguf.Get[string](f, kernels.KeyArchitecture); err != nil {
+	if m.Architecture, err = gguf.Get[string](f, keyArchitecture); err != nil {
 		return nil, err
 	}
-	if t, err := gguf.Get[string](f, kernels.KeyGeneralType); err == nil && t != "model" {
-		return nil, &Error{File: path, Item: "key " + kernels.KeyGeneralType, Err: ErrModel, Found: fmt.Sprintf("%.32q", t), Wanted: `"model"`, Advice: "give the base model's file"}
+	if t, err := gguf.Get[string](f, keyGeneralType); err == nil && t != "model" {
+		return nil, &Error{File: path, Item: "key " + keyGeneralType, Err: ErrModel, Found: fmt.Sprintf("%.32q", t), Wanted: `"model"`, Advice: "give the base model's file"}
 	}
 	if n, err := gguf.Get[uint16](f, "split.count"); err == nil && n > 1 {
 		return nil, &Error{File: path, Item: "key split.count", Err: ErrModel, Found: fmt.Sprintf("one of %d parts", n), Wanted: "a whole model", Advice: "join them with llama.cpp's llama-gguf-split --merge"}
@@ -99,10 +99,6 @@ func (m *Model) readGeometry(f *gguf.File) (err error) {
 	if m.Layers < 1 || m.Layers > maxLayers {
 		return &Error{File: f.Name, Item: "key " + m.key("block_count"), Err: ErrModel, Found: fmt.Sprint(m.Layers), Wanted: fmt.Sprintf("1 to %d", maxLayers)}
 	}
-	windowed, err := m.windowed(f)
-	if err != nil {
-		return err
-	}
 	none := make([]int, m.Layers)
 	heads, err := m.heads(f, "attention.head_count", none)
 	if err != nil {
@@ -126,6 +122,9 @@ func (m *Model) readGeometry(f *gguf.File) (err error) {
 	if err != nil {
 		return err
 	}
+	if err := m.readWindows(f, headsKV); err != nil {
+		return err
+	}
 	fallback := 0 // as llama.cpp has it
 	if heads[0] > 0 {
 		fallback = embedding / heads[0]
@@ -145,63 +144,34 @@ func (m *Model) readGeometry(f *gguf.File) (err error) {
 		if err != nil {
 			return err
 		}
-		if window != full && windowed == nil {
+		if window != full && m.kinds.windowed == nil {
 			return &Error{File: f.Name, Item: "key " + m.key(k.name+"_swa"), Err: ErrModel, Found: fmt.Sprint(window), Wanted: fmt.Sprintf("%d, or an array %s", full, m.key("attention.sliding_window_pattern"))}
 		}
 		for i := range shapes {
 			n := full
-			if windowed != nil && windowed[i] {
+			if m.Window(i) > 0 {
 				n = window
 			}
-			if n < 1 || n > maxSize {
-				return &Error{File: f.Name, Item: "key " + m.key(k.name), Err: ErrModel, Found: fmt.Sprint(n), Wanted: fmt.Sprintf("1 to %d", maxSize)}
+			if n < 1 || n > MaxSize {
+				return &Error{File: f.Name, Item: "key " + m.key(k.name), Err: ErrModel, Found: fmt.Sprint(n), Wanted: fmt.Sprintf("1 to %d", MaxSize)}
 			}
 			*k.field(&shapes[i]) = n
 		}
 	}
 	m.setLayers(shapes)
-	return m.readOwners(f, windowed)
-}
-
-// windowed tells which layers have a sliding window, nil if the file does not say so layer by layer.
-func (m *Model) windowed(f *gguf.File) ([]bool, error) {
-	key := m.key("attention.sliding_window_pattern")
-	elem, n, err := f.ArrayLen(key)
-	if err != nil { // no array: llama.cpp knows the architecture's pattern
-		return nil, nil
+	if err := m.readRecurrent(f, headsKV, embedding); err != nil {
+		return err
 	}
-	if n < uint64(m.Layers) {
-		return nil, &Error{File: f.Name, Item: "key " + key, Err: ErrModel, Found: fmt.Sprintf("an array of %d", n), Wanted: fmt.Sprintf("one for each of %d layers", m.Layers)}
-	}
-	if elem == gguf.Bool {
-		return gguf.GetArray[bool](f, key)
-	}
-	numbers, err := m.array(f, key, elem)
-	out := make([]bool, len(numbers))
-	for i, n := range numbers {
-		out[i] = n != 0
-	}
-	return out, err
+	return m.readOwners(f)
 }
 
 // readOwners finds the layers that share another one's keys and values: in the two architectures that have some the last ones. They
 // share those of the last layer that has its own or, those with a sliding window, of the one before it.
-func (m *Model) readOwners(f *gguf.File, windowed []bool) error {
-	own := m.Layers
+func (m *Model) readOwners(f *gguf.File) error {
+	own, windowed := m.Layers, m.kinds.windowed
 	switch m.Architecture {
 	case "gemma3n":
 		own = min(own, 20)
-		if windowed != nil {
-			break
-		}
-		period, err := m.number(f, "attention.sliding_window_pattern", 5)
-		if err != nil {
-			return err
-		}
-		windowed = make([]bool, m.Layers)
-		for i := range windowed {
-			windowed[i] = period == 0 || i%period != period-1
-		}
 	case "gemma4":
 		shared, err := m.number(f, "attention.shared_kv_layers", 0)
 		if err != nil {
@@ -241,8 +211,8 @@ func (m *Model) heads(f *gguf.File, name string, fallback []int) ([]int, error) 
 		for i := range all {
 			all[i] = same
 		}
-		if err == nil && same > maxSize {
-			err = &Error{File: f.Name, Item: "key " + key, Err: ErrModel, Found: fmt.Sprint(same), Wanted: fmt.Sprintf("1 to %d", maxSize)}
+		if err == nil && same > MaxSize {
+			err = &Error{File: f.Name, Item: "key " + key, Err: ErrModel, Found: fmt.Sprint(same), Wanted: fmt.Sprintf("1 to %d", MaxSize)}
 		}
 		return all, err
 	}
@@ -254,8 +224,8 @@ func (m *Model) heads(f *gguf.File, name string, fallback []int) ([]int, error) 
 		return nil, &Error{File: f.Name, Item: "key " + key, Err: ErrModel, Found: fmt.Sprintf("an array of %d", n), Wanted: fmt.Sprintf("one for each of %d layers", m.Layers)}
 	}
 	for i := range all {
-		if counts[i] < 0 || counts[i] > maxSize {
-			return nil, &Error{File: f.Name, Item: "key " + key, Err: ErrModel, Found: fmt.Sprintf("%d in layer %d", counts[i], i), Wanted: fmt.Sprintf("0 to %d", maxSize)}
+		if counts[i] < 0 || counts[i] > int64(MaxSize) {
+			return nil, &Error{File: f.Name, Item: "key " + key, Err: ErrModel, Found: fmt.Sprintf("%d in layer %d", counts[i], i), Wanted: fmt.Sprintf("0 to %d", MaxSize)}
 		}
 		all[i] = int(counts[i])
 	}

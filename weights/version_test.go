@@ -30,7 +30,7 @@ func versionOf(t *testing.T, path string) uint32 {
 	f, err := gguf.Open(path)
 	require.NoError(t, err)
 	defer f.Close()
-	v, err := gguf.Get[uint32](f, kernels.KeyVersion)
+	v, err := gguf.Get[uint32](f, keyVersion)
 	require.NoError(t, err)
 	return v
 }
@@ -108,21 +108,21 @@ func TestReadRefusesVersion2(t *testing.T) {
 		says  string
 	}{
 		{"", nil, nil, ""},
-		{kernels.KeyVersion, uint32(1), gguf.ErrType, "wanted u32"},
-		{kernels.KeyHeadCount, []uint32{4, 0, 6}, ErrValue, "found an array of 3, wanted one for each of 4 layers"},
-		{kernels.KeyHeadCount, []uint32{4, 0, 5, 3}, ErrValue, "of layer 2"},
-		{kernels.KeyHeadCount, []uint32{4, 0, 6, 70000}, ErrValue, "of layer 3"},
-		{kernels.KeyHeadCount, []uint32{4, 7, 6, 3}, nil, ""},
-		{kernels.KeyHeadCount, []int32{4, 0, 6, 3}, gguf.ErrType, ""},
-		{kernels.KeyKeyLength, []uint32{32, 32, 0, 16}, ErrValue, "of layer 2"},
-		{kernels.KeyBudgetWeight, []float32{1, 2, 3}, ErrValue, "found 3 weights, wanted one for each of 8"},
-		{kernels.KeyBudgetWeight, []float32{1, 2, 3, 4, 5, 0, 0, 2 * kernels.MaxWeight}, ErrValue, "wanted from 0 to 2147483648"},
-		{kernels.KeyBudgetWeight, []float32{1, 2, 3, 4, 5, 0, 0, -1}, ErrValue, "found -1 at 7"},
-		{kernels.KeyBudgetWeight, []float32{1, 2, 3, 4, 5, 0, 0, inf}, ErrValue, "found +Inf at 7"},
-		{kernels.KeyBudgetWeight, []float32{1, 2, 3, 4, 5, 0, float32(math.NaN()), 0}, ErrValue, "found NaN at 6"},
-		{kernels.KeyBudgetWeight, []float32{0, 0, 0, 0, 0, 0, 0, 0}, nil, ""},
-		{kernels.KeyBudgetWeight, float32(1), gguf.ErrType, "an array"},
-		{kernels.KeyBudgetWeight, []uint32{1, 2, 3, 4, 5, 0, 0, 0}, gguf.ErrType, ""},
+		{keyVersion, uint32(1), gguf.ErrType, "wanted u32"},
+		{keyHeadCount, []uint32{4, 0, 6}, ErrValue, "found an array of 3, wanted one for each of 4 layers"},
+		{keyHeadCount, []uint32{4, 0, 5, 3}, ErrValue, "of layer 2"},
+		{keyHeadCount, []uint32{4, 0, 6, 70000}, ErrValue, "of layer 3"},
+		{keyHeadCount, []uint32{4, 7, 6, 3}, nil, ""},
+		{keyHeadCount, []int32{4, 0, 6, 3}, gguf.ErrType, ""},
+		{keyKeyLength, []uint32{32, 32, 0, 16}, ErrValue, "of layer 2"},
+		{keyBudgetWeight, []float32{1, 2, 3}, ErrValue, "found 3 weights, wanted one for each of 8"},
+		{keyBudgetWeight, []float32{1, 2, 3, 4, 5, 0, 0, 2 * MaxWeight}, ErrValue, "wanted from 0 to 2147483648"},
+		{keyBudgetWeight, []float32{1, 2, 3, 4, 5, 0, 0, -1}, ErrValue, "found -1 at 7"},
+		{keyBudgetWeight, []float32{1, 2, 3, 4, 5, 0, 0, inf}, ErrValue, "found +Inf at 7"},
+		{keyBudgetWeight, []float32{1, 2, 3, 4, 5, 0, float32(math.NaN()), 0}, ErrValue, "found NaN at 6"},
+		{keyBudgetWeight, []float32{0, 0, 0, 0, 0, 0, 0, 0}, nil, ""},
+		{keyBudgetWeight, float32(1), gguf.ErrType, "an array"},
+		{keyBudgetWeight, []uint32{1, 2, 3, 4, 5, 0, 0, 0}, gguf.ErrType, ""},
 	} {
 		var spoilt []gguf.KeyValue
 		for _, p := range pairs {
@@ -269,4 +269,9 @@ func TestOwners(t *testing.T) {
 		}
 		require.Contains(t, strings.Split(name, "-")[0], m.Architecture)
 	}
+}
+
+// The Go side of what C defines elsewhere than in adapter.h.
+func TestMaxWeight(t *testing.T) {
+	require.EqualValues(t, kernels.MaxWeight, MaxWeight)
 }

@@ -15,7 +15,6 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/lesskv/lesskv/cgo/kernels"
 	"github.com/lesskv/lesskv/integration/fuzztest"
 	"github.com/lesskv/lesskv/integration/testdata"
 	"github.com/lesskv/lesskv/integration/tinymodels"
@@ -189,28 +188,28 @@ func TestReadRefusesKeys(t *testing.T) {
 		err   error
 		says  string
 	}{
-		{kernels.KeyGeneralType, "model", ErrNotAdapter, `found "model", wanted "adapter"`},
-		{kernels.KeyGeneralType, missing, ErrNotAdapter, `found nothing, wanted "adapter"`},
-		{kernels.KeyGeneralType, uint32(1), gguf.ErrType, "found u32 1, wanted string"},
-		{kernels.KeyAdapterType, "lora", ErrNotAdapter, `found "lora", wanted "less"`},
-		{kernels.KeyVersion, uint32(0), ErrVersion, "found 0, wanted 1 to 2"},
-		{kernels.KeyVersion, uint32(3), ErrVersion, "found 3, wanted 1 to 2"},
-		{kernels.KeyVersion, missing, gguf.ErrMissing, ""},
-		{kernels.KeyRank, missing, gguf.ErrMissing, ""},
-		{kernels.KeyRank, uint64(8), gguf.ErrType, "found u64 8, wanted u32"},
-		{kernels.KeyRank, uint32(0), ErrValue, "found 0, wanted 1 to 65536"},
-		{kernels.KeyHidden, uint32(math.MaxUint32), ErrValue, "found 4294967295"},
-		{kernels.KeyBlockCount, uint32(1 << 30), ErrValue, "wanted 1 to 512"},
-		{kernels.KeyBlockCount, uint32(2), ErrTensor, ""},
-		{kernels.KeyHeadCount, uint32(5), ErrValue, "found 2, wanted a divisor of less.head_count, 5"},
-		{kernels.KeyHeadCount, uint32(8), ErrTensor, "found dimensions [32 16 4], wanted [32 16 8]"},
-		{kernels.KeyKeyLength, uint32(64), ErrTensor, "found dimensions [32 16 4], wanted [64 16 4]"},
-		{kernels.KeyTrainedUbatch, uint32(0), ErrValue, ""},
-		{kernels.KeyTrainedPolicy, "", ErrValue, "found an empty string"},
-		{kernels.KeyArchitecture, "", ErrValue, "found an empty string"},
-		{kernels.KeyFingerprint, strings.Repeat("0A", 32), ErrValue, "wanted 64 lower-case hex digits"},
-		{kernels.KeyFingerprint, "", ErrValue, ""},
-		{kernels.KeyBaseName, missing, gguf.ErrMissing, ""},
+		{keyGeneralType, "model", ErrNotAdapter, `found "model", wanted "adapter"`},
+		{keyGeneralType, missing, ErrNotAdapter, `found nothing, wanted "adapter"`},
+		{keyGeneralType, uint32(1), gguf.ErrType, "found u32 1, wanted string"},
+		{keyAdapterType, "lora", ErrNotAdapter, `found "lora", wanted "less"`},
+		{keyVersion, uint32(0), ErrVersion, "found 0, wanted 1 to 2"},
+		{keyVersion, uint32(3), ErrVersion, "found 3, wanted 1 to 2"},
+		{keyVersion, missing, gguf.ErrMissing, ""},
+		{keyRank, missing, gguf.ErrMissing, ""},
+		{keyRank, uint64(8), gguf.ErrType, "found u64 8, wanted u32"},
+		{keyRank, uint32(0), ErrValue, "found 0, wanted 1 to 65536"},
+		{keyHidden, uint32(math.MaxUint32), ErrValue, "found 4294967295"},
+		{keyBlockCount, uint32(1 << 30), ErrValue, "wanted 1 to 512"},
+		{keyBlockCount, uint32(2), ErrTensor, ""},
+		{keyHeadCount, uint32(5), ErrValue, "found 2, wanted a divisor of less.head_count, 5"},
+		{keyHeadCount, uint32(8), ErrTensor, "found dimensions [32 16 4], wanted [32 16 8]"},
+		{keyKeyLength, uint32(64), ErrTensor, "found dimensions [32 16 4], wanted [64 16 4]"},
+		{keyTrainedUbatch, uint32(0), ErrValue, ""},
+		{keyTrainedPolicy, "", ErrValue, "found an empty string"},
+		{keyArchitecture, "", ErrValue, "found an empty string"},
+		{keyFingerprint, strings.Repeat("0A", 32), ErrValue, "wanted 64 lower-case hex digits"},
+		{keyFingerprint, "", ErrValue, ""},
+		{keyBaseName, missing, gguf.ErrMissing, ""},
 	} {
 		var spoilt []gguf.KeyValue
 		for _, p := range pairs {

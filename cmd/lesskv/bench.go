@@ -1,3 +1,5 @@
+//go:build cgo
+
 package main
 
 import (
@@ -37,6 +39,12 @@ type benchOptions struct {
 	into     string
 	quiet    bool
 }
+
+// resultFile is the kind of a result.
+var resultFile = kind{"a result of lesskv bench", func(path string) bool {
+	r, err := bench.Read(path)
+	return err == nil && r.Model != "" && !r.Time.IsZero()
+}}
 
 func newBench() *cobra.Command {
 	o := &benchOptions{}

@@ -16,11 +16,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"github.com/lesskv/lesskv/integration/bench"
-	"github.com/lesskv/lesskv/integration/tune"
-	"github.com/lesskv/lesskv/integration/verify"
-	lesskv "github.com/lesskv/lesskv/plugin"
-	"github.com/lesskv/lesskv/weights/train"
+	"github.com/lesskv/lesskv/patches/layout"
 )
 
 // Exit statuses.
@@ -28,7 +24,7 @@ const (
 	exitOK          = 0
 	exitFailed      = 1
 	exitUsage       = 2
-	exitChecks      = 3   // verify: measured, and something does not hold
+	exitChecks      = 3   // something that was required does not hold
 	exitInterrupted = 130 // as a shell has it for SIGINT
 )
 
@@ -38,6 +34,9 @@ type usageError struct{ error }
 func (e usageError) Unwrap() error { return e.error }
 
 var errInterrupted = errors.New("interrupted")
+
+// errChecks is a report in which something does not hold.
+var errChecks = errors.New("checks failed")
 
 func main() {
 	os.Exit(execute(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
@@ -52,10 +51,27 @@ func newRoot() *cobra.Command {
 		SilenceUsage:  true,
 	}
 	root.SetFlagErrorFunc(flagError)
-	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return checkEmpty(cmd) }
-	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(newRun(), newTune(), newTrain(), newMerge(), newImport(), newVerify(), newBench())
+	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
+		if err := findRuntime(); err != nil {
+			return err
+		}
+		return checkEmpty(cmd)
+	}
+	root.AddCommand(newPlan(), newInspect(), newMerge(), newImport(), newVersion(), newDoctor())
+	root.Version = version()
+	root.AddCommand(runtimeCommands()...)
+	if err := complete(root); err != nil {
+		panic(err) // a flag that is not there, or twice
+	}
 	return root
+}
+
+// findRuntime makes the runtime that is linked the one whose worker is used, where the working directory has none.
+func findRuntime() error {
+	if _, err := layout.Find("."); err == nil || os.Getenv(layout.Variable) != "" || linkedFolder() == "" {
+		return nil // what is missing, who needs it says
+	}
+	return os.Setenv(layout.Variable, linkedFolder())
 }
 
 // execute runs a command line and returns its exit status.
@@ -73,7 +89,7 @@ func execute(ctx context.Context, args []string, stdin io.Reader, stdout, stderr
 		return exitOK
 	case errors.Is(err, errInterrupted):
 		return exitInterrupted
-	case errors.Is(err, errChecks):
+	case errors.Is(err, errChecks) || errors.Is(err, errRoom):
 		fmt.Fprintf(stderr, "%s: %v\n", command.CommandPath(), said)
 		return exitChecks
 	case errors.As(err, &usage) || slices.ContainsFunc(senseless, func(e error) bool { return errors.Is(err, e) }) ||
@@ -84,9 +100,6 @@ func execute(ctx context.Context, args []string, stdin io.Reader, stdout, stderr
 	fmt.Fprintf(stderr, "%s: %v\n", command.CommandPath(), said)
 	return exitFailed
 }
-
-// senseless are the faults that packages find in a command line.
-var senseless = []error{lesskv.ErrConfig, lesskv.ErrArgument, train.ErrOption, tune.ErrOption, verify.ErrPlan, bench.ErrOption}
 
 // flagError says which flag is wrong, and of an unknown one of run what may have been meant.
 func flagError(cmd *cobra.Command, err error) error {

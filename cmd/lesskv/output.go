@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/lesskv/lesskv/integration/bench"
 	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/outfile"
 )
@@ -32,10 +31,6 @@ var (
 	allocationFile = kind{"an allocation alone, without phi and psi that would be lost", func(path string) bool {
 		a, err := weights.Read(path)
 		return err == nil && a.Bytes() == 0
-	}}
-	resultFile = kind{"a result of lesskv bench", func(path string) bool {
-		r, err := bench.Read(path)
-		return err == nil && r.Model != "" && !r.Time.IsZero()
 	}}
 )
 

@@ -1,3 +1,5 @@
+//go:build cgo
+
 package main
 
 import (
@@ -84,8 +86,6 @@ func kernelsOf(s lesskv.CacheStats) string {
 	}
 	return fmt.Sprintf("kernels of rank %d", s.Rank)
 }
-
-func mib(bytes uint64) string { return fmt.Sprintf("%.2f MiB", float64(bytes)/(1<<20)) }
 
 func speed(tokens int, d time.Duration) string {
 	if tokens <= 0 || d <= 0 {

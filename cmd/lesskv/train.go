@@ -1,3 +1,5 @@
+//go:build cgo
+
 package main
 
 import (
@@ -230,22 +232,6 @@ func (o *trainOptions) parse() (err error) {
 		}
 	}
 	return nil
-}
-
-// parseBytes reads 500M, 20G or 1T, and plain bytes.
-func parseBytes(s string) (int64, error) {
-	shift := 0
-	for i, unit := range []string{"K", "M", "G", "T"} {
-		if strings.HasSuffix(strings.ToUpper(s), unit) {
-			s, shift = s[:len(s)-1], 10*(i+1)
-			break
-		}
-	}
-	n, err := strconv.ParseInt(s, 10, 64)
-	if err != nil || n < 1 || n > (1<<62)>>shift {
-		return 0, errors.New("want bytes, or a number with K, M, G or T")
-	}
-	return n << shift, nil
 }
 
 // outputs checks what is to be written.

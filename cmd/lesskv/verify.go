@@ -1,3 +1,5 @@
+//go:build cgo
+
 package main
 
 import (
@@ -109,9 +111,6 @@ built in with its adapters and a text that it has not seen.`,
 	f.SortFlags = false
 	return cmd
 }
-
-// errChecks is a report in which something does not hold.
-var errChecks = errors.New("checks failed")
 
 func (o *verifyOptions) run(cmd *cobra.Command) error {
 	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)

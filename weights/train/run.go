@@ -157,6 +157,7 @@ func Run(ctx context.Context, o Options, r Runtime, w Windows) (*Report, error) 
 		}
 		report.Adapter.Kernels[l.Index] = k
 		report.Layers = append(report.Layers, lr)
+		report.Adapter.Description += fmt.Sprintf("\nlayer %d: validation error %.3f of sparse only's", lr.Layer, lr.Valid)
 	}
 	if err := report.Adapter.Convert(o.Type); err != nil {
 		return nil, err

@@ -1,0 +1,44 @@
+//go:build cgo
+
+package main
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/lesskv/lesskv/cgo/kernels"
+	"github.com/lesskv/lesskv/integration/verify"
+)
+
+func TestCompletion(t *testing.T) {
+	policies := strings.Join(kernels.PolicyNames(), "\n") + "\n:4\n"
+	for line, want := range map[string]string{
+		"run --policy ":    policies,
+		"tune --policy ":   policies,
+		"verify --policy ": policies,
+		"import --policy ": "h2o\nlambda\n:4\n",
+		"run --type ":      "f16\nf32\nq8_0\nq4_0\n:4\n",
+		"train --type ":    "f16\nf32\nq8_0\n:4\n",
+		"plan --type ":     "f16\nf32\nq8_0\nq4_0\n:4\n",
+		"run -m ":          "gguf\n:8\n", // files of that ending
+		"train --plot ":    "png\nsvg\n:8\n",
+		"inspect ":         "gguf\n:8\n",
+		"bench --methods ": strings.Join(methodNames("bench"), "\n") + "\n:4\n",
+		"verify --method ": strings.Join(verify.Methods(), "\n") + "\n:4\n",
+	} {
+		status, out, stderr := command("", append([]string{"__complete"}, strings.Split(line, " ")...)...)
+		require.Equal(t, exitOK, status, stderr)
+		assert.Equal(t, want, out, line)
+	}
+	status, out, _ := command("", "--help")
+	assert.Equal(t, exitOK, status)
+	assert.Contains(t, out, "completion")
+	for _, shell := range []string{"bash", "zsh", "fish"} {
+		status, out, _ := command("", "completion", shell)
+		assert.Equal(t, exitOK, status)
+		assert.Contains(t, out, "__complete", shell)
+	}
+}

@@ -1,0 +1,71 @@
+//go:build cgo
+
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/lesskv/lesskv/patches/layout"
+)
+
+func TestVersion(t *testing.T) {
+	status, out, stderr := command("", "version")
+	require.Equal(t, exitOK, status, stderr)
+	for _, want := range []string{"lesskv ", "runtime    llama.cpp v0.5.0, -m", "archive", "up to date, and the one in this lesskv\n"} {
+		assert.Contains(t, out, want)
+	}
+	status, out, _ = command("", "--version")
+	assert.Equal(t, exitOK, status)
+	assert.Equal(t, "lesskv version "+version()+"\n", out)
+	status, _, _ = command("", "version", "x")
+	assert.Equal(t, exitUsage, status)
+}
+
+func TestDoctor(t *testing.T) {
+	status, out, stderr := command("", "doctor")
+	require.Equal(t, exitOK, status, out+stderr)
+	assert.Contains(t, out, "LESS is the unmodified runtime to ")
+	assert.NotContains(t, out, "BAD")
+}
+
+// What is wrong is said, and the status is 3: no compiler, a runtime of other sources, none.
+func TestDoctorFinds(t *testing.T) {
+	t.Setenv("CXX", "no-such-compiler")
+	build := layout.Layout(t.TempDir())
+	t.Setenv(layout.Variable, string(build))
+	status, out, stderr := command("", "doctor")
+	assert.Equal(t, exitChecks, status)
+	assert.Contains(t, out, "BAD: no-such-compiler")
+	assert.Contains(t, out, "no libbinding.a")
+	assert.Contains(t, stderr, "2 of 5 checks failed")
+
+	t.Setenv("CXX", "")
+	require.NoError(t, os.MkdirAll(build.Package(), 0o755))
+	require.NoError(t, os.MkdirAll(filepath.Join(build.Sources(), "less"), 0o755))
+	write(t, build.Package(), "libbinding.a", "")
+	write(t, filepath.Join(build.Sources(), "less"), "adapter.h", "// another version\n")
+	status, out, stderr = command("", "doctor")
+	assert.Equal(t, exitChecks, status)
+	assert.Contains(t, out, "stale, cgo/kernels/adapter.h differs")
+	assert.Contains(t, stderr, "1 of 5 checks failed")
+	status, out, _ = command("", "version")
+	assert.Equal(t, exitOK, status)
+	assert.Contains(t, out, "stale")
+}
+
+// Outside a checkout the command finds the worker of the runtime that it was linked with.
+func TestOutsideACheckout(t *testing.T) {
+	t.Setenv(layout.Variable, "") // and it is as it was afterwards
+	t.Chdir(t.TempDir())
+	status, out, stderr := command("", "doctor")
+	assert.Equal(t, exitOK, status, stderr)
+	assert.Contains(t, out, "LESS is the unmodified runtime to ")
+	status, out, stderr = command("", "version")
+	assert.Equal(t, exitOK, status, stderr)
+	assert.Contains(t, out, linkedFolder()+": up to date")
+}

@@ -1,0 +1,389 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/lesskv/lesskv/integration/testdata"
+	"github.com/lesskv/lesskv/patches/limits"
+	"github.com/lesskv/lesskv/weights"
+	"github.com/lesskv/lesskv/weights/gguf"
+	"github.com/lesskv/lesskv/weights/memory"
+)
+
+// errRoom is a bound that nothing fits.
+var errRoom = errors.New("nothing fits")
+
+// planOptions are the flags of plan.
+type planOptions struct {
+	model    string
+	adapter  string
+	memory   string
+	contexts []string
+	budgets  []string
+	types    string
+	ubatch   int
+	threads  int
+	picture  string
+}
+
+func newPlan() *cobra.Command {
+	o := &planOptions{}
+	cmd := &cobra.Command{
+		Use:   "plan [-m MODEL] [--memory 8G]",
+		Short: "Say which context and budget fit into how much memory",
+		Long: `Say what a process with a model takes, by context and budget, beside the full
+cache in f16, q8_0 and q4_0: what fits into the bound or, without --memory, into
+what this machine and its control groups leave; and the line to copy.
+
+Weights and caches are exact; scratch, and the process as a whole, are estimates.
+Only the model's header is read. Nothing is loaded or measured. An adapter beside
+the model (MODEL.lesskv.gguf) counts, as the runtime would load it.`,
+		Example: `  lesskv plan -m model.gguf
+  lesskv plan -m model.gguf --memory 8G -c 8k,32k,128k -b 5%,1024 -o plan.png`,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usageError{fmt.Errorf("%q: the model is given with -m", args[0])}
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd.OutOrStdout()) },
+	}
+	f := cmd.Flags()
+	f.StringVarP(&o.model, "model", "m", "", "GGUF `file` of the model (default: gopher-5m, built in)")
+	f.StringVarP(&o.adapter, "adapter", "w", "", "adapter `file`, or none (default: MODEL.lesskv.gguf beside the model)")
+	f.StringVar(&o.memory, "memory", "", "`bytes` that the process may take, as 8G (default: what is available)")
+	f.StringSliceVarP(&o.contexts, "context", "c", nil, "contexts in `tokens`, as 8k (default: 2k, 8k, 32k and so on to the model's)")
+	f.StringSliceVarP(&o.budgets, "budget", "b", []string{"5%", "1024"}, "budgets: `N` slots a head, N% of the context, or NMiB")
+	f.StringVar(&o.types, "type", "f16", "type of the slots: f16, f32, q8_0, q4_0, or one for keys and one for values, as q4_0,q8_0")
+	addNumber(f, &o.ubatch, "ubatch", "", 512, 1, most, "tokens of a prompt that are computed at a time")
+	addNumber(f, &o.threads, "threads", "t", limits.CPUs(), 1, maxThreads, "threads")
+	f.StringVarP(&o.picture, "output", "o", "", "`file` for a picture, .png or .svg")
+	f.SortFlags = false
+	return cmd
+}
+
+// A plan is what is known of a model, and the rows that were worked out.
+type plan struct {
+	path     string // as the user gave it; "" is the built-in model
+	model    *weights.Model
+	weights  uint64
+	bound    uint64
+	from     string // where the bound comes from
+	contexts []int
+	budgets  []memory.Budget
+	cache    memory.Cache // but for context and budget
+	rows     []planRow
+}
+
+// A planRow is one cache at one context.
+type planRow struct {
+	context int
+	name    string // of the cache: "full f16", or the budget as it was given
+	budget  *memory.Budget
+	slots   int // of a head; 0: the full cache
+	process memory.Process
+}
+
+func (o *planOptions) run(w io.Writer) error {
+	p, inputs, err := o.plan()
+	if err != nil {
+		return err
+	}
+	if o.picture != "" {
+		if err := o.checkPicture(inputs); err != nil {
+			return err
+		}
+	}
+	if err := p.work(o); err != nil {
+		return err
+	}
+	fits := p.print(w)
+	if o.picture != "" {
+		if err := p.draw(o.picture); err != nil {
+			return err
+		}
+	}
+	if !fits {
+		return fmt.Errorf("%w into %s at a context of %d tokens, the smallest that was asked for", errRoom, size(p.bound), p.contexts[0])
+	}
+	return nil
+}
+
+func (o *planOptions) checkPicture(inputs []string) error {
+	if ext := filepath.Ext(o.picture); ext != ".png" && ext != ".svg" {
+		return usageError{fmt.Errorf("--output %s: want a name that ends in .png or .svg", o.picture)}
+	}
+	return checkOutputs(inputs, output{"--output", o.picture, pictureFile(o.picture)})
+}
+
+// plan reads the command line, the model and its adapter.
+func (o *planOptions) plan() (p *plan, inputs []string, err error) {
+	p = &plan{path: o.model}
+	path := o.model
+	if path == "" {
+		if path, err = testdata.Path(testdata.Model); err != nil {
+			return nil, nil, err
+		}
+	}
+	if p.model, err = weights.ReadModel(path); err != nil {
+		return nil, nil, err
+	}
+	if less, _ := served(p.model.Architecture); strings.HasPrefix(less, "no") {
+		return nil, nil, fmt.Errorf("%s: LESS does not serve the architecture %s: %s", path, p.model.Architecture, less)
+	}
+	f, err := gguf.Open(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	p.weights = memory.Weights(f)
+	f.Close()
+	if err := o.bound(p); err != nil {
+		return nil, nil, err
+	}
+	if p.contexts, err = o.contextsOf(p.model); err != nil {
+		return nil, nil, err
+	}
+	for _, text := range o.budgets {
+		b, err := memory.ParseBudget(text)
+		if err != nil {
+			return nil, nil, usageError{fmt.Errorf("--budget %w", err)}
+		}
+		p.budgets = append(p.budgets, b)
+	}
+	if p.cache.Key, p.cache.Value, err = slotTypes(o.types); err != nil {
+		return nil, nil, usageError{fmt.Errorf("--type %w", err)}
+	}
+	p.cache.Pinned = 1
+	inputs = []string{path}
+	adapter := o.adapter
+	if adapter == "" {
+		adapter = strings.TrimSuffix(path, ".gguf") + ".lesskv.gguf"
+	}
+	if adapter == "none" {
+		return p, inputs, nil
+	}
+	switch a, err := readAdapter(adapter, p.model); {
+	case err == nil:
+		p.cache.Adapter = a
+		inputs = append(inputs, adapter)
+	case o.adapter != "" || !errors.Is(err, fs.ErrNotExist):
+		return nil, nil, err
+	}
+	return p, inputs, nil
+}
+
+// bound finds out how much memory there is.
+func (o *planOptions) bound(p *plan) error {
+	if o.memory != "" {
+		n, err := parseBytes(o.memory)
+		if err != nil {
+			return usageError{fmt.Errorf("--memory %s: %w", o.memory, err)}
+		}
+		p.bound, p.from = uint64(n), "--memory"
+		return nil
+	}
+	n, ok := limits.Memory()
+	if !ok {
+		return usageError{errors.New("this system does not say how much memory is free: want --memory, as in --memory 8G")}
+	}
+	p.bound, p.from = uint64(n), "available on this machine"
+	return nil
+}
+
+// contextsOf returns the contexts that were asked for, or those that make a table.
+func (o *planOptions) contextsOf(m *weights.Model) (all []int, err error) {
+	for _, text := range o.contexts {
+		digits, thousand := strings.CutSuffix(strings.ToLower(text), "k")
+		n, err := strconv.Atoi(digits)
+		if thousand {
+			n *= 1024
+		}
+		if err != nil || n < 1 || n > 1<<30 {
+			return nil, usageError{fmt.Errorf("--context %s: want tokens, as 8192 or 8k", text)}
+		}
+		all = append(all, n)
+	}
+	if all == nil {
+		for n := 2048; n < m.Context; n *= 4 {
+			all = append(all, n)
+		}
+		all = append(all, m.Context)
+	}
+	slices.Sort(all)
+	return slices.Compact(all), nil
+}
+
+// slotNames are the types of slots as a command line and an app write them.
+var slotNames = map[gguf.Type]struct{ text, option string }{gguf.F16: {"f16", "F16"}, gguf.F32: {"f32", "F32"}, gguf.Q8_0: {"q8_0", "Q8"}, gguf.Q4_0: {"q4_0", "Q4"}}
+
+// slotTypes reads the types of keys and values.
+func slotTypes(s string) (key, value gguf.Type, err error) {
+	find := func(text string) (gguf.Type, error) {
+		for t, name := range slotNames {
+			if name.text == text {
+				return t, nil
+			}
+		}
+		return 0, fmt.Errorf("%q: want f16, f32, q8_0 or q4_0, or one for keys and one for values, as q4_0,q8_0", s)
+	}
+	k, v, two := strings.Cut(s, ",")
+	if !two {
+		v = k
+	}
+	if key, err = find(k); err == nil {
+		value, err = find(v)
+	}
+	return key, value, err
+}
+
+// work fills in the rows, context by context.
+func (p *plan) work(o *planOptions) error {
+	compute := memory.Compute(p.model, o.ubatch)
+	for _, context := range p.contexts {
+		for _, t := range []gguf.Type{gguf.F16, gguf.Q8_0, gguf.Q4_0} {
+			bytes, err := memory.Full(p.model, context, t)
+			if err != nil {
+				continue // heads that don't fill its blocks
+			}
+			p.rows = append(p.rows, planRow{context: context, name: "full " + strings.ToLower(t.String()),
+				process: memory.Process{Weights: p.weights, Cache: bytes + p.model.RecurrentBytes(), Compute: compute}})
+		}
+		for _, b := range p.budgets {
+			c := p.cache
+			c.Context, c.Budget = context, b
+			bytes, err := memory.Less(p.model, c)
+			if err != nil {
+				return err
+			}
+			p.rows = append(p.rows, planRow{context, "LESS " + b.String(), &b, bytes.Budget, memory.Process{
+				Weights: p.weights, Cache: bytes.Cache() + bytes.Recurrent, Compute: compute,
+				Scratch: memory.Scratch(p.model, bytes.Budget, o.ubatch, o.threads)}})
+		}
+	}
+	return nil
+}
+
+// print writes the table and the line to copy, and tells whether anything fits.
+func (p *plan) print(w io.Writer) (fits bool) {
+	s := newSheet(w)
+	s.line("model", "%s: weights %s, trained for %d tokens", printable(p.name()), size(p.weights), p.model.Context)
+	s.line("memory", "%s, %s", size(p.bound), p.from)
+	if a := p.cache.Adapter; a != nil {
+		text := "of an adapter: "
+		if a.Bytes() > 0 {
+			text += fmt.Sprintf("phi and psi, rank %d, %s", a.Rank, size(a.Bytes()))
+		}
+		if a.Budget != nil {
+			text += " budgets by head"
+		}
+		s.line("LESS", "%s", text)
+	}
+	s.w.Flush()
+	fmt.Fprintln(w)
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(tw, "context\tcache\tslots a head\tcache\tscratch\tprocess\tfits\t")
+	var last int
+	for _, r := range p.rows {
+		context, slots, scratch, yes := "", "all", "-", "no"
+		if r.context != last {
+			context, last = strconv.Itoa(r.context), r.context
+		}
+		if r.budget != nil {
+			slots, scratch = strconv.Itoa(r.slots), size(r.process.Scratch)
+		}
+		if p.holds(r) {
+			yes, fits = "yes", true
+		}
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t\n", context, r.name, slots, size(r.process.Cache), scratch, size(r.process.Total()), yes)
+	}
+	tw.Flush()
+	p.advise(w)
+	return fits
+}
+
+func (p *plan) holds(r planRow) bool { return r.process.Total() <= p.bound }
+
+func (p *plan) name() string {
+	if p.path == "" {
+		return "gopher-5m"
+	}
+	return filepath.Base(p.path)
+}
+
+// best returns the row to advise: at the longest context at which anything fits, the full f16 cache or else the LESS cache with most slots.
+func (p *plan) best() (best planRow, ok bool) {
+	for _, r := range p.rows {
+		if !p.holds(r) || r.budget == nil && r.name != "full f16" {
+			continue
+		}
+		if !ok || r.context > best.context || best.budget != nil && r.slots > best.slots {
+			best, ok = r, true
+		}
+	}
+	return best, ok
+}
+
+// advise writes the line to copy.
+func (p *plan) advise(w io.Writer) {
+	r, ok := p.best()
+	if !ok {
+		return
+	}
+	if r.budget != nil {
+		fmt.Fprintf(w, "\nTo hold %d tokens:\n\n", r.context)
+	} else {
+		l, ok := p.most(r.context)
+		if !ok {
+			return
+		}
+		fmt.Fprintf(w, "\nThe full cache of %d tokens fits. LESS leaves %s of it to others:\n\n", r.context, size(r.process.Cache-min(r.process.Cache, l.process.Cache)))
+		r = l
+	}
+	flags, variables, option := "--budget "+r.budget.String(), "LESSKV=on LESSKV_BUDGET="+r.budget.String(), "Budget: "+goBudget(*r.budget)
+	if p.cache.Key != gguf.F16 || p.cache.Value != gguf.F16 {
+		k, v := slotNames[p.cache.Key], slotNames[p.cache.Value]
+		flags += fmt.Sprintf(" --type %s,%s", k.text, v.text)
+		variables += fmt.Sprintf(" LESSKV_TYPE=%s,%s", k.text, v.text)
+		option += fmt.Sprintf(", Keys: lesskv.%s, Values: lesskv.%s", k.option, v.option)
+	}
+	if p.path != "" {
+		flags = "-m " + p.path + " " + flags
+	}
+	fmt.Fprintf(w, "  option       llama.SetContext(%d),\n               lesskv.Enable(lesskv.Config{%s})\n", r.context, option)
+	fmt.Fprintf(w, "  environment  %s\n", variables)
+	fmt.Fprintf(w, "  flags        lesskv run -c %d %s\n", r.context, flags)
+	if r.context > p.model.Context {
+		fmt.Fprintf(w, "\nThe model was trained for %d tokens; with LESS a text ends there.\n", p.model.Context)
+	}
+}
+
+// most returns the LESS cache of a context that fits and has most slots.
+func (p *plan) most(context int) (most planRow, ok bool) {
+	for _, r := range p.rows {
+		if r.context == context && r.budget != nil && p.holds(r) && r.slots > most.slots {
+			most, ok = r, true
+		}
+	}
+	return most, ok
+}
+
+// goBudget writes a budget as an app does.
+func goBudget(b memory.Budget) string {
+	switch {
+	case b.Slots > 0:
+		return fmt.Sprintf("lesskv.Tokens(%d)", b.Slots)
+	case b.Bytes > 0:
+		return fmt.Sprintf("lesskv.Bytes(%d)", b.Bytes)
+	}
+	return fmt.Sprintf("lesskv.Share(%s)", strconv.FormatFloat(b.Share, 'g', -1, 64))
+}

@@ -1,0 +1,111 @@
+//go:build cgo
+
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/lesskv/lesskv/integration/testdata"
+	"github.com/lesskv/lesskv/integration/tinymodels"
+	"github.com/lesskv/lesskv/weights/gguf"
+)
+
+func TestPlan(t *testing.T) {
+	status, out, stderr := command("", "plan", "--memory=40M", "-c2k,8k,32k", "-b5%,1024,300KiB")
+	require.Equal(t, exitOK, status, stderr)
+	flat := regexp.MustCompile(` +`).ReplaceAllString(out, " ")
+	for _, want := range []string{
+		"gopher-5m: weights 9.888 MiB, trained for 2048 tokens", "40 MiB, --memory\n", "32768 full f16 all 96 MiB - ", "LESS 5% 102 315.6 KiB ", "LESS 1024 1024 3.094 MiB",
+		"To hold 32768 tokens:", "llama.SetContext(32768),\n lesskv.Enable(lesskv.Config{Budget: lesskv.Share(0.05)})", "LESSKV=on LESSKV_BUDGET=5%\n", "lesskv run -c 32768 --budget 5%\n",
+		"with LESS a text ends there",
+	} {
+		assert.Contains(t, flat, want)
+	}
+	for line := range strings.Lines(out) {
+		assert.LessOrEqual(t, len(line), 81, line)
+	}
+}
+
+// The flags that it advises are a command line of run, whose cache takes what was planned.
+func TestPlanAsRun(t *testing.T) {
+	dir := unpacked(t, map[string]string{testdata.Model: "m.gguf", testdata.Peak102: "m.lesskv.gguf"})
+	model := filepath.Join(dir, "m.gguf")
+	status, out, stderr := command("", "plan", "-m", model, "--memory=1G", "-c2k", "-b5%", "--type=q8_0")
+	require.Equal(t, exitOK, status, stderr)
+	planned := regexp.MustCompile(`LESS 5% +102 +([0-9.]+) KiB`).FindStringSubmatch(out)
+	require.NotNil(t, planned, out)
+	args := strings.Fields(regexp.MustCompile(`flags +lesskv (.*)`).FindStringSubmatch(out)[1])
+	status, _, report := command("", append(args, "-t1", "-n2", "--policy=peak", "x")...)
+	require.Equal(t, exitOK, status, report)
+	got := regexp.MustCompile(`(?m)^cache +([0-9.]+) MiB`).FindStringSubmatch(report)
+	require.NotNil(t, got, report)
+	var kib, mib float64
+	scan(t, planned[1], &kib)
+	scan(t, got[1], &mib)
+	assert.InDelta(t, mib*1024, kib, 6) // the report has two places
+}
+
+func TestPlanRefused(t *testing.T) {
+	dir := unpacked(t, map[string]string{testdata.Model: "m.gguf"})
+	bloom, err := tinymodels.Find("bloom")
+	require.NoError(t, err)
+	alibi := filepath.Join(dir, "bloom.gguf")
+	require.NoError(t, bloom.Write(alibi, gguf.F32, 1))
+	model := filepath.Join(dir, "m.gguf")
+	for name, test := range map[string]struct {
+		args   []string
+		status int
+		says   string
+	}{
+		"nothing fits":  {[]string{"--memory=1M"}, exitChecks, "nothing fits into 1 MiB"},
+		"argument":      {[]string{"m.gguf"}, exitUsage, "given with -m"},
+		"memory":        {[]string{"--memory=lots"}, exitUsage, "--memory lots: want bytes"},
+		"context":       {[]string{"-c0"}, exitUsage, "--context 0: want tokens"},
+		"budget":        {[]string{"-b101%"}, exitUsage, "--budget \"101%\": want a number of tokens"},
+		"types":         {[]string{"--type=f64"}, exitUsage, "want f16, f32"},
+		"picture":       {[]string{"-m", model, "-o", model}, exitUsage, "want a name that ends in .png"},
+		"not served":    {[]string{"-m", alibi}, exitFailed, "ALiBi"},
+		"no model":      {[]string{"-m", filepath.Join(dir, "none")}, exitFailed, "no such file"},
+		"no adapter":    {[]string{"-w", filepath.Join(dir, "none")}, exitFailed, "no such file"},
+		"small budget":  {[]string{"-b1KiB"}, exitFailed, "one slot in every head take"},
+		"folder":        {[]string{"-o", filepath.Join(dir, "no", "p.png")}, exitFailed, "there is no folder"},
+		"picture there": {[]string{"-o", write(t, dir, "other.png", "text")}, exitFailed, "not a PNG picture"},
+	} {
+		status, _, stderr := command("", append([]string{"plan"}, test.args...)...)
+		assert.Equal(t, test.status, status, "%s: %s", name, stderr)
+		assert.Contains(t, stderr, test.says, name)
+	}
+}
+
+func TestPlanPicture(t *testing.T) {
+	for _, name := range []string{"p.png", "p.svg"} {
+		path := filepath.Join(t.TempDir(), name)
+		for _, memory := range []string{"60M", "1T"} {
+			status, _, stderr := command("", "plan", "--memory="+memory, "-c2k,8k", "-o", path)
+			require.Equal(t, exitOK, status, stderr)
+			assert.True(t, pictureFile(path).is(path))
+		}
+	}
+}
+
+// Without -m or --memory there is the built-in model and what the machine has.
+func TestPlanHere(t *testing.T) {
+	status, out, stderr := command("", "plan")
+	require.Equal(t, exitOK, status, stderr)
+	assert.Contains(t, out, "available on this machine")
+	assert.Contains(t, out, "The full cache of 2048 tokens fits. LESS leaves 2.906 MiB of it to others")
+}
+
+func write(t *testing.T, dir, name, text string) string {
+	t.Helper()
+	path := filepath.Join(dir, name)
+	require.NoError(t, os.WriteFile(path, []byte(text), 0o644))
+	return path
+}

@@ -1,0 +1,122 @@
+package integration
+
+import (
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/lesskv/lesskv/integration/tinymodels"
+	"github.com/lesskv/lesskv/integration/worker"
+	"github.com/lesskv/lesskv/weights"
+	"github.com/lesskv/lesskv/weights/gguf"
+	"github.com/lesskv/lesskv/weights/memory"
+)
+
+var ggufTypes = map[string]gguf.Type{"": gguf.F16, "f16": gguf.F16, "f32": gguf.F32, "q8_0": gguf.Q8_0, "q4_0": gguf.Q4_0}
+
+// samePlan fails unless what package memory says of a cache is what the runtime reports of one that holds a text.
+func samePlan(t *testing.T, w *worker.Worker, c worker.Config, a *weights.Adapter) {
+	t.Helper()
+	m, err := weights.ReadModel(c.Model)
+	require.NoError(t, err)
+	plan, err := memory.Less(m, memory.Cache{
+		Context: c.Context, Pinned: 1, Key: ggufTypes[c.LESS.TypeK], Value: ggufTypes[c.LESS.TypeV], Adapter: a, Sequences: 1,
+		Budget: memory.Budget{Slots: c.LESS.Budget, Bytes: uint64(c.LESS.BudgetBytes)},
+	})
+	require.NoError(t, err)
+	_, err = w.Open(c)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, w.CloseModel()) }()
+	_, err = w.Feed(0, 0, []int32{1, 2, 3}, worker.None)
+	require.NoError(t, err)
+	got, err := w.LESS()
+	require.NoError(t, err)
+	assert.EqualValues(t, got.SlotBytes, plan.Slots, "slots")
+	assert.EqualValues(t, got.StateBytes, plan.State, "state")
+	assert.EqualValues(t, got.KernelBytes, plan.Kernels, "kernels")
+	assert.EqualValues(t, got.RecurrentBytes, plan.Recurrent, "recurrent")
+	if c.LESS.BudgetBytes == 0 || got.Layers > 0 {
+		assert.Equal(t, got.Budget, plan.Budget)
+	}
+	full, err := memory.Full(m, c.Context, gguf.F16)
+	require.NoError(t, err)
+	assert.EqualValues(t, got.FullBytes, full, "full")
+}
+
+// What package memory says of every kind of model before anything runs is what the runtime then reports.
+func TestPlannedMemory(t *testing.T) {
+	t.Parallel()
+	w := start(t, worker.Patched)
+	for _, tiny := range tinymodels.Supported() {
+		path := write(t, tiny, gguf.F32)
+		m, err := weights.ReadModel(path)
+		require.NoError(t, err)
+		adapter := weights.Random(m, 4, 8, weights.Trained{Policy: "h2o", Ubatch: 32, Context: 1024}, 1)
+		for i := range m.Sum(func(s weights.Shape) int { return s.HeadsKV }) {
+			adapter.Budget = append(adapter.Budget, float32(i%5))
+		}
+		withAdapter := filepath.Join(t.TempDir(), "adapter.gguf")
+		require.NoError(t, adapter.Write(withAdapter))
+		for name, less := range map[string]worker.LESS{
+			"default": {}, "40 slots": {Budget: 40}, "bytes": {BudgetBytes: 1 << 20}, "an adapter": {Budget: 40, Adapter: withAdapter},
+			"bytes and an adapter": {BudgetBytes: 1 << 20, Adapter: withAdapter}, "q8_0 and an adapter": {Budget: 40, TypeK: "q8_0", TypeV: "f16", Adapter: withAdapter},
+		} {
+			if less.TypeK == "q8_0" && m.Max(func(s weights.Shape) int { return s.KeyLength % 32 }) > 0 {
+				continue
+			}
+			t.Run(tiny.Name+"/"+name, func(t *testing.T) {
+				var a *weights.Adapter
+				if less.Adapter != "" {
+					a = adapter
+				}
+				samePlan(t, w, worker.Config{Model: path, Context: 1000, Ubatch: 32, LESS: &less}, a)
+			})
+		}
+	}
+	for _, less := range []worker.LESS{{Adapter: "testdata/gopher-5m.peak-102.lesskv.gguf"}, {Budget: 41, TypeK: "q8_0", TypeV: "q4_0", Adapter: "testdata/gopher-5m.peak-41.lesskv.gguf"}, {BudgetBytes: 300 << 10}} {
+		var a *weights.Adapter
+		if less.Adapter != "" {
+			var err error
+			a, err = weights.Read(less.Adapter)
+			require.NoError(t, err)
+		}
+		samePlan(t, w, worker.Config{Model: gopher, Context: 2048, Ubatch: 32, LESS: &less}, a)
+	}
+}
+
+// What package memory estimates of a process is near what one takes.
+func TestPlannedProcess(t *testing.T) {
+	m, err := weights.ReadModel(gopher)
+	require.NoError(t, err)
+	f, err := gguf.Open(gopher)
+	require.NoError(t, err)
+	defer f.Close()
+	for _, c := range []worker.Config{
+		{Context: 2048, Ubatch: 32}, {Context: 2048, Ubatch: 512},
+		{Context: 2048, Ubatch: 32, LESS: &worker.LESS{Budget: 102}}, {Context: 2048, Ubatch: 512, LESS: &worker.LESS{Budget: 1024}},
+	} {
+		c.Model, c.Batch, c.Threads, c.FlashAttention = gopher, 512, 2, true
+		w := open(t, worker.Patched, c)
+		_, err := w.Feed(0, 0, randomTokens(2000, 4096), worker.None)
+		require.NoError(t, err)
+		got, err := w.Memory()
+		require.NoError(t, err)
+		p := memory.Process{Weights: memory.Weights(f), Compute: memory.Compute(m, c.Ubatch)}
+		if c.LESS == nil {
+			p.Cache, err = memory.Full(m, c.Context, gguf.F16)
+			require.NoError(t, err)
+		} else {
+			plan, err := memory.Less(m, memory.Cache{Context: c.Context, Budget: memory.Budget{Slots: c.LESS.Budget}, Pinned: 1, Key: gguf.F16, Value: gguf.F16})
+			require.NoError(t, err)
+			p.Cache, p.Scratch = plan.Cache(), memory.Scratch(m, plan.Budget, c.Ubatch, c.Threads)
+			info, err := w.LESS()
+			require.NoError(t, err)
+			t.Logf("scratch %d, planned %d", info.ScratchBytes, p.Scratch)
+			assert.InEpsilon(t, info.ScratchBytes, p.Scratch, 0.5)
+		}
+		t.Logf("ubatch %d, LESS %t: peak %d KiB, planned %d", c.Ubatch, c.LESS != nil, got.Peak>>10, p.Total()>>10)
+		assert.InEpsilon(t, got.Peak, p.Total(), 0.35)
+	}
+}

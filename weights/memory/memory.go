@@ -1,0 +1,184 @@
+// Package memory says what a model's KV cache takes, the one of LESS and the unmodified one, before anything is loaded: the formulas of
+// "Memory, per sequence" and "Budgets" in algorithm.md, over what the model's file says. It is pure Go; tests compare it with what the
+// runtime reports.
+package memory
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/lesskv/lesskv/weights"
+	"github.com/lesskv/lesskv/weights/gguf"
+)
+
+// What can be wrong with a Cache.
+var (
+	ErrType   = errors.New("slots can't be of that type")
+	ErrBudget = errors.New("budget makes no sense")
+)
+
+// A Cache is a LESS cache as it is asked for.
+type Cache struct {
+	Context   int    // tokens, n_ctx
+	Budget    Budget // zero: 5 % of the context
+	Pinned    int    // first positions that always stay: 1 by the runtime's default
+	Key       gguf.Type
+	Value     gguf.Type
+	Adapter   *weights.Adapter // nil: sparse only, all heads alike
+	Sequences int              // that hold tokens; 0 is 1
+}
+
+// Bytes are what a cache takes.
+type Bytes struct {
+	Budget    int // slots of a KV head, on average where the adapter spreads them
+	Slots     uint64
+	State     uint64
+	Kernels   uint64 // once, whatever the number of sequences
+	Recurrent uint64 // of recurrent layers, which no budget counts
+}
+
+// Cache returns what a budget in bytes counts.
+func (b Bytes) Cache() uint64 { return b.Slots + b.State + b.Kernels }
+
+// Pad returns a context as the runtime rounds it up.
+func Pad(context int) int { return (context + 255) / 256 * 256 }
+
+// Less returns what a LESS cache of a model takes. It fails with ErrType or ErrBudget.
+func Less(m *weights.Model, c Cache) (Bytes, error) {
+	if c.Sequences == 0 {
+		c.Sequences = 1
+	}
+	l, err := lay(m, c)
+	if err != nil {
+		return Bytes{}, err
+	}
+	budget, err := l.resolve(c.Budget)
+	if err != nil {
+		return Bytes{}, err
+	}
+	slots, err := l.slots(budget)
+	if err != nil {
+		return Bytes{}, err
+	}
+	n := uint64(c.Sequences)
+	return Bytes{budget, n * slots, n * l.state, l.kernels, n * m.RecurrentBytes()}, nil
+}
+
+// Full returns what the unmodified cache of a model takes for one sequence, in a type of both keys and values. As apps have it (swa_full),
+// layers with a sliding window hold the whole context too. It fails with ErrType.
+func Full(m *weights.Model, context int, t gguf.Type) (bytes uint64, err error) {
+	for i := range m.Layers {
+		if !m.Attends(i) || m.Shares(i) {
+			continue
+		}
+		s := m.Layer(i)
+		k, okK := t.Size(uint64(s.HeadsKV * s.KeyLength))
+		v, okV := t.Size(uint64(s.HeadsKV * s.ValueLength))
+		if !okK || !okV {
+			return 0, fmt.Errorf("%d heads of %d and %d in %v: %w", s.HeadsKV, s.KeyLength, s.ValueLength, t, ErrType)
+		}
+		bytes += uint64(Pad(context)) * (k + v)
+	}
+	return bytes, nil
+}
+
+// layout is the parts of a cache that don't depend on the budget, and what does for each slot.
+type layout struct {
+	context int
+	pinned  int
+	weights []float32 // of an allocation, of the heads that have a budget; nil: all alike
+	slot    []uint64  // bytes of a slot, of those heads
+	fixed   uint64    // slots of sliding windows
+	state   uint64
+	kernels uint64
+}
+
+// SlotBytes returns what one pair takes in a head of a layer, with its score and position. It fails with ErrType.
+func SlotBytes(s weights.Shape, key, value gguf.Type) (uint64, error) {
+	for _, t := range []gguf.Type{key, value} {
+		switch t {
+		case gguf.F32, gguf.F16, gguf.Q8_0, gguf.Q4_0:
+		default:
+			return 0, fmt.Errorf("%v: want F16, F32, Q8_0 or Q4_0: %w", t, ErrType)
+		}
+	}
+	k, okK := key.Size(uint64(s.KeyLength))
+	v, okV := value.Size(uint64(s.ValueLength))
+	if !okK || !okV {
+		return 0, fmt.Errorf("%v and %v need head sizes that are multiples of 32, these are %d and %d: use F16: %w", key, value, s.KeyLength, s.ValueLength, ErrType)
+	}
+	return k + v + 8, nil
+}
+
+func lay(m *weights.Model, c Cache) (*layout, error) {
+	l := &layout{context: Pad(c.Context), pinned: c.Pinned}
+	a := c.Adapter
+	if a != nil {
+		l.kernels = a.Bytes()
+	}
+	head := 0 // in the adapter's list of weights, which has every KV head
+	for i := range m.Layers {
+		s := m.Layer(i)
+		first := head
+		head += s.HeadsKV
+		if !m.Attends(i) {
+			continue
+		}
+		slot, err := SlotBytes(s, c.Key, c.Value)
+		if err != nil {
+			return nil, fmt.Errorf("layer %d: %w", i, err)
+		}
+		window := m.Window(i)
+		if a != nil && window == 0 {
+			k := &a.Kernels[i]
+			if quantised(c.Key) && s.KeyLength%64 == 0 { // W1 and U1 are there a second time, rotated
+				if k.HasPhi() {
+					l.kernels += uint64(4 * s.Heads * a.Hidden * s.KeyLength)
+				}
+				if k.HasPsi() {
+					l.kernels += uint64(4 * s.HeadsKV * a.Hidden * s.KeyLength)
+				}
+			}
+			if k.HasPsi() && !m.Shares(i) {
+				l.state += uint64(4 * s.HeadsKV * a.Rank * (s.ValueLength + 1))
+			}
+		}
+		switch {
+		case m.Shares(i):
+		case window > 0:
+			l.fixed += uint64(s.HeadsKV*(window-1)) * slot
+		default:
+			for j := range s.HeadsKV {
+				l.slot = append(l.slot, slot)
+				if a != nil && a.Budget != nil {
+					l.weights = append(l.weights, a.Budget[first+j])
+				}
+			}
+		}
+	}
+	return l, nil
+}
+
+func quantised(t gguf.Type) bool { return t == gguf.Q8_0 || t == gguf.Q4_0 }
+
+// slots returns the bytes of all slots under a budget.
+func (l *layout) slots(budget int) (uint64, error) {
+	bytes := l.fixed
+	each, err := l.each(budget)
+	for i, n := range each {
+		bytes += uint64(n) * l.slot[i]
+	}
+	return bytes, err
+}
+
+// each returns the slots of every head that has a budget.
+func (l *layout) each(budget int) ([]int, error) {
+	if l.weights != nil {
+		return Allocate(l.weights, budget, min(budget, max(l.pinned, 4)+4), l.context)
+	}
+	all := make([]int, len(l.slot))
+	for i := range all {
+		all[i] = budget
+	}
+	return all, nil
+}

@@ -1,0 +1,64 @@
+package memory
+
+import (
+	"math/rand/v2"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/lesskv/lesskv/cgo/kernels"
+	"github.com/lesskv/lesskv/weights"
+)
+
+// Allocate spreads as the C kernels do, and refuses what they refuse.
+func TestAllocateAsC(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	refused := 0
+	for range 20000 {
+		w := make([]float32, 1+r.IntN(40))
+		for i := range w {
+			switch r.IntN(5) {
+			case 0: // stays 0
+			case 1:
+				w[i] = 1
+			case 2:
+				w[i] = float32(weights.MaxWeight) * r.Float32()
+			default:
+				w[i] = float32(r.ExpFloat64())
+			}
+		}
+		if r.IntN(20) == 0 {
+			w[0] = -1
+		}
+		budget := 1 + r.IntN(300)
+		least, most := r.IntN(budget+2), budget-1+r.IntN(1000)
+		want, wantErr := kernels.Allocate(w, budget, least, most)
+		got, err := Allocate(w, budget, least, most)
+		if wantErr != nil {
+			refused++
+			require.ErrorIs(t, err, ErrBudget, "%v %d %d %d", w, budget, least, most)
+			continue
+		}
+		require.NoError(t, err)
+		require.Equal(t, want, got, "%v %d %d %d", w, budget, least, most)
+	}
+	require.Greater(t, refused, 100)
+}
+
+func TestBudgetText(t *testing.T) {
+	for text, want := range map[string]Budget{
+		"1024": {Slots: 1024}, "5%": {Share: 0.05}, "64MiB": {Bytes: 64 << 20}, "1.5GiB": {Bytes: 3 << 29}, "3KiB": {Bytes: 3 << 10}, "100%": {Share: 1},
+	} {
+		got, err := ParseBudget(text)
+		require.NoError(t, err, text)
+		require.Equal(t, want, got, text)
+		again, err := ParseBudget(got.String())
+		require.NoError(t, err, text)
+		require.Equal(t, want, again, text)
+	}
+	for _, text := range []string{"", "0", "-1", "1.5", "0%", "101%", "5 %", "MiB", "NaN", "Inf", "1e300GiB", "12Q"} {
+		_, err := ParseBudget(text)
+		require.ErrorIs(t, err, ErrBudget, text)
+	}
+	require.Equal(t, "5%", Budget{}.String())
+}
