@@ -355,8 +355,9 @@ static void attend_block(const struct task * t, const struct scratch * s, int32_
         vf_store(m + j, top);
         vf_store(total + j, sum);
     }
+    const int32_t from = lesskv_policy_from(l->policy, t->ub->n_tokens) - i0;
     for (int i = 0; i < LANES; i++) {
-        inv[i] = i < nq && total[i] > 0 ? 1 / total[i] : 0;
+        inv[i] = i >= from && i < nq && total[i] > 0 ? 1 / total[i] : 0; // of the queries that count for the worth
     }
     lesskv_lap(s->profile, LESSKV_PHASE_SOFTMAX);
 
@@ -392,7 +393,7 @@ static void attend_block(const struct task * t, const struct scratch * s, int32_
     lesskv_lap(s->profile, LESSKV_PHASE_SOFTMAX);
 
     // 5. what the pairs were worth; a policy that asks has no window, so the rows are the slots and the micro-batch
-    if (worth) {
+    if (worth && from < nq) {
         add_worth(l->policy->worth, p, na, inv, worth);
         lesskv_lap(s->profile, LESSKV_PHASE_SCORE);
     }
@@ -477,7 +478,8 @@ static void query_ref(const struct task * t, const struct room * w, int32_t i, d
     for (int32_t r = 0; r < na; r++) {
         sum += w->logit[r] == -INFINITY ? 0 : exp(w->logit[r] - m);
     }
-    for (int32_t r = 0; r < na && worth && sum > 0; r++) {
+    const bool counts = worth && i >= lesskv_policy_from(l->policy, t->ub->n_tokens);
+    for (int32_t r = 0; r < na && counts && sum > 0; r++) {
         const double weight = exp(w->logit[r] - m) / sum;
         double * to = &worth[r < n ? r : lesskv_cache_width(t->cache) + r - n];
         if (l->policy->worth == LESSKV_WORTH_SUM) {

@@ -22,7 +22,7 @@ const char * lesskv_status_str(enum lesskv_status status) {
 struct lesskv_layer lesskv_layer_plain(const struct lesskv_layer * layer) {
     struct lesskv_layer l = *layer;
     if (l.n_swa > 0) {
-        l.policy  = &lesskv_policy_lambda;
+        l.policy  = lesskv_policy_find("lambda");
         l.budget  = (struct lesskv_budget) { l.n_swa - 1, 0 };
         l.budgets = NULL;
         l.pinned  = 0;

@@ -54,8 +54,9 @@ static void keep(const struct task * t, int32_t slot, int32_t i, float score) {
 // weights.
 static const float * add_few(const struct task * t, const struct scratch * s) {
     const struct lesskv_layer *  l = t->layer;
-    const struct lesskv_policy * policy = l->policy;
-    const int32_t n     = l->n_head / l->n_head_kv * t->ub->n_tokens;
+    const int32_t T     = t->ub->n_tokens;
+    const int32_t n     = l->n_head / l->n_head_kv * T;
+    const int32_t from  = lesskv_policy_from(l->policy, T);
     const struct parts parts = lesskv_parts(t->cache, t->head_kv, t->n, t->n + t->head->folded);
     float * all = s->worth + (size_t) t->head_kv * (size_t) n * s->width; // in the first query's place
     for (int32_t i = 0; i < parts.n; i++) {
@@ -63,12 +64,14 @@ static const float * add_few(const struct task * t, const struct scratch * s) {
         const int32_t r0 = i * parts.slots;
         const int32_t r1 = i + 1 < parts.n ? r0 + parts.slots : t->n_pair;
         for (int32_t r = r0; r < r1; r += VW) { // what lies behind r1 is of no part, and no one's
-            vf sum = vf_number(vf_set(share[0]) * vf_load(all + r));
-            for (int32_t a = 1; a < n; a++) {
-                const vf w = vf_number(vf_set(share[a]) * vf_load(all + (size_t) a * s->width + r));
-                sum = policy->worth == LESSKV_WORTH_SUM ? sum + w : vf_max(w, sum);
+            vf worth = {0};
+            for (int32_t head = 0; head < n; head += T) {
+                for (int32_t a = head + from; a < head + T; a++) {
+                    const vf w = vf_number(vf_set(share[a]) * vf_load(all + (size_t) a * s->width + r));
+                    worth = l->policy->worth == LESSKV_WORTH_SUM ? worth + w : vf_max(w, worth);
+                }
             }
-            vf_store(all + r, sum);
+            vf_store(all + r, worth);
         }
     }
     return all;

@@ -18,6 +18,7 @@
 #define lesskv_policy_find     LESSKV_NAME(lesskv_policy_find)
 #define lesskv_policy_name     LESSKV_NAME(lesskv_policy_name)
 #define lesskv_policy_at       LESSKV_NAME(lesskv_policy_at)
+#define lesskv_policy_help     LESSKV_NAME(lesskv_policy_help)
 #define lesskv_policy_heavy    LESSKV_NAME(lesskv_policy_heavy)
 #define lesskv_allocate        LESSKV_NAME(lesskv_allocate)
 #define lesskv_head_least      LESSKV_NAME(lesskv_head_least)
@@ -51,9 +52,7 @@
 
 // internal
 #define lesskv_now             LESSKV_NAME(lesskv_now)
-#define lesskv_policy_h2o      LESSKV_NAME(lesskv_policy_h2o)
-#define lesskv_policy_lambda   LESSKV_NAME(lesskv_policy_lambda)
-#define lesskv_policy_peak     LESSKV_NAME(lesskv_policy_peak)
+#define lesskv_policy_register LESSKV_NAME(lesskv_policy_register)
 #define lesskv_layer_plain     LESSKV_NAME(lesskv_layer_plain)
 #define lesskv_layer_asking    LESSKV_NAME(lesskv_layer_asking)
 #define lesskv_finite          LESSKV_NAME(lesskv_finite)
