@@ -176,7 +176,7 @@ static void spare(const struct task * t, uint64_t * key, const int32_t * pos, in
     const int32_t from   = newest_from > 0 ? (int32_t) newest_from : 0; // at most the position behind the micro-batch
     const int32_t pinned = t->cache->layer.pinned;
     for (int32_t i = 0; i < n; i++) {
-        key[i] = (pos[i] < pinned) | (pos[i] >= from) ? UINT64_MAX : key[i];
+        key[i] = ((pos[i] < pinned) | (pos[i] >= from)) ? UINT64_MAX : key[i];
     }
 }
 
