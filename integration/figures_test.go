@@ -83,7 +83,7 @@ type figures struct{ perplexity, kl, top1 float64 }
 // published are figures of another implementation of algorithm.md, in PyTorch and float32, on the six windows of
 // testdata/heldout-windows.u16, with the adapters that it was published with: means over positions from B + T on, one pinned token, h as algorithm.md has it.
 var published = []struct {
-	policy  reference.Policy
+	policy  *reference.Policy
 	budget  int
 	ubatch  int
 	adapter string // "": sparse only

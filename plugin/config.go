@@ -12,7 +12,7 @@ type Config struct {
 	Policy Policy // which stay; zero: the one that the adapter was trained with, H2O without one
 
 	// Heavy is how many of the budget are chosen by score; the rest are the most recent. 0 is the policy's own share (half
-	// of the budget for H2O, a quarter for Peak, 4 for Lambda), None is none.
+	// of the budget for H2O), None is none.
 	Heavy int
 	// Pinned is how many first tokens of a sequence always stay; they count as heavy. 0 is the default, 1; None is none.
 	Pinned int
@@ -56,14 +56,18 @@ func Disable() llama.ModelOption {
 	}
 }
 
-// A Policy decides which pairs stay.
+// A Policy decides which pairs stay: a name that [Policies] lists.
 type Policy string
 
+// The first policies; there may be more.
 const (
 	H2O    Policy = "h2o"    // the most attention in sum (heavy-hitter oracle), and the most recent
 	Lambda Policy = "lambda" // the oldest, and the most recent
 	Peak   Policy = "peak"   // the most attention at any one time, decaying, and the most recent
 )
+
+// Policies lists the policies of the runtime, each with a few words that say what stays.
+func Policies() []llama.LESSKVPolicy { return llama.LESSKVPolicies() }
 
 // A SlotType is how a key or a value is stored.
 type SlotType string

@@ -7,6 +7,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/lesskv/lesskv/cgo/kernels"
 	"github.com/lesskv/lesskv/integration/testdata"
 	lesskv "github.com/lesskv/lesskv/plugin"
 )
@@ -64,7 +65,7 @@ func TestConfigRefused(t *testing.T) {
 		"0 MiB":           {lesskv.Config{Budget: lesskv.MiB(0)}, lesskv.ErrBudget, []string{`"0MiB"`}},
 		"0 bytes":         {lesskv.Config{Budget: lesskv.Bytes(0)}, lesskv.ErrBudget, nil},
 		"too few bytes":   {lesskv.Config{Budget: lesskv.Bytes(100)}, lesskv.ErrConfig, []string{"too small"}},
-		"policy":          {lesskv.Config{Policy: "newest"}, lesskv.ErrConfig, []string{`"newest"`, "h2o", "lambda", "peak"}},
+		"policy":          {lesskv.Config{Policy: "newest"}, lesskv.ErrConfig, append([]string{`"newest"`}, kernels.PolicyNames()...)},
 		"type":            {lesskv.Config{Keys: "f8"}, lesskv.ErrConfig, []string{"f8", "q8_0"}},
 		"too heavy":       {lesskv.Config{Budget: lesskv.Tokens(64), Heavy: 65}, lesskv.ErrConfig, []string{"65", "64"}},
 		"too many pinned": {lesskv.Config{Budget: lesskv.Tokens(64), Pinned: 33}, lesskv.ErrConfig, []string{"33", "32"}},
@@ -77,6 +78,16 @@ func TestConfigRefused(t *testing.T) {
 			assert.ErrorIs(t, err, lesskv.ErrConfig)
 		})
 	}
+}
+
+// The runtime's policies are those of the kernels' own package: none was left out when it was linked.
+func TestPolicies(t *testing.T) {
+	var names []string
+	for _, p := range lesskv.Policies() {
+		assert.NotEmpty(t, p.Help)
+		names = append(names, p.Name)
+	}
+	assert.Equal(t, kernels.PolicyNames(), names)
 }
 
 func TestDisabled(t *testing.T) {

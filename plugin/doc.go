@@ -30,6 +30,8 @@
 //   - [Lambda]: the oldest, and the most recent. Needs no scores.
 //   - [Peak]: those that got the most attention at any one time, of late.
 //
+// [Policies] lists all that the runtime has.
+//
 // Kernels are trained for one policy; another is refused.
 //
 // # Switching without a change of source
@@ -39,7 +41,7 @@
 //
 //	LESSKV                on, off
 //	LESSKV_BUDGET         1024, 5%, 64MiB
-//	LESSKV_POLICY         h2o, lambda, peak
+//	LESSKV_POLICY         h2o, lambda, peak, or another name of [Policies]
 //	LESSKV_HEAVY          a number of tokens
 //	LESSKV_PINNED         a number of tokens
 //	LESSKV_TYPE           f16, f32, q8_0, q4_0; or two, for keys and values: q4_0,q8_0

@@ -3,6 +3,7 @@ package lesskv
 import (
 	"errors"
 	"flag"
+	"fmt"
 	"strconv"
 	"strings"
 
@@ -47,7 +48,11 @@ func RegisterFlags(fs *flag.FlagSet, prefix string) *Flags {
 		c.Budget, err = ParseBudget(s)
 		return err
 	})
-	add("policy", "which tokens stay: h2o, lambda or peak, by `name` (default the adapter's, h2o without one)", func(s string) error {
+	var policies []string
+	for _, p := range Policies() {
+		policies = append(policies, fmt.Sprintf("%s (%s)", p.Name, p.Help))
+	}
+	add("policy", "`name` of what says which tokens stay: "+strings.Join(policies, ", ")+" (default the adapter's, h2o without one)", func(s string) error {
 		c.Policy = Policy(s)
 		return nil
 	})

@@ -23,10 +23,8 @@ static struct task task_of(const struct lesskv_cache * cache, const struct lessk
     const struct lesskv_head * h = &cache->head[j];
     return (struct task) {
         .cache = cache, .layer = l, .ub = ub, .head = h, .head_q = head_q, .head_kv = j,
-        .slots_k = { l->type_k, h->k, cache->row_k, h->n },
-        .slots_v = { l->type_v, h->v, cache->row_v, h->n },
-        .batch_k = { l->type_k, (const char *) ub->k + (size_t) j * ub->k_head, ub->k_token, ub->n_tokens },
-        .batch_v = { l->type_v, (const char *) ub->v + (size_t) j * ub->v_head, ub->v_token, ub->n_tokens },
+        .slots_k = store_keys(&h->store),   .batch_k = lesskv_batch_keys(l, ub, j),
+        .slots_v = store_values(&h->store), .batch_v = lesskv_batch_values(l, ub, j),
     };
 }
 
@@ -39,11 +37,6 @@ static float * out_at(const struct task * t, int32_t i) {
     return t->ub->out + ((size_t) i * (size_t) l->n_head + (size_t) t->head_q) * (size_t) l->dv;
 }
 
-static struct rows first(struct rows a, int32_t n) {
-    a.n = n;
-    return a;
-}
-
 // The queries of the micro-batch that a pair at pos is visible to: from lo on, below hi.
 static void visible(const struct task * t, int64_t pos, int32_t * lo, int32_t * hi) {
     const int64_t from = pos - t->ub->pos;
@@ -52,13 +45,11 @@ static void visible(const struct task * t, int64_t pos, int32_t * lo, int32_t * 
     *hi = to < t->ub->n_tokens ? (int32_t) (to > 0 ? to : 0) : t->ub->n_tokens;
 }
 
-// out[Dv] = softmax over A, whose unnormalised sum is acc with normaliser sum and maximum top, joined by the low-rank
-// state as a token with logit log(pz) and value low / pz, and by the sink in the denominator. A NaN is in sum, top is the
-// largest of the others.
-static void join(const struct task * t, int32_t i, const float * acc, float top, float sum, const float * low, float pz) {
-    const bool  state = pz != 0; // NaN stays
+// out[Dv] = softmax over A, whose unnormalised sum is acc with normaliser sum and maximum top, joined by the state's token (a logit of
+// -INFINITY: none), and by the sink in the denominator. A NaN is in sum, top is the largest of the others.
+static void join(const struct task * t, int32_t i, const float * acc, float top, float sum, float logit, const float * value) {
+    const bool  state = logit != -INFINITY; // NaN stays
     const float sink  = t->ub->sinks ? t->ub->sinks[t->head_q] : -INFINITY;
-    const float logit = state ? logf(pz) : -INFINITY;
     float m = top;
     m = logit > m ? logit : m;
     m = sink  > m ? sink  : m;
@@ -73,7 +64,7 @@ static void join(const struct task * t, int32_t i, const float * acc, float top,
     const float b   = expf(logit - m);
     const float den = a * sum + b + expf(sink - m);
     const float wa  = a / den;
-    const float wb  = b / den / pz;
+    const float wb  = b / den;
     if (!state) {
         for (int32_t c = 0; c < dv; c++) {
             out[c] = wa * acc[c];
@@ -81,7 +72,7 @@ static void join(const struct task * t, int32_t i, const float * acc, float top,
         return;
     }
     for (int32_t c = 0; c < dv; c++) {
-        out[c] = wa * acc[c] + wb * low[c];
+        out[c] = wa * acc[c] + wb * value[c];
     }
 }
 
@@ -110,7 +101,7 @@ static void read_few(const struct task * t, int32_t a, int32_t m, float scale, f
 }
 
 static struct parts parts_of(const struct task * t) {
-    return lesskv_parts(t->cache, t->head_kv, t->head->n, t->head->n + t->head->folded);
+    return lesskv_parts(t->cache, t->head_kv, t->slots_k.n, t->slots_k.n + t->head->folded);
 }
 
 // A part of the slots, the last one with the micro-batch, for all queries of a KV head; internal.h says what it leaves.
@@ -127,9 +118,7 @@ static void attend_part(const struct task * t, const struct scratch * s, int32_t
     const size_t  ldv  = round_up((size_t) l->dv, PAD);
     const size_t  at   = (size_t) (parts.first + part) * (size_t) n;
 
-    struct rows k = first(t->slots_k, ns), v = first(t->slots_v, ns);
-    k.data = (const char *) k.data + (size_t) r0 * k.stride;
-    v.data = (const char *) v.data + (size_t) r0 * v.stride;
+    const struct rows k = rows_from(t->slots_k, r0, ns), v = rows_from(t->slots_v, r0, ns);
 
     for (int32_t a = 0; a < n; a += FEW_BLOCK) {
         const int32_t m = n - a < FEW_BLOCK ? n - a : FEW_BLOCK;
@@ -157,7 +146,7 @@ static void attend_part(const struct task * t, const struct scratch * s, int32_t
             }
             for (int32_t r = l->n_swa > 0 ? 0 : ns; r < na; r++) {
                 int32_t lo, hi;
-                visible(t, r < ns ? t->head->pos[r0 + r] : (int64_t) t->ub->pos + r - ns, &lo, &hi);
+                visible(t, r < ns ? t->head->store.pos[r0 + r] : (int64_t) t->ub->pos + r - ns, &lo, &hi);
                 const int32_t i = (a + j) % T;
                 e[r] = i >= lo && i < hi ? e[r] : -INFINITY;
             }
@@ -192,29 +181,20 @@ static void attend_part(const struct task * t, const struct scratch * s, int32_t
     }
 }
 
-// phi(q).z and phi(q)H of all queries of a KV head.
+// The state's answers to all queries of a KV head.
 static void attend_state(const struct task * t, const struct scratch * s) {
     const struct lesskv_layer * l = t->layer;
     const int32_t n    = queries_few(t);
-    const int32_t rank = l->kernels->rank;
     const size_t  ldv  = round_up((size_t) l->dv, PAD);
     const size_t  at   = (size_t) t->head_kv * (size_t) n;
-    const struct rows H = { LESSKV_TYPE_F32, t->head->H, (size_t) l->dv * sizeof(float), rank };
     for (int32_t a = 0; a < n; a += FEW_BLOCK) {
         const int32_t m = n - a < FEW_BLOCK ? n - a : FEW_BLOCK;
+        int32_t head_q[FEW_BLOCK];
         read_few(t, a, m, t->ub->scale * sqrtf((float) l->dk), s->x);
         for (int32_t j = 0; j < m; j++) {
-            float * phi = s->phi + (size_t) j * (size_t) rank;
-            lesskv_phi(l->kernels, l->dk, task_few(t, a + j).head_q, s->x + (size_t) j * (size_t) l->dk, 1, phi, s->tmp);
-            float pz = 0;
-            for (int32_t r = 0; r < rank; r++) {
-                pz += phi[r] * t->head->z[r];
-            }
-            s->state_pz[at + (size_t) (a + j)] = pz;
+            head_q[j] = task_few(t, a + j).head_q;
         }
-        float * acc = s->state_acc + (at + (size_t) a) * ldv;
-        memset(acc, 0, (size_t) m * ldv * sizeof(float));
-        lesskv_cols_few(H, l->dv, s->phi, (size_t) rank, m, acc, ldv);
+        lesskv_state_query(&t->head->state, l, head_q, s->x, m, s->state_logit + at + (size_t) a, s->state_value + (at + (size_t) a) * ldv, ldv, s);
     }
     lesskv_lap(s->profile, LESSKV_PHASE_PHI);
 }
@@ -248,7 +228,7 @@ static void join_parts(const struct task * t, const struct scratch * s) {
             s->share[at + (size_t) (i * n)] *= sum > 0 ? 1 / sum : 0;
         }
         const struct task one = task_few(t, a);
-        join(&one, a % t->ub->n_tokens, s->sum, top, sum, l->kernels ? s->state_acc + here * ldv : NULL, l->kernels ? s->state_pz[here] : 0);
+        join(&one, a % t->ub->n_tokens, s->sum, top, sum, l->kernels ? s->state_logit[here] : -INFINITY, l->kernels ? s->state_value + here * ldv : NULL);
     }
     lesskv_lap(s->profile, LESSKV_PHASE_SOFTMAX);
 }
@@ -305,10 +285,8 @@ static void attend_block(const struct task * t, const struct scratch * s, int32_
     const int32_t b0 = l->n_swa > 0 && i0 >= l->n_swa ? i0 - l->n_swa + 1 : 0;
     const int32_t n  = l->n_swa > 0 && i0 >= l->n_swa - 1 ? 0 : t->slots_k.n;
     const int32_t na = n + i1 - b0;
-    struct rows batch_k = first(t->batch_k, i1 - b0);
-    struct rows batch_v = first(t->batch_v, i1 - b0);
-    batch_k.data = (const char *) batch_k.data + (size_t) b0 * batch_k.stride;
-    batch_v.data = (const char *) batch_v.data + (size_t) b0 * batch_v.stride;
+    const struct rows batch_k = rows_from(t->batch_k, b0, i1 - b0);
+    const struct rows batch_v = rows_from(t->batch_v, b0, i1 - b0);
     float * p = s->logit;
 
     // 1. logits
@@ -319,9 +297,9 @@ static void attend_block(const struct task * t, const struct scratch * s, int32_
             s->x[(size_t) d * LANES + i] = s->tile[d] * t->ub->scale;
         }
     }
-    lesskv_rows_block(first(t->slots_k, n), l->dk, s->x, p,                      s->tile);
+    lesskv_rows_block(rows_from(t->slots_k, 0, n), l->dk, s->x, p,                      s->tile);
     lesskv_lap(s->profile, LESSKV_PHASE_SLOTS);
-    lesskv_rows_block(batch_k,              l->dk, s->x, p + (size_t) n * LANES, s->tile);
+    lesskv_rows_block(batch_k,                       l->dk, s->x, p + (size_t) n * LANES, s->tile);
     lesskv_lap(s->profile, LESSKV_PHASE_UBATCH);
     if (t->ub->soft_cap > 0) {
         const vf cap = vf_set(t->ub->soft_cap);
@@ -331,7 +309,7 @@ static void attend_block(const struct task * t, const struct scratch * s, int32_
     }
     for (int32_t r = l->n_swa > 0 ? 0 : n; r < na; r++) {
         int32_t lo, hi;
-        visible(t, r < n ? t->head->pos[r] : (int64_t) t->ub->pos + b0 + r - n, &lo, &hi);
+        visible(t, r < n ? t->head->store.pos[r] : (int64_t) t->ub->pos + b0 + r - n, &lo, &hi);
         for (int32_t i = i0; i < i1; i++) {
             if (i < lo || i >= hi) {
                 p[(size_t) r * LANES + (i - i0)] = -INFINITY;
@@ -355,44 +333,40 @@ static void attend_block(const struct task * t, const struct scratch * s, int32_
         vf_store(m + j, top);
         vf_store(total + j, sum);
     }
+    const int32_t from = lesskv_policy_from(l->policy, t->ub->n_tokens) - i0;
     for (int i = 0; i < LANES; i++) {
-        inv[i] = i < nq && total[i] > 0 ? 1 / total[i] : 0;
+        inv[i] = i >= from && i < nq && total[i] > 0 ? 1 / total[i] : 0; // of the queries that count for the worth
     }
     lesskv_lap(s->profile, LESSKV_PHASE_SOFTMAX);
 
     // 3. values
     const size_t ld = round_up((size_t) l->dv, PAD);
     memset(s->sum, 0, ld * LANES * sizeof(float));
-    lesskv_cols_block(first(t->slots_v, n), l->dv, p,                      nq, s->sum, s->tile);
+    lesskv_cols_block(rows_from(t->slots_v, 0, n), l->dv, p,                      nq, s->sum, s->tile);
     lesskv_lap(s->profile, LESSKV_PHASE_SLOTS);
-    lesskv_cols_block(batch_v,              l->dv, p + (size_t) n * LANES, nq, s->sum, s->tile);
+    lesskv_cols_block(batch_v,                       l->dv, p + (size_t) n * LANES, nq, s->sum, s->tile);
     lesskv_lap(s->profile, LESSKV_PHASE_UBATCH);
 
     // 4. low-rank state
-    float pz[LANES] = {0};
+    float logit[LANES];
+    for (int i = 0; i < LANES; i++) {
+        logit[i] = -INFINITY;
+    }
     if (l->kernels) {
         const float qn = sqrtf((float) l->dk);
         for (size_t d = 0; d < (size_t) l->dk * LANES; d++) {
             s->x[d] *= qn;
         }
-        lesskv_phi_block(l->kernels, l->dk, t->head_q, s->x, s->phi, s->tmp, s->tile);
-        for (int32_t r = 0; r < l->kernels->rank; r++) {
-            for (int i = 0; i < LANES; i++) {
-                pz[i] += s->phi[(size_t) r * LANES + i] * t->head->z[r];
-            }
-        }
-        const struct rows H = { LESSKV_TYPE_F32, t->head->H, (size_t) l->dv * sizeof(float), l->kernels->rank };
-        memset(s->low, 0, ld * LANES * sizeof(float));
-        lesskv_cols_block(H, l->dv, s->phi, nq, s->low, s->tile);
+        lesskv_state_query_block(&t->head->state, l, t->head_q, s->x, nq, logit, s->low, s);
         lesskv_lap(s->profile, LESSKV_PHASE_PHI);
     }
     for (int32_t i = 0; i < nq; i++) {
-        join(t, i0 + i, s->sum + i * ld, m[i], total[i], s->low + i * ld, pz[i]);
+        join(t, i0 + i, s->sum + i * ld, m[i], total[i], logit[i], s->low + i * ld);
     }
     lesskv_lap(s->profile, LESSKV_PHASE_SOFTMAX);
 
     // 5. what the pairs were worth; a policy that asks has no window, so the rows are the slots and the micro-batch
-    if (worth) {
+    if (worth && from < nq) {
         add_worth(l->policy->worth, p, na, inv, worth);
         lesskv_lap(s->profile, LESSKV_PHASE_SCORE);
     }
@@ -420,7 +394,7 @@ void lesskv_attend(const struct lesskv_cache * cache, const struct lesskv_ubatch
         float * worth = NULL;
         if (s.worth) {
             worth = s.worth + ((size_t) head_q * (size_t) s.n_chunk + (size_t) chunk) * s.width;
-            memset(worth, 0, ((size_t) t.head->n + (size_t) i1) * sizeof(float));
+            memset(worth, 0, ((size_t) t.head->store.n + (size_t) i1) * sizeof(float));
         }
         for (int32_t i = i0; i < i1; i += LANES) {
             attend_block(&t, &s, i, i1 - i < LANES ? i1 - i : LANES, worth);
@@ -435,6 +409,7 @@ void lesskv_attend(const struct lesskv_cache * cache, const struct lesskv_ubatch
 struct room {
     double * logit; // [n + T]
     double * sum;   // [Dv]
+    double * value; // [Dv] the state's
     float *  row;   // [max(D, Dv)]
     float *  x;     // [D]
     float *  phi;   // [R]
@@ -442,8 +417,7 @@ struct room {
 };
 
 static void read_ref(struct rows a, struct rows b, int32_t r, int32_t n, float * row) {
-    const struct rows * rows = r < a.n ? &a : &b;
-    lesskv_to_f32(rows->type, row, (const char *) rows->data + (size_t) (r < a.n ? r : r - a.n) * rows->stride, n);
+    lesskv_to_f32(a.type, row, r < a.n ? row_at(a, r) : row_at(b, r - a.n), n);
 }
 
 // One query; worth: [B' + T] of its KV head, which it joins, or NULL.
@@ -459,7 +433,7 @@ static void query_ref(const struct task * t, const struct room * w, int32_t i, d
     lesskv_to_f32(LESSKV_TYPE_F32, w->x, query_at(t, i), l->dk);
     for (int32_t r = 0; r < na; r++) {
         int32_t lo, hi;
-        visible(t, r < n ? t->head->pos[r] : (int64_t) t->ub->pos + r - n, &lo, &hi);
+        visible(t, r < n ? t->head->store.pos[r] : (int64_t) t->ub->pos + r - n, &lo, &hi);
         w->logit[r] = -INFINITY;
         if (i >= lo && i < hi) {
             read_ref(t->slots_k, t->batch_k, r, l->dk, w->row);
@@ -477,7 +451,8 @@ static void query_ref(const struct task * t, const struct room * w, int32_t i, d
     for (int32_t r = 0; r < na; r++) {
         sum += w->logit[r] == -INFINITY ? 0 : exp(w->logit[r] - m);
     }
-    for (int32_t r = 0; r < na && worth && sum > 0; r++) {
+    const bool counts = worth && i >= lesskv_policy_from(l->policy, t->ub->n_tokens);
+    for (int32_t r = 0; r < na && counts && sum > 0; r++) {
         const double weight = exp(w->logit[r] - m) / sum;
         double * to = &worth[r < n ? r : lesskv_cache_width(t->cache) + r - n];
         if (l->policy->worth == LESSKV_WORTH_SUM) {
@@ -488,17 +463,10 @@ static void query_ref(const struct task * t, const struct room * w, int32_t i, d
     }
 
     // L = log(phi(qn).z)
-    double pz = 0;
     for (int32_t d = 0; d < l->dk && k; d++) {
         w->x[d] = (float) ((double) w->x[d] * s * sqrt((double) l->dk));
     }
-    if (k) {
-        lesskv_phi_ref(k, l->dk, t->head_q, w->x, w->phi, w->tmp);
-    }
-    for (int32_t r = 0; k && r < k->rank; r++) {
-        pz += (double) w->phi[r] * (double) t->head->z[r];
-    }
-    const double L    = pz != 0 ? log(pz) : -INFINITY;
+    const double L = k ? lesskv_state_query_ref(&t->head->state, l, t->head_q, w->x, w->value, w->phi, w->tmp) : -INFINITY;
     const double sink = t->ub->sinks ? (double) t->ub->sinks[t->head_q] : -INFINITY;
     m = L > m ? L : m;
     m = sink > m ? sink : m;
@@ -518,12 +486,10 @@ static void query_ref(const struct task * t, const struct room * w, int32_t i, d
             den += e;
         }
     }
-    for (int32_t r = 0; pz != 0 && r < k->rank; r++) {
-        for (int32_t c = 0; c < l->dv; c++) {
-            w->sum[c] += exp(L - m) * (double) w->phi[r] * (double) t->head->H[(size_t) r * (size_t) l->dv + (size_t) c] / pz;
-        }
+    for (int32_t c = 0; c < l->dv && L != -INFINITY; c++) {
+        w->sum[c] += exp(L - m) * w->value[c];
     }
-    den += pz != 0 ? exp(L - m) : 0;
+    den += L != -INFINITY ? exp(L - m) : 0;
     den += sink > -INFINITY ? exp(sink - m) : 0;
     for (int32_t c = 0; c < l->dv; c++) {
         out_at(t, i)[c] = den != 0 ? (float) (w->sum[c] / den) : 0; // 0: the query sees nothing
@@ -539,10 +505,10 @@ enum lesskv_status lesskv_attend_ref(const struct lesskv_cache * cache, const st
     const size_t hidden  = l->kernels ? (size_t) l->kernels->hidden : 0;
     const size_t row     = (size_t) (l->dk > l->dv ? l->dk : l->dv);
 
-    double * d = malloc((width + (size_t) l->dv) * sizeof *d);
+    double * d = malloc((width + 2 * (size_t) l->dv) * sizeof *d);
     float *  f = malloc((row + (size_t) l->dk + hidden + 3 * rank) * sizeof *f);
     if (d && f) {
-        const struct room w = { d, d + width, f, f + row, f + row + l->dk, f + row + l->dk + rank };
+        const struct room w = { d, d + width, d + width + l->dv, f, f + row, f + row + l->dk, f + row + l->dk + rank };
         for (size_t i = 0; asked && !ub->layer && i < (size_t) l->n_head_kv * width; i++) {
             worth[i] = 0;
         }

@@ -1,7 +1,6 @@
 // cache.c: what a layer keeps of one sequence, and what can be done to it as a whole.
 
 #include "internal.h"
-#include "vec.h"
 
 #include <stdbool.h>
 #include <stdlib.h>
@@ -22,7 +21,7 @@ const char * lesskv_status_str(enum lesskv_status status) {
 struct lesskv_layer lesskv_layer_plain(const struct lesskv_layer * layer) {
     struct lesskv_layer l = *layer;
     if (l.n_swa > 0) {
-        l.policy  = &lesskv_policy_lambda;
+        l.policy  = lesskv_policy_find("lambda");
         l.budget  = (struct lesskv_budget) { l.n_swa - 1, 0 };
         l.budgets = NULL;
         l.pinned  = 0;
@@ -76,59 +75,20 @@ static bool layer_ok(const struct lesskv_layer * l) {
         mat_ok(&w->psi[0], l->dk) && mat_ok(&w->psi[1], w->hidden) && mat_ok(&w->psi[2], w->rank));
 }
 
-// a b, or SIZE_MAX where that is too much.
-static size_t times(size_t a, size_t b) {
-    return b > 0 && a > SIZE_MAX / b ? SIZE_MAX : a * b;
-}
-
-static size_t plus(size_t a, size_t b) {
-    return a > SIZE_MAX - b ? SIZE_MAX : a + b;
-}
-
-static size_t rank_of(const struct lesskv_layer * l) {
-    return l->kernels ? (size_t) l->kernels->rank : 0;
-}
-
-static size_t state_bytes(const struct lesskv_layer * l) { // H, z of one head
-    return times(rank_of(l), ((size_t) l->dv + 1) * sizeof(float));
-}
-
 void lesskv_layer_bytes(const struct lesskv_layer * layer, size_t * slots, size_t * state) {
     const struct lesskv_layer l = lesskv_layer_plain(layer);
-    const size_t slot = lesskv_row_size(l.type_k, l.dk) + lesskv_row_size(l.type_v, l.dv) + sizeof(float) + sizeof(int32_t);
     size_t n = 0;
     for (int32_t j = 0; j < l.n_head_kv; j++) {
         n = plus(n, (size_t) budget_of(&l, j).slots);
     }
-    *slots = times(n, slot);
-    *state = times((size_t) l.n_head_kv, state_bytes(&l));
+    *slots = times(n, lesskv_store_slot(&l));
+    *state = times((size_t) l.n_head_kv, lesskv_state_bytes(&l));
 }
 
-// The areas of one head, each at the start of a cache line. Slots are never touched before they are used: a budget
-// larger than what a sequence needs costs address space alone.
-static size_t lay_head(struct lesskv_head * h, const struct lesskv_cache * c, uintptr_t at) {
-    const size_t n = (size_t) h->budget.slots;
-    const size_t size[] = {
-        times(n, c->row_k),
-        times(n, c->row_v),
-        times(n, sizeof(int32_t)),
-        times(n, sizeof(float)),
-        times((size_t) c->rank, (size_t) c->layer.dv * sizeof(float)),
-        (size_t) c->rank * sizeof(float),
-    };
-    void * area[6];
-    size_t total = 0;
-    for (int i = 0; i < 6; i++) {
-        area[i] = (void *) (at + total);
-        total = size[i] < SIZE_MAX / 8 ? plus(total, round_up(size[i], 64)) : SIZE_MAX;
-    }
-    h->k     = area[0];
-    h->v     = area[1];
-    h->pos   = area[2];
-    h->score = area[3];
-    h->H     = area[4];
-    h->z     = area[5];
-    return total;
+// One head's store and state, in the memory at `at`; returns the size.
+static size_t lay_head(struct lesskv_head * h, const struct lesskv_layer * l, uintptr_t at) {
+    const size_t store = lesskv_store_lay(&h->store, l, h->budget.slots, at);
+    return plus(store, lesskv_state_lay(&h->state, l, at + store));
 }
 
 enum lesskv_status lesskv_cache_new(struct lesskv_cache ** out, const struct lesskv_layer * layer) {
@@ -151,13 +111,11 @@ enum lesskv_status lesskv_cache_new(struct lesskv_cache ** out, const struct les
     }
     c->layer = l;
     c->layer.budgets = l.budgets ? budgets : NULL;
-    c->row_k = lesskv_row_size(l.type_k, l.dk);
-    c->row_v = lesskv_row_size(l.type_v, l.dv);
-    c->rank  = (int32_t) rank_of(&l);
+    c->rank = l.kernels ? l.kernels->rank : 0;
 
     size_t all = 63;
     for (int32_t j = 0; j < l.n_head_kv; j++) {
-        all = plus(all, lay_head(&c->head[j], c, 0));
+        all = plus(all, lay_head(&c->head[j], &l, 0));
     }
     c->data = all < SIZE_MAX / 2 ? malloc(all) : NULL;
     if (!c->data) {
@@ -166,7 +124,7 @@ enum lesskv_status lesskv_cache_new(struct lesskv_cache ** out, const struct les
     }
     uintptr_t at = round_up((uintptr_t) c->data, 64);
     for (int32_t j = 0; j < l.n_head_kv; j++) {
-        at += lay_head(&c->head[j], c, at);
+        at += lay_head(&c->head[j], &l, at);
     }
     lesskv_cache_clear(c);
     *out = c;
@@ -183,12 +141,11 @@ void lesskv_cache_free(struct lesskv_cache * cache) {
 void lesskv_cache_clear(struct lesskv_cache * cache) {
     for (int32_t j = 0; j < cache->layer.n_head_kv; j++) {
         struct lesskv_head * h = &cache->head[j];
-        h->n       = 0;
         h->last    = -1;
         h->evicted = -1;
         h->folded  = 0;
-        memset(h->H, 0, (size_t) cache->rank * (size_t) cache->layer.dv * sizeof(float));
-        memset(h->z, 0, (size_t) cache->rank * sizeof(float));
+        h->store.n = 0;
+        lesskv_state_clear(&h->state, &cache->layer);
     }
 }
 
@@ -221,17 +178,11 @@ enum lesskv_status lesskv_cache_copy(struct lesskv_cache * dst, const struct les
     for (int32_t j = 0; j < src->layer.n_head_kv; j++) {
         const struct lesskv_head * s = &src->head[j];
         struct lesskv_head * d = &dst->head[j];
-        const size_t n = (size_t) s->n;
-        d->n       = s->n;
         d->last    = s->last;
         d->evicted = s->evicted;
         d->folded  = s->folded;
-        memcpy(d->k,     s->k,     n * src->row_k);
-        memcpy(d->v,     s->v,     n * src->row_v);
-        memcpy(d->pos,   s->pos,   n * sizeof d->pos[0]);
-        memcpy(d->score, s->score, n * sizeof d->score[0]);
-        memcpy(d->H,     s->H,     (size_t) src->rank * (size_t) src->layer.dv * sizeof d->H[0]);
-        memcpy(d->z,     s->z,     (size_t) src->rank * sizeof d->z[0]);
+        lesskv_store_copy(&d->store, &s->store);
+        lesskv_state_copy(&d->state, &s->state, &src->layer);
     }
     return LESSKV_OK;
 }
@@ -256,36 +207,30 @@ enum lesskv_status lesskv_cache_cut(struct lesskv_cache * cache, int32_t pos) {
     }
     for (int32_t j = 0; j < l->n_head_kv; j++) {
         struct lesskv_head * h = &cache->head[j];
-        for (int32_t i = 0; i < h->n;) {
-            if (h->pos[i] < pos) {
+        for (int32_t i = 0; i < h->store.n;) {
+            if (h->store.pos[i] < pos) {
                 i++;
-                continue;
-            }
-            const int32_t last = --h->n; // takes the place
-            if (i < last) {
-                memcpy(h->k + (size_t) i * cache->row_k, h->k + (size_t) last * cache->row_k, cache->row_k);
-                memcpy(h->v + (size_t) i * cache->row_v, h->v + (size_t) last * cache->row_v, cache->row_v);
-                h->pos[i]   = h->pos[last];
-                h->score[i] = h->score[last];
+            } else {
+                lesskv_store_drop(&h->store, i);
             }
         }
-        h->last = h->n > 0 || h->folded > 0 ? pos - 1 : -1;
+        h->last = h->store.n > 0 || h->folded > 0 ? pos - 1 : -1;
     }
     return LESSKV_OK;
 }
 
 void lesskv_cache_stats(const struct lesskv_cache * cache, struct lesskv_stats * stats) {
     const struct lesskv_head * h = &cache->head[0]; // what was seen and the last position are the same in all
-    *stats = (struct lesskv_stats) { .seen = h->n + h->folded, .pos_min = -1, .pos_max = h->last };
+    *stats = (struct lesskv_stats) { .seen = h->store.n + h->folded, .pos_min = -1, .pos_max = h->last };
     for (int32_t j = 0; j < cache->layer.n_head_kv; j++) {
-        stats->kept   = cache->head[j].n      > stats->kept   ? cache->head[j].n      : stats->kept;
-        stats->folded = cache->head[j].folded > stats->folded ? cache->head[j].folded : stats->folded;
+        stats->kept   = cache->head[j].store.n > stats->kept   ? cache->head[j].store.n : stats->kept;
+        stats->folded = cache->head[j].folded  > stats->folded ? cache->head[j].folded  : stats->folded;
     }
     if (stats->folded > 0) {
         stats->pos_min = highest_evicted(cache) + 1;
     } else {
-        for (int32_t i = 0; i < h->n; i++) {
-            stats->pos_min = stats->pos_min < 0 || h->pos[i] < stats->pos_min ? h->pos[i] : stats->pos_min;
+        for (int32_t i = 0; i < h->store.n; i++) {
+            stats->pos_min = stats->pos_min < 0 || h->store.pos[i] < stats->pos_min ? h->store.pos[i] : stats->pos_min;
         }
     }
 }
@@ -294,10 +239,10 @@ int32_t lesskv_cache_slots(const struct lesskv_cache * cache, int32_t head_kv, i
     if (head_kv < 0 || head_kv >= cache->layer.n_head_kv || max <= 0) {
         return 0;
     }
-    const struct lesskv_head * h = &cache->head[head_kv];
-    const int32_t n = h->n < max ? h->n : max;
-    memcpy(pos,   h->pos,   (size_t) n * sizeof pos[0]);
-    memcpy(score, h->score, (size_t) n * sizeof score[0]);
+    const struct store * s = &cache->head[head_kv].store;
+    const int32_t n = s->n < max ? s->n : max;
+    memcpy(pos,   s->pos,   (size_t) n * sizeof pos[0]);
+    memcpy(score, s->score, (size_t) n * sizeof score[0]);
     return n;
 }
 
@@ -308,7 +253,7 @@ struct header {
     int32_t n_head, n_head_kv, dk, dv, type_k, type_v, pinned, n_swa, rank, reserved;
 };
 
-// A saved head is this, then k, v, pos and score of the n slots, then H and z.
+// A saved head is this, then its n slots, then its state.
 struct saved_head {
     struct lesskv_budget budget;
     int32_t n, last, evicted, reserved;
@@ -339,26 +284,13 @@ static uint64_t checksum(const void * data, size_t n) {
     return sum;
 }
 
-static size_t slot_size(const struct lesskv_cache * cache) {
-    return cache->row_k + cache->row_v + sizeof(int32_t) + sizeof(float);
-}
-
 size_t lesskv_cache_save_size(const struct lesskv_cache * cache) {
+    const struct lesskv_layer * l = &cache->layer;
     size_t size = sizeof(struct header) + sizeof(uint64_t);
-    for (int32_t j = 0; j < cache->layer.n_head_kv; j++) {
-        size += sizeof(struct saved_head) + (size_t) cache->head[j].n * slot_size(cache) + state_bytes(&cache->layer);
+    for (int32_t j = 0; j < l->n_head_kv; j++) {
+        size += sizeof(struct saved_head) + (size_t) cache->head[j].store.n * lesskv_store_slot(l) + lesskv_state_bytes(l);
     }
     return size;
-}
-
-static char * put(char * to, const void * from, size_t n) {
-    memcpy(to, from, n);
-    return to + n;
-}
-
-static const char * get(void * to, const char * from, size_t n) {
-    memcpy(to, from, n);
-    return from + n;
 }
 
 void lesskv_cache_save(const struct lesskv_cache * cache, void * buf) {
@@ -366,63 +298,23 @@ void lesskv_cache_save(const struct lesskv_cache * cache, void * buf) {
     char * p = put(buf, &header, sizeof header);
     for (int32_t j = 0; j < cache->layer.n_head_kv; j++) {
         const struct lesskv_head * h = &cache->head[j];
-        const struct saved_head saved = { .budget = h->budget, .n = h->n, .last = h->last, .evicted = h->evicted, .folded = h->folded };
-        const size_t n = (size_t) h->n;
-        p = put(p, &saved,   sizeof saved);
-        p = put(p, h->k,     n * cache->row_k);
-        p = put(p, h->v,     n * cache->row_v);
-        p = put(p, h->pos,   n * sizeof h->pos[0]);
-        p = put(p, h->score, n * sizeof h->score[0]);
-        p = put(p, h->H,     (size_t) cache->rank * (size_t) cache->layer.dv * sizeof h->H[0]);
-        p = put(p, h->z,     (size_t) cache->rank * sizeof h->z[0]);
+        const struct saved_head saved = { .budget = h->budget, .n = h->store.n, .last = h->last, .evicted = h->evicted, .folded = h->folded };
+        p = put(p, &saved, sizeof saved);
+        p = lesskv_store_save(&h->store, p);
+        p = lesskv_state_save(&h->state, &cache->layer, p);
     }
     const uint64_t sum = checksum(buf, (size_t) (p - (char *) buf));
     put(p, &sum, sizeof sum);
 }
 
 // Whether a saved head could be head j, the first being the pattern for the others: they have seen the same tokens.
-static bool head_ok(const struct lesskv_cache * cache, int32_t j, const struct saved_head * h, const struct saved_head * first, const char * pos) {
+static bool head_ok(const struct lesskv_cache * cache, int32_t j, const struct saved_head * h, const struct saved_head * first) {
     const struct lesskv_budget budget = cache->head[j].budget;
     if (h->budget.slots != budget.slots || h->budget.heavy != budget.heavy || h->folded < 0 || h->folded > INT64_MAX - h->n || h->reserved != 0 ||
         h->n + h->folded != first->n + first->folded || h->last != first->last) {
         return false;
     }
-    if (h->evicted < -1 || h->evicted > h->last || (h->evicted >= 0) != (h->folded > 0)) {
-        return false;
-    }
-    for (int32_t i = 0; i < h->n; i++) {
-        int32_t p;
-        memcpy(&p, pos + (size_t) i * sizeof p, sizeof p);
-        if (p < 0 || p > h->last) {
-            return false;
-        }
-    }
-    return true;
-}
-
-bool lesskv_finite(const float * x, size_t n) {
-    vf odd = {0}; // NaN once a number is not finite: so is 0 times infinity
-    for (size_t i = 0; i < n; i += VW) {
-        vf tail = {0};
-        memcpy(&tail, x + i, (n - i < VW ? n - i : VW) * sizeof(float));
-        odd += 0 * tail;
-    }
-    return vf_sum(odd) == 0;
-}
-
-// Whether a saved head's H and z are finite, which a sequence's always are. They lie anywhere.
-static bool state_ok(const char * p, size_t n) {
-    float block[64];
-    while (n > 0) {
-        const size_t m = n < 64 ? n : 64;
-        memcpy(block, p, m * sizeof(float));
-        if (!lesskv_finite(block, m)) {
-            return false;
-        }
-        p += m * sizeof(float);
-        n -= m;
-    }
-    return true;
+    return h->evicted >= -1 && h->evicted <= h->last && (h->evicted >= 0) == (h->folded > 0);
 }
 
 static bool saved_ok(const struct lesskv_cache * cache, const char * buf, size_t size) {
@@ -438,6 +330,7 @@ static bool saved_ok(const struct lesskv_cache * cache, const char * buf, size_t
         return false;
     }
 #endif
+    const size_t slot = lesskv_store_slot(&cache->layer), state = lesskv_state_bytes(&cache->layer);
     struct saved_head first = {0};
     size_t at = sizeof header;
     for (int32_t j = 0; j < cache->layer.n_head_kv; j++) {
@@ -448,17 +341,17 @@ static bool saved_ok(const struct lesskv_cache * cache, const char * buf, size_t
         memcpy(&h, buf + at, sizeof h);
         at += sizeof h;
         first = j == 0 ? h : first;
-        if (h.n < 0 || h.n > cache->head[j].budget.slots || body - at < (size_t) h.n * slot_size(cache) + state_bytes(&cache->layer)) {
+        if (h.n < 0 || h.n > cache->head[j].budget.slots || body - at < (size_t) h.n * slot + state) {
             return false;
         }
-        if (!head_ok(cache, j, &h, &first, buf + at + (size_t) h.n * (cache->row_k + cache->row_v))) {
+        if (!head_ok(cache, j, &h, &first) || !lesskv_store_saved_ok(&cache->head[j].store, h.n, h.last, buf + at)) {
             return false;
         }
-        at += (size_t) h.n * slot_size(cache);
-        if (!state_ok(buf + at, state_bytes(&cache->layer) / sizeof(float))) {
+        at += (size_t) h.n * slot;
+        if (!lesskv_state_saved_ok(&cache->layer, buf + at)) {
             return false;
         }
-        at += state_bytes(&cache->layer);
+        at += state;
     }
     return at == body;
 }
@@ -472,17 +365,11 @@ enum lesskv_status lesskv_cache_load(struct lesskv_cache * cache, const void * b
         struct lesskv_head * h = &cache->head[j];
         struct saved_head saved;
         p = get(&saved, p, sizeof saved);
-        const size_t n = (size_t) saved.n;
-        h->n       = saved.n;
         h->last    = saved.last;
         h->evicted = saved.evicted;
         h->folded  = saved.folded;
-        p = get(h->k,     p, n * cache->row_k);
-        p = get(h->v,     p, n * cache->row_v);
-        p = get(h->pos,   p, n * sizeof h->pos[0]);
-        p = get(h->score, p, n * sizeof h->score[0]);
-        p = get(h->H,     p, (size_t) cache->rank * (size_t) cache->layer.dv * sizeof h->H[0]);
-        p = get(h->z,     p, (size_t) cache->rank * sizeof h->z[0]);
+        p = lesskv_store_load(&h->store, saved.n, p);
+        p = lesskv_state_load(&h->state, &cache->layer, p);
     }
     return LESSKV_OK;
 }

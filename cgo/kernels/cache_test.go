@@ -4,10 +4,14 @@ import (
 	"encoding/binary"
 	"math"
 	"math/rand/v2"
+	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/lesskv/lesskv/integration/reference"
 )
 
 // run puts micro-batches through a cache from position pos on and returns the last output.
@@ -100,17 +104,29 @@ func TestScratchIsBounded(t *testing.T) {
 }
 
 func TestPolicies(t *testing.T) {
-	require.Equal(t, []string{"h2o", "lambda", "peak"}, PolicyNames())
-	for _, want := range []struct {
-		name          string
-		budget, heavy int
-	}{{"h2o", 103, 51}, {"lambda", 103, 4}, {"lambda", 3, 3}, {"peak", 103, 25}, {"h2o", 1, 0}, {"peak", 0, 0}, {"h2o", -5, 0}} {
-		h, err := PolicyHeavy(want.name, want.budget)
-		require.NoError(t, err)
-		require.Equal(t, want.heavy, h, want)
+	var names []string // of the files, in order: each registers its policy, and has a second one in plain Go
+	files, err := filepath.Glob("policy_*.c")
+	require.NoError(t, err)
+	for _, file := range files {
+		names = append(names, strings.TrimSuffix(strings.TrimPrefix(file, "policy_"), ".c"))
 	}
-	_, err := PolicyHeavy("none", 10)
-	require.ErrorContains(t, err, `policy "none": want one of h2o, lambda, peak`)
+	require.Contains(t, names, "h2o")
+	require.Equal(t, names, PolicyNames())
+	for _, p := range Policies() {
+		require.NotEmpty(t, p.Help)
+		plain := reference.PolicyOf(p.Name)
+		require.NotNil(t, plain, p.Name)
+		for budget := range 200 {
+			h, err := PolicyHeavy(p.Name, budget)
+			require.NoError(t, err)
+			require.Equal(t, plain.Heavy(budget), h, "%s of %d", p.Name, budget)
+		}
+		h, err := PolicyHeavy(p.Name, -5)
+		require.NoError(t, err)
+		require.Zero(t, h)
+	}
+	_, err = PolicyHeavy("none", 10)
+	require.ErrorContains(t, err, `policy "none": want one of `+strings.Join(names, ", "))
 }
 
 func TestStats(t *testing.T) {

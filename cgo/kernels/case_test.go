@@ -50,8 +50,6 @@ func cases() []testCase {
 	list := []testCase{
 		{name: "prompt", layer: layer(8, 2, 64, 64, 102, "h2o"), rank: 8, hidden: 16, tokens: []int{32, 32, 32, 32, 32, 7}},
 		{name: "decoding", layer: layer(8, 2, 64, 64, 20, "h2o"), rank: 8, hidden: 16, tokens: repeat(1, 40)},
-		{name: "decoding peak", layer: layer(4, 4, 32, 32, 9, "peak"), rank: 4, hidden: 8, tokens: repeat(1, 40)},
-		{name: "decoding lambda", layer: layer(4, 1, 32, 32, 9, "lambda"), rank: 4, hidden: 8, tokens: repeat(1, 40)},
 		{name: "prompt, then decoding", layer: layer(6, 2, 80, 80, 33, "peak"), rank: 8, hidden: 16, tokens: append([]int{70, 40}, repeat(1, 10)...)},
 		{name: "nothing evicted", layer: layer(4, 2, 64, 64, 200, "h2o"), rank: 8, hidden: 16, tokens: []int{64, 64, 8, 1, 1}},
 		{name: "T above B", layer: layer(4, 2, 16, 16, 5, "h2o"), rank: 4, hidden: 8, tokens: []int{60, 60, 3, 60}},
@@ -64,6 +62,11 @@ func cases() []testCase {
 		{name: "sharp", layer: layer(4, 2, 64, 64, 40, "h2o"), rank: 8, hidden: 16, loud: 30, tokens: []int{50, 20, 1, 1}},
 		{name: "ties", layer: layer(2, 1, 8, 8, 12, "peak"), rank: 4, hidden: 8, mute: true, tokens: append(repeat(200, 10), repeat(1, 20)...)}, // long enough for the first scores to fade
 		{name: "sparse only", layer: layer(4, 2, 64, 64, 40, "h2o"), tokens: []int{50, 20, 1, 1}},
+	}
+	for _, policy := range PolicyNames() {
+		list = append(list,
+			testCase{name: "decoding " + policy, layer: layer(4, 4, 32, 32, 9, policy), rank: 4, hidden: 8, tokens: repeat(1, 40)},
+			testCase{name: "few and many tokens " + policy, layer: layer(6, 2, 32, 32, 24, policy), rank: 4, hidden: 8, tokens: []int{70, 3, 33, 7, 1, 20, 2}})
 	}
 	window := layer(4, 2, 64, 64, 1, "h2o")
 	for _, n := range []int{1, 2, 17, 100} {
@@ -100,7 +103,7 @@ func manySlots() (list []testCase) {
 	list = append(list, testCase{name: "unequal heads", layer: unequal, rank: 4, hidden: 8, softCap: 8, sinks: true, tokens: []int{299, 1, 3, 40, 1, 1, 7}, fill: 1})
 	unequal.Policy, unequal.Budgets = "h2o", []Budget{{3, 1}, {130, 64}, {400, 200}}
 	list = append(list, testCase{name: "unequal heads h2o", layer: unequal, rank: 4, hidden: 8, tokens: []int{399, 2, 1, 1, 7, 40}, fill: 1})
-	for _, policy := range []string{"h2o", "peak"} { // so many query heads that not every chunk has room for its scores
+	for _, policy := range PolicyNames() { // so many query heads that not every chunk has room for its scores
 		many := layer(1000, 1, 8, 8, 2100, policy)
 		list = append(list, testCase{name: "many query heads " + policy, layer: many, rank: 4, hidden: 8, tokens: []int{40, 1, 5, 3, 40}})
 	}

@@ -4,7 +4,6 @@
 #include "internal.h"
 #include "vec.h"
 
-#include <stdbool.h>
 #include <stdlib.h>
 
 // One KV head's work. A pair's index: slots 0 .. n - 1, then the micro-batch's tokens.
@@ -15,11 +14,15 @@ struct task {
     struct lesskv_head *         head;
     int32_t head_kv;
     int32_t n, n_pair;
+    struct rows batch_k, batch_v; // [T]
 };
 
 static struct task task_of(struct lesskv_cache * cache, const struct lesskv_layer * layer, const struct lesskv_ubatch * ub, int32_t head_kv) {
     struct lesskv_head * h = &cache->head[head_kv];
-    return (struct task) { cache, layer, ub, h, head_kv, h->n, h->n + ub->n_tokens };
+    return (struct task) {
+        cache, layer, ub, h, head_kv, h->store.n, h->store.n + ub->n_tokens,
+        lesskv_batch_keys(&cache->layer, ub, head_kv), lesskv_batch_values(&cache->layer, ub, head_kv),
+    };
 }
 
 // How many pairs go.
@@ -29,33 +32,29 @@ static int32_t evicts(const struct task * t) {
 }
 
 static int32_t pos_at(const struct task * t, int32_t i) {
-    return i < t->n ? t->head->pos[i] : t->ub->pos + (i - t->n);
+    return i < t->n ? t->head->store.pos[i] : t->ub->pos + (i - t->n);
 }
 
-static const char * key_at(const struct task * t, int32_t i) {
-    return i < t->n ? t->head->k + (size_t) i * t->cache->row_k
-        : (const char *) t->ub->k + (size_t) t->head_kv * t->ub->k_head + (size_t) (i - t->n) * t->ub->k_token;
+static const void * key_at(const struct task * t, int32_t i) {
+    return i < t->n ? row_at(store_keys(&t->head->store), i) : row_at(t->batch_k, i - t->n);
 }
 
-static const char * value_at(const struct task * t, int32_t i) {
-    return i < t->n ? t->head->v + (size_t) i * t->cache->row_v
-        : (const char *) t->ub->v + (size_t) t->head_kv * t->ub->v_head + (size_t) (i - t->n) * t->ub->v_token;
+static const void * value_at(const struct task * t, int32_t i) {
+    return i < t->n ? row_at(store_values(&t->head->store), i) : row_at(t->batch_v, i - t->n);
 }
 
 // Makes a token of the micro-batch a slot. What was in the slot is folded already.
 static void keep(const struct task * t, int32_t slot, int32_t i, float score) {
-    memcpy(t->head->k + (size_t) slot * t->cache->row_k, key_at(t, i),   t->cache->row_k);
-    memcpy(t->head->v + (size_t) slot * t->cache->row_v, value_at(t, i), t->cache->row_v);
-    t->head->pos[slot]   = pos_at(t, i);
-    t->head->score[slot] = score;
+    lesskv_store_write(&t->head->store, slot, key_at(t, i), value_at(t, i), pos_at(t, i), score);
 }
 
 // What pairs were worth in a small micro-batch: attend left every query's exponentials, and what makes each part of them softmax
 // weights.
 static const float * add_few(const struct task * t, const struct scratch * s) {
     const struct lesskv_layer *  l = t->layer;
-    const struct lesskv_policy * policy = l->policy;
-    const int32_t n     = l->n_head / l->n_head_kv * t->ub->n_tokens;
+    const int32_t T     = t->ub->n_tokens;
+    const int32_t n     = l->n_head / l->n_head_kv * T;
+    const int32_t from  = lesskv_policy_from(l->policy, T);
     const struct parts parts = lesskv_parts(t->cache, t->head_kv, t->n, t->n + t->head->folded);
     float * all = s->worth + (size_t) t->head_kv * (size_t) n * s->width; // in the first query's place
     for (int32_t i = 0; i < parts.n; i++) {
@@ -63,12 +62,14 @@ static const float * add_few(const struct task * t, const struct scratch * s) {
         const int32_t r0 = i * parts.slots;
         const int32_t r1 = i + 1 < parts.n ? r0 + parts.slots : t->n_pair;
         for (int32_t r = r0; r < r1; r += VW) { // what lies behind r1 is of no part, and no one's
-            vf sum = vf_number(vf_set(share[0]) * vf_load(all + r));
-            for (int32_t a = 1; a < n; a++) {
-                const vf w = vf_number(vf_set(share[a]) * vf_load(all + (size_t) a * s->width + r));
-                sum = policy->worth == LESSKV_WORTH_SUM ? sum + w : vf_max(w, sum);
+            vf worth = {0};
+            for (int32_t head = 0; head < n; head += T) {
+                for (int32_t a = head + from; a < head + T; a++) {
+                    const vf w = vf_number(vf_set(share[a]) * vf_load(all + (size_t) a * s->width + r));
+                    worth = l->policy->worth == LESSKV_WORTH_SUM ? worth + w : vf_max(w, worth);
+                }
             }
-            vf_store(all + r, sum);
+            vf_store(all + r, worth);
         }
     }
     return all;
@@ -155,7 +156,7 @@ static void score(const struct task * t, const struct scratch * s) {
     if (s->worth) {
         const float * all = t->ub->worth ? t->ub->worth + (size_t) t->head_kv * s->width
             : s->few ? add_few(t, s) : worth_of(t, s, units_of(t, s) - 1);
-        policy->score(t->head->score, all, t->n, n_token);
+        policy->score(t->head->store.score, all, t->n, n_token);
         policy->score(s->score, all + t->n, n_token, n_token);
     }
 }
@@ -173,7 +174,7 @@ static void spare(const struct task * t, uint64_t * key, const int32_t * pos, in
     const int32_t from   = newest_from > 0 ? (int32_t) newest_from : 0; // at most the position behind the micro-batch
     const int32_t pinned = t->cache->layer.pinned;
     for (int32_t i = 0; i < n; i++) {
-        key[i] = (pos[i] < pinned) | (pos[i] >= from) ? UINT64_MAX : key[i];
+        key[i] = ((pos[i] < pinned) | (pos[i] >= from)) ? UINT64_MAX : key[i];
     }
 }
 
@@ -194,10 +195,11 @@ static int32_t evict(const struct task * t, const struct scratch * s, int32_t n_
     for (int32_t i = 0; i < n_token; i++) {
         s->pos[i] = t->ub->pos + i;
     }
-    l->policy->keys(s->key,        t->head->score, t->head->pos, t->n);
-    l->policy->keys(s->key + t->n, s->score,       s->pos,       n_token);
-    spare(t, s->key,        t->head->pos, t->n);
-    spare(t, s->key + t->n, s->pos,       n_token);
+    const struct store * slots = &t->head->store;
+    l->policy->keys(s->key,        slots->score, slots->pos, t->n);
+    l->policy->keys(s->key + t->n, s->score,     s->pos,     n_token);
+    spare(t, s->key,        slots->pos, t->n);
+    spare(t, s->key + t->n, s->pos,     n_token);
 
     const uint64_t last = lesskv_select(s->key, t->n_pair, n_evict);
     if (n_evict == 1) { // decoding; of equal keys the first, as below
@@ -223,49 +225,22 @@ static int32_t evict(const struct task * t, const struct scratch * s, int32_t n_
     return n_slot;
 }
 
-// H += psi^T v, z += psi; psi[R], step apart.
-static void add_to_state(const struct task * t, const struct scratch * s, int32_t i, const float * psi, size_t step) {
-    const int32_t dv = t->cache->layer.dv;
-    float * v = s->low;
-    lesskv_to_f32(t->cache->layer.type_v, v, value_at(t, i), dv);
-    for (int32_t r = 0; r < t->cache->rank; r++) {
-        const float p = psi[(size_t) r * step];
-        float * H = t->head->H + (size_t) r * (size_t) dv;
-        for (int32_t c = 0; c < dv; c++) {
-            H[c] += p * v[c];
-        }
-        t->head->z[r] += p;
-    }
-}
-
-// Whether the folds of a micro-batch can be answered for. A sum that is not finite never is again, and no psi or v that is not
-// finite leaves the sums so: 0 times infinity is NaN. One look behind the last fold sees them all.
-static enum lesskv_status check(const struct task * t) {
-    const size_t rank = (size_t) t->cache->rank;
-    return lesskv_finite(t->head->z, rank) && lesskv_finite(t->head->H, rank * (size_t) t->cache->layer.dv) ? LESSKV_OK : LESSKV_ERR_FINITE;
-}
-
 // Step 4.
-static void fold(const struct task * t, const struct scratch * s, int32_t n_evict) {
+static enum lesskv_status fold(const struct task * t, const struct scratch * s, int32_t n_evict) {
     const struct lesskv_layer * l = &t->cache->layer;
-    const int32_t step = n_evict < LANES / 2 ? 1 : LANES;
-    for (int32_t e = 0; e < n_evict && l->kernels; e += step) {
-        const int32_t m = n_evict - e < step ? n_evict - e : step;
-        for (int32_t j = 0; j < m; j++) {
-            lesskv_to_f32(l->type_k, s->tile, key_at(t, index_of(s->evict[e + j])), l->dk);
-            for (int32_t d = 0; d < l->dk; d++) {
-                s->x[d * step + j] = s->tile[d]; // lanes beyond m keep what they held and are not looked at
-            }
-        }
-        if (step == 1) {
-            lesskv_psi(l->kernels, l->dk, t->head_kv, s->x, 1, s->phi, s->tmp);
-        } else {
-            lesskv_psi_block(l->kernels, l->dk, t->head_kv, s->x, s->phi, s->tmp, s->tile);
-        }
-        for (int32_t j = 0; j < m; j++) {
-            add_to_state(t, s, index_of(s->evict[e + j]), s->phi + j, (size_t) step);
-        }
+    if (!l->kernels) {
+        return LESSKV_OK;
     }
+    for (int32_t e = 0; e < n_evict; e += LANES) {
+        const void * k[LANES], * v[LANES];
+        int32_t m = 0;
+        for (; m < LANES && e + m < n_evict; m++) {
+            k[m] = key_at(t, index_of(s->evict[e + m]));
+            v[m] = value_at(t, index_of(s->evict[e + m]));
+        }
+        lesskv_state_fold(&t->head->state, l, t->head_kv, k, v, m, s);
+    }
+    return lesskv_state_finite(&t->head->state, l) ? LESSKV_OK : LESSKV_ERR_FINITE;
 }
 
 // The tokens that stay take the places of the n_slot slots that go, and then new ones, all in position order.
@@ -276,7 +251,7 @@ static void move(const struct task * t, const struct scratch * s, int32_t n_evic
             gone++;
             continue;
         }
-        const int32_t slot = hole < n_slot ? index_of(s->evict[hole++]) : t->head->n++;
+        const int32_t slot = hole < n_slot ? index_of(s->evict[hole++]) : t->head->store.n;
         keep(t, slot, i, s->score[i - t->n]);
     }
 }
@@ -319,8 +294,7 @@ enum lesskv_status lesskv_commit(struct lesskv_cache * cache, const struct lessk
             n_slot  = evict(&t, &s, n_evict);
             highest = pos_at(&t, index_of(s.evict[n_evict - 1]));
             lesskv_lap(s.profile, LESSKV_PHASE_POLICY);
-            fold(&t, &s, n_evict);
-            status = check(&t) != LESSKV_OK ? LESSKV_ERR_FINITE : status;
+            status  = fold(&t, &s, n_evict) != LESSKV_OK ? LESSKV_ERR_FINITE : status;
             lesskv_lap(s.profile, LESSKV_PHASE_FOLD);
         }
         move(&t, &s, n_evict, n_slot);
@@ -338,8 +312,7 @@ struct room {
     float *   score; // [n + T]
     char *    gone;  // [n + T] whether a pair is evicted
     int32_t * order; // [T] the evicted in position order
-    float *   k;     // [D]
-    float *   v;     // [Dv]
+    float *   row;   // [D + Dv]
     float *   psi;   // [R]
     float *   tmp;   // [R' + 2 R]
     double *  sum;   // [R][Dv + 1]
@@ -348,7 +321,7 @@ struct room {
 static void score_ref(const struct task * t, const struct room * w, const double * worth) {
     const struct lesskv_layer * l = &t->cache->layer;
     for (int32_t i = 0; i < t->n_pair; i++) {
-        w->score[i] = i < t->n ? t->head->score[i] : 0;
+        w->score[i] = i < t->n ? t->head->store.score[i] : 0;
         if (l->policy->worth == LESSKV_WORTH_NONE) {
             continue;
         }
@@ -356,7 +329,7 @@ static void score_ref(const struct task * t, const struct room * w, const double
         l->policy->score(&w->score[i], &all, 1, t->ub->n_tokens);
     }
     for (int32_t i = 0; i < t->n; i++) {
-        t->head->score[i] = w->score[i];
+        t->head->store.score[i] = w->score[i];
     }
 }
 
@@ -396,37 +369,6 @@ static void evict_ref(const struct task * t, const struct room * w, int32_t n_ev
     }
 }
 
-static void fold_ref(const struct task * t, const struct room * w, int32_t i) {
-    const struct lesskv_layer * l = &t->cache->layer;
-    lesskv_to_f32(l->type_k, w->k, key_at(t, i), l->dk);
-    lesskv_to_f32(l->type_v, w->v, value_at(t, i), l->dv);
-    lesskv_psi_ref(l->kernels, l->dk, t->head_kv, w->k, w->psi, w->tmp);
-    double * sum = w->sum;
-    for (int32_t r = 0; r < l->kernels->rank; r++) {
-        for (int32_t c = 0; c < l->dv; c++) {
-            *sum++ += (double) w->psi[r] * (double) w->v[c];
-        }
-        *sum++ += (double) w->psi[r];
-    }
-}
-
-// H, z into w->sum, or back.
-static void state_ref(const struct task * t, const struct room * w, bool back) {
-    const size_t dv = (size_t) t->cache->layer.dv;
-    for (size_t r = 0; r < (size_t) t->cache->rank; r++) {
-        double * sum = w->sum + r * (dv + 1);
-        float *  H   = t->head->H + r * dv;
-        for (size_t c = 0; c <= dv; c++) {
-            float * x = c < dv ? &H[c] : &t->head->z[r];
-            if (back) {
-                *x = (float) sum[c];
-            } else {
-                sum[c] = (double) *x;
-            }
-        }
-    }
-}
-
 enum lesskv_status lesskv_commit_ref(struct lesskv_cache * cache, const struct lesskv_ubatch * ub, const double * worth, double * sums) {
     const struct lesskv_layer * l = &cache->layer;
     const size_t rank   = (size_t) cache->rank;
@@ -440,21 +382,20 @@ enum lesskv_status lesskv_commit_ref(struct lesskv_cache * cache, const struct l
     const bool ok = d && f && gone && order;
     enum lesskv_status status = ok ? LESSKV_OK : LESSKV_ERR_NOMEM;
     for (int32_t j = 0; ok && j < l->n_head_kv; j++) {
-        float * k = f + pairs;
-        double * sum = sums ? sums + (size_t) j * state : d;
-        const struct room w = { f, gone, order, k, k + l->dk, k + l->dk + l->dv, k + l->dk + l->dv + rank, sum };
+        float * row = f + pairs, * psi = row + l->dk + l->dv;
+        const struct room w = { f, gone, order, row, psi, psi + rank, sums ? sums + (size_t) j * state : d };
         const struct task t = task_of(cache, l, ub, j);
         const int32_t n_evict = evicts(&t);
         score_ref(&t, &w, worth + (size_t) j * ((size_t) lesskv_cache_width(cache) + (size_t) ub->n_tokens));
         evict_ref(&t, &w, n_evict);
         if (!sums) {
-            state_ref(&t, &w, false);
+            lesskv_state_widen(&t.head->state, l, w.sum);
         }
         for (int32_t e = 0; e < n_evict && l->kernels; e++) {
-            fold_ref(&t, &w, order[e]);
+            lesskv_state_fold_ref(w.sum, l, j, key_at(&t, order[e]), value_at(&t, order[e]), w.row, w.psi, w.tmp);
         }
-        state_ref(&t, &w, true);
-        if (n_evict > 0 && check(&t) != LESSKV_OK) {
+        lesskv_state_round(&t.head->state, l, w.sum);
+        if (n_evict > 0 && !lesskv_state_finite(&t.head->state, l)) {
             status = LESSKV_ERR_FINITE;
         }
         count(&t, n_evict, n_evict > 0 ? pos_at(&t, order[n_evict - 1]) : -1);
@@ -464,7 +405,7 @@ enum lesskv_status lesskv_commit_ref(struct lesskv_cache * cache, const struct l
                 hole++;
             }
             if (!gone[i]) {
-                const int32_t slot = hole < n_evict ? order[hole++] : t.head->n++;
+                const int32_t slot = hole < n_evict ? order[hole++] : t.head->store.n;
                 keep(&t, slot, i, w.score[i]);
             }
         }

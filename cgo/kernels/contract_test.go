@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/lesskv/lesskv/integration/reference"
 )
 
 // algorithm.md once more, in plain Go and double precision, knowing nothing of the C side but its inputs.
@@ -75,10 +77,10 @@ func (m *contract) psiOf(head int, k []float64) []float64 {
 	return product(m.psi[2], head, m.c.rank, product(m.psi[1], head, m.c.rank, x, gelu), math.Abs)
 }
 
-// micro is a micro-batch on its way: for each KV head the pairs that are held, it among them, and what they were worth so far.
+// micro is a micro-batch on its way: for each KV head the pairs that are held, it among them, and what they gained so far.
 type micro struct {
-	all      [][]pair
-	sum, top [][]float64
+	all  [][]pair
+	gain [][]float64
 }
 
 // take begins a micro-batch.
@@ -93,7 +95,7 @@ func (m *contract) take(u *Ubatch) micro {
 			all = append(all, pair{wide(k), wide(v), u.Pos + t, 0})
 		}
 		b.all = append(b.all, all)
-		b.sum, b.top = append(b.sum, make([]float64, len(all))), append(b.top, make([]float64, len(all)))
+		b.gain = append(b.gain, make([]float64, len(all)))
 	}
 	return b
 }
@@ -107,7 +109,7 @@ func (m *contract) ask(u *Ubatch, heads int, phi [2][]float64, b micro) []float6
 		j := i / g
 		for t := range u.Tokens {
 			at := (i*u.QHead + t*u.QToken) / 4
-			m.attend(j, i, t, u, wide(u.Q[at:at+l.KeySize]), phi, b.all[j], b.sum[j], b.top[j], out[(t*heads+i)*l.ValueSize:][:l.ValueSize])
+			m.attend(j, i, t, u, wide(u.Q[at:at+l.KeySize]), phi, b.all[j], b.gain[j], out[(t*heads+i)*l.ValueSize:][:l.ValueSize])
 		}
 	}
 	return out
@@ -116,15 +118,10 @@ func (m *contract) ask(u *Ubatch, heads int, phi [2][]float64, b micro) []float6
 // score is step 2.
 func (m *contract) score(u *Ubatch, b micro) {
 	l := &m.c.layer
-	d := math.Pow(0.95, 1.0/32)
 	for j, all := range b.all {
 		for i := range all {
-			switch {
-			case l.Window > 0:
-			case l.Policy == "h2o":
-				all[i].score += b.sum[j][i]
-			case l.Policy == "peak":
-				all[i].score = max(all[i].score*math.Pow(d, float64(u.Tokens)), b.top[j][i])
+			if l.scored() {
+				all[i].score = l.plain().Score(all[i].score, b.gain[j][i], u.Tokens)
 			}
 		}
 		m.pairs[j] = all
@@ -139,8 +136,14 @@ func (m *contract) step(u *Ubatch) []float64 {
 	return out
 }
 
-// attend is "Attention of one query", and what it adds to the scores.
-func (m *contract) attend(j, head, t int, u *Ubatch, q []float64, kernel [2][]float64, all []pair, sum, top, out []float64) {
+// plain is the policy in plain Go, and what a layer without a window goes by.
+func (l *Layer) plain() *reference.Policy { return reference.PolicyOf(l.Policy) }
+
+// scored tells whether scores decide what stays.
+func (l *Layer) scored() bool { return l.Window == 0 && l.plain().Scored() }
+
+// attend is "Attention of one query", and what pairs gain by it.
+func (m *contract) attend(j, head, t int, u *Ubatch, q []float64, kernel [2][]float64, all []pair, gain, out []float64) {
 	l := &m.c.layer
 	s := float64(u.Scale)
 	p := u.Pos + t
@@ -165,9 +168,9 @@ func (m *contract) attend(j, head, t int, u *Ubatch, q []float64, kernel [2][]fl
 		total += math.Exp(logit[i] - base)
 	}
 	for i := range all {
-		w := math.Exp(logit[i]-base) / total
-		sum[i] += w
-		top[i] = max(top[i], w)
+		if l.scored() && l.plain().Counts(t, u.Tokens) {
+			gain[i] = l.plain().Gain(gain[i], math.Exp(logit[i]-base)/total)
+		}
 	}
 
 	den := total
@@ -201,10 +204,7 @@ func (m *contract) attend(j, head, t int, u *Ubatch, q []float64, kernel [2][]fl
 func (m *contract) evict(j int, theirs []int32) {
 	l := &m.c.layer
 	all := m.pairs[j]
-	b, h, policy := l.BudgetOf(j).Slots, l.BudgetOf(j).Heavy, l.Policy
-	if l.Window > 0 {
-		policy = "lambda"
-	}
+	b, h := l.BudgetOf(j).Slots, l.BudgetOf(j).Heavy
 	pinned := func(x pair) bool { return x.pos < l.Pinned && l.Window == 0 }
 	slices.SortFunc(all, func(x, y pair) int { return x.pos - y.pos })
 	if len(all) <= b {
@@ -219,7 +219,7 @@ func (m *contract) evict(j int, theirs []int32) {
 			return -1
 		case px != py:
 			return 1
-		case policy == "lambda":
+		case !l.scored():
 			return x.pos - y.pos
 		case x.score > y.score:
 			return -1
@@ -230,7 +230,7 @@ func (m *contract) evict(j int, theirs []int32) {
 	})
 	kept, gone := better[:h], better[h:]
 	for i := range kept {
-		if policy == "lambda" || pinned(kept[i]) || slices.Contains(theirs, int32(kept[i].pos)) {
+		if !l.scored() || pinned(kept[i]) || slices.Contains(theirs, int32(kept[i].pos)) {
 			continue
 		}
 		for o := range gone {

@@ -74,10 +74,10 @@ func drawInterleaving(seed uint64) *interleaving {
 	rng := rand.New(rand.NewPCG(77, seed))
 	l := &interleaving{seed: seed}
 	c, y := &l.c, &l.c.layer
-	n := int(seed)
-	y.Policy = PolicyNames()[n%len(PolicyNames())] // all of them, and all types, with all of the others in turn
-	y.KeyType = []Type{F32, F16, Q80, Q40}[n/3%4]
-	y.ValueType = []Type{F32, F16, Q80, Q40}[n/12%4]
+	n, policies := int(seed), PolicyNames()
+	y.Policy = policies[n%len(policies)] // all of them, and all types, with all of the others in turn
+	y.KeyType = []Type{F32, F16, Q80, Q40}[n/len(policies)%4]
+	y.ValueType = []Type{F32, F16, Q80, Q40}[n/len(policies)/4%4]
 	y.HeadsKV = 1 + rng.IntN(2)
 	y.Heads = y.HeadsKV * (1 + rng.IntN(3))
 	y.KeySize, y.ValueSize = pick(rng, 8, 16, 20, 32), pick(rng, 8, 16, 20, 32)
@@ -336,12 +336,12 @@ func (s *sequence) follow(j int) error {
 	worst, best := math.Inf(1), math.Inf(-1) // of those that stay for their score, and of those that go
 	for i, a := range all {
 		recent := i >= len(all)-(b.Slots-b.Heavy)
-		first := i < b.Heavy && (l.Policy == "lambda" || a.pos < l.Pinned)
+		first := i < b.Heavy && (!l.scored() || a.pos < l.Pinned)
 		switch {
 		case slices.Contains(pos, int32(a.pos)):
 			kept = append(kept, a)
 			if !recent && !first {
-				if worst = min(worst, a.score); l.Policy == "lambda" && len(all) > b.Slots {
+				if worst = min(worst, a.score); !l.scored() && len(all) > b.Slots {
 					return fmt.Errorf("KV head %d keeps %d, which is neither among the oldest nor among the newest", j, a.pos)
 				}
 			}

@@ -9,9 +9,12 @@
 
 #include "lesskv.h"
 #include "policy.h"
+#include "state.h"
+#include "store.h"
 
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <string.h>
 
 #define LANES 16 // queries of a block; a multiple of every VW
 #define PAD   32 // accumulators' rows are multiples of this many floats: two of the widest vectors
@@ -21,38 +24,60 @@ static inline size_t round_up(size_t n, size_t m) {
     return (n + m - 1) / m * m;
 }
 
-// One KV head of a cache. Slots are in no order; the first n are used.
+// a b, or SIZE_MAX where that is too much; and so on.
+static inline size_t times(size_t a, size_t b) {
+    return b > 0 && a > SIZE_MAX / b ? SIZE_MAX : a * b;
+}
+
+static inline size_t plus(size_t a, size_t b) {
+    return a > SIZE_MAX - b ? SIZE_MAX : a + b;
+}
+
+// The next area of size bytes in the memory at `at`, of which *total bytes are given away, whole cache lines each.
+static inline void * lesskv_area(uintptr_t at, size_t * total, size_t size) {
+    void * area = (void *) (at + *total);
+    *total = size < SIZE_MAX / 8 ? plus(*total, round_up(size, 64)) : SIZE_MAX;
+    return area;
+}
+
+// n bytes to what is being saved, or from what was; both return where it goes on.
+static inline char * put(char * to, const void * from, size_t n) {
+    memcpy(to, from, n);
+    return to + n;
+}
+
+static inline const char * get(void * to, const char * from, size_t n) {
+    memcpy(to, from, n);
+    return from + n;
+}
+
+// One KV head of a cache: its budget, what stays and what becomes of the rest.
 struct lesskv_head {
     struct lesskv_budget budget;
-    int32_t n;
     int32_t last;    // last position committed, -1 if none
     int32_t evicted; // highest position evicted, -1 if none
     int64_t folded;  // pairs evicted
-    char *    k;     // [B] rows of type_k
-    char *    v;     // [B] rows of type_v
-    int32_t * pos;   // [B]
-    float *   score; // [B]
-    float *   H;     // [R][Dv]
-    float *   z;     // [R]
+    struct store store;
+    struct state state;
 };
 
 struct lesskv_cache {
     struct lesskv_layer layer; // a sliding window as its equal: policy lambda, h = 0, B = n_swa - 1, no kernels. budget is the
                                // largest of the heads'; budgets, where there are some, lie behind arrived
-    size_t  row_k, row_v;      // bytes
     int32_t rank;              // 0 without kernels
     void *  data;              // what the heads point into
     atomic_int * arrived;      // [Hkv] units of attend in a small micro-batch, or shares of commit, that are done; 0 between two calls
     struct lesskv_head head[]; // [Hkv]
 };
 
-// Rows of one type, stride bytes apart.
-struct rows {
-    enum lesskv_type type;
-    const void *     data;
-    size_t           stride;
-    int32_t          n;
-};
+// A KV head's keys and values of a micro-batch, as a cache of this layer holds them.
+static inline struct rows lesskv_batch_keys(const struct lesskv_layer * l, const struct lesskv_ubatch * ub, int32_t head_kv) {
+    return (struct rows) { l->type_k, (const char *) ub->k + (size_t) head_kv * ub->k_head, ub->k_token, ub->n_tokens };
+}
+
+static inline struct rows lesskv_batch_values(const struct lesskv_layer * l, const struct lesskv_ubatch * ub, int32_t head_kv) {
+    return (struct rows) { l->type_v, (const char *) ub->v + (size_t) head_kv * ub->v_head, ub->v_token, ub->n_tokens };
+}
 
 // mat.c. n: elements of a row. tile: TILE x round_up(n, PAD) floats.
 #define TILE 24 // rows that are converted at a time
@@ -106,15 +131,15 @@ struct scratch {
     float * part_sum;  // [parts][n] sum of exponentials below it
     float * part_acc;  // [parts][n][round_up(Dv, PAD)] the same of values
     float * share;     // [parts][n] what makes a part's exponentials softmax weights over A
-    float * state_pz;  // [Hkv][n] phi(q).z
-    float * state_acc; // [Hkv][n][round_up(Dv, PAD)] phi(q)H
+    float * state_logit; // [Hkv][n] the state's answer to each
+    float * state_value; // [Hkv][n][round_up(Dv, PAD)]
 
     // of one thread
     float * x;     // [D][LANES] queries, or keys to fold; [FEW_BLOCK][D]
     float * logit; // [B + T][LANES]; [FEW_BLOCK][slots of a part + T]
     float * tile;  // for mat.c
     float * sum;   // [LANES][round_up(Dv, PAD)] over A
-    float * low;   // the same, of the low-rank state; a value to fold
+    float * low;   // the same, the state's values; a value to fold
     float * phi;   // [R][LANES]; [FEW_BLOCK][R]; psi
     float * tmp;   // [R' + 2 R][LANES]
     float * score; // [T] scores of the micro-batch's pairs
@@ -171,9 +196,6 @@ static inline struct parts lesskv_parts(const struct lesskv_cache * cache, int32
     p.n = lesskv_part_count(n, p.slots);
     return p;
 }
-
-// cache.c: whether n numbers are finite.
-bool lesskv_finite(const float * x, size_t n);
 
 // The parts of scratch, memory as lesskv_scratch_size asks for; of thread ith.
 struct scratch lesskv_scratch_plan(const struct lesskv_layer * layer, int32_t n_tokens, int n_threads, void * memory, int ith);

@@ -13,7 +13,7 @@
 //
 // Where other layers share the cache, they attend before that (lesskv_gather below). All split their work over (ith, nth), are right
 // for any nth >= 1, and give the same bits for every nth. Nothing here allocates but lesskv_cache_new, and lesskv_allocate while it
-// runs; nothing aborts, prints or keeps global state.
+// runs; nothing aborts or prints, and the list of policies, complete before main, is the only state that is global.
 //
 // Symbols: T tokens of the micro-batch, D = dk and Dv = dv the head sizes, Hq = n_head, Hkv = n_head_kv,
 // g = Hq/Hkv query heads a KV head, B = budget.
@@ -72,11 +72,12 @@ enum lesskv_status {
 };
 const char * lesskv_status_str(enum lesskv_status status);
 
-struct lesskv_policy; // policy.h; one file each: policy_h2o.c, policy_lambda.c, policy_peak.c
+struct lesskv_policy; // policy.h; one file each, policy_*.c
 const struct lesskv_policy * lesskv_policy_find(const char * name); // NULL if there is none
-const char *                 lesskv_policy_name(const struct lesskv_policy * policy);
-const char *                 lesskv_policy_at  (int i); // the names, in order; NULL past the last
-int32_t lesskv_policy_heavy(const struct lesskv_policy * policy, int32_t budget); // h where none is given
+const struct lesskv_policy * lesskv_policy_at  (int i);             // all, by name; NULL past the last
+const char * lesskv_policy_name (const struct lesskv_policy * policy);
+const char * lesskv_policy_help (const struct lesskv_policy * policy); // what stays, for people
+int32_t      lesskv_policy_heavy(const struct lesskv_policy * policy, int32_t budget); // h where none is given
 
 // What one KV head keeps: B = h + r slots.
 struct lesskv_budget {

@@ -15,10 +15,6 @@ _Static_assert(TILE % ROWS == 0, "a tile is a whole number of register blocks");
 
 #define NV (LANES / VW)
 
-static inline const char * row_at(const struct rows * a, int32_t i) {
-    return (const char *) a->data + (size_t) i * a->stride;
-}
-
 // Bytes of a block of 32: an f16 scale, then the elements.
 enum { BLOCK_Q4_0 = 18, BLOCK_Q8_0 = 34 };
 
@@ -63,7 +59,7 @@ static inline __attribute__((always_inline)) int32_t rows_few(enum lesskv_type t
     const int32_t m = a.n - at < nr ? a.n - at : nr;
     const char * row[VW];
     for (int r = 0; r < nr; r++) {
-        row[r] = row_at(&a, r < m ? at + r : at); // past the end: a row that is there
+        row[r] = row_at(a, r < m ? at + r : at); // past the end: a row that is there
     }
     vf s[VW] = {{0}};
     int32_t i = 0;
@@ -147,7 +143,7 @@ static inline __attribute__((always_inline)) void cols_few(enum lesskv_type type
         }
     }
     for (int32_t r = 0; r < a.n; r++) {
-        const char * row = row_at(&a, r);
+        const char * row = row_at(a, r);
         vf v[4];
         for (int j = 0; j < nc; j++) {
             v[j] = load(type, row, c + j * VW);
@@ -177,7 +173,7 @@ static inline __attribute__((always_inline)) void cols_quad(enum lesskv_type typ
     }
     for (; c < n; c++) {
         for (int32_t r = 0; r < a.n; r++) {
-            const float v = load1(type, row_at(&a, r), c);
+            const float v = load1(type, row_at(a, r), c);
             for (int q = 0; q < nq; q++) {
                 out[(size_t) q * ldo + c] += p[(size_t) q * ldp + r] * v;
             }
@@ -236,7 +232,7 @@ void lesskv_rows_block(struct rows a, int32_t n, const float * x, float * out, f
     for (int32_t r = 0; r < a.n; r += ROWS) {
         const int32_t m = a.n - r < ROWS ? a.n - r : ROWS;
         for (int32_t i = 0; i < ROWS; i++) {
-            lesskv_to_f32(a.type, tile + (size_t) i * n, row_at(&a, i < m ? r + i : r), n);
+            lesskv_to_f32(a.type, tile + (size_t) i * n, row_at(a, i < m ? r + i : r), n);
         }
         if (m == ROWS) {
             rows_tile(tile, n, x, out + (size_t) r * LANES);
@@ -254,7 +250,7 @@ void lesskv_cols_block(struct rows a, int32_t n, const float * p, int32_t nq, fl
     for (int32_t r = 0; r < a.n; r += TILE) {
         const int32_t m = a.n - r < TILE ? a.n - r : TILE;
         for (int32_t i = 0; i < m; i++) {
-            lesskv_to_f32(a.type, tile + i * ld, row_at(&a, r + i), n);
+            lesskv_to_f32(a.type, tile + i * ld, row_at(a, r + i), n);
             memset(tile + i * ld + n, 0, (ld - (size_t) n) * sizeof(float));
         }
         for (size_t c = 0; c < ld; c += 2 * VW) {

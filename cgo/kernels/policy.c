@@ -4,27 +4,39 @@
 
 #include <string.h>
 
-static const struct lesskv_policy * const policies[] = {
-    &lesskv_policy_h2o,
-    &lesskv_policy_lambda,
-    &lesskv_policy_peak,
-};
+static struct lesskv_policy * first; // by name: in which order they register is the linker's to say
+
+void lesskv_policy_register(struct lesskv_policy * policy) {
+    struct lesskv_policy ** at = &first;
+    while (*at && strcmp((*at)->name, policy->name) < 0) {
+        at = &(*at)->next;
+    }
+    policy->next = *at;
+    *at = policy;
+}
 
 const struct lesskv_policy * lesskv_policy_find(const char * name) {
-    for (size_t i = 0; name && i < sizeof policies / sizeof policies[0]; i++) {
-        if (strcmp(name, policies[i]->name) == 0) {
-            return policies[i];
-        }
+    const struct lesskv_policy * p = first;
+    while (p && (!name || strcmp(name, p->name) != 0)) {
+        p = p->next;
     }
-    return NULL;
+    return p;
+}
+
+const struct lesskv_policy * lesskv_policy_at(int i) {
+    const struct lesskv_policy * p = i < 0 ? NULL : first;
+    for (; p && i > 0; i--) {
+        p = p->next;
+    }
+    return p;
 }
 
 const char * lesskv_policy_name(const struct lesskv_policy * policy) {
     return policy->name;
 }
 
-const char * lesskv_policy_at(int i) {
-    return i >= 0 && (size_t) i < sizeof policies / sizeof policies[0] ? policies[i]->name : NULL;
+const char * lesskv_policy_help(const struct lesskv_policy * policy) {
+    return policy->help;
 }
 
 int32_t lesskv_policy_heavy(const struct lesskv_policy * policy, int32_t budget) {

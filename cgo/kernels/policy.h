@@ -1,21 +1,24 @@
-// policy.h: what a policy is. A new one is a file policy_NAME.c and its line in policy.c (and, for the second copy's
-// sake, in lesskv_prefix.h).
+// policy.h: what a policy is. A new one is one file, policy_NAME.c, that registers it: every list of policies, in C and in
+// Go, is made of what is registered. The contract (docs/algorithm.md) says what it does, and integration/reference does it a
+// second time, for the tests.
 
 #ifndef LESSKV_POLICY_H
 #define LESSKV_POLICY_H
 
 #include "lesskv.h"
 
-// What the micro-batch's queries and the g heads give a pair, made one number: its worth.
+// The softmax weights over A that a micro-batch's queries and the g heads give a pair, made one number: its worth.
 enum lesskv_worth {
     LESSKV_WORTH_NONE, // nothing is asked; there are no scores
-    LESSKV_WORTH_SUM,  // the sum of their softmax weights over A
+    LESSKV_WORTH_SUM,  // their sum
     LESSKV_WORTH_MAX,  // the largest
 };
 
 struct lesskv_policy {
     const char *      name;
+    const char *      help; // what stays, in a few words that follow the name and a colon
     enum lesskv_worth worth;
+    int32_t           queries; // the micro-batch's last so many count for the worth; 0: all of them
 
     // h where none is given; 0 <= h <= budget
     int32_t (*heavy)(int32_t budget);
@@ -27,11 +30,22 @@ struct lesskv_policy {
     // Step 3, among the pairs that are neither pinned nor of the r newest: the h with the largest keys stay. key[n] of n
     // pairs; distinct positions must get distinct keys; a score may be NaN.
     void (*keys)(uint64_t * key, const float * score, const int32_t * pos, int32_t n);
+
+    struct lesskv_policy * next; // of the list of all, by name
 };
 
-extern const struct lesskv_policy lesskv_policy_h2o;
-extern const struct lesskv_policy lesskv_policy_lambda;
-extern const struct lesskv_policy lesskv_policy_peak;
+// Defines a policy and puts it into the list, before main: LESSKV_POLICY(tova) = { .name = "tova", ... };
+#define LESSKV_POLICY(id) \
+    static struct lesskv_policy policy_##id; \
+    __attribute__((constructor)) static void register_##id(void) { lesskv_policy_register(&policy_##id); } \
+    static struct lesskv_policy policy_##id
+
+void lesskv_policy_register(struct lesskv_policy * policy); // policy.c
+
+// The first of n_tokens queries that counts for the worth.
+static inline int32_t lesskv_policy_from(const struct lesskv_policy * policy, int32_t n_tokens) {
+    return policy->queries > 0 && policy->queries < n_tokens ? n_tokens - policy->queries : 0;
+}
 
 // By score; of equal scores the newer one stays. Scores are never negative; NaN, which no comparison puts in its place,
 // counts as zero.

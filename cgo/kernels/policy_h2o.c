@@ -2,19 +2,22 @@
 
 #include "policy.h"
 
-static int32_t heavy(int32_t budget) {
+static int32_t h2o_heavy(int32_t budget) {
     return budget / 2;
 }
 
-static void score(float * score, const float * worth, int32_t n, int32_t n_tokens) {
+static void h2o_score(float * score, const float * worth, int32_t n, int32_t n_tokens) {
     (void) n_tokens;
     for (int32_t i = 0; i < n; i++) {
         score[i] += worth[i];
     }
 }
 
-static void keys(uint64_t * key, const float * score, const int32_t * pos, int32_t n) {
-    lesskv_keys_score(key, score, pos, n);
-}
-
-const struct lesskv_policy lesskv_policy_h2o = { "h2o", LESSKV_WORTH_SUM, heavy, score, keys };
+LESSKV_POLICY(h2o) = {
+    .name  = "h2o",
+    .help  = "the most attention since they came, and the newest",
+    .worth = LESSKV_WORTH_SUM,
+    .heavy = h2o_heavy,
+    .score = h2o_score,
+    .keys  = lesskv_keys_score,
+};

@@ -5,11 +5,11 @@
 
 #include <math.h>
 
-static int32_t heavy(int32_t budget) {
+static int32_t peak_heavy(int32_t budget) {
     return budget / 4;
 }
 
-static void score(float * score, const float * worth, int32_t n, int32_t n_tokens) {
+static void peak_score(float * score, const float * worth, int32_t n, int32_t n_tokens) {
     const float fade = powf(0.95f, (float) n_tokens / 32);
     for (int32_t i = 0; i < n; i++) {
         const float old = score[i] * fade;
@@ -17,8 +17,11 @@ static void score(float * score, const float * worth, int32_t n, int32_t n_token
     }
 }
 
-static void keys(uint64_t * key, const float * score, const int32_t * pos, int32_t n) {
-    lesskv_keys_score(key, score, pos, n);
-}
-
-const struct lesskv_policy lesskv_policy_peak = { "peak", LESSKV_WORTH_MAX, heavy, score, keys };
+LESSKV_POLICY(peak) = {
+    .name  = "peak",
+    .help  = "the most attention at any one time, of late, and the newest",
+    .worth = LESSKV_WORTH_MAX,
+    .heavy = peak_heavy,
+    .score = peak_score,
+    .keys  = lesskv_keys_score,
+};

@@ -29,8 +29,8 @@ static uintptr_t lay_few(struct scratch * s, const struct lesskv_layer * l, size
     s->part_sum  = take(&at, parts * n, sizeof(float));
     s->share     = take(&at, parts * n, sizeof(float));
     s->part_acc  = take(&at, parts * n * dv, sizeof(float));
-    s->state_pz  = take(&at, l->kernels ? heads * n : 0, sizeof(float));
-    s->state_acc = take(&at, l->kernels ? heads * n * dv : 0, sizeof(float));
+    s->state_logit = take(&at, l->kernels ? heads * n : 0, sizeof(float));
+    s->state_value = take(&at, l->kernels ? heads * n * dv : 0, sizeof(float));
     return at;
 }
 

@@ -107,12 +107,17 @@ func (c *trainCase) kernels(t testing.TB) *Kernels {
 
 // TestTrainIsInference: the error that training sees is that of the cache with the same kernels over the same window.
 func TestTrainIsInference(t *testing.T) {
-	for _, test := range []struct {
+	type window struct {
 		policy         string
 		tokens, ubatch int
 		softCap        float32
 		sinks          bool
-	}{{"h2o", 150, 8, 0, false}, {"peak", 150, 16, 4, false}, {"lambda", 97, 1, 0, true}, {"h2o", 131, 70, 0, false}} {
+	}
+	windows := []window{{"peak", 150, 16, 4, false}, {"lambda", 97, 1, 0, true}, {"h2o", 131, 70, 0, false}}
+	for _, policy := range PolicyNames() {
+		windows = append(windows, window{policy, 150, 8, 0, false})
+	}
+	for _, test := range windows {
 		c := newTrainCase(t, 3, test.policy, test.tokens, test.ubatch, 14, test.softCap, test.sinks)
 		layer := c.layer
 		layer.Kernels = c.kernels(t)

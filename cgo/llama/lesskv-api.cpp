@@ -30,6 +30,15 @@ lesskv_config lesskv_config_default(void) {
     return c;
 }
 
+bool lesskv_policy_text(int i, const char ** name, const char ** help) {
+    const auto * p = lesskv_policy_at(i);
+    if (p) {
+        *name = lesskv_policy_name(p);
+        *help = lesskv_policy_help(p);
+    }
+    return p;
+}
+
 lesskv_adapter * lesskv_adapter_load(const llama_model * model, const char * path, bool force, char * error, size_t error_size) {
     try {
         return new lesskv_adapter(path, *model, force);

@@ -28,7 +28,7 @@ struct lesskv_adapter;
 
 // What is asked for; lesskv_config_default() and then what differs. Needed until llama_init_from_model returns.
 struct lesskv_config {
-    const char * policy;       // "h2o", "lambda", "peak"; default: the adapter's, without one h2o
+    const char * policy;       // a name of lesskv_policy_text; default: the adapter's, without one h2o
     int32_t budget;            // slots per KV head, B; one of the three budgets, else 5 % of the context
     double  budget_share;      // of n_ctx: B = max(64, floor(share n_ctx))
     uint64_t budget_bytes;     // one sequence: the largest B that fits after state and kernels
@@ -46,6 +46,9 @@ struct lesskv_config {
     size_t  error_size;
 };
 struct lesskv_config lesskv_config_default(void);
+
+// The i-th policy by name, from 0 on, and in a few words what stays. False past the last.
+bool lesskv_policy_text(int i, const char ** name, const char ** help);
 
 // An adapter for a model, read and checked once for any number of contexts. NULL: the reason is in error.
 struct lesskv_adapter * lesskv_adapter_load(const struct llama_model * model, const char * path, bool force, char * error, size_t error_size);

@@ -100,8 +100,8 @@ void lesskv_memory::resolve(const lesskv_config & cfg, const layer_filter_cb & a
     policy = lesskv_policy_find(name);
     if (!policy) {
         std::string known;
-        for (int i = 0; lesskv_policy_at(i); ++i) {
-            known += std::string(i ? ", " : "") + lesskv_policy_at(i);
+        for (int i = 0; const auto * p = lesskv_policy_at(i); ++i) {
+            known += std::string(i ? ", " : "") + lesskv_policy_name(p);
         }
         refuse(format("policy \"%s\" is unknown: use one of %s", name, known.c_str()));
     }

@@ -17,6 +17,7 @@ import (
 	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
 
+	"github.com/lesskv/lesskv/cgo/kernels"
 	"github.com/lesskv/lesskv/integration/bench"
 	"github.com/lesskv/lesskv/patches/limits"
 	"github.com/lesskv/lesskv/weights"
@@ -86,7 +87,7 @@ them for once, and compares.`,
 	addNumber(f, &o.Repeat, "rounds", "r", 5, 1, 10000, "rounds")
 	f.DurationVar(&o.Cell, "cell", 30*time.Second, "no more rounds of a prompt's cell after it took so long")
 	f.StringVar(&o.budget, "budget", "5%", "slots per KV head as a share of the largest context")
-	f.StringVar(&o.Policy, "policy", "h2o", "h2o, lambda or peak")
+	f.StringVar(&o.Policy, "policy", "h2o", "sparse policy, which says what stays: "+kernels.PolicyHelp())
 	f.StringVar(&o.SlotType, "type", "f16", "type of the slots: f16, f32, q8_0, q4_0, or one for keys and one for values, as q4_0,q8_0")
 	f.StringVar(&o.Adapter, "adapter", "", "`file` of the kernels (default: random ones)")
 	addNumber(f, &o.Rank, "rank", "", 8, 1, weights.MaxSize, "rank of random kernels")

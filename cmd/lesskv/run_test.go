@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/lesskv/lesskv/cgo/kernels"
 	"github.com/lesskv/lesskv/integration/testdata"
 )
 
@@ -118,7 +119,7 @@ func TestRunRefused(t *testing.T) {
 		"no such prompt":   {[]string{"run", "-f", filepath.Join(dir, "none")}, exitFailed, "none: no such file"},
 		"no such model":    {[]string{"run", "-m", filepath.Join(dir, "none"), "x"}, exitFailed, "none: No such file"},
 		"no model":         {[]string{"run", "-m", wrong, "x"}, exitFailed, "is not a GGUF file"},
-		"policy":           {[]string{"run", "--policy", "newest", "x"}, exitUsage, "h2o, lambda, peak"},
+		"policy":           {[]string{"run", "--policy", "newest", "x"}, exitUsage, strings.Join(kernels.PolicyNames(), ", ")},
 		"no adapter":       {[]string{"run", "--adapter", wrong, "x"}, exitFailed, "wrong.gguf"},
 		"adapter's policy": {[]string{"run", "--policy", "lambda", "--adapter", h2o, "x"}, exitUsage, "was trained with policy h2o, the configuration says lambda"},
 		"too long":         {[]string{"run", strings.Repeat("x ", 3000)}, exitFailed, "the context holds 2048"},

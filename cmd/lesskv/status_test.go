@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/lesskv/lesskv/cgo/kernels"
 	"github.com/lesskv/lesskv/integration/testdata"
 	"github.com/lesskv/lesskv/patches/limits"
 	lesskv "github.com/lesskv/lesskv/plugin"
@@ -79,7 +80,7 @@ func TestStatus(t *testing.T) {
 		"run, threads":           {[]string{"run", "-t-3", "x"}, exitUsage, "--threads -3: want a number from 0 to 512"},
 		"run, heavy":             {[]string{"run", "--heavy=5000", "x"}, exitUsage, "heavy 5000"},
 		"run, type":              {[]string{"run", "--type=q9", "x"}, exitUsage, `type "q9`},
-		"run, policy":            {[]string{"run", "--policy=newest", "x"}, exitUsage, "h2o, lambda, peak"},
+		"run, policy":            {[]string{"run", "--policy=newest", "x"}, exitUsage, strings.Join(kernels.PolicyNames(), ", ")},
 		"run, temperature":       {[]string{"run", "--temp=-1", "x"}, exitUsage, "--temp -1"},
 		"run, a prompt with -":   {[]string{"run", "- one"}, exitUsage, "a prompt that begins with - goes behind --"},
 		"run, a prompt with --":  {[]string{"run", "--one"}, exitUsage, "a prompt that begins with - goes behind --"},

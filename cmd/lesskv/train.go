@@ -21,6 +21,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/lesskv/lesskv/cgo/kernels"
 	"github.com/lesskv/lesskv/integration/pieces"
 	"github.com/lesskv/lesskv/integration/record"
 	"github.com/lesskv/lesskv/integration/worker"
@@ -75,7 +76,7 @@ lesskv merge joins what they write.`,
 	f.StringVarP(&o.model, "model", "m", "", "GGUF `file` of the model")
 	f.StringArrayVarP(&o.texts, "data", "d", nil, "text to train on: a `file`, a folder, or - (may be given several times)")
 	f.StringVarP(&o.Output, "output", "o", "", "`file` to write (default: MODEL.lesskv.gguf beside the model)")
-	f.StringVar(&o.Policy, "policy", "h2o", "sparse policy: h2o, lambda or peak")
+	f.StringVar(&o.Policy, "policy", "h2o", "sparse policy, which says what stays: "+kernels.PolicyHelp())
 	f.StringSliceVarP(&o.budgets, "budget", "b", []string{"5%"}, "slots per KV head: tokens, or a share of the context as 5%; several, with commas, make one adapter for all")
 	f.StringVar(&o.spread, "allocation", "", "adapter `file` that says how budgets are spread over layers and heads, as lesskv tune makes it (default: equally)")
 	addNumber(f, &o.Heavy, "heavy", "", 0, 0, most, "heavy slots of the first budget, 0 for the policy's own share")

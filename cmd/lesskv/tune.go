@@ -67,7 +67,7 @@ the adapter is written: after Ctrl-C the same command goes on.`,
 	f.StringVarP(&o.output, "output", "o", "", "`file` to write (default: MODEL.lesskv.gguf beside the model)")
 	f.StringVar(&o.adapter, "adapter", "", "`file` whose phi and psi go into the output; they are not part of what is measured")
 	f.StringVarP(&o.budget, "budget", "b", "5%", "slots of a KV head on average: tokens, or a share of the context as 5%")
-	f.StringVar(&o.Policy, "policy", "peak", "sparse policy: h2o, lambda or peak")
+	f.StringVar(&o.Policy, "policy", "peak", "sparse policy, which says what stays: "+kernels.PolicyHelp())
 	f.StringVar(&o.types, "types", "f16", "type of the slots: f16, f32, q8_0, q4_0, or one for keys and one for values, as q4_0,q8_0")
 	addNumber(f, &o.Ubatch, "ubatch", "", 32, 1, most, "tokens of a micro-batch: evictions happen after each")
 	addNumber(f, &o.context, "context", "c", 2048, 0, 1<<24, "tokens of a window, 0 for the model's context")

@@ -25,6 +25,7 @@ import (
 	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
 
+	"github.com/lesskv/lesskv/cgo/kernels"
 	"github.com/lesskv/lesskv/integration/testdata"
 	"github.com/lesskv/lesskv/integration/verify"
 	"github.com/lesskv/lesskv/integration/verify/page"
@@ -90,7 +91,7 @@ built in with its adapters and a text that it has not seen.`,
 	f.IntSliceVarP(&o.Contexts, "context", "c", nil, "`tokens` of a window and of the context, one or several (default: the model's, 2048 at most)")
 	f.StringSliceVarP(&o.budgets, "budget", "b", []string{"5%"}, "slots per KV head, one or several: tokens, or a share of the context as 5%")
 	f.IntSliceVar(&o.Ubatches, "ubatch", []int{32}, "`tokens` of a micro-batch, one or several; generations, recall tasks and most pictures are of the first")
-	f.StringSliceVar(&o.Policies, "policy", verify.Policies(), "sparse policies")
+	f.StringSliceVar(&o.Policies, "policy", verify.Policies(), "sparse policies, which say what stays: "+kernels.PolicyHelp())
 	f.StringVar(&o.SlotType, "type", "f16", "type of the slots: f16, f32, q8_0, q4_0, or one for keys and one for values, as q4_0,q8_0")
 	f.StringSliceVar(&o.Methods, "method", verify.Methods(), "ways to hold the cache")
 	addNumber(f, &o.Generate, "tokens", "n", 48, 0, most, "tokens of each greedy generation, 0 for none")

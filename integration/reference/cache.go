@@ -23,7 +23,7 @@ type Layer struct {
 	Sinks   []float32 // [Hq] logits that join the denominator; nil: none
 	Window  int       // n_swa; above 0 the layer is exact and what follows but F32 does not apply
 
-	Policy  Policy
+	Policy  *Policy
 	Budget  int      // B, slots per KV head
 	Heavy   int      // h; r = B - h
 	Budgets []Budget // [Hkv] B and h of each KV head, in the place of these two; nil: all have the same
@@ -44,8 +44,8 @@ func (l *Layer) check() error {
 		return fmt.Errorf("reference: %d sinks: want one for each of %d heads", len(l.Sinks), l.Heads)
 	case l.Window > 0:
 		return nil
-	case l.Policy > Peak:
-		return fmt.Errorf("reference: %v: want h2o, lambda or peak", l.Policy)
+	case l.Policy == nil:
+		return fmt.Errorf("reference: no policy: want one of %v", Policies())
 	case l.Budgets != nil && len(l.Budgets) != l.HeadsKV:
 		return fmt.Errorf("reference: budgets of %d key/value heads: want %d", len(l.Budgets), l.HeadsKV)
 	}
@@ -103,7 +103,7 @@ type pair struct {
 	pos   int
 	k, v  []float64 // D, Dv, as the slots' type rounds them
 	score float64
-	gain  float64 // what the running micro-batch adds: the sum of its weights, or the largest
+	gain  float64 // what the running micro-batch's weights come to, as the policy asks
 }
 
 // head is the cache of one KV head: S, H and z.
@@ -252,15 +252,16 @@ func (h *head) step(pos, n int, asks []ask, k, v []float32, theirs []int32, pinn
 			}
 			for i := h.j * group; i < (h.j+1)*group; i++ {
 				row := t*a.Heads + i
-				h.attend(a.Layer, i, a.q[row*h.KeyLength:][:h.KeyLength], held[lo:hi], logits, a.out[row*h.ValueLength:][:h.ValueLength])
+				h.attend(a.Layer, i, a.q[row*h.KeyLength:][:h.KeyLength], held[lo:hi], logits, h.scored() && h.Policy.Counts(t, n), a.out[row*h.ValueLength:][:h.ValueLength])
 			}
 		}
 	}
 
 	// 2. score
 	for i := range held {
-		p := &held[i]
-		p.score, p.gain = h.Policy.score(p.score, p.gain, n), 0
+		if p := &held[i]; h.scored() {
+			p.score, p.gain = h.Policy.Score(p.score, p.gain, n), 0
+		}
 	}
 
 	// 3. evict
@@ -284,6 +285,9 @@ func (h *head) step(pos, n int, asks []ask, k, v []float32, theirs []int32, pinn
 	return nil
 }
 
+// scored tells whether scores decide what stays.
+func (h *head) scored() bool { return h.Window == 0 && h.Policy.Scored() }
+
 // rounded returns x as the slots hold it.
 func (h *head) rounded(x []float32) []float64 {
 	y := make([]float64, len(x))
@@ -296,9 +300,9 @@ func (h *head) rounded(x []float32) []float64 {
 	return y
 }
 
-// attend computes a(q) of query head i of a layer over the pairs that it sees ("Attention of one query") and adds its softmax weights to
-// their gains. logits is scratch.
-func (h *head) attend(of *Layer, i int, q32 []float32, seen []pair, logits []float64, out []float32) {
+// attend computes a(q) of query head i of a layer over the pairs that it sees ("Attention of one query"); if it counts, they gain its
+// softmax weights. logits is scratch.
+func (h *head) attend(of *Layer, i int, q32 []float32, seen []pair, logits []float64, counts bool, out []float32) {
 	q := make([]float64, len(q32))
 	for d, x := range q32 {
 		q[d] = float64(x)
@@ -322,7 +326,9 @@ func (h *head) attend(of *Layer, i int, q32 []float32, seen []pair, logits []flo
 	acc := make([]float64, h.ValueLength)
 	addValues(acc, weights, seen)
 	for a, w := range weights {
-		h.Policy.gain(&seen[a].gain, w/sum)
+		if counts {
+			seen[a].gain = h.Policy.Gain(seen[a].gain, w/sum)
+		}
 	}
 
 	// What else is in the denominator: the low-rank part, as a token with logit low, and a sink, as one without a value.

@@ -43,7 +43,7 @@ func (h *head) follow(held []pair, keep []bool, theirs []int32, pinned int) erro
 		p := &held[i]
 		switch {
 		case keep[i] && !chosen[i]:
-			if h.Window > 0 || h.Policy == Lambda || p.pos < pinned || i >= len(held)-(b.Slots-b.Heavy) {
+			if !h.scored() || p.pos < pinned || i >= len(held)-(b.Slots-b.Heavy) {
 				return wrong(i, "evicted, and its score has no say in that")
 			}
 			if numLost++; lost < 0 || p.score > held[lost].score {

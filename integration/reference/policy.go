@@ -2,61 +2,47 @@ package reference
 
 import (
 	"cmp"
-	"fmt"
-	"math"
 	"slices"
+	"strings"
 )
 
-// Policy chooses what stays: step 3 of "A micro-batch of T tokens".
-type Policy uint8
-
-const (
-	H2O    Policy = iota // the newest and those with the largest sum of weights
-	Lambda               // the newest and the oldest
-	Peak                 // the newest and those with the largest recent weight
-)
-
-var policyNames = [...]string{"h2o", "lambda", "peak"}
-
-// String returns the policy's name in algorithm.md.
-func (p Policy) String() string {
-	if int(p) < len(policyNames) {
-		return policyNames[p]
-	}
-	return fmt.Sprintf("policy %d", uint8(p))
+// A Policy chooses what stays: steps 2 and 3 of "A micro-batch of T tokens". Each has a file of its own, which registers it.
+type Policy struct {
+	Name    string                                        // in algorithm.md
+	Heavy   func(budget int) int                          // h of a budget where none is given ("Budgets")
+	Queries int                                           // the micro-batch's last so many count; 0: all of them
+	Gain    func(gain, weight float64) float64            // what a pair has gained, and one query's weight more; nil: no scores, the oldest stay
+	Score   func(score, gain float64, tokens int) float64 // after a micro-batch
 }
 
-// Heavy returns h of a budget where none is given ("Budgets").
-func (p Policy) Heavy(budget int) int {
-	switch p {
-	case Lambda:
-		return min(4, budget)
-	case Peak:
-		return budget / 4
-	default:
-		return budget / 2
-	}
+var policies []*Policy
+
+func register(p Policy) *Policy {
+	policies = append(policies, &p)
+	return &p
 }
 
-// decay is what a peak keeps of its score after one token.
-var decay = math.Pow(0.95, 1.0/32)
-
-// gain adds the weight that one query gives a pair to what the micro-batch has given it.
-func (p Policy) gain(gain *float64, weight float64) {
-	if p == Peak {
-		*gain = max(*gain, weight)
-	} else {
-		*gain += weight
-	}
+// Policies lists the policies by name.
+func Policies() []*Policy {
+	return slices.SortedFunc(slices.Values(policies), func(a, b *Policy) int { return strings.Compare(a.Name, b.Name) })
 }
 
-// score is step 2 for a micro-batch of n tokens.
-func (p Policy) score(score, gain float64, n int) float64 {
-	if p == Peak {
-		return max(score*math.Pow(decay, float64(n)), gain)
+// PolicyOf returns the policy of that name, nil if there is none.
+func PolicyOf(name string) *Policy {
+	if i := slices.IndexFunc(policies, func(p *Policy) bool { return p.Name == name }); i >= 0 {
+		return policies[i]
 	}
-	return score + gain
+	return nil
 }
+
+// String returns the policy's name.
+func (p *Policy) String() string { return p.Name }
+
+// Scored tells whether scores decide what stays. Without them it is the oldest.
+func (p *Policy) Scored() bool { return p.Gain != nil }
+
+// Counts tells whether the weights of query t of n count.
+func (p *Policy) Counts(t, n int) bool { return p.Scored() && (p.Queries == 0 || t >= n-p.Queries) }
 
 // choose is step 3: which of the held pairs, in position order, stay. Positions below pinned do.
 func (h *head) choose(held []pair, pinned int) []bool {
@@ -72,8 +58,10 @@ func (h *head) choose(held []pair, pinned int) []bool {
 	for i := others; i < len(held); i++ {
 		keep[i] = true
 	}
-	for _, i := range h.rank(held[:others], pinned)[:b.Heavy] {
-		keep[i] = true
+	if b.Heavy > 0 {
+		for _, i := range h.rank(held[:others], pinned)[:b.Heavy] {
+			keep[i] = true
+		}
 	}
 	return keep
 }
@@ -84,7 +72,7 @@ func (h *head) rank(others []pair, pinned int) []int {
 	for i := range order {
 		order[i] = i
 	}
-	if h.Policy == Lambda {
+	if !h.Policy.Scored() {
 		return order
 	}
 	slices.SortFunc(order, func(a, b int) int {

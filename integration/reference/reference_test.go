@@ -88,17 +88,19 @@ func (s sequence) naive(l Layer, more func(token, head int) []term) []float32 {
 }
 
 func plain() Layer {
-	return Layer{Heads: 6, HeadsKV: 2, KeyLength: 10, ValueLength: 7, Scale: 0.3, Budget: 40, Heavy: 20, Pinned: 1, F32: true}
+	return Layer{Heads: 6, HeadsKV: 2, KeyLength: 10, ValueLength: 7, Scale: 0.3, Policy: H2O, Budget: 40, Heavy: 20, Pinned: 1, F32: true}
 }
 
 func TestNothingEvicted(t *testing.T) {
-	for name, change := range map[string]func(*Layer){
+	list := map[string]func(*Layer){
 		"plain":    func(l *Layer) {},
 		"soft-cap": func(l *Layer) { l.SoftCap = 1.5 },
-		"window":   func(l *Layer) { l.Window = 5 },
-		"peak":     func(l *Layer) { l.Policy = Peak },
-		"lambda":   func(l *Layer) { l.Policy = Lambda },
-	} {
+		"window":   func(l *Layer) { l.Window, l.Policy = 5, nil },
+	}
+	for _, p := range Policies() {
+		list[p.Name] = func(l *Layer) { l.Policy = p }
+	}
+	for name, change := range list {
 		t.Run(name, func(t *testing.T) {
 			l := plain()
 			change(&l)
@@ -203,7 +205,7 @@ func TestZeroKernels(t *testing.T) {
 // A sharer with the queries of its cache's own layer sees what that sees, and gives every pair the same again: twice the sum, and
 // the same largest. So do queries of which the layer asks one half and a sharer the other.
 func TestSharers(t *testing.T) {
-	for _, policy := range []Policy{H2O, Peak, Lambda} {
+	for _, policy := range Policies() {
 		l := plain()
 		l.Policy, l.Budget, l.Heavy = policy, 12, 6
 		random := func(n int) []float32 { return random(rand.New(rand.NewPCG(3, uint64(n))), n) }
@@ -231,9 +233,9 @@ func TestSharers(t *testing.T) {
 		for j := range cache.heads {
 			assert.Equal(t, alone.Kept(j), cache.Kept(j))
 			for i, p := range cache.heads[j].slots {
-				times := 3.0
-				if policy == Peak {
-					times = 1
+				times := 1.0 // the largest weight of three layers
+				if policy.Scored() {
+					times = policy.Gain(policy.Gain(policy.Gain(0, 1), 1), 1)
 				}
 				assert.InDelta(t, times*alone.heads[j].slots[i].score, p.score, 1e-9)
 			}
@@ -289,7 +291,7 @@ func TestChoose(t *testing.T) {
 	}
 	for _, c := range []struct {
 		name                  string
-		policy                Policy
+		policy                *Policy
 		budget, heavy, pinned int
 		scores                []float64
 		want                  []int
@@ -316,14 +318,13 @@ func TestChoose(t *testing.T) {
 func TestScore(t *testing.T) {
 	var sum, peak float64
 	for _, w := range []float64{0.25, 0.5, 0.125} {
-		H2O.gain(&sum, w)
-		Peak.gain(&peak, w)
+		sum, peak = H2O.Gain(sum, w), Peak.Gain(peak, w)
 	}
 	assert.Equal(t, 0.875, sum)
 	assert.Equal(t, 0.5, peak)
-	assert.Equal(t, 1.875, H2O.score(1, sum, 3))
-	assert.InDelta(t, 0.95, Peak.score(1, peak, 32), 1e-12, "a score decays by 5 % in 32 tokens")
-	assert.Equal(t, 0.5, Peak.score(0.1, peak, 32))
+	assert.Equal(t, 1.875, H2O.Score(1, sum, 3))
+	assert.InDelta(t, 0.95, Peak.Score(1, peak, 32), 1e-12, "a score decays by 5 % in 32 tokens")
+	assert.Equal(t, 0.5, Peak.Score(0.1, peak, 32))
 	assert.Equal(t, []int{20, 4, 10}, []int{H2O.Heavy(41), Lambda.Heavy(41), Peak.Heavy(41)})
 }
 
@@ -391,7 +392,7 @@ func TestRefused(t *testing.T) {
 		"budget 0":                  func(l *Layer) { l.Budget, l.Heavy, l.Pinned = 0, 0, 0 },
 		"heavy 41":                  func(l *Layer) { l.Heavy = 41 },
 		"pinned 21":                 func(l *Layer) { l.Pinned = 21 },
-		"policy 3":                  func(l *Layer) { l.Policy = 3 },
+		"no policy":                 func(l *Layer) { l.Policy = nil },
 		"1 sinks":                   func(l *Layer) { l.Sinks = []float32{1} },
 		"scale 0":                   func(l *Layer) { l.Scale = 0 },
 		"kernel psi.0 has 0 values": func(l *Layer) { l.Kernels = &Kernels{Rank: 1, Hidden: 1} },
@@ -425,7 +426,7 @@ func TestModel(t *testing.T) {
 	require.Len(t, want, len(tokens)*m.Vocab)
 
 	// A token's logits depend on no later one, and not on the micro-batches while nothing is evicted.
-	l.Budget, l.Heavy = 100, 50
+	l.Policy, l.Budget, l.Heavy = H2O, 100, 50
 	got, err := m.Logits(tokens[:5], LESS{Layer: l, Ubatch: 2}.Attention())
 	require.NoError(t, err)
 	assert.InDeltaSlice(t, want[:5*m.Vocab], got, 1e-3)

@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/lesskv/lesskv/cgo/kernels"
 	"github.com/lesskv/lesskv/integration/heldout"
 	"github.com/lesskv/lesskv/integration/record"
 	"github.com/lesskv/lesskv/integration/reference"
@@ -68,7 +69,7 @@ func main() {
 		cache = os.TempDir()
 	}
 	s := &sweep{ctx: ctx}
-	flag.StringVar(&s.policy, "policy", "h2o", "sparse policy: h2o, lambda or peak")
+	flag.StringVar(&s.policy, "policy", "h2o", "sparse policy, which says what stays: "+kernels.PolicyHelp())
 	flag.IntVar(&s.budget, "budget", 102, "slots per KV head")
 	flag.IntVar(&s.steps, "steps", 0, "steps of the optimiser, 0 for the default")
 	flag.IntVar(&s.threads, "threads", limits.CPUs(), "layers to fit at a time; a model this small runs on one thread")

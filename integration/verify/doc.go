@@ -21,7 +21,7 @@
 //	f32         the same in f32: how much of a distance is rounding
 //	q8_0, q4_0  the runtime's own quantised caches, with flash attention
 //	window      the newest tokens alone
-//	sparse      a policy (h2o, lambda, peak): what it evicts is lost
+//	sparse      a policy (Policies): what it evicts is lost
 //	Baseline+   sparse, with the bytes of LESS's state as more slots
 //	Baseline++  sparse, with the bytes of LESS's state and kernels as more slots
 //	LESS        sparse, and what is evicted is folded into the state

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/lesskv/lesskv/cgo/kernels"
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/patches/limits"
 )
@@ -43,7 +44,7 @@ func Methods() []string {
 }
 
 // Policies lists the policies.
-func Policies() []string { return []string{"h2o", "lambda", "peak"} }
+func Policies() []string { return kernels.PolicyNames() }
 
 // A Budget is what a sparse cache keeps for each layer and KV head: Tokens, or a share of the context.
 type Budget struct {

@@ -238,7 +238,8 @@ func TestBrowser(t *testing.T) {
 	}
 	assert.GreaterOrEqual(t, drawn, len(marks)*3/4, "points that others hide may be missing")
 
-	for picture, n := range map[string]int{"position": 2 * 5 * 4, "layers": 2 * 3 * 6, "memory": 4} {
+	policies := len(verify.Policies())
+	for picture, n := range map[string]int{"position": 2 * (policies + 2) * 4, "layers": 2 * policies * 6, "memory": 4} { // q4_0, and one adapter
 		assert.Len(t, marksIn(t, dom, picture), n, picture)
 	}
 	for _, m := range marksIn(t, dom, "position") {

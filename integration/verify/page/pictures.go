@@ -26,12 +26,27 @@ var methodColours = map[string]color.RGBA{
 	verify.LESS:     {0x20, 0x70, 0xb0, 0xff},
 }
 
-var policyColours = map[string]color.RGBA{
-	"h2o": {0xc0, 0x50, 0x30, 0xff}, "lambda": {0x60, 0x90, 0x30, 0xff}, "peak": {0x20, 0x70, 0xb0, 0xff}, "": {0x50, 0x50, 0x50, 0xff},
+// looks are those of the policies, in their order; with more policies than looks they begin anew.
+var looks = []struct {
+	colour color.RGBA
+	glyph  draw.GlyphDrawer
+}{
+	{color.RGBA{0xc0, 0x50, 0x30, 0xff}, draw.CircleGlyph{}},
+	{color.RGBA{0x60, 0x90, 0x30, 0xff}, draw.BoxGlyph{}},
+	{color.RGBA{0x20, 0x70, 0xb0, 0xff}, draw.PyramidGlyph{}},
+	{color.RGBA{0xa0, 0x40, 0xa0, 0xff}, draw.CrossGlyph{}},
+	{color.RGBA{0xc0, 0x90, 0x10, 0xff}, draw.TriangleGlyph{}},
+	{color.RGBA{0x10, 0x90, 0x90, 0xff}, draw.SquareGlyph{}},
 }
 
-var policyGlyphs = map[string]draw.GlyphDrawer{
-	"h2o": draw.CircleGlyph{}, "lambda": draw.BoxGlyph{}, "peak": draw.PyramidGlyph{}, "": draw.RingGlyph{},
+// look returns the colour and shape of a policy; "" is none.
+func look(policy string) (color.RGBA, draw.GlyphDrawer) {
+	i := slices.Index(verify.Policies(), policy)
+	if i < 0 {
+		return color.RGBA{0x50, 0x50, 0x50, 0xff}, draw.RingGlyph{}
+	}
+	l := looks[i%len(looks)]
+	return l.colour, l.glyph
 }
 
 // Pictures draws what the report has.
@@ -131,7 +146,8 @@ func quality(r *verify.Report) ([]*Picture, error) {
 				if !named[method] {
 					names, named[method] = []string{method}, true
 				}
-				if err := e.plot(p, colour, policyGlyphs[policy], nil, names...); err != nil {
+				_, shape := look(policy)
+				if err := e.plot(p, colour, shape, nil, names...); err != nil {
 					return nil, err
 				}
 			}
@@ -141,7 +157,8 @@ func quality(r *verify.Report) ([]*Picture, error) {
 		}
 		for _, policy := range verify.Policies() {
 			if slices.ContainsFunc(p.marks, func(m mark) bool { return m.data["policy"] == policy }) {
-				p.plot.Legend.Add(policy, glyph{policyGlyphs[policy]})
+				_, shape := look(policy)
+				p.plot.Legend.Add(policy, glyph{shape})
 			}
 		}
 		p.plot.X.Scale, p.plot.X.Tick.Marker = plot.LogScale{}, powers{}
@@ -212,7 +229,8 @@ func positions(r *verify.Report) ([]*Picture, error) {
 			if row.Method == verify.Sparse {
 				dashes = []vg.Length{vg.Points(4), vg.Points(3)}
 			}
-			if err := e.plot(p, policyColours[row.Policy], policyGlyphs[row.Policy], dashes, row.Name()); err != nil {
+			colour, shape := look(row.Policy)
+			if err := e.plot(p, colour, shape, dashes, row.Name()); err != nil {
 				return nil, err
 			}
 		}
@@ -261,12 +279,13 @@ func layers(r *verify.Report) ([]*Picture, error) {
 		if err != nil {
 			return nil, err
 		}
-		line.Color, points.Color, points.Shape = policyColours[x.Policy], policyColours[x.Policy], policyGlyphs[x.Policy]
+		colour, shape := look(x.Policy)
+		line.Color, points.Color, points.Shape = colour, colour, shape
 		dotted, err := plotter.NewLine(kept)
 		if err != nil {
 			return nil, err
 		}
-		dotted.Color, dotted.Dashes = policyColours[x.Policy], []vg.Length{vg.Points(1), vg.Points(2)}
+		dotted.Color, dotted.Dashes = colour, []vg.Length{vg.Points(1), vg.Points(2)}
 		p.plot.Add(line, points, dotted)
 		p.plot.Legend.Add(x.Policy, line, points)
 	}

@@ -115,7 +115,7 @@ func newBench(t *testing.T) *bench {
 	b.code = fstest.MapFS{
 		"kernels/lesskv.h":     {Data: []byte("// lesskv.h\n")},
 		"kernels/attend.c":     {Data: []byte("#include \"lesskv.h\"\nint attend;\n")},
-		"kernels/policy.c":     {Data: []byte("#include \"lesskv.h\"\nint policy;\n")},
+		"kernels/select.c":     {Data: []byte("#include \"lesskv.h\"\nint select;\n")},
 		"kernels/kernels.go":   {Data: []byte("package kernels\n")},
 		"llama/binding.cpp":    {Data: []byte("#include \"binding.h\"\nint binding;\n")},
 		"llama/worker.cpp":     {Data: []byte("#include \"worker_wire.h\"\nint worker;\n")},
@@ -213,7 +213,7 @@ func TestBothTrees(t *testing.T) {
 	require.ElementsMatch(t, []string{
 		"archive libbinding.a", "link lesskv-worker", "link lesskv-worker-unmodified",
 		"ggml/src/ggml-cpu/quants.c", b.arch(), "ggml/src/ggml.c", "src/models/lesskv-all.cpp", // once for both trees
-		"less/attend.c", "less/binding.cpp", "less/policy.c",
+		"less/attend.c", "less/binding.cpp", "less/select.c",
 		"less/worker.cpp", "less/worker.cpp", // with -DLESSKV and without
 		"src/llama.cpp", "src/llama.cpp", // patched and not
 	}, b.did())
@@ -236,9 +236,9 @@ func TestBothTrees(t *testing.T) {
 	archive := b.read(l.Package(), "libbinding.a")
 	require.Contains(t, archive, "less_binding.cpp-")
 	require.NotContains(t, archive, "less_worker.cpp-")
-	require.Contains(t, b.read(l.Worker()), "int policy;")
+	require.Contains(t, b.read(l.Worker()), "int select;")
 	require.NotContains(t, b.read(l.Worker()), "int binding;", "it calls back into Go")
-	require.NotContains(t, b.read(l.UnmodifiedWorker()), "int policy;")
+	require.NotContains(t, b.read(l.UnmodifiedWorker()), "int select;")
 	require.NoDirExists(t, filepath.Join(string(l), ".staging"))
 
 	out, err := goCommand(b.dir, "list", "-m", "-f", "{{.Dir}}", pins.GoLlama.Path)
@@ -274,18 +274,32 @@ func TestOneKernel(t *testing.T) {
 	b.did()
 	stamp := b.read(b.layout().Package(), "zz_lesskv_build.go")
 
-	b.code["kernels/policy.c"] = &fstest.MapFile{Data: []byte("#include \"lesskv.h\"\nlong policy;\n")}
+	b.code["kernels/select.c"] = &fstest.MapFile{Data: []byte("#include \"lesskv.h\"\nlong select;\n")}
 	b.run()
-	require.Equal(t, []string{"archive libbinding.a", "less/policy.c", "link lesskv-worker"}, b.did())
+	require.Equal(t, []string{"archive libbinding.a", "less/select.c", "link lesskv-worker"}, b.did())
 	require.NotEqual(t, stamp, b.read(b.layout().Package(), "zz_lesskv_build.go"), "or the go command would not link anew")
 
 	b.code["kernels/lesskv.h"] = &fstest.MapFile{Data: []byte("// another\n")}
 	b.run()
-	require.Equal(t, []string{"archive libbinding.a", "less/attend.c", "less/policy.c", "link lesskv-worker", "src/llama.cpp"}, b.did())
+	require.Equal(t, []string{"archive libbinding.a", "less/attend.c", "less/select.c", "link lesskv-worker", "src/llama.cpp"}, b.did())
 
 	b.code["llama/worker.cpp"] = &fstest.MapFile{Data: []byte("long worker;\n")}
 	b.run()
 	require.Equal(t, []string{"archive libbinding.a", "less/worker.cpp", "less/worker.cpp", "link lesskv-worker", "link lesskv-worker-unmodified"}, b.did())
+}
+
+// A policy is of one object with the list of them: nothing refers to it, and a linker would leave it in the archive.
+func TestPoliciesAreOneUnit(t *testing.T) {
+	b := newBench(t)
+	b.code["kernels/policy.c"] = &fstest.MapFile{Data: []byte("int list;\n")}
+	b.code["kernels/policy_new.c"] = &fstest.MapFile{Data: []byte("int one;\n")}
+	b.run()
+	did := b.did()
+	require.Contains(t, did, "less/lesskv-policies.c")
+	require.NotContains(t, did, "less/policy.c")
+	require.NotContains(t, did, "less/policy_new.c")
+	require.Equal(t, "// Generated: every policy in one unit.\n#include \"policy.c\"\n#include \"policy_new.c\"\n", b.read(b.layout().Sources(), "less/lesskv-policies.c"))
+	require.NoFileExists(t, filepath.Join(b.layout().UnmodifiedSources(), "less/lesskv-policies.c"))
 }
 
 func TestStampChangesTheCompiledPackage(t *testing.T) {
@@ -297,7 +311,7 @@ func TestStampChangesTheCompiledPackage(t *testing.T) {
 		return out[bytes.LastIndexByte([]byte(out), '/'):] // the hash of the contents, which is what a link depends on
 	}
 	first := export()
-	b.code["kernels/policy.c"] = &fstest.MapFile{Data: []byte("long policy;\n")}
+	b.code["kernels/select.c"] = &fstest.MapFile{Data: []byte("long select;\n")}
 	require.NotEqual(t, first, export())
 }
 
@@ -330,8 +344,8 @@ func TestPatchThatDoesNotApply(t *testing.T) {
 func TestOldRuntimeStaysWhileTheNewOneFails(t *testing.T) {
 	b := newBench(t)
 	b.run()
-	b.code["kernels/policy.c"] = &fstest.MapFile{Data: []byte("#error typing\n")}
-	b.fail("less/policy.c")
+	b.code["kernels/select.c"] = &fstest.MapFile{Data: []byte("#error typing\n")}
+	b.fail("less/select.c")
 	out, err := goCommand(b.dir, "list", "-m", pins.GoLlama.Path)
 	require.NoError(t, err, out)
 	require.FileExists(t, filepath.Join(b.layout().Package(), "libbinding.a"))
@@ -475,7 +489,7 @@ func TestApp(t *testing.T) {
 	require.NoError(t, assemble.Undo(b.o))
 	require.Equal(t, mod, b.read(b.app, "go.mod"))
 
-	b.code["kernels/policy.c"] = &fstest.MapFile{Data: []byte("long policy;\n")}
+	b.code["kernels/select.c"] = &fstest.MapFile{Data: []byte("long select;\n")}
 	b.run()
 	require.NotContains(t, b.read(b.app, "go.mod"), found.Package(), "other sources are another runtime")
 }
@@ -508,7 +522,7 @@ func TestPrune(t *testing.T) {
 	const long = 31 * 24 * time.Hour
 
 	// another version for another app: the first is in use
-	b.code["kernels/policy.c"] = &fstest.MapFile{Data: []byte("long policy;\n")}
+	b.code["kernels/select.c"] = &fstest.MapFile{Data: []byte("long select;\n")}
 	b.o.App = t.TempDir()
 	b.write(filepath.Join(b.o.App, "go.mod"), "module example.com/other\n\ngo 1.22\n")
 	age(first, long)
@@ -538,7 +552,7 @@ func TestPrune(t *testing.T) {
 	second := layout.Layout(filepath.Dir(runtimes()[0]))
 	require.NoError(t, os.Remove(filepath.Join(string(second), ".apps.json")))
 	require.NoError(t, os.Chtimes(filepath.Join(second.Package(), "libbinding.a"), time.Time{}, time.Now().Add(-long)))
-	b.code["kernels/policy.c"] = &fstest.MapFile{Data: []byte("short policy;\n")}
+	b.code["kernels/select.c"] = &fstest.MapFile{Data: []byte("short select;\n")}
 	b.run()
 	require.Len(t, runtimes(), 2)
 	oldRelease := filepath.Join(cache, "lesskv", "sources", "llama.cpp-v0.0.1")

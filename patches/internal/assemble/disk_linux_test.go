@@ -38,10 +38,10 @@ func TestFullAndReadOnlyDisks(t *testing.T) {
 	require.Greater(t, failed, 3)
 	require.FileExists(t, work)
 
-	b.code["kernels/policy.c"].Data = []byte("long policy;\n")
+	b.code["kernels/select.c"].Data = []byte("long select;\n")
 	require.NoError(t, unix.Mount("", b.o.Build, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""))
 	require.ErrorIs(t, assemble.Run(t.Context(), b.o), syscall.EROFS)
 	require.NoError(t, unix.Mount("", b.o.Build, "", unix.MS_REMOUNT, "size=4m"))
 	b.run()
-	require.Contains(t, b.read(b.o.Build, "llama.cpp/less/policy.c"), "long")
+	require.Contains(t, b.read(b.o.Build, "llama.cpp/less/select.c"), "long")
 }

@@ -49,7 +49,10 @@ func (a *assembly) make(ctx context.Context, kinds []kind) error {
 				return fmt.Errorf("%w: binding.h comes from the go-llama.cpp series", err)
 			}
 		}
-		if err := joinModels(t); err != nil {
+		if err := join(t, allModels, "every model in one unit", isModel); err != nil {
+			return err
+		}
+		if err := join(t, allPolicies, "every policy in one unit", isPolicy); err != nil {
 			return err
 		}
 		if err := t.Sync(a.dir(k)); err != nil {

@@ -67,15 +67,38 @@ const (
 	allModels = models + "lesskv-all.cpp"
 )
 
-func joinModels(files tree.Tree) error {
-	var b strings.Builder
-	b.WriteString("// Generated: every model in one unit.\n")
+func isModel(p string) bool {
+	return strings.HasPrefix(p, models) && path.Ext(p) == ".cpp"
+}
+
+// A policy registers itself before main. Of an archive a linker takes only objects that something refers to, which nothing does to a
+// policy: it comes with the list that it is in.
+const (
+	policy      = less + "policy"
+	allPolicies = less + "lesskv-policies.c"
+)
+
+func isPolicy(p string) bool {
+	return p == policy+".c" || strings.HasPrefix(p, policy+"_") && path.Ext(p) == ".c"
+}
+
+// join adds the unit all, which includes the sources beside it that are of a kind; none: there is none.
+func join(files tree.Tree, all, comment string, is func(string) bool) error {
+	b := strings.Builder{}
 	for _, p := range files.Paths() {
-		if name, ok := strings.CutPrefix(p, models); ok && path.Ext(name) == ".cpp" {
-			fmt.Fprintf(&b, "#include %q\n", name)
+		if is(p) {
+			fmt.Fprintf(&b, "#include %q\n", path.Base(p))
 		}
 	}
-	return files.Add(allModels, []byte(b.String()))
+	if b.Len() == 0 {
+		return nil
+	}
+	return files.Add(all, []byte("// Generated: "+comment+".\n"+b.String()))
+}
+
+// joined tells whether a source is part of a unit that join added.
+func joined(files tree.Tree, p string) bool {
+	return isModel(p) && p != allModels || isPolicy(p) && files[allPolicies] != nil
 }
 
 // packageHeaders are the headers of cgo/ that the Go package includes.
@@ -114,7 +137,7 @@ var (
 func (r *recipe) units(files tree.Tree) []build.Unit {
 	var plain, isa []build.Unit
 	for _, p := range files.Paths() {
-		if strings.HasPrefix(p, models) && p != allModels {
+		if joined(files, p) {
 			continue
 		}
 		u := build.Unit{Source: p, Flags: common, Weight: len(files[p])}
