@@ -17,7 +17,7 @@ What [`+"`lesskv tune`"+`](tuning.md) and slots of fewer bits come to at four by
 2,048 tokens, policy peak, everything against the unmodified runtime's f16 cache of 6,144 KiB. Bytes are those of one sequence with everything counted: slots with
 their scores and positions, state and kernels. KL is that of the full cache's predictions to the method's, in nats, with intervals of 95 %%; it is taken over the
 positions behind the first eviction of equal budgets. Nothing was tuned or trained on what is measured here. This page and [fidelity.json](fidelity.json), which has every
-number of it, are written by one command, in about three quarters of an hour on two cores:
+number of it, are written by one command, in half an hour to an hour on two cores:
 
     go run ./integration/fidelity
 
