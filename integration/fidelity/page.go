@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/lesskv/lesskv/integration/verify"
 )
@@ -123,6 +125,15 @@ Where the full cache answers less than half, nothing else was asked. Targets: 95
 		for _, s := range r.recallSums() {
 			say("\n%s, %s, %s: %d of the %d that the full cache answers, %.0f %%: %s.", s.share, s.types, s.budgets, s.right, s.full, 100*float64(s.right)/float64(s.full), verdict(s.target, float64(s.right)/float64(s.full)))
 		}
+	}
+	var missing []string
+	for name, n := range map[string]int{"what is left by head": len(r.Left.Heads), "budgets by layer": int(r.Layers.KiB), "other micro-batches": len(r.Ubatch), "a text that is not Go": len(r.Prose), "recall": len(r.Recall)} {
+		if n == 0 {
+			missing = append(missing, name)
+		}
+	}
+	if slices.Sort(missing); len(missing) > 0 {
+		say("\n## Not measured yet\n\nThe run was ended before these; the command goes on there: %s.", strings.Join(missing, ", "))
 	}
 	return b.Bytes()
 }
