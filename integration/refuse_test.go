@@ -151,7 +151,9 @@ func TestConfigRefused(t *testing.T) {
 	}{
 		{"negative budget", gopher, worker.LESS{Budget: -1}, []string{"budget", "-1"}},
 		{"negative share", gopher, worker.LESS{BudgetShare: -.5}, []string{"-0.5"}},
-		{"two budgets", gopher, worker.LESS{Budget: 100, BudgetShare: .1}, []string{"one of the three"}},
+		{"two budgets", gopher, worker.LESS{Budget: 100, BudgetShare: .1}, []string{"one of the four"}},
+		{"negative part", gopher, worker.LESS{BudgetFull: -.5}, []string{"-0.5"}},
+		{"a part that is too small", gopher, worker.LESS{BudgetFull: 1e-9}, []string{"too small"}},
 		{"too few bytes", gopher, worker.LESS{BudgetBytes: 100}, []string{"too small"}},
 		{"slots of too few heads", gopher, worker.LESS{Slots: []int{10, 20}}, []string{"2 heads", "12"}},
 		{"a head without slots", gopher, worker.LESS{Slots: []int{9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 0, 9}}, []string{"0 slots", "at least 1"}},

@@ -1,13 +1,14 @@
 package lesskv
 
 import (
+	"fmt"
 	"strconv"
 
 	llama "github.com/go-skynet/go-llama.cpp"
 )
 
-// A Budget is how many pairs of key and value stay, for each layer and KV head. Make one with Tokens, Share, MiB, Bytes or
-// ParseBudget; the zero value is the default, 5 % of the context. One that would keep nothing makes llama.New fail with
+// A Budget is how many pairs of key and value stay, for each layer and KV head. Make one with Tokens, Share, MiB, Bytes,
+// Part or ParseBudget; the zero value is the default, 5 % of the context. One that would keep nothing makes llama.New fail with
 // ErrBudget.
 type Budget struct {
 	text string // as LESSKV_BUDGET would have it
@@ -25,10 +26,14 @@ func MiB(n float64) Budget { return Budget{number(n) + "MiB"} }
 // Bytes is a budget in memory: as many pairs as fit, when the state of one sequence and the kernels are paid for.
 func Bytes(n uint64) Budget { return Budget{number(float64(n)/1024) + "KiB"} }
 
+// Part is a budget in memory, as Bytes: n/of of the bytes that the full f16 cache takes at the context, so that Part(1, 16) is
+// a sixteenth of them, whatever the type of the slots. 1 <= n <= of.
+func Part(n, of int) Budget { return Budget{fmt.Sprintf("%d/%d", n, of)} }
+
 func number(x float64) string { return strconv.FormatFloat(x, 'f', -1, 64) }
 
 // ParseBudget reads a budget as LESSKV_BUDGET and the flag have it: "1024" tokens, "5%" of the context, "64MiB" of memory
-// (or KiB, GiB), "" the default. The error says what is wrong with it.
+// (or KiB, GiB), "1/16" of the full f16 cache's memory, "" the default. The error says what is wrong with it.
 func ParseBudget(s string) (Budget, error) {
 	if err := llama.CheckLESSKVBudget(s); err != nil {
 		return Budget{}, err

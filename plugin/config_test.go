@@ -27,6 +27,8 @@ func TestConfigResolved(t *testing.T) {
 		"above context":   {lesskv.Config{Budget: lesskv.Tokens(1e6)}, "h2o", 2048, 1024, 1},
 		"memory":          {lesskv.Config{Budget: lesskv.MiB(1)}, "h2o", 1 << 20 / (6 * 2 * (2*64*2 + 8)), 165, 1},
 		"bytes":           {lesskv.Config{Budget: lesskv.Bytes(1 << 20)}, "h2o", 1 << 20 / (6 * 2 * (2*64*2 + 8)), 165, 1},
+		"part":            {lesskv.Config{Budget: lesskv.Part(1, 16)}, "h2o", 2048 * 256 / 16 / (2*64*2 + 8), 62, 1},
+		"part of q8_0":    {lesskv.Config{Budget: lesskv.Part(1, 16), Keys: lesskv.Q8, Values: lesskv.Q8}, "h2o", 2048 * 256 / 16 / (68 + 68 + 8), 113, 1},
 		"f32":             {lesskv.Config{Budget: lesskv.MiB(1), Keys: lesskv.F32, Values: lesskv.F32}, "h2o", 1 << 20 / (6 * 2 * (2*64*4 + 8)), 84, 1},
 		"q4_0":            {lesskv.Config{Budget: lesskv.MiB(0.5), Keys: lesskv.Q4, Values: lesskv.Q4}, "h2o", 1 << 19 / (6 * 2 * (36 + 36 + 8)), 273, 1},
 		"q4_0 and q8_0":   {lesskv.Config{Budget: lesskv.MiB(0.5), Keys: lesskv.Q4, Values: lesskv.Q8}, "h2o", 1 << 19 / (6 * 2 * (36 + 68 + 8)), 195, 1},
@@ -151,7 +153,7 @@ func TestEnvironment(t *testing.T) {
 }
 
 func TestParseBudget(t *testing.T) {
-	for _, good := range []string{"", "1", "1024", "5%", "0.5%", "150%", "5 %", "64MiB", "1.5GiB", "10 KiB", "2147483647"} {
+	for _, good := range []string{"", "1", "1024", "5%", "0.5%", "150%", "5 %", "64MiB", "1.5GiB", "10 KiB", "2147483647", "1/16", "3/64", "1 / 2", "1/1"} {
 		b, err := lesskv.ParseBudget(good)
 		require.NoError(t, err, good)
 		assert.Equal(t, good, b.String())
@@ -161,11 +163,12 @@ func TestParseBudget(t *testing.T) {
 		require.NoError(t, again.UnmarshalText(text))
 		assert.Equal(t, b, again)
 	}
-	for _, bad := range []string{"0", "-1", "1.5", "x", "%", "0%", "-5%", "NaN%", "Inf%", "MiB", "0MiB", "-1MiB", "1e300GiB", "64MB", "1024 ", "2147483648", "99999999999999999999"} {
+	for _, bad := range []string{"0", "-1", "1.5", "x", "%", "0%", "-5%", "NaN%", "Inf%", "MiB", "0MiB", "-1MiB", "1e300GiB", "64MB", "1024 ", "2147483648", "99999999999999999999", "1/0", "0/4", "2/1", "1/", "/2", "1/2/3", "-1/2", "1/2.5", "1/4294967297"} {
 		_, err := lesskv.ParseBudget(bad)
 		require.Error(t, err, bad)
 		assert.Contains(t, err.Error(), `"`+bad+`"`)
-		assert.Contains(t, err.Error(), "want tokens (1024), a share of the context (5%) or memory (64MiB)")
+		assert.Contains(t, err.Error(), "want tokens (1024), a share of the context (5%), memory (64MiB), or a share of the full cache's (1/16)")
 	}
 	assert.Equal(t, "25%", lesskv.Share(0.25).String())
+	assert.Equal(t, "1/16", lesskv.Part(1, 16).String())
 }

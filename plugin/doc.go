@@ -40,7 +40,7 @@
 // anew can be switched:
 //
 //	LESSKV                on, off
-//	LESSKV_BUDGET         1024, 5%, 64MiB
+//	LESSKV_BUDGET         1024, 5%, 64MiB, or 1/16 of the full f16 cache's bytes
 //	LESSKV_POLICY         h2o, lambda, peak, or another name of [Policies]
 //	LESSKV_HEAVY          a number of tokens
 //	LESSKV_PINNED         a number of tokens

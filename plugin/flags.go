@@ -44,7 +44,7 @@ func RegisterFlags(fs *flag.FlagSet, prefix string) *Flags {
 	}
 	fs.Var(boolValue{func(on bool) { f.on, f.off = on, !on }}, name, "a KV cache of constant size; =off for the unmodified one")
 	c := &f.config
-	add("budget", "what stays in the cache: `N` tokens, N% of the context or NMiB of memory (default 5%)", func(s string) (err error) {
+	add("budget", "what stays in the cache: `N` tokens, N% of the context, NMiB of memory or 1/N of the full f16 cache's (default 5%)", func(s string) (err error) {
 		c.Budget, err = ParseBudget(s)
 		return err
 	})

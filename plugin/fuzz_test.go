@@ -21,7 +21,7 @@ import (
 // FuzzBudget: any text is a budget, which is written as it was read, or refused by quoting it; and a budget of any number is one if it
 // keeps something.
 func FuzzBudget(f *testing.F) {
-	for _, s := range []string{"", "1024", "5%", "64MiB", "0.5 GiB", "1e2KiB", "-1", "0x10", "nan%", "1_000", "99999999999"} {
+	for _, s := range []string{"", "1024", "5%", "64MiB", "0.5 GiB", "1e2KiB", "-1", "0x10", "nan%", "1_000", "99999999999", "1/16", "3 / 64", "1/0"} {
 		f.Add(s, 5, 0.05)
 	}
 	f.Fuzz(func(t *testing.T, s string, n int, x float64) {
@@ -44,6 +44,8 @@ func FuzzBudget(f *testing.F) {
 			require.Equal(t, n >= 1 && n <= math.MaxInt32, reads(lesskv.Tokens(n)), "%d tokens", n)
 			require.Equal(t, x*100 > 0 && !math.IsInf(x*100, 0), reads(lesskv.Share(x)), "a share of %v", x)
 			require.Equal(t, x*(1<<20) >= 1 && x*(1<<20) < 1<<62, reads(lesskv.MiB(x)), "%v MiB", x)
+			require.Equal(t, n >= 1 && n <= 16, reads(lesskv.Part(n, 16)), "%d/16", n)
+			require.Equal(t, n >= 3 && n <= math.MaxInt32, reads(lesskv.Part(3, n)), "3/%d", n)
 			if n >= 0 {
 				require.Equal(t, n >= 1 && n < 1<<62, reads(lesskv.Bytes(uint64(n))), "%d bytes", n)
 			}

@@ -89,9 +89,18 @@ void lesskv_memory::load_weights() {
 
 void lesskv_memory::resolve_budget(const lesskv_config & cfg) {
     const int64_t n_ctx = cparams.n_ctx_seq;
-    if (cfg.budget < 0 || !(cfg.budget_share >= 0.0) || (cfg.budget > 0) + (cfg.budget_share > 0.0) + (cfg.budget_bytes > 0) + (cfg.slots != nullptr) > 1) {
-        refuse(format("budget %d tokens, %g of the context, %llu bytes%s: give one of the three%s, and none below 0", cfg.budget, cfg.budget_share,
-                    (unsigned long long) cfg.budget_bytes, cfg.slots ? ", slots of every head" : "", cfg.slots ? ", or slots" : ""));
+    const int n_given = (cfg.budget > 0) + (cfg.budget_share > 0.0) + (cfg.budget_bytes > 0) + (cfg.budget_full > 0.0) + (cfg.slots != nullptr);
+    if (cfg.budget < 0 || !(cfg.budget_share >= 0.0) || !(cfg.budget_full >= 0.0) || n_given > 1) {
+        refuse(format("budget %d tokens, %g of the context, %llu bytes, %g of the full cache's bytes%s: give one of the four%s, and none below 0", cfg.budget,
+                    cfg.budget_share, (unsigned long long) cfg.budget_bytes, cfg.budget_full, cfg.slots ? ", slots of every head" : "", cfg.slots ? ", or slots" : ""));
+    }
+    uint64_t bytes = cfg.budget_bytes;
+    if (cfg.budget_full > 0.0) {
+        uint64_t full = 0;
+        for (const auto & l : layers) {
+            full += l.shares ? 0 : full_bytes(l);
+        }
+        bytes = (uint64_t) std::max(1.0, std::min(cfg.budget_full, 1e6)*full); // more than all that there can be is no more than that
     }
     pinned = cfg.pinned;
     load_weights();
@@ -114,19 +123,19 @@ void lesskv_memory::resolve_budget(const lesskv_config & cfg) {
         n = std::accumulate(slots.begin(), slots.end(), (int64_t) 0)/(int64_t) slots.size();
     } else if (cfg.budget > 0) {
         n = cfg.budget;
-    } else if (cfg.budget_bytes > 0) {
-        if (const uint64_t some = bytes_of(slots); cfg.budget_bytes < some) {
+    } else if (bytes > 0) {
+        if (const uint64_t some = bytes_of(slots); bytes < some) {
             refuse(format("a budget of %.3f MiB is too small: state, kernels, sliding windows and one slot in every head take %.3f MiB",
-                        cfg.budget_bytes/1048576.0, some/1048576.0));
+                        bytes/1048576.0, some/1048576.0));
         }
         int64_t over = n_ctx + 1; // bytes grow with B, nearly: where slots differ in size a larger B may take less
         n = 1;
         while (over - n > 1) {
             const int64_t b = n + (over - n)/2;
-            (bytes_of(allocate((int32_t) b)) <= cfg.budget_bytes ? n : over) = b;
+            (bytes_of(allocate((int32_t) b)) <= bytes ? n : over) = b;
         }
         for (int64_t b = std::min(over + 8, n_ctx); b > n; --b) {
-            if (bytes_of(allocate((int32_t) b)) <= cfg.budget_bytes) {
+            if (bytes_of(allocate((int32_t) b)) <= bytes) {
                 n = b;
             }
         }

@@ -18,6 +18,14 @@ std::map<ggml_backend_buffer_type_t, size_t> lesskv_memory::memory_breakdown() c
     return { { ggml_backend_cpu_buffer_type(), inf.bytes_slots + inf.bytes_state + inf.bytes_kernels } };
 }
 
+uint64_t lesskv_memory::full_bytes(const lesskv_memory_layer & l) const {
+    uint64_t n = cparams.n_ctx_seq;
+    if (l.params.n_swa > 0 && !swa_full) { // as llama_kv_cache_iswa sizes its sliding-window half
+        n = GGML_PAD(std::min<uint64_t>(n, hparams.n_swa*(cparams.kv_unified ? cparams.n_seq_max : 1) + cparams.n_ubatch), 256);
+    }
+    return (uint64_t) l.params.n_head_kv*(l.params.dk + l.params.dv)*2*n;
+}
+
 void lesskv_memory::info(lesskv_info & out) const {
     out = {};
     snprintf(out.policy, sizeof(out.policy), "%s", lesskv_policy_name(policy));
@@ -29,10 +37,6 @@ void lesskv_memory::info(lesskv_info & out) const {
     for (const auto & b : budgets) {
         out.recent = std::min(out.recent, b.slots - b.heavy);
     }
-
-    const uint64_t n_ctx = cparams.n_ctx_seq;
-    // as llama_kv_cache_iswa sizes its sliding-window half
-    const uint64_t n_ctx_swa = swa_full ? n_ctx : GGML_PAD(std::min<uint64_t>(n_ctx, hparams.n_swa*(cparams.kv_unified ? cparams.n_seq_max : 1) + cparams.n_ubatch), 256);
 
     uint64_t slots = 0, state = 0;
     for (const auto & l : layers) {
@@ -50,7 +54,7 @@ void lesskv_memory::info(lesskv_info & out) const {
         lesskv_layer_bytes(&l.params, &s, &st);
         slots += s;
         state += st;
-        out.bytes_full += (uint64_t) l.params.n_head_kv*(l.params.dk + l.params.dv)*2*(l.params.n_swa > 0 ? n_ctx_swa : n_ctx);
+        out.bytes_full += full_bytes(l);
     }
     for (const auto & seq : seqs) {
         out.n_seq += !seq.caches.empty();

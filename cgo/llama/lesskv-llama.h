@@ -29,10 +29,11 @@ struct lesskv_adapter;
 // What is asked for; lesskv_config_default() and then what differs. Needed until llama_init_from_model returns.
 struct lesskv_config {
     const char * policy;       // a name of lesskv_policy_text; default: the adapter's, without one h2o
-    int32_t budget;            // slots per KV head, B; one of the three budgets, else 5 % of the context
+    int32_t budget;            // slots per KV head, B; one of the four budgets, else 5 % of the context
     double  budget_share;      // of n_ctx: B = max(64, floor(share n_ctx))
     uint64_t budget_bytes;     // one sequence: the largest B that fits after state and kernels
-    const int32_t * slots;     // B of every KV head that has a budget, layer by layer, in the place of these three; NULL: the adapter's
+    double  budget_full;       // the same, as a share of the bytes of the full f16 cache at n_ctx tokens
+    const int32_t * slots;     // B of every KV head that has a budget, layer by layer, in the place of these four; NULL: the adapter's
     int32_t n_slots;           // allocation spreads B over them, or all have the same
     int32_t heavy;             // h <= B; -1 (default): the policy's own share
     int32_t pinned;            // first positions that are never evicted; default 1

@@ -154,6 +154,7 @@ private:
     void set_slots(const std::vector<int32_t> & slots, int32_t heavy_asked); // B of every KV head that has a budget, layer by layer
     std::vector<int32_t> allocate(int32_t budget) const;
     uint64_t bytes_of(const std::vector<int32_t> & slots) const; // of one sequence, and the kernels
+    uint64_t full_bytes(const lesskv_memory_layer & l) const; // of the unmodified f16 cache at n_ctx tokens
     void load_adapter(const lesskv_config & cfg);
     bool reserve_scratch();
     bool make(sequence & seq);         // its caches; false: no memory

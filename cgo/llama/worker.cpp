@@ -11,7 +11,7 @@
 //     open       path, n_ctx=0 (the model's), n_batch=2048, n_ubatch=512, n_seq_max=1, threads=1, type_k=f16, type_v=f16
 //                (f32 f16 q8_0 q4_0), flash_attn=0, kv_unified=0, swa_full=1, embeddings=0, capture=0, rope_base=0,
 //                rope_scale=0 (the model's), rollback=0 (n_rs_seq)
-//                less=0, and with less=1 the fields of lesskv_config: policy, budget, budget_share, budget_bytes, heavy,
+//                less=0, and with less=1 the fields of lesskv_config: policy, budget, budget_share, budget_bytes, budget_full, heavy,
 //                pinned, less_type_k, less_type_v, adapter, force_adapter, reference, profile
 //     close
 //     info       -> arch desc n_vocab n_embd n_layer n_head n_head_kv n_ctx_train n_swa n_ctx n_batch n_ubatch n_seq_max
@@ -450,6 +450,7 @@ private:
         config.budget        = int32_t (req.integer("budget", INT32_MIN, max_i32, config.budget));
         config.budget_share  = req.real("budget_share", config.budget_share);
         config.budget_bytes  = uint64_t(req.integer("budget_bytes", 0, INT64_MAX, int64_t(config.budget_bytes)));
+        config.budget_full   = req.real("budget_full", config.budget_full);
         config.slots         = slots.empty() ? nullptr : slots.data();
         config.n_slots       = int32_t (slots.size());
         config.heavy         = int32_t (req.integer("heavy",  INT32_MIN, max_i32, config.heavy));

@@ -7,15 +7,14 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"math"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"unicode/utf8"
 
 	"github.com/lesskv/lesskv/integration/record"
+	"github.com/lesskv/lesskv/integration/worker"
 )
 
 // A document is a file of text; "-" is standard input.
@@ -83,18 +82,14 @@ func inputs(model string, texts []document, outputs []output) []string {
 
 // parseBudget reads slots per KV head: a number, or a share of the context ("Budgets" in algorithm.md).
 func parseBudget(s string, context int) (int, error) {
-	share, percent := strings.CutSuffix(s, "%")
-	x, err := strconv.ParseFloat(share, 64)
-	b := int(x)
-	switch {
-	case err == nil && math.Abs(x) > most:
-		return 0, fmt.Errorf("--budget %s: more than can be counted", s)
-	case err == nil && percent && x > 0 && x <= 100:
-		b = max(64, int(x/100*float64(context)))
-	case err != nil || percent || x != float64(b) || b < 1:
-		return 0, fmt.Errorf("--budget %s: want a number of tokens, or a share of the context such as 5%%", s)
+	b, err := worker.ParseBudget(s)
+	if err == nil && b.InBytes() {
+		err = fmt.Errorf("budget %q: want tokens (102) or a share of the context (5%%)", s)
 	}
-	return b, nil
+	if err != nil {
+		return 0, fmt.Errorf("--budget %s: %w", s, err)
+	}
+	return b.Slots(context), nil
 }
 
 // readTexts returns the tokens of all documents, one after the other, each behind the token that starts a sequence.

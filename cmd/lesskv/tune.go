@@ -30,7 +30,6 @@ type tuneOptions struct {
 	tune.Options
 	texts   []string
 	output  string
-	adapter string
 	budget  string
 	types   string
 	context int
@@ -56,7 +55,7 @@ not tuned on too. The text is as for lesskv train.
 Finished measurements are kept in a folder beside the output (OUTPUT.work) until
 the adapter is written: after Ctrl-C the same command goes on.`,
 		Example: `  lesskv tune -m model.gguf -d texts/
-  lesskv tune -m model.gguf -d texts/ -b 1024 --types q8_0
+  lesskv tune -m model.gguf -d texts/ -b 1/16 --types q8_0
   lesskv tune -m model.gguf -d texts/ --adapter trained.gguf -o both.gguf`,
 		Args: textArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd) },
@@ -65,14 +64,14 @@ the adapter is written: after Ctrl-C the same command goes on.`,
 	f.StringVarP(&o.Model, "model", "m", "", "GGUF `file` of the model")
 	f.StringArrayVarP(&o.texts, "data", "d", nil, "text to tune on: a `file`, a folder, or - (may be given several times)")
 	f.StringVarP(&o.output, "output", "o", "", "`file` to write (default: MODEL.lesskv.gguf beside the model)")
-	f.StringVar(&o.adapter, "adapter", "", "`file` whose phi and psi go into the output; they are not part of what is measured")
-	f.StringVarP(&o.budget, "budget", "b", "5%", "slots of a KV head on average: tokens, or a share of the context as 5%")
+	f.StringVar(&o.Adapter, "adapter", "", "`file` whose phi and psi are part of what is measured, and of the output")
+	f.StringVarP(&o.budget, "budget", "b", "5%", "slots of a KV head on average: tokens, or a share of the context as 5%; or bytes of one sequence: 64MiB, or a share of the full f16 cache's as 1/16")
 	f.StringVar(&o.Policy, "policy", "peak", "sparse policy, which says what stays: "+kernels.PolicyHelp())
 	f.StringVar(&o.types, "types", "f16", "type of the slots: f16, f32, q8_0, q4_0, or one for keys and one for values, as q4_0,q8_0")
 	addNumber(f, &o.Ubatch, "ubatch", "", 32, 1, most, "tokens of a micro-batch: evictions happen after each")
 	addNumber(f, &o.context, "context", "c", 2048, 0, 1<<24, "tokens of a window, 0 for the model's context")
 	addNumber(f, &o.windows, "windows", "w", 2, 1, most, "windows of text to tune on; one more is for validation")
-	addNumber(f, &o.Refine, "refine", "", 24, 0, most, "allocations to measure as a whole after the first")
+	addNumber(f, &o.Rounds, "rounds", "", 4, 0, most, "rounds in which each head has a little less or more than the allocation, which is then improved")
 	addNumber(f, &o.Threads, "threads", "t", limits.CPUs(), 1, maxThreads, "threads")
 	f.StringVar(&o.plot, "plot", "", "`file` for a picture of sensitivity and allocation, .png or .svg; none for none (default: OUTPUT with .png)")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "no progress")
@@ -82,14 +81,14 @@ the adapter is written: after Ctrl-C the same command goes on.`,
 
 // parse checks flags that need more than a number, and fills in what depends on the model.
 func (o *tuneOptions) parse(m *weights.Model) (err error) {
-	if o.Refine == 0 {
-		o.Refine = -1 // as tune has it
+	if o.Rounds == 0 {
+		o.Rounds = -1 // as tune has it
 	}
 	if o.context == 0 {
 		o.context = m.Context
 	}
-	if o.Budget, err = parseBudget(o.budget, o.context); err != nil {
-		return err
+	if o.Budget, err = worker.ParseBudget(o.budget); err != nil {
+		return fmt.Errorf("--budget %s: %w", o.budget, err)
 	}
 	if o.TypeK, o.TypeV, err = worker.SlotTypes(o.types); err != nil {
 		return fmt.Errorf("--types: %w", err)
@@ -118,8 +117,8 @@ func (o *tuneOptions) run(cmd *cobra.Command) error {
 		outputs = append(outputs, output{"--plot", o.plot, pictureFile(o.plot)})
 	}
 	read := inputs(o.Model, texts, outputs)
-	if o.adapter != "" {
-		read = append(read, o.adapter)
+	if o.Adapter != "" {
+		read = append(read, o.Adapter)
 	}
 	if err := checkOutputs(read, outputs...); err != nil {
 		return err
@@ -141,6 +140,12 @@ func (o *tuneOptions) run(cmd *cobra.Command) error {
 		return stopped(ctx, cmd.ErrOrStderr(), err)
 	}
 	adapter.Budget = budgets(adapter, r)
+	if o.Adapter == "" {
+		if adapter.Trained.Heavy, err = kernels.PolicyHeavy(o.Policy, r.Budget); err != nil {
+			return err
+		}
+		adapter.Trained.Recent = r.Budget - adapter.Trained.Heavy
+	}
 	if err := adapter.Write(o.output); err != nil {
 		return err
 	}
@@ -154,21 +159,20 @@ func (o *tuneOptions) run(cmd *cobra.Command) error {
 
 // empty returns the adapter that the allocation goes into: one without phi and psi, or the one that was named.
 func (o *tuneOptions) empty(model *weights.Model) (*weights.Adapter, error) {
-	if o.adapter != "" {
-		a, err := readAdapter(o.adapter, model)
+	if o.Adapter != "" {
+		a, err := readAdapter(o.Adapter, model)
 		if err != nil {
 			return nil, err
 		}
 		if a.Trained.Policy != o.Policy {
-			return nil, usageError{fmt.Errorf("--policy %s: %s was trained with %s: want that", o.Policy, o.adapter, a.Trained.Policy)}
+			return nil, usageError{fmt.Errorf("--policy %s: %s was trained with %s: want that", o.Policy, o.Adapter, a.Trained.Policy)}
 		}
 		return a, nil
 	}
-	heavy, err := kernels.PolicyHeavy(o.Policy, o.Budget)
-	if err != nil {
+	if _, err := kernels.PolicyHeavy(o.Policy, 1); err != nil {
 		return nil, usageError{err}
 	}
-	return weights.New(model, 1, 1, weights.Trained{Policy: o.Policy, Heavy: heavy, Recent: o.Budget - heavy, Ubatch: o.Ubatch, Context: o.context}), nil
+	return weights.New(model, 1, 1, weights.Trained{Policy: o.Policy, Ubatch: o.Ubatch, Context: o.context}), nil
 }
 
 // cut makes windows of the texts.
@@ -232,12 +236,12 @@ func (o *tuneOptions) table(w io.Writer, r *tune.Result) error {
 		return err
 	}
 	_, err := fmt.Fprintf(w, `
-KL divergence from the full cache in nats, %d slots a head on average, %s:
+KL divergence from the full cache in nats, %d slots a head on average (%.0f KiB), %s:
   equal budgets      %.4f, on text that was not tuned on %.4f
   this allocation    %.4f, on text that was not tuned on %.4f
 Of a head: what limiting it alone costs; ~ a share of its layer's, which was limited as a whole.
 %s: the allocation, which weighs nothing in memory
-`, r.Budget, o.types, r.Equal, r.EqualValid, r.Tuned, r.TunedValid, o.output)
+`, r.Budget, float64(r.Bytes)/1024, o.types, r.Equal, r.EqualValid, r.Tuned, r.TunedValid, o.output)
 	return err
 }
 

@@ -37,8 +37,10 @@ type verifyOptions struct {
 	verify.Plan
 	texts    []string
 	budgets  []string
+	bytes    []string
 	start    bool
 	prompts  string
+	types    []string
 	memory   string
 	requires []string
 	output   string
@@ -67,11 +69,17 @@ Requirements are [[POLICY] METHOD [BUDGET]:] MEASURE <= NUMBER, without a method
 LESS's: "kl <= 0.2", "peak less 102: top1 > 0.85", "minus.baseline+.high < 0"
 (KL less that of Baseline+, upper end of the interval). Measures: ` + strings.Join(verify.MeasureNames(), ", ") + `.
 
+With --bytes it finds what is best under so many bytes: every policy, with equal
+budgets and with the adapters that are given, in slots of several types, everything
+counted. Nothing is trained for it. It prints them by their distance from the full
+cache, the best first, and writes report.json alone.
+
 Finished work is kept in OUTPUT/work until the report is written: after Ctrl-C or
 a crash the same command goes on. Without -m the model is gopher-5m, which is
 built in with its adapters and a text that it has not seen.`,
 		Example: `  lesskv verify -m model.gguf -w model.lesskv.gguf --text book.txt
   lesskv verify -m model.gguf -w peak.gguf --text book.txt -b 512,5% --ubatch 32,512 --require "kl <= 0.05"
+  lesskv verify -m model.gguf -w tuned.gguf --text book.txt --bytes 1/8,1/16,1/32,1/64 -n 0 --recall none
   lesskv verify -b 41,102 -o report/`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 0 {
@@ -90,13 +98,15 @@ built in with its adapters and a text that it has not seen.`,
 	f.BoolVar(&o.start, "bos", true, "put the model's first token before each window; =false to read them as they lie in the text")
 	f.IntSliceVarP(&o.Contexts, "context", "c", nil, "`tokens` of a window and of the context, one or several (default: the model's, 2048 at most)")
 	f.StringSliceVarP(&o.budgets, "budget", "b", []string{"5%"}, "slots per KV head, one or several: tokens, or a share of the context as 5%")
+	f.StringSliceVar(&o.bytes, "bytes", nil, "find what is best under so many bytes of one sequence, instead of budgets: shares of the full f16 cache's as 1/8,1/16, or 363KiB")
 	f.IntSliceVar(&o.Ubatches, "ubatch", []int{32}, "`tokens` of a micro-batch, one or several; generations, recall tasks and most pictures are of the first")
 	f.StringSliceVar(&o.Policies, "policy", verify.Policies(), "sparse policies, which say what stays: "+kernels.PolicyHelp())
-	f.StringVar(&o.SlotType, "type", "f16", "type of the slots: f16, f32, q8_0, q4_0, or one for keys and one for values, as q4_0,q8_0")
+	f.StringArrayVar(&o.types, "type", []string{"f16"}, "`type` of the slots: f16, f32, q8_0, q4_0, or one for keys and one for values, as q4_0,q8_0; with --bytes several may be given (default there: all but f32)")
 	f.StringSliceVar(&o.Methods, "method", verify.Methods(), "ways to hold the cache")
 	addNumber(f, &o.Generate, "tokens", "n", 48, 0, most, "tokens of each greedy generation, 0 for none")
 	f.StringVar(&o.prompts, "prompts", "", "JSON lines `file` of generations: {\"prompt\": …, \"reference\": …} (default: the first halves of the windows)")
 	f.StringSliceVar(&o.Recall, "recall", verify.RecallKinds(), "recall tasks, or none")
+	addNumber(f, &o.Tasks, "tasks", "", 1, 1, 1<<20, "recall tasks of each kind, length and depth")
 	f.StringVar(&o.Template, "template", "", "what a recall task is put into, with {prompt} in it, as a chat model wants it")
 	addNumber(f, &o.Read, "read", "", 0, 0, most, "read so many tokens along, at each budget, without a full cache beside it")
 	f.IntSliceVar(&o.Peaks, "peaks", nil, "`contexts` at which to measure the peak memory of both runtimes")
@@ -129,6 +139,8 @@ func (o *verifyOptions) run(cmd *cobra.Command) error {
 		if data, err = report.JSON(); err == nil {
 			_, err = cmd.OutOrStdout().Write(data)
 		}
+	} else if len(report.Best) > 0 {
+		err = page.Best(cmd.OutOrStdout(), report)
 	} else {
 		err = page.Table(cmd.OutOrStdout(), report)
 	}
@@ -184,6 +196,9 @@ func (o *verifyOptions) resolve(cmd *cobra.Command) (err error) {
 		}
 		o.Budgets = append(o.Budgets, b)
 	}
+	if err := o.sizes(cmd); err != nil {
+		return err
+	}
 	if o.Generate == 0 {
 		o.Generate = -1
 	}
@@ -229,6 +244,35 @@ func (o *verifyOptions) resolve(cmd *cobra.Command) (err error) {
 			return fmt.Errorf("reading the text: %w", err)
 		}
 		o.Text += string(data)
+	}
+	return nil
+}
+
+// sizes reads --bytes and the types that go with it.
+func (o *verifyOptions) sizes(cmd *cobra.Command) error {
+	o.Bytes = nil
+	for _, s := range o.bytes {
+		b, err := verify.ParseBudget(s)
+		if err != nil {
+			return err
+		}
+		if !b.InBytes() {
+			return usageError{fmt.Errorf("--bytes %s: want a share of the full f16 cache's bytes (1/16) or memory (64MiB)", s)}
+		}
+		o.Bytes = append(o.Bytes, b)
+	}
+	switch {
+	case len(o.Bytes) == 0 && len(o.types) == 1:
+		o.SlotType = o.types[0]
+	case len(o.Bytes) == 0:
+		return usageError{fmt.Errorf("--type %s: want one type, or --bytes", strings.Join(o.types, " and "))}
+	case cmd.Flags().Changed("type"):
+		o.SlotTypes = o.types
+	}
+	for _, name := range []string{"budget", "method", "read", "peaks"} {
+		if len(o.Bytes) > 0 && cmd.Flags().Changed(name) {
+			return usageError{fmt.Errorf("--%s: without effect where --bytes finds what is best", name)}
+		}
 	}
 	return nil
 }

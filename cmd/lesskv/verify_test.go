@@ -122,6 +122,21 @@ func TestREADMEIsARun(t *testing.T) {
 	}
 }
 
+// What is best under so many bytes is printed first, and is the whole report.
+func TestVerifyBytes(t *testing.T) {
+	dir, flags := verifyFiles(t)
+	flags = slices.DeleteFunc(flags, func(s string) bool { return s == "-b41" || strings.HasPrefix(s, "--method") })
+	status, out, stderr := command("", append(flags, "--bytes=1/4,90KiB", "--type=q8_0", "--type=q4_0,q8_0", "-n0")...)
+	require.Equal(t, exitOK, status, stderr)
+	for _, want := range []string{"under 192 KiB", "under 90 KiB"} {
+		assert.Contains(t, out, want)
+	}
+	assert.Len(t, regexp.MustCompile(`(?m)^best: +lambda `).FindAllString(out, -1), 2)
+	files, err := filepath.Glob(filepath.Join(dir, "model.verify", "*"))
+	require.NoError(t, err)
+	assert.Equal(t, []string{filepath.Join(dir, "model.verify", "report.json")}, files)
+}
+
 func TestVerifyRefused(t *testing.T) {
 	dir, flags := verifyFiles(t)
 	bad := filepath.Join(dir, "bad.jsonl")
@@ -137,6 +152,10 @@ func TestVerifyRefused(t *testing.T) {
 		"requirement":    {append(flags, "--require", "speed > 3"), exitUsage, "no measure speed"},
 		"method":         {append(flags, "--method=best"), exitUsage, `method "best"`},
 		"slots":          {append(flags, "--type=q4_1"), exitUsage, `slots of type "q4_1": want f16, f32, q8_0 or q4_0`},
+		"tokens":         {append(flags, "--bytes=102"), exitUsage, "--bytes 102: want a share of the full f16 cache's bytes"},
+		"two types":      {append(flags, "--type=q8_0", "--type=q4_0"), exitUsage, "want one type, or --bytes"},
+		"bytes, budget":  {append(flags, "--bytes=1/8"), exitUsage, "--budget: without effect"},
+		"in bytes":       {append(flags, "-b1/8"), exitUsage, "a budget in bytes"},
 		"windows":        {append(flags, "--windows=0"), exitUsage, "--windows 0"},
 		"memory":         {append(flags, "--memory=lots"), exitUsage, "--memory lots"},
 		"prompts":        {append(flags, "--prompts", bad), exitUsage, "line 2"},

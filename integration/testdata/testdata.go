@@ -30,6 +30,9 @@ const (
 	ReferencePeak102 = "gopher-5m.reference-peak-102.lesskv.gguf"
 	ReferencePeak41  = "gopher-5m.reference-peak-41.lesskv.gguf"
 
+	// Of a checkout alone, and not embedded: the module that apps download does not have it.
+	RecallModel = "recall/gopher-recall-5m.gguf"
+
 	Heldout = "heldout.txt"         // Go source, 1.1 MB
 	Windows = "heldout-windows.u16" // six windows of its tokens, little-endian: [6][2048]
 )
@@ -48,6 +51,25 @@ func Adapters() []string {
 
 // Read returns the content of a file.
 func Read(name string) ([]byte, error) { return files.ReadFile(name) }
+
+// RecallPath returns the path of RecallModel in the checkout that dir is in, its root or below.
+func RecallPath(dir string) (string, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return "", err
+	}
+	for {
+		path := filepath.Join(dir, "integration", "testdata", RecallModel)
+		if _, err := os.Stat(path); err == nil {
+			return path, nil
+		}
+		up := filepath.Dir(dir)
+		if up == dir {
+			return "", fmt.Errorf("integration/testdata/%s: %w: it is in a checkout, and not in the module that apps download", RecallModel, fs.ErrNotExist)
+		}
+		dir = up
+	}
+}
 
 // Path puts a file under the user's cache directory, or the system's temporary one where there is none, unless it is there
 // already, and returns its path. All files lie in one folder. It may be called by several processes at once.

@@ -1,6 +1,8 @@
 package testdata
 
 import (
+	"crypto/sha256"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -35,5 +37,20 @@ func TestPathIn(t *testing.T) {
 	require.NoError(t, err)
 	assert.Len(t, left, len(names), "nothing is left behind")
 	_, err = PathIn(dir, "none.gguf")
+	assert.ErrorIs(t, err, os.ErrNotExist)
+}
+
+// The recall model is in every checkout and its sum is that of its card's measurements; what apps download goes without it: its folder is a
+// module of its own, and it is not embedded.
+func TestRecallModel(t *testing.T) {
+	path, err := RecallPath(".")
+	require.NoError(t, err)
+	data, err := os.ReadFile(path)
+	require.NoError(t, err)
+	assert.Equal(t, "28f9a4f811a077ec32debabce311e229f4eaa7cf45afdd3c6d7a94acf52c6768", fmt.Sprintf("%x", sha256.Sum256(data)))
+	assert.FileExists(t, filepath.Join(filepath.Dir(path), "go.mod"))
+	_, err = Read(RecallModel)
+	assert.ErrorIs(t, err, os.ErrNotExist)
+	_, err = RecallPath(t.TempDir())
 	assert.ErrorIs(t, err, os.ErrNotExist)
 }

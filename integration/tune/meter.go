@@ -13,7 +13,7 @@ import (
 )
 
 // workFormat goes into the name of every piece. It changes with how the pieces are computed.
-const workFormat = 1
+const workFormat = 2
 
 // beside is how many caches read a window beside the full one: its logits, which are large, are never kept.
 const beside = 4
@@ -21,16 +21,18 @@ const beside = 4
 // meter measures distances. It has a worker with the full cache, and as many as run beside it.
 type meter struct {
 	o       *Options
-	context int // tokens of a window: what a head of no limit holds
-	chunk   int // tokens that are compared at a time
+	context int   // tokens of a window: what a head of no limit holds
+	budget  int   // slots of a head on average
+	chunk   int   // tokens that are compared at a time
+	taken   int64 // bytes of one sequence with that budget
 	heads   []worker.HeadInfo
 	full    *worker.Worker
 	others  []*worker.Worker
-	sums    [2]string // of the model and the worker
+	sums    [3]string // of the model, the worker and the adapter
 	bytes   int64     // of the model
 	store   *pieces.Store
 
-	offset, total int // of allocations, for progress
+	done, total int // of allocations, for progress
 }
 
 func open(ctx context.Context, o *Options) (_ *meter, err error) {
@@ -40,7 +42,10 @@ func open(ctx context.Context, o *Options) (_ *meter, err error) {
 			m.close()
 		}
 	}()
-	for i, path := range []string{o.Model, o.Worker} {
+	for i, path := range []string{o.Model, o.Worker, o.Adapter} {
+		if path == "" {
+			continue
+		}
 		if m.sums[i], err = pieces.HashFile(path); err != nil {
 			return nil, err
 		}
@@ -69,18 +74,38 @@ func open(ctx context.Context, o *Options) (_ *meter, err error) {
 	if _, err = m.full.Open(c); err != nil {
 		return nil, err
 	}
-	// which heads have a budget
-	if _, err = m.others[0].Open(m.config(nil)); err != nil {
-		return nil, err
+	return m, m.ask()
+}
+
+// ask asks the runtime which heads have a budget, and what it comes to.
+func (m *meter) ask() error {
+	w := m.others[0]
+	if _, err := w.Open(m.config(nil)); err != nil {
+		return err
 	}
-	if m.heads, err = m.others[0].Heads(); err != nil {
-		return nil, err
+	var err error
+	if m.heads, err = w.Heads(); err != nil {
+		return err
 	}
 	if len(m.heads) == 0 {
-		return nil, fmt.Errorf("%s: every layer has a sliding window: there is nothing to spread: %w", o.Model, ErrOption)
+		return fmt.Errorf("%s: every layer has a sliding window: there is nothing to spread: %w", m.o.Model, ErrOption)
 	}
-	return m, m.others[0].CloseModel()
+	if _, err := w.Decode(0, 0, m.o.Windows[0][:1], worker.None); err != nil { // before it nothing is held
+		return err
+	}
+	info, err := w.LESS()
+	if err != nil {
+		return err
+	}
+	m.budget, m.taken = info.Budget, info.SlotBytes+info.StateBytes+info.KernelBytes
+	if err := evicts(m.budget, m.o.Ubatch, m.context); err != nil {
+		return err
+	}
+	return w.CloseModel()
 }
+
+// first is the first position that counts: behind the first eviction of equal budgets, as in verify.
+func (m *meter) first() int { return m.budget + m.o.Ubatch }
 
 func (m *meter) close() {
 	for _, w := range append([]*worker.Worker{m.full}, m.others...) {
@@ -96,14 +121,14 @@ func (m *meter) close() {
 // config is a cache whose heads have so many slots; nil: equal ones.
 func (m *meter) config(slots []int) worker.Config {
 	o := m.o
-	l := &worker.LESS{Policy: o.Policy, TypeK: o.TypeK, TypeV: o.TypeV, Slots: slots}
+	l := &worker.LESS{Policy: o.Policy, TypeK: o.TypeK, TypeV: o.TypeV, Slots: slots, Adapter: o.Adapter}
 	if slots == nil {
-		l.Budget = o.Budget
+		o.Budget.Limit(l)
 	}
 	return worker.Config{Model: o.Model, Context: m.context, Batch: m.chunk, Ubatch: o.Ubatch, Threads: worker.Share(m.bytes, o.Threads, beside), LESS: l}
 }
 
-// distances returns the mean KL divergence, over all positions of the windows, of caches whose heads have so many slots.
+// distances returns the mean KL divergence, over the positions that count, of caches whose heads have so many slots.
 func (m *meter) distances(ctx context.Context, stage Stage, windows [][]int32, all [][]int) ([]float64, error) {
 	d := make([]float64, len(all))
 	var todo []int
@@ -116,7 +141,7 @@ func (m *meter) distances(ctx context.Context, stage Stage, windows [][]int32, a
 		if m.o.Progress != nil {
 			e := Event{stage, len(all) - len(todo), len(all)}
 			if stage == Allocations {
-				e.Done, e.Total = m.offset+e.Done, m.total
+				e.Done, e.Total = min(m.done+e.Done, m.total), m.total
 			}
 			m.o.Progress(e)
 		}
@@ -138,6 +163,9 @@ func (m *meter) distances(ctx context.Context, stage Stage, windows [][]int32, a
 			}
 		}
 		todo = todo[n:]
+	}
+	if stage == Allocations {
+		m.done += len(all)
 	}
 	return d, nil
 }
@@ -187,9 +215,14 @@ func (m *meter) together(ctx context.Context, windows [][]int32, all [][]int) ([
 		if p.Fault != "" {
 			return nil, fmt.Errorf("slots %v: %s", all[i], p.Fault)
 		}
-		for _, kl := range p.KL {
-			means[i] += kl / float64(len(p.KL))
+		n := 0
+		for k, kl := range p.KL {
+			if k%m.context >= m.first() {
+				means[i] += kl
+				n++
+			}
 		}
+		means[i] /= float64(n)
 		if err := m.others[i].CloseModel(); err != nil {
 			return nil, err
 		}
@@ -200,5 +233,5 @@ func (m *meter) together(ctx context.Context, windows [][]int32, all [][]int) ([
 // key names a piece by all that it depends on.
 func (m *meter) key(windows [][]int32, slots []int) string {
 	o := m.o
-	return pieces.Key("distance", workFormat, m.sums, windows, o.Policy, o.Ubatch, o.TypeK, o.TypeV, slots)
+	return pieces.Key("distance", workFormat, m.sums, windows, o.Policy, o.Ubatch, o.TypeK, o.TypeV, m.first(), slots)
 }

@@ -2,8 +2,8 @@
 //
 // It limits one layer at a time, all others full, and measures the KL divergence of the tokens' distribution from the full cache's;
 // then each head of the layers that matter. Parts nearly add up, so a curve for each head predicts what an allocation costs: slots go
-// one by one to the head that gains most. The allocation is then measured as a whole, beside equal budgets, and moved a little where
-// that helps.
+// one by one to the head that gains most. The allocation is then measured as a whole, beside equal budgets. Near it parts add up better
+// than near the full cache, so rounds follow in which each head alone has a little less or more than it, and the total is spread anew.
 package tune
 
 import (
@@ -27,14 +27,15 @@ type Options struct {
 	Windows [][]int32 // tokens, each a sequence of its own, all of one length
 	Valid   [][]int32 // of the same length, in none of the others: what is found must be better on these too
 
-	Budget       int    // slots of a KV head on average
-	Policy       string // "peak"
-	Ubatch       int    // tokens of a micro-batch; 32
-	TypeK, TypeV string // of the slots; f16
-	Threads      int    // 1
+	Budget       worker.Budget // of a KV head on average, or of all of them in bytes
+	Adapter      string        // whose phi and psi every cache has; none
+	Policy       string        // "peak"
+	Ubatch       int           // tokens of a micro-batch; 32
+	TypeK, TypeV string        // of the slots; f16
+	Threads      int           // 1
 
 	Share  float64 // the layers whose heads are measured make this much of the distance; 0.95
-	Refine int     // allocations that are measured as a whole after the first; 24. -1: none
+	Rounds int     // in which each head has a little less or more than the allocation; 4 at most. -1: none
 
 	Work     string // folder of finished work; "": a temporary one
 	Progress func(Event)
@@ -48,6 +49,7 @@ const (
 	Layers      Stage = "layers"
 	Heads       Stage = "heads"
 	Allocations Stage = "allocations"
+	Validation  Stage = "validation"
 )
 
 // Event tells how far a run has come.
@@ -67,7 +69,8 @@ type Head struct {
 
 // A Result is an allocation and what it rests on. Distances are mean KL divergences from the full cache, in nats.
 type Result struct {
-	Budget int
+	Budget int         // slots of a KV head on average
+	Bytes  int64       // of one sequence with them, phi and psi included
 	Levels []int       // slots to which parts were limited
 	Layers [][]float64 // [layer with a budget][level]
 	Heads  []Head      // layer by layer
@@ -93,10 +96,10 @@ func (o *Options) fill() error {
 		o.Share = .95
 	}
 	switch {
-	case o.Refine == 0:
-		o.Refine = 24
-	case o.Refine < 0:
-		o.Refine = 0
+	case o.Rounds == 0:
+		o.Rounds = 4
+	case o.Rounds < 0:
+		o.Rounds = 0
 	}
 	if len(o.Windows) == 0 || len(o.Valid) == 0 || len(o.Windows[0]) < 2 {
 		return fmt.Errorf("tune: no text, or none to validate on: %w", ErrOption)
@@ -106,8 +109,19 @@ func (o *Options) fill() error {
 			return fmt.Errorf("tune: windows of %d and %d tokens: want equal lengths: %w", len(w), len(o.Windows[0]), ErrOption)
 		}
 	}
-	if n := len(o.Windows[0]); o.Budget < 1 || (o.Budget/o.Ubatch+1)*o.Ubatch >= n {
-		return fmt.Errorf("tune: a budget of %d slots in windows of %d tokens: want at least 1, and so few that something is evicted: %w", o.Budget, n, ErrOption)
+	switch b, n := o.Budget, len(o.Windows[0]); {
+	case b == worker.Budget{}:
+		return fmt.Errorf("tune: no budget: %w", ErrOption)
+	case !b.InBytes():
+		return evicts(b.Slots(n), o.Ubatch, n)
+	}
+	return nil
+}
+
+// evicts refuses a budget under which nothing is evicted, or so late that nothing is left to be measured.
+func evicts(budget, ubatch, context int) error {
+	if budget+ubatch >= context {
+		return fmt.Errorf("tune: a budget of %d slots in windows of %d tokens: want so few that something is evicted: %w", budget, context, ErrOption)
 	}
 	return nil
 }
@@ -137,9 +151,27 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	return r, nil
 }
 
+// Measure returns the mean KL divergence of caches whose KV heads have so many slots, one number for each that has a budget, over the
+// positions of o.Windows at which o.Budget, spread equally, would have evicted.
+func Measure(ctx context.Context, o Options, slots [][]int) ([]float64, error) {
+	if err := o.fill(); err != nil {
+		return nil, err
+	}
+	m, err := open(ctx, &o)
+	if err != nil {
+		return nil, fmt.Errorf("tune: %w", err)
+	}
+	defer m.close()
+	d, err := m.distances(ctx, Allocations, o.Windows, slots)
+	if err != nil {
+		return nil, fmt.Errorf("tune: %w", err)
+	}
+	return d, nil
+}
+
 func (m *meter) run(ctx context.Context) (*Result, error) {
 	o := m.o
-	r := &Result{Budget: o.Budget, Levels: levels(o.Budget, m.context)}
+	r := &Result{Budget: m.budget, Bytes: m.taken, Levels: levels(m.budget, m.context)}
 	for _, h := range m.heads {
 		r.Heads = append(r.Heads, Head{Layer: h.Layer, Head: h.Head, Distance: make([]float64, len(r.Levels))})
 	}
@@ -342,105 +374,4 @@ func (m *meter) greedy(ctx context.Context, r *Result) (slots []int, err error) 
 		offers[best] = look(best)
 	}
 	return slots, nil
-}
-
-// allocation is what an adapter with weights of these slots makes of the budget: the contract's arithmetic.
-func (m *meter) allocation(slots []int) (weights []float32, exact []int, err error) {
-	base := least(m.o.Budget)
-	sum := 0.0
-	for _, n := range slots {
-		sum += float64(max(n-base, 0))
-	}
-	for _, n := range slots {
-		w := 1.0
-		if sum > 0 {
-			w = float64(max(n-base, 0)) * float64(len(slots)) / sum
-		}
-		weights = append(weights, float32(w))
-	}
-	exact, err = kernels.Allocate(weights, m.o.Budget, base, m.context)
-	return weights, exact, err
-}
-
-// solve finds the allocation: what the parts predict, and what is better than that when it is measured. Never one that is worse than
-// equal budgets.
-func (m *meter) solve(ctx context.Context, r *Result) error {
-	type candidate struct {
-		weights  []float32
-		slots    []int
-		distance float64
-	}
-	done := 0
-	try := func(many ...[]int) (all []candidate, err error) {
-		var exact [][]int
-		for _, slots := range many {
-			c := candidate{}
-			if c.weights, c.slots, err = m.allocation(slots); err != nil {
-				return nil, err
-			}
-			all, exact = append(all, c), append(exact, c.slots)
-		}
-		m.offset, m.total = done, m.o.Refine+4
-		d, err := m.distances(ctx, Allocations, m.o.Windows, exact)
-		done += len(many)
-		for i := range d {
-			all[i].distance = d[i]
-		}
-		return all, err
-	}
-	slots, err := m.greedy(ctx, r)
-	if err != nil {
-		return err
-	}
-	first, err := try(slices.Repeat([]int{r.Budget}, len(r.Heads)), slots)
-	if err != nil {
-		return err
-	}
-	best := first[1]
-	r.Equal = first[0].distance
-	for j, h := range r.Heads {
-		r.Guess += curve(r.Levels, h.Distance, m.context, best.slots[j])
-	}
-	r.Guess += r.Full
-	if first[0].distance <= best.distance {
-		best = first[0]
-	}
-	for factor, next := 1.5, 0; done+2 <= m.o.Refine+2 && len(r.Heads) > 1; next++ {
-		order := make([]int, len(best.slots)) // the heads that have most, first
-		for i := range order {
-			order[i] = i
-		}
-		slices.SortStableFunc(order, func(a, b int) int { return best.slots[b] - best.slots[a] })
-		if next == len(order) {
-			next, factor = 0, math.Sqrt(factor)
-		}
-		j := order[next]
-		moved := func(by float64) []int {
-			slots := slices.Clone(best.slots)
-			slots[j] = min(m.context, max(least(r.Budget)+1, int(math.Round(float64(slots[j])*by))))
-			return slots
-		}
-		more, err := try(moved(factor), moved(1/factor))
-		if err != nil {
-			return err
-		}
-		for _, c := range more {
-			if c.distance < best.distance {
-				best = c
-			}
-		}
-	}
-	m.offset = m.o.Refine + 2
-	d, err := m.distances(ctx, Allocations, m.o.Valid, [][]int{first[0].slots, best.slots})
-	if err != nil {
-		return err
-	}
-	if r.EqualValid, r.TunedValid = d[0], d[1]; r.EqualValid <= r.TunedValid {
-		best, r.TunedValid = first[0], r.EqualValid
-	}
-	r.Tuned = best.distance
-	for j := range r.Heads {
-		r.Heads[j].Slots, r.Heads[j].Weight = best.slots[j], best.weights[j]
-	}
-	return nil
 }

@@ -67,13 +67,49 @@ func TestShareOut(t *testing.T) {
 	assert.Equal(t, []float64{3, 2, 2}, falling([]float64{3, 1, 2}))
 }
 
+// From what less and more slots cost and gain the law is found that made them.
+func TestSlope(t *testing.T) {
+	for _, want := range []slope{{100, .2, 1}, {7, .01, .5}, {40, 3, 2.5}} {
+		cost := func(x float64) float64 { return want.gain * math.Pow(x, -want.power) }
+		got := newSlope(want.n, 1/1.5, 1.5, cost(1/1.5)-cost(1), cost(1)-cost(1.5))
+		assert.InDelta(t, want.gain, got.gain, 1e-9)
+		assert.InDelta(t, want.power, got.power, 1e-9)
+	}
+	assert.Zero(t, newSlope(9, .5, 2, -.1, -.2).gain, "noise")
+	assert.Equal(t, slope{9, .2, 1}, newSlope(9, .5, 1, .2, 0), "as many as it can have")
+}
+
+// The sum stays, nothing goes further than it may, and a slot more gains as much in every part that is between.
+func TestSpread(t *testing.T) {
+	parts := []slope{{100, .2, 1}, {200, .01, .5}, {50, .3, 2}, {80, 0, 1}, {150, .05, 1}}
+	for _, most := range []float64{1.05, 1.5, 4} {
+		x := spread(parts, most)
+		sum, price := 0.0, -1.
+		for i, s := range parts {
+			sum += s.n * x[i]
+			assert.LessOrEqual(t, x[i], most*(1+1e-9))
+			assert.GreaterOrEqual(t, x[i], 1/most*(1-1e-9))
+			if s.gain > 0 && x[i] < most*.999 && x[i] > 1.001/most {
+				p := s.gain * s.power / s.n * math.Pow(x[i], -s.power-1)
+				if price >= 0 {
+					assert.InEpsilon(t, price, p, 1e-6)
+				}
+				price = p
+			}
+		}
+		assert.InEpsilon(t, 580, sum, 1e-6)
+		assert.InDelta(t, 1/most, x[3], 1e-9, "what costs nothing gives what it may")
+	}
+	assert.Equal(t, [][]int{{0}, {1, 2}, {3}, {4}, {5}}, partsOf([]Head{{Layer: 0, Measured: true}, {Layer: 1}, {Layer: 1}, {Layer: 2}, {Layer: 3, Measured: true}, {Layer: 3, Measured: true}}))
+}
+
 func TestOptions(t *testing.T) {
 	for name, o := range map[string]Options{
-		"no text":         {Budget: 4},
-		"no validation":   {Budget: 4, Windows: [][]int32{make([]int32, 64)}},
-		"unequal windows": {Budget: 4, Windows: [][]int32{make([]int32, 64)}, Valid: [][]int32{make([]int32, 63)}},
+		"no text":         {Budget: worker.Budget{Tokens: 4}},
+		"no validation":   {Budget: worker.Budget{Tokens: 4}, Windows: [][]int32{make([]int32, 64)}},
+		"unequal windows": {Budget: worker.Budget{Tokens: 4}, Windows: [][]int32{make([]int32, 64)}, Valid: [][]int32{make([]int32, 63)}},
 		"no budget":       {Windows: [][]int32{make([]int32, 64)}, Valid: [][]int32{make([]int32, 64)}},
-		"nothing evicted": {Budget: 64, Windows: [][]int32{make([]int32, 64)}, Valid: [][]int32{make([]int32, 64)}},
+		"nothing evicted": {Budget: worker.Budget{Tokens: 64}, Windows: [][]int32{make([]int32, 64)}, Valid: [][]int32{make([]int32, 64)}},
 	} {
 		_, err := Run(context.Background(), o)
 		assert.ErrorIs(t, err, ErrOption, name)
@@ -102,7 +138,7 @@ func TestRun(t *testing.T) {
 	require.NoError(t, err)
 
 	measured := 0
-	o := Options{Model: model, Worker: path, Windows: w.Train, Valid: w.Valid, Budget: 32, Refine: 2, Work: t.TempDir()}
+	o := Options{Model: model, Worker: path, Windows: w.Train, Valid: w.Valid, Budget: worker.Budget{Tokens: 32}, Rounds: 1, Work: t.TempDir()}
 	o.Progress = func(e Event) { measured++ }
 	r, err := Run(ctx, o)
 	require.NoError(t, err)

@@ -150,7 +150,7 @@ func (v *verifier) reportGroup(r *Report, g *group) error {
 		mine := of(row.run, row.From)
 		row.Against = map[string]Difference{}
 		for _, other := range g.rows {
-			if other.Budget != row.Budget || other.Policy != row.Policy || other.Fault != "" || other.Method != Sparse && other.Method != Plus && other.Method != PlusPlus {
+			if other.Budget != row.Budget || other.Policy != row.Policy || other.Types != row.Types || other.Fault != "" || other.Method != Sparse && other.Method != Plus && other.Method != PlusPlus {
 				continue
 			}
 			theirs := of(other.run, row.From)
@@ -173,6 +173,7 @@ func (v *verifier) reportGroup(r *Report, g *group) error {
 	}
 	r.Recall = append(r.Recall, v.recallReport(g)...)
 	r.Frontier = append(r.Frontier, frontier(g, common))
+	r.Best = append(r.Best, g.best()...)
 	r.Checks = append(r.Checks, g.trusted(read)...)
 	return nil
 }

@@ -29,6 +29,7 @@ type group struct {
 	full            *run
 	runs            []*run // without full
 	rows            []*row
+	byKey           map[string]*run // every run, by what it depends on
 }
 
 // A row is a run seen from one budget.
@@ -99,46 +100,76 @@ func (v *verifier) groups() ([]*group, error) {
 	return all, nil
 }
 
-func (v *verifier) fillGroup(g *group, first bool) error {
-	byKey := map[string]*run{}
-	add := func(r run) *run {
-		k := v.key("run", g, &r)
-		if byKey[k] == nil {
-			byKey[k] = &r
-			if g.full != nil {
-				g.runs = append(g.runs, &r)
-			}
+// add plans a run of a group, once.
+func (v *verifier) add(g *group, r run) *run {
+	k := v.key("run", g, &r)
+	if g.byKey[k] == nil {
+		g.byKey[k] = &r
+		if g.full != nil {
+			g.runs = append(g.runs, &r)
 		}
-		return byKey[k]
 	}
-	cache := func(name string) run {
-		t := cacheTypes[name]
-		c := worker.Config{Context: g.context, Ubatch: g.ubatch, WindowOnly: true, FlashAttention: t.flash}
-		if name != "f16" {
-			c.TypeK, c.TypeV = name, name
-		}
-		return run{tree: worker.Unmodified, config: c, optional: name != "f16", bytes: int64(float64(v.fullBytes[g.context]) * t.bits / 16)}
-	}
-	g.full = add(cache("f16"))
-	g.full.bytes = v.fullBytes[g.context]
+	return g.byKey[k]
+}
 
-	less := func(policy string, slots int, a *adapter) run {
-		l := &worker.LESS{Policy: policy, Budget: min(slots, g.context)}
-		if v.plan.SlotType != "f16" {
-			l.TypeK, l.TypeV, _ = worker.SlotTypes(v.plan.SlotType) // checked with the plan
-		}
-		r := run{tree: worker.Patched, config: worker.Config{Context: g.context, Ubatch: g.ubatch, WindowOnly: true, LESS: l}, adapter: a}
-		r.bytes = int64(l.Budget) * v.slotBytes()
-		if a != nil {
-			l.Adapter = a.path
-			r.bytes += a.stateBytes() + int64(a.Bytes())
-		}
-		return r
+// cache is one of the runtime's own caches.
+func (v *verifier) cache(g *group, name string) run {
+	t := cacheTypes[name]
+	c := worker.Config{Context: g.context, Ubatch: g.ubatch, WindowOnly: true, FlashAttention: t.flash}
+	if name != "f16" {
+		c.TypeK, c.TypeV = name, name
 	}
+	return run{tree: worker.Unmodified, config: c, optional: name != "f16", bytes: int64(float64(v.fullBytes[g.context]) * t.bits / 16)}
+}
+
+// less is a sparse cache, with an adapter or (nil) without. The types are checked with the plan.
+func (v *verifier) less(g *group, policy, types string, slots int, a *adapter) run {
+	l := &worker.LESS{Policy: policy, Budget: min(slots, g.context)}
+	if types != "f16" {
+		l.TypeK, l.TypeV, _ = worker.SlotTypes(types)
+	}
+	r := run{tree: worker.Patched, config: worker.Config{Context: g.context, Ubatch: g.ubatch, WindowOnly: true, LESS: l}, adapter: a}
+	r.bytes = int64(l.Budget) * v.slotBytes(types)
+	if a != nil {
+		l.Adapter = a.path
+		r.bytes += a.stateBytes() + int64(a.Bytes())
+	}
+	return r
+}
+
+// addRow plans a row of a group: what is known of it before it is measured, and its run.
+func (g *group) addRow(r Row, x *run) *row {
+	r.Context, r.Ubatch, r.Slots = g.context, g.ubatch, min(r.Slots, g.context)
+	if x.adapter != nil {
+		r.Adapter = x.adapter.name()
+	}
+	w := &row{Row: r, run: x}
+	g.rows = append(g.rows, w)
+	return w
+}
+
+// fillChecks plans what tells whether the build is what it claims to be.
+func (v *verifier) fillChecks(g *group, budget, from int) {
+	off := v.cache(g, "f16")
+	off.tree, off.optional = worker.Patched, false
+	g.addRow(Row{Method: Off, Budget: budget, Slots: g.context, From: from}, v.add(g, off))
+	whole := v.less(g, "lambda", "f16", g.context, nil) // rounded as the full cache is
+	g.addRow(Row{Method: Whole, Budget: budget, Slots: g.context, From: from}, v.add(g, whole))
+}
+
+func (v *verifier) fillGroup(g *group, first bool) error {
+	g.byKey = map[string]*run{}
+	g.full = v.add(g, v.cache(g, "f16"))
+	g.full.bytes = v.fullBytes[g.context]
+	if len(v.plan.Bytes) > 0 {
+		return v.fillBytes(g)
+	}
+	add := func(r run) *run { return v.add(g, r) }
+	less := func(policy string, slots int, a *adapter) run { return v.less(g, policy, v.plan.SlotType, slots, a) }
 	offered := map[string]bool{}
 	var budgets []int
 	for _, b := range v.plan.Budgets {
-		budgets = append(budgets, b.slots(g.context))
+		budgets = append(budgets, b.Slots(g.context))
 	}
 	for i, budget := range unique(budgets) {
 		from := 0
@@ -147,13 +178,8 @@ func (v *verifier) fillGroup(g *group, first bool) error {
 		} else {
 			v.note("context %d, micro-batches of %d: a budget of %d evicts nothing, so all positions count", g.context, g.ubatch, budget)
 		}
-		row := func(method, policy string, slots int, r *run) {
-			w := &row{run: r}
-			w.Row = Row{Context: g.context, Ubatch: g.ubatch, Budget: budget, Method: method, Policy: policy, Slots: min(slots, g.context), From: from}
-			if r.adapter != nil {
-				w.Adapter = r.adapter.name()
-			}
-			g.rows = append(g.rows, w)
+		row := func(method, policy string, slots int, r *run) *row {
+			return g.addRow(Row{Method: method, Policy: policy, Budget: budget, Slots: slots, From: from}, r)
 		}
 		row(Full, "", g.context, g.full)
 		for _, t := range []string{F32, Q8, Q4} {
@@ -164,7 +190,7 @@ func (v *verifier) fillGroup(g *group, first bool) error {
 			}) != 0:
 				v.note("%s: heads of %d and %d do not fill its blocks of %d", t, v.model.KeyLength, v.model.ValueLength, cacheTypes[t].block)
 			default:
-				row(t, "", g.context, add(cache(t)))
+				row(t, "", g.context, add(v.cache(g, t)))
 			}
 		}
 		if v.plan.wants(Window) {
@@ -184,7 +210,7 @@ func (v *verifier) fillGroup(g *group, first bool) error {
 				offered[policy] = true
 				continue
 			}
-			slot := v.slotBytes()
+			slot := v.slotBytes(v.plan.SlotType)
 			if v.plan.wants(Plus) {
 				n := budget + int(a.stateBytes()/slot)
 				row(Plus, policy, n, add(less(policy, n, nil)))
@@ -196,8 +222,7 @@ func (v *verifier) fillGroup(g *group, first bool) error {
 			if !v.plan.wants(LESS) {
 				continue
 			}
-			row(LESS, policy, budget, add(less(policy, budget, a)))
-			last := &g.rows[len(g.rows)-1].Row
+			last := row(LESS, policy, budget, add(less(policy, budget, a)))
 			h, err := kernels.PolicyHeavy(policy, budget)
 			if err != nil {
 				return err
@@ -209,17 +234,11 @@ func (v *verifier) fillGroup(g *group, first bool) error {
 		if i > 0 {
 			continue
 		}
-		off := cache("f16")
-		off.tree, off.optional = worker.Patched, false
-		row(Off, "", g.context, add(off))
-		whole := less("lambda", g.context, nil)
-		whole.config.LESS.TypeK, whole.config.LESS.TypeV = "", "" // rounded as the full cache is
-		row(Whole, "", g.context, add(whole))
+		v.fillChecks(g, budget, from)
 		if first {
 			for _, policy := range v.plan.Policies {
 				r := less(policy, budget, choose(v.adapters, policy, budget))
-				row(Plain, policy, budget, add(plain(r)))
-				g.rows[len(g.rows)-1].fast = add(r)
+				row(Plain, policy, budget, add(plain(r))).fast = add(r)
 			}
 		}
 	}
@@ -235,8 +254,8 @@ func plain(r run) run {
 }
 
 // slotBytes is one slot of every layer and KV head together.
-func (v *verifier) slotBytes() int64 {
-	keys, values, _ := worker.SlotTypes(v.plan.SlotType)
+func (v *verifier) slotBytes(types string) int64 {
+	keys, values, _ := worker.SlotTypes(types)
 	var all int64
 	for _, layer := range v.budgeted {
 		s := v.model.Layer(layer)

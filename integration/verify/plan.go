@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/lesskv/lesskv/cgo/kernels"
@@ -46,11 +45,8 @@ func Methods() []string {
 // Policies lists the policies.
 func Policies() []string { return kernels.PolicyNames() }
 
-// A Budget is what a sparse cache keeps for each layer and KV head: Tokens, or a share of the context.
-type Budget struct {
-	Tokens int
-	Share  float64
-}
+// A Budget is what a sparse cache keeps for each layer and KV head.
+type Budget = worker.Budget
 
 // Tokens is a budget of n slots.
 func Tokens(n int) Budget { return Budget{Tokens: n} }
@@ -58,25 +54,13 @@ func Tokens(n int) Budget { return Budget{Tokens: n} }
 // Share is a budget in parts of the context: 0.05 is 5 %, at least 64 slots ("Budgets" in algorithm.md).
 func Share(of float64) Budget { return Budget{Share: of} }
 
-// ParseBudget reads 102 or 5%.
+// ParseBudget reads 102, 5%, 64MiB or 1/16 (of the bytes of the full f16 cache).
 func ParseBudget(s string) (Budget, error) {
-	number, percent := strings.CutSuffix(strings.TrimSpace(s), "%")
-	x, err := strconv.ParseFloat(number, 64)
-	switch {
-	case err == nil && percent && x > 0 && x <= 100:
-		return Share(x / 100), nil
-	case err == nil && !percent && x >= 1 && x == float64(int32(x)):
-		return Tokens(int(x)), nil
+	b, err := worker.ParseBudget(s)
+	if err != nil {
+		err = fmt.Errorf("%w: %w", err, ErrPlan)
 	}
-	return Budget{}, fmt.Errorf("budget %q: want a number of tokens (102), or a share of the context (5%%): %w", s, ErrPlan)
-}
-
-// slots returns the budget for a context.
-func (b Budget) slots(context int) int {
-	if b.Tokens > 0 {
-		return b.Tokens
-	}
-	return max(64, int(b.Share*float64(context)))
+	return b, err
 }
 
 // A Prompt is what a generation begins with, and, if there is one, what it should say.
@@ -104,9 +88,13 @@ type Plan struct {
 	Methods  []string // all
 	SlotType string   // of sparse caches' keys and values, or one for each, "q4_0,q8_0"; f16
 
+	Bytes     []Budget // instead of budgets and methods: what is best under so many bytes, of the policies with and without each adapter
+	SlotTypes []string // and of slots of these types; CandidateTypes
+
 	Generate int      // tokens of a greedy generation; 48
 	Prompts  []Prompt // what it begins with; the first half of each window, its continuation being the reference
 	Recall   []string // kinds of recall tasks: passkey, needle, needles; all. []string{} is none
+	Tasks    int      // of each kind, length and depth; 1
 	Template string   // what a recall task is put into, as a chat model wants it, with {prompt} in it; the prompt alone
 
 	Read  int   // tokens that are read without a full cache beside it, at the budgets; none
@@ -147,7 +135,7 @@ func (p *Plan) fill(modelContext int) error {
 	}{
 		{&p.Windows, "windows", 6, 1}, {&p.Stride, "stride", 0, 0}, {&p.Generate, "generated tokens", 48, -1}, {&p.Read, "tokens to read", 0, 0},
 		{&p.Samples, "samples", 1000, 10}, {&p.Block, "positions of a block", 64, 1}, {&p.Buckets, "buckets", 16, 1},
-		{&p.Threads, "threads", limits.CPUs(), 1},
+		{&p.Tasks, "recall tasks", 1, 1}, {&p.Threads, "threads", limits.CPUs(), 1},
 	} {
 		if *d.field == 0 {
 			*d.field = d.otherwise
@@ -219,13 +207,29 @@ func (p *Plan) fill(modelContext int) error {
 			}
 		}
 	}
+	for _, b := range p.Bytes {
+		if !b.InBytes() {
+			return fail("what is best under %d tokens, %g of the context: want bytes", b.Tokens, b.Share)
+		}
+	}
+	if p.SlotTypes == nil {
+		p.SlotTypes = CandidateTypes()
+	}
+	for _, t := range p.SlotTypes {
+		if _, _, err := worker.SlotTypes(t); err != nil {
+			return fail("%v", err)
+		}
+	}
 	for _, b := range p.Budgets {
+		if b.InBytes() {
+			return fail("a budget in bytes: bytes say what is best under so many, and budgets are tokens or a share of the context")
+		}
 		if b.Tokens < 0 || b.Share < 0 || b.Share > 1 || b.Tokens == 0 && b.Share == 0 {
 			return fail("a budget of %d tokens, %g of the context", b.Tokens, b.Share)
 		}
 	}
 	p.Contexts, p.Ubatches, p.Budgets = unique(p.Contexts), unique(p.Ubatches), unique(p.Budgets)
-	p.Policies = unique(p.Policies)
+	p.Policies, p.Bytes, p.SlotTypes = unique(p.Policies), unique(p.Bytes), unique(p.SlotTypes)
 	return nil
 }
 

@@ -40,6 +40,9 @@ type RecallMethod struct {
 	Method  string  `json:"method"`
 	Policy  string  `json:"policy,omitempty"`
 	Budget  int     `json:"budget"`
+	Types   string  `json:"types,omitempty"`
+	Within  int64   `json:"within,omitempty"`
+	Adapter string  `json:"adapter,omitempty"`
 	Right   int     `json:"right"`
 	ByDepth []Depth `json:"by_depth"`
 }
@@ -90,7 +93,8 @@ func (v *verifier) readTasks(w *worker.Worker, context int) error {
 	draw := rand.New(rand.NewPCG(v.plan.Seed, uint64(context)))
 	for _, kind := range v.plan.Recall {
 		for _, share := range recallLengths {
-			for _, depth := range recallDepths {
+			for i := range len(recallDepths) * v.plan.Tasks {
+				depth, repeat := recallDepths[i%len(recallDepths)], i/len(recallDepths)
 				length := int(share*float64(context)) - answerTokens
 				names := []string{recallNames[draw.IntN(len(recallNames))]}
 				if kind == Needles {
@@ -128,8 +132,10 @@ func (v *verifier) readTasks(w *worker.Worker, context int) error {
 					for len(hay) < room {
 						hay = append(hay, noise...)
 					}
-				} else if hay = v.text; len(hay) < room {
+				} else if len(v.text) < room {
 					continue
+				} else { // another part of the text for each repetition
+					hay = v.text[repeat*room%(len(v.text)-room+1):]
 				}
 				hay = hay[:room]
 				// The one that is asked for at its depth, the others evenly.
@@ -248,7 +254,10 @@ func (v *verifier) recallReport(g *group) []Recall {
 				if one.Weak || row.Method == Full || row.Method == Plain || !v.store.Load(v.recallKey(g, row.run), &said) {
 					continue
 				}
-				m := RecallMethod{Method: row.Method, Policy: row.Policy, Budget: row.Budget}
+				m := RecallMethod{Method: row.Method, Policy: row.Policy, Budget: row.Budget, Types: row.Types, Within: row.Within}
+				if row.Within > 0 {
+					m.Adapter = row.Adapter
+				}
 				for _, d := range recallDepths {
 					depth := Depth{Depth: d}
 					for i, t := range v.tasks[g.context] {

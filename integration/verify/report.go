@@ -26,8 +26,9 @@ type Report struct {
 	Profiles []Profile  `json:"profiles,omitempty"`
 	Reading  []Reading  `json:"reading,omitempty"`
 	Peaks    []Peak     `json:"peaks,omitempty"`
-	Frontier []Frontier `json:"frontier"` // best at equal bytes
-	Findings []string   `json:"findings"` // in words
+	Frontier []Frontier `json:"frontier"`       // best at equal bytes
+	Best     []Best     `json:"best,omitempty"` // of Plan.Bytes
+	Findings []string   `json:"findings"`       // in words
 	Notes    []string   `json:"notes,omitempty"`
 	Checks   []Check    `json:"checks"`
 }
@@ -80,6 +81,8 @@ type Row struct {
 	Budget       int      `json:"budget"` // of the setting; Baseline+ and Baseline++ have more slots
 	Method       string   `json:"method"`
 	Policy       string   `json:"policy,omitempty"`
+	Types        string   `json:"types,omitempty"`  // of the slots, where the plan has several
+	Within       int64    `json:"within,omitempty"` // bytes that the row was to fill
 	Slots        int      `json:"slots"`
 	Adapter      string   `json:"adapter,omitempty"`
 	AdapterNotes []string `json:"adapter_notes,omitempty"` // where it is used otherwise than trained
@@ -176,7 +179,12 @@ func (e FrontierEntry) Name() string {
 }
 
 // Name is the method with its policy.
-func (r *Row) Name() string { return name(r.Method, r.Policy) }
+func (r *Row) Name() string {
+	if r.Types == "" {
+		return name(r.Method, r.Policy)
+	}
+	return name(r.Method, r.Policy) + " " + r.Types
+}
 
 func name(method, policy string) string {
 	if policy == "" {

@@ -24,9 +24,10 @@ type verifier struct {
 	paths    [2]string // of the workers, by tree
 
 	vocab     int
-	budgeted  []int         // layers with a budget
-	fullBytes map[int]int64 // f16, by context
-	repacked  bool          // weights that a process may copy for itself
+	budgeted  []int               // layers with a budget
+	fullBytes map[int]int64       // f16, by context
+	fits      map[int][]candidate // of Plan.Bytes, by context
+	repacked  bool                // weights that a process may copy for itself
 	text      []int32
 	start     []int32 // the token that the model wants first
 	prompts   []prompt
@@ -48,6 +49,14 @@ func Run(ctx context.Context, p Plan) (*Report, error) {
 		return nil, err
 	}
 	defer v.store.Close()
+	if len(v.plan.Bytes) > 0 {
+		v.fits = map[int][]candidate{}
+		for _, context := range v.plan.Contexts {
+			if v.fits[context], err = v.fit(ctx, context); err != nil {
+				return nil, err
+			}
+		}
+	}
 	groups, err := v.groups()
 	if err != nil {
 		return nil, err
@@ -62,6 +71,9 @@ func Run(ctx context.Context, p Plan) (*Report, error) {
 		}
 	}
 	r := &Report{}
+	if len(v.plan.Bytes) > 0 {
+		return r, v.report(r, groups)
+	}
 	if r.Profiles, err = v.profiles(ctx, groups); err != nil {
 		return nil, err
 	}

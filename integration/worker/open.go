@@ -34,8 +34,9 @@ type Config struct {
 type LESS struct {
 	Policy       string  // "h2o"
 	Budget       int     // slots per KV head
-	BudgetShare  float32 // of the context
+	BudgetShare  float64 // of the context
 	BudgetBytes  int64   // for one sequence
+	BudgetFull   float64 // the same, as a share of the bytes of the full f16 cache
 	Slots        []int   // of every KV head that has a budget, layer by layer, in the place of a budget
 	Heavy        *int    // the policy's own share
 	Pinned       *int    // 1
@@ -84,7 +85,7 @@ func (c *Config) args() []any {
 			args = append(args, key, s)
 		}
 	}
-	real := func(key string, x float32) {
+	real := func(key string, x float64) {
 		if x != 0 {
 			args = append(args, key, x)
 		}
@@ -97,14 +98,15 @@ func (c *Config) args() []any {
 	number("rollback", c.Rollback)
 	text("type_k", c.TypeK)
 	text("type_v", c.TypeV)
-	real("rope_base", c.RopeBase)
-	real("rope_scale", c.RopeScale)
+	real("rope_base", float64(c.RopeBase))
+	real("rope_scale", float64(c.RopeScale))
 	if l := c.LESS; l != nil {
 		args = append(args, "less", true, "budget", l.Budget, "budget_bytes", l.BudgetBytes, "force_adapter", l.ForceAdapter,
 			"reference", l.Reference, "profile", l.Profile)
 		text("policy", l.Policy)
 		text("slots", strings.Trim(strings.ReplaceAll(fmt.Sprint(l.Slots), " ", ","), "[]"))
 		real("budget_share", l.BudgetShare)
+		real("budget_full", l.BudgetFull)
 		if l.Heavy != nil {
 			args = append(args, "heavy", *l.Heavy)
 		}

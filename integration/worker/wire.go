@@ -36,6 +36,8 @@ func appendRequest(b []byte, verb string, payload int, args []any) []byte {
 			}
 		case float32:
 			b = strconv.AppendFloat(b, float64(v), 'g', -1, 32)
+		case float64:
+			b = strconv.AppendFloat(b, v, 'g', -1, 64)
 		case int:
 			b = strconv.AppendInt(b, int64(v), 10)
 		case int32:

@@ -91,7 +91,7 @@ func IsPicture(name string) bool { return pictureNames.MatchString(name) }
 var pictureNames = regexp.MustCompile(`^(quality|position|layers|memory|held-\d+)\.png$`)
 
 // Write puts report.json, report.csv, report.md, report.html and a PNG of each picture into a folder, each whole or not at all, and
-// returns their paths.
+// returns their paths. Of what is best under so many bytes it is report.json alone.
 func Write(r *verify.Report, dir string) ([]string, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("page: %w", err)
@@ -111,6 +111,9 @@ func Write(r *verify.Report, dir string) ([]string, error) {
 	}
 	if err := write("report.json", r.JSON); err != nil {
 		return nil, err
+	}
+	if len(r.Best) > 0 { // its rows are of many budgets, and no table's
+		return paths, nil
 	}
 	if err := write("report.csv", func() ([]byte, error) { return CSV(r) }); err != nil {
 		return nil, err

@@ -1,0 +1,82 @@
+// Command fidelity measures how near the cache stays to the full one at a few byte counts, with what lesskv tune finds from text for
+// each of them, and writes docs/fidelity.json and, of that, docs/fidelity.md.
+//
+//	go run ./integration/fidelity [-t 2] [-work DIR] [-for 5m]
+//
+// It takes half an hour to an hour on two cores. The work folder keeps what is finished: the same command goes on where it was
+// interrupted, or where -for ended it; the page then has the sections that are finished. With -page it only writes the page anew, of the numbers that are there.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"time"
+
+	"github.com/lesskv/lesskv/patches/limits"
+	"github.com/lesskv/lesskv/weights/outfile"
+)
+
+func main() {
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		cache = os.TempDir()
+	}
+	work := flag.String("work", filepath.Join(cache, "lesskv", "fidelity"), "folder for finished work")
+	threads := flag.Int("t", limits.CPUs(), "threads")
+	limit := flag.Duration("for", 24*time.Hour, "end after so long; the same command goes on there")
+	page := flag.Bool("page", false, "only write the page, of the numbers that are there")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	ctx, cancel := context.WithTimeout(ctx, *limit)
+	defer cancel()
+	err = run(ctx, *work, *threads, *page)
+	switch {
+	case errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil:
+		fmt.Fprintln(os.Stderr, "fidelity: not finished: the same command goes on here")
+		os.Exit(2)
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "fidelity:", err)
+		os.Exit(1)
+	}
+}
+
+var (
+	numbers = filepath.Join("docs", "fidelity.json")
+	text    = filepath.Join("docs", "fidelity.md")
+)
+
+func run(ctx context.Context, work string, threads int, page bool) error {
+	r := &Report{}
+	if page {
+		data, err := os.ReadFile(numbers)
+		if err != nil {
+			return err
+		}
+		if err := json.Unmarshal(data, r); err != nil {
+			return err
+		}
+	} else {
+		m, err := newMeasurer(ctx, work, threads)
+		if err != nil {
+			return err
+		}
+		return m.report(write)
+	}
+	return outfile.WriteBytes(text, r.page())
+}
+
+// write writes numbers and page: after each section, so that a run that is cut short leaves those that are finished.
+func write(r *Report) error {
+	data, err := json.MarshalIndent(r, "", " ")
+	if err != nil {
+		return err
+	}
+	return errors.Join(outfile.WriteBytes(numbers, append(data, '\n')), outfile.WriteBytes(text, r.page()))
+}

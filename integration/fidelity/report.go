@@ -1,0 +1,332 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/lesskv/lesskv/integration/heldout"
+	"github.com/lesskv/lesskv/integration/tune"
+	"github.com/lesskv/lesskv/integration/verify"
+	"github.com/lesskv/lesskv/integration/worker"
+)
+
+// A Report is what was measured, and all that the page has numbers of.
+type Report struct {
+	Model   string   `json:"model"`
+	Sizes   []Size   `json:"sizes"`
+	Left    Left     `json:"left"`
+	Layers  Layers   `json:"layers"`
+	Ubatch  []Ubatch `json:"ubatch"`
+	Prose   []Prose  `json:"prose"`
+	Recall  []Recall `json:"recall"`
+	Windows int      `json:"windows"`
+}
+
+// A Size is one byte count. Rows are of the candidates, the one that tune would recommend first.
+type Size struct {
+	KiB    int64   `json:"kib"`
+	Before float64 `json:"before"` // KL
+	Target float64 `json:"target"`
+	From   int     `json:"from"` // first position that counts
+	Rows   []Row   `json:"rows"`
+}
+
+// A Row is one candidate, measured on the held-out windows.
+type Row struct {
+	Types    string          `json:"types"`
+	Windows  int             `json:"windows"` // that it was tuned on
+	Rounds   int             `json:"rounds"`  // in so many at most; -1: none
+	Slots    int             `json:"slots"`   // a head on average
+	Heads    []int           `json:"heads"`   // of each
+	Bytes    int64           `json:"bytes"`
+	KL       verify.Estimate `json:"kl"`
+	Top1     verify.Estimate `json:"top1"`
+	Equal    verify.Estimate `json:"equal"` // KL of equal budgets in as many bytes, without phi and psi
+	TunedOn  float64         `json:"tuned_on"`
+	NotTuned float64         `json:"not_tuned_on"` // of the training text
+}
+
+// Name says what a row is.
+func (r *Row) Name() string {
+	name := r.Types
+	if k, v, two := strings.Cut(r.Types, ","); two {
+		name = fmt.Sprintf("keys %s, values %s", k, v)
+	}
+	return name
+}
+
+// Left is what makes the distance of the best row of a size.
+type Left struct {
+	KiB   int64      `json:"kib"`
+	KL    float64    `json:"kl"`
+	Types float64    `json:"types"` // with nothing evicted: what the types of the slots cost
+	Heads []HeadLeft `json:"heads"`
+}
+
+// HeadLeft is a KV head, and what is gained where it alone has the whole context.
+type HeadLeft struct {
+	Layer int     `json:"layer"`
+	Head  int     `json:"head"`
+	Slots int     `json:"slots"`
+	Gain  float64 `json:"gain"` // KL
+}
+
+// Layers compares budgets by layer with budgets by head, at one size and type.
+type Layers struct {
+	KiB   int64           `json:"kib"`
+	Types string          `json:"types"`
+	Equal verify.Estimate `json:"equal"`
+	Layer verify.Estimate `json:"by_layer"`
+	Head  verify.Estimate `json:"by_head"`
+}
+
+// Ubatch is the best row of a size at another micro-batch than it was tuned for.
+type Ubatch struct {
+	KiB    int64           `json:"kib"`
+	Ubatch int             `json:"ubatch"`
+	KL     verify.Estimate `json:"kl"`
+	Equal  verify.Estimate `json:"equal"`
+}
+
+// Prose is the best row of a size on a text that is not Go.
+type Prose struct {
+	KiB   int64           `json:"kib"`
+	KL    verify.Estimate `json:"kl"`
+	Equal verify.Estimate `json:"equal"`
+}
+
+// Recall is how often one kind of task is answered, of one length, under so many bytes.
+type Recall struct {
+	Share  string         `json:"share"` // of the bytes of the full f16 cache
+	Types  string         `json:"types"`
+	Tuned  bool           `json:"tuned"` // else equal budgets
+	Kind   string         `json:"kind"`
+	Tokens int            `json:"tokens"` // of the prompt
+	Tasks  int            `json:"tasks"`
+	Full   int            `json:"full"` // that the full cache answers
+	Right  int            `json:"right"`
+	Depth  []verify.Depth `json:"depth,omitempty"`
+}
+
+const full = 6144 << 10 // bytes of the f16 cache of either model
+
+func kib(n int64) worker.Budget { return worker.Budget{Bytes: n << 10} }
+
+// report measures all sections, and hands over what there is after each.
+func (m *measurer) report(save func(*Report) error) error {
+	r := &Report{Model: filepath.Base(m.model), Windows: len(m.windows)}
+	best := map[int64]*allocation{}
+	for _, section := range []func(*Report, map[int64]*allocation) error{m.sizes, m.recalled("1/20", "q8_0"), m.left, m.layers, m.prosaic, m.recalled("1/50", "q4_0"), m.ubatches} {
+		if err := section(r, best); err != nil {
+			return err
+		}
+		if err := save(r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sizes tunes for every byte count, and measures that.
+func (m *measurer) sizes(r *Report, best map[int64]*allocation) error {
+	for _, g := range goals {
+		s := Size{KiB: g.kib, Before: g.before, Target: g.target}
+		for _, types := range g.types {
+			a, err := m.tuned(m.model, kib(g.kib), types, g.effort)
+			if err != nil {
+				return err
+			}
+			found, err := m.verified(a, kib(g.kib), m.windows, heldout.Ubatch)
+			if err != nil {
+				return err
+			}
+			row := Row{Types: types, Windows: g.windows, Rounds: g.rounds, TunedOn: a.result.Tuned, NotTuned: a.result.TunedValid}
+			for _, h := range a.result.Heads {
+				row.Heads = append(row.Heads, h.Slots)
+			}
+			s.From = max(s.From, found.Best[0].From)
+			for _, x := range found.Best[0].Rows {
+				if x.Adapter == "" {
+					row.Equal = x.KL
+					continue
+				}
+				row.Slots, row.Bytes, row.KL, row.Top1 = x.Slots, x.Bytes, x.KL, x.Top1
+			}
+			m.say("%d KiB, %s: KL %.4f, target %.4f", g.kib, row.Name(), row.KL.Value, g.target)
+			// what tune would take: the nearest on the text that it was tuned on
+			if len(s.Rows) == 0 || row.TunedOn < s.Rows[0].TunedOn {
+				s.Rows = append([]Row{row}, s.Rows...)
+				best[g.kib] = a
+			} else {
+				s.Rows = append(s.Rows, row)
+			}
+		}
+		r.Sizes = append(r.Sizes, s)
+	}
+	slices.SortFunc(r.Sizes, func(a, b Size) int { return cmp.Compare(a.KiB, b.KiB) })
+	return nil
+}
+
+// prosaic measures the allocations on a text that is not Go.
+func (m *measurer) prosaic(r *Report, best map[int64]*allocation) error {
+	prose := m.proseWindows()
+	for _, s := range r.Sizes {
+		found, err := m.verified(best[s.KiB], kib(s.KiB), prose, heldout.Ubatch)
+		if err != nil {
+			return err
+		}
+		p := Prose{KiB: s.KiB}
+		p.KL, p.Equal = pair(found)
+		r.Prose = append(r.Prose, p)
+		m.say("%d KiB, prose: KL %.4f, equal %.4f", s.KiB, p.KL.Value, p.Equal.Value)
+	}
+	return nil
+}
+
+// ubatches measures the allocations at other micro-batches.
+func (m *measurer) ubatches(r *Report, best map[int64]*allocation) error {
+	for _, ubatch := range []int{512, 1} {
+		for _, s := range r.Sizes {
+			found, err := m.verified(best[s.KiB], kib(s.KiB), m.windows, ubatch)
+			if err != nil {
+				return err
+			}
+			u := Ubatch{KiB: s.KiB, Ubatch: ubatch}
+			u.KL, u.Equal = pair(found)
+			r.Ubatch = append(r.Ubatch, u)
+			m.say("%d KiB, micro-batches of %d: KL %.4f, equal %.4f", s.KiB, ubatch, u.KL.Value, u.Equal.Value)
+		}
+	}
+	return nil
+}
+
+// pair takes an allocation and equal budgets out of a report on both.
+func pair(r *verify.Report) (tuned, equal verify.Estimate) {
+	for _, x := range r.Best[0].Rows {
+		if x.Adapter == "" {
+			equal = x.KL
+		} else {
+			tuned = x.KL
+		}
+	}
+	return tuned, equal
+}
+
+// left measures what is gained where a head alone has the whole context.
+func (m *measurer) left(r *Report, best map[int64]*allocation) error {
+	a := best[363]
+	o, err := m.options(m.model, kib(363), a.types, effort{3, 4})
+	if err != nil {
+		return err
+	}
+	o.Windows, o.Work = m.windows, filepath.Join(m.work, "left")
+	now := make([]int, len(a.result.Heads))
+	whole := make([]int, len(now))
+	for j, h := range a.result.Heads {
+		now[j], whole[j] = h.Slots, heldout.Tokens
+	}
+	all := [][]int{now, whole}
+	for j := range now {
+		one := append([]int{}, now...)
+		one[j] = heldout.Tokens
+		all = append(all, one)
+	}
+	d, err := tune.Measure(m.ctx, *o, all)
+	if err != nil {
+		return err
+	}
+	r.Left = Left{KiB: 363, KL: d[0], Types: d[1]}
+	for j, h := range a.result.Heads {
+		r.Left.Heads = append(r.Left.Heads, HeadLeft{h.Layer, h.Head, h.Slots, d[0] - d[2+j]})
+	}
+	return nil
+}
+
+// layers compares budgets by head with what each layer has of them, spread over its heads equally.
+func (m *measurer) layers(r *Report, best map[int64]*allocation) error {
+	a := best[363]
+	sum, n := map[int]float32{}, map[int]float32{}
+	for _, h := range a.result.Heads {
+		sum[h.Layer] += h.Weight
+		n[h.Layer]++
+	}
+	var weights []float32
+	for _, h := range a.result.Heads {
+		weights = append(weights, sum[h.Layer]/n[h.Layer])
+	}
+	by := &allocation{a.result, a.types, strings.TrimSuffix(a.path, ".lesskv.gguf") + "-layers.lesskv.gguf"}
+	if err := m.write(m.model, by, weights); err != nil {
+		return err
+	}
+	r.Layers = Layers{KiB: 363, Types: a.types}
+	for _, x := range []struct {
+		a  *allocation
+		to *verify.Estimate
+	}{{by, &r.Layers.Layer}, {a, &r.Layers.Head}} {
+		found, err := m.verified(x.a, kib(363), m.windows, heldout.Ubatch)
+		if err != nil {
+			return err
+		}
+		*x.to, r.Layers.Equal = pair(found)
+	}
+	m.say("by layer %.4f, by head %.4f", r.Layers.Layer.Value, r.Layers.Head.Value)
+	return nil
+}
+
+// proseWindows are six of the text that is not Go, or as many as it has.
+func (m *measurer) proseWindows() (all [][]int32) {
+	n := min(6, len(m.prose)/heldout.Tokens)
+	for i := range n {
+		at := i * (len(m.prose) - heldout.Tokens) / max(n-1, 1)
+		all = append(all, m.prose[at:at+heldout.Tokens])
+	}
+	return all
+}
+
+// recalled returns what asks gopher-recall-5m under a share of the full cache's bytes, with an allocation that was tuned on a text without
+// any task.
+func (m *measurer) recalled(share string, types string) func(*Report, map[int64]*allocation) error {
+	return func(r *Report, _ map[int64]*allocation) error {
+		part, err := worker.ParseBudget(share)
+		if err != nil {
+			return err
+		}
+		budget := worker.Budget{Bytes: int64(part.Full * full)}
+		a, err := m.tuned(m.recall, budget, types, effort{2, -1})
+		if err != nil {
+			return err
+		}
+		found, err := verify.Run(m.ctx, verify.Plan{
+			Model: m.recall, Adapters: []string{a.path}, Tokens: m.windowText(), Windows: 1, NoStart: true, Contexts: []int{heldout.Tokens},
+			Bytes: []verify.Budget{budget}, SlotTypes: []string{types}, Policies: []string{policy}, Generate: -1, Tasks: 4,
+			Threads: m.threads, Work: filepath.Join(m.work, "verify"),
+		})
+		if err != nil {
+			return err
+		}
+		for _, k := range found.Recall {
+			for _, x := range k.Methods {
+				if x.Within == 0 {
+					continue
+				}
+				r.Recall = append(r.Recall, Recall{Share: share, Types: types, Tuned: x.Adapter != "", Kind: k.Kind, Tokens: k.Length, Tasks: k.Tasks, Full: k.Full, Right: x.Right, Depth: x.ByDepth})
+				m.say("recall at %s, %s, tuned %v, %s of %d: %d of %d, full %d", share, types, x.Adapter != "", k.Kind, k.Length, x.Right, k.Tasks, k.Full)
+			}
+			if k.Weak {
+				r.Recall = append(r.Recall, Recall{Share: share, Types: types, Kind: k.Kind, Tokens: k.Length, Tasks: k.Tasks, Full: k.Full, Right: -1})
+			}
+		}
+		return nil
+	}
+}
+
+// windowText is the held-out windows one after the other.
+func (m *measurer) windowText() (all []int32) {
+	for _, w := range m.windows {
+		all = append(all, w...)
+	}
+	return all
+}
