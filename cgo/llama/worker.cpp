@@ -11,6 +11,7 @@
 //     open       path, n_ctx=0 (the model's), n_batch=2048, n_ubatch=512, n_seq_max=1, threads=1, type_k=f16, type_v=f16
 //                (f32 f16 q8_0 q4_0), flash_attn=0, kv_unified=0, swa_full=1, embeddings=0, capture=0, rope_base=0,
 //                rope_scale=0 (the model's), rollback=0 (n_rs_seq)
+//                gpu_layers=0, rpc="" (host:port of servers, with commas): layers on their devices and this machine's
 //                less=0, and with less=1 the fields of lesskv_config: policy, budget, budget_share, budget_bytes, heavy,
 //                pinned, less_type_k, less_type_v, adapter, force_adapter, reference, profile
 //     close
@@ -60,6 +61,8 @@
 //                caches only
 //     quantize   from to type threads=1: llama_model_quantize, type Q4_0, Q4_K_M, ...; no model need be open
 //     matmul     d pairs tokens heads heads_kv threads rounds=5 -> us: a prompt's attention as ggml_mul_mat computes it
+//     splits     n=1 -> splits copies bytes device_weights device_cache device_compute: of a graph for n tokens, between how many parts the
+//                device changes, how many tensors are copied for that, and their bytes; and the bytes in memory that is no host's
 //     log        -> payload: llama.cpp's log since the last time
 //     quit
 
@@ -112,6 +115,7 @@ reply worker::answer(request & req) {
         { "memory",      &worker::memory,      false },
         { "fill",        &worker::fill,        true  },
         { "quantize",    &worker::quantize,    false },
+        { "splits",      &worker::splits,      true  },
         { "matmul",      &worker::matmul,      false },
         { "log",         &worker::take_log,    false },
     };

@@ -94,12 +94,16 @@ private:
     // worker_open.cpp
 
     void check_cache_type(const char * key, ggml_type type, const char * length_key) const;
-    void load_model(const std::string & path);
+    void load_model(const std::string & path, int32_t n_gpu_layers, const std::string & rpc);
     void release();
     void describe(reply & out) const;
     void open (request & req, reply & out);
     void close(request & req, reply & out);
     void info (request & req, reply & out);
+
+    // worker_devices.cpp
+
+    void splits(request & req, reply & out);
 
     // worker_text.cpp
 

@@ -2,6 +2,8 @@
 
 #include "worker.h"
 
+#include "devices.h"
+
 namespace {
 
 constexpr int64_t max_seq = 256; // LLAMA_MAX_SEQ
@@ -43,7 +45,7 @@ void worker::check_cache_type(const char * key, ggml_type type, const char * len
     }
 }
 
-void worker::load_model(const std::string & path) {
+void worker::load_model(const std::string & path, int32_t n_gpu_layers, const std::string & rpc) {
     if (model) {
         refuse("a model is open: close it first");
     }
@@ -51,7 +53,9 @@ void worker::load_model(const std::string & path) {
         refuse("open wants path=FILE");
     }
     llama_model_params params = llama_model_default_params();
-    params.n_gpu_layers = 0;
+    auto list = devices::all(rpc);
+    params.n_gpu_layers = n_gpu_layers;
+    params.devices      = list.data();
     model.reset(llama_model_load_from_file(path.c_str(), params));
     if (!model) {
         throw failure(with_reason("can't load " + path));
@@ -70,7 +74,9 @@ void worker::release() {
 
 void worker::open(request & req, reply & out) {
     llama_context_params params = llama_context_default_params();
-    const std::string path = req.text("path");
+    const std::string path   = req.text("path");
+    const std::string rpc    = req.text("rpc");
+    const int32_t     layers = int32_t(req.integer("gpu_layers", 0, max_i32, 0));
     params.n_ctx           = uint32_t(req.integer("n_ctx", 0, max_ctx, 0));
     params.n_batch         = uint32_t(req.integer("n_batch", 1, max_ctx, 2048));
     params.n_ubatch        = uint32_t(req.integer("n_ubatch", 1, params.n_batch, std::min(512u, params.n_batch)));
@@ -137,7 +143,7 @@ void worker::open(request & req, reply & out) {
 #endif
     req.done();
 
-    load_model(path);
+    load_model(path, layers, rpc);
     try {
         check_cache_type("type_k", params.type_k, "attention.key_length");
         check_cache_type("type_v", params.type_v, "attention.value_length");
