@@ -149,7 +149,11 @@ func TestDevicesNothingEvictedIsExact(t *testing.T) {
 				w, _ = d.open(t, worker.Patched, c)
 				got := compare(t, want, chatter.decode(t, w, randomTokens(tokens, info.Vocab)))
 				t.Logf("largest difference %.2g, mean KL %.2g", got.max, got.kl)
-				assert.Less(t, got.max, 1e-3)
+				if d.servers > 0 {
+					assert.Less(t, got.max, 1e-3)
+				} else { // a GPU's own attention is what differs: it rounds as it likes
+					assert.Less(t, got.max, logitBoundF16)
+				}
 				assert.Less(t, got.kl, 1e-5)
 				assert.Zero(t, got.flips)
 			})
@@ -183,7 +187,11 @@ func TestDevicesLESS(t *testing.T) {
 					dev, _ := d.open(t, worker.Patched, c)
 					got := compare(t, want, chatter.decode(t, dev, tokens))
 					t.Logf("largest difference %.2g, mean KL %.2g", got.max, got.kl)
-					assert.Less(t, got.max, logitBound)
+					if d.servers > 0 {
+						assert.Less(t, got.max, logitBound)
+					} else { // a GPU's products, in which F16 matrices round what they are applied to
+						assert.Less(t, got.max, logitBoundF16)
+					}
 					on, err := dev.Layers(0)
 					require.NoError(t, err)
 					assert.Equal(t, layers, on)
