@@ -209,3 +209,14 @@ func TestDevicesLESS(t *testing.T) {
 		}
 	}
 }
+
+// Where there is no device, layers on one are refused, whatever the runtime was built for.
+func TestNoDevice(t *testing.T) {
+	if os.Getenv("LESSKV_TEST_DEVICES") == "local" {
+		t.Skip("there is one")
+	}
+	for tree := range worker.Unmodified + 1 {
+		_, err := start(t, tree).Open(worker.Config{Model: gopher, GPULayers: 1})
+		require.ErrorContains(t, err, "gpu_layers=1: there is no device for them")
+	}
+}

@@ -82,10 +82,11 @@ type Options struct {
 	Hidden     int       // 16
 	KernelType gguf.Type // F16; F32 can't be asked for, as it is the zero
 
-	Ubatch  int  // 512
-	Threads int  // all CPUs
-	Profile bool // where LESS's time goes
-	Growth  int  // feed so many tokens, and say how much the peak grew from 2,048 on; 0: not
+	Ubatch    int  // 512
+	Threads   int  // all CPUs
+	GPULayers int  // layers on this machine's devices; none
+	Profile   bool // where LESS's time goes
+	Growth    int  // feed so many tokens, and say how much the peak grew from 2,048 on; 0: not
 
 	Progress func(done, total float64, what string) // share of the work, and what is done next
 }
@@ -144,7 +145,7 @@ func (o *Options) fill() error {
 			return fmt.Errorf("bench: a context of %d tokens: want 0, or %d (a micro-batch) to %d: %w", c, o.Ubatch, trainedContext, ErrOption)
 		}
 	}
-	if o.Repeat < 1 || o.Ubatch < 1 || o.Threads < 1 || o.Rank < 1 || o.Hidden < 1 || !(o.Budget > 0 && o.Budget <= 1) || o.Growth < 0 {
+	if o.Repeat < 1 || o.Ubatch < 1 || o.Threads < 1 || o.Rank < 1 || o.Hidden < 1 || o.GPULayers < 0 || !(o.Budget > 0 && o.Budget <= 1) || o.Growth < 0 {
 		return fmt.Errorf("bench: %d repetitions, micro-batches of %d, %d threads, rank %d, hidden size %d, a budget of %g: %w",
 			o.Repeat, o.Ubatch, o.Threads, o.Rank, o.Hidden, o.Budget, ErrOption)
 	}

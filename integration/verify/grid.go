@@ -113,7 +113,7 @@ func (v *verifier) fillGroup(g *group, first bool) error {
 	}
 	cache := func(name string) run {
 		t := cacheTypes[name]
-		c := worker.Config{Context: g.context, Ubatch: g.ubatch, WindowOnly: true, FlashAttention: t.flash}
+		c := worker.Config{Context: g.context, Ubatch: g.ubatch, WindowOnly: true, FlashAttention: t.flash, GPULayers: v.plan.GPULayers}
 		if name != "f16" {
 			c.TypeK, c.TypeV = name, name
 		}
@@ -127,7 +127,7 @@ func (v *verifier) fillGroup(g *group, first bool) error {
 		if v.plan.SlotType != "f16" {
 			l.TypeK, l.TypeV, _ = worker.SlotTypes(v.plan.SlotType) // checked with the plan
 		}
-		r := run{tree: worker.Patched, config: worker.Config{Context: g.context, Ubatch: g.ubatch, WindowOnly: true, LESS: l}, adapter: a}
+		r := run{tree: worker.Patched, config: worker.Config{Context: g.context, Ubatch: g.ubatch, WindowOnly: true, GPULayers: v.plan.GPULayers, LESS: l}, adapter: a}
 		r.bytes = int64(l.Budget) * v.slotBytes()
 		if a != nil {
 			l.Adapter = a.path
