@@ -187,9 +187,13 @@ func TestDevicesLESS(t *testing.T) {
 					dev, _ := d.open(t, worker.Patched, c)
 					got := compare(t, want, chatter.decode(t, dev, tokens))
 					t.Logf("largest difference %.2g, mean KL %.2g", got.max, got.kl)
-					if d.servers > 0 {
+					m, _ := tinymodels.Find(name)
+					switch {
+					case d.servers > 0:
 						assert.Less(t, got.max, logitBound)
-					} else { // a GPU's products, in which F16 matrices round what they are applied to
+					case m.Experts: // rounding makes it choose others now and then: one row was off by 2.5 on an H200
+						assert.Less(t, got.kl, logitMeanBoundF16)
+					default: // a GPU's products, in which F16 matrices round what they are applied to
 						assert.Less(t, got.max, logitBoundF16)
 					}
 					on, err := dev.Layers(0)
