@@ -79,7 +79,7 @@ func failingWorker(t *testing.T) *failing {
 	dir := t.TempDir()
 	less := filepath.Join(build.Sources(), "less")
 	objects := compile(t, build, dir, []string{filepath.Join(less, "cache.c")}, "-O2", "-Dmalloc=lesskv_failing_malloc")
-	objects = append(objects, compile(t, build, dir, []string{filepath.Join(less, "worker.cpp"), "testdata/failing/malloc.c"}, "-O1")...)
+	objects = append(objects, compile(t, build, dir, append(workerSources(t, build), "testdata/failing/malloc.c"), "-O1")...)
 	path := filepath.Join(dir, "worker")
 	link := append([]string{"-o", path}, objects...)
 	require.NoError(t, execute(t, tool("CXX", "g++"), append(link, filepath.Join(build.Package(), "libbinding.a"), "-pthread", "-lm", "-ldl")...))

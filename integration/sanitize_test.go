@@ -174,6 +174,15 @@ func sanitized(t *testing.T, build layout.Layout, dir string, patterns ...string
 	return compile(t, build, dir, sources, "-O1", "-g", "-fPIC", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 }
 
+// workerSources are the files of the verification worker.
+func workerSources(t *testing.T, build layout.Layout) []string {
+	t.Helper()
+	sources, err := filepath.Glob(filepath.Join(build.Sources(), "less", "worker*.cpp"))
+	require.NoError(t, err)
+	require.NotEmpty(t, sources)
+	return sources
+}
+
 // compile compiles sources of the patched runtime that are cgo/'s, or copies of such, and returns the objects, in dir.
 func compile(t *testing.T, build layout.Layout, dir string, sources []string, flags ...string) (objects []string) {
 	t.Helper()

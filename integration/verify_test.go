@@ -46,7 +46,7 @@ func TestVerifyFindsBrokenKernels(t *testing.T) {
 			require.NoError(t, os.WriteFile(broken, []byte(strings.Replace(string(source), c.sign, c.flipped, 1)), 0o644))
 			dir := t.TempDir()
 			path := filepath.Join(dir, "worker")
-			objects := compile(t, build, dir, []string{broken, filepath.Join(build.Sources(), "less", "worker.cpp")}, "-O2")
+			objects := compile(t, build, dir, append(workerSources(t, build), broken), "-O2")
 			link := append([]string{"-o", path}, objects...) // before the archive, which gives the rest
 			link = append(link, filepath.Join(build.Package(), "libbinding.a"), "-pthread", "-lm", "-ldl")
 			require.NoError(t, execute(t, tool("CXX", "g++"), link...))

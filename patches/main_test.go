@@ -51,7 +51,7 @@ func TestSeries(t *testing.T) {
 	for _, n := range named {
 		table = append(table, string(n[1]))
 	}
-	for _, name := range []string{"llama.cpp", "go-llama.cpp"} {
+	for _, name := range []string{"llama.cpp", "go-llama.cpp", "ggml-rpc"} {
 		patches, err := series.Read(patches, name)
 		require.NoError(t, err)
 		require.NotEmpty(t, patches)

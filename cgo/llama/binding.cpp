@@ -123,12 +123,12 @@ using namespace binding;
 
 void * load_model_lesskv(const char * fname, int n_ctx, int, bool memory_f16, bool mlock, bool, bool mmap, bool, int n_gpu, int n_batch,
         const char * maingpu, const char * tensorsplit, bool numa, float rope_freq_base, float rope_freq_scale, bool, const char * lora,
-        const char * lora_base, bool, const lesskv_config * less, llama_binding_failure * failure) {
+        const char * lora_base, bool, const lesskv_config * less, const char * rpc, llama_binding_failure * failure) {
     model * m = nullptr;
     std::string error;
     llama_binding_log_init();
     guard(failure->code, error, [&] {
-        m = load({ fname, n_ctx, n_gpu, n_batch, memory_f16, mlock, mmap, numa, maingpu, tensorsplit, rope_freq_base, rope_freq_scale, lora, lora_base, less });
+        m = load({ fname, n_ctx, n_gpu, n_batch, memory_f16, mlock, mmap, numa, maingpu, tensorsplit, rope_freq_base, rope_freq_scale, lora, lora_base, less, rpc });
     });
     snprintf(failure->text, sizeof(failure->text), "%s", error.c_str());
     return m;
@@ -139,10 +139,11 @@ void * load_model(const char * fname, int n_ctx, int n_seed, bool memory_f16, bo
         const char * lora, const char * lora_base, bool perplexity) {
     llama_binding_failure failure;
     return load_model_lesskv(fname, n_ctx, n_seed, memory_f16, mlock, embeddings, mmap, low_vram, n_gpu, n_batch, maingpu, tensorsplit, numa,
-            rope_freq_base, rope_freq_scale, mul_mat_q, lora, lora_base, perplexity, nullptr, &failure);
+            rope_freq_base, rope_freq_scale, mul_mat_q, lora, lora_base, perplexity, nullptr, nullptr, &failure);
 }
 
 void llama_binding_free_model(void * state) {
+    catching assertions; // of a device that is gone
     delete static_cast<model *>(state);
     give_back();
 }

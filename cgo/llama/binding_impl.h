@@ -167,6 +167,7 @@ struct load_options {
     const char * lora;
     const char * lora_base;
     const lesskv_config * less;
+    const char * rpc; // servers whose devices take part, "host:port" with commas between them; NULL or "": none
 };
 model * load(const load_options & options);
 

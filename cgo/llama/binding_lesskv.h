@@ -45,11 +45,12 @@ struct llama_binding_failure {
     char text[2048];
 };
 
-// As load_model. less: NULL for the unmodified cache; its error fields are not used. NULL: failure says why.
+// As load_model. less: NULL for the unmodified cache; its error fields are not used. rpc: servers whose devices are the first ones, as
+// "host:port" with commas between them; NULL or "" for none. NULL: failure says why.
 void * load_model_lesskv(const char * fname, int n_ctx, int n_seed, bool memory_f16, bool mlock, bool embeddings, bool mmap,
         bool low_vram, int n_gpu, int n_batch, const char * maingpu, const char * tensorsplit, bool numa, float rope_freq_base,
         float rope_freq_scale, bool mul_mat_q, const char * lora, const char * lora_base, bool perplexity,
-        const struct lesskv_config * less, struct llama_binding_failure * failure);
+        const struct lesskv_config * less, const char * rpc, struct llama_binding_failure * failure);
 
 // The prompt, the negative one too, is text alone: what reads like a control token ("<s>") is not one. For Predict's family and
 // llama_tokenize_string. Off by default, since chat templates are written with such tokens.

@@ -2,6 +2,7 @@
 
 #include "binding_impl.h"
 
+#include "devices.h"
 #include "lesskv-cpu.h"
 
 #include "llama-model.h"
@@ -14,6 +15,7 @@
 #include <cstring>
 #include <memory>
 #include <mutex>
+#include <stdexcept>
 
 #include <sys/stat.h>
 #include <unistd.h>
@@ -115,8 +117,20 @@ static float rope_setting(const char * name, float value, float standard) {
     return value == standard ? 0.0f : value;
 }
 
-// What begins with no number upstream could not read either. A device that cannot be is a warning, as it was without effect.
-static int32_t parse_gpu(const model & m, const char * text) {
+// The devices for layers that are not the CPU's.
+struct placement {
+    int32_t n_layers = 0;                    // that go there
+    std::vector<ggml_backend_dev_t> devices; // with a NULL behind; without one: none
+
+    size_t count() const { return n_layers > 0 && !devices.empty() ? devices.size() - 1 : 0; }
+};
+
+static std::string count_devices(size_t n) {
+    return n == 1 ? "is 1" : "are " + std::to_string(n);
+}
+
+// What begins with no number upstream could not read either. A device that cannot be is a warning where no layer goes to one.
+static int32_t parse_gpu(const model & m, const char * text, const placement & where) {
     if (!*text) {
         return 0;
     }
@@ -124,6 +138,9 @@ static int32_t parse_gpu(const model & m, const char * text) {
     const long n = strtol(text, &end, 10);
     if (end == text) {
         fail(LLAMA_BINDING_ARGUMENT, "main GPU \"%s\": want the number of a device below %zu", text, llama_max_devices());
+    }
+    if (where.count() > 0 && (*end || n < 0 || n >= (long) where.count())) {
+        fail(LLAMA_BINDING_ARGUMENT, "main GPU \"%s\": there %s, counted from 0", text, count_devices(where.count()).c_str());
     }
     if (*end || n < 0 || n >= (long) llama_max_devices()) {
         warn_once(m, "main GPU \"%s\" is ignored: want the number of a device below %zu", text, llama_max_devices());
@@ -133,7 +150,7 @@ static int32_t parse_gpu(const model & m, const char * text) {
 }
 
 // Shares by device, separated by commas or slashes; the rest is 0, and so is what is no share.
-static std::vector<float> parse_split(const model & m, const char * text) {
+static std::vector<float> parse_split(const model & m, const char * text, const placement & where) {
     std::vector<float> split(llama_max_devices(), 0.0f);
     size_t n = 0;
     while (*text) {
@@ -149,10 +166,31 @@ static std::vector<float> parse_split(const model & m, const char * text) {
         if (!good) {
             warn_once(m, "tensor split: a share of %g is taken for 0", share);
         }
+        if (good && share > 0.0f && where.count() > 0 && n >= where.count()) {
+            fail(LLAMA_BINDING_ARGUMENT, "tensor split: a share for device %zu, and there %s, counted from 0", n, count_devices(where.count()).c_str());
+        }
         split[n++] = good ? share : 0.0f;
         text = *end ? end + 1 : end;
     }
     return split;
+}
+
+static placement place(int32_t n_layers, const std::string & servers) {
+    placement where;
+    where.n_layers = std::max(0, n_layers);
+    try {
+        where.devices = devices::all(servers);
+    } catch (const std::runtime_error & e) {
+        fail(LLAMA_BINDING_ARGUMENT, "%s", e.what());
+    }
+    if (where.n_layers > 0 && where.count() == 0) {
+        if (devices::has_backend()) {
+            fail(LLAMA_BINDING_MISSING, "%d layers are to run on a GPU, and the runtime finds none: look for its driver, or ask for 0", where.n_layers);
+        }
+        static std::once_flag once;
+        std::call_once(once, [] { log(GGML_LOG_LEVEL_WARN, "lesskv: this runtime has no GPU backend: all layers run on the CPU\n"); });
+    }
+    return where;
 }
 
 static llama_context_params context_params(const load_options & o) {
@@ -198,7 +236,8 @@ static void check_memory(const model & m) {
     const uint64_t n_ctx = m.cparams.n_ctx ? m.cparams.n_ctx : h.n_ctx_train;
     uint64_t token = 0; // bytes of one, where a layer keeps all
     for (uint32_t il = 0; il < h.n_layer(); ++il) {
-        if (h.has_kv(il) && !h.is_recr(il) && !h.is_swa(il)) {
+        const bool here = ggml_backend_dev_type(m.weights->dev_layer(il)) == GGML_BACKEND_DEVICE_TYPE_CPU;
+        if (here && h.has_kv(il) && !h.is_recr(il) && !h.is_swa(il)) {
             token += ggml_row_size(m.cparams.type_k, h.n_embd_k_gqa(il)) + ggml_row_size(m.cparams.type_v, h.n_embd_v_gqa(il));
         }
     }
@@ -265,16 +304,6 @@ static void load_lora(const load_options & o, model & m) {
     }
 }
 
-// What a request for layers on a GPU comes to here, said once.
-static void warn_gpu(bool less) {
-    static std::once_flag once, once_less;
-    if (!llama_supports_gpu_offload()) {
-        std::call_once(once, [] { log(GGML_LOG_LEVEL_WARN, "lesskv: this runtime has no GPU backend: all layers run on the CPU\n"); });
-    } else if (less) {
-        std::call_once(once_less, [] { log(GGML_LOG_LEVEL_WARN, "lesskv: the attention of LESS runs on the CPU, whatever the number of GPU layers\n"); });
-    }
-}
-
 // The C library's heaps, unless the environment sets them. Go calls from one thread and then another, and glibc has a heap for
 // each few of them: a call would leave in every one what it left in the first. And it raises the size from which blocks are
 // mapped, and so given back at once, to the largest that was ever freed: the blocks of many MiB that come and go with a model
@@ -307,19 +336,21 @@ model * load(const load_options & o) {
     }
     auto m = std::make_unique<model>(o.less);
     m->cparams = context_params(o);
-    const auto split   = parse_split(*m, o.tensor_split);
+    check_file(o.path);
+    start_backend(o.numa);
+    const auto where = place(o.n_gpu_layers, o.rpc ? o.rpc : "");
+    const auto split = parse_split(*m, o.tensor_split, where);
 
     auto mparams = llama_model_default_params();
-    mparams.n_gpu_layers = std::max(0, o.n_gpu_layers);
-    mparams.main_gpu     = parse_gpu(*m, o.main_gpu);
+    mparams.devices      = const_cast<ggml_backend_dev_t *>(where.devices.data());
+    mparams.n_gpu_layers = where.n_layers;
+    mparams.main_gpu     = parse_gpu(*m, o.main_gpu, where);
+    if (*o.main_gpu && !*o.tensor_split && where.count() > 0) {
+        mparams.split_mode = LLAMA_SPLIT_MODE_NONE; // all on that one: where they are split, llama.cpp has no use for its number
+    }
     mparams.tensor_split = split.data();
     mparams.load_mode    = o.mmap ? (o.mlock ? LLAMA_LOAD_MODE_MMAP_MLOCK : LLAMA_LOAD_MODE_MMAP) : (o.mlock ? LLAMA_LOAD_MODE_MLOCK : LLAMA_LOAD_MODE_NONE);
 
-    check_file(o.path);
-    start_backend(o.numa);
-    if (o.n_gpu_layers > 0) {
-        warn_gpu(o.less);
-    }
     {
         log_errors errors;
         m->weights.reset(llama_model_load_from_file(o.path, mparams));

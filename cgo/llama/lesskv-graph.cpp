@@ -17,6 +17,7 @@
 #include <cmath>
 #include <cstring>
 #include <map>
+#include <stdexcept>
 
 namespace {
 
@@ -185,6 +186,15 @@ ggml_tensor * rounded(ggml_context * ctx, ggml_tensor * x, lesskv_type type) {
     return x->type == (ggml_type) type ? x : ggml_cast(ctx, x, (ggml_type) type);
 }
 
+// A node of ours: it works in main memory, which not every device says of it (an RPC server's says that it can compute everything).
+ggml_tensor * new_node(const llm_graph_context & g, int64_t ne0, int64_t ne1, int64_t ne2, ggml_tensor ** src, int n_src, ggml_custom_op_t what, lesskv_memory_layer & l, const char * name) {
+    ggml_tensor * t = ggml_custom_4d(g.ctx0, GGML_TYPE_F32, ne0, ne1, ne2, 1, src, n_src, what, GGML_N_TASKS_MAX, &l);
+    ggml_backend_sched_set_tensor_backend(g.sched, t, g.backend_cpu);
+    g.cb(t, name, l.il);
+    ggml_build_forward_expand(g.gf, t); // nodes run as they are added
+    return t;
+}
+
 ggml_tensor * build(
         const llm_graph_context & g, const inputs & in,
         ggml_tensor * wo, ggml_tensor * wo_b, ggml_tensor * wo_s,
@@ -240,15 +250,11 @@ ggml_tensor * build(
     }
 
     ggml_tensor * src[] = { q, k, v, in.control, sinks };
-    ggml_tensor * out = ggml_custom_4d(g.ctx0, GGML_TYPE_F32, p.dv, p.n_head, g.n_tokens, 1, src, sinks ? 5 : 4, attend, GGML_N_TASKS_MAX, &l);
-    g.cb(out, "lesskv_attn", il);
-    ggml_build_forward_expand(g.gf, out);
+    ggml_tensor * out = new_node(g, p.dv, p.n_head, g.n_tokens, src, sinks ? 5 : 4, attend, l, "lesskv_attn");
 
-    const auto then = [&](ggml_custom_op_t what, lesskv_memory_layer & of, const char * name) { // behind what there is: nodes run as they are added
-        src[SRC_Q] = out;
-        ggml_tensor * t = ggml_custom_4d(g.ctx0, GGML_TYPE_F32, 1, 1, 1, 1, src, 4, what, GGML_N_TASKS_MAX, &of);
-        g.cb(t, name, of.il);
-        ggml_build_forward_expand(g.gf, t);
+    const auto then = [&](ggml_custom_op_t what, lesskv_memory_layer & of, const char * name) {
+        src[SRC_Q] = out; // behind the attention
+        new_node(g, 1, 1, 1, src, 4, what, of, name);
     };
     auto & owner = mem->owner(l);
     if (owner.last_sharer >= 0) {

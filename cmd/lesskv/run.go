@@ -33,6 +33,7 @@ type runOptions struct {
 	context int
 	batch   int
 	threads int
+	gpu     int
 	seed    int
 	temp    float32
 	topK    int
@@ -79,6 +80,7 @@ would.`,
 	addNumber(f, &o.context, "context", "c", 0, 0, most, "context in tokens, 0 for the model's own")
 	addNumber(f, &o.batch, "batch", "b", 0, 0, most, "tokens of the prompt to compute at a time (default 512, with gopher-5m 32, as its adapters were trained)")
 	addNumber(f, &o.threads, "threads", "t", 0, 0, maxThreads, "threads (default one for each CPU, with gopher-5m 1, as it is too small to share)")
+	addNumber(f, &o.gpu, "gpu-layers", "", 0, 0, most, "layers on devices: this machine's, and before them those of the servers in LESSKV_RPC")
 	addNumber(f, &o.seed, "seed", "s", -1, -1, most, "seed of the sampling, -1 for a random one")
 	addNumber(f, &o.temp, "temp", "", 0.8, 0, 1000, "temperature, 0 for the most likely token each time")
 	addNumber(f, &o.topK, "top-k", "", 40, 0, most, "sample from the k most likely tokens, 0 for all")
@@ -116,7 +118,7 @@ func (o *runOptions) run(cmd *cobra.Command, args []string) error {
 	if o.verbose {
 		lesskv.SetLogLevel(slog.LevelInfo)
 	}
-	model, err := llama.New(path, llama.EnableF16Memory, llama.SetContext(o.context), llama.SetNBatch(o.batch), cache)
+	model, err := llama.New(path, llama.EnableF16Memory, llama.SetContext(o.context), llama.SetNBatch(o.batch), llama.SetGPULayers(o.gpu), cache)
 	if err != nil {
 		return err
 	}

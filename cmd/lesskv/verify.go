@@ -116,6 +116,7 @@ built in with its adapters and a text that it has not seen.`,
 	f.StringVarP(&o.output, "output", "o", "", "`folder` for the report (default: MODEL.verify beside the model)")
 	f.StringVar(&o.memory, "memory", "", "`bytes` that all processes together may take, as 8G (default: four fifths of what is available)")
 	addNumber(f, &o.Threads, "threads", "t", limits.CPUs(), 1, maxThreads, "threads, all processes together")
+	addNumber(f, &o.GPULayers, "gpu-layers", "", 0, 0, most, "layers on this machine's devices")
 	f.BoolVar(&o.json, "json", false, "print the report as JSON instead of the table")
 	f.BoolVar(&o.keep, "keep", false, "leave the work folder")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "no progress")

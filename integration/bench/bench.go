@@ -246,7 +246,7 @@ func (b *bench) start(m Method, context int, less *worker.LESS) (*worker.Worker,
 		return nil, err
 	}
 	_, err = w.Open(worker.Config{Model: b.path, Context: context, Batch: b.o.Ubatch, Ubatch: b.o.Ubatch, Threads: b.o.Threads,
-		TypeK: m.Type, TypeV: m.Type, FlashAttention: m.FA, LESS: less})
+		TypeK: m.Type, TypeV: m.Type, FlashAttention: m.FA, GPULayers: b.o.GPULayers, LESS: less})
 	if err != nil {
 		w.Close()
 		return nil, err

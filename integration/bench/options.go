@@ -88,6 +88,7 @@ type Options struct {
 
 	Ubatch    int  // 512
 	Threads   int  // all CPUs
+	GPULayers int  // layers on this machine's devices; none
 	Profile   bool // where LESS's time goes
 	Processes bool // what a process takes that is opened for each of the contexts
 	Growth    int  // feed so many tokens, and say how much the peak grew from 2,048 on; 0: not
@@ -149,7 +150,7 @@ func (o *Options) fill() error {
 			return fmt.Errorf("bench: a context of %d tokens: want 0, or %d (a micro-batch) to %d: %w", c, o.Ubatch, trainedContext, ErrOption)
 		}
 	}
-	if o.Repeat < 1 || o.Ubatch < 1 || o.Threads < 1 || o.Rank < 1 || o.Hidden < 1 || !(o.Budget > 0 && o.Budget <= 1) || o.Growth < 0 {
+	if o.Repeat < 1 || o.Ubatch < 1 || o.Threads < 1 || o.Rank < 1 || o.Hidden < 1 || o.GPULayers < 0 || !(o.Budget > 0 && o.Budget <= 1) || o.Growth < 0 {
 		return fmt.Errorf("bench: %d repetitions, micro-batches of %d, %d threads, rank %d, hidden size %d, a budget of %g: %w",
 			o.Repeat, o.Ubatch, o.Threads, o.Rank, o.Hidden, o.Budget, ErrOption)
 	}

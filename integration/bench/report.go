@@ -58,7 +58,11 @@ func (r *Result) check() error {
 // Table prints speeds and bytes: medians, in parentheses the slowest and the fastest round; ratios round by round to the
 // fastest unmodified method.
 func (r *Result) Table(w io.Writer) error {
-	fmt.Fprintf(w, "%s on %s (%s), %d threads, micro-batches of %d\n", r.Model, r.CPU, r.System, r.Threads, r.Ubatch)
+	device := ""
+	if r.GPU > 0 {
+		device = fmt.Sprintf(", %d layers on a device", r.GPU)
+	}
+	fmt.Fprintf(w, "%s on %s (%s), %d threads, micro-batches of %d%s\n", r.Model, r.CPU, r.System, r.Threads, r.Ubatch, device)
 	fmt.Fprintf(w, "LESS: %s, %d slots per KV head in %s, rank %d, hidden size %d, kernels in %s\n", r.Policy, r.Budget, r.Slots, r.Rank, r.Hidden, r.Kernels)
 	for _, phase := range []Phase{Prompt, Decode} {
 		if !slices.ContainsFunc(r.Samples, func(s Sample) bool { return s.Phase == phase }) {

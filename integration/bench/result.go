@@ -27,6 +27,7 @@ type Result struct {
 	System  string    `json:"system"` // GOOS/GOARCH
 	Model   string    `json:"model"`
 	Threads int       `json:"threads"`
+	GPU     int       `json:"gpu_layers,omitempty"` // layers on a device
 	Ubatch  int       `json:"ubatch"`
 	Layers  int       `json:"layers"`
 	Budget  int       `json:"budget"` // slots per KV head
@@ -105,7 +106,7 @@ func (r *Result) process(method string, context int) int64 {
 func newResult(o *Options, name string, m *weights.Model, budget int) Result {
 	return Result{
 		Time: time.Now().UTC().Truncate(time.Second), CPU: cpuName(), System: runtime.GOOS + "/" + runtime.GOARCH,
-		Model: name, Threads: o.Threads, Ubatch: o.Ubatch, Layers: m.Layers, Budget: budget, Policy: o.Policy,
+		Model: name, Threads: o.Threads, GPU: o.GPULayers, Ubatch: o.Ubatch, Layers: m.Layers, Budget: budget, Policy: o.Policy,
 		Slots: o.SlotType, Rank: o.Rank, Hidden: o.Hidden, Kernels: o.KernelType.String(),
 	}
 }

@@ -115,7 +115,7 @@ func (v *verifier) add(g *group, r run) *run {
 // cache is one of the runtime's own caches.
 func (v *verifier) cache(g *group, name string) run {
 	t := cacheTypes[name]
-	c := worker.Config{Context: g.context, Ubatch: g.ubatch, WindowOnly: true, FlashAttention: t.flash}
+	c := worker.Config{Context: g.context, Ubatch: g.ubatch, WindowOnly: true, FlashAttention: t.flash, GPULayers: v.plan.GPULayers}
 	if name != "f16" {
 		c.TypeK, c.TypeV = name, name
 	}
@@ -128,7 +128,7 @@ func (v *verifier) less(g *group, policy, types string, slots int, a *adapter) r
 	if types != "f16" {
 		l.TypeK, l.TypeV, _ = worker.SlotTypes(types)
 	}
-	r := run{tree: worker.Patched, config: worker.Config{Context: g.context, Ubatch: g.ubatch, WindowOnly: true, LESS: l}, adapter: a}
+	r := run{tree: worker.Patched, config: worker.Config{Context: g.context, Ubatch: g.ubatch, WindowOnly: true, GPULayers: v.plan.GPULayers, LESS: l}, adapter: a}
 	r.bytes = int64(l.Budget) * v.slotBytes(types)
 	if a != nil {
 		l.Adapter = a.path

@@ -105,10 +105,12 @@ type Plan struct {
 	Seed    uint64 // of the draws; 1
 	Buckets int    // of positions, along the sequence; 16
 
-	Memory   int64          // bytes that all processes together may take; four fifths of what is available
-	Threads  int            // all processes together; the machine's
-	Work     string         // folder where finished work is kept, so that the same plan goes on where it was stopped; none
-	Progress func(Progress) // is told how far it has come
+	Memory  int64 // bytes that all processes together may take; four fifths of what is available
+	Threads int   // all processes together; the machine's
+
+	GPULayers int            // layers on this machine's devices; none
+	Work      string         // folder where finished work is kept, so that the same plan goes on where it was stopped; none
+	Progress  func(Progress) // is told how far it has come
 
 	// Workers: programs of either tree; those of the assembled runtime.
 	Worker, UnmodifiedWorker string
@@ -135,7 +137,7 @@ func (p *Plan) fill(modelContext int) error {
 	}{
 		{&p.Windows, "windows", 6, 1}, {&p.Stride, "stride", 0, 0}, {&p.Generate, "generated tokens", 48, -1}, {&p.Read, "tokens to read", 0, 0},
 		{&p.Samples, "samples", 1000, 10}, {&p.Block, "positions of a block", 64, 1}, {&p.Buckets, "buckets", 16, 1},
-		{&p.Tasks, "recall tasks", 1, 1}, {&p.Threads, "threads", limits.CPUs(), 1},
+		{&p.Tasks, "recall tasks", 1, 1}, {&p.Threads, "threads", limits.CPUs(), 1}, {&p.GPULayers, "GPU layers", 0, 0},
 	} {
 		if *d.field == 0 {
 			*d.field = d.otherwise

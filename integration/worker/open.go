@@ -27,6 +27,9 @@ type Config struct {
 	RopeScale      float32 // rope_freq_scale; the model's
 	Rollback       int     // n_rs_seq: states of recurrent layers that a sequence can go back to, in tokens; 0
 
+	GPULayers int    // layers on devices, the last ones first; 0
+	RPC       string // servers whose devices are among them: host:port, with commas between them
+
 	LESS *LESS // nil: off
 }
 
@@ -96,6 +99,8 @@ func (c *Config) args() []any {
 	number("n_seq_max", c.Sequences)
 	number("threads", c.Threads)
 	number("rollback", c.Rollback)
+	number("gpu_layers", c.GPULayers)
+	text("rpc", c.RPC)
 	text("type_k", c.TypeK)
 	text("type_v", c.TypeV)
 	real("rope_base", float64(c.RopeBase))

@@ -34,6 +34,9 @@ func (l Layout) Worker() string { return l.in("bin", "lesskv-worker") }
 // UnmodifiedWorker is the same worker on the unmodified llama.cpp.
 func (l Layout) UnmodifiedWorker() string { return l.in("bin", "lesskv-worker-unmodified") }
 
+// RPCServer is the program that serves this machine's devices to others, where the backend rpc was asked for.
+func (l Layout) RPCServer() string { return l.in("bin", "ggml-rpc-server") }
+
 // Objects is the store of compiled objects.
 func (l Layout) Objects() string { return l.in("obj") }
 

@@ -35,6 +35,7 @@ type Release struct {
 	Tree       string            // git's hash of all files of that commit
 	Sums       map[string]string // SHA-256 of the files that are used
 	Tests      map[string]string // and of those that upstream's own tests are made of, which the tests of this project fetch
+	Devices    map[string]string // and of ggml's backends beside the CPU's, which a run fetches that is asked for one
 }
 
 // Llama is the llama.cpp that the runtime is made of.
@@ -47,6 +48,7 @@ var Llama = Release{
 	Tree:       "fd570ef54b10ec5fecb739e7e04c8ce44a6f415a",
 	Sums:       sums(llamaSums),
 	Tests:      sums(llamaTests),
+	Devices:    sums(llamaDevices),
 }
 
 var (
@@ -54,6 +56,8 @@ var (
 	llamaSums string
 	//go:embed llama.cpp-tests.sums
 	llamaTests string
+	//go:embed llama.cpp-devices.sums
+	llamaDevices string
 )
 
 // sums reads the lines of a file as sha256sum writes it.

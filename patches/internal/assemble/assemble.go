@@ -42,6 +42,9 @@ type Options struct {
 	Jobs    int    // compilers at a time; 0: one for each CPU
 	Strict  bool   // warnings of our own sources are errors, where they are compiled
 
+	Backends string // ggml's beside the CPU's, with commas between them
+	CUDAArch string // the architectures that CUDA is compiled for, likewise; "": those of this machine's GPUs
+
 	Series  fs.FS // folders llama.cpp and go-llama.cpp of *.patch files
 	Sources fs.FS // folders kernels and llama, the contents of cgo/
 
@@ -56,13 +59,15 @@ func (o *Options) logf(format string, args ...any) {
 // An assembly is one run.
 type assembly struct {
 	Options
-	root    string // folder of the go.mod that is tied to the runtime
-	out     layout.Layout
-	tools   *toolchain.Toolchain
-	recipe  recipe
-	release *source.Source // nil: the pinned one, not fetched yet
-	series  map[string][]series.Patch
-	sources tree.Tree // less/...
+	root     string // folder of the go.mod that is tied to the runtime
+	out      layout.Layout
+	tools    *toolchain.Toolchain
+	recipe   recipe
+	release  *source.Source // nil: the pinned one, not fetched yet
+	devices  *source.Source // the same, with the sources of all backends beside the CPU's
+	backends []backend      // the chosen ones
+	series   map[string][]series.Patch
+	sources  tree.Tree // less/...
 }
 
 // Run assembles what is not there yet and ties the module to it.
@@ -156,12 +161,19 @@ func (a *assembly) prepare(ctx context.Context) error {
 		strict:   a.Strict,
 		identity: map[identityKey]string{},
 	}
+	if err := a.findBackends(ctx); err != nil {
+		return err
+	}
 	features, err := a.probe(ctx)
 	if err != nil {
 		return err
 	}
 	a.series = map[string][]series.Patch{}
-	for _, name := range []string{"llama.cpp", "go-llama.cpp"} {
+	folders := []string{"llama.cpp", "go-llama.cpp"}
+	if _, ok := a.recipe.backends["rpc"]; ok {
+		folders = append(folders, "ggml-rpc")
+	}
+	for _, name := range folders {
 		if a.series[name], err = series.Read(a.Series, name); err != nil {
 			return err
 		}
@@ -169,6 +181,11 @@ func (a *assembly) prepare(ctx context.Context) error {
 	if a.Llama != "" {
 		if a.release, err = source.Folder(source.Options{Folder: a.Llama, Log: a.Log}); err != nil {
 			return err
+		}
+		if len(a.backends) > 0 {
+			if a.devices, err = source.Folder(source.Options{Part: source.Devices, Folder: a.Llama, Log: a.Log}); err != nil {
+				return err
+			}
 		}
 	}
 	a.sources = tree.Tree{}

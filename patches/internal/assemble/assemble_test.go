@@ -105,10 +105,25 @@ func newBench(t *testing.T) *bench {
 		"ggml/src/ggml-cpu/quants.c":          "int quants;\n",
 		"ggml/src/ggml-cpu/arch/x86/quants.c": "int x86;\n",
 		"ggml/src/ggml-cpu/arch/arm/quants.c": "int arm;\n",
+		// of backends that a run must ask for
+		"ggml/src/ggml-backend-reg.cpp":                                        "int registry;\n",
+		"ggml/src/ggml-common.h":                                               "// ggml-common.h\n",
+		"ggml/src/ggml-rpc/ggml-rpc.cpp":                                       "int rpc;\n",
+		"ggml/src/ggml-rpc/transport-apple.cpp":                                "#error not wanted\n",
+		"tools/rpc/rpc-server.cpp":                                             "int server;\n",
+		"ggml/src/ggml-blas/ggml-blas.cpp":                                     "int blas;\n",
+		"ggml/src/ggml-cuda/acc.cu":                                            "int acc;\n",
+		"ggml/src/ggml-cuda/template-instances/fattn-vec-instance-f16-f16.cu":  "int pair;\n",
+		"ggml/src/ggml-cuda/template-instances/fattn-vec-instance-q5_0-f16.cu": "#error not wanted\n",
+		"ggml/src/ggml-metal/ggml-metal-device.m":                              "int metal;\n",
+		"ggml/src/ggml-metal/ggml-metal-impl.h":                                "// impl.h\n",
+		"ggml/src/ggml-metal/kernels/common.h":                                 "#pragma once\n#include \"ggml-metal-impl.h\"\n__embed_ggml-common.h__\n",
+		"ggml/src/ggml-metal/kernels/quantize.h":                               "#pragma once\n#include \"common.h\"\n// quantize.h\n",
+		"ggml/src/ggml-metal/kernels/fa.metal":                                 "#include \"common.h\"\nkernel fa;\n",
+		"ggml/src/ggml-metal/kernels/cpy.metal":                                "#include \"common.h\"\n#include \"quantize.h\"\nkernel cpy;\n",
 	}, map[string]string{
 		"common/common.cpp":                  "#error not wanted\n",
 		"tools/mtmd/mtmd.cpp":                "#error not wanted\n",
-		"ggml/src/ggml-cuda/x.cpp":           "#error not wanted\n",
 		"ggml/src/ggml-cpu/kleidiai/k.cpp":   "#error not wanted\n",
 		"ggml/src/ggml-cpu/spacemit/ime.cpp": "#error not wanted\n",
 	})
@@ -212,7 +227,7 @@ func TestBothTrees(t *testing.T) {
 	b.run()
 	require.ElementsMatch(t, []string{
 		"archive libbinding.a", "link lesskv-worker", "link lesskv-worker-unmodified",
-		"ggml/src/ggml-cpu/quants.c", b.arch(), "ggml/src/ggml.c", "src/models/lesskv-all.cpp", // once for both trees
+		"ggml/src/ggml-cpu/quants.c", b.arch(), "ggml/src/ggml.c", "ggml/src/ggml-backend-reg.cpp", "src/models/lesskv-all.cpp", // once for both trees
 		"less/attend.c", "less/binding.cpp", "less/select.c",
 		"less/worker.cpp", "less/worker.cpp", // with -DLESSKV and without
 		"src/llama.cpp", "src/llama.cpp", // patched and not

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -32,8 +34,10 @@ func (a *assembly) make(ctx context.Context, kinds []kind) error {
 			t[p] = data
 		}
 		if k == patched {
-			if err := series.Apply(t, a.series["llama.cpp"]); err != nil {
-				return err
+			for _, name := range []string{"llama.cpp", "ggml-rpc"} {
+				if err := series.Apply(t, a.series[name]); err != nil {
+					return err
+				}
 			}
 			if err := series.Apply(goLlama, a.series["go-llama.cpp"]); err != nil {
 				return err
@@ -103,12 +107,21 @@ func (a *assembly) fetch(ctx context.Context) (llama, goLlama tree.Tree, err err
 			if a.release, err = source.Fetch(ctx, o); err != nil {
 				return err
 			}
+			if len(a.backends) > 0 {
+				o.Part = source.Devices
+				if a.devices, err = source.Fetch(ctx, o); err != nil {
+					return err
+				}
+			}
 			if err := source.Prune(ctx, o, abandoned); err != nil {
 				a.logf("old releases stay: %v", err)
 			}
 		}
 		var err error
 		llama, err = llamaTree(a.release)
+		if err == nil && len(a.backends) > 0 {
+			err = a.addBackends(llama)
+		}
 		return err
 	})
 	work.Go(func() error {
@@ -148,9 +161,27 @@ func (a *assembly) finish(ctx context.Context, b *build.Builder, k kind, files, 
 		}
 	}
 
-	var archive, worker []string
+	link := func(program string, objects []string) error {
+		if err := os.MkdirAll(filepath.Dir(program), 0o755); err != nil {
+			return err
+		}
+		if err := b.Link(ctx, program, objects, slices.Concat(a.recipe.backendLibs(), a.recipe.libs())); err != nil {
+			return err
+		}
+		hash, err := hashFile(program)
+		if err != nil {
+			return err
+		}
+		return record(program, hash)
+	}
+
+	var archive, worker, server []string
 	hasWorker := false
 	for i, u := range units {
+		if u.Source == source.RPCServer {
+			server = append(server, objects[i])
+			continue
+		}
 		if !isWorker(u.Source) {
 			archive = append(archive, objects[i])
 		} else {
@@ -160,22 +191,24 @@ func (a *assembly) finish(ctx context.Context, b *build.Builder, k kind, files, 
 			worker = append(worker, objects[i])
 		}
 	}
+	if len(server) > 0 {
+		for i, u := range units {
+			if strings.HasPrefix(u.Source, "ggml/") {
+				server = append(server, objects[i])
+			}
+		}
+	}
 	if hasWorker {
 		program := a.out.Worker()
 		if k == unmodified {
 			program = a.out.UnmodifiedWorker()
 		}
-		if err := os.MkdirAll(filepath.Dir(program), 0o755); err != nil {
+		if err := link(program, worker); err != nil {
 			return err
 		}
-		if err := b.Link(ctx, program, worker, a.recipe.libs()); err != nil {
-			return err
-		}
-		hash, err := hashFile(program)
-		if err != nil {
-			return err
-		}
-		if err := record(program, hash); err != nil {
+	}
+	if len(server) > 0 && k == patched {
+		if err := link(a.out.RPCServer(), server); err != nil {
 			return err
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 
@@ -55,6 +56,9 @@ func (a *assembly) inputs(k kind) string {
 	if k == patched {
 		in["series"] = a.series
 	}
+	for name, m := range a.recipe.backends {
+		in["backend "+name] = []any{m.flags, m.libs, m.identity}
+	}
 	data, err := json.Marshal(in)
 	if err != nil {
 		panic(err) // strings, numbers, and structs of them
@@ -64,10 +68,20 @@ func (a *assembly) inputs(k kind) string {
 
 // llamaHashes are those of llama.cpp's sources, which need not be there yet if they are the pinned ones.
 func (a *assembly) llamaHashes() map[string]string {
-	if a.release == nil {
-		return pins.Llama.Sums
+	hashes := pins.Llama.Sums
+	if a.release != nil {
+		hashes = a.release.Files.Hashes()
 	}
-	return a.release.Files.Hashes()
+	if len(a.backends) == 0 {
+		return hashes
+	}
+	devices := pins.Llama.Devices
+	if a.devices != nil {
+		devices = a.devices.Files.Hashes()
+	}
+	hashes = maps.Clone(hashes)
+	maps.Copy(hashes, chosenFiles(devices, a.recipe.backends))
+	return hashes
 }
 
 // less returns the sources of cgo/ that belong into a tree: all of them, or the worker alone.

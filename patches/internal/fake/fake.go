@@ -30,7 +30,7 @@ while [ $# -gt 0 ]; do
 	-MF) dep=$2; shift;;
 	-o) out=$2; shift;;
 	-c) src=$2; shift;;
-	-isystem) shift;;
+	-isystem|-framework) shift;;
 	-*) ;;
 	*) sources="$sources $1";;
 	esac

@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/lesskv/lesskv/patches/internal/source"
 	"github.com/lesskv/lesskv/patches/internal/tree"
 	"github.com/lesskv/lesskv/patches/pins"
 )
@@ -40,9 +41,14 @@ func LlamaRelease(t *testing.T, files, extra map[string]string) *Release {
 	r := &Release{Folder: t.TempDir(), Repository: filepath.Join(t.TempDir(), "llama.cpp.git"), Package: filepath.Join(t.TempDir(), "package.tgz")}
 	pinned := pins.Llama
 	t.Cleanup(func() { pins.Llama = pinned })
-	pins.Llama.Sums = map[string]string{}
+	pins.Llama.Sums, pins.Llama.Devices = map[string]string{}, map[string]string{}
 	for name, text := range files {
-		pins.Llama.Sums[name] = tree.Hash([]byte(text))
+		if source.Devices.Wants(name) {
+			pins.Llama.Devices[name] = tree.Hash([]byte(text))
+		}
+		if !source.Devices.Wants(name) || source.Wanted(name) {
+			pins.Llama.Sums[name] = tree.Hash([]byte(text))
+		}
 		r.Write(t, name, text)
 	}
 	for name, text := range extra {

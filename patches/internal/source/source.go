@@ -76,30 +76,22 @@ type Part int
 const (
 	Runtime Part = iota // what is assembled
 	Tests               // upstream's tests, with what they read and are linked with: 80 MB, mostly vocabularies
+	Devices             // ggml's backends beside the CPU's, and the program that serves one to other machines
 )
 
 // sums are the pinned ones of its files.
 func (p Part) sums() map[string]string {
-	if p == Tests {
-		return pins.Llama.Tests
-	}
-	return pins.Llama.Sums
+	return [...]map[string]string{pins.Llama.Sums, pins.Llama.Tests, pins.Llama.Devices}[p]
 }
 
 // Wants says whether a file of a release belongs to the part.
 func (p Part) Wants(path string) bool {
-	if p == Tests {
-		return ofTests(path)
-	}
-	return Wanted(path)
+	return [...]func(string) bool{Wanted, ofTests, ofDevices}[p](path)
 }
 
 // name is that of its folder in the cache.
 func (p Part) name() string {
-	if p == Tests {
-		return "llama.cpp-" + pins.Llama.Tag + "-tests"
-	}
-	return "llama.cpp-" + pins.Llama.Tag
+	return "llama.cpp-" + pins.Llama.Tag + [...]string{"", "-tests", "-devices"}[p]
 }
 
 // Options say where to look.
@@ -244,7 +236,7 @@ func Fetch(ctx context.Context, o Options) (*Source, error) {
 func (o *Options) Kept() string { return filepath.Join(o.Cache, o.Part.name()) }
 
 // released is what Kept calls the folders of all releases.
-var released = regexp.MustCompile(`^llama\.cpp-v[0-9]+\.[0-9]+\.[0-9]+(-tests)?$`)
+var released = regexp.MustCompile(`^llama\.cpp-v[0-9]+\.[0-9]+\.[0-9]+(-tests|-devices)?$`)
 
 // Prune deletes the releases in the cache that no pin of this version names and that nothing has used for so long. The folder
 // that the user names stays, and so does everything else.
@@ -264,7 +256,7 @@ func Prune(ctx context.Context, o Options, age time.Duration) error {
 	named, _ := os.Stat(o.Folder)
 	for _, e := range entries {
 		path := filepath.Join(o.Cache, e.Name())
-		if !e.IsDir() || !released.MatchString(e.Name()) || e.Name() == Runtime.name() || e.Name() == Tests.name() {
+		if !e.IsDir() || !released.MatchString(e.Name()) || slices.Contains([]string{Runtime.name(), Tests.name(), Devices.name()}, e.Name()) {
 			continue
 		}
 		info, err := os.Stat(path)
@@ -373,4 +365,19 @@ func ofTests(p string) bool {
 		return top == "common" || slices.Contains([]string{"vendor/cpp-httplib", "vendor/nlohmann", "vendor/sheredom"}, path.Dir(p))
 	}
 	return p == versionFile || p == "LICENSE"
+}
+
+// RPCServer is the source of the program that serves a machine's devices to others.
+const RPCServer = "tools/rpc/rpc-server.cpp"
+
+// ofDevices says whether a file of a release belongs to one of the backends, CPU apart.
+func ofDevices(p string) bool {
+	switch p {
+	case versionFile, "LICENSE", RPCServer:
+		return true
+	}
+	rest, ok := strings.CutPrefix(p, "ggml/src/ggml-")
+	name, _, _ := strings.Cut(rest, "/")
+	return ok && slices.Contains([]string{"blas", "cuda", "metal", "rpc", "vulkan"}, name) &&
+		slices.Contains([]string{".cpp", ".h", ".m", ".cu", ".cuh", ".metal", ".comp", ".glsl"}, path.Ext(p))
 }

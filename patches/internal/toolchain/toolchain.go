@@ -18,6 +18,7 @@ import (
 // A Toolchain is the compilers and the target of one assembly.
 type Toolchain struct {
 	CC, CXX, AR  []string // commands with their leading arguments
+	NVCC         []string `json:",omitempty"` // of CUDA, where that was asked for
 	GOOS, GOARCH string   // the target
 }
 
@@ -129,14 +130,18 @@ func split(command string) (words []string, err error) {
 type Language int
 
 const (
-	C Language = iota
+	C Language = iota // Objective-C and assembly, too
 	CXX
+	CUDA
 )
 
 // Compiler returns the command that compiles lang.
 func (t *Toolchain) Compiler(lang Language) []string {
-	if lang == C {
+	switch lang {
+	case C:
 		return t.CC
+	case CUDA:
+		return t.NVCC
 	}
 	return t.CXX
 }
@@ -164,6 +169,16 @@ func (t *Toolchain) macros(ctx context.Context, lang Language, flags []string) (
 	}
 	args := slices.Concat(compiler[1:], flags, []string{"-E", "-dM", "-x", name, "-"})
 	return run(ctx, probe, compiler[0], args...)
+}
+
+// Preprocess returns what the preprocessor makes of a text.
+func (t *Toolchain) Preprocess(ctx context.Context, lang Language, text string) (string, error) {
+	compiler := t.Compiler(lang)
+	name := "c"
+	if lang == CXX {
+		name = "c++"
+	}
+	return run(ctx, text, compiler[0], slices.Concat(compiler[1:], []string{"-E", "-x", name, "-"})...)
 }
 
 func run(ctx context.Context, stdin, name string, args ...string) (string, error) {

@@ -1,5 +1,5 @@
-// Command pin prints the sums of what is used of a llama.cpp release in a folder: pins/llama.cpp.sums, and with -tests
-// pins/llama.cpp-tests.sums.
+// Command pin prints the sums of what is used of a llama.cpp release in a folder: pins/llama.cpp.sums, with -tests
+// pins/llama.cpp-tests.sums, and with -devices pins/llama.cpp-devices.sums.
 package main
 
 import (
@@ -14,9 +14,11 @@ func main() {
 	part, args := source.Runtime, os.Args[1:]
 	if len(args) > 0 && args[0] == "-tests" {
 		part, args = source.Tests, args[1:]
+	} else if len(args) > 0 && args[0] == "-devices" {
+		part, args = source.Devices, args[1:]
 	}
 	if len(args) != 1 {
-		fmt.Fprintln(os.Stderr, "usage: pin [-tests] FOLDER > patches/pins/llama.cpp.sums (llama.cpp-tests.sums)")
+		fmt.Fprintln(os.Stderr, "usage: pin [-tests | -devices] FOLDER > patches/pins/llama.cpp.sums (llama.cpp-tests.sums, llama.cpp-devices.sums)")
 		os.Exit(2)
 	}
 	files := tree.Tree{}

@@ -1,0 +1,99 @@
+package integration
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"text/tabwriter"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/lesskv/lesskv/integration/bench"
+	"github.com/lesskv/lesskv/integration/worker"
+)
+
+// The table of docs/devices.md: speeds, memory of the device, and what is copied. Random weights of a shape; LESSKV_TEST_SHAPE names
+// another. What it asserts is where the cache lies.
+func TestDevicesTable(t *testing.T) {
+	all := devices(t)
+	d, name, context := all[0], "gopher-5m", 2048
+	if d.servers == 0 {
+		name, context = "llama-3.2-1b", 32768
+	}
+	if s := os.Getenv("LESSKV_TEST_SHAPE"); s != "" {
+		name = s
+	}
+	shape, err := bench.FindShape(name)
+	require.NoError(t, err)
+	quantiser, err := worker.Path(worker.Unmodified)
+	require.NoError(t, err)
+	model, err := shape.Build(t.Context(), t.TempDir(), "Q4_0", quantiser, runtime.NumCPU())
+	require.NoError(t, err)
+
+	var text strings.Builder
+	out := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(out, "%s, Q4_0, context %d\nlayers on\tcache\tthreads\ttokens/s\tat\tweights MiB\tcache MiB\tcompute MiB\tparts\tcopies\tbytes a token\n", name, context)
+	threads := []int{1} // beside servers, which have threads of their own
+	if d.servers == 0 {
+		threads = slices.Compact([]int{1, min(4, runtime.NumCPU()), min(8, runtime.NumCPU())})
+	}
+	row := func(on string, less *worker.LESS, threads int) worker.Splits {
+		c := worker.Config{Model: model, Context: context, Ubatch: 512, FlashAttention: true, Threads: threads, LESS: less}
+		tree := worker.Unmodified
+		if less != nil {
+			tree = worker.Patched
+		}
+		var w *worker.Worker
+		if on == "the device" {
+			w, _ = d.open(t, tree, c)
+		} else {
+			w = open(t, tree, c)
+		}
+		s, err := w.Splits(1)
+		require.NoError(t, err)
+		tokens := randomTokens(context/2, 4096)
+		pos := 512
+		_, err = w.Feed(0, 0, tokens[:pos], worker.Last)
+		require.NoError(t, err)
+		cache := "LESS, 5 %"
+		for _, at := range []int{pos, context - 64} {
+			switch {
+			case at == pos:
+			case less == nil:
+				require.NoError(t, w.Fill(0, at))
+			default:
+				_, err = w.Feed(0, pos, tokens[pos:], worker.Last) // its cost stands still from the budget on
+				require.NoError(t, err)
+				at = len(tokens)
+			}
+			if less == nil {
+				cache = "full, f16"
+			}
+			_, _, err = w.Greedy(0, at, 1, 8, false)
+			require.NoError(t, err)
+			start := time.Now()
+			_, _, err = w.Greedy(0, at+8, 1, 48, false)
+			require.NoError(t, err)
+			const mib = 1 << 20
+			fmt.Fprintf(out, "%s\t%s\t%d\t%.1f\t%d\t%.1f\t%.1f\t%.1f\t%d\t%d\t%d\n", on, cache, threads, 48/time.Since(start).Seconds(), at,
+				float64(s.Weights)/mib, float64(s.Cache)/mib, float64(s.Compute)/mib, s.Parts, s.Copies, s.Bytes)
+			pos = at + 56
+		}
+		return s
+	}
+	full := row("the device", nil, threads[len(threads)-1])
+	assert.Positive(t, full.Cache)
+	for _, n := range threads {
+		less := row("the device", &worker.LESS{Policy: "peak", BudgetShare: .05}, n)
+		assert.Positive(t, less.Weights)
+		assert.Zero(t, less.Cache)
+	}
+	row("the CPU", &worker.LESS{Policy: "peak", BudgetShare: .05}, threads[len(threads)-1])
+	require.NoError(t, out.Flush())
+	t.Log("\n" + text.String())
+}

@@ -1,0 +1,181 @@
+package assemble_test
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"testing/fstest"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/lesskv/lesskv/patches/internal/assemble"
+	"github.com/lesskv/lesskv/patches/pins"
+)
+
+const rpcPatch = `From 0 Mon Sep 17 00:00:00 2001
+From: A <a@example.com>
+Subject: [PATCH] rpc
+
+So that it is patched.
+---
+diff --git a/ggml/src/ggml-rpc/ggml-rpc.cpp b/ggml/src/ggml-rpc/ggml-rpc.cpp
+--- a/ggml/src/ggml-rpc/ggml-rpc.cpp
++++ b/ggml/src/ggml-rpc/ggml-rpc.cpp
+@@ -1 +1 @@
+-int rpc;
++long rpc;
+`
+
+// program puts a shell script into PATH for the test.
+func (b *bench) program(name, script string) {
+	b.Helper()
+	dir := b.TempDir()
+	require.NoError(b, os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\n"+script), 0o755))
+	b.Setenv("PATH", dir+string(filepath.ListSeparator)+os.Getenv("PATH"))
+}
+
+// commands assembles and returns what was run, a line each.
+func (b *bench) commands() string {
+	b.Helper()
+	var trace bytes.Buffer
+	b.o.Trace = &trace
+	b.run()
+	b.o.Trace = nil
+	return trace.String()
+}
+
+// line returns the command that compiles a source, or links a program.
+func line(t *testing.T, commands, of string) string {
+	t.Helper()
+	for l := range strings.Lines(commands) {
+		if strings.Contains(l, of) {
+			return l
+		}
+	}
+	require.Fail(t, "no command for "+of, commands)
+	return ""
+}
+
+// One file knows the list of backends, and it alone is compiled anew. Without the flag everything is as it was.
+func TestBackendRPC(t *testing.T) {
+	b := newBench(t)
+	b.sers["ggml-rpc/0001-rpc.patch"] = &fstest.MapFile{Data: []byte(rpcPatch)}
+	b.run()
+	plain := b.all(b.layout().Package())
+	require.NoFileExists(t, filepath.Join(b.layout().Sources(), "ggml/src/ggml-rpc/ggml-rpc.cpp"))
+	require.NoFileExists(t, b.layout().RPCServer())
+	b.did()
+
+	b.o.Backends = "cpu,rpc"
+	commands := b.commands()
+	require.Equal(t, []string{
+		"archive libbinding.a", "ggml/src/ggml-backend-reg.cpp", "ggml/src/ggml-rpc/ggml-rpc.cpp", "ggml/src/ggml-rpc/ggml-rpc.cpp", // patched and not
+		"link ggml-rpc-server", "link lesskv-worker", "link lesskv-worker-unmodified", "tools/rpc/rpc-server.cpp",
+	}, b.did())
+	require.Contains(t, line(t, commands, "ggml-backend-reg.cpp"), "-DGGML_USE_RPC ")
+	require.Contains(t, b.read(b.layout().Package(), "libbinding.a"), "long rpc;")
+	require.NotContains(t, b.read(b.layout().Package(), "libbinding.a"), "int server;")
+	require.Contains(t, b.read(b.layout().UnmodifiedWorker()), "int rpc;")
+	require.Contains(t, b.read(b.layout().RPCServer()), "int server;")
+	require.NotContains(t, b.read(b.layout().RPCServer()), "int llama;")
+	require.NotContains(t, b.read(b.layout().Package(), "zz_lesskv_build.go"), "cgo")
+	require.Contains(t, b.run(), "is up to date")
+
+	b.o.Backends = ""
+	b.run()
+	require.Equal(t, plain, b.all(b.layout().Package()))
+	require.NoFileExists(t, filepath.Join(b.layout().Sources(), "ggml/src/ggml-rpc/ggml-rpc.cpp"))
+	require.NotContains(t, b.did(), "ggml/src/ggml-backend-reg.cpp", "it was still there")
+}
+
+// An app's runtime is another folder for each set of backends.
+func TestBackendOfApps(t *testing.T) {
+	b := newBench(t)
+	b.forApp(b.app)
+	folder := func(list string) string {
+		b.o.Backends = list
+		b.run()
+		out, err := goCommand(b.app, "list", "-m", "-f", "{{.Dir}}", pins.GoLlama.Path)
+		require.NoError(t, err, out)
+		return out
+	}
+	cpu, rpc := folder("cpu"), folder("rpc")
+	require.NotEqual(t, cpu, rpc)
+	require.Equal(t, cpu, folder(""))
+	require.Equal(t, rpc, folder("cpu,rpc,rpc"))
+}
+
+func TestBackendCUDA(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("there is no toolkit")
+	}
+	b := newBench(t)
+	b.o.Backends = "cuda,rpc"
+	if _, err := exec.LookPath("nvcc"); err != nil {
+		err := b.fail("-backend cuda needs nvcc")
+		need := (*assemble.NeedError)(nil)
+		require.ErrorAs(t, err, &need)
+		require.ErrorContains(t, err, "apt-get install nvidia-cuda-toolkit")
+	}
+	b.program("nvcc", `case $1 in --version) echo "Cuda compilation tools, release 13.0, V13.0.88"; exit;; esac; shift 2; exec "$CC" "$@"`)
+	b.program("nvidia-smi", "exit 9")
+	b.fail("-cuda-arch")
+	b.program("nvidia-smi", `printf '9.0\n9.0\n12.0\n'`)
+	commands := b.commands()
+	one := line(t, commands, "-c ggml/src/ggml-cuda/acc.cu")
+	for _, flag := range []string{
+		"nvcc -ccbin ", "-gencode=arch=compute_120a,code=sm_120a -gencode=arch=compute_90,code=sm_90 ", "-compress-mode=size", "-DGGML_CUDA_USE_GRAPHS",
+		"-DGGML_CUDA_FA_F16_F16=1", "-DGGML_CUDA_FA_Q5_0_F16=0", "-use_fast_math", "-Xcompiler=-fPIC,", "-O3",
+	} {
+		require.Contains(t, one, flag)
+	}
+	require.NotContains(t, one, " -fPIC")
+	require.Contains(t, line(t, commands, "ggml-backend-reg.cpp"), "-DGGML_USE_CUDA -DGGML_USE_RPC ")
+	require.Contains(t, commands, "fattn-vec-instance-f16-f16.cu")
+	require.Contains(t, line(t, commands, "lesskv-worker.tmp"), "-lcudart -lcublas -lcuda ")
+	require.Contains(t, b.read(b.layout().Package(), "zz_lesskv_build.go"), "// #cgo LDFLAGS: -lcudart -lcublas -lcuda\nimport \"C\"\n")
+
+	b.did()
+	b.o.CUDAArch = "90"
+	b.run()
+	require.Contains(t, b.did(), "ggml/src/ggml-cuda/acc.cu", "for another GPU it is another object")
+}
+
+func TestBackendBLAS(t *testing.T) {
+	b := newBench(t)
+	b.o.Backends = "blas"
+	if runtime.GOOS == "linux" {
+		b.fail("-backend blas needs OpenBLAS and its cblas.h (Debian, Ubuntu: apt-get install libopenblas-dev)") // the fake compiler finds none
+	}
+}
+
+func TestBackendMetal(t *testing.T) {
+	b := newBench(t)
+	b.o.Backends = "metal"
+	if runtime.GOOS == "linux" {
+		b.fail("-backend metal needs macOS")
+		t.Setenv("GOOS", "darwin")
+		t.Setenv("GOARCH", "arm64")
+	}
+	commands := b.commands()
+	require.Contains(t, line(t, commands, "-c ggml/src/ggml-metal/ggml-metal-device.m"), "-DGGML_METAL_EMBED_LIBRARY")
+	require.NotContains(t, line(t, commands, "-c ggml/src/ggml-metal/ggml-metal-device.m"), "-std=")
+	require.Contains(t, line(t, commands, "lesskv-worker.tmp"), "-framework Foundation -framework Metal -framework MetalKit")
+	embedded := "ggml/src/ggml-metal/lesskv-embedded/"
+	require.Contains(t, commands, "-c "+embedded+"fa.S")
+	require.Equal(t, "// impl.h\n// ggml-common.h\n// quantize.h\nkernel cpy;\n", b.read(b.layout().Sources(), embedded+"cpy.metal"))
+	require.Equal(t, "// impl.h\n// ggml-common.h\nkernel fa;\n", b.read(b.layout().Sources(), embedded+"fa.metal"))
+	s := b.read(b.layout().Sources(), embedded+"fa.S")
+	require.Contains(t, s, ".incbin \""+embedded+"fa.metal\"")
+	require.Contains(t, s, "_ggml_metallib_fa_start:")
+}
+
+func TestBackendUnknown(t *testing.T) {
+	b := newBench(t)
+	b.o.Backends = "cpu,opencl"
+	b.fail(`-backend "cpu,opencl": want some of cpu, blas, cuda, metal, rpc, with commas between them`)
+}
