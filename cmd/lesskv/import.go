@@ -6,7 +6,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/lesskv/lesskv/cgo/kernels"
 	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/gguf"
 	"github.com/lesskv/lesskv/weights/importer"
@@ -60,7 +59,7 @@ never executed.`,
 	f := cmd.Flags()
 	f.StringVarP(&model, "model", "m", "", "GGUF `file` of the model that they were trained for")
 	f.StringVarP(&out, "output", "o", "", "`file` to write")
-	f.StringVar(&t.Policy, "policy", "h2o", "sparse policy of the training: "+kernels.PolicyHelp())
+	f.StringVar(&t.Policy, "policy", "h2o", "sparse policy of the training, as h2o or lambda")
 	addNumber(f, &t.Heavy, "heavy", "", 0, 0, most, "heavy tokens of the training")
 	addNumber(f, &t.Recent, "recent", "", 0, 0, most, "recent tokens of the training")
 	addNumber(f, &t.Ubatch, "ubatch", "", 1, 1, most, "tokens of a micro-batch; the authors' code evicts after each token")
