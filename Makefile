@@ -42,7 +42,7 @@ soak-kills: runtime
 	$(GO) run ./integration/kills -n 200
 
 soak-readme: runtime
-	LESSKV_SOAK=1 $(GO) test -count=1 -timeout 2h -run TestREADMEIsARun ./cmd/lesskv
+	LESSKV_SOAK=1 $(GO) test -count=1 -timeout 2h -run TestQualityPageIsARun ./cmd/lesskv
 
 # assembles anew, in folders of its own
 soak-sources:

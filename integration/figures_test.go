@@ -172,7 +172,7 @@ func TestReferenceFigures(t *testing.T) {
 }
 
 // What lesskv train made beats what another trainer made of less text, and the state beats its bytes in slots: on one window
-// here, on all six in the README.
+// here, on all six in docs/quality.md.
 func TestAdapters(t *testing.T) {
 	if testing.Short() {
 		t.Skip("half a minute of computing")

@@ -203,6 +203,32 @@ func spoil(t *testing.T, tensor string) string {
 	return path
 }
 
+// A callback of the scheduler that ends a graph in its middle leaves layers that have seen the tokens and others that have not: the
+// decode fails and the sequence refuses, of a hybrid too.
+func TestGraphEndedByItsCallback(t *testing.T) {
+	t.Parallel()
+	for model, layer := range map[string]int{gopher: 2, tiny(t, "qwen35"): 3} {
+		w := open(t, worker.Patched, worker.Config{Model: model, Context: 512, Ubatch: 32, Sequences: 2, Capture: true, LESS: &worker.LESS{Budget: 40}})
+		tokens := randomTokens(120, 384)
+		fresh := atOnce.decode(t, w, tokens[:100])
+		require.NoError(t, w.Clear())
+		for seq := range 2 {
+			_, err := w.Feed(seq, 0, tokens[:100], worker.None)
+			require.NoError(t, err)
+		}
+		require.NoError(t, w.EndBehind(layer))
+		_, err := w.Decode(0, 100, tokens[100:101], worker.Last)
+		refusedWith(t, err, "cb_eval")
+		require.NoError(t, w.StopCapture())
+		_, err = w.Decode(0, 100, tokens[100:101], worker.Last)
+		refusedWith(t, err, "until it is cleared")
+		_, err = w.Decode(1, 100, tokens[100:101], worker.Last)
+		require.NoError(t, err, "another sequence goes on")
+		require.NoError(t, w.SeqRemove(0, 0, worker.End))
+		sameBits(t, fresh, atOnce.decode(t, w, tokens[:100]))
+	}
+}
+
 // A key or value that is not finite is an error of the decode that would fold it, and of every one after that. Until then it is in
 // the output, as the full cache has it; without kernels it is dropped.
 func TestNotFinite(t *testing.T) {

@@ -40,7 +40,8 @@
 //     save       seq=-1 (the whole context) file="" -> payload: the state, or with a file nothing; payload then: int32 tokens
 //                that the file keeps beside it
 //     load       seq=-1 file="", payload: the state -> bytes read; with a file payload: the int32 tokens
-//     capture    layers=all (none, all, or 0,1,...): what is copied from now on; the context was opened with capture=1
+//     capture    layers=all (none, all, or 0,1,...), ends=0: what is copied from now on; the context was opened with capture=1. With
+//                ends=1 the callback ends each graph behind the first layer that is copied
 //     captured   -> n, payload: n records of what was copied since, in the order of computation, and forgets them: int32 il,
 //                n_tokens T, n_head Hq, n_head_kv Hkv, dk D, dv Dv, then float32 q [T][Hq][D], k [T][Hkv][D],
 //                v [T][Hkv][Dv] as the cache has rounded them, out [T][Hq][Dv]; where slots are quantised and

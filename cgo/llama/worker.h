@@ -37,6 +37,7 @@ struct log_lines {
 // inputs q, k, v of shape [size, heads, tokens] with any strides, k and v rounded to the slots' types.
 struct capture {
     bool                 all = false;
+    bool                 ends = false; // the graph, behind the first layer that is copied
     std::set<int>        layers;
     int64_t              n = 0;
     std::vector<uint8_t> records;

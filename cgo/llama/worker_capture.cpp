@@ -10,7 +10,7 @@ bool capture::callback(ggml_tensor * t, bool ask, void * self) {
     if (!ask && wanted) {
         c.take(t, il);
     }
-    return ask ? wanted : true;
+    return ask ? wanted : !(wanted && c.ends);
 }
 
 void capture::take(const ggml_tensor * t, int il) {
@@ -52,6 +52,7 @@ void capture::append(const ggml_tensor * t) {
 
 void worker::set_capture(request & req, reply &) {
     const std::string which = req.text("layers", "all");
+    const bool        ends  = req.flag("ends", false);
     req.done();
     if (!can_capture) {
         refuse("open with capture=1 first");
@@ -70,6 +71,7 @@ void worker::set_capture(request & req, reply &) {
     }
     copies.all    = which == "all";
     copies.layers = std::move(some);
+    copies.ends   = ends;
 }
 
 void worker::captured(request & req, reply & out) {

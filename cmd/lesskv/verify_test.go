@@ -95,13 +95,13 @@ func TestVerify(t *testing.T) {
 	assert.NoDirExists(t, work, "not kept")
 }
 
-// The README's numbers are those of a run: its command, with one of its settings, says so again. What two CPUs round differently is less
-// than the last digit that the README has, give or take one.
-func TestREADMEIsARun(t *testing.T) {
+// The numbers of docs/quality.md are those of a run: its command, with one of its settings, says so again. What two CPUs round differently is less
+// than the last digit that the page has, give or take one.
+func TestQualityPageIsARun(t *testing.T) {
 	if os.Getenv("LESSKV_SOAK") == "" {
 		t.Skip("a minute or more: make soak-readme")
 	}
-	readme, err := os.ReadFile("../../README.md")
+	readme, err := os.ReadFile("../../docs/quality.md")
 	require.NoError(t, err)
 	status, out, stderr := command("", "verify", "-b", "41", "--ubatch", "512", "--policy=peak", "--method=sparse,LESS", "--recall=none", "-n0", "--samples=50",
 		"-q", "-t1", "--json", "-o", t.TempDir())

@@ -147,6 +147,13 @@ func (w *Worker) Capture(layers ...int) error {
 	return err
 }
 
+// EndBehind makes the scheduler's callback (cb_eval) end every graph behind a layer, as an app's may, until StopCapture. The model was
+// opened with Config.Capture.
+func (w *Worker) EndBehind(layer int) error {
+	_, err := w.call("capture", nil, "layers", layer, "ends", 1)
+	return err
+}
+
 // StopCapture copies no more. What was copied can still be taken.
 func (w *Worker) StopCapture() error {
 	_, err := w.call("capture", nil, "layers", "none")
