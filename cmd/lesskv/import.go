@@ -40,7 +40,7 @@ never executed.`,
 			if err != nil {
 				return err
 			}
-			if err := checkOutputs([]string{model}, output{"--output", out, adapterFile}); err != nil {
+			if err := checkOutputs([]string{model}, output{"--output", out, equalFile}); err != nil {
 				return err
 			}
 			a, err := importer.Import(args[0], importer.Options{Model: m, Trained: t, Rotary: order})

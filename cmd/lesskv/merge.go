@@ -32,11 +32,15 @@ layers, as lesskv train --layers makes them on several machines.`,
 				}
 				adapters = append(adapters, a)
 			}
-			if err := checkOutputs(args, output{"--output", out, adapterFile}); err != nil {
-				return err
-			}
 			merged, err := weights.Merge(adapters...)
 			if err != nil {
+				return err
+			}
+			replaced := equalFile
+			if merged.Budget != nil {
+				replaced = adapterFile
+			}
+			if err := checkOutputs(args, output{"--output", out, replaced}); err != nil {
 				return err
 			}
 			if err := merged.Write(out); err != nil {

@@ -27,7 +27,11 @@ type kind struct {
 }
 
 var (
-	adapterFile    = kind{"an adapter", weights.IsAdapter}
+	adapterFile = kind{"an adapter", weights.IsAdapter}
+	equalFile   = kind{"an adapter without budgets by head (lesskv tune), which would be lost", func(path string) bool {
+		a, err := weights.Read(path)
+		return err == nil && a.Budget == nil
+	}}
 	allocationFile = kind{"an allocation alone, without phi and psi that would be lost", func(path string) bool {
 		a, err := weights.Read(path)
 		return err == nil && a.Bytes() == 0

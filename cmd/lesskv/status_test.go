@@ -18,6 +18,7 @@ import (
 	"github.com/lesskv/lesskv/integration/testdata"
 	"github.com/lesskv/lesskv/patches/limits"
 	lesskv "github.com/lesskv/lesskv/plugin"
+	"github.com/lesskv/lesskv/weights"
 )
 
 // Every number of every command refuses what is none, and what is far out of any use, as a wrong command line.
@@ -63,6 +64,11 @@ func TestStatus(t *testing.T) {
 	for path, data := range map[string][]byte{text: held[:1000], long: held[:9000], empty: nil} {
 		require.NoError(t, os.WriteFile(path, data, 0o644))
 	}
+	tuned, err := weights.Read(adapter)
+	require.NoError(t, err)
+	tuned.Budget = []float32{1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2}
+	byHead := filepath.Join(dir, "tuned.gguf")
+	require.NoError(t, tuned.Write(byHead))
 	train := func(args ...string) []string {
 		return append([]string{"train", "-t1", "-c256", "-m", model, "-d", long, "-o", filepath.Join(dir, "new.gguf")}, args...)
 	}
@@ -113,6 +119,9 @@ func TestStatus(t *testing.T) {
 		"tune, the policy's own": {tune("--adapter", adapter, "--policy=lambda"), exitUsage, "was trained with"},
 		"tune, onto kernels":     {tune("-o", adapter), exitFailed, "that is not an allocation alone"},
 		"train, onto its input":  {train("--allocation", adapter, "-o", adapter), exitUsage, "that adapter has none"},
+		"train, onto budgets":    {train("-o", byHead), exitFailed, "that is not an adapter without budgets by head"},
+		"import, onto budgets":   {[]string{"import", "-m", model, "--heavy=51", "--recent=51", "-o", byHead, dir}, exitFailed, "that is not an adapter without budgets by head"},
+		"merge, onto budgets":    {[]string{"merge", "-o", byHead, adapter}, exitFailed, "that is not an adapter without budgets by head"},
 		"tune, onto the model":   {tune("-o", model), exitUsage, "which is read"},
 		"verify, windows":        {verify("--windows=200"), exitFailed, "200 windows of 192 tokens want 38201 tokens of text, and there are 330"},
 		"verify, method":         {verify("--method=best"), exitUsage, `method "best"`},

@@ -242,7 +242,10 @@ func (o *trainOptions) outputs(texts []document) error {
 			return err
 		}
 	}
-	outputs := []output{{"--output", o.Output, adapterFile}}
+	outputs := []output{{"--output", o.Output, equalFile}}
+	if o.spread != "" { // the output has budgets by head too
+		outputs[0].kind = adapterFile
+	}
 	if o.plot != "none" {
 		outputs = append(outputs, output{"--plot", o.plot, pictureFile(o.plot)})
 	}
