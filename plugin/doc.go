@@ -16,10 +16,11 @@
 //
 // # How much stays
 //
-// A budget counts pairs of key and value, for each layer and KV head: [Tokens] says it outright, [Share] as a part of the
-// context (64 at least), [MiB] and [Bytes] as the memory that one sequence may take, the state and the kernels included, as
-// [CacheStats] counts it; the scratch of computing lies beside it. A budget of at least the context is no error: nothing is
-// evicted, and the output is the unmodified runtime's.
+// A budget counts pairs of key and value, for each layer and KV head: on average, where the adapter has budgets by head (lesskv tune),
+// and the same for all without. [Tokens] says it outright, [Share] as a part of the context (64 at least), [MiB] and [Bytes] as the
+// memory that one sequence may take, and [Part] as a share of the bytes of the full f16 cache. Bytes are those that [CacheStats]
+// counts, the state and the kernels included; the scratch of computing lies beside them. A budget of at least the context is no
+// error: nothing is evicted, and the output is the unmodified runtime's to rounding.
 //
 // Of the budget, Heavy pairs are chosen by score and the rest are the most recent. The first Pinned tokens always stay and
 // count as heavy: one by default, since models lean on the first token; a chat gives the length of its system prompt.
@@ -47,8 +48,9 @@
 //	LESSKV_TYPE           f16, f32, q8_0, q4_0; or two, for keys and values: q4_0,q8_0
 //	LESSKV_ADAPTER        a path, or none
 //	LESSKV_FORCE_ADAPTER  on, off
+//	LESSKV_RPC            host:port, several with commas: servers whose devices take layers ([RPC])
 //
-// The others are without effect unless LESSKV is on, whatever they say. A name LESSKV_… that is unknown is said once in the
+// LESSKV_RPC holds with LESS off too; the others are without effect unless LESSKV is on, whatever they say. A name LESSKV_… that is unknown is said once in the
 // log. [RegisterFlags] offers the same as command-line flags. An option in the source goes before the environment.
 // LESSKV_REFERENCE=on, for all caches of a process, runs the plain loops that judge the fast kernels: slow, to find out whether
 // those are at fault.
@@ -66,7 +68,7 @@
 // What reads like a control token of the model in a prompt ("</s>") is one, as chat templates need it; go-llama.cpp made it text, and so
 // does [PlainText].
 //
-// A sequence cannot be shifted, nor cut back past what has been folded, nor at all where layers are recurrent. Models that LESS does not cover (ALiBi, multi-head
+// A sequence cannot be shifted, nor cut back past a pair that was evicted, nor at all where layers are recurrent. Models that LESS does not cover (ALiBi, multi-head
 // latent attention, encoders, recurrent models and a few more) are refused with [ErrUnsupported]. Of models in which only some layers
 // attend it serves those, and reports the others' states as RecurrentBytes.
 //
@@ -97,8 +99,9 @@
 //
 // What llama.New and the calls of a model return can be asked for its kind with [errors.Is], and holds an [*Error]:
 //
+//	model, err := llama.New(path, lesskv.Enable(cfg))
 //	var e *lesskv.Error
-//	switch _, err := llama.New(path, lesskv.Enable(cfg)); {
+//	switch {
 //	case errors.Is(err, lesskv.ErrAdapter):
 //		// retrain, or run sparse only
 //	case errors.As(err, &e):
