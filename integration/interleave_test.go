@@ -18,6 +18,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	lesskv "github.com/lesskv/lesskv/cgo/kernels"
 	"github.com/lesskv/lesskv/integration/tinymodels"
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/patches/layout"
@@ -30,7 +31,7 @@ import (
 // "Memory" in algorithm.md). What a sequence computes in the end must be, bit for bit, what a fresh one does that is taken
 // the same way. $LESSKV_INTERLEAVINGS is their number.
 func TestInterleavings(t *testing.T) {
-	n := 80
+	n := 104
 	if s := os.Getenv("LESSKV_INTERLEAVINGS"); s != "" {
 		var err error
 		n, err = strconv.Atoi(s)
@@ -152,7 +153,7 @@ func interleavingSettings(t *testing.T) (all []setting) {
 	t.Helper()
 	keys, values := []string{"f16", "f32", "q8_0", "q4_0"}, []string{"f16", "f32", "q8_0"}
 	size := map[string]int64{"f32": 4 * 32, "f16": 2 * 32, "q8_0": 34, "q4_0": 18} // of a head of 32
-	dir := t.TempDir()
+	dir, policies := t.TempDir(), lesskv.PolicyNames()
 	for i, model := range []string{"qwen3", "gemma2"} {
 		m, err := tinymodels.Find(model)
 		require.NoError(t, err)
@@ -161,7 +162,7 @@ func interleavingSettings(t *testing.T) (all []setting) {
 		read, err := weights.ReadModel(path)
 		require.NoError(t, err)
 		require.Equal(t, 32, read.KeyLength)
-		for j, policy := range []string{"h2o", "lambda", "peak"} {
+		for j, policy := range policies {
 			a := weights.Random(read, 3, 4, weights.Trained{Policy: policy, Heavy: 3, Recent: 3, Ubatch: playUbatch, Context: playContext}, 1)
 			adapter := filepath.Join(dir, fmt.Sprintf("%s.%s.gguf", model, policy))
 			require.NoError(t, a.Write(adapter))
@@ -194,7 +195,7 @@ func interleavingSettings(t *testing.T) (all []setting) {
 		require.NoError(t, err)
 		path, err := m.WriteIn(dir, gguf.F32, 1)
 		require.NoError(t, err)
-		l := &worker.LESS{Policy: []string{"h2o", "lambda", "peak"}[i%3], Budget: 5 + 9*(i%3)}
+		l := &worker.LESS{Policy: policies[i%len(policies)], Budget: 5 + 9*(i%3)}
 		s := setting{name: model, window: m.Window, hybrid: true}
 		s.config = worker.Config{Model: path, Context: playContext, Batch: 64, Ubatch: playUbatch, Sequences: 3, LESS: l}
 		dim, slots := int64(16), l.Budget

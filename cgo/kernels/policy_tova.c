@@ -1,5 +1,6 @@
 // policy_tova.c: token omission via attention (Oren et al., arXiv 2401.06104): what the last query gives least weight goes.
-// Nothing stays for being recent, and nothing is remembered of earlier queries. The authors average over the heads of a layer;
+// Nothing is remembered of earlier queries, and of the recent pairs only the newest stays for being that, as in every policy: a text can
+// be cut back by its last token. The authors average over the heads of a layer;
 // here each KV head has its own choice, by its g query heads.
 
 #include "policy.h"
@@ -7,7 +8,7 @@
 #include <string.h>
 
 static int32_t tova_heavy(int32_t budget) {
-    return budget;
+    return budget > 0 ? budget - 1 : 0;
 }
 
 static void tova_score(float * score, const float * worth, int32_t n, int32_t n_tokens) {

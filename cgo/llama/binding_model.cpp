@@ -179,9 +179,12 @@ static placement place(int32_t n_layers, const std::string & servers) {
     placement where;
     where.n_layers = std::max(0, n_layers);
     try {
-        where.devices = devices::all(servers);
+        where.devices = devices::all(where.n_layers > 0 ? servers : ""); // a server has one client: none without need
     } catch (const std::runtime_error & e) {
         fail(LLAMA_BINDING_ARGUMENT, "%s", e.what());
+    }
+    if (where.count() > llama_max_devices()) {
+        fail(LLAMA_BINDING_ARGUMENT, "%zu devices: llama.cpp splits a model over %zu at most: name fewer servers", where.count(), llama_max_devices());
     }
     if (where.n_layers > 0 && where.count() == 0) {
         if (devices::has_backend()) {

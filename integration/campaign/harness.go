@@ -78,15 +78,13 @@ func (b *builder) make(ctx context.Context, t target) (string, error) {
 	}
 	less := filepath.Join(b.build.Sources(), "less")
 	sources := []string{filepath.Join(b.harness, t.harness)}
-	for _, pattern := range t.sources {
-		found, err := filepath.Glob(filepath.Join(less, pattern))
-		if err != nil || len(found) == 0 {
-			return "", errors.Join(fmt.Errorf("no %s in %s: make the runtime (go run ./patches)", pattern, less), err)
-		}
-		sources = append(sources, found...)
+	own, err := b.build.Own(t.sources...)
+	if err != nil {
+		return "", err
 	}
+	sources = append(sources, own...)
 	// no checksum is looked at: what lies behind it is the fuzzer's
-	flags := append([]string{"-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=all",
+	flags := append([]string{"-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-Werror=incompatible-pointer-types",
 		"-DFUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION", "-DLESSKV", "-D_GNU_SOURCE", "-pthread", "-I", less, "-I", b.build.Package()}, b.flags...)
 	for _, d := range []string{"include", "src", "ggml/include", "ggml/src"} {
 		flags = append(flags, "-isystem", filepath.Join(b.build.Sources(), d))

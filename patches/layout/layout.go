@@ -16,6 +16,9 @@ const Variable = "LESSKV_BUILD"
 // ErrNotAssembled is what Find's error wraps where there is no runtime.
 var ErrNotAssembled = errors.New("the runtime is not assembled: run go run ./patches (or, for an app, go run github.com/lesskv/lesskv/patches@VERSION -app DIR -tree all), or name the build folder of one that is in " + Variable)
 
+// Policies is the source that joins the policies' files (among the sources of cgo/): the archive has it in their place.
+const Policies = "lesskv-policies.c"
+
 // A Layout is the path of a build folder.
 type Layout string
 
@@ -24,6 +27,23 @@ func (l Layout) Package() string { return l.in("go-llama.cpp") }
 
 // Sources is the patched llama.cpp with the sources of cgo/.
 func (l Layout) Sources() string { return l.in("llama.cpp") }
+
+// Own returns the sources of cgo/ whose names match one of the patterns, without the one that joins others. It fails where there is none
+// for a pattern.
+func (l Layout) Own(patterns ...string) (paths []string, err error) {
+	for _, pattern := range patterns {
+		found, err := filepath.Glob(filepath.Join(l.Sources(), "less", pattern))
+		if err != nil || len(found) == 0 {
+			return nil, errors.Join(fmt.Errorf("no %s in %s", pattern, filepath.Join(l.Sources(), "less")), ErrNotAssembled, err)
+		}
+		for _, path := range found {
+			if filepath.Base(path) != Policies {
+				paths = append(paths, path)
+			}
+		}
+	}
+	return paths, nil
+}
 
 // UnmodifiedSources is llama.cpp without the series, and the worker.
 func (l Layout) UnmodifiedSources() string { return l.in("unmodified") }

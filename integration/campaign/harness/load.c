@@ -86,7 +86,7 @@ int LLVMFuzzerInitialize(int * argc, char *** argv) {
                 HOLDS(n_layers < (int) (sizeof layers/sizeof layers[0]) - 2);
                 layers[n_layers++] = (struct lesskv_layer) {
                     .n_head = HQ, .n_head_kv = HKV, .dk = D, .dv = D, .type_k = types[t][0], .type_v = types[t][1],
-                    .policy = lesskv_policy_find(lesskv_policy_at(p)), .budget = { B, 2 }, .pinned = 1, .kernels = k ? &kernels : NULL,
+                    .policy = lesskv_policy_at(p), .budget = { B, 2 }, .pinned = 1, .kernels = k ? &kernels : NULL,
                 };
             }
         }

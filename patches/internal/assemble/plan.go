@@ -9,6 +9,7 @@ import (
 	"github.com/lesskv/lesskv/patches/internal/source"
 	"github.com/lesskv/lesskv/patches/internal/toolchain"
 	"github.com/lesskv/lesskv/patches/internal/tree"
+	"github.com/lesskv/lesskv/patches/layout"
 	"github.com/lesskv/lesskv/patches/pins"
 )
 
@@ -75,7 +76,7 @@ func isModel(p string) bool {
 // policy: it comes with the list that it is in.
 const (
 	policy      = less + "policy"
-	allPolicies = less + "lesskv-policies.c"
+	allPolicies = less + layout.Policies
 )
 
 func isPolicy(p string) bool {
