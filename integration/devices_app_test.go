@@ -95,43 +95,49 @@ func TestDevicesState(t *testing.T) {
 	}
 }
 
-// Several models share the devices, and one of them can be freed while it serves.
+// Several models share the devices and compute at the same time, each what it does alone, and one of them can be freed while it serves.
 func TestDevicesSeveralModels(t *testing.T) {
 	for _, d := range devices(t) {
-		t.Run(d.name, func(t *testing.T) {
-			opts := d.options(t, cacheOptions["less"])
-			var models []*llama.LLama
-			for range 3 {
-				model, err := llama.New(gopher, opts...)
-				require.NoError(t, err)
-				t.Cleanup(model.Free)
-				models = append(models, model)
-			}
-			want := generate(t, load(t, gopher, cacheOptions["less"]), code, 60)
-			started, done := make(chan bool), make(chan error)
-			go func() {
-				n := 0
-				_, err := models[0].Predict(code, llama.SetThreads(1), llama.SetTokens(100000), llama.IgnoreEOS, llama.SetTokenCallback(func(string) bool {
-					if n++; n == 3 {
-						close(started)
-					}
-					return true
-				}))
-				done <- err
-			}()
-			<-started
-			assert.Equal(t, want, generate(t, models[1], code, 60))
-			models[0].Free()
-			select {
-			case err := <-done:
-				if err != nil {
-					t.Log(err) // interrupted, or at the end of the context before
+		for name, cache := range cacheOptions {
+			t.Run(d.name+" "+name, func(t *testing.T) {
+				opts := d.options(t, cache)
+				var models []*llama.LLama
+				for range 3 {
+					model, err := llama.New(gopher, opts...)
+					require.NoError(t, err)
+					t.Cleanup(model.Free)
+					models = append(models, model)
 				}
-			case <-time.After(time.Minute):
-				require.Fail(t, "Free does not end the call")
-			}
-			assert.Equal(t, want, generate(t, models[2], code, 60))
-		})
+				want := generate(t, load(t, gopher, cache), code, 60)
+				started, done := make(chan bool), make(chan error, 1)
+				go func() {
+					n := 0
+					_, err := models[0].Predict(code, llama.SetThreads(1), llama.SetTokens(100000), llama.IgnoreEOS, llama.SetTokenCallback(func(string) bool {
+						if n++; n == 3 {
+							close(started)
+						}
+						return true
+					}))
+					done <- err
+				}()
+				select {
+				case <-started:
+				case err := <-done:
+					require.Fail(t, "the call ended at once", "%v", err)
+				}
+				assert.Equal(t, want, generate(t, models[1], code, 60), "beside another")
+				models[0].Free()
+				select {
+				case err := <-done:
+					if err != nil {
+						t.Log(err) // interrupted, or at the end of the context before
+					}
+				case <-time.After(time.Minute):
+					require.Fail(t, "Free does not end the call")
+				}
+				assert.Equal(t, want, generate(t, models[2], code, 60))
+			})
+		}
 	}
 }
 
