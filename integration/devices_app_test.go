@@ -1,7 +1,9 @@
 package integration
 
 import (
+	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -146,10 +148,10 @@ func TestDevicesThatAreNotThere(t *testing.T) {
 	for _, d := range devices(t) {
 		opts := d.options(t, cacheOptions["less"])
 		for want, more := range map[string][]llama.ModelOption{
-			"main GPU \"7\": there ": {llama.SetMainGPU("7")},
-			"a share for device 7":   {llama.SetTensorSplit("1,0,0,0,0,0,0,1")},
-			"host:port":              {lesskv.RPC("127.0.0.1")},
-			"127.0.0.1:1":            {lesskv.RPC("127.0.0.1:1")}, // nobody listens
+			"main GPU \"15\": there ": {llama.SetMainGPU("15")},
+			"a share for device 15":   {llama.SetTensorSplit("1,0,0,0,0,0,0,0,0,0,0,0,0,0,0,1")},
+			"host:port":               {lesskv.RPC("127.0.0.1")},
+			"127.0.0.1:1":             {lesskv.RPC("127.0.0.1:1")}, // nobody listens
 		} {
 			if d.servers == 0 && strings.Contains(want, "0.1:1") {
 				continue // may be without the backend
@@ -157,5 +159,19 @@ func TestDevicesThatAreNotThere(t *testing.T) {
 			_, err := llama.New(gopher, append(opts[:len(opts):len(opts)], more...)...)
 			require.ErrorContains(t, err, want)
 		}
+		if d.servers == 0 || runtime.GOOS != "linux" {
+			continue
+		}
+		descriptors := func() int {
+			all, err := os.ReadDir("/proc/self/fd")
+			require.NoError(t, err)
+			return len(all)
+		}
+		before := descriptors()
+		for range 40 {
+			_, err := llama.New(gopher, append(opts[:len(opts):len(opts)], lesskv.RPC("127.0.0.1:1"))...)
+			require.Error(t, err)
+		}
+		assert.Less(t, descriptors(), before+20, "who tries again and again keeps no descriptor")
 	}
 }
