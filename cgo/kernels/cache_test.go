@@ -114,6 +114,7 @@ func TestPolicies(t *testing.T) {
 	require.Equal(t, names, PolicyNames())
 	for _, p := range Policies() {
 		require.NotEmpty(t, p.Help)
+		require.Less(t, len(p.Name), 16, "%s: a saved cache has room for so many bytes", p.Name)
 		plain := reference.PolicyOf(p.Name)
 		require.NotNil(t, plain, p.Name)
 		for budget := range 200 {

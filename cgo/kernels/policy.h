@@ -16,7 +16,7 @@ enum lesskv_worth {
 
 struct lesskv_policy {
     const char *      name;
-    const char *      help; // what stays, in a few words that follow the name and a colon
+    const char *      help; // what stays, in a few words; printed behind the name, in parentheses
     enum lesskv_worth worth;
     int32_t           queries; // the micro-batch's last so many count for the worth; 0: all of them
 
@@ -35,6 +35,7 @@ struct lesskv_policy {
 };
 
 // Defines a policy and puts it into the list, before main: LESSKV_POLICY(tova) = { .name = "tova", ... };
+// The runtime compiles all policies as one unit, so that none is left out of a link: static names of a file begin with its id.
 #define LESSKV_POLICY(id) \
     static struct lesskv_policy policy_##id; \
     __attribute__((constructor)) static void register_##id(void) { lesskv_policy_register(&policy_##id); } \
