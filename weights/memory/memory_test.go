@@ -2,12 +2,14 @@ package memory
 
 import (
 	"math/rand/v2"
+	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/lesskv/lesskv/cgo/kernels"
 	"github.com/lesskv/lesskv/weights"
+	"github.com/lesskv/lesskv/weights/gguf"
 )
 
 // Allocate spreads as the C kernels do, and refuses what they refuse.
@@ -43,6 +45,19 @@ func TestAllocateAsC(t *testing.T) {
 		require.Equal(t, want, got, "%v %d %d %d", w, budget, least, most)
 	}
 	require.Greater(t, refused, 100)
+}
+
+// Weights are mapped, and nothing is made of them: quantised ones count once as well.
+func TestWeights(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "w.gguf")
+	require.NoError(t, gguf.WriteFile(path, nil, []gguf.Tensor{
+		{Name: "quantised", Type: gguf.Q8_0, Dims: []uint64{64}, Values: make([]float32, 64)},
+		{Name: "half", Type: gguf.F16, Dims: []uint64{64}, Values: make([]float32, 64)},
+	}))
+	f, err := gguf.Open(path)
+	require.NoError(t, err)
+	defer f.Close()
+	require.EqualValues(t, 2*34+2*64, Weights(f))
 }
 
 func TestBudgetText(t *testing.T) {

@@ -10,7 +10,7 @@ const base = 12 << 20
 
 // A Process is what a process takes that runs one sequence of a model, at its peak. All but the weights and the cache are estimates.
 type Process struct {
-	Weights uint64 // the file's tensors, and of quantised ones the copy that the runtime may repack for the CPU
+	Weights uint64 // the file's tensors
 	Cache   uint64 // with recurrent states
 	Scratch uint64 // of the LESS kernels
 	Compute uint64 // of the graph, and the base
@@ -19,13 +19,11 @@ type Process struct {
 // Total returns the sum.
 func (p Process) Total() uint64 { return p.Weights + p.Cache + p.Scratch + p.Compute }
 
-// Weights returns what a model's tensors take in a process: those of a type that the runtime may repack count twice.
+// Weights returns what a model's tensors take in a process, each once: the runtime maps the file, and is built without ggml's repacking
+// for the CPU. (On a CPU with AMX, quantised ones may be there a second time.)
 func Weights(f *gguf.File) (bytes uint64) {
 	for _, t := range f.Tensors {
 		bytes += uint64(t.Size)
-		if t.Type != gguf.F32 && t.Type != gguf.F16 && t.Type != gguf.BF16 {
-			bytes += uint64(t.Size)
-		}
 	}
 	return bytes
 }
