@@ -75,6 +75,7 @@ the model (MODEL.lesskv.gguf) counts, as the runtime would load it.`,
 // A plan is what is known of a model, and the rows that were worked out.
 type plan struct {
 	path     string // as the user gave it; "" is the built-in model
+	adapter  string // as the user gave it
 	model    *weights.Model
 	weights  uint64
 	bound    uint64
@@ -128,7 +129,7 @@ func (o *planOptions) checkPicture(inputs []string) error {
 
 // plan reads the command line, the model and its adapter.
 func (o *planOptions) plan() (p *plan, inputs []string, err error) {
-	p = &plan{path: o.model}
+	p = &plan{path: o.model, adapter: o.adapter}
 	path := o.model
 	if path == "" {
 		if path, err = testdata.Path(testdata.Model); err != nil {
@@ -165,21 +166,30 @@ func (o *planOptions) plan() (p *plan, inputs []string, err error) {
 	}
 	p.cache.Pinned = 1
 	inputs = []string{path}
-	adapter := o.adapter
-	if adapter == "" {
-		adapter = strings.TrimSuffix(path, ".gguf") + ".lesskv.gguf"
+	used, err := o.readAdapter(p, path)
+	if used != "" {
+		inputs = append(inputs, used)
 	}
-	if adapter == "none" {
-		return p, inputs, nil
+	return p, inputs, err
+}
+
+// readAdapter reads the adapter that run would take, and returns its path; "" if there is none.
+func (o *planOptions) readAdapter(p *plan, model string) (path string, err error) {
+	switch path = o.adapter; {
+	case path == "none":
+		return "", nil
+	case path == "" && o.model == "":
+		path, err = testdata.Path(builtinAdapters[builtinPolicy])
+	case path == "":
+		path = strings.TrimSuffix(model, ".gguf") + ".lesskv.gguf"
 	}
-	switch a, err := readAdapter(adapter, p.model); {
-	case err == nil:
-		p.cache.Adapter = a
-		inputs = append(inputs, adapter)
-	case o.adapter != "" || !errors.Is(err, fs.ErrNotExist):
-		return nil, nil, err
+	if err == nil {
+		p.cache.Adapter, err = readAdapter(path, p.model)
 	}
-	return p, inputs, nil
+	if o.adapter == "" && errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	return path, err
 }
 
 // bound finds out how much memory there is.
@@ -356,8 +366,19 @@ func (p *plan) advise(w io.Writer) {
 		variables += fmt.Sprintf(" LESSKV_TYPE=%s,%s", k.text, v.text)
 		option += fmt.Sprintf(", Keys: lesskv.%s, Values: lesskv.%s", k.option, v.option)
 	}
+	switch p.adapter {
+	case "":
+	case "none":
+		flags += " --adapter none"
+		variables += " LESSKV_ADAPTER=none"
+		option += ", Adapter: lesskv.NoAdapter"
+	default:
+		flags += " --adapter " + quote(p.adapter)
+		variables += " LESSKV_ADAPTER=" + quote(p.adapter)
+		option += fmt.Sprintf(", Adapter: %q", p.adapter)
+	}
 	if p.path != "" {
-		flags = "-m " + p.path + " " + flags
+		flags = "-m " + quote(p.path) + " " + flags
 	}
 	fmt.Fprintf(w, "  option       llama.SetContext(%d),\n               lesskv.Enable(lesskv.Config{%s})\n", r.context, option)
 	fmt.Fprintf(w, "  environment  %s\n", variables)

@@ -3,9 +3,12 @@
 package main
 
 import (
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -22,7 +25,7 @@ func TestPlan(t *testing.T) {
 	require.Equal(t, exitOK, status, stderr)
 	flat := regexp.MustCompile(` +`).ReplaceAllString(out, " ")
 	for _, want := range []string{
-		"gopher-5m: weights 9.888 MiB, trained for 2048 tokens", "40 MiB, --memory\n", "32768 full f16 all 96 MiB - ", "LESS 5% 102 315.6 KiB ", "LESS 1024 1024 3.094 MiB",
+		"gopher-5m: weights 9.888 MiB, trained for 2048 tokens", "40 MiB, --memory\n", "32768 full f16 all 96 MiB - ", "LESS 5% 102 363.2 KiB ", "LESS 1024 1024 3.14 MiB",
 		"To hold 32768 tokens:", "llama.SetContext(32768),\n lesskv.Enable(lesskv.Config{Budget: lesskv.Share(0.05)})", "LESSKV=on LESSKV_BUDGET=5%\n", "lesskv run -c 32768 --budget 5%\n",
 		"with LESS a text ends there",
 	} {
@@ -33,23 +36,63 @@ func TestPlan(t *testing.T) {
 	}
 }
 
-// The flags that it advises are a command line of run, whose cache takes what was planned.
+// The flags and the environment that it advises are command lines of run, whose cache takes what was planned.
 func TestPlanAsRun(t *testing.T) {
-	dir := unpacked(t, map[string]string{testdata.Model: "m.gguf", testdata.Peak102: "m.lesskv.gguf"})
-	model := filepath.Join(dir, "m.gguf")
-	status, out, stderr := command("", "plan", "-m", model, "--memory=1G", "-c2k", "-b5%", "--type=q8_0")
-	require.Equal(t, exitOK, status, stderr)
-	planned := regexp.MustCompile(`LESS 5% +102 +([0-9.]+) KiB`).FindStringSubmatch(out)
-	require.NotNil(t, planned, out)
-	args := strings.Fields(regexp.MustCompile(`flags +lesskv (.*)`).FindStringSubmatch(out)[1])
-	status, _, report := command("", append(args, "-t1", "-n2", "--policy=peak", "x")...)
-	require.Equal(t, exitOK, status, report)
-	got := regexp.MustCompile(`(?m)^cache +([0-9.]+) MiB`).FindStringSubmatch(report)
-	require.NotNil(t, got, report)
-	var kib, mib float64
-	scan(t, planned[1], &kib)
-	scan(t, got[1], &mib)
-	assert.InDelta(t, mib*1024, kib, 6) // the report has two places
+	dir := unpacked(t, map[string]string{testdata.Model: "it's.gguf", testdata.Peak102: "it's.lesskv.gguf", testdata.Peak41: "the other.gguf"})
+	model, other := filepath.Join(dir, "it's.gguf"), filepath.Join(dir, "the other.gguf")
+	for name, test := range map[string]struct {
+		args []string
+		less string // of a sheet; "" is no such line
+		says []string
+	}{
+		"built in":            {nil, "phi and psi", nil},
+		"beside the model":    {[]string{"-m", model, "--type=q8_0"}, "phi and psi", []string{"Keys: lesskv.Q8"}},
+		"an adapter":          {[]string{"-m", model, "-w", other}, "phi and psi", []string{fmt.Sprintf("Adapter: %q", other)}},
+		"none":                {[]string{"-m", model, "-w", "none"}, "", []string{"Adapter: lesskv.NoAdapter"}},
+		"none of built in":    {[]string{"-w", "none"}, "", []string{"Adapter: lesskv.NoAdapter"}},
+		"another of built in": {[]string{"-w", other}, "phi and psi", nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			status, out, stderr := command("", append([]string{"plan", "--memory=1G", "-c2k", "-b5%"}, test.args...)...)
+			require.Equal(t, exitOK, status, stderr)
+			assert.Equal(t, test.less != "", regexp.MustCompile(`(?m)^LESS +of an adapter: `+test.less).MatchString(out), out)
+			for _, want := range test.says {
+				assert.Contains(t, out, want)
+			}
+			planned := regexp.MustCompile(`LESS 5% +102 +([0-9.]+) KiB`).FindStringSubmatch(out)
+			require.NotNil(t, planned, out)
+			flags := words(t, regexp.MustCompile(`flags +lesskv (.*)`).FindStringSubmatch(out)[1])
+			for _, v := range words(t, regexp.MustCompile(`environment +(.*)`).FindStringSubmatch(out)[1]) {
+				name, value, _ := strings.Cut(v, "=")
+				t.Setenv(name, value)
+			}
+			bare := []string{"run"}
+			if i := slices.Index(flags, "-m"); i >= 0 {
+				bare = append(bare, flags[i:i+2]...)
+			}
+			for _, args := range [][]string{flags, bare} {
+				if args = append(args, "-t1", "-n2"); slices.Contains(test.args, model) {
+					args = append(args, "-b32")
+				}
+				status, _, report := command("x", args...)
+				require.Equal(t, exitOK, status, report)
+				got := regexp.MustCompile(`(?m)^cache +([0-9.]+) MiB`).FindStringSubmatch(report)
+				require.NotNil(t, got, report)
+				var kib, mib float64
+				scan(t, planned[1], &kib)
+				scan(t, got[1], &mib)
+				assert.InDelta(t, mib*1024, kib, 6) // the report has two places
+			}
+		})
+	}
+}
+
+// words splits a line as a shell does.
+func words(t *testing.T, line string) []string {
+	t.Helper()
+	out, err := exec.Command("sh", "-c", `printf '%s\0' `+line).Output()
+	require.NoError(t, err)
+	return strings.Split(strings.TrimSuffix(string(out), "\x00"), "\x00")
 }
 
 func TestPlanRefused(t *testing.T) {
@@ -100,7 +143,7 @@ func TestPlanHere(t *testing.T) {
 	status, out, stderr := command("", "plan")
 	require.Equal(t, exitOK, status, stderr)
 	assert.Contains(t, out, "available on this machine")
-	assert.Contains(t, out, "The full cache of 2048 tokens fits. LESS leaves 2.906 MiB of it to others")
+	assert.Contains(t, out, "The full cache of 2048 tokens fits. LESS leaves 2.86 MiB of it to others")
 }
 
 func write(t *testing.T, dir, name, text string) string {
