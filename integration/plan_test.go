@@ -23,7 +23,7 @@ func samePlan(t *testing.T, w *worker.Worker, c worker.Config, a *weights.Adapte
 	require.NoError(t, err)
 	plan, err := memory.Less(m, memory.Cache{
 		Context: c.Context, Pinned: 1, Key: ggufTypes[c.LESS.TypeK], Value: ggufTypes[c.LESS.TypeV], Adapter: a, Sequences: 1,
-		Budget: memory.Budget{Slots: c.LESS.Budget, Bytes: uint64(c.LESS.BudgetBytes)},
+		Budget: memory.Budget{Tokens: c.LESS.Budget, Share: c.LESS.BudgetShare, Bytes: c.LESS.BudgetBytes, Full: c.LESS.BudgetFull},
 	})
 	require.NoError(t, err)
 	_, err = w.Open(c)
@@ -37,7 +37,7 @@ func samePlan(t *testing.T, w *worker.Worker, c worker.Config, a *weights.Adapte
 	assert.EqualValues(t, got.StateBytes, plan.State, "state")
 	assert.EqualValues(t, got.KernelBytes, plan.Kernels, "kernels")
 	assert.EqualValues(t, got.RecurrentBytes, plan.Recurrent, "recurrent")
-	if c.LESS.BudgetBytes == 0 || got.Layers > 0 {
+	if c.LESS.BudgetBytes == 0 && c.LESS.BudgetFull == 0 || got.Layers > 0 {
 		assert.Equal(t, got.Budget, plan.Budget)
 	}
 	full, err := memory.Full(m, c.Context, gguf.F16)
@@ -60,7 +60,7 @@ func TestPlannedMemory(t *testing.T) {
 		withAdapter := filepath.Join(t.TempDir(), "adapter.gguf")
 		require.NoError(t, adapter.Write(withAdapter))
 		for name, less := range map[string]worker.LESS{
-			"default": {}, "40 slots": {Budget: 40}, "bytes": {BudgetBytes: 1 << 20}, "an adapter": {Budget: 40, Adapter: withAdapter},
+			"default": {}, "40 slots": {Budget: 40}, "bytes": {BudgetBytes: 1 << 20}, "a part of the full cache": {BudgetFull: 5. / 8}, "an adapter": {Budget: 40, Adapter: withAdapter},
 			"bytes and an adapter": {BudgetBytes: 1 << 20, Adapter: withAdapter}, "q8_0 and an adapter": {Budget: 40, TypeK: "q8_0", TypeV: "f16", Adapter: withAdapter},
 		} {
 			if less.TypeK == "q8_0" && m.Max(func(s weights.Shape) int { return s.KeyLength % 32 }) > 0 {
@@ -75,7 +75,7 @@ func TestPlannedMemory(t *testing.T) {
 			})
 		}
 	}
-	for _, less := range []worker.LESS{{Adapter: "testdata/gopher-5m.peak-102.lesskv.gguf"}, {Budget: 41, TypeK: "q8_0", TypeV: "q4_0", Adapter: "testdata/gopher-5m.peak-41.lesskv.gguf"}, {BudgetBytes: 300 << 10}} {
+	for _, less := range []worker.LESS{{Adapter: "testdata/gopher-5m.peak-102.lesskv.gguf"}, {Budget: 41, TypeK: "q8_0", TypeV: "q4_0", Adapter: "testdata/gopher-5m.peak-41.lesskv.gguf"}, {BudgetBytes: 300 << 10}, {BudgetFull: 1. / 16}, {BudgetShare: .07}} {
 		var a *weights.Adapter
 		if less.Adapter != "" {
 			var err error
@@ -108,7 +108,7 @@ func TestPlannedProcess(t *testing.T) {
 			p.Cache, err = memory.Full(m, c.Context, gguf.F16)
 			require.NoError(t, err)
 		} else {
-			plan, err := memory.Less(m, memory.Cache{Context: c.Context, Budget: memory.Budget{Slots: c.LESS.Budget}, Pinned: 1, Key: gguf.F16, Value: gguf.F16})
+			plan, err := memory.Less(m, memory.Cache{Context: c.Context, Budget: memory.Budget{Tokens: c.LESS.Budget}, Pinned: 1, Key: gguf.F16, Value: gguf.F16})
 			require.NoError(t, err)
 			p.Cache, p.Scratch = plan.Cache(), memory.Scratch(m, plan.Budget, c.Ubatch, c.Threads)
 			info, err := w.LESS()

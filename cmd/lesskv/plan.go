@@ -63,7 +63,7 @@ the model (MODEL.lesskv.gguf) counts, as the runtime would load it.`,
 	f.StringVarP(&o.adapter, "adapter", "w", "", "adapter `file`, or none (default: MODEL.lesskv.gguf beside the model)")
 	f.StringVar(&o.memory, "memory", "", "`bytes` that the process may take, as 8G (default: what is available)")
 	f.StringSliceVarP(&o.contexts, "context", "c", nil, "contexts in `tokens`, as 8k (default: 2k, 8k, 32k and so on to the model's)")
-	f.StringSliceVarP(&o.budgets, "budget", "b", []string{"5%", "1024"}, "budgets: `N` slots a head, N% of the context, or NMiB")
+	f.StringSliceVarP(&o.budgets, "budget", "b", []string{"5%", "1024"}, "budgets: `N` slots a head, N% of the context, NMiB, or 1/N of the full f16 cache's bytes")
 	f.StringVar(&o.types, "type", "f16", "type of the slots: f16, f32, q8_0, q4_0, or one for keys and one for values, as q4_0,q8_0")
 	addNumber(f, &o.ubatch, "ubatch", "", 512, 1, most, "tokens of a prompt that are computed at a time")
 	addNumber(f, &o.threads, "threads", "t", limits.CPUs(), 1, maxThreads, "threads")
@@ -81,16 +81,22 @@ type plan struct {
 	bound    uint64
 	from     string // where the bound comes from
 	contexts []int
-	budgets  []memory.Budget
+	budgets  []planBudget
 	cache    memory.Cache // but for context and budget
 	rows     []planRow
+}
+
+// A planBudget is a budget as it was given.
+type planBudget struct {
+	memory.Budget
+	text string
 }
 
 // A planRow is one cache at one context.
 type planRow struct {
 	context int
 	name    string // of the cache: "full f16", or the budget as it was given
-	budget  *memory.Budget
+	budget  *planBudget
 	slots   int // of a head; 0: the full cache
 	process memory.Process
 }
@@ -155,11 +161,11 @@ func (o *planOptions) plan() (p *plan, inputs []string, err error) {
 		return nil, nil, err
 	}
 	for _, text := range o.budgets {
-		b, err := memory.ParseBudget(text)
+		b, err := parseBudget("budget", text)
 		if err != nil {
-			return nil, nil, usageError{fmt.Errorf("--budget %w", err)}
+			return nil, nil, err
 		}
-		p.budgets = append(p.budgets, b)
+		p.budgets = append(p.budgets, planBudget{b, strings.TrimSpace(text)})
 	}
 	if p.cache.Key, p.cache.Value, err = slotTypes(o.types); err != nil {
 		return nil, nil, usageError{fmt.Errorf("--type %w", err)}
@@ -270,12 +276,12 @@ func (p *plan) work(o *planOptions) error {
 		}
 		for _, b := range p.budgets {
 			c := p.cache
-			c.Context, c.Budget = context, b
+			c.Context, c.Budget = context, b.Budget
 			bytes, err := memory.Less(p.model, c)
 			if err != nil {
 				return err
 			}
-			p.rows = append(p.rows, planRow{context, "LESS " + b.String(), &b, bytes.Budget, memory.Process{
+			p.rows = append(p.rows, planRow{context, "LESS " + b.text, &b, bytes.Budget, memory.Process{
 				Weights: p.weights, Cache: bytes.Cache() + bytes.Recurrent, Compute: compute,
 				Scratch: memory.Scratch(p.model, bytes.Budget, o.ubatch, o.threads)}})
 		}
@@ -359,7 +365,8 @@ func (p *plan) advise(w io.Writer) {
 		fmt.Fprintf(w, "\nThe full cache of %d tokens fits. LESS leaves %s of it to others:\n\n", r.context, size(r.process.Cache-min(r.process.Cache, l.process.Cache)))
 		r = l
 	}
-	flags, variables, option := "--budget "+r.budget.String(), "LESSKV=on LESSKV_BUDGET="+r.budget.String(), "Budget: "+goBudget(*r.budget)
+	budget := quote(r.budget.text)
+	flags, variables, option := "--budget "+budget, "LESSKV=on LESSKV_BUDGET="+budget, "Budget: "+r.budget.option()
 	if p.cache.Key != gguf.F16 || p.cache.Value != gguf.F16 {
 		k, v := slotNames[p.cache.Key], slotNames[p.cache.Value]
 		flags += fmt.Sprintf(" --type %s,%s", k.text, v.text)
@@ -398,13 +405,16 @@ func (p *plan) most(context int) (most planRow, ok bool) {
 	return most, ok
 }
 
-// goBudget writes a budget as an app does.
-func goBudget(b memory.Budget) string {
+// option writes a budget as an app does.
+func (b planBudget) option() string {
 	switch {
-	case b.Slots > 0:
-		return fmt.Sprintf("lesskv.Tokens(%d)", b.Slots)
+	case b.Tokens > 0:
+		return fmt.Sprintf("lesskv.Tokens(%d)", b.Tokens)
 	case b.Bytes > 0:
 		return fmt.Sprintf("lesskv.Bytes(%d)", b.Bytes)
+	case b.Full > 0:
+		part, of, _ := strings.Cut(b.text, "/")
+		return fmt.Sprintf("lesskv.Part(%s, %s)", strings.TrimSpace(part), strings.TrimSpace(of))
 	}
 	return fmt.Sprintf("lesskv.Share(%s)", strconv.FormatFloat(b.Share, 'g', -1, 64))
 }

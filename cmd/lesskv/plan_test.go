@@ -21,15 +21,19 @@ import (
 )
 
 func TestPlan(t *testing.T) {
-	status, out, stderr := command("", "plan", "--memory=40M", "-c2k,8k,32k", "-b5%,1024,300KiB")
+	status, out, stderr := command("", "plan", "--memory=40M", "-c2k,8k,32k", "-b7%, 5%,1024,300KiB,1/64")
 	require.Equal(t, exitOK, status, stderr)
 	flat := regexp.MustCompile(` +`).ReplaceAllString(out, " ")
 	for _, want := range []string{
-		"gopher-5m: weights 9.888 MiB, trained for 2048 tokens", "40 MiB, --memory\n", "32768 full f16 all 96 MiB - ", "LESS 5% 102 363.2 KiB ", "LESS 1024 1024 3.14 MiB",
-		"To hold 32768 tokens:", "llama.SetContext(32768),\n lesskv.Enable(lesskv.Config{Budget: lesskv.Share(0.05)})", "LESSKV=on LESSKV_BUDGET=5%\n", "lesskv run -c 32768 --budget 5%\n",
+		"gopher-5m: weights 9.888 MiB, trained for 2048 tokens", "40 MiB, --memory\n", "32768 full f16 all 96 MiB - ", "LESS 5% 102 363.2 KiB ", "LESS 1024 1024 3.14 MiB", "LESS 7% 143 ", " LESS 1/64 481 ",
+		"To hold 32768 tokens:", "llama.SetContext(32768),\n lesskv.Enable(lesskv.Config{Budget: lesskv.Share(0.07)})", "LESSKV=on LESSKV_BUDGET=7%\n", "lesskv run -c 32768 --budget 7%\n",
 		"with LESS a text ends there",
 	} {
 		assert.Contains(t, flat, want)
+	}
+	_, part, _ := command("", "plan", "--memory=40M", "-c32k", "-b1 / 64")
+	for _, want := range []string{"lesskv.Part(1, 64)", "LESSKV_BUDGET='1 / 64'\n", "--budget '1 / 64'\n"} {
+		assert.Contains(t, part, want)
 	}
 	for line := range strings.Lines(out) {
 		assert.LessOrEqual(t, len(line), 81, line)
@@ -111,7 +115,7 @@ func TestPlanRefused(t *testing.T) {
 		"argument":      {[]string{"m.gguf"}, exitUsage, "given with -m"},
 		"memory":        {[]string{"--memory=lots"}, exitUsage, "--memory lots: want bytes"},
 		"context":       {[]string{"-c0"}, exitUsage, "--context 0: want tokens"},
-		"budget":        {[]string{"-b101%"}, exitUsage, "--budget \"101%\": want a number of tokens"},
+		"budget":        {[]string{"-b0%"}, exitUsage, "--budget \"0%\": want tokens"},
 		"types":         {[]string{"--type=f64"}, exitUsage, "want f16, f32"},
 		"picture":       {[]string{"-m", model, "-o", model}, exitUsage, "want a name that ends in .png"},
 		"not served":    {[]string{"-m", alibi}, exitFailed, "ALiBi"},

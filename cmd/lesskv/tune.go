@@ -87,8 +87,8 @@ func (o *tuneOptions) parse(m *weights.Model) (err error) {
 	if o.context == 0 {
 		o.context = m.Context
 	}
-	if o.Budget, err = worker.ParseBudget(o.budget); err != nil {
-		return fmt.Errorf("--budget %s: %w", o.budget, err)
+	if o.Budget, err = parseBudget("budget", o.budget); err != nil {
+		return err
 	}
 	if o.TypeK, o.TypeV, err = worker.SlotTypes(o.types); err != nil {
 		return fmt.Errorf("--types: %w", err)

@@ -52,7 +52,11 @@ func Less(m *weights.Model, c Cache) (Bytes, error) {
 	if err != nil {
 		return Bytes{}, err
 	}
-	budget, err := l.resolve(c.Budget)
+	full, err := Full(m, c.Context, gguf.F16)
+	if err != nil {
+		return Bytes{}, err
+	}
+	budget, err := l.resolve(c.Budget, full)
 	if err != nil {
 		return Bytes{}, err
 	}

@@ -3,6 +3,7 @@ package memory
 import (
 	"math/rand/v2"
 	"path/filepath"
+	"strconv"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -60,20 +61,27 @@ func TestWeights(t *testing.T) {
 	require.EqualValues(t, 2*34+2*64, Weights(f))
 }
 
-func TestBudgetText(t *testing.T) {
+func TestParseBudget(t *testing.T) {
 	for text, want := range map[string]Budget{
-		"1024": {Slots: 1024}, "5%": {Share: 0.05}, "64MiB": {Bytes: 64 << 20}, "1.5GiB": {Bytes: 3 << 29}, "3KiB": {Bytes: 3 << 10}, "100%": {Share: 1},
+		"": {}, "1024": {Tokens: 1024}, "5%": {Share: 0.05}, "7%": {Share: 0.07}, "5 %": {Share: 0.05}, "100%": {Share: 1}, "150%": {Share: 1},
+		"64MiB": {Bytes: 64 << 20}, "1.5 GiB": {Bytes: 3 << 29}, "3KiB": {Bytes: 3 << 10}, "1/16": {Full: 1. / 16}, "3 / 64": {Full: 3. / 64}, "1/1": {Full: 1},
 	} {
 		got, err := ParseBudget(text)
 		require.NoError(t, err, text)
 		require.Equal(t, want, got, text)
-		again, err := ParseBudget(got.String())
-		require.NoError(t, err, text)
-		require.Equal(t, want, again, text)
+		require.Equal(t, want.Bytes > 0 || want.Full > 0, got.InBytes(), text)
 	}
-	for _, text := range []string{"", "0", "-1", "1.5", "0%", "101%", "5 %", "MiB", "NaN", "Inf", "1e300GiB", "12Q"} {
+	for _, text := range []string{"0", "-1", "1.5", "1e2", "0%", "NaN%", "Inf%", "MiB", "64MB", "0MiB", "1e300GiB", "2/1", "0/4", "1/2/3"} { // and more in the plugin's tests
 		_, err := ParseBudget(text)
 		require.ErrorIs(t, err, ErrBudget, text)
+		require.ErrorContains(t, err, strconv.Quote(text))
 	}
-	require.Equal(t, "5%", Budget{}.String())
+}
+
+func TestSlots(t *testing.T) {
+	require.Equal(t, 64, Budget{Share: .01}.Slots(2048))
+	require.Equal(t, 102, Budget{Share: .05}.Slots(2048))
+	require.Equal(t, 102, Budget{}.Slots(2048))
+	require.Equal(t, 2048, Budget{Share: 1}.Slots(2048))
+	require.Equal(t, 7, Budget{Tokens: 7}.Slots(2048))
 }
