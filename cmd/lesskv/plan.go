@@ -170,7 +170,9 @@ func (o *planOptions) plan() (p *plan, inputs []string, err error) {
 	if p.cache.Key, p.cache.Value, err = slotTypes(o.types); err != nil {
 		return nil, nil, usageError{fmt.Errorf("--type %w", err)}
 	}
-	p.cache.Pinned = 1
+	if p.cache.Pinned = 1; o.model == "" {
+		p.cache.Policy = builtinPolicy
+	}
 	inputs = []string{path}
 	used, err := o.readAdapter(p, path)
 	if used != "" {
@@ -278,12 +280,14 @@ func (p *plan) work(o *planOptions) error {
 			c := p.cache
 			c.Context, c.Budget = context, b.Budget
 			bytes, err := memory.Less(p.model, c)
-			if err != nil {
+			if errors.Is(err, memory.ErrBudget) {
+				return fmt.Errorf("--budget %s at a context of %d: %w", b.text, context, err)
+			} else if err != nil {
 				return err
 			}
 			p.rows = append(p.rows, planRow{context, "LESS " + b.text, &b, bytes.Budget, memory.Process{
 				Weights: p.weights, Cache: bytes.Cache() + bytes.Recurrent, Compute: compute,
-				Scratch: memory.Scratch(p.model, bytes.Budget, o.ubatch, o.threads)}})
+				Scratch: memory.Scratch(p.model, bytes.Most, o.ubatch, o.threads)}})
 		}
 	}
 	return nil

@@ -3,12 +3,14 @@ package memory
 import (
 	"math/rand/v2"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/lesskv/lesskv/cgo/kernels"
+	"github.com/lesskv/lesskv/integration/tinymodels"
 	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/gguf"
 )
@@ -76,6 +78,52 @@ func TestParseBudget(t *testing.T) {
 		require.ErrorIs(t, err, ErrBudget, text)
 		require.ErrorContains(t, err, strconv.Quote(text))
 	}
+}
+
+// Shares of heavy hitters are those of the kernels' policies.
+func TestHeavyAsC(t *testing.T) {
+	require.Len(t, heavy, len(kernels.Policies()))
+	for _, p := range kernels.Policies() {
+		for budget := 1; budget < 300; budget++ {
+			want, err := kernels.PolicyHeavy(p.Name, budget)
+			require.NoError(t, err)
+			require.Equal(t, want, heavy[p.Name](budget), "%s of %d", p.Name, budget)
+		}
+	}
+}
+
+// Scratch is for the head with most slots of a layer, and has more for caches that layers share.
+func TestScratch(t *testing.T) {
+	tiny, err := tinymodels.Find("gemma3n")
+	require.NoError(t, err)
+	path, err := tiny.WriteIn(t.TempDir(), gguf.F32, 1)
+	require.NoError(t, err)
+	m, err := weights.ReadModel(path)
+	require.NoError(t, err)
+
+	a := weights.New(m, 1, 1, weights.Trained{Policy: "h2o", Ubatch: 32, Context: 1024})
+	a.Budget = make([]float32, m.Sum(func(s weights.Shape) int { return s.HeadsKV }))
+	plan, err := Less(m, Cache{Context: 1024, Budget: Budget{Tokens: 40}, Pinned: 1, Key: gguf.F16, Value: gguf.F16, Adapter: a})
+	require.NoError(t, err)
+	full := slices.IndexFunc(plan.Most, func(n int) bool { return n == 40 })
+	a.Budget[full*m.HeadsKV] = 1 // its first head has all that is not the others' least
+	plan, err = Less(m, Cache{Context: 1024, Budget: Budget{Tokens: 40}, Pinned: 1, Key: gguf.F16, Value: gguf.F16, Adapter: a})
+	require.NoError(t, err)
+	require.Greater(t, plan.Most[full], 40)
+
+	few, more, bytes := make([]int, m.Layers), make([]int, m.Layers), 0
+	for i := range m.Layers {
+		if few[i], more[i] = 64, 128; !m.Attends(i) || m.Window(i) > 0 || m.Owner(i) == full {
+			few[i], more[i] = 1024, 1024 // which all threads need room for
+		}
+	}
+	for i := range m.Layers {
+		if m.Shares(i) && m.Owner(i) != full && m.Window(i) == 0 && bytes == 0 {
+			bytes = 4 * m.Layer(i).HeadsKV * 64
+		}
+	}
+	require.Positive(t, bytes)
+	require.EqualValues(t, bytes, Scratch(m, more, 32, 1)-Scratch(m, few, 32, 1))
 }
 
 func TestSlots(t *testing.T) {

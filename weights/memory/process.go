@@ -34,23 +34,32 @@ func Compute(m *weights.Model, ubatch int) uint64 {
 	return base + uint64(ubatch)*uint64(width)*12*4 + uint64(m.Vocab)*4*2
 }
 
-// Scratch estimates what the kernels take beside the cache, for a micro-batch and a budget: "scratch" in algorithm.md.
-func Scratch(m *weights.Model, budget, ubatch, threads int) (most uint64) {
-	const lanes, tile, chunks, bound = 16, 24, 8, 32 << 20 // cgo/kernels/internal.h
+// Scratch estimates what the kernels take beside the cache, for a micro-batch and the most slots of a head of each layer (Bytes.Most):
+// "scratch" in algorithm.md.
+func Scratch(m *weights.Model, slots []int, ubatch, threads int) uint64 {
+	const lanes, pad, tile, chunks, bound = 16, 32, 24, 8, 32 << 20 // cgo/kernels/internal.h
+	round := func(n int) int { return (n + pad - 1) / pad * pad }
+	most, shared := 0, map[int]int{}
 	for i := range m.Layers {
 		if !m.Attends(i) {
 			continue
 		}
-		s, held := m.Layer(i), budget
-		if w := m.Window(i); w > 0 {
-			held = w - 1
+		s, held := m.Layer(i), slots[i]
+		pairs, value := round(held+ubatch), round(s.ValueLength)
+		scores := 0
+		if m.Window(i) == 0 {
+			one := 4 * s.Heads * pairs
+			scores = max(one, min(one*min(ubatch, chunks), bound))
+			if m.Shares(i) {
+				shared[m.Owner(i)] = 4 * s.HeadsKV * pairs
+			}
 		}
-		pairs := held + ubatch
-		one := 4 * s.Heads * pairs
-		scores := max(one, min(one*min(ubatch, chunks), bound))
-		parts := min(s.HeadsKV*((held+127)/128), 32+s.HeadsKV) * s.Heads / s.HeadsKV * min(ubatch, chunks) * s.ValueLength * 4
-		thread := pairs*(4*lanes+8) + 4*tile*max(s.KeyLength, s.ValueLength) + 4*lanes*(s.KeyLength+3*s.ValueLength) + 16*ubatch
-		most = max(most, uint64(scores+parts+threads*thread))
+		parts := min(s.HeadsKV*((held+127)/128), 32+s.HeadsKV) * s.Heads / s.HeadsKV * min(ubatch, chunks) * value * 4
+		thread := pairs*(4*lanes+8) + 4*tile*max(s.KeyLength, value) + 4*lanes*(s.KeyLength+3*value) + 16*ubatch
+		most = max(most, scores+parts+threads*thread)
 	}
-	return most
+	for _, bytes := range shared {
+		most += bytes
+	}
+	return uint64(most)
 }
