@@ -42,6 +42,9 @@ Only the file's header is read, and of a model its small tensors.`,
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if _, err := os.Stat(args[0]); err != nil {
+				return err
+			}
 			if weights.IsAdapter(args[0]) {
 				return inspectAdapter(cmd.OutOrStdout(), args[0], model)
 			}

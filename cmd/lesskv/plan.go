@@ -222,14 +222,15 @@ func (o *planOptions) bound(p *plan) error {
 func (o *planOptions) contextsOf(m *weights.Model) (all []int, err error) {
 	for _, text := range o.contexts {
 		digits, thousand := strings.CutSuffix(strings.ToLower(text), "k")
-		n, err := strconv.Atoi(digits)
+		unit := 1
 		if thousand {
-			n *= 1024
+			unit = 1024
 		}
-		if err != nil || n < 1 || n > 1<<30 {
+		n, err := strconv.Atoi(digits)
+		if err != nil || n < 1 || n > 1<<30/unit {
 			return nil, usageError{fmt.Errorf("--context %s: want tokens, as 8192 or 8k", text)}
 		}
-		all = append(all, n)
+		all = append(all, n*unit)
 	}
 	if all == nil {
 		for n := 2048; n < m.Context; n *= 4 {
@@ -299,14 +300,14 @@ func (p *plan) print(w io.Writer) (fits bool) {
 	s.line("model", "%s: weights %s, trained for %d tokens", printable(p.name()), size(p.weights), p.model.Context)
 	s.line("memory", "%s, %s", size(p.bound), p.from)
 	if a := p.cache.Adapter; a != nil {
-		text := "of an adapter: "
+		var parts []string
 		if a.Bytes() > 0 {
-			text += fmt.Sprintf("phi and psi, rank %d, %s", a.Rank, size(a.Bytes()))
+			parts = append(parts, fmt.Sprintf("phi and psi, rank %d, %s", a.Rank, size(a.Bytes())))
 		}
 		if a.Budget != nil {
-			text += " budgets by head"
+			parts = append(parts, "budgets by head")
 		}
-		s.line("LESS", "%s", text)
+		s.line("LESS", "of an adapter: %s", strings.Join(parts, ", "))
 	}
 	s.w.Flush()
 	fmt.Fprintln(w)
@@ -362,11 +363,12 @@ func (p *plan) advise(w io.Writer) {
 	if r.budget != nil {
 		fmt.Fprintf(w, "\nTo hold %d tokens:\n\n", r.context)
 	} else {
-		l, ok := p.most(r.context)
+		l, ok := p.most(r.context, r.process.Total())
 		if !ok {
+			fmt.Fprintf(w, "\nThe full cache of %d tokens fits, and LESS with these budgets takes no less.\n", r.context)
 			return
 		}
-		fmt.Fprintf(w, "\nThe full cache of %d tokens fits. LESS leaves %s of it to others:\n\n", r.context, size(r.process.Cache-min(r.process.Cache, l.process.Cache)))
+		fmt.Fprintf(w, "\nThe full cache of %d tokens fits. LESS leaves %s to others:\n\n", r.context, size(r.process.Total()-l.process.Total()))
 		r = l
 	}
 	budget := quote(r.budget.text)
@@ -399,10 +401,10 @@ func (p *plan) advise(w io.Writer) {
 	}
 }
 
-// most returns the LESS cache of a context that fits and has most slots.
-func (p *plan) most(context int) (most planRow, ok bool) {
+// most returns the LESS cache of a context that has most slots, of those with which a process takes less than so many bytes.
+func (p *plan) most(context int, bytes uint64) (most planRow, ok bool) {
 	for _, r := range p.rows {
-		if r.context == context && r.budget != nil && p.holds(r) && r.slots > most.slots {
+		if r.context == context && r.budget != nil && r.process.Total() < bytes && r.slots > most.slots {
 			most, ok = r, true
 		}
 	}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/lesskv/lesskv/integration/testdata"
 	"github.com/lesskv/lesskv/integration/tinymodels"
+	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/gguf"
 )
 
@@ -99,6 +100,24 @@ func words(t *testing.T, line string) []string {
 	return strings.Split(strings.TrimSuffix(string(out), "\x00"), "\x00")
 }
 
+// Of an adapter it says what is in it.
+func TestPlanAllocation(t *testing.T) {
+	dir := unpacked(t, map[string]string{testdata.Model: "m.gguf", testdata.Peak102: "both.gguf"})
+	both, err := weights.Read(filepath.Join(dir, "both.gguf"))
+	require.NoError(t, err)
+	m, err := weights.ReadModel(filepath.Join(dir, "m.gguf"))
+	require.NoError(t, err)
+	alone := weights.New(m, 1, 1, weights.Trained{Policy: "peak", Ubatch: 1, Context: 1})
+	for want, a := range map[string]*weights.Adapter{"of an adapter: budgets by head\n": alone, "of an adapter: phi and psi, rank 8, 23.25 KiB, budgets by head\n": both} {
+		a.Budget = []float32{1, 1, 0, 0, 2, 2, 0, 0, 0, 4, 0, 0}
+		file := filepath.Join(dir, "a.gguf")
+		require.NoError(t, a.Write(file))
+		status, out, stderr := command("", "plan", "-m", filepath.Join(dir, "m.gguf"), "-w", file)
+		require.Equal(t, exitOK, status, stderr)
+		assert.Contains(t, out, want)
+	}
+}
+
 func TestPlanRefused(t *testing.T) {
 	dir := unpacked(t, map[string]string{testdata.Model: "m.gguf"})
 	bloom, err := tinymodels.Find("bloom")
@@ -115,6 +134,7 @@ func TestPlanRefused(t *testing.T) {
 		"argument":      {[]string{"m.gguf"}, exitUsage, "given with -m"},
 		"memory":        {[]string{"--memory=lots"}, exitUsage, "--memory lots: want bytes"},
 		"context":       {[]string{"-c0"}, exitUsage, "--context 0: want tokens"},
+		"contexts":      {[]string{"-c18014398509481985k"}, exitUsage, "want tokens"},
 		"budget":        {[]string{"-b0%"}, exitUsage, "--budget \"0%\": want tokens"},
 		"types":         {[]string{"--type=f64"}, exitUsage, "want f16, f32"},
 		"picture":       {[]string{"-m", model, "-o", model}, exitUsage, "want a name that ends in .png"},
@@ -148,7 +168,10 @@ func TestPlanHere(t *testing.T) {
 	status, out, stderr := command("", "plan")
 	require.Equal(t, exitOK, status, stderr)
 	assert.Contains(t, out, "available on this machine")
-	assert.Contains(t, out, "The full cache of 2048 tokens fits. LESS leaves 2.86 MiB of it to others")
+	assert.Regexp(t, `The full cache of 2048 tokens fits. LESS leaves 2\.\d+ MiB to others`, out)
+	_, out, _ = command("", "plan", "-c2k", "-b2048")
+	assert.Contains(t, out, "fits, and LESS with these budgets takes no less.\n")
+	assert.NotContains(t, out, "flags")
 }
 
 func write(t *testing.T, dir, name, text string) string {
