@@ -23,7 +23,7 @@ func samePlan(t *testing.T, w *worker.Worker, c worker.Config, a *weights.Adapte
 	require.NoError(t, err)
 	plan, err := memory.Less(m, memory.Cache{
 		Context: c.Context, Pinned: 1, Key: ggufTypes[c.LESS.TypeK], Value: ggufTypes[c.LESS.TypeV], Adapter: a, Sequences: 1,
-		Budget: memory.Budget{Slots: c.LESS.Budget, Bytes: uint64(c.LESS.BudgetBytes)},
+		Budget: memory.Budget{Tokens: c.LESS.Budget, Share: c.LESS.BudgetShare, Bytes: c.LESS.BudgetBytes, Full: c.LESS.BudgetFull},
 	})
 	require.NoError(t, err)
 	_, err = w.Open(c)
@@ -37,9 +37,10 @@ func samePlan(t *testing.T, w *worker.Worker, c worker.Config, a *weights.Adapte
 	assert.EqualValues(t, got.StateBytes, plan.State, "state")
 	assert.EqualValues(t, got.KernelBytes, plan.Kernels, "kernels")
 	assert.EqualValues(t, got.RecurrentBytes, plan.Recurrent, "recurrent")
-	if c.LESS.BudgetBytes == 0 || got.Layers > 0 {
+	if c.LESS.BudgetBytes == 0 && c.LESS.BudgetFull == 0 || got.Layers > 0 {
 		assert.Equal(t, got.Budget, plan.Budget)
 	}
+	assert.InEpsilon(t, got.ScratchBytes, memory.Scratch(m, plan.Most, c.Ubatch, c.Threads), 0.25, "scratch")
 	full, err := memory.Full(m, c.Context, gguf.F16)
 	require.NoError(t, err)
 	assert.EqualValues(t, got.FullBytes, full, "full")
@@ -60,7 +61,7 @@ func TestPlannedMemory(t *testing.T) {
 		withAdapter := filepath.Join(t.TempDir(), "adapter.gguf")
 		require.NoError(t, adapter.Write(withAdapter))
 		for name, less := range map[string]worker.LESS{
-			"default": {}, "40 slots": {Budget: 40}, "bytes": {BudgetBytes: 1 << 20}, "an adapter": {Budget: 40, Adapter: withAdapter},
+			"default": {}, "40 slots": {Budget: 40}, "bytes": {BudgetBytes: 1 << 20}, "a part of the full cache": {BudgetFull: 5. / 8}, "an adapter": {Budget: 40, Adapter: withAdapter},
 			"bytes and an adapter": {BudgetBytes: 1 << 20, Adapter: withAdapter}, "q8_0 and an adapter": {Budget: 40, TypeK: "q8_0", TypeV: "f16", Adapter: withAdapter},
 		} {
 			if less.TypeK == "q8_0" && m.Max(func(s weights.Shape) int { return s.KeyLength % 32 }) > 0 {
@@ -71,18 +72,40 @@ func TestPlannedMemory(t *testing.T) {
 				if less.Adapter != "" {
 					a = adapter
 				}
-				samePlan(t, w, worker.Config{Model: path, Context: 1000, Ubatch: 32, LESS: &less}, a)
+				samePlan(t, w, worker.Config{Model: path, Context: 1000, Ubatch: 32, Threads: 2, LESS: &less}, a)
 			})
 		}
 	}
-	for _, less := range []worker.LESS{{Adapter: "testdata/gopher-5m.peak-102.lesskv.gguf"}, {Budget: 41, TypeK: "q8_0", TypeV: "q4_0", Adapter: "testdata/gopher-5m.peak-41.lesskv.gguf"}, {BudgetBytes: 300 << 10}} {
+	for _, less := range []worker.LESS{{Adapter: "testdata/gopher-5m.peak-102.lesskv.gguf"}, {Budget: 41, TypeK: "q8_0", TypeV: "q4_0", Adapter: "testdata/gopher-5m.peak-41.lesskv.gguf"}, {BudgetBytes: 300 << 10}, {BudgetFull: 1. / 16}, {BudgetShare: .07}} {
 		var a *weights.Adapter
 		if less.Adapter != "" {
 			var err error
 			a, err = weights.Read(less.Adapter)
 			require.NoError(t, err)
 		}
-		samePlan(t, w, worker.Config{Model: gopher, Context: 2048, Ubatch: 32, LESS: &less}, a)
+		samePlan(t, w, worker.Config{Model: gopher, Context: 2048, Ubatch: 32, Threads: 2, LESS: &less}, a)
+	}
+}
+
+// A budget that the runtime refuses, since its heavy part is less than what is pinned, is refused before anything is loaded.
+func TestPlannedRefused(t *testing.T) {
+	t.Parallel()
+	w := start(t, worker.Patched)
+	m, err := weights.ReadModel(gopher)
+	require.NoError(t, err)
+	for policy, least := range map[string]int{"h2o": 2, "peak": 4, "lambda": 1, "tova": 1} {
+		for budget := 1; budget <= 5; budget++ {
+			_, planned := memory.Less(m, memory.Cache{Context: 512, Budget: memory.Budget{Tokens: budget}, Policy: policy, Pinned: 1, Key: gguf.F16, Value: gguf.F16})
+			_, got := w.Open(worker.Config{Model: gopher, Context: 512, Ubatch: 32, LESS: &worker.LESS{Policy: policy, Budget: budget}})
+			if budget < least {
+				require.ErrorIs(t, planned, memory.ErrBudget, "%s %d", policy, budget)
+				require.ErrorContains(t, got, "pinned 1 must be")
+				continue
+			}
+			require.NoError(t, planned, "%s %d", policy, budget)
+			require.NoError(t, got)
+			require.NoError(t, w.CloseModel())
+		}
 	}
 }
 
@@ -108,15 +131,15 @@ func TestPlannedProcess(t *testing.T) {
 			p.Cache, err = memory.Full(m, c.Context, gguf.F16)
 			require.NoError(t, err)
 		} else {
-			plan, err := memory.Less(m, memory.Cache{Context: c.Context, Budget: memory.Budget{Slots: c.LESS.Budget}, Pinned: 1, Key: gguf.F16, Value: gguf.F16})
+			plan, err := memory.Less(m, memory.Cache{Context: c.Context, Budget: memory.Budget{Tokens: c.LESS.Budget}, Pinned: 1, Key: gguf.F16, Value: gguf.F16})
 			require.NoError(t, err)
-			p.Cache, p.Scratch = plan.Cache(), memory.Scratch(m, plan.Budget, c.Ubatch, c.Threads)
+			p.Cache, p.Scratch = plan.Cache(), memory.Scratch(m, plan.Most, c.Ubatch, c.Threads)
 			info, err := w.LESS()
 			require.NoError(t, err)
 			t.Logf("scratch %d, planned %d", info.ScratchBytes, p.Scratch)
-			assert.InEpsilon(t, info.ScratchBytes, p.Scratch, 0.5)
+			assert.InEpsilon(t, info.ScratchBytes, p.Scratch, 0.25)
 		}
 		t.Logf("ubatch %d, LESS %t: peak %d KiB, planned %d", c.Ubatch, c.LESS != nil, got.Peak>>10, p.Total()>>10)
-		assert.InEpsilon(t, got.Peak, p.Total(), 0.35)
+		assert.InEpsilon(t, got.Peak, p.Total(), 0.33)
 	}
 }

@@ -1,6 +1,7 @@
 package lesskv
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 
@@ -18,7 +19,13 @@ type Budget struct {
 func Tokens(n int) Budget { return Budget{strconv.Itoa(n)} }
 
 // Share is a budget in parts of the context: 0.05 is 5 %. It comes to 64 pairs at least.
-func Share(of float64) Budget { return Budget{number(of*100) + "%"} }
+func Share(of float64) Budget {
+	percent, err := strconv.ParseFloat(number(of)+"e2", 64) // of*100 is rounded: 7.000000000000001 for 0.07
+	if errors.Is(err, strconv.ErrSyntax) {                  // NaN or Inf
+		percent = of
+	}
+	return Budget{number(percent) + "%"}
+}
 
 // MiB is a budget in memory, as Bytes, in units of 1,048,576 bytes.
 func MiB(n float64) Budget { return Budget{number(n) + "MiB"} }

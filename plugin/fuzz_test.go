@@ -16,6 +16,7 @@ import (
 	"github.com/lesskv/lesskv/integration/tinymodels"
 	lesskv "github.com/lesskv/lesskv/plugin"
 	"github.com/lesskv/lesskv/weights/gguf"
+	"github.com/lesskv/lesskv/weights/memory"
 )
 
 // FuzzBudget: any text is a budget, which is written as it was read, or refused by quoting it; and a budget of any number is one if it
@@ -27,6 +28,8 @@ func FuzzBudget(f *testing.F) {
 	f.Fuzz(func(t *testing.T, s string, n int, x float64) {
 		fuzztest.Bounded(t, 1<<20+64*len(s), func() {
 			b, err := lesskv.ParseBudget(s)
+			_, pure := memory.ParseBudget(s)
+			require.Equal(t, err == nil, pure == nil, "%q: the commands that need no runtime read it as it does", s)
 			if err != nil {
 				require.ErrorContains(t, err, strconv.Quote(s))
 			} else {

@@ -56,10 +56,9 @@ func examine(ctx context.Context, w io.Writer) error {
 		report(c.name, found, err)
 	}
 	l, err := layout.Find(".")
-	state := ""
+	state, good := "", false
 	if err == nil {
-		state, err = stateOf(l)
-		if strings.HasPrefix(state, "stale") {
+		if state, good, err = stateOf(l); err == nil && !good {
 			err = errors.New(state)
 		}
 	}

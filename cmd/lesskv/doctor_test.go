@@ -3,6 +3,7 @@
 package main
 
 import (
+	"io/fs"
 	"os"
 	"path/filepath"
 	"testing"
@@ -10,6 +11,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/lesskv/lesskv/cgo"
 	"github.com/lesskv/lesskv/patches/layout"
 )
 
@@ -56,6 +58,19 @@ func TestDoctorFinds(t *testing.T) {
 	status, out, _ = command("", "version")
 	assert.Equal(t, exitOK, status)
 	assert.Contains(t, out, "stale")
+
+	require.NoError(t, fs.WalkDir(cgo.Sources, ".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		data, err := cgo.Sources.ReadFile(name)
+		require.NoError(t, err)
+		return os.WriteFile(filepath.Join(build.Sources(), "less", d.Name()), data, 0o644)
+	}))
+	status, out, stderr = command("", "doctor") // the archive is another
+	assert.Equal(t, exitChecks, status)
+	assert.Contains(t, out, "BAD: up to date, but not the one in this lesskv")
+	assert.Contains(t, stderr, "1 of 5 checks failed")
 }
 
 // Outside a checkout the command finds the worker of the runtime that it was linked with.

@@ -42,6 +42,9 @@ Only the file's header is read, and of a model its small tensors.`,
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if _, err := os.Stat(args[0]); err != nil {
+				return err
+			}
 			if weights.IsAdapter(args[0]) {
 				return inspectAdapter(cmd.OutOrStdout(), args[0], model)
 			}
@@ -135,7 +138,7 @@ func inspectBytes(s sheet, m *weights.Model) {
 	s.line("a token takes", "%s of the full cache", strings.Join(each, ", "))
 	const context = 32768
 	full, err := memory.Full(m, context, gguf.F16)
-	less, lessErr := memory.Less(m, memory.Cache{Context: context, Budget: memory.Budget{Slots: 1024}, Pinned: 1, Key: gguf.F16, Value: gguf.F16})
+	less, lessErr := memory.Less(m, memory.Cache{Context: context, Budget: memory.Budget{Tokens: 1024}, Pinned: 1, Key: gguf.F16, Value: gguf.F16})
 	if err == nil && lessErr == nil {
 		s.line("32k tokens", "%s in full, %s with LESS and 1024 slots a head", size(full), size(less.Cache()))
 	}

@@ -128,6 +128,7 @@ func TestInspectRefused(t *testing.T) {
 		"nothing":          {nil, exitUsage, "want one file"},
 		"two":              {[]string{"a", "b"}, exitUsage, "want one file"},
 		"none":             {[]string{filepath.Join(dir, "none")}, exitFailed, "no such file"},
+		"none to compare":  {[]string{"-m", filepath.Join(dir, "m.gguf"), filepath.Join(dir, "none")}, exitFailed, "no such file"},
 		"text":             {[]string{text}, exitFailed, "not a GGUF file"},
 		"model of a model": {[]string{"-m", text, filepath.Join(dir, "m.gguf")}, exitUsage, "is no adapter"},
 	} {

@@ -63,7 +63,7 @@ the model (MODEL.lesskv.gguf) counts, as the runtime would load it.`,
 	f.StringVarP(&o.adapter, "adapter", "w", "", "adapter `file`, or none (default: MODEL.lesskv.gguf beside the model)")
 	f.StringVar(&o.memory, "memory", "", "`bytes` that the process may take, as 8G (default: what is available)")
 	f.StringSliceVarP(&o.contexts, "context", "c", nil, "contexts in `tokens`, as 8k (default: 2k, 8k, 32k and so on to the model's)")
-	f.StringSliceVarP(&o.budgets, "budget", "b", []string{"5%", "1024"}, "budgets: `N` slots a head, N% of the context, or NMiB")
+	f.StringSliceVarP(&o.budgets, "budget", "b", []string{"5%", "1024"}, "budgets: `N` slots a head, N% of the context, NMiB, or 1/N of the full f16 cache's bytes")
 	f.StringVar(&o.types, "type", "f16", "type of the slots: f16, f32, q8_0, q4_0, or one for keys and one for values, as q4_0,q8_0")
 	addNumber(f, &o.ubatch, "ubatch", "", 512, 1, most, "tokens of a prompt that are computed at a time")
 	addNumber(f, &o.threads, "threads", "t", limits.CPUs(), 1, maxThreads, "threads")
@@ -75,21 +75,28 @@ the model (MODEL.lesskv.gguf) counts, as the runtime would load it.`,
 // A plan is what is known of a model, and the rows that were worked out.
 type plan struct {
 	path     string // as the user gave it; "" is the built-in model
+	adapter  string // as the user gave it
 	model    *weights.Model
 	weights  uint64
 	bound    uint64
 	from     string // where the bound comes from
 	contexts []int
-	budgets  []memory.Budget
+	budgets  []planBudget
 	cache    memory.Cache // but for context and budget
 	rows     []planRow
+}
+
+// A planBudget is a budget as it was given.
+type planBudget struct {
+	memory.Budget
+	text string
 }
 
 // A planRow is one cache at one context.
 type planRow struct {
 	context int
 	name    string // of the cache: "full f16", or the budget as it was given
-	budget  *memory.Budget
+	budget  *planBudget
 	slots   int // of a head; 0: the full cache
 	process memory.Process
 }
@@ -128,7 +135,7 @@ func (o *planOptions) checkPicture(inputs []string) error {
 
 // plan reads the command line, the model and its adapter.
 func (o *planOptions) plan() (p *plan, inputs []string, err error) {
-	p = &plan{path: o.model}
+	p = &plan{path: o.model, adapter: o.adapter}
 	path := o.model
 	if path == "" {
 		if path, err = testdata.Path(testdata.Model); err != nil {
@@ -154,32 +161,43 @@ func (o *planOptions) plan() (p *plan, inputs []string, err error) {
 		return nil, nil, err
 	}
 	for _, text := range o.budgets {
-		b, err := memory.ParseBudget(text)
+		b, err := parseBudget("budget", text)
 		if err != nil {
-			return nil, nil, usageError{fmt.Errorf("--budget %w", err)}
+			return nil, nil, err
 		}
-		p.budgets = append(p.budgets, b)
+		p.budgets = append(p.budgets, planBudget{b, strings.TrimSpace(text)})
 	}
 	if p.cache.Key, p.cache.Value, err = slotTypes(o.types); err != nil {
 		return nil, nil, usageError{fmt.Errorf("--type %w", err)}
 	}
-	p.cache.Pinned = 1
+	if p.cache.Pinned = 1; o.model == "" {
+		p.cache.Policy = builtinPolicy
+	}
 	inputs = []string{path}
-	adapter := o.adapter
-	if adapter == "" {
-		adapter = strings.TrimSuffix(path, ".gguf") + ".lesskv.gguf"
+	used, err := o.readAdapter(p, path)
+	if used != "" {
+		inputs = append(inputs, used)
 	}
-	if adapter == "none" {
-		return p, inputs, nil
+	return p, inputs, err
+}
+
+// readAdapter reads the adapter that run would take, and returns its path; "" if there is none.
+func (o *planOptions) readAdapter(p *plan, model string) (path string, err error) {
+	switch path = o.adapter; {
+	case path == "none":
+		return "", nil
+	case path == "" && o.model == "":
+		path, err = testdata.Path(builtinAdapters[builtinPolicy])
+	case path == "":
+		path = strings.TrimSuffix(model, ".gguf") + ".lesskv.gguf"
 	}
-	switch a, err := readAdapter(adapter, p.model); {
-	case err == nil:
-		p.cache.Adapter = a
-		inputs = append(inputs, adapter)
-	case o.adapter != "" || !errors.Is(err, fs.ErrNotExist):
-		return nil, nil, err
+	if err == nil {
+		p.cache.Adapter, err = readAdapter(path, p.model)
 	}
-	return p, inputs, nil
+	if o.adapter == "" && errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	return path, err
 }
 
 // bound finds out how much memory there is.
@@ -204,14 +222,15 @@ func (o *planOptions) bound(p *plan) error {
 func (o *planOptions) contextsOf(m *weights.Model) (all []int, err error) {
 	for _, text := range o.contexts {
 		digits, thousand := strings.CutSuffix(strings.ToLower(text), "k")
-		n, err := strconv.Atoi(digits)
+		unit := 1
 		if thousand {
-			n *= 1024
+			unit = 1024
 		}
-		if err != nil || n < 1 || n > 1<<30 {
+		n, err := strconv.Atoi(digits)
+		if err != nil || n < 1 || n > 1<<30/unit {
 			return nil, usageError{fmt.Errorf("--context %s: want tokens, as 8192 or 8k", text)}
 		}
-		all = append(all, n)
+		all = append(all, n*unit)
 	}
 	if all == nil {
 		for n := 2048; n < m.Context; n *= 4 {
@@ -260,14 +279,16 @@ func (p *plan) work(o *planOptions) error {
 		}
 		for _, b := range p.budgets {
 			c := p.cache
-			c.Context, c.Budget = context, b
+			c.Context, c.Budget = context, b.Budget
 			bytes, err := memory.Less(p.model, c)
-			if err != nil {
+			if errors.Is(err, memory.ErrBudget) {
+				return fmt.Errorf("--budget %s at a context of %d: %w", b.text, context, err)
+			} else if err != nil {
 				return err
 			}
-			p.rows = append(p.rows, planRow{context, "LESS " + b.String(), &b, bytes.Budget, memory.Process{
+			p.rows = append(p.rows, planRow{context, "LESS " + b.text, &b, bytes.Budget, memory.Process{
 				Weights: p.weights, Cache: bytes.Cache() + bytes.Recurrent, Compute: compute,
-				Scratch: memory.Scratch(p.model, bytes.Budget, o.ubatch, o.threads)}})
+				Scratch: memory.Scratch(p.model, bytes.Most, o.ubatch, o.threads)}})
 		}
 	}
 	return nil
@@ -279,14 +300,14 @@ func (p *plan) print(w io.Writer) (fits bool) {
 	s.line("model", "%s: weights %s, trained for %d tokens", printable(p.name()), size(p.weights), p.model.Context)
 	s.line("memory", "%s, %s", size(p.bound), p.from)
 	if a := p.cache.Adapter; a != nil {
-		text := "of an adapter: "
+		var parts []string
 		if a.Bytes() > 0 {
-			text += fmt.Sprintf("phi and psi, rank %d, %s", a.Rank, size(a.Bytes()))
+			parts = append(parts, fmt.Sprintf("phi and psi, rank %d, %s", a.Rank, size(a.Bytes())))
 		}
 		if a.Budget != nil {
-			text += " budgets by head"
+			parts = append(parts, "budgets by head")
 		}
-		s.line("LESS", "%s", text)
+		s.line("LESS", "of an adapter: %s", strings.Join(parts, ", "))
 	}
 	s.w.Flush()
 	fmt.Fprintln(w)
@@ -342,22 +363,35 @@ func (p *plan) advise(w io.Writer) {
 	if r.budget != nil {
 		fmt.Fprintf(w, "\nTo hold %d tokens:\n\n", r.context)
 	} else {
-		l, ok := p.most(r.context)
+		l, ok := p.most(r.context, r.process.Total())
 		if !ok {
+			fmt.Fprintf(w, "\nThe full cache of %d tokens fits, and LESS with these budgets takes no less.\n", r.context)
 			return
 		}
-		fmt.Fprintf(w, "\nThe full cache of %d tokens fits. LESS leaves %s of it to others:\n\n", r.context, size(r.process.Cache-min(r.process.Cache, l.process.Cache)))
+		fmt.Fprintf(w, "\nThe full cache of %d tokens fits. LESS leaves %s to others:\n\n", r.context, size(r.process.Total()-l.process.Total()))
 		r = l
 	}
-	flags, variables, option := "--budget "+r.budget.String(), "LESSKV=on LESSKV_BUDGET="+r.budget.String(), "Budget: "+goBudget(*r.budget)
+	budget := quote(r.budget.text)
+	flags, variables, option := "--budget "+budget, "LESSKV=on LESSKV_BUDGET="+budget, "Budget: "+r.budget.option()
 	if p.cache.Key != gguf.F16 || p.cache.Value != gguf.F16 {
 		k, v := slotNames[p.cache.Key], slotNames[p.cache.Value]
 		flags += fmt.Sprintf(" --type %s,%s", k.text, v.text)
 		variables += fmt.Sprintf(" LESSKV_TYPE=%s,%s", k.text, v.text)
 		option += fmt.Sprintf(", Keys: lesskv.%s, Values: lesskv.%s", k.option, v.option)
 	}
+	switch p.adapter {
+	case "":
+	case "none":
+		flags += " --adapter none"
+		variables += " LESSKV_ADAPTER=none"
+		option += ", Adapter: lesskv.NoAdapter"
+	default:
+		flags += " --adapter " + quote(p.adapter)
+		variables += " LESSKV_ADAPTER=" + quote(p.adapter)
+		option += fmt.Sprintf(", Adapter: %q", p.adapter)
+	}
 	if p.path != "" {
-		flags = "-m " + p.path + " " + flags
+		flags = "-m " + quote(p.path) + " " + flags
 	}
 	fmt.Fprintf(w, "  option       llama.SetContext(%d),\n               lesskv.Enable(lesskv.Config{%s})\n", r.context, option)
 	fmt.Fprintf(w, "  environment  %s\n", variables)
@@ -367,23 +401,26 @@ func (p *plan) advise(w io.Writer) {
 	}
 }
 
-// most returns the LESS cache of a context that fits and has most slots.
-func (p *plan) most(context int) (most planRow, ok bool) {
+// most returns the LESS cache of a context that has most slots, of those with which a process takes less than so many bytes.
+func (p *plan) most(context int, bytes uint64) (most planRow, ok bool) {
 	for _, r := range p.rows {
-		if r.context == context && r.budget != nil && p.holds(r) && r.slots > most.slots {
+		if r.context == context && r.budget != nil && r.process.Total() < bytes && r.slots > most.slots {
 			most, ok = r, true
 		}
 	}
 	return most, ok
 }
 
-// goBudget writes a budget as an app does.
-func goBudget(b memory.Budget) string {
+// option writes a budget as an app does.
+func (b planBudget) option() string {
 	switch {
-	case b.Slots > 0:
-		return fmt.Sprintf("lesskv.Tokens(%d)", b.Slots)
+	case b.Tokens > 0:
+		return fmt.Sprintf("lesskv.Tokens(%d)", b.Tokens)
 	case b.Bytes > 0:
 		return fmt.Sprintf("lesskv.Bytes(%d)", b.Bytes)
+	case b.Full > 0:
+		part, of, _ := strings.Cut(b.text, "/")
+		return fmt.Sprintf("lesskv.Part(%s, %s)", strings.TrimSpace(part), strings.TrimSpace(of))
 	}
 	return fmt.Sprintf("lesskv.Share(%s)", strconv.FormatFloat(b.Share, 'g', -1, 64))
 }

@@ -3,9 +3,12 @@
 package main
 
 import (
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -14,42 +17,105 @@ import (
 
 	"github.com/lesskv/lesskv/integration/testdata"
 	"github.com/lesskv/lesskv/integration/tinymodels"
+	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/gguf"
 )
 
 func TestPlan(t *testing.T) {
-	status, out, stderr := command("", "plan", "--memory=40M", "-c2k,8k,32k", "-b5%,1024,300KiB")
+	status, out, stderr := command("", "plan", "--memory=40M", "-c2k,8k,32k", "-b7%, 5%,1024,300KiB,1/64")
 	require.Equal(t, exitOK, status, stderr)
 	flat := regexp.MustCompile(` +`).ReplaceAllString(out, " ")
 	for _, want := range []string{
-		"gopher-5m: weights 9.888 MiB, trained for 2048 tokens", "40 MiB, --memory\n", "32768 full f16 all 96 MiB - ", "LESS 5% 102 315.6 KiB ", "LESS 1024 1024 3.094 MiB",
-		"To hold 32768 tokens:", "llama.SetContext(32768),\n lesskv.Enable(lesskv.Config{Budget: lesskv.Share(0.05)})", "LESSKV=on LESSKV_BUDGET=5%\n", "lesskv run -c 32768 --budget 5%\n",
+		"gopher-5m: weights 9.888 MiB, trained for 2048 tokens", "40 MiB, --memory\n", "32768 full f16 all 96 MiB - ", "LESS 5% 102 363.2 KiB ", "LESS 1024 1024 3.14 MiB", "LESS 7% 143 ", " LESS 1/64 481 ",
+		"To hold 32768 tokens:", "llama.SetContext(32768),\n lesskv.Enable(lesskv.Config{Budget: lesskv.Share(0.07)})", "LESSKV=on LESSKV_BUDGET=7%\n", "lesskv run -c 32768 --budget 7%\n",
 		"with LESS a text ends there",
 	} {
 		assert.Contains(t, flat, want)
+	}
+	_, part, _ := command("", "plan", "--memory=40M", "-c32k", "-b1 / 64")
+	for _, want := range []string{"lesskv.Part(1, 64)", "LESSKV_BUDGET='1 / 64'\n", "--budget '1 / 64'\n"} {
+		assert.Contains(t, part, want)
 	}
 	for line := range strings.Lines(out) {
 		assert.LessOrEqual(t, len(line), 81, line)
 	}
 }
 
-// The flags that it advises are a command line of run, whose cache takes what was planned.
+// The flags and the environment that it advises are command lines of run, whose cache takes what was planned.
 func TestPlanAsRun(t *testing.T) {
-	dir := unpacked(t, map[string]string{testdata.Model: "m.gguf", testdata.Peak102: "m.lesskv.gguf"})
-	model := filepath.Join(dir, "m.gguf")
-	status, out, stderr := command("", "plan", "-m", model, "--memory=1G", "-c2k", "-b5%", "--type=q8_0")
-	require.Equal(t, exitOK, status, stderr)
-	planned := regexp.MustCompile(`LESS 5% +102 +([0-9.]+) KiB`).FindStringSubmatch(out)
-	require.NotNil(t, planned, out)
-	args := strings.Fields(regexp.MustCompile(`flags +lesskv (.*)`).FindStringSubmatch(out)[1])
-	status, _, report := command("", append(args, "-t1", "-n2", "--policy=peak", "x")...)
-	require.Equal(t, exitOK, status, report)
-	got := regexp.MustCompile(`(?m)^cache +([0-9.]+) MiB`).FindStringSubmatch(report)
-	require.NotNil(t, got, report)
-	var kib, mib float64
-	scan(t, planned[1], &kib)
-	scan(t, got[1], &mib)
-	assert.InDelta(t, mib*1024, kib, 6) // the report has two places
+	dir := unpacked(t, map[string]string{testdata.Model: "it's.gguf", testdata.Peak102: "it's.lesskv.gguf", testdata.Peak41: "the other.gguf"})
+	model, other := filepath.Join(dir, "it's.gguf"), filepath.Join(dir, "the other.gguf")
+	for name, test := range map[string]struct {
+		args []string
+		less string // of a sheet; "" is no such line
+		says []string
+	}{
+		"built in":            {nil, "phi and psi", nil},
+		"beside the model":    {[]string{"-m", model, "--type=q8_0"}, "phi and psi", []string{"Keys: lesskv.Q8"}},
+		"an adapter":          {[]string{"-m", model, "-w", other}, "phi and psi", []string{fmt.Sprintf("Adapter: %q", other)}},
+		"none":                {[]string{"-m", model, "-w", "none"}, "", []string{"Adapter: lesskv.NoAdapter"}},
+		"none of built in":    {[]string{"-w", "none"}, "", []string{"Adapter: lesskv.NoAdapter"}},
+		"another of built in": {[]string{"-w", other}, "phi and psi", nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			status, out, stderr := command("", append([]string{"plan", "--memory=1G", "-c2k", "-b5%"}, test.args...)...)
+			require.Equal(t, exitOK, status, stderr)
+			assert.Equal(t, test.less != "", regexp.MustCompile(`(?m)^LESS +of an adapter: `+test.less).MatchString(out), out)
+			for _, want := range test.says {
+				assert.Contains(t, out, want)
+			}
+			planned := regexp.MustCompile(`LESS 5% +102 +([0-9.]+) KiB`).FindStringSubmatch(out)
+			require.NotNil(t, planned, out)
+			flags := words(t, regexp.MustCompile(`flags +lesskv (.*)`).FindStringSubmatch(out)[1])
+			for _, v := range words(t, regexp.MustCompile(`environment +(.*)`).FindStringSubmatch(out)[1]) {
+				name, value, _ := strings.Cut(v, "=")
+				t.Setenv(name, value)
+			}
+			bare := []string{"run"}
+			if i := slices.Index(flags, "-m"); i >= 0 {
+				bare = append(bare, flags[i:i+2]...)
+			}
+			for _, args := range [][]string{flags, bare} {
+				if args = append(args, "-t1", "-n2"); slices.Contains(test.args, model) {
+					args = append(args, "-b32")
+				}
+				status, _, report := command("x", args...)
+				require.Equal(t, exitOK, status, report)
+				got := regexp.MustCompile(`(?m)^cache +([0-9.]+) MiB`).FindStringSubmatch(report)
+				require.NotNil(t, got, report)
+				var kib, mib float64
+				scan(t, planned[1], &kib)
+				scan(t, got[1], &mib)
+				assert.InDelta(t, mib*1024, kib, 6) // the report has two places
+			}
+		})
+	}
+}
+
+// words splits a line as a shell does.
+func words(t *testing.T, line string) []string {
+	t.Helper()
+	out, err := exec.Command("sh", "-c", `printf '%s\0' `+line).Output()
+	require.NoError(t, err)
+	return strings.Split(strings.TrimSuffix(string(out), "\x00"), "\x00")
+}
+
+// Of an adapter it says what is in it.
+func TestPlanAllocation(t *testing.T) {
+	dir := unpacked(t, map[string]string{testdata.Model: "m.gguf", testdata.Peak102: "both.gguf"})
+	both, err := weights.Read(filepath.Join(dir, "both.gguf"))
+	require.NoError(t, err)
+	m, err := weights.ReadModel(filepath.Join(dir, "m.gguf"))
+	require.NoError(t, err)
+	alone := weights.New(m, 1, 1, weights.Trained{Policy: "peak", Ubatch: 1, Context: 1})
+	for want, a := range map[string]*weights.Adapter{"of an adapter: budgets by head\n": alone, "of an adapter: phi and psi, rank 8, 23.25 KiB, budgets by head\n": both} {
+		a.Budget = []float32{1, 1, 0, 0, 2, 2, 0, 0, 0, 4, 0, 0}
+		file := filepath.Join(dir, "a.gguf")
+		require.NoError(t, a.Write(file))
+		status, out, stderr := command("", "plan", "-m", filepath.Join(dir, "m.gguf"), "-w", file)
+		require.Equal(t, exitOK, status, stderr)
+		assert.Contains(t, out, want)
+	}
 }
 
 func TestPlanRefused(t *testing.T) {
@@ -68,13 +134,15 @@ func TestPlanRefused(t *testing.T) {
 		"argument":      {[]string{"m.gguf"}, exitUsage, "given with -m"},
 		"memory":        {[]string{"--memory=lots"}, exitUsage, "--memory lots: want bytes"},
 		"context":       {[]string{"-c0"}, exitUsage, "--context 0: want tokens"},
-		"budget":        {[]string{"-b101%"}, exitUsage, "--budget \"101%\": want a number of tokens"},
+		"contexts":      {[]string{"-c18014398509481985k"}, exitUsage, "want tokens"},
+		"budget":        {[]string{"-b0%"}, exitUsage, "--budget \"0%\": want tokens"},
 		"types":         {[]string{"--type=f64"}, exitUsage, "want f16, f32"},
 		"picture":       {[]string{"-m", model, "-o", model}, exitUsage, "want a name that ends in .png"},
 		"not served":    {[]string{"-m", alibi}, exitFailed, "ALiBi"},
 		"no model":      {[]string{"-m", filepath.Join(dir, "none")}, exitFailed, "no such file"},
 		"no adapter":    {[]string{"-w", filepath.Join(dir, "none")}, exitFailed, "no such file"},
 		"small budget":  {[]string{"-b1KiB"}, exitFailed, "one slot in every head take"},
+		"one slot":      {[]string{"-b1"}, exitFailed, "--budget 1 at a context of 2048: 1 slots a head, of which policy peak keeps 0 by score"},
 		"folder":        {[]string{"-o", filepath.Join(dir, "no", "p.png")}, exitFailed, "there is no folder"},
 		"picture there": {[]string{"-o", write(t, dir, "other.png", "text")}, exitFailed, "not a PNG picture"},
 	} {
@@ -100,7 +168,10 @@ func TestPlanHere(t *testing.T) {
 	status, out, stderr := command("", "plan")
 	require.Equal(t, exitOK, status, stderr)
 	assert.Contains(t, out, "available on this machine")
-	assert.Contains(t, out, "The full cache of 2048 tokens fits. LESS leaves 2.906 MiB of it to others")
+	assert.Regexp(t, `The full cache of 2048 tokens fits. LESS leaves 2\.\d+ MiB to others`, out)
+	_, out, _ = command("", "plan", "-c2k", "-b2048")
+	assert.Contains(t, out, "fits, and LESS with these budgets takes no less.\n")
+	assert.NotContains(t, out, "flags")
 }
 
 func write(t *testing.T, dir, name, text string) string {

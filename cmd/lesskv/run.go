@@ -259,9 +259,9 @@ func (o *runOptions) resolve() (path string, cache llama.ModelOption, err error)
 // builtinAdapter chooses among the built-in model's adapters what fits the policy, unless one was chosen.
 func builtinAdapter(c *lesskv.Config) (err error) {
 	if c.Policy == "" {
-		c.Policy = lesskv.Peak // better than H2O at no cost: reference figures in the model's card
+		c.Policy = builtinPolicy
 	}
-	name, ok := map[lesskv.Policy]string{lesskv.Peak: testdata.Peak102, lesskv.H2O: testdata.H2O102}[c.Policy]
+	name, ok := builtinAdapters[string(c.Policy)]
 	switch {
 	case c.Adapter != "":
 	case !ok:

@@ -14,7 +14,6 @@ import (
 	"unicode/utf8"
 
 	"github.com/lesskv/lesskv/integration/record"
-	"github.com/lesskv/lesskv/integration/worker"
 )
 
 // A document is a file of text; "-" is standard input.
@@ -80,14 +79,11 @@ func inputs(model string, texts []document, outputs []output) []string {
 	return all
 }
 
-// parseBudget reads slots per KV head: a number, or a share of the context ("Budgets" in algorithm.md).
-func parseBudget(s string, context int) (int, error) {
-	b, err := worker.ParseBudget(s)
-	if err == nil && b.InBytes() {
-		err = fmt.Errorf("budget %q: want tokens (102) or a share of the context (5%%)", s)
-	}
-	if err != nil {
-		return 0, fmt.Errorf("--budget %s: %w", s, err)
+// parseSlots reads slots per KV head: a number, or a share of the context ("Budgets" in algorithm.md).
+func parseSlots(s string, context int) (int, error) {
+	b, err := parseBudget("budget", s)
+	if err != nil || b.InBytes() { // which depend on more than is known here
+		return 0, fmt.Errorf("--budget %s: want tokens (102) or a share of the context (5%%)", s)
 	}
 	return b.Slots(context), nil
 }

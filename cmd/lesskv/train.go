@@ -202,7 +202,7 @@ func (o *trainOptions) parse() (err error) {
 		return err
 	}
 	for _, s := range o.budgets {
-		b, err := parseBudget(s, o.context)
+		b, err := parseSlots(s, o.context)
 		if err != nil {
 			return err
 		}

@@ -199,8 +199,9 @@ func TestTrainUsage(t *testing.T) {
 	text := filepath.Join(t.TempDir(), "short.txt")
 	require.NoError(t, os.WriteFile(text, []byte("too short"), 0o644))
 	for want, args := range map[string][]string{
-		"want a model and a text":    {"train"},
-		"--budget 7.5":               {"train", "-m", model, "-d", text, "-b", "7.5"},
+		"want a model and a text": {"train"},
+		"--budget 7.5":            {"train", "-m", model, "-d", text, "-b", "7.5"},
+		"--budget 64MiB: want tokens (102) or a share of the context (5%)\n": {"train", "-m", model, "-d", text, "-b", "64MiB"},
 		"--layers 4-9":               {"train", "-m", model, "-d", text, "--layers", "4-9"},
 		"--type q4":                  {"train", "-m", model, "-d", text, "--type", "q4"},
 		"--disk lots":                {"train", "-m", model, "-d", text, "--disk", "lots"},

@@ -87,8 +87,8 @@ func (o *tuneOptions) parse(m *weights.Model) (err error) {
 	if o.context == 0 {
 		o.context = m.Context
 	}
-	if o.Budget, err = worker.ParseBudget(o.budget); err != nil {
-		return fmt.Errorf("--budget %s: %w", o.budget, err)
+	if o.Budget, err = parseBudget("budget", o.budget); err != nil {
+		return err
 	}
 	if o.TypeK, o.TypeV, err = worker.SlotTypes(o.types); err != nil {
 		return fmt.Errorf("--types: %w", err)
@@ -235,13 +235,17 @@ func (o *tuneOptions) table(w io.Writer, r *tune.Result) error {
 	if err := tw.Flush(); err != nil {
 		return err
 	}
+	holds := "the allocation, which weighs nothing in memory"
+	if o.Adapter != "" {
+		holds = "the allocation, and phi and psi of " + o.Adapter
+	}
 	_, err := fmt.Fprintf(w, `
 KL divergence from the full cache in nats, %d slots a head on average (%.0f KiB), %s:
   equal budgets      %.4f, on text that was not tuned on %.4f
   this allocation    %.4f, on text that was not tuned on %.4f
 Of a head: what limiting it alone costs; ~ a share of its layer's, which was limited as a whole.
-%s: the allocation, which weighs nothing in memory
-`, r.Budget, float64(r.Bytes)/1024, o.types, r.Equal, r.EqualValid, r.Tuned, r.TunedValid, o.output)
+%s: %s
+`, r.Budget, float64(r.Bytes)/1024, o.types, r.Equal, r.EqualValid, r.Tuned, r.TunedValid, o.output, holds)
 	return err
 }
 

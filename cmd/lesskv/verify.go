@@ -191,7 +191,7 @@ func (o *verifyOptions) resolve(cmd *cobra.Command) (err error) {
 	o.NoStart = !o.start
 	o.Budgets = nil
 	for _, s := range o.budgets {
-		b, err := verify.ParseBudget(s)
+		b, err := parseBudget("budget", s)
 		if err != nil {
 			return err
 		}
@@ -253,7 +253,7 @@ func (o *verifyOptions) resolve(cmd *cobra.Command) (err error) {
 func (o *verifyOptions) sizes(cmd *cobra.Command) error {
 	o.Bytes = nil
 	for _, s := range o.bytes {
-		b, err := verify.ParseBudget(s)
+		b, err := parseBudget("bytes", s)
 		if err != nil {
 			return err
 		}

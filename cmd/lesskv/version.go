@@ -50,7 +50,7 @@ func printVersion(w io.Writer) error {
 		s.line("assembled", "none for this folder")
 		return s.w.Flush()
 	}
-	state, err := stateOf(l)
+	state, _, err := stateOf(l)
 	if err != nil {
 		return err
 	}
@@ -80,26 +80,26 @@ func version() string {
 	return text
 }
 
-// stateOf says whether an assembled runtime is what this command would make and has linked.
-func stateOf(l layout.Layout) (string, error) {
+// stateOf says whether an assembled runtime is what this command would make and has linked; good tells it.
+func stateOf(l layout.Layout) (state string, good bool, err error) {
 	stale, err := staleFile(l)
 	switch {
 	case err != nil:
-		return "", err
+		return "", false, err
 	case stale != "":
-		return fmt.Sprintf("stale, %s differs: GOWORK=off go run ./patches in the checkout makes it anew", stale), nil
+		return fmt.Sprintf("stale, %s differs: GOWORK=off go run ./patches in the checkout makes it anew", stale), false, nil
 	}
 	if linked.archive == "" {
-		return "up to date", nil
+		return "up to date", true, nil
 	}
 	data, err := os.ReadFile(filepath.Join(l.Package(), "libbinding.a"))
 	if err != nil {
-		return "", err
+		return "", false, err
 	}
 	if sum := sha256.Sum256(data); hex.EncodeToString(sum[:]) != linked.archive {
-		return "up to date, but not the one in this lesskv: build it again", nil
+		return "up to date, but not the one in this lesskv: build it again", false, nil
 	}
-	return "up to date, and the one in this lesskv", nil
+	return "up to date, and the one in this lesskv", true, nil
 }
 
 // staleFile returns a source of this project that the runtime was made without, or from another version of; "" if there is none.

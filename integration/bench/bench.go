@@ -152,7 +152,6 @@ func (b *bench) fits() error {
 	need := float64(stat.Size()) // mapped once
 	rows := float64(b.context())
 	for _, method := range b.o.Methods {
-		need += float64(stat.Size()) // repacked for the CPU, in each process
 		if method.Tree == worker.Patched {
 			need += 64<<20 + b.slotBytes()
 			continue

@@ -11,6 +11,7 @@ import (
 	"github.com/lesskv/lesskv/integration/tune"
 	"github.com/lesskv/lesskv/integration/verify"
 	"github.com/lesskv/lesskv/integration/worker"
+	"github.com/lesskv/lesskv/weights/memory"
 )
 
 // A Report is what was measured, and all that the page has numbers of.
@@ -290,7 +291,7 @@ func (m *measurer) proseWindows() (all [][]int32) {
 // any task.
 func (m *measurer) recalled(share string, types string) func(*Report, map[int64]*allocation) error {
 	return func(r *Report, _ map[int64]*allocation) error {
-		part, err := worker.ParseBudget(share)
+		part, err := memory.ParseBudget(share)
 		if err != nil {
 			return err
 		}

@@ -123,7 +123,7 @@ func (m *meter) config(slots []int) worker.Config {
 	o := m.o
 	l := &worker.LESS{Policy: o.Policy, TypeK: o.TypeK, TypeV: o.TypeV, Slots: slots, Adapter: o.Adapter}
 	if slots == nil {
-		o.Budget.Limit(l)
+		l.Limit(o.Budget)
 	}
 	return worker.Config{Model: o.Model, Context: m.context, Batch: m.chunk, Ubatch: o.Ubatch, Threads: worker.Share(m.bytes, o.Threads, beside), LESS: l}
 }

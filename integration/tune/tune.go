@@ -113,7 +113,9 @@ func (o *Options) fill() error {
 	case b == worker.Budget{}:
 		return fmt.Errorf("tune: no budget: %w", ErrOption)
 	case !b.InBytes():
-		return evicts(b.Slots(n), o.Ubatch, n)
+		if err := evicts(b.Slots(n), o.Ubatch, n); err != nil {
+			return fmt.Errorf("tune: %w", err)
+		}
 	}
 	return nil
 }
@@ -121,7 +123,7 @@ func (o *Options) fill() error {
 // evicts refuses a budget under which nothing is evicted, or so late that nothing is left to be measured.
 func evicts(budget, ubatch, context int) error {
 	if budget+ubatch >= context {
-		return fmt.Errorf("tune: a budget of %d slots in windows of %d tokens: want so few that something is evicted: %w", budget, context, ErrOption)
+		return fmt.Errorf("a budget of %d slots in windows of %d tokens: want so few that something is evicted: %w", budget, context, ErrOption)
 	}
 	return nil
 }

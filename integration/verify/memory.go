@@ -7,7 +7,6 @@ import (
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/patches/limits"
 	"github.com/lesskv/lesskv/weights"
-	"github.com/lesskv/lesskv/weights/gguf"
 )
 
 // overhead is what a process takes beside model, cache and computing.
@@ -19,21 +18,6 @@ func available() int64 {
 		return free / 5 * 4
 	}
 	return 8 << 30
-}
-
-// quantised tells whether a model has weights that the runtime may repack, each process into memory of its own.
-func quantised(path string) (bool, error) {
-	f, err := gguf.Open(path)
-	if err != nil {
-		return false, err
-	}
-	defer f.Close()
-	for _, t := range f.Tensors {
-		if t.Type != gguf.F32 && t.Type != gguf.F16 && t.Type != gguf.BF16 {
-			return true, nil
-		}
-	}
-	return false, nil
 }
 
 // chunk is how many tokens are decoded and compared at a time: whole micro-batches, and not too many logits.
@@ -52,11 +36,7 @@ func (v *verifier) process(r *run) int64 {
 	}
 	scores := 2 * seen * int64(c.Ubatch) * int64(v.model.Max(func(s weights.Shape) int { return s.Heads })) * 4
 	compute := scores + int64(c.Ubatch)*int64(v.vocab+32*v.model.Max(func(s weights.Shape) int { return s.Heads * s.KeyLength }))*4
-	n := overhead + r.bytes + 2*logits + compute
-	if v.repacked {
-		n += v.info.Bytes
-	}
-	return n
+	return overhead + r.bytes + 2*logits + compute
 }
 
 // ours is what this process takes for a batch of so many methods: logits and probabilities of the full cache, now and for

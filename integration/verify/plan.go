@@ -54,15 +54,6 @@ func Tokens(n int) Budget { return Budget{Tokens: n} }
 // Share is a budget in parts of the context: 0.05 is 5 %, at least 64 slots ("Budgets" in algorithm.md).
 func Share(of float64) Budget { return Budget{Share: of} }
 
-// ParseBudget reads 102, 5%, 64MiB or 1/16 (of the bytes of the full f16 cache).
-func ParseBudget(s string) (Budget, error) {
-	b, err := worker.ParseBudget(s)
-	if err != nil {
-		err = fmt.Errorf("%w: %w", err, ErrPlan)
-	}
-	return b, err
-}
-
 // A Prompt is what a generation begins with, and, if there is one, what it should say.
 type Prompt struct {
 	Prompt    string `json:"prompt"`

@@ -51,15 +51,3 @@ func TestCheck(t *testing.T) {
 		assert.Equal(t, want, got, text)
 	}
 }
-
-func TestParseBudget(t *testing.T) {
-	for text, want := range map[string]int{"102": 102, "5%": 102, "1%": 64, " 10% ": 204, "100%": 2048} {
-		b, err := ParseBudget(text)
-		require.NoError(t, err)
-		assert.Equal(t, want, b.Slots(2048), text)
-	}
-	for _, text := range []string{"", "0", "-1", "1.5", "0%", "101%", "5 apples", "NaN", "Inf%", "1e99"} {
-		_, err := ParseBudget(text)
-		assert.ErrorIs(t, err, ErrPlan, text)
-	}
-}

@@ -27,7 +27,6 @@ type verifier struct {
 	budgeted  []int               // layers with a budget
 	fullBytes map[int]int64       // f16, by context
 	fits      map[int][]candidate // of Plan.Bytes, by context
-	repacked  bool                // weights that a process may copy for itself
 	text      []int32
 	start     []int32 // the token that the model wants first
 	prompts   []prompt
@@ -137,9 +136,6 @@ func begin(ctx context.Context, p Plan) (_ *verifier, err error) {
 	}
 	v.say("reading the model", 0)
 	if v.sums[0], err = pieces.HashFile(p.Model); err != nil {
-		return nil, fmt.Errorf("verify: %w", err)
-	}
-	if v.repacked, err = quantised(p.Model); err != nil {
 		return nil, fmt.Errorf("verify: %w", err)
 	}
 	if v.store, err = pieces.Open(p.Work); err != nil {

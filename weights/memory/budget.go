@@ -7,75 +7,87 @@ import (
 	"strings"
 )
 
-// A Budget is what a KV head may keep: slots, a share of the context, or bytes of a sequence with its state and the kernels. At most one
-// of them is not zero; the zero value is 5 % of the context.
+// A Budget is what a cache may keep ("Budgets" in algorithm.md). At most one of these is not zero; the zero value is 5 % of the context.
 type Budget struct {
-	Slots int
-	Share float64 // of the context, above 0 and up to 1
-	Bytes uint64
+	Tokens int     // slots of a KV head
+	Share  float64 // of the context, up to 1: 0.05 is 5 %, at least 64 slots
+	Bytes  int64   // of one sequence: as many slots as fit, after state and kernels
+	Full   float64 // the same, as a share of the bytes of the full f16 cache, up to 1
 }
 
-// ParseBudget reads a budget as the runtime does: "1024" slots, "5%" of the context, "64MiB" (or KiB, GiB). It fails with ErrBudget.
-func ParseBudget(s string) (b Budget, err error) {
-	bad := fmt.Errorf("%q: want a number of tokens, a share of the context such as 5%%, or memory such as 64MiB: %w", s, ErrBudget)
-	unit := 0.0
-	digits := s
-	for suffix, scale := range map[string]float64{"%": 0.01, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30} {
-		if rest, ok := strings.CutSuffix(s, suffix); ok {
-			digits, unit = rest, scale
+var units = map[string]float64{"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+
+// ParseBudget reads a budget as the runtime does: "1024" tokens, "5%" of the context, "64MiB" (or KiB, GiB), "1/16" of the full f16
+// cache's bytes, "" the default. It fails with ErrBudget.
+func ParseBudget(s string) (Budget, error) {
+	if s == "" {
+		return Budget{}, nil
+	}
+	if digits, ok := strings.CutSuffix(s, "%"); ok {
+		if x, ok := positive(digits); ok {
+			return Budget{Share: min(x/100, 1)}, nil
 		}
 	}
-	x, err := strconv.ParseFloat(digits, 64)
-	switch {
-	case err != nil || !(x > 0) || x > math.MaxInt64/(1<<30):
-		return Budget{}, bad
-	case unit == 0.01 && x <= 100:
-		return Budget{Share: x / 100}, nil
-	case unit == 0 && x == math.Trunc(x) && x <= math.MaxInt32:
-		return Budget{Slots: int(x)}, nil
-	case unit > 1 && x*unit >= 1:
-		return Budget{Bytes: uint64(x * unit)}, nil
+	for unit, size := range units {
+		digits, ok := strings.CutSuffix(s, unit)
+		if x, positive := positive(digits); ok && positive && x*size >= 1 && x*size < 1<<62 {
+			return Budget{Bytes: int64(x * size)}, nil
+		}
 	}
-	return Budget{}, bad
+	if part, whole, ok := strings.Cut(s, "/"); ok {
+		n, err := strconv.ParseUint(strings.TrimSpace(part), 10, 31)
+		of, err2 := strconv.ParseUint(strings.TrimSpace(whole), 10, 31)
+		if err == nil && err2 == nil && n > 0 && n <= of {
+			return Budget{Full: float64(n) / float64(of)}, nil
+		}
+	}
+	if n, err := strconv.ParseInt(s, 10, 32); err == nil && n > 0 {
+		return Budget{Tokens: int(n)}, nil
+	}
+	return Budget{}, fmt.Errorf("%q: want tokens (1024), a share of the context (5%%), memory (64MiB), or a share of the full cache's (1/16): %w", s, ErrBudget)
 }
 
-// String returns the budget as ParseBudget reads it.
-func (b Budget) String() string {
-	switch {
-	case b.Slots > 0:
-		return strconv.Itoa(b.Slots)
-	case b.Bytes > 0:
-		return strconv.FormatFloat(float64(b.Bytes)/(1<<10), 'f', -1, 64) + "KiB"
-	}
-	return strconv.FormatFloat(100*b.share(), 'f', -1, 64) + "%"
+func positive(digits string) (float64, bool) {
+	x, err := strconv.ParseFloat(strings.TrimSpace(digits), 64)
+	return x, err == nil && x > 0 && !math.IsInf(x, 0) // nor NaN
 }
 
-func (b Budget) share() float64 {
-	if b.Share > 0 {
-		return b.Share
+// InBytes tells whether the slots depend on the bytes of one.
+func (b Budget) InBytes() bool { return b.Bytes > 0 || b.Full > 0 }
+
+// Slots returns the slots of a KV head, of a budget that is not in bytes.
+func (b Budget) Slots(context int) int {
+	switch {
+	case b.Tokens > 0:
+		return b.Tokens
+	case b.Share > 0:
+		return max(64, int(b.Share*float64(context)))
 	}
-	return 0.05
+	return max(64, int(0.05*float64(context)))
 }
 
-// resolve returns the slots of a head, on average: "Budgets" of algorithm.md.
-func (l *layout) resolve(b Budget) (int, error) {
+// resolve returns the slots of a head, on average: "Budgets" of algorithm.md. full is what the f16 cache takes.
+func (l *layout) resolve(b Budget, full uint64) (int, error) {
+	if b.Tokens < 0 || b.Bytes < 0 || !(b.Share >= 0 && b.Share <= 1) || !(b.Full >= 0 && b.Full <= 1) {
+		return 0, fmt.Errorf("%d tokens, %g of the context, %d bytes, %g of the full cache's: %w", b.Tokens, b.Share, b.Bytes, b.Full, ErrBudget)
+	}
+	bytes := uint64(b.Bytes)
+	if b.Full > 0 {
+		bytes = uint64(max(1, b.Full*float64(full)))
+	}
 	switch {
-	case b.Slots < 0 || b.Share < 0 || b.Share > 1:
-		return 0, fmt.Errorf("%d slots, %g of the context: %w", b.Slots, b.Share, ErrBudget)
 	case len(l.slot) == 0: // sliding windows alone
 		return l.context, nil
-	case b.Slots > 0:
-		return min(b.Slots, l.context), nil
-	case b.Bytes == 0:
-		return min(max(64, int(b.share()*float64(l.context))), l.context), nil
+	case bytes == 0:
+		return min(b.Slots(l.context), l.context), nil
 	}
 	fits := func(n int) bool {
 		slots, err := l.slots(n)
-		return err == nil && slots+l.state+l.kernels <= b.Bytes
+		return err == nil && slots+l.state+l.kernels <= bytes
 	}
 	if !fits(1) {
 		least, _ := l.slots(1)
-		return 0, fmt.Errorf("%d bytes: state, kernels, sliding windows and one slot in every head take %d: %w", b.Bytes, least+l.state+l.kernels, ErrBudget)
+		return 0, fmt.Errorf("%d bytes: state, kernels, sliding windows and one slot in every head take %d: %w", bytes, least+l.state+l.kernels, ErrBudget)
 	}
 	n, over := 1, l.context+1
 	for over-n > 1 {

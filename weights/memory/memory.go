@@ -21,6 +21,7 @@ var (
 type Cache struct {
 	Context   int    // tokens, n_ctx
 	Budget    Budget // zero: 5 % of the context
+	Policy    string // "": the adapter's, h2o without one
 	Pinned    int    // first positions that always stay: 1 by the runtime's default
 	Key       gguf.Type
 	Value     gguf.Type
@@ -30,7 +31,8 @@ type Cache struct {
 
 // Bytes are what a cache takes.
 type Bytes struct {
-	Budget    int // slots of a KV head, on average where the adapter spreads them
+	Budget    int   // slots of a KV head, on average where the adapter spreads them
+	Most      []int // by layer, slots of the head with most of them; 0 where it doesn't attend
 	Slots     uint64
 	State     uint64
 	Kernels   uint64 // once, whatever the number of sequences
@@ -52,8 +54,15 @@ func Less(m *weights.Model, c Cache) (Bytes, error) {
 	if err != nil {
 		return Bytes{}, err
 	}
-	budget, err := l.resolve(c.Budget)
+	full, err := Full(m, c.Context, gguf.F16)
 	if err != nil {
+		return Bytes{}, err
+	}
+	budget, err := l.resolve(c.Budget, full)
+	if err != nil {
+		return Bytes{}, err
+	}
+	if err := c.checkPinned(budget); err != nil {
 		return Bytes{}, err
 	}
 	slots, err := l.slots(budget)
@@ -61,7 +70,8 @@ func Less(m *weights.Model, c Cache) (Bytes, error) {
 		return Bytes{}, err
 	}
 	n := uint64(c.Sequences)
-	return Bytes{budget, n * slots, n * l.state, l.kernels, n * m.RecurrentBytes()}, nil
+	most, err := l.most(m, budget)
+	return Bytes{budget, most, n * slots, n * l.state, l.kernels, n * m.RecurrentBytes()}, err
 }
 
 // Full returns what the unmodified cache of a model takes for one sequence, in a type of both keys and values. As apps have it (swa_full),
@@ -88,6 +98,7 @@ type layout struct {
 	pinned  int
 	weights []float32 // of an allocation, of the heads that have a budget; nil: all alike
 	slot    []uint64  // bytes of a slot, of those heads
+	layer   []int     // whose they are
 	fixed   uint64    // slots of sliding windows
 	state   uint64
 	kernels uint64
@@ -149,7 +160,7 @@ func lay(m *weights.Model, c Cache) (*layout, error) {
 			l.fixed += uint64(s.HeadsKV*(window-1)) * slot
 		default:
 			for j := range s.HeadsKV {
-				l.slot = append(l.slot, slot)
+				l.slot, l.layer = append(l.slot, slot), append(l.layer, i)
 				if a != nil && a.Budget != nil {
 					l.weights = append(l.weights, a.Budget[first+j])
 				}
@@ -169,6 +180,26 @@ func (l *layout) slots(budget int) (uint64, error) {
 		bytes += uint64(n) * l.slot[i]
 	}
 	return bytes, err
+}
+
+// most returns the slots of the head with most of them, by layer.
+func (l *layout) most(m *weights.Model, budget int) ([]int, error) {
+	most := make([]int, m.Layers)
+	each, err := l.each(budget)
+	for i, n := range each {
+		most[l.layer[i]] = max(most[l.layer[i]], n)
+	}
+	for i := range most {
+		if m.Attends(i) && m.Window(i) > 0 {
+			most[i] = m.Window(i) - 1
+		}
+	}
+	for i := range most {
+		if m.Attends(i) {
+			most[i] = most[m.Owner(i)]
+		}
+	}
+	return most, err
 }
 
 // each returns the slots of every head that has a budget.

@@ -2,12 +2,17 @@ package memory
 
 import (
 	"math/rand/v2"
+	"path/filepath"
+	"slices"
+	"strconv"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/lesskv/lesskv/cgo/kernels"
+	"github.com/lesskv/lesskv/integration/tinymodels"
 	"github.com/lesskv/lesskv/weights"
+	"github.com/lesskv/lesskv/weights/gguf"
 )
 
 // Allocate spreads as the C kernels do, and refuses what they refuse.
@@ -45,20 +50,86 @@ func TestAllocateAsC(t *testing.T) {
 	require.Greater(t, refused, 100)
 }
 
-func TestBudgetText(t *testing.T) {
+// Weights are mapped, and nothing is made of them: quantised ones count once as well.
+func TestWeights(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "w.gguf")
+	require.NoError(t, gguf.WriteFile(path, nil, []gguf.Tensor{
+		{Name: "quantised", Type: gguf.Q8_0, Dims: []uint64{64}, Values: make([]float32, 64)},
+		{Name: "half", Type: gguf.F16, Dims: []uint64{64}, Values: make([]float32, 64)},
+	}))
+	f, err := gguf.Open(path)
+	require.NoError(t, err)
+	defer f.Close()
+	require.EqualValues(t, 2*34+2*64, Weights(f))
+}
+
+func TestParseBudget(t *testing.T) {
 	for text, want := range map[string]Budget{
-		"1024": {Slots: 1024}, "5%": {Share: 0.05}, "64MiB": {Bytes: 64 << 20}, "1.5GiB": {Bytes: 3 << 29}, "3KiB": {Bytes: 3 << 10}, "100%": {Share: 1},
+		"": {}, "1024": {Tokens: 1024}, "5%": {Share: 0.05}, "7%": {Share: 0.07}, "5 %": {Share: 0.05}, "100%": {Share: 1}, "150%": {Share: 1},
+		"64MiB": {Bytes: 64 << 20}, "1.5 GiB": {Bytes: 3 << 29}, "3KiB": {Bytes: 3 << 10}, "1/16": {Full: 1. / 16}, "3 / 64": {Full: 3. / 64}, "1/1": {Full: 1},
 	} {
 		got, err := ParseBudget(text)
 		require.NoError(t, err, text)
 		require.Equal(t, want, got, text)
-		again, err := ParseBudget(got.String())
-		require.NoError(t, err, text)
-		require.Equal(t, want, again, text)
+		require.Equal(t, want.Bytes > 0 || want.Full > 0, got.InBytes(), text)
 	}
-	for _, text := range []string{"", "0", "-1", "1.5", "0%", "101%", "5 %", "MiB", "NaN", "Inf", "1e300GiB", "12Q"} {
+	for _, text := range []string{"0", "-1", "1.5", "1e2", "0%", "NaN%", "Inf%", "MiB", "64MB", "0MiB", "1e300GiB", "2/1", "0/4", "1/2/3"} { // and more in the plugin's tests
 		_, err := ParseBudget(text)
 		require.ErrorIs(t, err, ErrBudget, text)
+		require.ErrorContains(t, err, strconv.Quote(text))
 	}
-	require.Equal(t, "5%", Budget{}.String())
+}
+
+// Shares of heavy hitters are those of the kernels' policies.
+func TestHeavyAsC(t *testing.T) {
+	require.Len(t, heavy, len(kernels.Policies()))
+	for _, p := range kernels.Policies() {
+		for budget := 1; budget < 300; budget++ {
+			want, err := kernels.PolicyHeavy(p.Name, budget)
+			require.NoError(t, err)
+			require.Equal(t, want, heavy[p.Name](budget), "%s of %d", p.Name, budget)
+		}
+	}
+}
+
+// Scratch is for the head with most slots of a layer, and has more for caches that layers share.
+func TestScratch(t *testing.T) {
+	tiny, err := tinymodels.Find("gemma3n")
+	require.NoError(t, err)
+	path, err := tiny.WriteIn(t.TempDir(), gguf.F32, 1)
+	require.NoError(t, err)
+	m, err := weights.ReadModel(path)
+	require.NoError(t, err)
+
+	a := weights.New(m, 1, 1, weights.Trained{Policy: "h2o", Ubatch: 32, Context: 1024})
+	a.Budget = make([]float32, m.Sum(func(s weights.Shape) int { return s.HeadsKV }))
+	plan, err := Less(m, Cache{Context: 1024, Budget: Budget{Tokens: 40}, Pinned: 1, Key: gguf.F16, Value: gguf.F16, Adapter: a})
+	require.NoError(t, err)
+	full := slices.IndexFunc(plan.Most, func(n int) bool { return n == 40 })
+	a.Budget[full*m.HeadsKV] = 1 // its first head has all that is not the others' least
+	plan, err = Less(m, Cache{Context: 1024, Budget: Budget{Tokens: 40}, Pinned: 1, Key: gguf.F16, Value: gguf.F16, Adapter: a})
+	require.NoError(t, err)
+	require.Greater(t, plan.Most[full], 40)
+
+	few, more, bytes := make([]int, m.Layers), make([]int, m.Layers), 0
+	for i := range m.Layers {
+		if few[i], more[i] = 64, 128; !m.Attends(i) || m.Window(i) > 0 || m.Owner(i) == full {
+			few[i], more[i] = 1024, 1024 // which all threads need room for
+		}
+	}
+	for i := range m.Layers {
+		if m.Shares(i) && m.Owner(i) != full && m.Window(i) == 0 && bytes == 0 {
+			bytes = 4 * m.Layer(i).HeadsKV * 64
+		}
+	}
+	require.Positive(t, bytes)
+	require.EqualValues(t, bytes, Scratch(m, more, 32, 1)-Scratch(m, few, 32, 1))
+}
+
+func TestSlots(t *testing.T) {
+	require.Equal(t, 64, Budget{Share: .01}.Slots(2048))
+	require.Equal(t, 102, Budget{Share: .05}.Slots(2048))
+	require.Equal(t, 102, Budget{}.Slots(2048))
+	require.Equal(t, 2048, Budget{Share: 1}.Slots(2048))
+	require.Equal(t, 7, Budget{Tokens: 7}.Slots(2048))
 }

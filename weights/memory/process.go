@@ -10,7 +10,7 @@ const base = 12 << 20
 
 // A Process is what a process takes that runs one sequence of a model, at its peak. All but the weights and the cache are estimates.
 type Process struct {
-	Weights uint64 // the file's tensors, and of quantised ones the copy that the runtime may repack for the CPU
+	Weights uint64 // the file's tensors
 	Cache   uint64 // with recurrent states
 	Scratch uint64 // of the LESS kernels
 	Compute uint64 // of the graph, and the base
@@ -19,13 +19,11 @@ type Process struct {
 // Total returns the sum.
 func (p Process) Total() uint64 { return p.Weights + p.Cache + p.Scratch + p.Compute }
 
-// Weights returns what a model's tensors take in a process: those of a type that the runtime may repack count twice.
+// Weights returns what a model's tensors take in a process, each once: the runtime maps the file, and is built without ggml's repacking
+// for the CPU. (On a CPU with AMX, quantised ones may be there a second time.)
 func Weights(f *gguf.File) (bytes uint64) {
 	for _, t := range f.Tensors {
 		bytes += uint64(t.Size)
-		if t.Type != gguf.F32 && t.Type != gguf.F16 && t.Type != gguf.BF16 {
-			bytes += uint64(t.Size)
-		}
 	}
 	return bytes
 }
@@ -36,23 +34,32 @@ func Compute(m *weights.Model, ubatch int) uint64 {
 	return base + uint64(ubatch)*uint64(width)*12*4 + uint64(m.Vocab)*4*2
 }
 
-// Scratch estimates what the kernels take beside the cache, for a micro-batch and a budget: "scratch" in algorithm.md.
-func Scratch(m *weights.Model, budget, ubatch, threads int) (most uint64) {
-	const lanes, tile, chunks, bound = 16, 24, 8, 32 << 20 // cgo/kernels/internal.h
+// Scratch estimates what the kernels take beside the cache, for a micro-batch and the most slots of a head of each layer (Bytes.Most):
+// "scratch" in algorithm.md.
+func Scratch(m *weights.Model, slots []int, ubatch, threads int) uint64 {
+	const lanes, pad, tile, chunks, bound = 16, 32, 24, 8, 32 << 20 // cgo/kernels/internal.h
+	round := func(n int) int { return (n + pad - 1) / pad * pad }
+	most, shared := 0, map[int]int{}
 	for i := range m.Layers {
 		if !m.Attends(i) {
 			continue
 		}
-		s, held := m.Layer(i), budget
-		if w := m.Window(i); w > 0 {
-			held = w - 1
+		s, held := m.Layer(i), slots[i]
+		pairs, value := round(held+ubatch), round(s.ValueLength)
+		scores := 0
+		if m.Window(i) == 0 {
+			one := 4 * s.Heads * pairs
+			scores = max(one, min(one*min(ubatch, chunks), bound))
+			if m.Shares(i) {
+				shared[m.Owner(i)] = 4 * s.HeadsKV * pairs
+			}
 		}
-		pairs := held + ubatch
-		one := 4 * s.Heads * pairs
-		scores := max(one, min(one*min(ubatch, chunks), bound))
-		parts := min(s.HeadsKV*((held+127)/128), 32+s.HeadsKV) * s.Heads / s.HeadsKV * min(ubatch, chunks) * s.ValueLength * 4
-		thread := pairs*(4*lanes+8) + 4*tile*max(s.KeyLength, s.ValueLength) + 4*lanes*(s.KeyLength+3*s.ValueLength) + 16*ubatch
-		most = max(most, uint64(scores+parts+threads*thread))
+		parts := min(s.HeadsKV*((held+127)/128), 32+s.HeadsKV) * s.Heads / s.HeadsKV * min(ubatch, chunks) * value * 4
+		thread := pairs*(4*lanes+8) + 4*tile*max(s.KeyLength, value) + 4*lanes*(s.KeyLength+3*value) + 16*ubatch
+		most = max(most, scores+parts+threads*thread)
 	}
-	return most
+	for _, bytes := range shared {
+		most += bytes
+	}
+	return uint64(most)
 }

@@ -1,0 +1,31 @@
+package memory
+
+import "fmt"
+
+// heavy is a policy's share of a budget: "Budgets" in algorithm.md.
+var heavy = map[string]func(budget int) int{
+	"h2o":    func(budget int) int { return budget / 2 },
+	"peak":   func(budget int) int { return budget / 4 },
+	"lambda": func(budget int) int { return min(budget, 4) },
+	"tova":   func(budget int) int { return budget },
+}
+
+// checkPinned refuses, as the runtime does, a budget whose heavy part has no room for what is pinned.
+func (c *Cache) checkPinned(budget int) error {
+	policy := c.Policy
+	switch {
+	case policy != "":
+	case c.Adapter != nil:
+		policy = c.Adapter.Trained.Policy
+	default:
+		policy = "h2o"
+	}
+	of, ok := heavy[policy]
+	if !ok {
+		return nil // which the runtime judges
+	}
+	if h := of(budget); c.Pinned > h {
+		return fmt.Errorf("%d slots a head, of which policy %s keeps %d by score, and %d pinned among those: want more slots, or fewer pinned: %w", budget, policy, h, c.Pinned, ErrBudget)
+	}
+	return nil
+}
