@@ -2,12 +2,12 @@ package memory
 
 import "fmt"
 
-// heavy is a policy's share of a budget: "Budgets" in algorithm.md.
+// heavy is a policy's share of a budget, as it is registered in C, for builds without C. One that is not here is for the runtime to judge.
 var heavy = map[string]func(budget int) int{
 	"h2o":    func(budget int) int { return budget / 2 },
 	"peak":   func(budget int) int { return budget / 4 },
 	"lambda": func(budget int) int { return min(budget, 4) },
-	"tova":   func(budget int) int { return budget },
+	"tova":   func(budget int) int { return max(0, budget-1) },
 }
 
 // checkPinned refuses, as the runtime does, a budget whose heavy part has no room for what is pinned.

@@ -82,12 +82,12 @@ func TestParseBudget(t *testing.T) {
 
 // Shares of heavy hitters are those of the kernels' policies.
 func TestHeavyAsC(t *testing.T) {
-	require.Len(t, heavy, len(kernels.Policies()))
-	for _, p := range kernels.Policies() {
+	require.NotEmpty(t, heavy)
+	for policy, share := range heavy {
 		for budget := 1; budget < 300; budget++ {
-			want, err := kernels.PolicyHeavy(p.Name, budget)
+			want, err := kernels.PolicyHeavy(policy, budget)
 			require.NoError(t, err)
-			require.Equal(t, want, heavy[p.Name](budget), "%s of %d", p.Name, budget)
+			require.Equal(t, want, share(budget), "%s of %d", policy, budget)
 		}
 	}
 }
