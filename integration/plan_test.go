@@ -7,6 +7,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	cgo "github.com/lesskv/lesskv/cgo/kernels"
 	"github.com/lesskv/lesskv/integration/tinymodels"
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/weights"
@@ -93,11 +94,13 @@ func TestPlannedRefused(t *testing.T) {
 	w := start(t, worker.Patched)
 	m, err := weights.ReadModel(gopher)
 	require.NoError(t, err)
-	for policy, least := range map[string]int{"h2o": 2, "peak": 4, "lambda": 1, "tova": 1} {
+	for _, policy := range cgo.PolicyNames() {
 		for budget := 1; budget <= 5; budget++ {
+			heavy, err := cgo.PolicyHeavy(policy, budget)
+			require.NoError(t, err)
 			_, planned := memory.Less(m, memory.Cache{Context: 512, Budget: memory.Budget{Tokens: budget}, Policy: policy, Pinned: 1, Key: gguf.F16, Value: gguf.F16})
 			_, got := w.Open(worker.Config{Model: gopher, Context: 512, Ubatch: 32, LESS: &worker.LESS{Policy: policy, Budget: budget}})
-			if budget < least {
+			if heavy < 1 {
 				require.ErrorIs(t, planned, memory.ErrBudget, "%s %d", policy, budget)
 				require.ErrorContains(t, got, "pinned 1 must be")
 				continue

@@ -8,6 +8,10 @@ import (
 // Tie is how near, relative to the larger, two scores must be for rounding to decide between their pairs.
 const Tie = 1e-3
 
+// LastTie is Tie where a policy goes by a micro-batch's last queries alone: a weight is the exponential of a logit, whose absolute error
+// is the weight's relative one, and no other queries' weights level it out.
+const LastTie = 5e-3
+
 // ChoiceError says that another implementation held what the policy does not allow.
 type ChoiceError struct {
 	Head   int    // KV head
@@ -63,7 +67,11 @@ func (h *head) follow(held []pair, keep []bool, theirs []int32, pinned int) erro
 	case numLost == 0:
 		return nil
 	}
-	if a, b := held[lost].score, held[gained].score; a-b > Tie*a {
+	tie := Tie
+	if h.Policy.Queries > 0 {
+		tie = LastTie
+	}
+	if a, b := held[lost].score, held[gained].score; a-b > tie*a {
 		return wrong(lost, "evicted with score %g, while position %d stays with %g", a, held[gained].pos, b)
 	}
 	copy(keep, chosen)
