@@ -154,11 +154,18 @@ func interleavingSettings(t *testing.T) (all []setting) {
 	keys, values := []string{"f16", "f32", "q8_0", "q4_0"}, []string{"f16", "f32", "q8_0"}
 	size := map[string]int64{"f32": 4 * 32, "f16": 2 * 32, "q8_0": 34, "q4_0": 18} // of a head of 32
 	dir, policies := t.TempDir(), lesskv.PolicyNames()
-	for i, model := range []string{"qwen3", "gemma2"} {
+	find := func(model string) (tinymodels.Model, string) {
 		m, err := tinymodels.Find(model)
 		require.NoError(t, err)
 		path, err := m.WriteIn(dir, gguf.F32, 1)
 		require.NoError(t, err)
+		return m, path
+	}
+	config := func(path string, l *worker.LESS) worker.Config {
+		return worker.Config{Model: path, Context: playContext, Batch: 64, Ubatch: playUbatch, Sequences: 3, LESS: l}
+	}
+	for i, model := range []string{"qwen3", "gemma2"} {
+		m, path := find(model)
 		read, err := weights.ReadModel(path)
 		require.NoError(t, err)
 		require.Equal(t, 32, read.KeyLength)
@@ -174,7 +181,7 @@ func interleavingSettings(t *testing.T) (all []setting) {
 					if (j+k+v)%3 > 0 {
 						l.Adapter, rank = adapter, a.Rank
 					}
-					s.config = worker.Config{Model: path, Context: playContext, Batch: 64, Ubatch: playUbatch, Sequences: 3, LESS: l}
+					s.config = config(path, l)
 					s.name = fmt.Sprintf("%s, %s, keys %s, values %s, budget %d, rank %d", model, policy, key, value, l.Budget, rank)
 					for il := range read.Layers {
 						window, slots := m.Window > 0 && il%2 == 0, l.Budget // every other one, from the first on
@@ -191,13 +198,10 @@ func interleavingSettings(t *testing.T) (all []setting) {
 		}
 	}
 	for i, model := range []string{"qwen35", "lfm2-window", "falcon-h1", "jamba"} {
-		m, err := tinymodels.Find(model)
-		require.NoError(t, err)
-		path, err := m.WriteIn(dir, gguf.F32, 1)
-		require.NoError(t, err)
+		m, path := find(model)
 		l := &worker.LESS{Policy: policies[i%len(policies)], Budget: 5 + 9*(i%3)}
 		s := setting{name: model, window: m.Window, hybrid: true}
-		s.config = worker.Config{Model: path, Context: playContext, Batch: 64, Ubatch: playUbatch, Sequences: 3, LESS: l}
+		s.config = config(path, l)
 		dim, slots := int64(16), l.Budget
 		if model == "qwen35" {
 			dim = 64
@@ -211,10 +215,7 @@ func interleavingSettings(t *testing.T) (all []setting) {
 		all = append(all, s)
 	}
 	for _, model := range []string{"qwen3", "gemma3n", "gemma4", "openelm"} {
-		m, err := tinymodels.Find(model)
-		require.NoError(t, err)
-		path, err := m.WriteIn(dir, gguf.F32, 1)
-		require.NoError(t, err)
+		m, path := find(model)
 		read, err := weights.ReadModel(path)
 		require.NoError(t, err)
 		window, err := windowed(m, path, read.Layers)
@@ -232,7 +233,7 @@ func interleavingSettings(t *testing.T) (all []setting) {
 			}
 			s.add(window[il], slots, int64(2*(shape.KeyLength+shape.ValueLength)+8))
 		}
-		s.config = worker.Config{Model: path, Context: playContext, Batch: 64, Ubatch: playUbatch, Sequences: 3, LESS: l}
+		s.config = config(path, l)
 		all = append(all, s)
 	}
 	return all
