@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"image/color"
-	"io"
 	"math"
 	"path/filepath"
 	"strings"
@@ -86,8 +85,5 @@ func (p *plan) draw(path string) error {
 	if err != nil {
 		return err
 	}
-	return outfile.Write(path, func(w io.Writer) error {
-		_, err := picture.WriteTo(w)
-		return err
-	})
+	return outfile.WriteFrom(path, picture)
 }

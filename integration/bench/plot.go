@@ -3,7 +3,6 @@ package bench
 import (
 	"fmt"
 	"image/color"
-	"io"
 	"math"
 	"os"
 	"path/filepath"
@@ -59,10 +58,7 @@ func write(path string, rows ...[]*plot.Plot) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
-	return outfile.Write(path, func(w io.Writer) error {
-		_, err := vgimg.PngCanvas{Canvas: img}.WriteTo(w)
-		return err
-	})
+	return outfile.WriteFrom(path, vgimg.PngCanvas{Canvas: img})
 }
 
 // Plot draws decoding speed, prompt speed and the cache's bytes against the context, all axes logarithmic, one line of

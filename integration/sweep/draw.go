@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"image/color"
-	"io"
 	"math"
 	"os"
 	"path/filepath"
@@ -88,10 +87,7 @@ func drawSweeps(path string, sparse float64, all [][]result) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
-	err := outfile.Write(path, func(w io.Writer) error {
-		_, err := vgimg.PngCanvas{Canvas: img}.WriteTo(w)
-		return err
-	})
+	err := outfile.WriteFrom(path, vgimg.PngCanvas{Canvas: img})
 	if err != nil {
 		return err
 	}

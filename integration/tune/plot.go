@@ -3,7 +3,6 @@ package tune
 import (
 	"fmt"
 	"image/color"
-	"io"
 	"math"
 	"path/filepath"
 	"strconv"
@@ -141,10 +140,7 @@ func Plot(r *Result, path string) error {
 		for i, c := range plot.Align(plots, tiles, draw.New(canvas))[0] {
 			plots[0][i].Draw(c)
 		}
-		return outfile.Write(path, func(w io.Writer) error {
-			_, err := canvas.WriteTo(w)
-			return err
-		})
+		return outfile.WriteFrom(path, canvas)
 	}()
 	if err != nil {
 		return fmt.Errorf("tune: plot: %w", err)

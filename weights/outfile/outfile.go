@@ -4,6 +4,7 @@ package outfile
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"io"
 	"io/fs"
@@ -58,12 +59,17 @@ func Write(path string, fill func(w io.Writer) error) (err error) {
 	return f.Close()
 }
 
-// WriteBytes is Write of data.
-func WriteBytes(path string, data []byte) error {
+// WriteFrom is Write of all that data has, such as a picture.
+func WriteFrom(path string, data io.WriterTo) error {
 	return Write(path, func(w io.Writer) error {
-		_, err := w.Write(data)
+		_, err := data.WriteTo(w)
 		return err
 	})
+}
+
+// WriteBytes is Write of data.
+func WriteBytes(path string, data []byte) error {
+	return WriteFrom(path, bytes.NewReader(data))
 }
 
 // Part is what the file at path, which is no link, is called until it is whole.

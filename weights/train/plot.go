@@ -3,7 +3,6 @@ package train
 import (
 	"fmt"
 	"image/color"
-	"io"
 	"math"
 	"path/filepath"
 	"strings"
@@ -47,10 +46,7 @@ func Plot(r *Report, path string) error {
 	p.Add(plotter.NewGrid())
 	picture, err := p.WriterTo(6*vg.Inch, 4*vg.Inch, strings.TrimPrefix(filepath.Ext(path), "."))
 	if err == nil {
-		err = outfile.Write(path, func(w io.Writer) error {
-			_, err := picture.WriteTo(w)
-			return err
-		})
+		err = outfile.WriteFrom(path, picture)
 	}
 	if err != nil {
 		return fmt.Errorf("train: plot: %w", err)
