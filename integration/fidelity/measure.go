@@ -165,11 +165,16 @@ func (m *measurer) options(model string, budget worker.Budget, types string, e e
 
 // verified measures an allocation under so many bytes, beside equal budgets, on windows that nothing was tuned on.
 func (m *measurer) verified(a *allocation, budget worker.Budget, windows [][]int32, ubatches ...int) (*verify.Report, error) {
-	r, err := verify.Run(m.ctx, verify.Plan{
+	return m.verify(verify.Plan{
 		Model: m.model, Adapters: []string{a.path}, Tokens: slices.Concat(windows...), Windows: len(windows), Stride: heldout.Tokens, NoStart: true, Contexts: []int{heldout.Tokens},
 		Bytes: []verify.Budget{budget}, SlotTypes: []string{a.types}, Policies: []string{policy}, Ubatches: ubatches, Generate: -1, Recall: []string{},
-		Threads: m.threads, Work: filepath.Join(m.work, "verify"),
 	})
+}
+
+// verify measures a plan, and returns nothing of a build that is not what it claims to be.
+func (m *measurer) verify(p verify.Plan) (*verify.Report, error) {
+	p.Threads, p.Work = m.threads, filepath.Join(m.work, "verify")
+	r, err := verify.Run(m.ctx, p)
 	if err != nil {
 		return nil, err
 	}

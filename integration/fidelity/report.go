@@ -300,10 +300,9 @@ func (m *measurer) recalled(share string, types string) func(*Report, map[int64]
 		if err != nil {
 			return err
 		}
-		found, err := verify.Run(m.ctx, verify.Plan{
+		found, err := m.verify(verify.Plan{
 			Model: m.recall, Adapters: []string{a.path}, Tokens: m.windowText(), Windows: 1, NoStart: true, Contexts: []int{heldout.Tokens},
 			Bytes: []verify.Budget{budget}, SlotTypes: []string{types}, Policies: []string{policy}, Generate: -1, Tasks: 4,
-			Threads: m.threads, Work: filepath.Join(m.work, "verify"),
 		})
 		if err != nil {
 			return err

@@ -23,6 +23,7 @@ func (v *verifier) report(r *Report, groups []*group) error {
 	if v.plan.SlotType != "f16" {
 		r.SlotType = v.plan.SlotType
 	}
+	r.GPU = v.plan.GPULayers
 	r.Seed, r.Samples, r.Block = v.plan.Seed, v.plan.Samples, v.plan.Block
 	r.Adapters = []AdapterInfo{}
 	for _, a := range v.adapters {

@@ -87,7 +87,7 @@ func (v *verifier) exact(ctx context.Context, g *group, seen int) ([]exactKV, er
 	v.say("attention of the full cache", 0)
 	chunk := v.chunk(g.ubatch)
 	w, err := v.open(ctx, &run{tree: worker.Patched, config: worker.Config{
-		Context: g.context, Ubatch: g.ubatch, Capture: true, LESS: &worker.LESS{Policy: "lambda", Budget: g.context}}}, chunk, v.threads(1))
+		Context: g.context, Ubatch: g.ubatch, Capture: true, GPULayers: v.plan.GPULayers, LESS: &worker.LESS{Policy: "lambda", Budget: g.context}}}, chunk, v.threads(1))
 	if err != nil {
 		return nil, err
 	}

@@ -22,7 +22,7 @@ func Markdown(r *verify.Report) ([]byte, error) {
 	for _, context := range contexts {
 		all := ubatches[context]
 		first := all[0]
-		fmt.Fprintf(&b, "%s, context %d, %d windows. Perplexity and top-1 at micro-batches of %d.\n\n", r.Model.File, context, r.Text.Windows, first)
+		fmt.Fprintf(&b, "%s, context %d, %d windows.%s Perplexity and top-1 at micro-batches of %d.\n\n", r.Model.File, context, r.Text.Windows, onDevices(r), first)
 		fmt.Fprint(&b, "| budget | method | slots | KiB | perplexity (full) | top-1 |")
 		for _, u := range all {
 			fmt.Fprintf(&b, " KL, micro-batches of %d |", u)
@@ -69,4 +69,12 @@ func Markdown(r *verify.Report) ([]byte, error) {
 		fmt.Fprintln(&b, "-", f)
 	}
 	return b.Bytes(), nil
+}
+
+// onDevices says where the layers were, if not all in main memory.
+func onDevices(r *verify.Report) string {
+	if r.GPU == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" Every runtime had %d layers on this machine's devices.", r.GPU)
 }

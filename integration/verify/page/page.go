@@ -21,11 +21,12 @@ import (
 var source string
 
 var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
-	"kib":      func(n int64) string { return fmt.Sprintf("%.0f", float64(n)/1024) },
-	"mib":      func(n int64) string { return fmt.Sprintf("%.1f", float64(n)/(1<<20)) },
-	"interval": interval,
-	"percent":  func(x float64) string { return fmt.Sprintf("%.1f %%", 100*x) },
-	"share":    share,
+	"kib":       func(n int64) string { return fmt.Sprintf("%.0f", float64(n)/1024) },
+	"mib":       func(n int64) string { return fmt.Sprintf("%.1f", float64(n)/(1<<20)) },
+	"interval":  interval,
+	"percent":   func(x float64) string { return fmt.Sprintf("%.1f %%", 100*x) },
+	"share":     share,
+	"onDevices": onDevices,
 }).Parse(source))
 
 // HTML returns the report as one page.

@@ -93,6 +93,20 @@ func TestWrite(t *testing.T) {
 	}
 }
 
+func TestOnDevices(t *testing.T) {
+	r := *report(t)
+	for _, layers := range []int{0, 7} {
+		r.GPU = layers
+		paths, err := Write(&r, t.TempDir())
+		require.NoError(t, err)
+		for _, p := range paths[2:4] { // Markdown and HTML
+			text, err := os.ReadFile(p)
+			require.NoError(t, err)
+			assert.Equal(t, layers > 0, strings.Contains(html.UnescapeString(string(text)), "Every runtime had 7 layers on this machine's devices."), p)
+		}
+	}
+}
+
 func TestTable(t *testing.T) {
 	var b strings.Builder
 	require.NoError(t, Table(&b, report(t)))
