@@ -73,7 +73,7 @@ func TestCallsRefused(t *testing.T) {
 
 	w := start(t, worker.Patched)
 	ahead := config
-	ahead.Model, ahead.Ahead = write(t, tinymodels.LlamaAhead(), gguf.F16), true
+	ahead.Model, ahead.Ahead = tiny(t, "qwen35-ahead"), true
 	_, err := w.Open(ahead)
 	refused(err, "further tokens", "turn LESS off")
 

@@ -13,7 +13,10 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/lesskv/lesskv/integration/tinymodels"
 	"github.com/lesskv/lesskv/integration/worker"
+	"github.com/lesskv/lesskv/weights"
+	"github.com/lesskv/lesskv/weights/gguf"
 )
 
 // peak41 is gopher-5m's adapter for 2 % of the context, with the budget that it was trained for.
@@ -53,6 +56,38 @@ func (s story) end(t *testing.T, w *worker.Worker, seq int, next int32, pos int)
 	require.NoError(t, err)
 	out.Values = append(out.Values, more.Values...)
 	return out
+}
+
+// Every model that is served takes an adapter that Go made for it, its memory stands still as the text goes on, and a saved state goes on in
+// another process, in another sequence, as if nothing had been.
+func TestMemoryOfEveryModel(t *testing.T) {
+	for _, m := range tinymodels.Supported() {
+		t.Run(m.Name, func(t *testing.T) {
+			t.Parallel()
+			c := worker.Config{Model: write(t, m, gguf.F16), Context: 2048, Ubatch: 32, Sequences: 2, LESS: &worker.LESS{Budget: 40}}
+			model, err := weights.ReadModel(c.Model)
+			require.NoError(t, err)
+			c.LESS.Adapter = filepath.Join(t.TempDir(), "a.lesskv.gguf")
+			require.NoError(t, weights.Random(model, 4, 8, weights.Trained{Policy: "h2o", Heavy: 20, Recent: 20, Ubatch: 32, Context: 2048}, 1).Write(c.LESS.Adapter))
+			w, other := open(t, worker.Patched, c), open(t, worker.Patched, c)
+			tokens := randomTokens(180, 384)
+			s := story{prompt: tokens[:130], reply: 7, second: tokens[140:]}
+			next, pos := s.begin(t, w, 0)
+			state, err := w.Save(0)
+			require.NoError(t, err)
+			before, err := w.LESS()
+			require.NoError(t, err)
+			want := s.end(t, w, 0, next, pos)
+			after, err := w.LESS()
+			require.NoError(t, err)
+			assert.Equal(t, before, after)
+			_, err = other.Feed(0, 0, tokens[100:150], worker.None)
+			require.NoError(t, err)
+			_, err = other.Load(1, state)
+			require.NoError(t, err)
+			sameBits(t, want, s.end(t, other, 1, next, pos))
+		})
+	}
 }
 
 // Generation that continues from a saved state equals generation that was never interrupted, bit for bit: at a boundary of

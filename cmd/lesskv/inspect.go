@@ -72,8 +72,12 @@ func (s sheet) line(name, format string, args ...any) {
 	}
 }
 
-// served says whether LESS serves an architecture, and what its models keep of a text, as docs/models.md has it.
-func served(architecture string) (less, keeps string) {
+// served says whether LESS serves a model of an architecture, and what it keeps of a text, as docs/models.md has it. Latent attention shows
+// in the metadata, whatever the architecture.
+func served(f *gguf.File, architecture string) (less, keeps string) {
+	if f.Has(architecture + ".attention.key_length_mla") {
+		architecture = "deepseek2"
+	}
 	all := docs.Architectures()
 	if i := slices.IndexFunc(all, func(a docs.Architecture) bool { return a.Name == architecture }); i >= 0 {
 		return all[i].LESS, all[i].Memory
@@ -91,7 +95,7 @@ func inspectModel(w io.Writer, path string) error {
 	if err != nil {
 		return err
 	}
-	less, keeps := served(architecture)
+	less, keeps := served(f, architecture)
 	refused := strings.HasPrefix(less, "no")
 	m, err := weights.ReadModel(path)
 	if err != nil && !refused {

@@ -73,6 +73,24 @@ func TestInspectAsTheRuntime(t *testing.T) {
 	}
 }
 
+// Latent attention is seen in the metadata, where no row of docs/models.md has the architecture.
+func TestInspectLatent(t *testing.T) {
+	pairs := []gguf.KeyValue{{Key: "general.architecture", Value: "glm-dsa"}}
+	for name, n := range map[string]uint32{"block_count": 2, "embedding_length": 64, "context_length": 128, "attention.head_count": 4, "attention.head_count_kv": 1, "vocab_size": 9,
+		"attention.key_length": 576, "attention.value_length": 512, "attention.key_length_mla": 192, "attention.value_length_mla": 128} {
+		pairs = append(pairs, gguf.KeyValue{Key: "glm-dsa." + name, Value: n})
+	}
+	path := filepath.Join(t.TempDir(), "m.gguf")
+	require.NoError(t, gguf.WriteFile(path, pairs, []gguf.Tensor{{Name: "blk.0.attn_norm.weight", Type: gguf.F32, Dims: []uint64{2}, Values: []float32{1, 2}}}))
+	status, out, stderr := command("", "inspect", path)
+	require.Equal(t, exitOK, status, stderr)
+	assert.Contains(t, out, "no: multi-head latent attention (MLA)")
+	assert.NotContains(t, out, "a token takes")
+	status, _, stderr = command("", "plan", "-m", path)
+	assert.Equal(t, exitFailed, status)
+	assert.Contains(t, stderr, "multi-head latent attention (MLA)")
+}
+
 func TestInspectAdapter(t *testing.T) {
 	dir := unpacked(t, map[string]string{testdata.Model: "m.gguf", testdata.Peak102: "m.lesskv.gguf", testdata.H2O41: "alone.gguf"})
 	in := func(name string) string { return filepath.Join(dir, name) }

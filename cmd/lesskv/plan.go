@@ -145,15 +145,16 @@ func (o *planOptions) plan() (p *plan, inputs []string, err error) {
 	if p.model, err = weights.ReadModel(path); err != nil {
 		return nil, nil, err
 	}
-	if less, _ := served(p.model.Architecture); strings.HasPrefix(less, "no") {
-		return nil, nil, fmt.Errorf("%s: LESS does not serve the architecture %s: %s", path, p.model.Architecture, less)
-	}
 	f, err := gguf.Open(path)
 	if err != nil {
 		return nil, nil, err
 	}
 	p.weights = memory.Weights(f)
+	less, _ := served(f, p.model.Architecture)
 	f.Close()
+	if strings.HasPrefix(less, "no") {
+		return nil, nil, fmt.Errorf("%s: LESS does not serve the architecture %s: %s", path, p.model.Architecture, less)
+	}
 	if err := o.bound(p); err != nil {
 		return nil, nil, err
 	}

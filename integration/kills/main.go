@@ -182,7 +182,7 @@ func (k *killer) train() (string, error) {
 		return "", err
 	}
 	out := filepath.Join(k.dir, "out.gguf")
-	whole, kept := outcome{path: out}, kept{pattern: filepath.Join(k.dir, "out.gguf.work", "layer-*.json")}
+	whole, kept := outcome{path: out}, kept{pattern: filepath.Join(k.dir, "out.gguf.work", "layer-*.json"), output: out}
 	args := []string{"train", "-m", "model.gguf", "-d", "text.txt", "-c", "256", "-b", "41", "--rank", "4", "--hidden", "8", "--steps", "60", "-t", "1", "--plot", "none", "-o", "out.gguf"}
 	return k.resumed(program, env, args,
 		func() error { return errors.Join(whole.check(), kept.check()) },
@@ -202,7 +202,7 @@ func (k *killer) verify() (string, error) {
 		return "", err
 	}
 	dir := filepath.Join(k.dir, "report")
-	kept := kept{pattern: filepath.Join(dir, "work", "*-*")}
+	kept := kept{pattern: filepath.Join(dir, "work", "*-*"), output: filepath.Join(dir, "report.html")} // behind the others
 	var reports []*outcome
 	for _, name := range []string{"report.json", "report.csv", "report.html"} {
 		reports = append(reports, &outcome{path: filepath.Join(dir, name)})
@@ -256,9 +256,11 @@ func (o *outcome) take() error {
 	return errors.Join(o.check(), os.Remove(o.path))
 }
 
-// kept are files of finished work, which no later run writes again.
+// kept are files of finished work, which no later run writes again. Where the output is there, a kill may have come while the work was
+// being taken away, in any order.
 type kept struct {
 	pattern string
+	output  string
 	seen    map[string]time.Time
 }
 
@@ -275,10 +277,12 @@ func (k *kept) check() error {
 		}
 		now[path] = info.ModTime()
 	}
+	_, err = os.Stat(k.output)
+	through := err == nil
 	for path, at := range k.seen {
 		if again, there := now[path]; there && !again.Equal(at) {
 			return fmt.Errorf("%s was finished, and was done again", path)
-		} else if !there && len(now) > 0 {
+		} else if !there && len(now) > 0 && !through {
 			return fmt.Errorf("%s was finished, and is gone", path)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"hash/fnv"
 	"math"
 	"math/rand/v2"
+	"slices"
 
 	"github.com/lesskv/lesskv/weights/gguf"
 )
@@ -43,6 +44,12 @@ func newBuilder(m Model, t gguf.Type, seed uint64, v Vocabulary) *builder {
 // key sets a key of the architecture.
 func (b *builder) key(name string, value any) {
 	b.pairs = append(b.pairs, gguf.KeyValue{Key: b.arch + "." + name, Value: value})
+}
+
+// change gives another value to a key that is there.
+func (b *builder) change(name string, value any) {
+	i := slices.IndexFunc(b.pairs, func(kv gguf.KeyValue) bool { return kv.Key == b.arch+"."+name })
+	b.pairs[i].Value = value
 }
 
 // shape is what the transformers among the models have in common.

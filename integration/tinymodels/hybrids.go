@@ -116,11 +116,33 @@ func (b *builder) qwenExperts(s shape) func(int) {
 	}
 }
 
+var qwen35Shape = shape{layers: 8, embd: 64, ff: 128, heads: 4, headsKV: 2, dim: 64}
+
 func qwen35(b *builder) {
-	s := shape{layers: 8, embd: 64, ff: 128, heads: 4, headsKV: 2, dim: 64}
+	s := qwen35Shape
 	d := delta{conv: 4, state: 16, keys: 2, values: 4}
 	b.key("rope.dimension_sections", []int32{11, 11, 10, 0})
 	b.qwenHybrid(s, d, b.betaAlpha(s, d), func(i int) { b.gated(i, s) })
+}
+
+// qwen35Ahead has one layer more, which attends and predicts the token after the next.
+func qwen35Ahead(b *builder) {
+	qwen35(b)
+	s, i := qwen35Shape, qwen35Shape.layers
+	b.ahead(i)
+	b.norm(blk(i, "attn_norm"), 1, s.embd)
+	b.norm(blk(i, "post_attention_norm"), 1, s.embd)
+	b.gatedAttention(i, s)
+	b.gated(i, s)
+	b.matrix(blk(i, "nextn.eh_proj"), 1, 2*s.embd, s.embd)
+	b.norm(blk(i, "nextn.enorm"), 1, s.embd)
+	b.norm(blk(i, "nextn.hnorm"), 1, s.embd)
+}
+
+// ahead says that behind n layers stands one that predicts one token more.
+func (b *builder) ahead(n int) {
+	b.change("block_count", uint32(n+1))
+	b.key("nextn_predict_layers", uint32(1))
 }
 
 func qwen35MoE(b *builder) {

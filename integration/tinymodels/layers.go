@@ -165,19 +165,6 @@ func Gemma4Assistant() Model {
 	}}
 }
 
-// LlamaAhead says that it has a layer which predicts one token more. It is none of All, because that layer is not there.
-func LlamaAhead() Model {
-	return Model{Name: "llama-ahead", Architecture: "llama", build: func(b *builder) {
-		llama(b)
-		for i := range b.pairs {
-			if b.pairs[i].Key == "llama.block_count" {
-				b.pairs[i].Value = uint32(layers + 1)
-			}
-		}
-		b.key("nextn_predict_layers", uint32(1))
-	}}
-}
-
 // openelm has more heads, and a wider feed-forward network, the deeper the layer.
 func openelm(b *builder) {
 	const embd, dim = 64, 16

@@ -23,6 +23,20 @@ func llamaOf(b *builder, s shape) {
 	}
 }
 
+func graniteSWA(b *builder) {
+	s := shape{layers: layers, embd: 128, ff: 192, heads: 8, headsKV: 2, dim: 16}
+	llamaOf(b, s)
+	b.key("embedding_scale", float32(1.2))
+	b.key("residual_scale", float32(.8))
+	b.key("logit_scale", float32(1.5))
+	b.key("attention.scale", float32(.2))
+	b.key("attention.sliding_window", uint32(32))
+	b.key("attention.sliding_window_pattern", []bool{true, true, true, false})
+	for i := range s.layers {
+		b.add(blk(i, "attn_sinks.weight"), gguf.F32, 1, 1, s.heads)
+	}
+}
+
 func qwen3(b *builder) {
 	s := shape{layers: layers, embd: 64, ff: 128, heads: 4, headsKV: 2, dim: 32}
 	b.shape(s)

@@ -43,10 +43,12 @@ func All() []Model {
 		{Name: "falcon", Architecture: "falcon", build: falcon},                              // MQA, strided v, attention beside the feed-forward
 		{Name: "gpt2", Architecture: "gpt2", build: gpt2},                                    // MHA, learned positions, biases, strided q, k and v
 		{Name: "gpt-oss", Architecture: "gpt-oss", Window: 32, Experts: true, build: gptOSS}, // sink logits, experts, every other layer windowed
+		{Name: "granite-swa", Architecture: "granite_swa", Window: 32, build: graniteSWA},    // sink logits, three layers of four windowed, four scales
 		{Name: "qwen2vl", Architecture: "qwen2vl", build: qwen2vl},                           // M-RoPE
 		{Name: "qwen3vl", Architecture: "qwen3vl", build: qwen3vl},                           // M-RoPE in turns
 
 		{Name: "qwen35", Architecture: "qwen35", Attends: []int{3, 7}, build: qwen35},                                      // delta net, M-RoPE, gated attention
+		{Name: "qwen35-ahead", Architecture: "qwen35", Attends: []int{3, 7}, build: qwen35Ahead},                           // and a layer that predicts one token more, which no text needs
 		{Name: "qwen35moe", Architecture: "qwen35moe", Attends: []int{3}, Experts: true, build: qwen35MoE},                 // the same with experts
 		{Name: "qwen3next", Architecture: "qwen3next", Attends: []int{3}, Experts: true, build: qwen3Next},                 // delta net, beta and alpha in one
 		{Name: "lfm2", Architecture: "lfm2", Attends: []int{2, 4}, build: lfm2},                                            // short convolutions
@@ -72,6 +74,7 @@ func All() []Model {
 		{Name: "bert", Architecture: "bert", Refused: "encoder", NoDecode: true, build: bert},
 		{Name: "mamba", Architecture: "mamba", Refused: "recurrent", build: mamba},
 		{Name: "deepseek2", Architecture: "deepseek2", Refused: "MLA", build: deepseek2},
+		{Name: "mistral4", Architecture: "mistral4", Refused: "MLA", build: deepseek2},
 		{Name: "t5", Architecture: "t5", Refused: "encoder-decoder", NoDecode: true, build: t5},
 		{Name: "kimi-linear", Architecture: "kimi-linear", Refused: "MLA", build: kimiLinear},
 		{Name: "llama4", Architecture: "llama4", Refused: "chunked attention", build: llama4},
