@@ -256,8 +256,8 @@ func (o *outcome) take() error {
 	return errors.Join(o.check(), os.Remove(o.path))
 }
 
-// kept are files of finished work, which no later run writes again. Where the output is there, a kill may have come while the work was
-// being taken away, in any order.
+// kept are files of finished work, which no later run writes again. Where the output is there, a kill may have come while they were
+// being taken away, in any order: what is left of them then counts for nothing.
 type kept struct {
 	pattern string
 	output  string
@@ -265,24 +265,29 @@ type kept struct {
 }
 
 func (k *kept) check() error {
+	if _, err := os.Stat(k.output); err == nil {
+		k.seen = nil
+		return nil
+	}
 	paths, err := filepath.Glob(k.pattern)
 	if err != nil {
 		return err
 	}
 	now := map[string]time.Time{}
 	for _, path := range paths {
+		if strings.HasSuffix(path, ".tmp") { // not finished
+			continue
+		}
 		info, err := os.Stat(path)
 		if err != nil {
 			return err
 		}
 		now[path] = info.ModTime()
 	}
-	_, err = os.Stat(k.output)
-	through := err == nil
 	for path, at := range k.seen {
 		if again, there := now[path]; there && !again.Equal(at) {
 			return fmt.Errorf("%s was finished, and was done again", path)
-		} else if !there && len(now) > 0 && !through {
+		} else if !there && len(now) > 0 {
 			return fmt.Errorf("%s was finished, and is gone", path)
 		}
 	}
