@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/schollz/progressbar/v3"
@@ -50,6 +52,14 @@ func readAdapter(path string, model *weights.Model) (*weights.Adapter, error) {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return a, nil
+}
+
+// interruptible returns a context that ends with the first SIGINT or SIGTERM. The second ends the program: what is not to be
+// interrupted may take long.
+func interruptible(cmd *cobra.Command) (context.Context, context.CancelFunc) {
+	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	return ctx, stop
 }
 
 // stopped returns what a run failed with: errInterrupted, which it says, where the context has ended.

@@ -189,6 +189,7 @@ func TestPrintedFirst(t *testing.T) {
 	}{
 		"bench":  {[]string{"bench", "-t1", "-r1", "-c0", "-m", "less", "--dir", t.TempDir(), "-o", "out/a.json", "--plot", "out/a.png", filepath.Join(dir, "model.gguf")}, "decoding, tokens/s"},
 		"train":  {append([]string{"train", "-m", filepath.Join(dir, "model.gguf"), "-d", text, "-o", filepath.Join(dir, "a.gguf"), "--plot", "out/a.png"}, quickly...), "best step"},
+		"tune":   {append(tuneQuickly(dir), "-o", filepath.Join(dir, "b.gguf"), "--plot", "out/a.png"), "this allocation"},
 		"verify": {append(slices.Clone(flags), "-t1", "-o", "out"), "sparse"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -8,12 +8,10 @@ import (
 	"io"
 	"math"
 	"os"
-	"os/signal"
 	"runtime"
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"text/tabwriter"
 	"time"
 
@@ -141,7 +139,7 @@ func (o *trainOptions) run(cmd *cobra.Command) (err error) {
 	if o.Source, err = pieces.HashFile(o.model); err != nil {
 		return err
 	}
-	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := interruptible(cmd)
 	defer stop()
 	path, err := worker.Path(worker.Patched)
 	if err != nil {

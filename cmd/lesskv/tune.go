@@ -7,9 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"os/signal"
-	"syscall"
 	"text/tabwriter"
 	"time"
 
@@ -17,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lesskv/lesskv/cgo/kernels"
+	"github.com/lesskv/lesskv/integration/pieces"
 	"github.com/lesskv/lesskv/integration/record"
 	"github.com/lesskv/lesskv/integration/tune"
 	"github.com/lesskv/lesskv/integration/worker"
@@ -127,7 +125,7 @@ func (o *tuneOptions) run(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := interruptible(cmd)
 	defer stop()
 	if err := o.cut(ctx, cmd, texts); err != nil {
 		return err
@@ -146,15 +144,15 @@ func (o *tuneOptions) run(cmd *cobra.Command) error {
 		}
 		adapter.Trained.Recent = r.Budget - adapter.Trained.Heavy
 	}
-	if err := adapter.Write(o.output); err != nil {
-		return err
-	}
+	err = o.table(cmd.OutOrStdout(), r) // first: what follows may fail
+	err = errors.Join(err, adapter.Write(o.output))
 	if o.plot != "none" {
-		if err := tune.Plot(r, o.plot); err != nil {
-			return err
-		}
+		err = errors.Join(err, tune.Plot(r, o.plot))
 	}
-	return errors.Join(o.table(cmd.OutOrStdout(), r), os.RemoveAll(o.Work))
+	if err != nil {
+		return err // the work stays
+	}
+	return pieces.Remove(o.Work)
 }
 
 // empty returns the adapter that the allocation goes into: one without phi and psi, or the one that was named.

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -11,6 +12,23 @@ import (
 
 	"github.com/lesskv/lesskv/integration/tune"
 )
+
+// tuneQuickly is a tuning of seconds, of the model and the book in dir.
+func tuneQuickly(dir string) []string {
+	return []string{"tune", "-t1", "-c96", "-b16", "--ubatch=16", "-w1", "--rounds=0", "-m", filepath.Join(dir, "model.gguf"), "-d", filepath.Join(dir, "book.txt")}
+}
+
+// A model whose logits are not finite is no model that is tuned well.
+func TestTuneNotFinite(t *testing.T) {
+	dir, _ := verifyFiles(t)
+	spoil(t, filepath.Join(dir, "model.gguf"))
+	out := filepath.Join(dir, "new.gguf")
+	status, stdout, stderr := command("", append(tuneQuickly(dir), "-o", out)...)
+	assert.Equal(t, exitFailed, status)
+	assert.Contains(t, stderr, "logits of the full cache that are not finite")
+	assert.Empty(t, stdout)
+	assert.NoFileExists(t, out)
+}
 
 // The last line says what is in the output: beside an allocation, the phi and psi that were named.
 func TestTuneTable(t *testing.T) {

@@ -13,23 +13,24 @@ import (
 	"maps"
 	"math"
 	"os"
-	"os/signal"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
 
 	"github.com/lesskv/lesskv/cgo/kernels"
+	"github.com/lesskv/lesskv/integration/pieces"
 	"github.com/lesskv/lesskv/integration/testdata"
 	"github.com/lesskv/lesskv/integration/verify"
 	"github.com/lesskv/lesskv/integration/verify/page"
 	"github.com/lesskv/lesskv/patches/limits"
+	"github.com/lesskv/lesskv/weights/outfile"
 )
 
 // verifyOptions are the flags of verify.
@@ -44,6 +45,7 @@ type verifyOptions struct {
 	memory   string
 	requires []string
 	output   string
+	unpacked string // folder of the built-in model and its adapters, where no other was named
 	json     bool
 	keep     bool
 	quiet    bool
@@ -125,7 +127,7 @@ built in with its adapters and a text that it has not seen.`,
 }
 
 func (o *verifyOptions) run(cmd *cobra.Command) error {
-	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := interruptible(cmd)
 	defer stop()
 	report, err := o.measure(ctx, cmd)
 	if err != nil {
@@ -150,7 +152,7 @@ func (o *verifyOptions) run(cmd *cobra.Command) error {
 		return err
 	}
 	if !o.keep {
-		if err := os.RemoveAll(o.Work); err != nil {
+		if err := errors.Join(pieces.Remove(o.Work), outfile.RemoveFolder(o.unpacked, builtinFiles)); err != nil {
 			return err
 		}
 	}
@@ -280,13 +282,13 @@ func (o *verifyOptions) sizes(cmd *cobra.Command) error {
 
 // builtin puts in gopher-5m, its adapters, and the windows of the held-out text that its published figures are of.
 func (o *verifyOptions) builtin(cmd *cobra.Command) (err error) {
-	unpacked := filepath.Join(o.output, "work", "builtin") // a run's own: another version of the program may have other adapters
-	if o.Model, err = testdata.PathIn(unpacked, testdata.Model); err != nil {
+	o.unpacked = filepath.Join(o.output, "builtin") // a run's own: another version of the program may have other adapters
+	if o.Model, err = testdata.PathIn(o.unpacked, testdata.Model); err != nil {
 		return fmt.Errorf("unpacking the built-in model: %w", err)
 	}
 	if len(o.Adapters) == 0 {
 		for _, name := range testdata.Adapters() {
-			path, err := testdata.PathIn(unpacked, name)
+			path, err := testdata.PathIn(o.unpacked, name)
 			if err != nil {
 				return fmt.Errorf("unpacking the built-in adapters: %w", err)
 			}
@@ -306,6 +308,15 @@ func (o *verifyOptions) builtin(cmd *cobra.Command) (err error) {
 	}
 	return nil
 }
+
+// builtinFiles are the names of what is unpacked.
+var builtinFiles = func() *regexp.Regexp {
+	names := []string{regexp.QuoteMeta(testdata.Model)}
+	for _, name := range testdata.Adapters() {
+		names = append(names, regexp.QuoteMeta(name))
+	}
+	return regexp.MustCompile(`^(` + strings.Join(names, "|") + `)(\.part\.tmp)?$`)
+}()
 
 // outputs checks what is to be written: the report's files, where they are there already, and their folder.
 func (o *verifyOptions) outputs() error {

@@ -182,3 +182,61 @@ func TestVerifyRefused(t *testing.T) {
 	require.NoError(t, json.Unmarshal([]byte(out), &reason))
 	assert.Contains(t, reason["error"], "more memory than the bound")
 }
+
+// spoil puts infinite weights, in f16, at the end of a model's last tensor.
+func spoil(t *testing.T, path string) {
+	t.Helper()
+	model, err := os.ReadFile(path)
+	require.NoError(t, err)
+	copy(model[len(model)-64:], strings.Repeat("\x00\x7c", 32))
+	require.NoError(t, os.WriteFile(path, model, 0o644))
+}
+
+// Logits that are not finite are in the report, and no check holds.
+func TestVerifyNotFinite(t *testing.T) {
+	dir, flags := verifyFiles(t)
+	spoil(t, filepath.Join(dir, "model.gguf"))
+	require.NoError(t, os.Remove(filepath.Join(dir, "model.lesskv.gguf")))
+	status, table, stderr := command("", append(flags, "--method=sparse", "--read=64")...)
+	assert.Equal(t, exitChecks, status, stderr)
+	assert.Contains(t, table, "logits of the full cache that are not finite")
+	assert.Contains(t, stderr, "checks failed")
+	assert.FileExists(t, filepath.Join(dir, "model.verify", "report.json"))
+}
+
+// The first signal asks a command to stop, and the second ends it, where it waits for what may never come.
+func TestSecondSignal(t *testing.T) {
+	dir, _ := verifyFiles(t)
+	model := filepath.Join(dir, "model.gguf")
+	for name, args := range map[string][]string{
+		"verify": {"verify", "-m", model, "--text", "-"},
+		"train":  {"train", "-m", model, "-d", "-"},
+		"tune":   {"tune", "-m", model, "-d", "-", "-o", filepath.Join(dir, "new.gguf")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, env := trainFiles(t)
+			binary, err := os.Executable()
+			require.NoError(t, err)
+			c := exec.Command(binary, args...)
+			c.Env = env
+			stdin, err := c.StdinPipe()
+			require.NoError(t, err)
+			require.NoError(t, c.Start())
+			defer c.Process.Kill()
+			_, err = stdin.Write(make([]byte, 1<<20)) // more than a pipe holds: it reads, and knows signals by now
+			require.NoError(t, err)
+			ended := make(chan error, 1)
+			go func() { ended <- c.Wait() }()
+			for range 600 {
+				c.Process.Signal(os.Interrupt)
+				select {
+				case err := <-ended:
+					assert.Error(t, err)
+					return
+				case <-time.After(100 * time.Millisecond):
+				}
+			}
+			t.Error("signals do not end it")
+		})
+	}
+}

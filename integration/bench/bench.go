@@ -23,6 +23,7 @@ import (
 	"github.com/lesskv/lesskv/patches/limits"
 	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/gguf"
+	"github.com/lesskv/lesskv/weights/memory"
 )
 
 const (
@@ -151,9 +152,11 @@ func (b *bench) fits() error {
 	m := b.model
 	need := float64(stat.Size()) // mapped once
 	rows := float64(b.context())
+	compute := float64(memory.Compute(m, b.o.Ubatch))
 	for _, method := range b.o.Methods {
+		need += compute
 		if method.Tree == worker.Patched {
-			need += 64<<20 + b.slotBytes()
+			need += b.slotBytes() + float64(memory.Scratch(m, slices.Repeat([]int{b.budget}, m.Layers), b.o.Ubatch, b.o.Threads))
 			continue
 		}
 		size := 4 * rows * float64(b.rowBytes(method.Type)) / 2 // the cache, and a state to fill it from
@@ -163,8 +166,8 @@ func (b *bench) fits() error {
 		need += size
 	}
 	if need > float64(have) {
-		return fmt.Errorf("bench: %s with %d methods at %d tokens takes about %.1f GiB, %.1f GiB are free; ask for fewer methods or a smaller context: %w",
-			b.result.Model, len(b.o.Methods), b.o.top(), need/(1<<30), float64(have)/(1<<30), ErrMemory)
+		return fmt.Errorf("bench: %s with %d methods at %d tokens, in micro-batches of %d, takes about %.1f GiB, %.1f GiB are free; ask for fewer methods, a smaller context or micro-batch: %w",
+			b.result.Model, len(b.o.Methods), b.o.top(), b.o.Ubatch, need/(1<<30), float64(have)/(1<<30), ErrMemory)
 	}
 	return nil
 }

@@ -184,6 +184,29 @@ func TestKernelsOfTwoModels(t *testing.T) {
 	require.Len(t, list(), 4)
 }
 
+// What a run that was killed has left of a shape, the next one deletes: its files alone.
+func TestHalvesOfShapes(t *testing.T) {
+	dir := t.TempDir()
+	shape, err := FindShape("gopher-5m")
+	require.NoError(t, err)
+	patched, err := worker.Path(worker.Patched)
+	require.NoError(t, err)
+	halves := []string{"gopher-5m.123.tmp", "llama-3.2-1b.45.tmp.part.tmp", "qwen3-0.6b.6.tmp.quantised"}
+	others := []string{"gopher-5m.tmp", "gopher-5m.123.tmp.bak", "my gopher-5m.123.tmp", "gopher-5m.mine.tmp", "llama-3.2-1b.45.tmp.part"}
+	for _, name := range slices.Concat(halves, others) {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte("half"), 0o644))
+	}
+	path, err := shape.Build(t.Context(), dir, "q4_0", patched, 1)
+	require.NoError(t, err)
+	entries, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	var left []string
+	for _, e := range entries {
+		left = append(left, e.Name())
+	}
+	assert.ElementsMatch(t, append(others, "lock", filepath.Base(path)), left)
+}
+
 // TestWhole sums up a prompt whose micro-batches take a second more each.
 func TestWhole(t *testing.T) {
 	r := &Result{Ubatch: 100}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/lesskv/lesskv/patches/limits"
 	"github.com/lesskv/lesskv/weights"
+	"github.com/lesskv/lesskv/weights/gguf"
 )
 
 // What makes no sense is refused, and so is what no machine holds, with figures, before a model is made or opened.
@@ -18,6 +19,7 @@ func TestLimits(t *testing.T) {
 		"rank":          func(o *Options) { o.Rank = weights.MaxSize + 1 },
 		"hidden size":   func(o *Options) { o.Hidden = weights.MaxSize + 1 },
 		"growth":        func(o *Options) { o.Growth = 1 << 30 },
+		"micro-batch":   func(o *Options) { o.Ubatch = trainedContext + 1 },
 		"policy":        func(o *Options) { o.Policy = "newest" },
 		"budget":        func(o *Options) { o.Budget = math.NaN() },
 		"a share of it": func(o *Options) { o.Budget = 2 },
@@ -40,6 +42,17 @@ func TestLimits(t *testing.T) {
 	left, err := filepath.Glob(filepath.Join(dir, "*.lesskv.gguf*"))
 	require.NoError(t, err)
 	assert.Empty(t, left)
+
+	// What a micro-batch is computed in counts, with methods whose caches are small.
+	patched, err := FindMethods([]string{"less"})
+	require.NoError(t, err)
+	huge := filepath.Join(dir, "huge.gguf")
+	require.NoError(t, gguf.WriteFile(huge, nil, nil))
+	c := &bench{o: &Options{SlotType: "f16", Ubatch: trainedContext, Threads: 1, Methods: patched}, path: huge, budget: 64,
+		model: &weights.Model{Geometry: weights.Geometry{Layers: 1, Heads: 1 << 14, HeadsKV: 1, KeyLength: 128, ValueLength: 128}}}
+	require.ErrorIs(t, c.fits(), ErrMemory)
+	c.o.Ubatch = 1
+	require.NoError(t, c.fits())
 
 	b := &bench{o: &Options{SlotType: "f32"}, budget: 1000, model: &weights.Model{Geometry: weights.Geometry{Layers: 6, HeadsKV: 2, KeyLength: 64, ValueLength: 64}}}
 	assert.EqualValues(t, 6*2*1000*(4*128+8), b.slotBytes())

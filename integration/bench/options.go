@@ -143,6 +143,9 @@ func (o *Options) fill() error {
 	if !slices.Contains(quants, strings.ToUpper(o.Quant)) {
 		return fmt.Errorf("bench: matrices in %s: want one of %s: %w", o.Quant, strings.Join(quants, ", "), ErrOption)
 	}
+	if o.Ubatch > trainedContext {
+		return fmt.Errorf("bench: micro-batches of %d tokens: want 1 to %d, as many as a context has at most: %w", o.Ubatch, trainedContext, ErrOption)
+	}
 	slices.Sort(o.Contexts)
 	o.Contexts = slices.Compact(o.Contexts)
 	for _, c := range o.Contexts {

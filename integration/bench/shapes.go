@@ -4,15 +4,21 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
+	"time"
+
+	"github.com/gofrs/flock"
 
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/gguf"
+	"github.com/lesskv/lesskv/weights/outfile"
 )
 
 // A Shape is the geometry of a model that is known by name: with random weights it is as fast as the real one.
@@ -97,12 +103,29 @@ func short(parts ...any) string {
 func (s Shape) Build(ctx context.Context, dir, kind, workerPath string, threads int) (path string, err error) {
 	kind = strings.ToUpper(kind)
 	path = filepath.Join(dir, fmt.Sprintf("%s-%s-%s.gguf", s.Name, kind, short(shapeFormat, s)))
-	if f, err := gguf.Open(path); err == nil {
-		f.Close()
+	made := func() bool {
+		f, err := gguf.Open(path)
+		if err == nil {
+			f.Close()
+		}
+		return err == nil
+	}
+	if made() {
 		return path, nil
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
+	}
+	lock := flock.New(filepath.Join(dir, "lock")) // who has it makes a shape: what else is half made is of a run that was killed
+	defer lock.Close()
+	if _, err := lock.TryLockContext(ctx, 100*time.Millisecond); err != nil {
+		return "", err
+	}
+	if err := removeHalves(dir); err != nil {
+		return "", err
+	}
+	if made() { // by the run that had the lock before
+		return path, nil
 	}
 	half, err := os.CreateTemp(dir, s.Name+".*.tmp")
 	if err != nil {
@@ -124,6 +147,26 @@ func (s Shape) Build(ctx context.Context, dir, kind, workerPath string, threads 
 		return "", fmt.Errorf("bench: %s as %s: %w", s.Name, kind, err)
 	}
 	return path, os.Rename(whole, path)
+}
+
+// halves are the names of what is no shape yet.
+var halves = func() *regexp.Regexp {
+	var names []string
+	for _, s := range Shapes() {
+		names = append(names, regexp.QuoteMeta(s.Name))
+	}
+	return regexp.MustCompile(`^(` + strings.Join(names, "|") + `)\.\d+\.tmp(\.part\.tmp|\.quantised)?$`)
+}()
+
+// removeHalves deletes what runs that were killed have left, which may be gigabytes.
+func removeHalves(dir string) error {
+	entries, err := os.ReadDir(dir)
+	for _, e := range entries {
+		if outfile.Is(e, halves) {
+			err = errors.Join(err, os.Remove(filepath.Join(dir, e.Name())))
+		}
+	}
+	return err
 }
 
 func (s Shape) pairs() []gguf.KeyValue {

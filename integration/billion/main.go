@@ -32,6 +32,7 @@ const window = 2048
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends the program
 	b := &bench{ctx: ctx}
 	flag.IntVar(&b.tokens, "tokens", 1_000_000, "tokens of the whole training")
 	flag.IntVar(&b.steps, "steps", train.DefaultSteps, "steps of the whole training")

@@ -2,8 +2,10 @@
 package distance
 
 import (
+	"cmp"
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/lesskv/lesskv/integration/worker"
 )
@@ -33,7 +35,8 @@ func Expect(out *worker.Output) *Expected {
 type Points struct {
 	KL, NLL, Full []float64 // [tokens]; NLL and Full of the next token, 0 at the last position, which has none
 	Agree         []bool
-	Fault         string // logits that are not numbers
+	Fault         string // logits that are not finite, the method's or the full cache's: no number of these points means anything
+	FullFault     string // the full cache's
 }
 
 // Add compares a method's rows with the full cache's; next are the tokens that follow each, and may lack the last.
@@ -50,12 +53,16 @@ func (p *Points) Add(e *Expected, out *worker.Output, next []int32) error {
 				kl += q * ((float64(full[t]) - e.norm[i]) - (float64(x) - norm))
 			}
 		}
-		if (math.IsNaN(kl) || math.IsInf(kl, 0)) && p.Fault == "" {
-			p.Fault = fmt.Sprintf("position %d: logits that are not finite", len(p.KL))
-		}
 		var nll, nllFull float64
 		if i < len(next) {
 			nll, nllFull = norm-float64(row[next[i]]), e.norm[i]-float64(full[next[i]])
+		}
+		if p.FullFault == "" && !Finite(e.norm[i], nllFull) {
+			p.FullFault = fmt.Sprintf("position %d: logits of the full cache that are not finite", len(p.KL))
+			p.Fault = cmp.Or(p.Fault, p.FullFault)
+		}
+		if p.Fault == "" && !Finite(kl, norm, nll) {
+			p.Fault = fmt.Sprintf("position %d: logits that are not finite", len(p.KL))
 		}
 		p.KL = append(p.KL, kl)
 		p.NLL = append(p.NLL, nll)
@@ -65,7 +72,12 @@ func (p *Points) Add(e *Expected, out *worker.Output, next []int32) error {
 	return nil
 }
 
-// LogSum returns the index of the largest logit and log sum exp.
+// Finite tells whether all of some numbers are.
+func Finite(all ...float64) bool {
+	return !slices.ContainsFunc(all, func(x float64) bool { return math.IsNaN(x) || math.IsInf(x, 0) })
+}
+
+// LogSum returns the index of the largest logit and log sum exp, which is not finite where one logit is NaN or +Inf, or all are -Inf.
 func LogSum(x []float32) (top int, norm float64) {
 	for i, a := range x {
 		if a > x[top] {

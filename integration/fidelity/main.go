@@ -34,6 +34,7 @@ func main() {
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends the program
 	ctx, cancel := context.WithTimeout(ctx, *limit)
 	defer cancel()
 	err = run(ctx, *work, *threads, *page)

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -97,7 +98,7 @@ func (k *killer) app(what string) (string, error) {
 			if _, err := reader.Predict(prompts[kills%2], llama.SetThreads(1), llama.SetTokens(1), llama.SetPathPromptCache(path), llama.EnablePromptCacheRO); err != nil {
 				return "", fmt.Errorf("after kill %d, LESS %t: %w", kills+1, less, err)
 			}
-			left, _ := filepath.Glob(path + "?*")
+			left, _ := fs.Glob(os.DirFS(filepath.Dir(path)), filepath.Base(path)+"?*")
 			if len(left) > 1 {
 				return "", fmt.Errorf("after %d kills, LESS %t: the halves of files gather: %v", kills+1, less, left)
 			}

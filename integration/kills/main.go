@@ -2,9 +2,9 @@
 // as it was or as it was to become, or not at all; what was finished is not done again; and the run that is let through ends with
 // the bytes of one that never was killed.
 //
-//	go run ./integration/kills [-n 200] [-only train,verify,state,cache] [-seed 1]
+//	go run ./integration/kills [-n 200] [-only train,tune,verify,state,cache] [-seed 1]
 //
-// train and verify are the commands. state and cache are an app that writes two states, or the prompt caches of two prompts, in
+// train, tune and verify are the commands. state and cache are an app that writes two states, or the prompt caches of two prompts, in
 // turn to one file, half of the time with LESS.
 package main
 
@@ -13,6 +13,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -30,8 +31,9 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends the program
 	n := flag.Int("n", 200, "kills of each")
-	only := flag.String("only", "train,verify,state,cache", "what to kill")
+	only := flag.String("only", "train,tune,verify,state,cache", "what to kill")
 	seed := flag.Uint64("seed", uint64(time.Now().UnixNano()), "seed of the moments")
 	app := flag.String("app", "", "be the app: write state or cache to the `file` that follows, until killed")
 	less := flag.Bool("less", false, "with -app: with LESS")
@@ -74,12 +76,14 @@ func (k *killer) all(names []string) error {
 		switch name {
 		case "train":
 			what, err = k.train()
+		case "tune":
+			what, err = k.tune()
 		case "verify":
 			what, err = k.verify()
 		case "state", "cache":
 			what, err = k.app(name)
 		default:
-			return fmt.Errorf("-only %s: want train, verify, state or cache", name)
+			return fmt.Errorf("-only %s: want train, tune, verify, state or cache", name)
 		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
@@ -182,18 +186,39 @@ func (k *killer) train() (string, error) {
 		return "", err
 	}
 	out := filepath.Join(k.dir, "out.gguf")
-	whole, kept := outcome{path: out}, kept{pattern: filepath.Join(k.dir, "out.gguf.work", "layer-*.json"), output: out}
+	whole, kept := outcome{path: out}, kept{dir: out + ".work", pattern: "layer-*.json", output: out}
 	args := []string{"train", "-m", "model.gguf", "-d", "text.txt", "-c", "256", "-b", "41", "--rank", "4", "--hidden", "8", "--steps", "60", "-t", "1", "--plot", "none", "-o", "out.gguf"}
 	return k.resumed(program, env, args,
 		func() error { return errors.Join(whole.check(), kept.check()) },
 		func() error {
 			kept.forget()
-			left, err := filepath.Glob(filepath.Join(k.dir, "*out.gguf*"))
-			if err == nil && !slices.Equal(left, []string{out}) {
-				err = fmt.Errorf("there are %v, want %s alone", left, out)
-			}
-			return errors.Join(err, whole.take())
+			return errors.Join(k.alone(filepath.Base(out)), whole.take())
 		})
+}
+
+func (k *killer) tune() (string, error) {
+	program, env, err := k.command()
+	if err != nil {
+		return "", err
+	}
+	out := filepath.Join(k.dir, "out.gguf")
+	whole, kept := outcome{path: out}, kept{dir: out + ".work", pattern: "distance-*", output: out}
+	args := []string{"tune", "-m", "model.gguf", "-d", "text.txt", "-c", "96", "-b", "16", "--ubatch", "16", "-w", "1", "--rounds", "1", "-t", "1", "--plot", "none", "-o", "out.gguf"}
+	return k.resumed(program, env, args,
+		func() error { return errors.Join(whole.check(), kept.check()) },
+		func() error {
+			kept.forget()
+			return errors.Join(k.alone(filepath.Base(out)), whole.take())
+		})
+}
+
+// alone wants that an output lies there with nothing beside it.
+func (k *killer) alone(out string) error {
+	left, err := fs.Glob(os.DirFS(k.dir), "*"+out+"*")
+	if err == nil && !slices.Equal(left, []string{out}) {
+		err = fmt.Errorf("there are %v, want %s alone", left, out)
+	}
+	return err
 }
 
 func (k *killer) verify() (string, error) {
@@ -202,7 +227,7 @@ func (k *killer) verify() (string, error) {
 		return "", err
 	}
 	dir := filepath.Join(k.dir, "report")
-	kept := kept{pattern: filepath.Join(dir, "work", "*-*"), output: filepath.Join(dir, "report.html")} // behind the others
+	kept := kept{dir: filepath.Join(dir, "work"), pattern: "*-*", output: filepath.Join(dir, "report.html")} // behind the others
 	var reports []*outcome
 	for _, name := range []string{"report.json", "report.csv", "report.html"} {
 		reports = append(reports, &outcome{path: filepath.Join(dir, name)})
@@ -259,9 +284,9 @@ func (o *outcome) take() error {
 // kept are files of finished work, which no later run writes again. Where the output is there, a kill may have come while they were
 // being taken away, in any order: what is left of them then counts for nothing.
 type kept struct {
-	pattern string
-	output  string
-	seen    map[string]time.Time
+	dir, pattern string
+	output       string
+	seen         map[string]time.Time
 }
 
 func (k *kept) check() error {
@@ -269,15 +294,16 @@ func (k *kept) check() error {
 		k.seen = nil
 		return nil
 	}
-	paths, err := filepath.Glob(k.pattern)
+	names, err := fs.Glob(os.DirFS(k.dir), k.pattern)
 	if err != nil {
 		return err
 	}
 	now := map[string]time.Time{}
-	for _, path := range paths {
-		if strings.HasSuffix(path, ".tmp") { // not finished
+	for _, name := range names {
+		if strings.HasSuffix(name, ".tmp") { // not finished
 			continue
 		}
+		path := filepath.Join(k.dir, name)
 		info, err := os.Stat(path)
 		if err != nil {
 			return err

@@ -30,6 +30,7 @@ const (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends the program
 	tokens := flag.Int("tokens", 1_000_000, "tokens of the sequence")
 	budget := flag.Int("budget", 102, "slots per KV head")
 	flag.Parse()

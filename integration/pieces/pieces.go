@@ -33,8 +33,11 @@ type Store struct {
 	temporary bool
 }
 
-// ours are the names of what is in a folder of runs: pieces, and the built-in model that the command unpacks.
-var ours = regexp.MustCompile(`^(lock|builtin|.*\.tmp|[a-z0-9-]+-[0-9a-f]{32})$`)
+// ours are the names of the files in a folder of runs, exactly: what else lies there is somebody's.
+var ours = regexp.MustCompile(`^(lock|[a-z0-9-]+-[0-9a-f]{32}(\.part\.tmp)?)$`)
+
+// Remove deletes a folder of runs. What is no run's stays in it.
+func Remove(dir string) error { return outfile.RemoveFolder(dir, ours) }
 
 // Open opens the folder dir, which it makes; "": one that goes with Close. ErrBusy, ErrForeign.
 func Open(dir string) (*Store, error) {
@@ -52,8 +55,8 @@ func Open(dir string) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, e := range entries { // who asks for it deletes the folder when the work is done
-		if !ours.MatchString(e.Name()) {
+	for _, e := range entries { // who asks for it removes the folder when the work is done
+		if !outfile.Is(e, ours) {
 			return nil, fmt.Errorf("%s: move it, or choose another folder: %w", filepath.Join(dir, e.Name()), ErrForeign)
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -36,6 +37,7 @@ var cases = []string{"folder", "clone", "npm", "tampered", "nowhere", "killed"}
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends the program
 	only := flag.String("only", strings.Join(cases, ","), "the `cases`")
 	limit := flag.Duration("limit", 6*time.Minute, "how long make demo may take")
 	freshGo := flag.Bool("fresh-go", false, "empty caches of the go command too")
@@ -384,7 +386,7 @@ func (s *show) killed(ctx context.Context, r *row, sources map[string][]string) 
 				return err
 			}
 			fetching := func() []string { // what is in it
-				list, _ := filepath.Glob(filepath.Join(filepath.Dir(kept(dir)), "fetching-*", "*"))
+				list, _ := fs.Glob(os.DirFS(filepath.Dir(kept(dir))), "fetching-*/*")
 				return list
 			}
 			var said bytes.Buffer

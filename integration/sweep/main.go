@@ -64,6 +64,7 @@ type result struct {
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends the program
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		cache = os.TempDir()

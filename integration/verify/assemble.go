@@ -87,6 +87,9 @@ func (v *verifier) reportGroup(r *Report, g *group) error {
 			if p.Fault != "" && fault[x] == "" {
 				fault[x] = fmt.Sprintf("window %d, %s", i, p.Fault)
 			}
+			if p.FullFault != "" && fault[g.full] == "" {
+				fault[g.full] = fmt.Sprintf("window %d, %s", i, p.FullFault)
+			}
 			read[x] = append(read[x], p)
 		}
 	}
@@ -256,7 +259,7 @@ func (g *group) trusted(read map[*run][]*distance.Points) []Check {
 				sum += math.Abs(x - fast[0].KL[i])
 			}
 			c.Found = sum / float64(len(plain[0].KL))
-			if c.OK = c.Found <= bound; math.IsNaN(c.Found) {
+			if c.OK = c.Found <= bound; !distance.Finite(c.Found) {
 				c.Found, c.Reason = 0, "logits that are not finite"
 			}
 		}

@@ -109,7 +109,7 @@ func (v *verifier) holds(types string) bool {
 func (v *verifier) fillBytes(g *group) error {
 	first := map[int64]int{} // by bytes: behind the first eviction of all
 	for _, c := range v.fits[g.context] {
-		if from := c.budget + g.ubatch; from < g.context {
+		if from := c.budget + g.ubatch; from+1 < g.context {
 			first[c.within] = max(first[c.within], from)
 		}
 	}

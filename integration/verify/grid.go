@@ -85,10 +85,7 @@ var cacheTypes = map[string]struct {
 func (v *verifier) groups() ([]*group, error) {
 	var all []*group
 	for _, context := range v.plan.Contexts {
-		windows, err := v.windows(context)
-		if err != nil {
-			return nil, err
-		}
+		windows := v.windows(context)
 		for _, ubatch := range v.plan.Ubatches {
 			g := &group{context: context, ubatch: ubatch, windows: windows, texts: ubatch == v.plan.Ubatches[0]}
 			if err := v.fillGroup(g, len(all) == 0); err != nil {
@@ -173,10 +170,10 @@ func (v *verifier) fillGroup(g *group, first bool) error {
 	}
 	for i, budget := range unique(budgets) {
 		from := 0
-		if budget+g.ubatch < g.context {
+		if budget+g.ubatch+1 < g.context { // the last position has no next token
 			from = budget + g.ubatch
 		} else {
-			v.note("context %d, micro-batches of %d: a budget of %d evicts nothing, so all positions count", g.context, g.ubatch, budget)
+			v.note("context %d, micro-batches of %d: behind the first eviction at a budget of %d no token is left to predict, so all positions count", g.context, g.ubatch, budget)
 		}
 		row := func(method, policy string, slots int, r *run) *row {
 			return g.addRow(Row{Method: method, Policy: policy, Budget: budget, Slots: slots, From: from}, r)

@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"slices"
 
+	"github.com/lesskv/lesskv/integration/distance"
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/weights"
 )
@@ -76,6 +78,10 @@ func (v *verifier) profiles(ctx context.Context, groups []*group) ([]Profile, er
 		})
 		if err != nil {
 			return nil, err
+		}
+		if slices.ContainsFunc(p.Layers, func(l LayerProfile) bool { return !distance.Finite(l.Attention) }) {
+			v.note("no profile of %s: attention that is not finite", r.run.describe())
+			continue
 		}
 		all = append(all, p)
 	}

@@ -3,7 +3,6 @@ package verify
 import (
 	"context"
 	"fmt"
-	"math"
 
 	"github.com/lesskv/lesskv/integration/distance"
 	"github.com/lesskv/lesskv/integration/worker"
@@ -23,6 +22,7 @@ type Reading struct {
 	Grown   int64         `json:"grown"` // resident bytes at the end less those after the first budget and micro-batch
 	Full    int64         `json:"full"`  // what the f16 cache would hold
 	Parts   []ReadingPart `json:"parts"`
+	Fault   string        `json:"fault,omitempty"` // logits that are not finite: there are no parts
 }
 
 // ReadingPart is the perplexity of the tokens [From, To).
@@ -87,12 +87,16 @@ func (v *verifier) readAlong(ctx context.Context, g *group, r *row, c *run, toke
 			pos := at + i
 			if pos+1 < len(tokens) {
 				_, norm := distance.LogSum(rows.Row(i))
-				nll += norm - float64(rows.Row(i)[tokens[pos+1]])
+				x := norm - float64(rows.Row(i)[tokens[pos+1]])
+				if out.Fault == "" && !distance.Finite(x) {
+					out.Fault = fmt.Sprintf("position %d: logits that are not finite", pos)
+				}
+				nll += x
 				n++
 			}
 			if (pos+1)%part == 0 || pos+1 == len(tokens) {
 				if p.To = pos + 1; n > 0 {
-					p.Perplexity = math.Exp(nll / float64(n))
+					p.Perplexity = exp(nll / float64(n))
 				}
 				out.Parts = append(out.Parts, p)
 				p, nll, n = ReadingPart{From: pos + 1}, 0, 0
@@ -110,6 +114,9 @@ func (v *verifier) readAlong(ctx context.Context, g *group, r *row, c *run, toke
 			}
 			settled = m.Resident
 		}
+	}
+	if out.Fault != "" {
+		out.Parts = nil
 	}
 	if out.End, err = held(); err != nil {
 		return out, err

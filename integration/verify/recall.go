@@ -1,6 +1,8 @@
 package verify
 
 import (
+	"cmp"
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -74,8 +76,13 @@ var (
 
 const recallNoise = "The river runs slowly past the mill. Clouds drift over the hills. A dog sleeps by the door. Nothing else happens here.\n"
 
-// readTasks makes the recall tasks of a context.
-func (v *verifier) readTasks(w *worker.Worker, context int) error {
+// readTasks makes the recall tasks of a context. ErrMemory where all of them would not fit.
+func (v *verifier) readTasks(ctx context.Context, w *worker.Worker, context int) error {
+	n := len(v.plan.Recall) * len(recallLengths) * len(recallDepths) * v.plan.Tasks
+	if need := int64(n) * int64(context) * 4; need > v.plan.Memory-v.info.Bytes-overhead {
+		return fmt.Errorf("verify: %d recall tasks of a context of %d take %s, and the bound is %s: want fewer, or a smaller context: %w",
+			n, context, mib(need), mib(v.plan.Memory), ErrMemory)
+	}
 	before, after, _ := strings.Cut(v.plan.Template, promptMark)
 	var fault error
 	tokens := func(text string) []int32 {
@@ -94,6 +101,9 @@ func (v *verifier) readTasks(w *worker.Worker, context int) error {
 	for _, kind := range v.plan.Recall {
 		for _, share := range recallLengths {
 			for i := range len(recallDepths) * v.plan.Tasks {
+				if err := cmp.Or(fault, ctx.Err()); err != nil {
+					return err
+				}
 				depth, repeat := recallDepths[i%len(recallDepths)], i/len(recallDepths)
 				length := int(share*float64(context)) - answerTokens
 				names := []string{recallNames[draw.IntN(len(recallNames))]}

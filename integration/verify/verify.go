@@ -201,14 +201,14 @@ func (v *verifier) probe(ctx context.Context) error {
 	if len(v.budgeted) == 0 {
 		return fmt.Errorf("verify: %s: every layer has a sliding window, so that nothing is evicted: %w", v.plan.Model, ErrModel)
 	}
-	return v.readText(w)
+	return v.readText(ctx, w)
 }
 
 // piece is how many bytes of a text are tokenised at a time: llama.cpp's time grows faster than they do.
 const piece = 2 << 20
 
 // readText tokenises the text, the prompts and the recall tasks.
-func (v *verifier) readText(w *worker.Worker) error {
+func (v *verifier) readText(ctx context.Context, w *worker.Worker) error {
 	v.say("reading the text", 0)
 	if v.text = v.plan.Tokens; v.text == nil {
 		for text, first := v.plan.Text, true; text != ""; first = false {
@@ -243,16 +243,21 @@ func (v *verifier) readText(w *worker.Worker) error {
 	if err := v.readPrompts(w); err != nil {
 		return err
 	}
+	for _, context := range v.plan.Contexts { // before tasks are made that are as long
+		if err := v.enough(context); err != nil {
+			return err
+		}
+	}
 	for _, context := range v.plan.Contexts {
-		if err := v.readTasks(w, context); err != nil {
+		if err := v.readTasks(ctx, w, context); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// windows cuts the text.
-func (v *verifier) windows(context int) ([][]int32, error) {
+// enough refuses a text that is too short for the windows of a context.
+func (v *verifier) enough(context int) error {
 	n := context - len(v.start)
 	stride := v.stride()
 	need, apart := (v.plan.Windows-1)*stride+n, fmt.Sprintf(", %d apart,", stride)
@@ -260,20 +265,25 @@ func (v *verifier) windows(context int) ([][]int32, error) {
 		need, apart = (v.plan.Windows-1)*n+slices.Max(v.plan.Contexts), ""
 	}
 	if need > len(v.text) {
-		return nil, fmt.Errorf("verify: %d windows of %d tokens%s want %d tokens of text, and there are %d: give more text, fewer windows or a smaller context: %w",
+		return fmt.Errorf("verify: %d windows of %d tokens%s want %d tokens of text, and there are %d: give more text, fewer windows or a smaller context: %w",
 			v.plan.Windows, context, apart, need, len(v.text), ErrText)
 	}
+	return nil
+}
+
+// windows cuts the text, of which there is enough.
+func (v *verifier) windows(context int) (all [][]int32) {
+	n, stride := context-len(v.start), v.stride()
 	if stride < n && v.plan.Windows > 1 {
 		v.note("windows of %d tokens that begin every %d overlap: intervals are too narrow", context, stride)
 	}
 	if context > v.model.Context {
 		v.note("a context of %d tokens, the model was trained with %d", context, v.model.Context)
 	}
-	var all [][]int32
 	for i := range v.plan.Windows {
 		all = append(all, slices.Concat(v.start, v.text[i*stride:][:n]))
 	}
-	return all, nil
+	return all
 }
 
 // stride is the distance of two windows' starts: as far as the text allows for the longest.

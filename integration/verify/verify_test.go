@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -240,6 +241,8 @@ func TestRefused(t *testing.T) {
 		"model":        {func(p *verify.Plan) { p.Model = notModel }, gguf.ErrMagic, "x.gguf"},
 		"unserved":     {func(p *verify.Plan) { p.Model, p.Adapters = unserved, nil }, verify.ErrModel, "ALiBi"},
 		"adapter":      {func(p *verify.Plan) { p.Adapters = []string{notModel} }, gguf.ErrMagic, "x.gguf"},
+		"long context": {func(p *verify.Plan) { p.Contexts, p.Recall = []int{100_000_000}, nil }, verify.ErrText, "windows of 100000000 tokens"},
+		"many tasks":   {func(p *verify.Plan) { p.Tasks, p.Recall = 1<<26, nil }, verify.ErrMemory, "recall tasks of a context of 192 take"},
 		"read":         {func(p *verify.Plan) { p.Read = 1 << 20 }, verify.ErrText, "tokens to read"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -251,6 +254,59 @@ func TestRefused(t *testing.T) {
 			assert.Contains(t, err.Error(), c.says)
 		})
 	}
+}
+
+// Making recall tasks, of which there may be many, ends with the context.
+func TestInterruptedTasks(t *testing.T) {
+	t.Parallel()
+	p := small(t)
+	p.Recall, p.Tasks, p.Memory = nil, 1<<26, 1<<50 // hours of them
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	p.Progress = func(x verify.Progress) {
+		if x.Stage == "reading the text" {
+			time.AfterFunc(time.Second, cancel)
+		}
+	}
+	_, err := verify.Run(ctx, p)
+	assert.Error(t, err)
+	assert.ErrorIs(t, ctx.Err(), context.Canceled)
+}
+
+// Logits that are not finite, the full cache's among them, are no distance of 0: the report says whose they are, and nothing holds.
+func TestNotFinite(t *testing.T) {
+	t.Parallel()
+	p := small(t)
+	model, err := os.ReadFile(p.Model)
+	require.NoError(t, err)
+	for i := range 32 { // infinite weights, in f16, at the end of the last tensor
+		copy(model[len(model)-64+2*i:], "\x00\x7c")
+	}
+	p.Model, p.Adapters, p.Methods, p.Read = filepath.Join(t.TempDir(), "nan.gguf"), nil, []string{verify.Full, verify.Sparse}, 64
+	require.NoError(t, os.WriteFile(p.Model, model, 0o644))
+	r, err := verify.Run(context.Background(), p)
+	require.NoError(t, err)
+	for _, row := range r.Rows {
+		assert.Contains(t, row.Fault, "logits of the full cache that are not finite", row.Name())
+	}
+	assert.NotEmpty(t, r.Checks)
+	assert.Len(t, r.Failed(), len(r.Checks))
+	require.Len(t, r.Reading, 1)
+	assert.Contains(t, r.Reading[0].Fault, "logits that are not finite")
+	_, err = r.JSON()
+	assert.NoError(t, err)
+}
+
+// Where the first eviction leaves the last position alone, no token is left to predict, and all positions count.
+func TestLastPosition(t *testing.T) {
+	t.Parallel()
+	p := small(t)
+	p.Contexts, p.Methods, p.Generate = []int{41 + 32 + 1}, []string{verify.Sparse}, -1
+	r, err := verify.Run(context.Background(), p)
+	require.NoError(t, err)
+	assert.Zero(t, r.Row(74, 32, 41, "peak", verify.Sparse).From)
+	_, err = r.JSON()
+	assert.NoError(t, err)
 }
 
 // A work folder is one run's.

