@@ -154,6 +154,10 @@ void llama_binding_interrupt(void * state, bool on) {
     }
 }
 
+void llama_binding_checkpoints(void * state, int n) {
+    static_cast<model *>(state)->n_checkpoints = (size_t) n;
+}
+
 // Params
 
 void * llama_allocate_params(const char * prompt, int seed, int threads, int tokens, int top_k, float top_p, float temp, float repeat_penalty,
