@@ -274,6 +274,16 @@ int llama_tokenize_string(void * params_ptr, void * state, int * result) {
     });
 }
 
+int llama_binding_chat(void * params_ptr, void * state, const char ** messages, int n, bool open) {
+    return with_params(params_ptr, [&](params & p) {
+        std::vector<llama_chat_message> all;
+        for (int i = 0; i < n; ++i) {
+            all.push_back({ messages[2*i], messages[2*i + 1] });
+        }
+        p.text = chat(model_of(state), all, open);
+    });
+}
+
 int get_embeddings(void * params_ptr, void * state, float * result) {
     return with_params(params_ptr, [&](params & p) {
         no_buffer(result);

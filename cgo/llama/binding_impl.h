@@ -271,6 +271,12 @@ void speculate(model & m, model & draft, params & p, bool debug, const token_cal
 // Evaluates the tokens from an empty cache and leaves p.embedding; the cache is empty afterwards.
 void embed(model & m, params & p, std::vector<llama_token> tokens);
 
+// binding_chat.cpp
+
+// The text of a chat in the form of the model's own template; open: the assistant's turn is begun. Throws LLAMA_BINDING_MISSING where
+// there is no template, or none that llama.cpp knows.
+std::string chat(const model & m, const std::vector<llama_chat_message> & messages, bool open);
+
 // binding_state.cpp
 
 // A sequence, to a file and back. A file that is refused changes nothing. Throws, LLAMA_BINDING_STATE where the file could be read and is

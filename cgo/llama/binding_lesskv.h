@@ -67,6 +67,10 @@ const char *    llama_binding_text  (const void * params, size_t * n); // bytes,
 const int32_t * llama_binding_tokens(const void * params, size_t * n); // of llama_tokenize_string
 const float *   llama_binding_embedding(const void * params, size_t * n); // of get_embeddings, get_token_embeddings
 
+// The text of a chat in the form of the model's own template, to llama_binding_text: n messages, of each its role and its text. open: the
+// assistant's turn is begun. LLAMA_BINDING_MISSING where there is no template, or none that llama.cpp knows. At any time.
+int llama_binding_chat(void * params, void * state, const char ** messages, int n, bool open);
+
 // Why the last load_state or save_state failed, "" if it did not.
 const char * llama_binding_state_error(const void * state);
 enum llama_binding_code llama_binding_state_status(const void * state);
