@@ -139,3 +139,22 @@ func TestContextBeyondMemory(t *testing.T) {
 		predict(t, model, prompt, llama.SetRepeat(-1))
 	})
 }
+
+// A checkpoint for which there is no memory is left out, and costs the text nothing.
+func TestCheckpointWithoutMemory(t *testing.T) {
+	model := open(t, lesskv.Enable(lesskv.Config{Budget: lesskv.Tokens(2048), Keys: lesskv.F32, Values: lesskv.F32, Adapter: lesskv.NoAdapter, Checkpoints: 1000}))
+	text := strings.Repeat(prompt+"\n", 100)[:3900] // longer ones are cut into tokens on a stack of their own
+	predict(t, model, text)
+	var missing bool
+	var want string
+	limitMemory(t, 64<<20, func() {
+		for i := 0; i < 50 && !missing; i++ {
+			before := stats(t, model).Checkpoints
+			text += "x"
+			want = predict(t, model, text)
+			missing = stats(t, model).Checkpoints < before+2 // of the answer before, and of the prompt
+		}
+	})
+	require.True(t, missing)
+	assert.Equal(t, want, predict(t, model, text))
+}

@@ -25,9 +25,14 @@ type Config struct {
 	// ForceAdapter accepts an adapter that was made for a model of the same shape with other weights, like the base of a
 	// fine-tune.
 	ForceAdapter bool
+
+	// Checkpoints is how many copies of the cache a model keeps, of the newest ends of prompts and answers. What was evicted is not taken
+	// back, so a prompt that leaves the text in the cache (a last turn that was edited, the same prompt again) goes on from the last copy
+	// before. 0 is the default, 2; None is none. CacheStats counts them.
+	Checkpoints int
 }
 
-// None, as Heavy or Pinned, is no token: 0 is their default.
+// None, as Heavy, Pinned or Checkpoints, is none: 0 is their default.
 const None = -1
 
 // NoAdapter, as Adapter, runs without kernels: what is evicted is lost.
@@ -45,6 +50,7 @@ func Enable(c Config) llama.ModelOption {
 			Type:         fmt.Sprintf("%s,%s", c.Keys, c.Values),
 			Adapter:      c.Adapter,
 			ForceAdapter: c.ForceAdapter,
+			Checkpoints:  c.Checkpoints,
 		}
 	}
 }

@@ -41,18 +41,7 @@ func TestEvaluated(t *testing.T) {
 		model := open(t, cache)
 		text := strings.Repeat(prompt, 3)
 		oneByOne := []llama.PredictOption{llama.SetThreads(1), llama.SetBatch(1)}
-		debugLog(t)
-		batches := 0
-		lesskv.SetLogOutput(onLine(func(line string) {
-			if !strings.Contains(line, "input batch info") {
-				return
-			}
-			if batches++; batches == 5 {
-				done := make(chan bool)
-				go func() { defer close(done); lesskv.Interrupt(model) }() // a writer must not call the model
-				<-done
-			}
-		}))
+		onBatch(t, 5, func() { lesskv.Interrupt(model) })
 		require.NoError(t, model.Eval(text, oneByOne...))
 		lesskv.SetLogOutput(nil)
 		g := timings(t, model)

@@ -48,6 +48,7 @@
 //	LESSKV_TYPE           f16, f32, q8_0, q4_0; or two, for keys and values: q4_0,q8_0
 //	LESSKV_ADAPTER        a path, or none
 //	LESSKV_FORCE_ADAPTER  on, off
+//	LESSKV_CHECKPOINTS    a number of copies
 //	LESSKV_RPC            host:port, several with commas: servers whose devices take layers ([RPC])
 //
 // LESSKV_RPC holds with LESS off too; the others are without effect unless LESSKV is on, whatever they say. A name LESSKV_… that is unknown is said once in the
@@ -58,8 +59,13 @@
 // # What differs
 //
 // With LESS, the context that llama.New is given limits nothing: generation goes on to the context that the model was trained
-// for, and ends there ([LastTimings] and the log say so). A prompt that extends the text of the last one goes on from the cache; any other is
-// evaluated anew.
+// for, and ends there ([LastTimings] and the log say so).
+//
+// A prompt that extends the text of the last one goes on from the cache. One that begins as that text does and then leaves it (the same prompt
+// again, a last turn that was edited, a history whose answer reads otherwise as tokens) goes on from a checkpoint: a copy of the cache, taken at the end of each prompt
+// and of each answer, the last one before the two differ. What comes out is what an evaluation from that point gives, to the bit. The
+// newest two are kept (Config.Checkpoints), each as large as the cache of one sequence and one row of logits; [Stats] counts them as CheckpointBytes, no budget does.
+// LoadState, a prompt cache, embeddings and a failed decode forget them. Any other prompt is evaluated anew.
 //
 // Eviction happens after each micro-batch, so what comes out depends on its size: the batch of llama.SetNBatch and
 // llama.SetBatch, at most 512. For the same prompts in the same order and sizes it is the same to the bit, with any number of

@@ -28,6 +28,7 @@ type Flags struct {
 //	-lesskv-type f16
 //	-lesskv-adapter PATH
 //	-lesskv-force-adapter
+//	-lesskv-checkpoints 2
 //
 // With an empty prefix the first of them is -less. Wrong values are errors of Parse where they can be told without the model.
 func RegisterFlags(fs *flag.FlagSet, prefix string) *Flags {
@@ -71,6 +72,7 @@ func RegisterFlags(fs *flag.FlagSet, prefix string) *Flags {
 		return nil
 	})
 	fs.Var(boolValue{func(on bool) { f.given, c.ForceAdapter = true, on }}, prefix+"force-adapter", "accept an adapter made for other weights of the same shape")
+	add("checkpoints", "`copies` of the cache, of the newest ends of prompts and answers, for prompts that leave the text in the cache to go on from (default 2)", parseCount(&c.Checkpoints))
 	return f
 }
 
@@ -114,7 +116,7 @@ func parseCount(to *int) func(string) error {
 	return func(s string) error {
 		n, err := strconv.ParseInt(s, 10, 32)
 		if err != nil || n < 0 {
-			return errors.New("want a number of tokens, 0 for none")
+			return errors.New("want a number, 0 for none")
 		}
 		*to = int(n)
 		if n == 0 {

@@ -206,6 +206,24 @@ func (f onLine) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// onBatch calls f in batch n of what models compute from now on that were loaded with LLAMA_BATCH_DEBUG=1, until the test ends or the log
+// has another output.
+func onBatch(t *testing.T, n int, f func()) {
+	debugLog(t)
+	batches := 0
+	lesskv.SetLogOutput(onLine(func(line string) {
+		if !strings.Contains(line, "input batch info") {
+			return
+		}
+		if batches++; batches == n {
+			done := make(chan bool)
+			go func() { defer close(done); f() }() // a writer must not call the model
+			<-done
+		}
+	}))
+	t.Cleanup(func() { lesskv.SetLogOutput(nil) })
+}
+
 // debugLog has all log lines written, until the test ends.
 func debugLog(t *testing.T) {
 	lesskv.SetLogLevel(slog.LevelDebug)

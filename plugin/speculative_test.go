@@ -1,7 +1,9 @@
 package lesskv_test
 
 import (
+	"fmt"
 	"math"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -14,6 +16,7 @@ import (
 	"github.com/lesskv/lesskv/integration/testdata"
 	"github.com/lesskv/lesskv/integration/worker"
 	lesskv "github.com/lesskv/lesskv/plugin"
+	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/gguf"
 )
 
@@ -200,6 +203,26 @@ func TestSpeculativeDraftsNoMore(t *testing.T) {
 		assert.Zero(t, timings(t, model).Drafted)
 	}
 	assert.Equal(t, 1, strings.Count(lines.String(), "vocabulary is another"), lines)
+}
+
+// Where heads have budgets of their own, the one with the fewest recent slots says how many.
+func TestSpeculativeDraftsAsTheSmallestHead(t *testing.T) {
+	m, err := weights.ReadModel(file(t, testdata.Model))
+	require.NoError(t, err)
+	a := weights.Random(m, 4, 8, weights.Trained{Policy: "h2o", Heavy: 32, Recent: 32, Ubatch: 512, Context: 2048}, 1)
+	a.Budget = []float32{.3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1} // two heads of each of six layers
+	path := filepath.Join(t.TempDir(), "adapter.gguf")
+	require.NoError(t, a.Write(path))
+	cache := lesskv.Enable(lesskv.Config{Budget: lesskv.Tokens(64), Adapter: path})
+	model, draft := open(t, cache), open(t, cache)
+	recent := stats(t, model).Recent
+	require.Less(t, recent, 16)
+	lines := captureLog(t)
+	for range 2 {
+		speculate(t, model, draft, prompt, llama.SetTokens(200), llama.SetNDraft(32))
+		assert.Positive(t, timings(t, model).Drafted)
+	}
+	assert.Equal(t, 1, strings.Count(lines.String(), fmt.Sprintf("%d tokens are drafted at a time", recent-1)), lines)
 }
 
 // A real model in f16, whose logits depend a little on how many tokens are evaluated with one: each token is one that the sampling may

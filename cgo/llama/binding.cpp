@@ -154,6 +154,10 @@ void llama_binding_interrupt(void * state, bool on) {
     }
 }
 
+void llama_binding_checkpoints(void * state, int n) {
+    static_cast<model *>(state)->n_checkpoints = (size_t) n;
+}
+
 // Params
 
 void * llama_allocate_params(const char * prompt, int seed, int threads, int tokens, int top_k, float top_p, float temp, float repeat_penalty,
@@ -267,6 +271,16 @@ int llama_tokenize_string(void * params_ptr, void * state, int * result) {
     return with_params(params_ptr, [&](params & p) {
         no_buffer(result);
         p.tokens = tokenize(model_of(state), p, p.prompt);
+    });
+}
+
+int llama_binding_chat(void * params_ptr, void * state, const char ** messages, int n, bool open) {
+    return with_params(params_ptr, [&](params & p) {
+        std::vector<llama_chat_message> all;
+        for (int i = 0; i < n; ++i) {
+            all.push_back({ messages[2*i], messages[2*i + 1] });
+        }
+        p.text = chat(model_of(state), all, open);
     });
 }
 

@@ -34,7 +34,7 @@ static const float * embed_whole(model & m, std::vector<llama_token> & tokens) {
 static const float * embed_last(model & m, params & p, embedding_mode & mode, std::vector<llama_token> & tokens) {
     const llama_token last = tokens.back();
     tokens.pop_back();
-    if (!evaluate(m, p, tokens)) {
+    if (!m.main.feed(tokens.data(), tokens.size(), p.n_batch, m.interrupted)) {
         m.last.stop = LLAMA_BINDING_STOP_INTERRUPT;
         fail(LLAMA_BINDING_FAILED, "interrupted");
     }

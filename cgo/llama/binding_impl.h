@@ -39,11 +39,36 @@ public:
     catching & operator=(const catching &) = delete;
 };
 
+class sequence;
+
+// Copies of a sequence's cache, each of a beginning of its text, the shortest first. (binding_checkpoints.cpp)
+class checkpoints {
+public:
+    struct checkpoint {
+        size_t n_tokens;
+        std::vector<uint8_t> state;
+        std::vector<float>   logits; // of the last token, or none
+    };
+
+    // Copies the cache as it is, if it is of LESS; no more than the newest `most` copies stay. Where there is no memory there is no copy.
+    void take(const sequence & s, size_t most, bool with_logits);
+
+    // The longest of at most n tokens; one that is a whole prompt of n_prompt tokens must have logits. NULL: none.
+    const checkpoint * find(size_t n, size_t n_prompt) const;
+
+    void     cut(size_t n); // forgets those of more than n tokens
+    size_t   count() const { return all.size(); }
+    uint64_t bytes() const;
+private:
+    std::vector<checkpoint> all;
+};
+
 // One text in a context of its own: a sequence, and the tokens that its cache holds, in order. (binding_sequence.cpp)
 class sequence {
 public:
     llama_context_ptr        ctx;
     std::vector<llama_token> tokens;
+    checkpoints              copies;
     bool broken = false; // llama.cpp threw or failed while it decoded: a graph may be half made, and taken for whole the next time
 
     int32_t limit() const; // tokens that it can have: n_ctx, with LESS up to the trained context
@@ -57,6 +82,13 @@ public:
 
     // Keeps the first n tokens. False, and nothing is changed, if the cache cannot step back so far.
     bool cut(size_t n);
+
+    // Goes back to the longest checkpoint of at most n tokens, for a prompt of n_prompt. False if there is none or it cannot be had, and
+    // nothing is changed.
+    bool restore(size_t n, size_t n_prompt);
+
+    // The logits of a row of the last decode, -1 for the last one; after restore those of its last token. NULL if there are none.
+    const float * logits(int32_t row = -1) const;
 
     // Where the cache is full: keeps the first n_keep tokens and of the rest the newer half, and returns LLAMA_BINDING_STOP_NONE;
     // _CONTEXT where nothing can go, with LESS because it has been folded; _INTERRUPT where that ended it.
@@ -72,6 +104,9 @@ public:
 
     // Why the last call of llama.cpp's failed, as LESS or else its log has it; "" if neither says.
     std::string reason(class log_errors & errors) const;
+
+private:
+    std::vector<float> last_logits; // of a checkpoint, until the next decode
 };
 
 // How many threads can run at once: CPUs that the process may run on, or what a control group's quota leaves of them.
@@ -102,6 +137,7 @@ struct model {
     llama_context_params   cparams = {};
     llama_adapter_lora_ptr lora; // may be NULL
     sequence               main; // freed first
+    size_t                 n_checkpoints = 2; // of main, at most
 
     llama_binding_timings    last = {};
     llama_binding_code       code = LLAMA_BINDING_OK; // of the calls without params
@@ -234,6 +270,12 @@ void speculate(model & m, model & draft, params & p, bool debug, const token_cal
 
 // Evaluates the tokens from an empty cache and leaves p.embedding; the cache is empty afterwards.
 void embed(model & m, params & p, std::vector<llama_token> tokens);
+
+// binding_chat.cpp
+
+// The text of a chat in the form of the model's own template; open: the assistant's turn is begun. Throws LLAMA_BINDING_MISSING where
+// there is no template, or none that llama.cpp knows.
+std::string chat(const model & m, const std::vector<llama_chat_message> & messages, bool open);
 
 // binding_state.cpp
 

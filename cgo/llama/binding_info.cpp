@@ -27,6 +27,8 @@ bool llama_binding_get_info(void * state, llama_binding_info * info) {
         }
         info->has_less = lesskv_get_info(ctx, &info->less);
         info->bytes_cache -= info->less.bytes_recurrent; // no budget counts them
+        info->n_checkpoints     = (int32_t) m.main.copies.count();
+        info->bytes_checkpoints = m.main.copies.bytes();
         return true;
     } catch (const std::exception &) {
         return false;

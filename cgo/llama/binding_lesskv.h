@@ -56,12 +56,20 @@ void * load_model_lesskv(const char * fname, int n_ctx, int n_seed, bool memory_
 // llama_tokenize_string. Off by default, since chat templates are written with such tokens.
 void llama_binding_plain_text(void * params, bool on);
 
+// How many copies of a LESS cache a model keeps, of the newest ends of prompts and answers: 2, unless this says otherwise. A prompt that
+// begins as the text in the cache does goes on from the last one at or before the end of what they share. 0 is none.
+void llama_binding_checkpoints(void * state, int n);
+
 // What the last call with these params came to. Valid until the next, or llama_free_params.
 enum llama_binding_code llama_binding_status(const void * params);
 const char *    llama_binding_error (const void * params);             // "" after success
 const char *    llama_binding_text  (const void * params, size_t * n); // bytes, any of them; not of llama_tokenize_string
 const int32_t * llama_binding_tokens(const void * params, size_t * n); // of llama_tokenize_string
 const float *   llama_binding_embedding(const void * params, size_t * n); // of get_embeddings, get_token_embeddings
+
+// The text of a chat in the form of the model's own template, to llama_binding_text: n messages, of each its role and its text. open: the
+// assistant's turn is begun. LLAMA_BINDING_MISSING where there is no template, or none that llama.cpp knows. At any time.
+int llama_binding_chat(void * params, void * state, const char ** messages, int n, bool open);
 
 // Why the last load_state or save_state failed, "" if it did not.
 const char * llama_binding_state_error(const void * state);
@@ -79,6 +87,8 @@ struct llama_binding_info {
     int32_t  n_batch, n_ubatch;
     uint64_t bytes_cache;        // what the cache holds in memory now, whichever it is; with LESS what a budget in bytes counts
     bool     has_less;
+    int32_t  n_checkpoints;      // copies of the cache that there are, llama_binding_checkpoints
+    uint64_t bytes_checkpoints;  // that they take, beside bytes_cache
     struct lesskv_info less;     // if has_less
 };
 // False: the model is busy or freed.

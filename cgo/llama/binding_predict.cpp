@@ -1,7 +1,7 @@
 // Evaluating a prompt and generating from it.
 //
-// A prompt that goes on where the cache ends needs only what is new; any other starts from an empty cache. With a prompt
-// cache in a file, the cache is the file's first.
+// A prompt that goes on where the cache ends needs only what is new; any other starts from a checkpoint, or else from an empty cache. With
+// a prompt cache in a file, the cache is the file's first.
 
 #include "binding_impl.h"
 
@@ -130,10 +130,15 @@ std::vector<llama_token> prompt_tokens(const model & m, const params & p, const 
     return tokens;
 }
 
-// How many of the prompt's tokens the sequence holds when this returns: all that it has, or none. A prompt that equals them
-// starts anew too: its last logits are gone.
-static size_t reuse(sequence & s, const std::vector<llama_token> & prompt) {
-    if (s.tokens.size() >= prompt.size() || !std::equal(s.tokens.begin(), s.tokens.end(), prompt.begin())) {
+// How many of the prompt's tokens the sequence holds when this returns: all that it has, those of a checkpoint, or none. Where they are
+// the whole prompt, the last one's logits are there too. What LESS could still cut back is not cut: scores and evictions would stay as
+// the tokens behind the cut made them.
+static size_t reuse(sequence & s, const std::vector<llama_token> & prompt, size_t n_checkpoints) {
+    const size_t n = std::min(s.tokens.size(), prompt.size());
+    const size_t same = std::mismatch(prompt.begin(), prompt.begin() + n, s.tokens.begin()).first - prompt.begin();
+    if (same == s.tokens.size() && same < prompt.size()) {
+        s.copies.take(s, n_checkpoints, false); // of the answer's end
+    } else if (!s.restore(same, prompt.size())) {
         s.forget();
     }
     return s.tokens.size();
@@ -161,9 +166,15 @@ private:
 bool evaluate(model & m, const params & p, const std::vector<llama_token> & prompt) {
     check_fits(m.main, prompt.size());
     m.main.set_threads(p.n_threads);
-    const size_t done = reuse(m.main, prompt);
-    prompt_timer timer(m, prompt.size(), done);
-    return m.main.feed(prompt.data() + done, prompt.size() - done, p.n_batch, m.interrupted);
+    const size_t done = reuse(m.main, prompt, m.n_checkpoints);
+    {
+        prompt_timer timer(m, prompt.size(), done);
+        if (!m.main.feed(prompt.data() + done, prompt.size() - done, p.n_batch, m.interrupted)) {
+            return false;
+        }
+    }
+    m.main.copies.take(m.main, m.n_checkpoints, true);
+    return true;
 }
 
 void evaluate(model & m, const params & p, const std::string & text) {

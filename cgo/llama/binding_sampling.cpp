@@ -227,7 +227,7 @@ static void apply_guidance(llama_token_data_array & array, const float * guide, 
 }
 
 static const float * logits_of(const sequence & s, int32_t row) {
-    const float * logits = llama_get_logits_ith(s.ctx.get(), row);
+    const float * logits = s.logits(row);
     if (!logits) {
         fail(LLAMA_BINDING_FAILED, "the model left no logits");
     }

@@ -43,6 +43,8 @@ void sequence::forget() {
         llama_memory_clear(memory, true);
     }
     tokens.clear();
+    copies.cut(0);
+    last_logits.clear();
 }
 
 size_t sequence::common(const std::vector<llama_token> & text) const {
@@ -63,7 +65,12 @@ bool sequence::cut(size_t n) {
         return false;
     }
     tokens.resize(n);
+    copies.cut(n);
     return true;
+}
+
+const float * sequence::logits(int32_t row) const {
+    return row == -1 && !last_logits.empty() ? last_logits.data() : llama_get_logits_ith(ctx.get(), row);
 }
 
 llama_binding_stop sequence::make_room(size_t n_keep, int32_t n_batch, const std::atomic<bool> & interrupted) {
@@ -103,6 +110,7 @@ void sequence::decode(const llama_token * added, int32_t n, bool every_row) {
     } else {
         batch = llama_batch_get_one(const_cast<llama_token *>(added), n); // it only lacks a const
     }
+    last_logits.clear();
     log_errors errors;
     std::string why;
     try {

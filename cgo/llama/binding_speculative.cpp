@@ -67,7 +67,7 @@ private:
     }
 
     llama_token likely() const {
-        const float * logits = llama_get_logits_ith(s.ctx.get(), -1);
+        const float * logits = s.logits();
         if (!logits) {
             return LLAMA_TOKEN_NULL;
         }

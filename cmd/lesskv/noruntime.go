@@ -15,6 +15,7 @@ var errNoRuntime = errors.New("this lesskv was built without cgo and can't run m
 func runtimeCommands() (all []*cobra.Command) {
 	for _, c := range []struct{ name, short string }{
 		{"run", "Stream a completion"},
+		{"chat", "Chat with a model"},
 		{"tune", "Find how a budget is best spread over a model's layers and heads"},
 		{"train", "Train an adapter for a model"},
 		{"verify", "Measure how close to the full cache a model is, and at what memory"},

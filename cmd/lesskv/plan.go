@@ -20,6 +20,9 @@ import (
 	"github.com/lesskv/lesskv/weights/memory"
 )
 
+// checkpoints is how many copies of a cache the runtime keeps by default.
+const checkpoints = 2
+
 // errRoom is a bound that nothing fits.
 var errRoom = errors.New("nothing fits")
 
@@ -288,7 +291,7 @@ func (p *plan) work(o *planOptions) error {
 				return err
 			}
 			p.rows = append(p.rows, planRow{context, "LESS " + b.text, &b, bytes.Budget, memory.Process{
-				Weights: p.weights, Cache: bytes.Cache() + bytes.Recurrent, Compute: compute,
+				Weights: p.weights, Cache: bytes.Cache() + bytes.Recurrent, Copies: bytes.Checkpoints(p.model, checkpoints), Compute: compute,
 				Scratch: memory.Scratch(p.model, bytes.Most, o.ubatch, o.threads)}})
 		}
 	}
@@ -329,6 +332,7 @@ func (p *plan) print(w io.Writer) (fits bool) {
 		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t\n", context, r.name, slots, size(r.process.Cache), scratch, size(r.process.Total()), yes)
 	}
 	tw.Flush()
+	fmt.Fprintf(w, "\nWith LESS a process has %d checkpoints of its cache, unless LESSKV_CHECKPOINTS=0.\n", checkpoints)
 	p.advise(w)
 	return fits
 }

@@ -54,6 +54,9 @@ func report(w io.Writer, name string, model *llama.LLama, t lesskv.Timings) erro
 		line("tokens", "%d seen, %d kept, %d %s", first.Seen, first.Kept, first.Folded, what)
 	}
 	line("cache", "%s: slots %s, state %s, kernels %s; beside it scratch %s", mib(s.CacheBytes), mib(s.SlotBytes), mib(s.StateBytes), mib(s.KernelBytes), mib(s.ScratchBytes))
+	if s.Checkpoints > 0 {
+		line("checkpoints", "%s: %d, of ends of prompts and answers", mib(s.CheckpointBytes), s.Checkpoints)
+	}
 	if s.RecurrentBytes > 0 {
 		line("recurrent", "%s: the states of the other layers, which have one size", mib(s.RecurrentBytes))
 	}

@@ -109,7 +109,7 @@ func (o *runOptions) run(cmd *cobra.Command, args []string) error {
 	if err := o.environment(cmd.Flags()); err != nil {
 		return err
 	}
-	path, cache, err := o.resolve()
+	path, cache, err := o.resolve(lesskv.None) // no second prompt goes back to one
 	if err != nil {
 		return err
 	}
@@ -228,9 +228,13 @@ func (o *runOptions) environment(f *pflag.FlagSet) error {
 	return nil
 }
 
-// resolve returns the model's path and the option for its cache, and fills in what depends on the model.
-func (o *runOptions) resolve() (path string, cache llama.ModelOption, err error) {
+// resolve returns the model's path and the option for its cache, and fills in what depends on the model. checkpoints are as Config has
+// them, unless a flag says so.
+func (o *runOptions) resolve(checkpoints int) (path string, cache llama.ModelOption, err error) {
 	c := o.less.Config()
+	if c.Checkpoints == 0 {
+		c.Checkpoints = checkpoints
+	}
 	path = o.model
 	if path == "" {
 		if path, err = testdata.Path(testdata.Model); err != nil {

@@ -21,7 +21,7 @@ import (
 
 // runtimeCommands returns the commands that run models. The others are in every build, with cgo and the runtime or without.
 func runtimeCommands() []*cobra.Command {
-	return []*cobra.Command{newRun(), newTune(), newTrain(), newVerify(), newBench()}
+	return []*cobra.Command{newRun(), newChat(), newTune(), newTrain(), newVerify(), newBench()}
 }
 
 // senseless are the faults that packages find in a command line.

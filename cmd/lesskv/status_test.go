@@ -34,7 +34,7 @@ func TestNumbers(t *testing.T) {
 	for _, cmd := range newRoot().Commands() {
 		cmd.Flags().VisitAll(func(f *pflag.Flag) {
 			if !slices.Contains([]string{"int", "uint", "float", "intSlice", "duration"}, f.Value.Type()) &&
-				!slices.Contains([]string{"budget", "heavy", "pinned", "disk", "memory", "contexts", "prompt-limit", "growth"}, f.Name) {
+				!slices.Contains([]string{"budget", "heavy", "pinned", "checkpoints", "disk", "memory", "contexts", "prompt-limit", "growth"}, f.Name) {
 				return
 			}
 			numbers++
@@ -83,6 +83,9 @@ func TestStatus(t *testing.T) {
 		status int
 		says   string
 	}{
+		"chat, an argument":      {[]string{"chat", "Hello"}, exitUsage, "turns are read from"},
+		"chat, no tokens":        {[]string{"chat", "-n0"}, exitUsage, "--tokens 0"},
+		"chat, no model":         {[]string{"chat", "-m", "no such.gguf"}, exitFailed, "no such.gguf"},
 		"run, threads":           {[]string{"run", "-t-3", "x"}, exitUsage, "--threads -3: want a number from 0 to 512"},
 		"run, heavy":             {[]string{"run", "--heavy=5000", "x"}, exitUsage, "heavy 5000"},
 		"run, type":              {[]string{"run", "--type=q9", "x"}, exitUsage, `type "q9`},

@@ -30,7 +30,11 @@ const dieAt = "LESSKV_TEST_DIE_AT"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(playCommand) != "" {
-		os.Exit(execute(context.Background(), os.Args[1:], os.Stdin, mortal{os.Stdout}, mortal{os.Stderr}))
+		var out, err io.Writer = os.Stdout, os.Stderr // which may be a terminal
+		if os.Getenv(dieAt) != "" {
+			out, err = mortal{out}, mortal{err}
+		}
+		os.Exit(execute(context.Background(), os.Args[1:], os.Stdin, out, err))
 	}
 	os.Exit(m.Run())
 }

@@ -18,6 +18,8 @@ type Vocabulary struct {
 	special    map[string]string // key, of tokenizer.ggml, without _token_id, and the token
 	addBOS     bool
 	file       []gguf.KeyValue // all of it, of one that was read
+
+	ChatTemplate string // tokenizer.chat_template; "": none
 }
 
 const ( // llama.cpp's llama_token_type
@@ -179,6 +181,9 @@ func (v Vocabulary) pairs() []gguf.KeyValue {
 	}
 	for i := range pairs {
 		pairs[i].Key = "tokenizer.ggml." + pairs[i].Key
+	}
+	if v.ChatTemplate != "" {
+		pairs = append(pairs, gguf.KeyValue{Key: "tokenizer.chat_template", Value: v.ChatTemplate})
 	}
 	return pairs
 }

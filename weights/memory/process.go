@@ -12,12 +12,13 @@ const base = 12 << 20
 type Process struct {
 	Weights uint64 // the file's tensors
 	Cache   uint64 // with recurrent states
+	Copies  uint64 // of a LESS cache, its checkpoints
 	Scratch uint64 // of the LESS kernels
 	Compute uint64 // of the graph, and the base
 }
 
 // Total returns the sum.
-func (p Process) Total() uint64 { return p.Weights + p.Cache + p.Scratch + p.Compute }
+func (p Process) Total() uint64 { return p.Weights + p.Cache + p.Copies + p.Scratch + p.Compute }
 
 // Weights returns what a model's tensors take in a process, each once: the runtime maps the file, and is built without ggml's repacking
 // for the CPU. (On a CPU with AMX, quantised ones may be there a second time.)

@@ -1,0 +1,320 @@
+//go:build cgo
+
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+
+	llama "github.com/go-skynet/go-llama.cpp"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	lesskv "github.com/lesskv/lesskv/plugin"
+)
+
+// chatOptions are the flags of chat: those of run that say how a model is loaded and sampled, and its own.
+type chatOptions struct {
+	runOptions
+	system string
+}
+
+// chatHelp is what /help says.
+const chatHelp = `  /regen   answer the last turn anew
+  /reset   forget the chat, but for the system prompt
+  /stats   what the cache holds
+  /quit    end; so does Ctrl-D
+A \ at the end of a line goes on with the next line. // begins a turn with /.
+Ctrl-C ends an answer, and at the prompt the chat.`
+
+func newChat() *cobra.Command {
+	o := &chatOptions{}
+	cmd := &cobra.Command{
+		Use:   "chat [-m MODEL] [flags]",
+		Short: "Chat with a model, in memory that does not grow",
+		Long: `Chat with a model on a terminal, or through pipes with one line a turn. The
+cache goes on from turn to turn; a turn that is answered anew goes on from a
+checkpoint. On a terminal a line behind each answer says what the cache holds.
+
+` + chatHelp + `
+
+Turns are in the form of the model's own template where llama.cpp knows it: it
+tells the usual ones (ChatML, Llama 2, 3 and 4, Mistral, Gemma, Phi, DeepSeek,
+Granite, Command R, GLM, Falcon, EXAONE and some more) by their look, and runs
+no Jinja. For any other, and for a model without one, turns are lines that begin
+with "User:" and "Assistant:", which a warning says. Without -m the model is
+gopher-5m, which is built in, has no template and writes Go.
+
+LESSKV_* hold as for run. NO_COLOR leaves colours out.`,
+		Example: `  lesskv chat -m model.gguf -b 5% --system "Answer in one sentence."
+  printf 'Hello\nAnd again\n' | lesskv chat -m model.gguf -n 50`,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usageError{fmt.Errorf("%q: turns are read from the terminal or standard input, the model is given with -m", args[0])}
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd) },
+	}
+	f := cmd.Flags()
+	f.StringVarP(&o.model, "model", "m", "", "GGUF `file` of the model (default: gopher-5m, built in)")
+	f.StringVar(&o.system, "system", "", "`text` of the system prompt")
+	addNumber(f, &o.tokens, "tokens", "n", 512, -1, most, "how many tokens of an answer to generate, -1 for no end but the model's")
+	addNumber(f, &o.context, "context", "c", 0, 0, most, "context in tokens, 0 for the model's own")
+	addNumber(f, &o.threads, "threads", "t", 0, 0, maxThreads, "threads (default one for each CPU, with gopher-5m 1, as it is too small to share)")
+	addNumber(f, &o.seed, "seed", "s", -1, -1, most, "seed of the first answer, one more for each further one; -1 for random ones")
+	addNumber(f, &o.temp, "temp", "", 0.8, 0, 1000, "temperature, 0 for the most likely token each time")
+	addNumber(f, &o.topK, "top-k", "", 40, 0, most, "sample from the k most likely tokens, 0 for all")
+	addNumber(f, &o.topP, "top-p", "", 0.95, 0, 1, "sample from the most likely tokens that make up this probability")
+	addNumber(f, &o.penalty, "repeat-penalty", "", 1.1, 0.001, 1000, "divide the logits of the last 64 tokens by this, 1 for no penalty")
+	f.BoolVarP(&o.verbose, "verbose", "v", false, "print llama.cpp's log")
+	less := flag.NewFlagSet("", flag.ContinueOnError)
+	o.less = lesskv.RegisterFlags(less, "")
+	short := map[string]string{"budget": "b", "adapter": "w"}
+	less.VisitAll(func(g *flag.Flag) {
+		p := pflag.PFlagFromGoFlag(g)
+		p.Value, p.Shorthand = notEmpty{p.Value}, short[p.Name]
+		f.AddFlag(p)
+		o.cache = append(o.cache, p.Name)
+	})
+	f.SortFlags = false
+	return cmd
+}
+
+func (o *chatOptions) run(cmd *cobra.Command) error {
+	if o.tokens == 0 {
+		return usageError{errors.New("--tokens 0: want 1 token at least, or -1 for no end")}
+	}
+	if err := o.environment(cmd.Flags()); err != nil {
+		return err
+	}
+	path, cache, err := o.resolve(0)
+	if err != nil {
+		return err
+	}
+	lesskv.SetLogOutput(cmd.ErrOrStderr())
+	lesskv.SetLogLevel(slog.LevelError)
+	if o.verbose {
+		lesskv.SetLogLevel(slog.LevelInfo)
+	}
+	model, err := llama.New(path, llama.EnableF16Memory, llama.SetContext(o.context), llama.SetNBatch(o.batch), cache)
+	if err != nil {
+		return err
+	}
+	defer model.Free()
+	c := &chat{options: o, model: model, name: filepath.Base(path), out: cmd.OutOrStdout(), err: cmd.ErrOrStderr()}
+	c.reset()
+	if !c.templated() {
+		fmt.Fprintf(c.err, "%s: no chat template, or none that llama.cpp knows: turns are lines of \"User:\" and \"Assistant:\"\n", c.name)
+	}
+	return c.talk(newTurns(cmd.InOrStdin(), c.err))
+}
+
+// A chat is a conversation with a model.
+type chat struct {
+	options  *chatOptions
+	model    *llama.LLama
+	name     string
+	out, err io.Writer
+	messages []lesskv.Message
+	answers  int // that were begun
+}
+
+// talk answers turns until they end. What goes wrong with one is said on a terminal, and the chat goes on; through pipes it ends.
+func (c *chat) talk(in turns) error {
+	for {
+		text, err := in.next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return fmt.Errorf("reading a turn: %w", err)
+		}
+		switch {
+		case strings.TrimSpace(text) == "":
+		case text == "/quit":
+			return nil
+		case text[0] == '/' && !strings.HasPrefix(text, "//"):
+			err = c.command(text)
+		default:
+			c.messages = append(c.messages, lesskv.Message{Role: "user", Text: strings.TrimPrefix(text, "/")})
+			err = c.answer()
+		}
+		if err != nil && !in.interactive() {
+			return err
+		} else if err != nil {
+			fmt.Fprintln(c.err, err)
+		}
+	}
+}
+
+// command does what a line that begins with / says.
+func (c *chat) command(line string) error {
+	switch line {
+	case "/help":
+		fmt.Fprintln(c.err, chatHelp)
+	case "/reset":
+		c.reset()
+	case "/stats":
+		t, err := lesskv.LastTimings(c.model)
+		if err != nil {
+			return err
+		}
+		return report(c.err, c.name, c.model, t)
+	case "/regen":
+		last := len(c.messages) - 1
+		if last < 0 || c.messages[last].Role != "assistant" {
+			return usageError{errors.New("/regen: there is no answer yet")}
+		}
+		c.messages = c.messages[:last]
+		return c.answer()
+	default:
+		return usageError{fmt.Errorf("%s: want /regen, /reset, /stats, /quit or /help; // begins a turn with /", line)}
+	}
+	return nil
+}
+
+func (c *chat) reset() {
+	c.messages = nil
+	if c.options.system != "" {
+		c.messages = append(c.messages, lesskv.Message{Role: "system", Text: c.options.system})
+	}
+}
+
+// answer has the model answer the last message. A turn that came to no answer is forgotten.
+func (c *chat) answer() error {
+	prompt, stop, err := c.prompt()
+	if err != nil {
+		return err
+	}
+	o := c.options
+	seed := o.seed
+	if seed >= 0 {
+		seed += c.answers
+	}
+	c.answers++
+	w := &answerWriter{w: c.out, stop: stop}
+	_, done := watch(c.model)
+	defer done()
+	_, err = c.model.Predict(prompt,
+		llama.SetTokens(o.tokens), llama.SetBatch(o.batch), llama.SetThreads(o.threads), llama.SetSeed(seed),
+		llama.SetTemperature(o.temp), llama.SetTopK(o.topK), llama.SetTopP(o.topP), llama.SetPenalty(o.penalty),
+		llama.SetStopWords(stop), llama.SetTokenCallback(w.token))
+	w.end()
+	if w.text.Len() == 0 {
+		c.messages = c.messages[:len(c.messages)-1]
+	} else {
+		c.messages = append(c.messages, lesskv.Message{Role: "assistant", Text: w.text.String()})
+	}
+	if err = errors.Join(err, w.err); err != nil {
+		return err
+	}
+	return c.status()
+}
+
+// templated tells whether the model has a chat template that llama.cpp knows.
+func (c *chat) templated() bool {
+	_, err := lesskv.ChatPrompt(c.model, lesskv.Message{Role: "user", Text: "."})
+	return !errors.Is(err, lesskv.ErrMissing)
+}
+
+// prompt returns the text of the chat, and what ends an answer beside the model's own tokens, "" if nothing does.
+func (c *chat) prompt() (text, stop string, err error) {
+	text, err = lesskv.ChatPrompt(c.model, c.messages...)
+	if errors.Is(err, lesskv.ErrMissing) {
+		return plainChat(c.messages), "\nUser:", nil
+	}
+	return text, "", err
+}
+
+// plainChat is the form of a chat for models without a template.
+func plainChat(messages []lesskv.Message) string {
+	var b strings.Builder
+	for _, m := range messages {
+		switch m.Role {
+		case "system":
+			b.WriteString(m.Text + "\n\n")
+		case "user":
+			b.WriteString("User: " + m.Text + "\nAssistant:")
+		case "assistant":
+			b.WriteString(m.Text + "\n")
+		}
+	}
+	return b.String()
+}
+
+// An answerWriter writes an answer as it comes, but for a text that ends it.
+type answerWriter struct {
+	w    io.Writer
+	stop string
+	held string // what may be the beginning of stop
+	text strings.Builder
+	err  error
+}
+
+func (a *answerWriter) token(s string) bool {
+	a.held += s
+	if a.stop == "" {
+		return a.flush(len(a.held))
+	}
+	if at := strings.Index(a.held, a.stop); at >= 0 {
+		a.flush(at)
+		a.held = ""
+		return a.err == nil // Predict sees the same end
+	}
+	n := min(len(a.held), len(a.stop)-1)
+	for !strings.HasPrefix(a.stop, a.held[len(a.held)-n:]) {
+		n--
+	}
+	return a.flush(len(a.held) - n)
+}
+
+// flush writes the first n bytes of what is held.
+func (a *answerWriter) flush(n int) bool {
+	if a.err == nil {
+		_, a.err = io.WriteString(a.w, a.held[:n])
+	}
+	a.text.WriteString(a.held[:n])
+	a.held = a.held[n:]
+	return a.err == nil
+}
+
+// end writes what is still held, and ends the line.
+func (a *answerWriter) end() {
+	a.flush(len(a.held))
+	if a.err == nil {
+		_, a.err = fmt.Fprintln(a.w)
+	}
+}
+
+// status says on a terminal, in one line, how long the text is and what it takes; and everywhere that the context is full.
+func (c *chat) status() error {
+	t, err := lesskv.LastTimings(c.model)
+	if err != nil {
+		return err
+	}
+	if t.Stop == "context" {
+		fmt.Fprintf(c.err, "the context is full after %d tokens: /reset, or a larger one (-c)\n", t.Prompt+t.Generated-1)
+	}
+	if !onTerminal(c.err) {
+		return nil
+	}
+	s, err := lesskv.Stats(c.model)
+	if err != nil {
+		return err
+	}
+	line := fmt.Sprintf("%d tokens, %d of them new; cache %s", t.Prompt+t.Generated, t.Evaluated+t.Generated, mib(s.CacheBytes))
+	if s.Enabled {
+		line += fmt.Sprintf(" + checkpoints %s", mib(s.CheckpointBytes))
+	}
+	if os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" {
+		line = "\x1b[2m" + line + "\x1b[0m"
+	}
+	_, err = fmt.Fprintln(c.err, line)
+	return err
+}
