@@ -14,8 +14,18 @@ package kernels
 EACH(each_exp,  vf_exp)
 EACH(each_tanh, vf_tanh)
 EACH(each_gelu, vf_gelu)
+
+static void rows_few(enum lesskv_type type, const void * data, size_t stride, int32_t count, int32_t n, const float * x, int32_t nq, float * out) {
+    lesskv_rows_few((struct rows) { type, data, stride, count }, n, x, (size_t) n, nq, out, (size_t) count);
+}
+
+static void cols_few(enum lesskv_type type, const void * data, size_t stride, int32_t count, int32_t n, const float * p, int32_t nq, float * out) {
+    lesskv_cols_few((struct rows) { type, data, stride, count }, n, p, (size_t) count, nq, out, (size_t) n);
+}
 */
 import "C"
+
+import "unsafe"
 
 // What lesskv.h does not show, for the tests: cgo is not allowed in test files.
 
@@ -31,4 +41,17 @@ func selectKey(key []uint64, k int) uint64 {
 
 func sortKeys(key []uint64) {
 	C.lesskv_sort((*C.uint64_t)(&key[0]), C.int32_t(len(key)))
+}
+
+// rowsFew and colsFew are lesskv_rows_few and lesskv_cols_few of rows without gaps; x and out lie likewise.
+func rowsFew(kind Type, rows []byte, n int, x []float32, nq int, out []float32) {
+	count := len(rows) / kind.RowSize(n)
+	C.rows_few(C.enum_lesskv_type(kind), unsafe.Pointer(unsafe.SliceData(rows)), C.size_t(kind.RowSize(n)), C.int32_t(count),
+		C.int32_t(n), floats(x), C.int32_t(nq), floats(out))
+}
+
+func colsFew(kind Type, rows []byte, n int, p []float32, nq int, out []float32) {
+	count := len(rows) / kind.RowSize(n)
+	C.cols_few(C.enum_lesskv_type(kind), unsafe.Pointer(unsafe.SliceData(rows)), C.size_t(kind.RowSize(n)), C.int32_t(count),
+		C.int32_t(n), floats(p), C.int32_t(nq), floats(out))
 }

@@ -15,31 +15,46 @@ _Static_assert(TILE % ROWS == 0, "a tile is a whole number of register blocks");
 
 #define NV (LANES / VW)
 
+// Of 1 to 4 queries: the rows, or the vectors of a row, whose sums are kept at once. They hide an addition's latency and leave
+// registers for the rest.
+#if defined(__AVX512F__) || defined(__aarch64__)
+enum { ROWS_1 = 8, ROWS_2 = 8, ROWS_3 = 4, ROWS_4 = 4, MOST_ROWS = 8, SUMS = 16 };
+enum { COLS_1 = 4, COLS_2 = 4, COLS_3 = 4, COLS_4 = 4 };
+#else
+enum { ROWS_1 = 8, ROWS_2 = 4, ROWS_3 = 4, ROWS_4 = 2, MOST_ROWS = 8, SUMS = 16 };
+enum { COLS_1 = 8, COLS_2 = 4, COLS_3 = 2, COLS_4 = 2 };
+#endif
+
 // Bytes of a block of 32: an f16 scale, then the elements.
 enum { BLOCK_Q4_0 = 18, BLOCK_Q8_0 = 34 };
 
-// The scale of the i-th element's block.
-static inline __attribute__((always_inline)) float scale_of(int32_t block, const char * row, int32_t i) {
-    uint16_t h;
-    memcpy(&h, row + i / 32 * block, sizeof h);
-    return f16_to_f32(h);
+static inline __attribute__((always_inline)) bool in_blocks(enum lesskv_type type) {
+    return type == LESSKV_TYPE_Q4_0 || type == LESSKV_TYPE_Q8_0;
 }
 
-// VW elements from the i-th on, a multiple of VW: they never leave a block of q8_0, nor half a block of q4_0. A constant type costs
-// nothing at run time.
+// The i-th element's block.
+static inline __attribute__((always_inline)) const char * block_at(enum lesskv_type type, const char * row, int32_t i) {
+    return row + i / 32 * (type == LESSKV_TYPE_Q4_0 ? BLOCK_Q4_0 : BLOCK_Q8_0);
+}
+
+// Its scale; 1 of a type without.
+static inline __attribute__((always_inline)) vf scale_at(enum lesskv_type type, const char * row, int32_t i) {
+    return in_blocks(type) ? vf_set_f16(block_at(type, row, i)) : vf_set(1);
+}
+
+// VW elements from the i-th on, a multiple of VW, of quantised types without their scale: they never leave a block of q8_0, nor half a
+// block of q4_0. A constant type costs nothing at run time.
 static inline __attribute__((always_inline)) vf load(enum lesskv_type type, const char * row, int32_t i) {
     switch (type) {
         case LESSKV_TYPE_F16:  return vf_load_f16(row + i * 2);
-        case LESSKV_TYPE_Q4_0: return vf_set(scale_of(BLOCK_Q4_0, row, i)) * vf_load_u4(row + i / 32 * BLOCK_Q4_0 + 2 + i % 16, i % 32 / 16 * 4);
-        case LESSKV_TYPE_Q8_0: return vf_set(scale_of(BLOCK_Q8_0, row, i)) * vf_load_i8(row + i / 32 * BLOCK_Q8_0 + 2 + i % 32);
+        case LESSKV_TYPE_Q4_0: return vf_load_u4(block_at(type, row, i) + 2 + i % 16, i % 32 / 16 * 4);
+        case LESSKV_TYPE_Q8_0: return vf_load_i8(block_at(type, row, i) + 2 + i % 32);
         default:               return vf_load(row + i * 4);
     }
 }
 
+// One element of a type that is not in blocks.
 static inline __attribute__((always_inline)) float load1(enum lesskv_type type, const char * row, int32_t i) {
-    if (type == LESSKV_TYPE_Q8_0) {
-        return scale_of(BLOCK_Q8_0, row, i) * (float) (int8_t) row[i / 32 * BLOCK_Q8_0 + 2 + i % 32];
-    }
     if (type == LESSKV_TYPE_F16) {
         uint16_t h;
         memcpy(&h, row + i * 2, sizeof h);
@@ -52,32 +67,60 @@ static inline __attribute__((always_inline)) float load1(enum lesskv_type type, 
 
 // Where a number of queries is a parameter of an inlined function it is a constant: the arrays are registers.
 
-// out[q][at ..] = row[at ..] . x[q], VW sums or fewer; returns the next row.
-static inline __attribute__((always_inline)) int32_t rows_few(enum lesskv_type type, const int nq, struct rows a, int32_t at, int32_t n,
+// s[q][r] += row[r][i ..] x[q][i ..], VW elements.
+static inline __attribute__((always_inline)) void add_vector(enum lesskv_type type, const int nq, const int nr, const char * const * row, int32_t i,
+        const float * x, size_t ldx, vf * s) {
+    vf v[4];
+    for (int q = 0; q < nq; q++) {
+        v[q] = vf_load_once(x + (size_t) q * ldx + i);
+    }
+    for (int r = 0; r < nr; r++) {
+        const vf w = load(type, row[r], i);
+        for (int q = 0; q < nq; q++) {
+            s[q * nr + r] = vf_fma(w, v[q], s[q * nr + r]);
+        }
+    }
+}
+
+// The same of a block. Its scale multiplies whichever is less: the block's vectors or the queries' sums.
+static inline __attribute__((always_inline)) void add_block(enum lesskv_type type, const int nq, const int nr, const char * const * row, int32_t i,
+        const float * x, size_t ldx, vf * s) {
+    const bool sums = nq < 32 / VW;
+    for (int r = 0; r < nr; r++) {
+        const vf scale = scale_at(type, row[r], i);
+        vf t[4] = {{0}};
+        for (int j = 0; j < 32; j += VW) {
+            const vf w = sums ? load(type, row[r], i + j) : scale * load(type, row[r], i + j);
+            for (int q = 0; q < nq; q++) {
+                vf * to = sums ? &t[q] : &s[q * nr + r];
+                *to = vf_fma(w, vf_load(x + (size_t) q * ldx + i + j), *to);
+            }
+        }
+        for (int q = 0; q < nq && sums; q++) {
+            s[q * nr + r] = vf_fma(scale, t[q], s[q * nr + r]);
+        }
+    }
+}
+
+// out[q][at ..] = row[at ..] . x[q], nr rows or fewer; returns the next row. nq nr is a multiple of 4.
+static inline __attribute__((always_inline)) int32_t rows_few(enum lesskv_type type, const int nq, const int nr, struct rows a, int32_t at, int32_t n,
         const float * x, size_t ldx, float * out, size_t ldo) {
-    const int nr = VW / nq;
     const int32_t m = a.n - at < nr ? a.n - at : nr;
-    const char * row[VW];
+    const char * row[MOST_ROWS];
     for (int r = 0; r < nr; r++) {
         row[r] = row_at(a, r < m ? at + r : at); // past the end: a row that is there
     }
-    vf s[VW] = {{0}};
+    vf s[SUMS] = {{0}};
     int32_t i = 0;
-    for (; i + VW <= n; i += VW) {
-        vf v[4];
-        for (int q = 0; q < nq; q++) {
-            v[q] = vf_load(x + (size_t) q * ldx + i);
-        }
-        for (int r = 0; r < nr; r++) {
-            const vf w = load(type, row[r], i);
-            for (int q = 0; q < nq; q++) {
-                s[q * nr + r] = vf_fma(w, v[q], s[q * nr + r]);
-            }
-        }
+    for (; i + 32 <= n && in_blocks(type); i += 32) {
+        add_block(type, nq, nr, row, i, x, ldx, s);
     }
-    float sum[VW];
-    vf_store(sum, vf_sums(s));
-    for (; i < n; i++) {
+    for (; i + VW <= n && !in_blocks(type); i += VW) {
+        add_vector(type, nq, nr, row, i, x, ldx, s);
+    }
+    float sum[SUMS];
+    vf_sums(nq * nr, s, sum);
+    for (; i < n; i++) { // of a type that is not in blocks
         for (int r = 0; r < nr; r++) {
             const float w = load1(type, row[r], i);
             for (int q = 0; q < nq; q++) {
@@ -86,7 +129,12 @@ static inline __attribute__((always_inline)) int32_t rows_few(enum lesskv_type t
         }
     }
     for (int q = 0; q < nq; q++) {
-        memcpy(out + (size_t) q * ldo + at, sum + q * nr, (size_t) m * sizeof(float));
+        float * to = out + (size_t) q * ldo + at;
+        if (m == nr) {
+            memcpy(to, sum + q * nr, (size_t) nr * sizeof(float)); // a few moves
+        } else {
+            memcpy(to, sum + q * nr, (size_t) m * sizeof(float));
+        }
     }
     return at + nr;
 }
@@ -95,14 +143,14 @@ static inline __attribute__((always_inline)) int32_t rows_few(enum lesskv_type t
 static inline __attribute__((always_inline)) void rows_of(enum lesskv_type type, struct rows a, int32_t n, const float * x, size_t ldx, int32_t nq, float * out, size_t ldo) {
     for (; nq >= 4; nq -= 4, x += 4 * ldx, out += 4 * ldo) {
         for (int32_t at = 0; at < a.n;) {
-            at = rows_few(type, 4, a, at, n, x, ldx, out, ldo);
+            at = rows_few(type, 4, ROWS_4, a, at, n, x, ldx, out, ldo);
         }
     }
     for (int32_t at = 0; at < a.n && nq > 0;) {
         switch (nq) {
-            case 3:  at = rows_few(type, 3, a, at, n, x, ldx, out, ldo); break;
-            case 2:  at = rows_few(type, 2, a, at, n, x, ldx, out, ldo); break;
-            default: at = rows_few(type, 1, a, at, n, x, ldx, out, ldo); break;
+            case 3:  at = rows_few(type, 3, ROWS_3, a, at, n, x, ldx, out, ldo); break;
+            case 2:  at = rows_few(type, 2, ROWS_2, a, at, n, x, ldx, out, ldo); break;
+            default: at = rows_few(type, 1, type == LESSKV_TYPE_Q4_0 ? ROWS_2 : ROWS_1, a, at, n, x, ldx, out, ldo); break;
         }
     }
 }
@@ -125,18 +173,12 @@ void lesskv_rows_one(struct rows a, int32_t n, const float * x, float * out) {
     lesskv_rows_few(a, n, x, 0, 1, out, 0);
 }
 
-// Vectors of a row that are summed at once: with four queries, as many accumulators as hide an addition's latency and leave
-// registers for the rest.
-#if defined(__AVX512F__) || defined(__aarch64__)
-#define COLS 4
-#else
-#define COLS 2
-#endif
-
-// out[q][c .. c + nc VW - 1] += sum over rows of p[q][row] a[row][c ..]
+// out[q][c .. c + nc VW - 1] += sum over rows of p[q][row] a[row][c ..]. Several vectors begin a block if they are of a type in blocks.
 static inline __attribute__((always_inline)) void cols_few(enum lesskv_type type, const int nq, const int nc, struct rows a, int32_t c,
         const float * p, size_t ldp, float * out, size_t ldo) {
-    vf s[4][4];
+    const bool blocks  = in_blocks(type);
+    const bool weights = blocks && nq < nc && nq < 32 / VW; // a scale multiplies whichever is less: the weights or the block's vectors
+    vf s[4][8];
     for (int q = 0; q < nq; q++) {
         for (int j = 0; j < nc; j++) {
             s[q][j] = vf_load(out + (size_t) q * ldo + c + j * VW);
@@ -144,14 +186,19 @@ static inline __attribute__((always_inline)) void cols_few(enum lesskv_type type
     }
     for (int32_t r = 0; r < a.n; r++) {
         const char * row = row_at(a, r);
-        vf v[4];
+        vf scale = {0}, w[4];
         for (int j = 0; j < nc; j++) {
-            v[j] = load(type, row, c + j * VW);
-        }
-        for (int q = 0; q < nq; q++) {
-            const vf w = vf_set(p[(size_t) q * ldp + r]);
-            for (int j = 0; j < nc; j++) {
-                s[q][j] = vf_fma(w, v[j], s[q][j]);
+            if (j * VW % 32 == 0) {
+                scale = scale_at(type, row, c + j * VW);
+                for (int q = 0; q < nq; q++) {
+                    w[q] = vf_set(p[(size_t) q * ldp + r]);
+                    w[q] = weights ? scale * w[q] : w[q];
+                }
+            }
+            vf v = load(type, row, c + j * VW);
+            v = blocks && !weights ? scale * v : v;
+            for (int q = 0; q < nq; q++) {
+                s[q][j] = vf_fma(w[q], v, s[q][j]);
             }
         }
     }
@@ -164,9 +211,13 @@ static inline __attribute__((always_inline)) void cols_few(enum lesskv_type type
 
 // All columns, of at most four queries.
 static inline __attribute__((always_inline)) void cols_quad(enum lesskv_type type, const int nq, struct rows a, int32_t n, const float * p, size_t ldp, float * out, size_t ldo) {
+    const int nc = nq == 1 ? COLS_1 : nq == 2 ? COLS_2 : nq == 3 ? COLS_3 : COLS_4;
     int32_t c = 0;
-    for (; c + COLS * VW <= n; c += COLS * VW) {
-        cols_few(type, nq, COLS, a, c, p, ldp, out, ldo);
+    for (; c + nc * VW <= n; c += nc * VW) {
+        cols_few(type, nq, nc, a, c, p, ldp, out, ldo);
+    }
+    for (; c + 2 * VW <= n && nc > 2; c += 2 * VW) {
+        cols_few(type, nq, 2, a, c, p, ldp, out, ldo);
     }
     for (; c + VW <= n; c += VW) {
         cols_few(type, nq, 1, a, c, p, ldp, out, ldo);

@@ -88,3 +88,44 @@ func TestSelect(t *testing.T) {
 		require.Equal(t, sorted, key)
 	}
 }
+
+// TestProducts: rows of every type times 1 to 9 queries, rows and elements in any number, against sums in double precision.
+func TestProducts(t *testing.T) {
+	for i := range 300 {
+		rng := rand.New(rand.NewPCG(24, uint64(i)))
+		kind, nq, count := []Type{F32, F16, Q80, Q40}[i%4], 1+rng.IntN(9), 1+rng.IntN(70)
+		n := 1 + rng.IntN(150)
+		if kind == Q80 || kind == Q40 {
+			n = 32 * (1 + n/32)
+		}
+		data := kind.FromF32(normal(rng, count*n, 1))
+		a := kind.ToF32(data, count*n)
+
+		x, got := normal(rng, nq*n, 1), normal(rng, nq*count, 1)
+		rowsFew(kind, data, n, x, nq, got)
+		for q := range nq {
+			for r := range count {
+				want, size := 0.0, 0.0
+				for c := range n {
+					term := float64(a[r*n+c]) * float64(x[q*n+c])
+					want, size = want+term, size+math.Abs(term)
+				}
+				require.InDelta(t, want, got[q*count+r], 1e-6*size, "%v [%d][%d] times query %d of %d, row %d", kind, count, n, q, nq, r)
+			}
+		}
+
+		p, sum := normal(rng, nq*count, 1), normal(rng, nq*n, 1)
+		got = slices.Clone(sum)
+		colsFew(kind, data, n, p, nq, got)
+		for q := range nq {
+			for c := range n {
+				want, size := float64(sum[q*n+c]), math.Abs(float64(sum[q*n+c]))
+				for r := range count {
+					term := float64(p[q*count+r]) * float64(a[r*n+c])
+					want, size = want+term, size+math.Abs(term)
+				}
+				require.InDelta(t, want, got[q*n+c], 1e-6*size, "weights %d of %d times %v [%d][%d], column %d", q, nq, kind, count, n, c)
+			}
+		}
+	}
+}

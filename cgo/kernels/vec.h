@@ -97,49 +97,56 @@ static inline float vf_sum(vf a) {
     return f[0];
 }
 
-// Lanes whose number has bit w not set from a, the others from b: its own lane in FIRST, the neighbour w away in OTHER.
-#define FIRST(w, i) ((i) & (w) ? VW + (i) : (i))
-#define OTHER(w, i) ((i) & (w) ? VW + (i) - (w) : (i) + (w))
-#define FOUR(f, w, i) f(w, i), f(w, i + 1), f(w, i + 2), f(w, i + 3)
+// Shuffles of two vectors, by the lanes of the result. SPLIT: of each 16 bytes, a lane of a and one of b in turn; PAIR: two of a, two
+// of b; EVEN and ODD: every other 16 bytes of a, then of b.
+#define SPLIT(i, k) (i) + (k), VW + (i) + (k), (i) + (k) + 1, VW + (i) + (k) + 1
+#define PAIR(i, k)  (i) + (k), (i) + (k) + 1, VW + (i) + (k), VW + (i) + (k) + 1
+#define FOUR(i)     (i), (i) + 1, (i) + 2, (i) + 3
 #if VW == 16
-#define LIST(f, w) FOUR(f, w, 0), FOUR(f, w, 4), FOUR(f, w, 8), FOUR(f, w, 12)
+#define EACH(f, k)  f(0, k), f(4, k), f(8, k), f(12, k)
+#define EVERY(k)    FOUR(k), FOUR(8 + (k)), FOUR(16 + (k)), FOUR(24 + (k))
 #elif VW == 8
-#define LIST(f, w) FOUR(f, w, 0), FOUR(f, w, 4)
+#define EACH(f, k)  f(0, k), f(4, k)
+#define EVERY(k)    FOUR(k), FOUR(8 + (k))
 #else
-#define LIST(f, w) FOUR(f, w, 0)
+#define EACH(f, k)  f(0, k)
 #endif
 #if defined(__has_builtin)
 #if __has_builtin(__builtin_shufflevector)
-#define SHUFFLE(a, b, f, w) __builtin_shufflevector(a, b, LIST(f, w))
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #endif
 #endif
 #ifndef SHUFFLE
-#define SHUFFLE(a, b, f, w) __builtin_shuffle(a, b, (vi) { LIST(f, w) })
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (vi) { __VA_ARGS__ })
 #endif
-#define PAIR(w, a, b) (SHUFFLE(a, b, FIRST, w) + SHUFFLE(a, b, OTHER, w))
 
-// Lane i is the sum of s[i]'s lanes. s is overwritten.
-static inline __attribute__((always_inline)) vf vf_sums(vf s[VW]) {
-    for (int i = 0; i < VW / 2; i++) {
-        s[i] = PAIR(1, s[2 * i], s[2 * i + 1]);
+// out[i] is the sum of s[i]'s lanes, for n vectors, a multiple of 4. s and out have room for a multiple of VW; s is overwritten.
+static inline __attribute__((always_inline)) void vf_sums(const int n, vf * s, float * out) {
+    for (int i = 0; i < n / 4; i++) { // four sums in parts, one in each 16 bytes
+        const vf * t = s + 4 * i;
+        const vf a = SHUFFLE(t[0], t[1], EACH(SPLIT, 0)) + SHUFFLE(t[0], t[1], EACH(SPLIT, 2));
+        const vf b = SHUFFLE(t[2], t[3], EACH(SPLIT, 0)) + SHUFFLE(t[2], t[3], EACH(SPLIT, 2));
+        s[i] = SHUFFLE(a, b, EACH(PAIR, 0)) + SHUFFLE(a, b, EACH(PAIR, 2));
     }
-    for (int i = 0; i < VW / 4; i++) {
-        s[i] = PAIR(2, s[2 * i], s[2 * i + 1]);
-    }
-#if VW >= 8
-    for (int i = 0; i < VW / 8; i++) {
-        s[i] = PAIR(4, s[2 * i], s[2 * i + 1]);
+#if VW > 4
+    for (int m = n / 4, w = 4; w < VW; w *= 2, m = (m + 1) / 2) { // half the parts of twice the sums
+        for (int i = 0; i < m; i += 2) {
+            const vf a = s[i], b = s[i + 1 < m ? i + 1 : i];
+            s[i / 2] = SHUFFLE(a, b, EVERY(0)) + SHUFFLE(a, b, EVERY(4));
+        }
     }
 #endif
-#if VW >= 16
-    s[0] = PAIR(8, s[0], s[1]);
-#endif
-    return s[0];
+    for (int i = 0; i < n; i += VW) {
+        vf_store(out + i, s[i / VW]);
+    }
 }
 
-#undef FIRST
-#undef OTHER
+#undef SPLIT
+#undef PAIR
 #undef FOUR
+#undef EACH
+#undef EVERY
+#undef SHUFFLE
 
 static inline float vf_top(vf a) {
     float f[VW];
@@ -169,6 +176,19 @@ static inline float f16_to_f32(uint16_t h) {
     bits |= sign;
     memcpy(&f, &bits, sizeof f);
     return f;
+#endif
+}
+
+// One half-precision number in every lane
+static inline vf vf_set_f16(const void * p) {
+    uint16_t h;
+    memcpy(&h, p, sizeof h);
+#if defined(__AVX512F__)
+    return _mm512_cvtph_ps(_mm256_set1_epi16((short) h));
+#elif defined(__F16C__)
+    return _mm256_cvtph_ps(_mm_set1_epi16((short) h));
+#else
+    return vf_set(f16_to_f32(h));
 #endif
 }
 
