@@ -12,7 +12,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@$(if $(findstring go1.24,$(she
 # everything that has goroutines, but for the package whose judge, in plain Go, would take an hour
 RACE         = $(shell $(GO) list ./... | grep -v /integration$$)
 
-# of make test-devices: ggml's backend. rpc runs anywhere; cuda, metal: on a machine that has one
+# of make test-devices: ggml's backend. rpc runs anywhere; blas where OpenBLAS is; cuda, metal: on a machine that has one
 DEVICES     ?= rpc
 
 .PHONY: demo test test-devices lesskv runtime lint sanitize clean soak soak-readme soak-race soak-machines soak-kills soak-million soak-interleavings soak-fuzz soak-sources
@@ -27,7 +27,7 @@ test: runtime lint sanitize
 # layers on devices (docs/devices.md). The checkout's runtime has the backend from then on, until make runtime; nothing is installed
 test-devices:
 	GOWORK=off $(GO) run ./patches -backend cpu,$(DEVICES)
-	LESSKV_TEST_DEVICES=$(if $(filter rpc,$(DEVICES)),rpc,local) $(GO) test $(TESTFLAGS) -count=1 -timeout 30m -v -run '^Test(Devices|NoDevice)' ./integration
+	LESSKV_TEST_DEVICES=$(if $(filter rpc blas,$(DEVICES)),$(DEVICES),local) $(GO) test $(TESTFLAGS) -p 1 -count=1 -timeout 30m -v -run '^Test(Devices|NoDevice|BLAS)' ./integration ./cmd/lesskv
 
 # what takes long (docs/reliability.md), each step alone, and again where it stopped
 soak: soak-million soak-interleavings soak-kills soak-readme soak-sources soak-race soak-machines soak-fuzz

@@ -1,6 +1,8 @@
 package integration
 
 import (
+	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -12,6 +14,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/lesskv/lesskv/integration/devicetest"
+	"github.com/lesskv/lesskv/integration/worker"
 	lesskv "github.com/lesskv/lesskv/plugin"
 )
 
@@ -24,75 +28,220 @@ var cacheOptions = map[string]llama.ModelOption{
 // options puts a model on the device.
 func (d device) options(t *testing.T, cache llama.ModelOption) []llama.ModelOption {
 	t.Helper()
-	return []llama.ModelOption{llama.SetContext(512), llama.EnableF16Memory, llama.SetGPULayers(allLayers), cache, lesskv.RPC(strings.Split(d.rpc(t), ",")...)}
-}
-
-// needServers skips a test that ends servers where the devices are none.
-func needServers(t *testing.T) []device {
-	t.Helper()
-	all := devices(t)
-	if all[0].servers == 0 {
-		t.Skip("these devices are no servers")
-	}
-	return all
+	return []llama.ModelOption{llama.SetContext(512), llama.EnableF16Memory, llama.SetGPULayers(allLayers), cache, lesskv.RPC(strings.Split(d.RPC(t), ",")...)}
 }
 
 // A server that dies in the middle of a call is an error of that call and of those that still need it. The process lives, another model
 // goes on, and the next load works.
 func TestDevicesServerDies(t *testing.T) {
-	needServers(t)
+	devicetest.NeedServers(t)
 	for name, cache := range cacheOptions {
-		t.Run(name, func(t *testing.T) {
-			first, second := serve(t, ""), serve(t, "")
-			opts := []llama.ModelOption{llama.SetContext(512), llama.EnableF16Memory, llama.SetGPULayers(allLayers), cache}
-			on := func(s ...string) *llama.LLama {
-				model, err := llama.New(gopher, append(opts, lesskv.RPC(s...))...)
-				require.NoError(t, err)
-				t.Cleanup(model.Free)
-				return model
-			}
-			dies, stays := on(first.address, second.address), on(first.address)
-			want := generate(t, stays, code, 20)
-
-			n := 0
-			_, err := dies.Predict(code, llama.SetThreads(1), llama.SetTokens(100), llama.IgnoreEOS, llama.SetTokenCallback(func(string) bool {
-				if n++; n == 5 {
-					second.kill()
-				}
-				return true
-			}))
-			require.ErrorContains(t, err, "RPC server crashed")
-			assert.Less(t, n, 100)
-			_, err = dies.Predict(code, llama.SetThreads(1), llama.SetTokens(5))
-			require.Error(t, err)
-			assert.Equal(t, want, generate(t, stays, code, 20), "the other model's")
-			_, err = llama.New(gopher, append(opts, lesskv.RPC(second.address))...)
-			require.ErrorContains(t, err, second.address)
-
-			serve(t, second.address)
-			assert.Equal(t, want, generate(t, on(second.address), code, 20), "the next one's")
-		})
+		for which := range 2 {
+			testServerDies(t, name, cache, which)
+		}
 	}
 }
 
-// A state that was saved with layers on devices is read without, and the other way round: the text goes on as it would have.
-func TestDevicesState(t *testing.T) {
-	for _, d := range devices(t) {
-		for name, cache := range cacheOptions {
-			t.Run(d.name+", "+name, func(t *testing.T) {
-				on, err := llama.New(gopher, d.options(t, cache)...)
-				require.NoError(t, err)
-				t.Cleanup(on.Free)
-				off := load(t, gopher, cache)
-				for from, to := range map[*llama.LLama]*llama.LLama{on: off, off: on} {
-					text := code + strings.Join(generate(t, from, code, 60), "")
-					file := filepath.Join(t.TempDir(), "state")
-					require.NoError(t, from.SaveState(file))
-					want := generate(t, from, text, 10)
-					require.NoError(t, to.LoadState(file))
-					assert.Equal(t, want, generate(t, to, text, 10))
+// testServerDies has two servers, of which one dies, the first or the second in the order of the layers.
+func testServerDies(t *testing.T, name string, cache llama.ModelOption, which int) {
+	t.Run(fmt.Sprintf("%s, server %d", name, which), func(t *testing.T) {
+		first, second := devicetest.Serve(t, ""), devicetest.Serve(t, "")
+		opts := []llama.ModelOption{llama.SetContext(512), llama.EnableF16Memory, llama.SetGPULayers(allLayers), cache}
+		on := func(s ...string) *llama.LLama {
+			model, err := llama.New(gopher, append(opts, lesskv.RPC(s...))...)
+			require.NoError(t, err)
+			t.Cleanup(model.Free)
+			return model
+		}
+		order := []string{first.Address, second.Address} // second is who dies
+		if which == 0 {
+			order[0], order[1] = order[1], order[0]
+		}
+		dies, stays := on(order...), on(first.Address)
+		want := generate(t, stays, code, 20)
+
+		n := 0
+		_, err := dies.Predict(code, llama.SetThreads(1), llama.SetTokens(100), llama.IgnoreEOS, llama.SetTokenCallback(func(string) bool {
+			if n++; n == 5 {
+				second.Kill()
+			}
+			return true
+		}))
+		require.ErrorContains(t, err, "RPC server crashed")
+		assert.Less(t, n, 100)
+		_, err = dies.Predict(code, llama.SetThreads(1), llama.SetTokens(5))
+		require.Error(t, err)
+		assert.Equal(t, want, generate(t, stays, code, 20), "the other model's")
+		_, err = llama.New(gopher, append(opts, lesskv.RPC(second.Address))...)
+		require.ErrorContains(t, err, second.Address)
+
+		devicetest.Serve(t, second.Address)
+		assert.Equal(t, want, generate(t, on(second.Address), code, 20), "the next one's")
+	})
+}
+
+// A server that serves another process answers when that has gone. Until then the load waits for it, and nobody else of this process.
+func TestDevicesServerOfAnother(t *testing.T) {
+	devicetest.NeedServers(t)
+	busy, free := devicetest.Serve(t, ""), devicetest.Serve(t, "")
+	other := start(t, worker.Patched)
+	_, err := other.Open(worker.Config{Model: gopher, Context: 256, GPULayers: allLayers, RPC: busy.Address})
+	require.NoError(t, err)
+	opts := []llama.ModelOption{llama.SetContext(512), llama.EnableF16Memory, llama.SetGPULayers(allLayers), cacheOptions["less"]}
+
+	waits := make(chan error, 1)
+	go func() {
+		model, err := llama.New(gopher, append(opts[:len(opts):len(opts)], lesskv.RPC(busy.Address))...)
+		if err == nil {
+			model.Free()
+		}
+		waits <- err
+	}()
+	serves := make(chan error, 1)
+	go func() {
+		for range 20 { // the other one waits by then
+			model, err := llama.New(gopher, append(opts[:len(opts):len(opts)], lesskv.RPC(free.Address))...)
+			if err == nil {
+				_, err = model.Predict(code, llama.SetThreads(1), llama.SetTokens(5))
+				model.Free()
+			}
+			if err != nil {
+				serves <- err
+				return
+			}
+		}
+		serves <- nil
+	}()
+	select {
+	case err := <-serves:
+		require.NoError(t, err)
+	case <-time.After(2 * time.Minute):
+		assert.Fail(t, "a model on a free server waits for the busy one")
+	}
+	select {
+	case err := <-waits:
+		assert.Fail(t, "the busy server was not waited for", "%v", err)
+	default:
+	}
+	require.NoError(t, other.CloseModel())
+	select {
+	case err := <-waits:
+		require.NoError(t, err)
+	case <-time.After(2 * time.Minute):
+		require.Fail(t, "the server that has become free does not answer")
+	}
+}
+
+// Every other call, too, ends with an error where a server has died, and leaves no part of a file. The server's death is known by then:
+// another model that was there has been freed.
+func TestDevicesServerDiedBeforeTheCall(t *testing.T) {
+	devicetest.NeedServers(t)
+	for name, cache := range cacheOptions {
+		var saved, fails string // of each call
+		for call, do := range map[string]func(*llama.LLama) error{
+			"Eval":       func(m *llama.LLama) error { return m.Eval(code, llama.SetThreads(1)) },
+			"Embeddings": func(m *llama.LLama) error { _, err := m.Embeddings(code, llama.SetThreads(1)); return err },
+			"TokenEmbeddings": func(m *llama.LLama) error {
+				_, err := m.TokenEmbeddings([]int{5, 6, 7}, llama.SetThreads(1))
+				return err
+			},
+			"SaveState": func(m *llama.LLama) error { return m.SaveState(fails) },
+			"LoadState": func(m *llama.LLama) error { return m.LoadState(saved) },
+		} {
+			t.Run(name+", "+call, func(t *testing.T) {
+				dir := t.TempDir()
+				saved, fails = filepath.Join(dir, "saved"), filepath.Join(dir, "fails")
+				server := devicetest.Serve(t, "")
+				opts := []llama.ModelOption{llama.SetContext(512), llama.EnableF16Memory, llama.SetGPULayers(allLayers), llama.EnableEmbeddings, cache, lesskv.RPC(server.Address)}
+				var models []*llama.LLama
+				for range 2 {
+					model, err := llama.New(gopher, opts...)
+					require.NoError(t, err)
+					t.Cleanup(model.Free)
+					generate(t, model, code, 20)
+					models = append(models, model)
 				}
+				require.NoError(t, models[0].SaveState(saved))
+				server.Kill()
+				models[1].Free()
+				require.ErrorContains(t, do(models[0]), "ggml-rpc") // crashed, or does not answer
+				left, err := filepath.Glob(fails + "*")
+				require.NoError(t, err)
+				assert.Empty(t, left)
+				require.Error(t, do(models[0]), "again")
+				models[0].Free()
+
+				devicetest.Serve(t, server.Address)
+				model, err := llama.New(gopher, opts...)
+				require.NoError(t, err)
+				t.Cleanup(model.Free)
+				require.NoError(t, do(model), "the next one's")
+				model.Free()
 			})
+		}
+	}
+}
+
+// A server that dies at any point of a load is an error of llama.New.
+func TestDevicesServerDiesWhileLoading(t *testing.T) {
+	devicetest.NeedServers(t)
+	for name, cache := range cacheOptions {
+		for _, at := range []string{"using device", "offloaded", "RPC", "constructing llama_context"} {
+			t.Run(name+", "+at, func(t *testing.T) {
+				first, second := devicetest.Serve(t, ""), devicetest.Serve(t, "")
+				opts := []llama.ModelOption{llama.SetContext(512), llama.EnableF16Memory, llama.SetGPULayers(allLayers), cache, lesskv.RPC(first.Address, second.Address)}
+				log := captureLog(t, slog.LevelInfo)
+				died := false
+				log.line = func(line string) {
+					if !died && strings.Contains(line, at) {
+						died = true
+						second.Kill()
+					}
+				}
+				_, err := llama.New(gopher, opts...)
+				require.True(t, died, log)
+				require.Error(t, err)
+				log.line = nil
+				devicetest.Serve(t, second.Address)
+				model, err := llama.New(gopher, opts...)
+				require.NoError(t, err)
+				defer model.Free()
+				assert.Equal(t, generate(t, load(t, gopher, cache), code, 20), generate(t, model, code, 20))
+			})
+		}
+	}
+}
+
+// A state that was saved with layers on devices is read without, and the other way round: the text goes on as it would have. Of a hybrid
+// the devices hold the recurrent states.
+func TestDevicesState(t *testing.T) {
+	paths := map[string]string{"gopher-5m": gopher}
+	for _, name := range []string{"qwen35", "nemotron_h", "falcon-h1"} {
+		paths[name] = tiny(t, name)
+	}
+	text := strings.Repeat(code+"\n", 6) // LESS evicts some of it
+	for _, d := range devices(t) {
+		for name, path := range paths {
+			for cacheName, cache := range cacheOptions {
+				t.Run(d.Name+", "+name+", "+cacheName, func(t *testing.T) {
+					on, err := llama.New(path, d.options(t, cache)...)
+					require.NoError(t, err)
+					t.Cleanup(on.Free)
+					off := load(t, path, cache)
+					for from, to := range map[*llama.LLama]*llama.LLama{on: off, off: on} {
+						require.NoError(t, from.Eval(text, llama.SetThreads(1)))
+						file := filepath.Join(t.TempDir(), "state")
+						require.NoError(t, from.SaveState(file))
+						want := generate(t, from, text+code, 30)
+						require.NoError(t, to.LoadState(file))
+						assert.Equal(t, want, generate(t, to, text+code, 30))
+						timings, err := lesskv.LastTimings(to)
+						require.NoError(t, err)
+						assert.Positive(t, timings.Cached, "tokens of the state")
+						assert.Positive(t, timings.Evaluated)
+					}
+				})
+			}
 		}
 	}
 }
@@ -101,7 +250,7 @@ func TestDevicesState(t *testing.T) {
 func TestDevicesSeveralModels(t *testing.T) {
 	for _, d := range devices(t) {
 		for name, cache := range cacheOptions {
-			t.Run(d.name+" "+name, func(t *testing.T) {
+			t.Run(d.Name+" "+name, func(t *testing.T) {
 				opts := d.options(t, cache)
 				var models []*llama.LLama
 				for range 3 {
@@ -153,13 +302,13 @@ func TestDevicesThatAreNotThere(t *testing.T) {
 			"host:port":               {lesskv.RPC("127.0.0.1")},
 			"127.0.0.1:1":             {lesskv.RPC("127.0.0.1:1")}, // nobody listens
 		} {
-			if d.servers == 0 && strings.Contains(want, "0.1:1") {
+			if d.Servers == 0 && strings.Contains(want, "0.1:1") {
 				continue // may be without the backend
 			}
 			_, err := llama.New(gopher, append(opts[:len(opts):len(opts)], more...)...)
 			require.ErrorContains(t, err, want)
 		}
-		if d.servers == 0 || runtime.GOOS != "linux" {
+		if d.Servers == 0 || runtime.GOOS != "linux" {
 			continue
 		}
 		descriptors := func() int {

@@ -15,14 +15,15 @@ import (
 
 	"github.com/lesskv/lesskv/integration/bench"
 	"github.com/lesskv/lesskv/integration/worker"
+	"github.com/lesskv/lesskv/weights"
 )
 
 // The table of docs/devices.md: speeds, memory of the device, and what is copied. Random weights of a shape; LESSKV_TEST_SHAPE names
-// another. What it asserts is where the cache lies.
+// another. What it asserts is where the cache lies, and what is copied.
 func TestDevicesTable(t *testing.T) {
 	all := devices(t)
 	d, name, context := all[0], "gopher-5m", 2048
-	if d.servers == 0 {
+	if d.Servers == 0 {
 		name, context = "llama-3.2-1b", 32768
 	}
 	if s := os.Getenv("LESSKV_TEST_SHAPE"); s != "" {
@@ -39,7 +40,7 @@ func TestDevicesTable(t *testing.T) {
 	out := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(out, "%s, Q4_0, context %d\nlayers on\tcache\tthreads\ttokens/s\tat\tweights MiB\tcache MiB\tcompute MiB\tparts\tcopies\tbytes a token\n", name, context)
 	threads := []int{1} // beside servers, which have threads of their own
-	if d.servers == 0 {
+	if d.Servers == 0 {
 		threads = slices.Compact([]int{1, min(4, runtime.NumCPU()), min(8, runtime.NumCPU())})
 	}
 	row := func(on string, less *worker.LESS, threads int) worker.Splits {
@@ -88,12 +89,32 @@ func TestDevicesTable(t *testing.T) {
 	}
 	full := row("the device", nil, threads[len(threads)-1])
 	assert.Positive(t, full.Cache)
+	m, err := weights.ReadModel(model)
+	require.NoError(t, err)
+	parts, copies, bytes := wantSplits(m, max(d.Servers, 1))
+	if name == "gopher-5m" && d.Servers == 2 {
+		require.Equal(t, []any{15, 29, int64(17420)}, []any{parts, copies, bytes}, "as docs/devices.md has it")
+	}
 	for _, n := range threads {
 		less := row("the device", &worker.LESS{Policy: "peak", BudgetShare: .05}, n)
 		assert.Positive(t, less.Weights)
 		assert.Zero(t, less.Cache)
+		assert.Equal(t, []any{parts, copies, bytes}, []any{less.Parts, less.Copies, less.Bytes})
 	}
 	row("the CPU", &worker.LESS{Policy: "peak", BudgetShare: .05}, threads[len(threads)-1])
 	require.NoError(t, out.Flush())
 	t.Log("\n" + text.String())
+}
+
+// wantSplits is what a token costs of a model of the shapes here with all layers on so many devices, with LESS and slots of f16, and the
+// least that it can: of each layer q, k and v come down and the output goes up; the embedding goes up, and from one device to the next
+// what is between two layers; each device has the position, the last one the number of the row that is wanted.
+func wantSplits(m *weights.Model, devices int) (parts, copies int, bytes int64) {
+	parts = 2*m.Layers + 1 + devices // what each layer does on its device and here, the embedding, and what is behind the last layer's output
+	copies = 4*m.Layers + devices + devices + 1
+	attention := m.Sum(func(s weights.Shape) int {
+		return s.Heads*(4*s.KeyLength+4*s.ValueLength) + s.HeadsKV*(2*s.KeyLength+2*s.ValueLength)
+	})
+	width := m.Heads * m.KeyLength // of these shapes
+	return parts, copies, int64(attention + devices*(4*width+4) + 4)
 }

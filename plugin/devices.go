@@ -14,3 +14,7 @@ import (
 func RPC(servers ...string) llama.ModelOption {
 	return func(o *llama.ModelOptions) { o.LESSKVRPC = strings.Join(servers, ",") }
 }
+
+// HasDevices says whether this runtime was assembled with a backend for devices (-backend), whether or not there are any. Without one
+// llama.SetGPULayers warns once and all layers run on the CPU.
+func HasDevices() bool { return llama.LESSKVHasDevices() }

@@ -138,6 +138,9 @@ func TestLearnedPositions(t *testing.T) {
 
 // Once in a process: in one of its own, that is.
 func TestGPULayersSaidOnce(t *testing.T) {
+	if lesskv.HasDevices() {
+		t.Skip("this runtime was assembled with a backend for devices")
+	}
 	const child = "LESSKV_TEST_GPU_CHILD"
 	if os.Getenv(child) == "" {
 		cmd := exec.Command(os.Args[0], "-test.run=^TestGPULayersSaidOnce$")

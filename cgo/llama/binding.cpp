@@ -3,6 +3,8 @@
 #include "binding.h"
 #include "binding_impl.h"
 
+#include "devices.h"
+
 #include <cstdarg>
 #include <cstdio>
 #include <cstring>
@@ -132,6 +134,10 @@ void * load_model_lesskv(const char * fname, int n_ctx, int, bool memory_f16, bo
     });
     snprintf(failure->text, sizeof(failure->text), "%s", error.c_str());
     return m;
+}
+
+bool llama_binding_has_devices(void) {
+    return devices::built_for().any();
 }
 
 void * load_model(const char * fname, int n_ctx, int n_seed, bool memory_f16, bool mlock, bool embeddings, bool mmap, bool low_vram, int n_gpu,

@@ -75,7 +75,7 @@ public:
     bool    less()  const;
     bool    full()  const { return (int64_t) tokens.size() >= limit(); }
 
-    void forget(); // empties the cache
+    void forget(); // empties the cache; throws nothing
 
     // How many tokens it has in common with the beginning of a text, of which at least the last is left to evaluate.
     size_t common(const std::vector<llama_token> & text) const;

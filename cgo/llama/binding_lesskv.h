@@ -52,6 +52,9 @@ void * load_model_lesskv(const char * fname, int n_ctx, int n_seed, bool memory_
         float rope_freq_scale, bool mul_mat_q, const char * lora, const char * lora_base, bool perplexity,
         const struct lesskv_config * less, const char * rpc, struct llama_binding_failure * failure);
 
+// Whether the runtime was assembled with a backend for devices, this machine's or servers'.
+bool llama_binding_has_devices(void);
+
 // The prompt, the negative one too, is text alone: what reads like a control token ("<s>") is not one. For Predict's family and
 // llama_tokenize_string. Off by default, since chat templates are written with such tokens.
 void llama_binding_plain_text(void * params, bool on);

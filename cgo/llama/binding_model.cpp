@@ -175,9 +175,12 @@ static std::vector<float> parse_split(const model & m, const char * text, const 
     return split;
 }
 
-static placement place(int32_t n_layers, const std::string & servers) {
+static placement place(const model & m, int32_t n_layers, const std::string & servers) {
     placement where;
     where.n_layers = std::max(0, n_layers);
+    if (where.n_layers == 0 && !servers.empty()) {
+        warn_once(m, "the RPC servers %s are not used: no layers are to run on devices (SetGPULayers)", servers.c_str());
+    }
     try {
         where.devices = devices::all(where.n_layers > 0 ? servers : ""); // a server has one client: none without need
     } catch (const std::runtime_error & e) {
@@ -187,8 +190,11 @@ static placement place(int32_t n_layers, const std::string & servers) {
         fail(LLAMA_BINDING_ARGUMENT, "%zu devices: llama.cpp splits a model over %zu at most: name fewer servers", where.count(), llama_max_devices());
     }
     if (where.n_layers > 0 && where.count() == 0) {
-        if (devices::has_backend()) {
-            fail(LLAMA_BINDING_MISSING, "%d layers are to run on a GPU, and the runtime finds none: look for its driver, or ask for 0", where.n_layers);
+        const auto backends = devices::built_for();
+        if (backends.any()) {
+            fail(LLAMA_BINDING_MISSING, "%d layers are to run on devices, and the runtime finds none: %s%s%s, or ask for 0", where.n_layers,
+                    backends.local ? "look for the GPU's driver" : "", backends.local && backends.servers ? ", " : "",
+                    backends.servers ? "name servers (LESSKV_RPC=host:port)" : "");
         }
         static std::once_flag once;
         std::call_once(once, [] { log(GGML_LOG_LEVEL_WARN, "lesskv: this runtime has no GPU backend: all layers run on the CPU\n"); });
@@ -341,7 +347,7 @@ model * load(const load_options & o) {
     m->cparams = context_params(o);
     check_file(o.path);
     start_backend(o.numa);
-    const auto where = place(o.n_gpu_layers, o.rpc ? o.rpc : "");
+    const auto where = place(*m, o.n_gpu_layers, o.rpc ? o.rpc : "");
     const auto split = parse_split(*m, o.tensor_split, where);
 
     auto mparams = llama_model_default_params();

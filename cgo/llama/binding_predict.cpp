@@ -152,7 +152,6 @@ public:
         m.last.n_cached = n_cached;
     }
     ~prompt_timer() {
-        llama_synchronize(m.main.ctx.get());
         m.last.us_prompt   = llama_time_us() - start;
         m.last.n_evaluated = std::max<int32_t>(m.main.tokens.size(), m.last.n_cached) - m.last.n_cached;
     }

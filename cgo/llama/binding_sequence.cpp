@@ -39,12 +39,16 @@ static bool can_rotate(const llama_model * model) {
 }
 
 void sequence::forget() {
-    if (llama_memory_t memory = llama_get_memory(ctx.get())) {
-        llama_memory_clear(memory, true);
-    }
     tokens.clear();
     copies.cut(0);
     last_logits.clear();
+    try {
+        if (llama_memory_t memory = llama_get_memory(ctx.get())) {
+            llama_memory_clear(memory, true);
+        }
+    } catch (const std::exception &) {
+        broken = true; // its device is gone; this is called by a destructor, too
+    }
 }
 
 size_t sequence::common(const std::vector<llama_token> & text) const {
@@ -135,13 +139,12 @@ void sequence::decode(const llama_token * added, int32_t n, bool every_row) {
 
 bool sequence::feed(const llama_token * added, size_t n, int32_t n_batch, const std::atomic<bool> & interrupted) {
     const size_t step = std::min<size_t>(n_batch, llama_n_batch(ctx.get()));
-    for (size_t i = 0; i < n; i += step) {
-        if (interrupted) {
-            return false;
-        }
+    size_t i = 0;
+    for (; i < n && !interrupted; i += step) {
         decode(added + i, std::min(step, n - i));
     }
-    return true;
+    llama_synchronize(ctx.get()); // a device that is gone is an error of this call, not of a destructor that waits
+    return i >= n;
 }
 
 void sequence::set_threads(int32_t n) {

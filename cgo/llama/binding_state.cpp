@@ -107,24 +107,23 @@ void save_state(const sequence & s, const std::string & to) {
         fail(LLAMA_BINDING_FAILED, "%s cannot be written: %s", path.c_str(), strerror(errno));
     }
     const std::unique_ptr<const int, void (*)(const int *)> lock(&fd, [](const int * fd) { close(*fd); });
+    // goes unless it becomes the state: a device that is gone is an exception of llama.cpp's
+    std::unique_ptr<const std::string, void (*)(const std::string *)> unfinished(&part, [](const std::string * part) { remove(part->c_str()); });
     log_errors errors;
     const size_t size = llama_state_seq_save_file(s.ctx.get(), part.c_str(), 0, s.tokens.data(), s.tokens.size());
     if (size == 0) {
         const std::string reason = s.reason(errors);
-        remove(part.c_str());
         fail(LLAMA_BINDING_FAILED, "%s cannot be written%s%s", path.c_str(), reason.empty() ? "" : ": ", reason.c_str());
     }
     struct stat st; // llama.cpp does not look whether the last bytes could be written
     if (stat(part.c_str(), &st) != 0 || (size_t) st.st_size != size) {
-        remove(part.c_str());
         fail(LLAMA_BINDING_FAILED, "%s cannot be written: not all of its %zu bytes: is the disk full?", path.c_str(), size);
     }
     // what was there before stays until everything is on the disk
     if ((replaces && !same_access(part, old)) || fsync(fd) != 0 || rename(part.c_str(), path.c_str()) != 0) {
-        const int e = errno;
-        remove(part.c_str());
-        fail(LLAMA_BINDING_FAILED, "%s cannot be written: %s", path.c_str(), strerror(e));
+        fail(LLAMA_BINDING_FAILED, "%s cannot be written: %s", path.c_str(), strerror(errno));
     }
+    unfinished.release();
 }
 
 // Whether the model has these tokens.

@@ -14,15 +14,25 @@
 
 namespace devices {
 
-// Whether the runtime was built for devices of this machine, whether or not there is one.
-inline bool has_backend() {
+// Which devices the runtime was built for, whether or not there are any.
+struct backends {
+    bool local   = false; // this machine's
+    bool servers = false; // of RPC servers
+
+    bool any() const { return local || servers; }
+};
+
+inline backends built_for() {
+    backends all;
     for (size_t i = 0; i < ggml_backend_reg_count(); i++) {
         const char * name = ggml_backend_reg_name(ggml_backend_reg_get(i));
-        if (strcmp(name, "CPU") != 0 && strcmp(name, "BLAS") != 0 && strcmp(name, "RPC") != 0) {
-            return true;
+        if (strcmp(name, "RPC") == 0) {
+            all.servers = true;
+        } else if (strcmp(name, "CPU") != 0 && strcmp(name, "BLAS") != 0) {
+            all.local = true;
         }
     }
-    return false;
+    return all;
 }
 
 // This machine's, in the order in which llama.cpp counts them: each once, whatever the backends that see it, and integrated GPUs only

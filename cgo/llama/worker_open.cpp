@@ -55,7 +55,7 @@ void worker::load_model(const std::string & path, int32_t n_gpu_layers, const st
     llama_model_params params = llama_model_default_params();
     auto list = devices::all(rpc);
     if (n_gpu_layers > 0 && list.size() == 1) {
-        refuse("gpu_layers=%d: there is no device for them: assemble the runtime with -backend, or look for its driver", n_gpu_layers);
+        refuse("gpu_layers=%d: there is no device for them: assemble the runtime with -backend, look for its driver, or name servers", n_gpu_layers);
     }
     params.n_gpu_layers = n_gpu_layers;
     params.devices      = list.data();

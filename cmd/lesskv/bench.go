@@ -93,7 +93,7 @@ them for once, and compares.`,
 	f.StringVar(&o.kernels, "kernels", "f16", "type of random kernels: f16, q8_0")
 	addNumber(f, &o.Ubatch, "ubatch", "", 512, 1, most, "tokens of a micro-batch")
 	addNumber(f, &o.Threads, "threads", "t", limits.CPUs(), 1, maxThreads, "threads")
-	addNumber(f, &o.GPULayers, "gpu-layers", "", 0, 0, most, "layers on this machine's devices")
+	addNumber(f, &o.GPULayers, "gpu-layers", "", 0, 0, most, gpuLayersHelp+", dealt out to the methods")
 	f.BoolVar(&o.Profile, "profile", false, "say where LESS's time goes, and how its attention compares with a matrix product")
 	f.StringVar(&o.growth, "growth", "", "feed LESS so many `tokens`, and say how much its peak grew from 2,048 on")
 	f.StringVarP(&o.json, "output", "o", "", "`file` for all samples, as JSON")
@@ -115,6 +115,7 @@ func (o *benchOptions) run(cmd *cobra.Command, args []string) error {
 	if err := o.outputs(args); err != nil {
 		return err
 	}
+	o.RPC = rpcServers(cmd.ErrOrStderr(), "bench", o.GPULayers)
 	bar := &benchBar{w: cmd.ErrOrStderr(), quiet: o.quiet}
 	o.Progress = bar.show
 	out := cmd.OutOrStdout()

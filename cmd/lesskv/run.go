@@ -80,7 +80,7 @@ would.`,
 	addNumber(f, &o.context, "context", "c", 0, 0, most, "context in tokens, 0 for the model's own")
 	addNumber(f, &o.batch, "batch", "b", 0, 0, most, "tokens of the prompt to compute at a time (default 512, with gopher-5m 32, as its adapters were trained)")
 	addNumber(f, &o.threads, "threads", "t", 0, 0, maxThreads, "threads (default one for each CPU, with gopher-5m 1, as it is too small to share)")
-	addNumber(f, &o.gpu, "gpu-layers", "", 0, 0, most, "layers on devices: this machine's, and before them those of the servers in LESSKV_RPC")
+	addNumber(f, &o.gpu, "gpu-layers", "", 0, 0, most, gpuLayersHelp)
 	addNumber(f, &o.seed, "seed", "s", -1, -1, most, "seed of the sampling, -1 for a random one")
 	addNumber(f, &o.temp, "temp", "", 0.8, 0, 1000, "temperature, 0 for the most likely token each time")
 	addNumber(f, &o.topK, "top-k", "", 40, 0, most, "sample from the k most likely tokens, 0 for all")
@@ -109,9 +109,16 @@ func (o *runOptions) run(cmd *cobra.Command, args []string) error {
 	if err := o.environment(cmd.Flags()); err != nil {
 		return err
 	}
+	if o.gpu > 0 && !lesskv.HasDevices() { // of which llama.New only warns, as an app's options may be another machine's
+		return fmt.Errorf("--gpu-layers %d: this runtime has no backend for devices: assemble it with -backend "+
+			"(go run ./patches -backend cpu,cuda; or cpu,rpc, with servers in LESSKV_RPC)", o.gpu)
+	}
 	path, cache, err := o.resolve(lesskv.None) // no second prompt goes back to one
 	if err != nil {
 		return err
+	}
+	if !o.quiet && !o.verbose { // else the log says it
+		rpcServers(cmd.ErrOrStderr(), "run", o.gpu)
 	}
 	lesskv.SetLogOutput(cmd.ErrOrStderr())
 	lesskv.SetLogLevel(slog.LevelError)

@@ -17,6 +17,7 @@ import (
 
 	"github.com/lesskv/lesskv/cgo/kernels"
 	"github.com/lesskv/lesskv/integration/testdata"
+	lesskv "github.com/lesskv/lesskv/plugin"
 )
 
 // command runs a command line and returns its exit status and output.
@@ -135,6 +136,18 @@ func TestRunRefused(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Layers are not quietly left on the CPU.
+func TestRunWithoutDevices(t *testing.T) {
+	if lesskv.HasDevices() {
+		t.Skip("this runtime has a backend for devices")
+	}
+	status, stdout, stderr := command("", "run", "-n1", "--gpu-layers=2", "x")
+	assert.Equal(t, exitFailed, status, stderr)
+	assert.Empty(t, stdout)
+	assert.Contains(t, stderr, "-backend")
+	assert.Contains(t, stderr, "LESSKV_RPC")
 }
 
 // interruptor raises SIGINT at its fifth token.

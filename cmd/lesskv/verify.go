@@ -118,7 +118,7 @@ built in with its adapters and a text that it has not seen.`,
 	f.StringVarP(&o.output, "output", "o", "", "`folder` for the report (default: MODEL.verify beside the model)")
 	f.StringVar(&o.memory, "memory", "", "`bytes` that all processes together may take, as 8G (default: four fifths of what is available)")
 	addNumber(f, &o.Threads, "threads", "t", limits.CPUs(), 1, maxThreads, "threads, all processes together")
-	addNumber(f, &o.GPULayers, "gpu-layers", "", 0, 0, most, "layers on this machine's devices")
+	addNumber(f, &o.GPULayers, "gpu-layers", "", 0, 0, most, gpuLayersHelp+", half of them the full cache's")
 	f.BoolVar(&o.json, "json", false, "print the report as JSON instead of the table")
 	f.BoolVar(&o.keep, "keep", false, "leave the work folder")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "no progress")
@@ -177,6 +177,7 @@ func (o *verifyOptions) measure(ctx context.Context, cmd *cobra.Command) (*verif
 	if err := o.resolve(cmd); err != nil {
 		return nil, err
 	}
+	o.RPC = rpcServers(cmd.ErrOrStderr(), "verify", o.GPULayers)
 	m := &meter{w: cmd.ErrOrStderr(), quiet: o.quiet}
 	o.Progress = m.show
 	report, err := verify.Run(ctx, o.Plan)

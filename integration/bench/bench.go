@@ -238,7 +238,8 @@ func (b *bench) unequal() []int {
 	return slots
 }
 
-func (b *bench) start(m Method, context int, less *worker.LESS) (*worker.Worker, error) {
+// start opens a method in a process of its own, with its layers on these servers' devices first.
+func (b *bench) start(m Method, context int, less *worker.LESS, servers string) (*worker.Worker, error) {
 	path, err := worker.Path(m.Tree)
 	if err != nil {
 		return nil, err
@@ -248,7 +249,7 @@ func (b *bench) start(m Method, context int, less *worker.LESS) (*worker.Worker,
 		return nil, err
 	}
 	_, err = w.Open(worker.Config{Model: b.path, Context: context, Batch: b.o.Ubatch, Ubatch: b.o.Ubatch, Threads: b.o.Threads,
-		TypeK: m.Type, TypeV: m.Type, FlashAttention: m.FA, GPULayers: b.o.GPULayers, LESS: less})
+		TypeK: m.Type, TypeV: m.Type, FlashAttention: m.FA, GPULayers: b.o.GPULayers, RPC: servers, LESS: less})
 	if err != nil {
 		w.Close()
 		return nil, err
@@ -257,13 +258,17 @@ func (b *bench) start(m Method, context int, less *worker.LESS) (*worker.Worker,
 }
 
 func (b *bench) open() error {
+	servers, err := worker.Servers(b.o.RPC, len(b.o.Methods))
+	if err != nil {
+		return err
+	}
 	for i, m := range b.o.Methods {
 		b.o.Progress(0, 1, "opening "+m.Name)
 		var less *worker.LESS
 		if m.Tree == worker.Patched {
 			less = b.less(m)
 		}
-		w, err := b.start(m, b.context(), less)
+		w, err := b.start(m, b.context(), less, servers[i])
 		if err != nil {
 			return fmt.Errorf("bench: %s: %w", m.Name, err)
 		}
@@ -544,7 +549,7 @@ func (b *bench) process(m Method, context int) (peak int64, err error) {
 	if m.Tree == worker.Patched {
 		less = b.less(m)
 	}
-	w, err := b.start(m, context, less)
+	w, err := b.start(m, context, less, b.o.RPC)
 	if err != nil {
 		return 0, err
 	}
@@ -565,7 +570,7 @@ func (b *bench) growth() error {
 	m := Method{Name: "less", Tree: worker.Patched, LESS: true}
 	less := b.less(m)
 	less.Budget = max(64, int(b.o.Budget*32768))
-	w, err := b.start(m, b.o.Growth, less)
+	w, err := b.start(m, b.o.Growth, less, b.o.RPC)
 	if err != nil {
 		return err
 	}

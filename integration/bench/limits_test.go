@@ -23,6 +23,7 @@ func TestLimits(t *testing.T) {
 		"policy":        func(o *Options) { o.Policy = "newest" },
 		"budget":        func(o *Options) { o.Budget = math.NaN() },
 		"a share of it": func(o *Options) { o.Budget = 2 },
+		"servers":       func(o *Options) { o.RPC = "127.0.0.1:1" }, // for six methods
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := Options{Model: "gopher-5m", Dir: filepath.Join(t.TempDir(), "none"), Contexts: []int{0}}

@@ -86,12 +86,13 @@ type Options struct {
 	Hidden     int       // 16
 	KernelType gguf.Type // F16; F32 can't be asked for, as it is the zero
 
-	Ubatch    int  // 512
-	Threads   int  // all CPUs
-	GPULayers int  // layers on this machine's devices; none
-	Profile   bool // where LESS's time goes
-	Processes bool // what a process takes that is opened for each of the contexts
-	Growth    int  // feed so many tokens, and say how much the peak grew from 2,048 on; 0: not
+	Ubatch    int    // 512
+	Threads   int    // all CPUs
+	GPULayers int    // layers on devices; none
+	RPC       string // servers whose devices are among them, host:port with commas between them: as many for each method
+	Profile   bool   // where LESS's time goes
+	Processes bool   // what a process takes that is opened for each of the contexts
+	Growth    int    // feed so many tokens, and say how much the peak grew from 2,048 on; 0: not
 
 	Progress func(done, total float64, what string) // share of the work, and what is done next
 }
@@ -159,6 +160,9 @@ func (o *Options) fill() error {
 	}
 	if max(o.Rank, o.Hidden) > weights.MaxSize || o.Growth > 1<<20 {
 		return fmt.Errorf("bench: rank %d, hidden size %d, a growth to %d tokens: want at most %d, %d and %d: %w", o.Rank, o.Hidden, o.Growth, weights.MaxSize, weights.MaxSize, 1<<20, ErrOption)
+	}
+	if _, err := worker.Servers(o.RPC, len(o.Methods)); err != nil && !o.Processes { // whose processes come one by one
+		return fmt.Errorf("bench: %w: %w", err, ErrOption)
 	}
 	if len(o.Contexts) == 0 && o.Growth == 0 {
 		return fmt.Errorf("bench: no contexts: %w", ErrOption)

@@ -27,14 +27,14 @@ type opened struct {
 	w *worker.Worker
 }
 
-// open starts a run's worker.
-func (v *verifier) open(ctx context.Context, r *run, batch, threads int) (*worker.Worker, error) {
+// open starts a run's worker, with its layers on these servers' devices first.
+func (v *verifier) open(ctx context.Context, r *run, batch, threads int, servers string) (*worker.Worker, error) {
 	w, err := worker.Start(ctx, v.paths[r.tree])
 	if err != nil {
 		return nil, err
 	}
 	c := r.config
-	c.Model, c.Batch, c.Threads = v.plan.Model, batch, threads
+	c.Model, c.Batch, c.Threads, c.RPC = v.plan.Model, batch, threads, servers
 	if c.LESS != nil && v.plan.Force {
 		l := *c.LESS
 		l.ForceAdapter, c.LESS = true, &l
@@ -144,6 +144,10 @@ func (v *verifier) together(ctx context.Context, g *group, runs []*run) error {
 	chunk := v.chunk(g.ubatch)
 	parallel := min(v.plan.Threads, len(runs)+1)
 	threads := v.threads(parallel)
+	servers, err := worker.Servers(v.plan.RPC, len(runs)+1)
+	if err != nil {
+		return err
+	}
 	var workers []*worker.Worker
 	defer func() {
 		for _, w := range workers {
@@ -151,7 +155,7 @@ func (v *verifier) together(ctx context.Context, g *group, runs []*run) error {
 		}
 	}()
 	start := func(r *run) (*opened, error) {
-		w, err := v.open(ctx, r, chunk, threads)
+		w, err := v.open(ctx, r, chunk, threads, servers[len(workers)])
 		if err != nil {
 			return nil, err
 		}

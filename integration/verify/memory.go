@@ -66,11 +66,15 @@ func (v *verifier) admit(groups []*group) error {
 	return nil
 }
 
-// batch returns how many of the runs fit beside the full cache at once: eight at most, since more spare little.
+// batch returns how many of the runs fit beside the full cache at once: eight at most, since more spare little, and one where the
+// layers are on servers.
 func (v *verifier) batch(g *group, runs []*run) int {
 	need := v.info.Bytes + v.process(g.full)
-	n := 0
-	for ; n < min(len(runs), 8); n++ {
+	n, most := 0, 8
+	if v.plan.RPC != "" {
+		most = 1
+	}
+	for ; n < min(len(runs), most); n++ {
 		if need += v.process(runs[n]); need+v.ours(g.ubatch, n+1) > v.plan.Memory {
 			break
 		}

@@ -99,7 +99,8 @@ type Plan struct {
 	Memory  int64 // bytes that all processes together may take; four fifths of what is available
 	Threads int   // all processes together; the machine's
 
-	GPULayers int            // layers on this machine's devices; none
+	GPULayers int            // layers on devices; none
+	RPC       string         // servers whose devices are among them, host:port with commas between them: half for the full cache, half for the one beside it
 	Work      string         // folder where finished work is kept, so that the same plan goes on where it was stopped; none
 	Progress  func(Progress) // is told how far it has come
 
@@ -136,6 +137,9 @@ func (p *Plan) fill(modelContext int) error {
 		if *d.field < d.least {
 			return fail("%d %s: want %d at least", *d.field, d.name, max(d.least, 0))
 		}
+	}
+	if _, err := worker.Servers(p.RPC, 2); err != nil {
+		return fail("%v", err)
 	}
 	if p.Seed == 0 {
 		p.Seed = 1

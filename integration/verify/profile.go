@@ -93,7 +93,7 @@ func (v *verifier) exact(ctx context.Context, g *group, seen int) ([]exactKV, er
 	v.say("attention of the full cache", 0)
 	chunk := v.chunk(g.ubatch)
 	w, err := v.open(ctx, &run{tree: worker.Patched, config: worker.Config{
-		Context: g.context, Ubatch: g.ubatch, Capture: true, GPULayers: v.plan.GPULayers, LESS: &worker.LESS{Policy: "lambda", Budget: g.context}}}, chunk, v.threads(1))
+		Context: g.context, Ubatch: g.ubatch, Capture: true, GPULayers: v.plan.GPULayers, LESS: &worker.LESS{Policy: "lambda", Budget: g.context}}}, chunk, v.threads(1), v.plan.RPC)
 	if err != nil {
 		return nil, err
 	}
@@ -147,7 +147,7 @@ func (v *verifier) exact(ctx context.Context, g *group, seen int) ([]exactKV, er
 // profile takes the first window through a sparse cache but for its last micro-batch, and looks what is there.
 func (v *verifier) profile(ctx context.Context, g *group, r *row, exact []exactKV, seen int) (Profile, error) {
 	p := Profile{Context: g.context, Ubatch: g.ubatch, Policy: r.Policy, Budget: r.Budget, Seen: seen}
-	w, err := v.open(ctx, r.run, v.chunk(g.ubatch), v.threads(1))
+	w, err := v.open(ctx, r.run, v.chunk(g.ubatch), v.threads(1), v.plan.RPC)
 	if err != nil {
 		return p, err
 	}

@@ -63,7 +63,7 @@ func (v *verifier) readAlong(ctx context.Context, g *group, r *row, c *run, toke
 	out := Reading{Policy: r.Policy, Method: r.Method, Adapter: r.Adapter, Budget: r.Budget, Ubatch: g.ubatch, Tokens: len(tokens),
 		Full: v.fullBytes[len(tokens)]}
 	chunk := v.chunk(g.ubatch)
-	w, err := v.open(ctx, c, chunk, v.threads(1))
+	w, err := v.open(ctx, c, chunk, v.threads(1), v.plan.RPC)
 	if err != nil {
 		return out, err
 	}
@@ -147,7 +147,7 @@ func (v *verifier) peaks(ctx context.Context, groups []*group) ([]Peak, error) {
 	peak := func(r *run, context int) (int64, error) {
 		c := *r
 		c.config.Context = context
-		w, err := v.open(ctx, &c, v.chunk(g.ubatch), v.threads(1))
+		w, err := v.open(ctx, &c, v.chunk(g.ubatch), v.threads(1), v.plan.RPC)
 		if err != nil {
 			return 0, err
 		}

@@ -17,7 +17,7 @@ type Report struct {
 	SlotType string        `json:"slot_type,omitempty"` // of sparse caches; f16
 	Adapters []AdapterInfo `json:"adapters"`
 	Text     TextInfo      `json:"text"`
-	GPU      int           `json:"gpu_layers,omitempty"` // layers that every runtime had on this machine's devices
+	GPU      int           `json:"gpu_layers,omitempty"` // layers that every runtime had on devices
 	Seed     uint64        `json:"seed"`
 	Samples  int           `json:"samples"`
 	Block    int           `json:"block"` // consecutive positions that are drawn together

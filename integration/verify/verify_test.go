@@ -234,6 +234,7 @@ func TestRefused(t *testing.T) {
 		"less memory":  {func(p *verify.Plan) { p.Memory = 40 << 20 }, verify.ErrMemory, "and the bound is 40 MiB: set a larger one"},
 		"policy":       {func(p *verify.Plan) { p.Policies = []string{"newest"} }, verify.ErrPlan, `policy "newest": want some of h2o`},
 		"method":       {func(p *verify.Plan) { p.Methods = []string{"magic"} }, verify.ErrPlan, `method "magic"`},
+		"servers":      {func(p *verify.Plan) { p.RPC = "127.0.0.1:1" }, verify.ErrPlan, "1 RPC servers for 2 processes"},
 		"budget":       {func(p *verify.Plan) { p.Budgets = []verify.Budget{verify.Share(2)} }, verify.ErrPlan, "2 of the context"},
 		"ubatch":       {func(p *verify.Plan) { p.Ubatches = []int{193} }, verify.ErrPlan, "at most the context of 192"},
 		"slots":        {func(p *verify.Plan) { p.SlotType = "f16,q4_1" }, verify.ErrPlan, `slots of type "f16,q4_1": want f16`},

@@ -76,5 +76,5 @@ func onDevices(r *verify.Report) string {
 	if r.GPU == 0 {
 		return ""
 	}
-	return fmt.Sprintf(" Every runtime had %d layers on this machine's devices.", r.GPU)
+	return fmt.Sprintf(" Every runtime had %d layers on devices.", r.GPU)
 }

@@ -84,7 +84,7 @@ func Files() map[string]func(path string) bool {
 }
 
 // markdownStart is how Markdown begins.
-var markdownStart = regexp.MustCompile(`^[^\n]+, context \d+, \d+ windows\. Perplexity `)
+var markdownStart = regexp.MustCompile(`^[^\n]+, context \d+, \d+ windows\.[^\n]* Perplexity `)
 
 // IsPicture tells whether a file's name is that of one of the pictures.
 func IsPicture(name string) bool { return pictureNames.MatchString(name) }

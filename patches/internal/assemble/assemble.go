@@ -182,8 +182,8 @@ func (a *assembly) prepare(ctx context.Context) error {
 		if a.release, err = source.Folder(source.Options{Folder: a.Llama, Log: a.Log}); err != nil {
 			return err
 		}
-		if len(a.backends) > 0 {
-			if a.devices, err = source.Folder(source.Options{Part: source.Devices, Folder: a.Llama, Log: a.Log}); err != nil {
+		if len(a.backends) > 0 { // what there is to say of the folder has been said
+			if a.devices, err = source.Folder(source.Options{Part: source.Devices, Folder: a.Llama, Log: io.Discard}); err != nil {
 				return err
 			}
 		}

@@ -801,6 +801,9 @@ func TestFolderWithLlama(t *testing.T) {
 	require.Contains(t, b.did(), "ggml/src/ggml.c")
 	require.Contains(t, b.read(b.layout().Package(), "zz_lesskv_build.go"), "llama.cpp 0.6.1 (untested)")
 	require.Contains(t, b.run(), "is up to date")
+	b.o.Backends = "rpc"
+	require.Equal(t, 1, strings.Count(b.run(), "warning: "), "with the sources of a backend too")
+	require.Contains(t, b.did(), "ggml/src/ggml-rpc/ggml-rpc.cpp")
 
 	b.o.Llama = t.TempDir()
 	b.fail("holds no llama.cpp")

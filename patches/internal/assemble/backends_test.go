@@ -38,6 +38,14 @@ func (b *bench) program(name, script string) {
 	b.Setenv("PATH", dir+string(filepath.ListSeparator)+os.Getenv("PATH"))
 }
 
+// header makes the compiler find a header.
+func (b *bench) header(name, text string) {
+	b.Helper()
+	dir := b.TempDir()
+	b.write(filepath.Join(dir, name), text)
+	b.Setenv("FAKE_INCLUDE", dir)
+}
+
 // commands assembles and returns what was run, a line each.
 func (b *bench) commands() string {
 	b.Helper()
@@ -122,6 +130,10 @@ func TestBackendCUDA(t *testing.T) {
 		require.ErrorContains(t, err, "apt-get install nvidia-cuda-toolkit")
 	}
 	b.program("nvcc", `case $1 in --version) echo "Cuda compilation tools, release 13.0, V13.0.88"; exit;; esac; shift 2; exec "$CC" "$@"`)
+	err := b.fail("-backend cuda needs cuBLAS with its cublas_v2.h") // the fake compiler finds none
+	require.ErrorContains(t, err, "libcublas-dev-13-0")
+	require.ErrorContains(t, err, "apt-get install nvidia-cuda-toolkit")
+	b.header("cublas_v2.h", "// cuBLAS\n")
 	b.program("nvidia-smi", "exit 9")
 	b.fail("-cuda-arch")
 	b.program("nvidia-smi", `printf '9.0\n9.0\n12.0\n'`)
@@ -148,9 +160,33 @@ func TestBackendCUDA(t *testing.T) {
 func TestBackendBLAS(t *testing.T) {
 	b := newBench(t)
 	b.o.Backends = "blas"
-	if runtime.GOOS == "linux" {
-		b.fail("-backend blas needs OpenBLAS and its cblas.h (Debian, Ubuntu: apt-get install libopenblas-dev)") // the fake compiler finds none
-	}
+	t.Setenv("GOOS", "linux")
+	const need = "-backend blas needs OpenBLAS and its cblas.h (Debian, Ubuntu: apt-get install libopenblas-dev)"
+	b.fail(need)
+	b.header("cblas.h", "// of another BLAS\n")
+	b.fail(need)
+	b.header("cblas.h", "void openblas_set_num_threads(int);\n")
+	commands := b.commands()
+	require.Contains(t, line(t, commands, "-c ggml/src/ggml-blas/ggml-blas.cpp"), "-DGGML_BLAS_USE_OPENBLAS")
+	require.Contains(t, line(t, commands, "ggml-backend-reg.cpp"), "-DGGML_USE_BLAS ")
+	require.Contains(t, line(t, commands, "lesskv-worker.tmp"), "-lopenblas ")
+	require.Contains(t, b.read(b.layout().Package(), "zz_lesskv_build.go"), "// #cgo LDFLAGS: -lopenblas\nimport \"C\"\n")
+	b.did()
+	b.header("cblas.h", "void openblas_set_num_threads(int);\n// another version\n")
+	b.run()
+	require.Contains(t, b.did(), "ggml/src/ggml-blas/ggml-blas.cpp", "for another OpenBLAS it is another object")
+}
+
+// On macOS it is the system's Accelerate, with which everything is linked anyway.
+func TestBackendBLASOnMacOS(t *testing.T) {
+	b := newBench(t)
+	b.o.Backends = "blas"
+	t.Setenv("GOOS", "darwin")
+	t.Setenv("GOARCH", "arm64")
+	commands := b.commands()
+	require.Contains(t, line(t, commands, "-c ggml/src/ggml-blas/ggml-blas.cpp"), "-DGGML_BLAS_USE_ACCELERATE -DACCELERATE_NEW_LAPACK -DACCELERATE_LAPACK_ILP64")
+	require.Contains(t, line(t, commands, "lesskv-worker.tmp"), "-framework Accelerate")
+	require.NotContains(t, commands, "openblas")
 }
 
 func TestBackendMetal(t *testing.T) {

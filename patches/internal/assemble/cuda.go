@@ -10,6 +10,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/lesskv/lesskv/patches/internal/toolchain"
+	"github.com/lesskv/lesskv/patches/internal/tree"
 )
 
 // cudaAttention are the pairs of a cache's types whose flash attention upstream compiles by default.
@@ -53,6 +56,18 @@ func findCUDA(ctx context.Context, a *assembly) (machine, error) {
 	major, _ := strconv.Atoi(string(version[1]))
 	minor, _ := strconv.Atoi(string(version[2]))
 
+	root := toolkit(nvcc)
+	include := []string{"-I" + filepath.Join(root, "include")}
+	targets, _ := filepath.Glob(filepath.Join(root, "targets", "*", "include")) // in Conda's packages
+	for _, dir := range targets {
+		include = append(include, "-I"+dir)
+	}
+	cublas, err := a.tools.Preprocess(ctx, toolchain.CXX, "#include <cublas_v2.h>\n", include...)
+	if err != nil {
+		return machine{}, &NeedError{"cuda", "cuBLAS with its cublas_v2.h beside " + nvcc + ": NVIDIA's libcublas-dev-" + string(version[1]) + "-" + string(version[2]) +
+			", which cuda-toolkit has too", "nvidia-cuda-toolkit", ""}
+	}
+
 	archs := strings.FieldsFunc(a.CUDAArch, func(c rune) bool { return c == ',' })
 	if len(archs) == 0 {
 		if archs, err = gpus(ctx); err != nil {
@@ -60,7 +75,7 @@ func findCUDA(ctx context.Context, a *assembly) (machine, error) {
 		}
 	}
 	a.tools.NVCC = append([]string{nvcc, "-ccbin"}, a.tools.CXX[0])
-	m := machine{identity: string(out), flags: []string{"-use_fast_math", "-extended-lambda", "-Xcompiler=-fPIC,-fvisibility=hidden,-pthread"}}
+	m := machine{identity: string(out) + tree.Hash([]byte(cublas)), flags: []string{"-use_fast_math", "-extended-lambda", "-Xcompiler=-fPIC,-fvisibility=hidden,-pthread"}}
 	for _, arch := range archs {
 		m.flags = append(m.flags, fmt.Sprintf("-gencode=arch=compute_%s,code=sm_%[1]s", arch))
 	}
@@ -68,7 +83,7 @@ func findCUDA(ctx context.Context, a *assembly) (machine, error) {
 		m.flags = append(m.flags, "-compress-mode=size")
 	}
 	m.flags = append(m.flags, cudaDefines()...)
-	m.libs = cudaLibs(nvcc)
+	m.libs = cudaLibs(root)
 	return m, nil
 }
 
@@ -94,14 +109,19 @@ func gpus(ctx context.Context) ([]string, error) {
 	return archs, nil
 }
 
-// cudaLibs are the toolkit's libraries, which programs find where they lie now, and the driver's, for which the toolkit has a
-// stand-in to link with.
-func cudaLibs(nvcc string) []string {
-	var libs []string
+// toolkit is the folder of the toolkit that nvcc belongs to.
+func toolkit(nvcc string) string {
 	if resolved, err := filepath.EvalSymlinks(nvcc); err == nil {
 		nvcc = resolved
 	}
-	lib := filepath.Join(filepath.Dir(filepath.Dir(nvcc)), "lib64")
+	return filepath.Dir(filepath.Dir(nvcc))
+}
+
+// cudaLibs are the toolkit's libraries, which programs find where they lie now, and the driver's, for which the toolkit has a
+// stand-in to link with.
+func cudaLibs(root string) []string {
+	var libs []string
+	lib := filepath.Join(root, "lib64")
 	if _, err := os.Stat(lib); err == nil {
 		libs = append(libs, "-L"+lib, "-L"+filepath.Join(lib, "stubs"), "-Wl,-rpath,"+lib)
 	}

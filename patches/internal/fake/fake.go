@@ -17,7 +17,8 @@ import (
 	"github.com/lesskv/lesskv/patches/pins"
 )
 
-// The compiler knows --version, -dM (FAKE_MACROS apart, an ISA flag defines __AVX2__), -c and linking. Its objects are the
+// The compiler knows --version, -dM (FAKE_MACROS apart, an ISA flag defines __AVX2__), -E of lines that include with <> what the folder
+// FAKE_INCLUDE has, -c and linking. Its objects are the
 // source and the files that it includes with "", found in the tree's folders. A source that holds a line "#error TEXT" is
 // refused with that text; one that holds "#sleep" takes a minute.
 const compiler = `#!/bin/sh
@@ -25,6 +26,7 @@ sources=
 while [ $# -gt 0 ]; do
 	case $1 in
 	--version) echo "fake 1.0"; exit 0;;
+	-E) mode=preprocess;;
 	-dM) mode=macros;;
 	-march=*|-mcpu=*) isa=1;;
 	-MF) dep=$2; shift;;
@@ -40,6 +42,10 @@ if [ "$mode" = macros ]; then
 	echo "#define __FAKE__ 1"
 	[ -z "$isa" ] || echo "#define __AVX2__ 1"
 	exit 0
+fi
+if [ "$mode" = preprocess ]; then
+	for h in $(sed -n 's/^#include <\(.*\)>$/\1/p'); do cat "$FAKE_INCLUDE/$h" || exit 1; done
+	exit
 fi
 if [ -z "$src" ]; then
 	cat $sources > "$out" && chmod +x "$out" && echo "link $(basename "$out" .tmp)" >> "$FAKE_LOG"

@@ -40,6 +40,18 @@ func TestSums(t *testing.T) {
 	for _, p := range []string{"tests/CMakeLists.txt", "tests/test-backend-ops.cpp", "models/ggml-vocab-llama-bpe.gguf", "common/arg.cpp", "vendor/nlohmann/json.hpp"} {
 		require.Contains(t, pins.Llama.Tests, p)
 	}
+	require.Greater(t, len(pins.Llama.Devices), 200)
+	for p, sum := range pins.Llama.Devices {
+		require.True(t, source.Devices.Wants(p), p)
+		require.Len(t, sum, 64, p)
+	}
+	for _, p := range []string{"CMakeLists.txt", source.RPCServer, "ggml/src/ggml-blas/ggml-blas.cpp", "ggml/src/ggml-cuda/ggml-cuda.cu",
+		"ggml/src/ggml-metal/ggml-metal-device.m", "ggml/src/ggml-rpc/ggml-rpc.cpp"} {
+		require.Contains(t, pins.Llama.Devices, p)
+	}
+	for _, p := range []string{"ggml/src/ggml-sycl/ggml-sycl.cpp", "ggml/src/ggml-cpu/ops.cpp", "ggml/src/ggml-rpc/CMakeLists.txt"} {
+		require.False(t, source.Devices.Wants(p), p)
+	}
 }
 
 type bench struct {

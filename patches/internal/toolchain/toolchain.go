@@ -171,14 +171,14 @@ func (t *Toolchain) macros(ctx context.Context, lang Language, flags []string) (
 	return run(ctx, probe, compiler[0], args...)
 }
 
-// Preprocess returns what the preprocessor makes of a text.
-func (t *Toolchain) Preprocess(ctx context.Context, lang Language, text string) (string, error) {
+// Preprocess returns what the preprocessor makes of a text, with these flags.
+func (t *Toolchain) Preprocess(ctx context.Context, lang Language, text string, flags ...string) (string, error) {
 	compiler := t.Compiler(lang)
 	name := "c"
 	if lang == CXX {
 		name = "c++"
 	}
-	return run(ctx, text, compiler[0], slices.Concat(compiler[1:], []string{"-E", "-x", name, "-"})...)
+	return run(ctx, text, compiler[0], slices.Concat(compiler[1:], flags, []string{"-E", "-x", name, "-"})...)
 }
 
 func run(ctx context.Context, stdin, name string, args ...string) (string, error) {

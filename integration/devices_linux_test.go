@@ -1,0 +1,60 @@
+package integration
+
+import (
+	"fmt"
+	"os"
+	"regexp"
+	"strconv"
+	"testing"
+
+	llama "github.com/go-skynet/go-llama.cpp"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/lesskv/lesskv/integration/devicetest"
+	lesskv "github.com/lesskv/lesskv/plugin"
+)
+
+// leave bounds what a server may take to so many bytes beside what it has mapped; below 0 it is not bounded.
+func leave(t *testing.T, s *devicetest.Server, bytes int64) {
+	t.Helper()
+	limit := uint64(unix.RLIM_INFINITY)
+	if bytes >= 0 {
+		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.Process.Pid))
+		require.NoError(t, err)
+		kib, err := strconv.ParseInt(string(regexp.MustCompile(`VmSize:\s+(\d+) kB`).FindSubmatch(status)[1]), 10, 64)
+		require.NoError(t, err)
+		limit = uint64(kib<<10 + bytes)
+	}
+	require.NoError(t, unix.Prlimit(s.Process.Pid, unix.RLIMIT_AS, &unix.Rlimit{Cur: limit, Max: unix.RLIM_INFINITY}, nil))
+}
+
+// A device whose memory is too small for the weights is an error that says so, and so is one that is too small for the unmodified cache,
+// where with LESS, whose cache is no device's, the same context has room. The server stays, and the next load works.
+func TestDevicesTooSmall(t *testing.T) {
+	devicetest.NeedServers(t)
+	const tokens = 64 << 10 // 192 MiB of an f16 cache
+	for name, cache := range cacheOptions {
+		t.Run(name, func(t *testing.T) {
+			server := devicetest.Serve(t, "")
+			on := func(context int) (*llama.LLama, error) {
+				return llama.New(gopher, llama.SetContext(context), llama.EnableF16Memory, llama.SetGPULayers(allLayers), cache, lesskv.RPC(server.Address))
+			}
+			want := generate(t, load(t, gopher, cache), code, 20)
+			leave(t, server, 2<<20)
+			_, err := on(512)
+			require.ErrorContains(t, err, "unable to allocate")
+			leave(t, server, 96<<20)
+			model, err := on(tokens)
+			if name == "off" {
+				require.ErrorContains(t, err, "failed to allocate buffer for kv cache")
+				leave(t, server, -1)
+				model, err = on(tokens)
+			}
+			require.NoError(t, err)
+			defer model.Free()
+			assert.Equal(t, want, generate(t, model, code, 20))
+		})
+	}
+}
