@@ -34,10 +34,11 @@ func runtimeCommands() (all []*cobra.Command) {
 var senseless []error
 
 // linked is the runtime in this command: none.
-var linked struct{ base, flags, archive string }
+var linked struct{ base, flags, compiler, archive string }
 
-// policyNames and methodNames are words of commands that this build does not have.
+// policyNames, policyText and methodNames are words of commands that this build does not have.
 func policyNames() []string       { return nil }
+func policyText() string          { return "" }
 func methodNames(string) []string { return nil }
 
 // linkedFolder returns the build folder of the runtime in this command: none.
