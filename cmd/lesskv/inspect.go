@@ -54,7 +54,7 @@ Only the file's header is read, and of a model its small tensors.`,
 			return inspectModel(cmd.OutOrStdout(), args[0])
 		},
 	}
-	cmd.Flags().StringVarP(&model, "model", "m", "", "GGUF `file` of the model that an adapter is to fit")
+	addModel(cmd.Flags(), &model, " that an adapter is to fit")
 	return cmd
 }
 

@@ -21,7 +21,7 @@ import (
 // textArgs refuses arguments: texts are flags.
 func textArgs(_ *cobra.Command, args []string) error {
 	if len(args) > 0 {
-		return usageError{fmt.Errorf("%q: texts are given with -d", args[0])}
+		return usageError{fmt.Errorf("%q: a text is given with -d", args[0])}
 	}
 	return nil
 }
@@ -38,6 +38,15 @@ func fillOutputs(model string, adapter, plot *string) error {
 		return fmt.Errorf("--plot %s: want a name that ends in .png or .svg, or none", *plot)
 	}
 	return nil
+}
+
+// adapterBeside returns the path of the adapter that lies beside a model; "" if there is none.
+func adapterBeside(model string) string {
+	name, ok := strings.CutSuffix(model, ".gguf")
+	if _, err := os.Stat(name + ".lesskv.gguf"); !ok || err != nil {
+		return ""
+	}
+	return name + ".lesskv.gguf"
 }
 
 // readAdapter reads an adapter that is to fit a model.

@@ -21,7 +21,6 @@ import (
 	"golang.org/x/term"
 
 	"github.com/lesskv/lesskv/integration/testdata"
-	"github.com/lesskv/lesskv/patches/limits"
 	lesskv "github.com/lesskv/lesskv/plugin"
 )
 
@@ -31,7 +30,7 @@ type runOptions struct {
 	file    string
 	tokens  int
 	context int
-	batch   int
+	ubatch  int
 	threads int
 	gpu     int
 	seed    int
@@ -63,7 +62,7 @@ A prompt that begins with - goes behind --. Where no flag of the cache is given,
 LESSKV=off and the other variables LESSKV_* of the plugin's manual say what these
 would.`,
 		Example: `  lesskv run "func (s *Server) ListenAndServe() error {"
-  lesskv run -m model.gguf -f prompt.txt -n 500 --budget 5% --policy peak
+  lesskv run -m model.gguf -f prompt.txt -n 500 -b 5% --policy peak
   git diff | lesskv run -m model.gguf --less=off`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 1 {
@@ -74,13 +73,13 @@ would.`,
 		RunE: func(cmd *cobra.Command, args []string) error { return o.run(cmd, args) },
 	}
 	f := cmd.Flags()
-	f.StringVarP(&o.model, "model", "m", "", "GGUF `file` of the model (default: gopher-5m, built in)")
+	addModel(f, &o.model, builtin)
 	f.StringVarP(&o.file, "file", "f", "", "read the prompt from a `file`, - is standard input")
 	addNumber(f, &o.tokens, "tokens", "n", 128, -1, most, "how many tokens to generate, -1 for no end but the model's, and with LESS the trained context's")
-	addNumber(f, &o.context, "context", "c", 0, 0, most, "context in tokens, 0 for the model's own")
-	addNumber(f, &o.batch, "batch", "b", 0, 0, most, "tokens of the prompt to compute at a time (default 512, with gopher-5m 32, as its adapters were trained)")
-	addNumber(f, &o.threads, "threads", "t", 0, 0, maxThreads, "threads (default one for each CPU, with gopher-5m 1, as it is too small to share)")
-	addNumber(f, &o.gpu, "gpu-layers", "", 0, 0, most, "layers on devices: this machine's, and before them those of the servers in LESSKV_RPC")
+	addContext(f, &o.context, 0, ", 0 for the model's own")
+	addUbatch(f, &o.ubatch, 512)
+	addThreads(f, &o.threads, "; with gopher-5m 1 unless given, as it is too small to share")
+	addGPULayers(f, &o.gpu, ", and before them on those of the servers in LESSKV_RPC")
 	addNumber(f, &o.seed, "seed", "s", -1, -1, most, "seed of the sampling, -1 for a random one")
 	addNumber(f, &o.temp, "temp", "", 0.8, 0, 1000, "temperature, 0 for the most likely token each time")
 	addNumber(f, &o.topK, "top-k", "", 40, 0, most, "sample from the k most likely tokens, 0 for all")
@@ -89,16 +88,45 @@ would.`,
 	f.StringArrayVar(&o.stop, "stop", nil, "end at this `text` (may be given several times)")
 	f.BoolVarP(&o.verbose, "verbose", "v", false, "print llama.cpp's log")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "print the completion alone")
+	o.addCache(f)
+	f.SortFlags = false
+	aliases(f, map[string]string{"batch": "ubatch"})
+	return cmd
+}
+
+// addCache adds the plugin's flags. Those that other commands have too are called, explained and read as there.
+func (o *runOptions) addCache(f *pflag.FlagSet) {
+	shared := pflag.NewFlagSet("", pflag.ContinueOnError)
+	var adapter, types, policy string
+	addBudget(shared, &budget{}, defaultBudget)
+	addAdapter(shared, &adapter, ", or none"+beside)
+	addType(shared, &types, defaultType)
+	addPolicy(shared, &policy, "", defaultPolicy)
 	less := flag.NewFlagSet("", flag.ContinueOnError)
 	o.less = lesskv.RegisterFlags(less, "")
 	less.VisitAll(func(g *flag.Flag) {
 		p := pflag.PFlagFromGoFlag(g)
+		if same := shared.Lookup(p.Name); same != nil {
+			p.Shorthand, p.Usage = same.Shorthand, same.Usage
+			p.Value = both{same.Value, p.Value}
+		}
 		p.Value = notEmpty{p.Value}
 		f.AddFlag(p)
 		o.cache = append(o.cache, p.Name)
 	})
-	f.SortFlags = false
-	return cmd
+}
+
+// both is a flag that is read twice: as the commands read it, and as the plugin does.
+type both struct {
+	pflag.Value
+	plugin pflag.Value
+}
+
+func (v both) Set(s string) error {
+	if err := v.Value.Set(s); err != nil {
+		return err
+	}
+	return v.plugin.Set(s)
 }
 
 func (o *runOptions) run(cmd *cobra.Command, args []string) error {
@@ -109,16 +137,23 @@ func (o *runOptions) run(cmd *cobra.Command, args []string) error {
 	if err := o.environment(cmd.Flags()); err != nil {
 		return err
 	}
+	if o.model == "" && !cmd.Flags().Changed("threads") {
+		o.threads = 1
+	}
 	path, cache, err := o.resolve()
 	if err != nil {
 		return err
 	}
 	lesskv.SetLogOutput(cmd.ErrOrStderr())
-	lesskv.SetLogLevel(slog.LevelError)
-	if o.verbose {
+	switch {
+	case o.verbose:
 		lesskv.SetLogLevel(slog.LevelInfo)
+	case o.quiet:
+		lesskv.SetLogLevel(slog.LevelError)
+	default:
+		lesskv.SetLogLevel(slog.LevelWarn)
 	}
-	model, err := llama.New(path, llama.EnableF16Memory, llama.SetContext(o.context), llama.SetNBatch(o.batch), llama.SetGPULayers(o.gpu), cache)
+	model, err := llama.New(path, llama.EnableF16Memory, llama.SetContext(o.context), llama.SetNBatch(o.ubatch), llama.SetGPULayers(o.gpu), cache)
 	if err != nil {
 		return err
 	}
@@ -128,7 +163,7 @@ func (o *runOptions) run(cmd *cobra.Command, args []string) error {
 	defer done()
 	var written error
 	_, err = model.Predict(prompt,
-		llama.SetTokens(o.tokens), llama.SetBatch(o.batch), llama.SetThreads(o.threads), llama.SetSeed(o.seed),
+		llama.SetTokens(o.tokens), llama.SetBatch(o.ubatch), llama.SetThreads(o.threads), llama.SetSeed(o.seed),
 		llama.SetTemperature(o.temp), llama.SetTopK(o.topK), llama.SetTopP(o.topP), llama.SetPenalty(o.penalty),
 		llama.SetStopWords(o.stop...),
 		llama.SetTokenCallback(func(token string) bool {
@@ -195,7 +230,7 @@ type notEmpty struct{ pflag.Value }
 
 func (v notEmpty) Set(s string) error {
 	if s == "" {
-		return errors.New("empty: give it something, or leave it out")
+		return errEmpty
 	}
 	return v.Value.Set(s)
 }
@@ -240,16 +275,6 @@ func (o *runOptions) resolve() (path string, cache llama.ModelOption, err error)
 			return "", nil, err
 		}
 	}
-	batch, threads := 512, limits.CPUs()
-	if o.model == "" {
-		batch, threads = 32, 1
-	}
-	if o.batch == 0 {
-		o.batch = batch
-	}
-	if o.threads == 0 {
-		o.threads = threads
-	}
 	if o.less.Off() {
 		return path, lesskv.Disable(), nil
 	}
@@ -258,12 +283,13 @@ func (o *runOptions) resolve() (path string, cache llama.ModelOption, err error)
 
 // builtinAdapter chooses among the built-in model's adapters what fits the policy, unless one was chosen.
 func builtinAdapter(c *lesskv.Config) (err error) {
+	if c.Adapter != "" {
+		return nil
+	}
 	if c.Policy == "" {
 		c.Policy = builtinPolicy
 	}
-	name, ok := builtinAdapters[string(c.Policy)]
-	switch {
-	case c.Adapter != "":
+	switch name, ok := builtinAdapters[string(c.Policy)]; {
 	case !ok:
 		c.Adapter = lesskv.NoAdapter
 	default:

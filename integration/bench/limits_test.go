@@ -19,8 +19,9 @@ func TestLimits(t *testing.T) {
 		"hidden size":   func(o *Options) { o.Hidden = weights.MaxSize + 1 },
 		"growth":        func(o *Options) { o.Growth = 1 << 30 },
 		"policy":        func(o *Options) { o.Policy = "newest" },
-		"budget":        func(o *Options) { o.Budget = math.NaN() },
-		"a share of it": func(o *Options) { o.Budget = 2 },
+		"budget":        func(o *Options) { o.Budget.Share = math.NaN() },
+		"a share of it": func(o *Options) { o.Budget.Share = 2 },
+		"type":          func(o *Options) { o.SlotType = "q9" },
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := Options{Model: "gopher-5m", Dir: filepath.Join(t.TempDir(), "none"), Contexts: []int{0}}
