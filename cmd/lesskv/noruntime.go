@@ -9,7 +9,7 @@ import (
 )
 
 // errNoRuntime names the one command that makes a lesskv with everything.
-var errNoRuntime = errors.New("this lesskv was built without cgo and can't run models: in a checkout, make lesskv builds one that can")
+var errNoRuntime = errors.New("this lesskv was built without cgo and can't run models: in a checkout, make lesskv builds one that can, elsewhere go run github.com/lesskv/lesskv/patches@VERSION -install")
 
 // runtimeCommands returns the commands that run models, each of which says that this build cannot.
 func runtimeCommands() (all []*cobra.Command) {
