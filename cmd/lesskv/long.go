@@ -40,13 +40,15 @@ func fillOutputs(model string, adapter, plot *string) error {
 	return nil
 }
 
-// adapterBeside returns the path of the adapter that lies beside a model; "" if there is none.
+// adapterBeside returns the path of the adapter that lies beside a model's file, where the runtime looks for it; "" if there is none.
 func adapterBeside(model string) string {
-	name, ok := strings.CutSuffix(model, ".gguf")
-	if _, err := os.Stat(name + ".lesskv.gguf"); !ok || err != nil {
-		return ""
+	beside := strings.TrimSuffix(model, ".gguf") + ".lesskv.gguf"
+	for _, path := range []string{model, beside} {
+		if _, err := os.Stat(path); err != nil {
+			return ""
+		}
 	}
-	return name + ".lesskv.gguf"
+	return beside
 }
 
 // readAdapter reads an adapter that is to fit a model.
