@@ -58,7 +58,7 @@ func TestFullAndReadOnlyDisks(t *testing.T) {
 		"train, the adapter":    {append(train, "--plot", "none", "-o", "DISK/x.gguf", "--recordings", "TOOLS/recordings"), []string{"x.gguf"}, []int64{0, 24}},
 		"train, the picture":    {append(train, "-o", "TOOLS/x.gguf", "--plot", "DISK/x.png"), []string{"x.png"}, []int64{0, 8}},
 		"merge":                 {[]string{"merge", "part1.gguf", "part2.gguf", "-o", "DISK/x.gguf"}, []string{"x.gguf"}, []int64{0, 8}},
-		"verify": {[]string{"verify", "-m", "model.gguf", "--text", "text.txt", "-c", "192", "-b", "41", "--windows", "2", "--policy", "lambda",
+		"verify": {[]string{"verify", "-m", "model.gguf", "-d", "text.txt", "-c", "192", "-b", "41", "--windows", "2", "--policy", "lambda",
 			"--method", "sparse,LESS", "--recall", "none", "-n", "4", "--samples", "50", "-t", "1", "-o", "DISK/v"}, []string{"v/report.json", "v/report.html"}, []int64{0, 4, 40, 100}},
 		"bench, the samples":    {append(bench, "--dir", "TOOLS/bench", "-o", "DISK/x.json", "model.gguf"), []string{"x.json"}, []int64{0}},
 		"bench, the picture":    {append(bench, "--dir", "TOOLS/bench", "--plot", "DISK/x.png", "model.gguf"), []string{"x.png"}, []int64{0, 8}},

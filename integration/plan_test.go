@@ -2,6 +2,7 @@ package integration
 
 import (
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -22,8 +23,12 @@ func samePlan(t *testing.T, w *worker.Worker, c worker.Config, a *weights.Adapte
 	t.Helper()
 	m, err := weights.ReadModel(c.Model)
 	require.NoError(t, err)
+	key, value := ggufTypes[c.LESS.TypeK], ggufTypes[c.LESS.TypeV]
+	if c.LESS.TypeK == "default" {
+		key, value = memory.SlotTypes(m)
+	}
 	plan, err := memory.Less(m, memory.Cache{
-		Context: c.Context, Pinned: 1, Key: ggufTypes[c.LESS.TypeK], Value: ggufTypes[c.LESS.TypeV], Adapter: a, Sequences: 1,
+		Context: c.Context, Pinned: 1, Key: key, Value: value, Adapter: a, Sequences: 1,
 		Budget: memory.Budget{Tokens: c.LESS.Budget, Share: c.LESS.BudgetShare, Bytes: c.LESS.BudgetBytes, Full: c.LESS.BudgetFull},
 	})
 	require.NoError(t, err)
@@ -62,7 +67,7 @@ func TestPlannedMemory(t *testing.T) {
 		withAdapter := filepath.Join(t.TempDir(), "adapter.gguf")
 		require.NoError(t, adapter.Write(withAdapter))
 		for name, less := range map[string]worker.LESS{
-			"default": {}, "40 slots": {Budget: 40}, "bytes": {BudgetBytes: 1 << 20}, "a part of the full cache": {BudgetFull: 5. / 8}, "an adapter": {Budget: 40, Adapter: withAdapter},
+			"default": {TypeK: "default", TypeV: "default"}, "40 slots": {Budget: 40}, "bytes": {BudgetBytes: 1 << 20}, "a part of the full cache": {BudgetFull: 5. / 8}, "an adapter": {Budget: 40, Adapter: withAdapter},
 			"bytes and an adapter": {BudgetBytes: 1 << 20, Adapter: withAdapter}, "q8_0 and an adapter": {Budget: 40, TypeK: "q8_0", TypeV: "f16", Adapter: withAdapter},
 		} {
 			if less.TypeK == "q8_0" && m.Max(func(s weights.Shape) int { return s.KeyLength % 32 }) > 0 {
@@ -86,6 +91,54 @@ func TestPlannedMemory(t *testing.T) {
 		}
 		samePlan(t, w, worker.Config{Model: gopher, Context: 2048, Ubatch: 32, Threads: 2, LESS: &less}, a)
 	}
+	for _, context := range []int{512, 16384} { // the whole context, and more than 1,024 slots
+		samePlan(t, w, worker.Config{Model: gopher, Context: context, Ubatch: 32, Threads: 2, LESS: &worker.LESS{TypeK: "default", TypeV: "default"}}, nil)
+	}
+}
+
+// What an adapter was trained for is the default: policy, budget and heavy part. Budgets by head alone are for any.
+func TestAdapterBringsItsBudget(t *testing.T) {
+	t.Parallel()
+	w := start(t, worker.Patched)
+	m, err := weights.ReadModel(gopher)
+	require.NoError(t, err)
+	trained := weights.Trained{Policy: "h2o", Heavy: 30, Recent: 50, Ubatch: 32, Context: 1024}
+	for name, c := range map[string]struct {
+		adapter       *weights.Adapter
+		less          worker.LESS
+		budget, heavy int
+		warns         bool
+	}{
+		"trained":            {weights.Random(m, 4, 4, trained, 1), worker.LESS{}, 80, 30, false},
+		"another budget":     {weights.Random(m, 4, 4, trained, 1), worker.LESS{Budget: 60}, 60, 30, true},
+		"another share":      {weights.Random(m, 4, 4, trained, 1), worker.LESS{Heavy: worker.Int(7)}, 80, 7, true},
+		"an allocation":      {weights.New(m, 1, 1, trained), worker.LESS{}, 1024, 512, false},
+		"for no budget":      {weights.Random(m, 4, 4, weights.Trained{Policy: "h2o", Ubatch: 32, Context: 1024}, 1), worker.LESS{}, 1024, 512, true},
+		"more than all":      {weights.Random(m, 4, 4, weights.Trained{Policy: "h2o", Heavy: 1, Recent: 5000, Ubatch: 32, Context: 8192}, 1), worker.LESS{}, 2048, 1024, false},
+		"pinned and trained": {weights.Random(m, 4, 4, weights.Trained{Policy: "h2o", Recent: 80, Ubatch: 32, Context: 1024}, 1), worker.LESS{}, 80, 1, true},
+	} {
+		path := filepath.Join(t.TempDir(), "a.gguf")
+		require.NoError(t, c.adapter.Write(path))
+		c.less.Adapter = path
+		_, err := w.Open(worker.Config{Model: gopher, Context: 2048, Ubatch: 512, LESS: &c.less})
+		require.NoError(t, err, name)
+		got, err := w.LESS()
+		require.NoError(t, err, name)
+		assert.Equal(t, "h2o", got.Policy, name)
+		assert.Equal(t, []int{c.budget, c.heavy}, []int{got.Budget, got.Heavy}, name)
+		planned, err := memory.Less(m, memory.Cache{Context: 2048, Budget: memory.Budget{Tokens: c.less.Budget}, Pinned: 1, Key: gguf.F16, Value: gguf.F16, Adapter: c.adapter})
+		require.NoError(t, err, name)
+		assert.Equal(t, c.budget, planned.Budget, name)
+		log, err := w.Log()
+		require.NoError(t, err)
+		assert.Equal(t, c.warns, strings.Contains(log, "the adapter was trained with"), "%s: %s", name, log)
+		require.NoError(t, w.CloseModel())
+	}
+	_, err = w.Open(worker.Config{Model: gopher, Context: 2048, LESS: &worker.LESS{}})
+	require.NoError(t, err)
+	got, err := w.LESS()
+	require.NoError(t, err)
+	assert.Equal(t, "peak", got.Policy)
 }
 
 // A budget that the runtime refuses, since its heavy part is less than what is pinned, is refused before anything is loaded.

@@ -3,6 +3,7 @@
 //
 //	go run ./patches                                           in a checkout: build/ and go.work
 //	go run github.com/lesskv/lesskv/patches@VERSION -app DIR   for an app: under the user's cache directory
+//	go run github.com/lesskv/lesskv/patches@VERSION -install   the command lesskv, where go install puts programs
 //
 // README.md in this folder says what it does and how the patch series are kept.
 package main
@@ -40,10 +41,11 @@ func main() {
 
 func run(ctx context.Context, args []string, log io.Writer) error {
 	o := assemble.Options{Dir: ".", Series: patches, Sources: cgo.Sources, Log: log}
-	var clean, prune, undo, verbose bool
+	var clean, prune, undo, install, verbose bool
 	flags := flag.NewFlagSet("patches", flag.ContinueOnError)
 	flags.SetOutput(log)
 	flags.StringVar(&o.App, "app", "", "assemble for the app whose go.mod is in this `folder`, under the user's cache directory")
+	flags.BoolVar(&install, "install", false, "assemble, and install the command lesskv with the runtime in it where go install puts programs")
 	flags.BoolVar(&o.Replace, "replace", false, "with -app: tie it by a replace in its go.mod instead of a go.work")
 	flags.BoolVar(&undo, "undo", false, "take out what ties the app (or this checkout) to the runtime")
 	flags.BoolVar(&clean, "clean", false, "delete the build folder and the go.work of this checkout")
@@ -81,6 +83,10 @@ func run(ctx context.Context, args []string, log io.Writer) error {
 		return errors.New("-clean is for a checkout: -undo takes an app's tie out, and -prune deletes the runtimes in the user's cache directory that no app uses any more")
 	case o.Replace && o.App == "":
 		return errors.New("-replace is for apps: a replace in this module's go.mod would break go run MODULE@VERSION")
+	case install && (o.App != "" || clean || undo || prune || o.Trees != "all"):
+		return errors.New("-install goes without -app, -clean, -undo, -prune and -tree: it assembles both trees, which verify and bench compare")
+	case install:
+		return installCommand(ctx, o)
 	case prune && (o.App != "" || clean || undo):
 		return errors.New("-prune goes alone: it looks at the runtimes of all apps")
 	case prune:

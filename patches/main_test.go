@@ -24,6 +24,8 @@ func TestArguments(t *testing.T) {
 		{[]string{"-app", ".", "-clean"}, "-undo takes an app's tie out"},
 		{[]string{"-prune", "-app", "."}, "-prune goes alone"},
 		{[]string{"-replace"}, "-replace is for apps"},
+		{[]string{"-install", "-app", "."}, "-install goes without -app"},
+		{[]string{"-install", "-tree", "patched"}, "-install goes without -app"},
 		{[]string{"build"}, "everything is a flag"},
 		{[]string{"-nonsense"}, "-nonsense"},
 		{[]string{"-app", "no-such-folder", "-undo"}, "the app's go.mod"},

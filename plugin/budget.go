@@ -9,7 +9,7 @@ import (
 )
 
 // A Budget is how many pairs of key and value stay, for each layer and KV head. Make one with Tokens, Share, MiB, Bytes,
-// Part or ParseBudget; the zero value is the default, 5 % of the context. One that would keep nothing makes llama.New fail with
+// Part or ParseBudget; the zero value is the default, as Config has it. One that would keep nothing makes llama.New fail with
 // ErrBudget.
 type Budget struct {
 	text string // as LESSKV_BUDGET would have it

@@ -6,18 +6,20 @@ import (
 	llama "github.com/go-skynet/go-llama.cpp"
 )
 
-// A Config says what the cache keeps. The zero value is a good default.
+// A Config says what the cache keeps. The zero value is the best setting that needs no training, as docs/quality.md measured it.
 type Config struct {
-	Budget Budget // pairs that stay, for each layer and KV head; zero: 5 % of the context
-	Policy Policy // which stay; zero: the one that the adapter was trained with, H2O without one
+	// Budget is how many pairs stay, for each layer and KV head. Zero is what the adapter's phi and psi were trained for; without them, as
+	// many as fit into a twelfth of the bytes of the full f16 cache at the context, and 1,024 at least.
+	Budget Budget
+	Policy Policy // which stay; zero: the one that the adapter was trained with, Peak without one
 
 	// Heavy is how many of the budget are chosen by score; the rest are the most recent. 0 is the policy's own share (half
-	// of the budget for H2O), None is none.
+	// of the budget for H2O, a quarter for Peak), None is none.
 	Heavy int
 	// Pinned is how many first tokens of a sequence always stay; they count as heavy. 0 is the default, 1; None is none.
 	Pinned int
 
-	Keys, Values SlotType // how they are stored; zero: F16
+	Keys, Values SlotType // how they are stored; zero: Q8, or F16 where the head size is no multiple of 32
 
 	// Adapter is the path of the trained kernels. "" is the model's path with .lesskv.gguf for .gguf, if there is such a
 	// file; NoAdapter is none.

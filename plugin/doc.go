@@ -10,9 +10,10 @@
 //
 //	model, err := llama.New("model.gguf", llama.SetContext(8192), lesskv.Enable(lesskv.Config{}))
 //
-// Everything else stays as it was. The zero [Config] keeps 5 % of the context and takes the adapter, and with it the policy,
-// from model.lesskv.gguf, beside the model. If there is none, what is evicted is lost (the cache is "sparse only"), which is said
-// once in the log, loudly; [NoAdapter] asks for that in silence.
+// Everything else stays as it was. The zero [Config] takes the adapter from model.lesskv.gguf, beside the model, and with it its policy,
+// its budgets by head and, where it has phi and psi, the budget that they were trained for. If there is none, what is evicted is lost (the
+// cache is "sparse only"), which is said once in the log, loudly; [NoAdapter] asks for that in silence. Without an adapter the cache has a
+// twelfth of the bytes of the full f16 cache, 1,024 pairs a head at least, in slots of 8 bits, and the policy [Peak].
 //
 // # How much stays
 //
@@ -20,16 +21,16 @@
 // and the same for all without. [Tokens] says it outright, [Share] as a part of the context (64 at least), [MiB] and [Bytes] as the
 // memory that one sequence may take, and [Part] as a share of the bytes of the full f16 cache. Bytes are those that [CacheStats]
 // counts, the state and the kernels included; the scratch of computing lies beside them. A budget of at least the context is no
-// error: nothing is evicted, and the output is the unmodified runtime's to rounding.
+// error: nothing is evicted, and the output is, to rounding, that of the unmodified runtime with a cache of the same type.
 //
 // Of the budget, Heavy pairs are chosen by score and the rest are the most recent. The first Pinned tokens always stay and
 // count as heavy: one by default, since models lean on the first token; a chat gives the length of its system prompt.
 //
 // # Which stay
 //
-//   - [H2O]: those that got the most attention since they came. The default without an adapter.
+//   - [H2O]: those that got the most attention since they came.
 //   - [Lambda]: the oldest, and the most recent. Needs no scores.
-//   - [Peak]: those that got the most attention at any one time, of late.
+//   - [Peak]: those that got the most attention at any one time, of late. The default without an adapter.
 //
 // [Policies] lists all that the runtime has.
 //

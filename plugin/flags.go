@@ -25,7 +25,7 @@ type Flags struct {
 //	-lesskv-policy peak
 //	-lesskv-heavy 32
 //	-lesskv-pinned 1
-//	-lesskv-type f16
+//	-lesskv-type q8_0
 //	-lesskv-adapter PATH
 //	-lesskv-force-adapter
 //	-lesskv-checkpoints 2
@@ -45,7 +45,7 @@ func RegisterFlags(fs *flag.FlagSet, prefix string) *Flags {
 	}
 	fs.Var(boolValue{func(on bool) { f.on, f.off = on, !on }}, name, "a KV cache of constant size; =off for the unmodified one")
 	c := &f.config
-	add("budget", "what stays in the cache: `N` tokens, N% of the context, NMiB of memory or 1/N of the full f16 cache's (default 5%)", func(s string) (err error) {
+	add("budget", "what stays in the cache: `N` tokens, N% of the context, NMiB of memory or 1/N of the full f16 cache's (default: what the adapter was trained for; without phi and psi 1/12, and 1024 tokens at least)", func(s string) (err error) {
 		c.Budget, err = ParseBudget(s)
 		return err
 	})
@@ -53,13 +53,13 @@ func RegisterFlags(fs *flag.FlagSet, prefix string) *Flags {
 	for _, p := range Policies() {
 		policies = append(policies, fmt.Sprintf("%s (%s)", p.Name, p.Help))
 	}
-	add("policy", "`name` of what says which tokens stay: "+strings.Join(policies, ", ")+" (default the adapter's, h2o without one)", func(s string) error {
+	add("policy", "`name` of what says which tokens stay: "+strings.Join(policies, ", ")+" (default: the adapter's, peak without one)", func(s string) error {
 		c.Policy = Policy(s)
 		return nil
 	})
 	add("heavy", "`tokens` of the budget that are chosen by score (default: the policy's share)", parseCount(&c.Heavy))
 	add("pinned", "first `tokens` that always stay (default 1)", parseCount(&c.Pinned))
-	add("type", "`type` of the stored keys and values: f16, f32, q8_0, q4_0, or one for each: q4_0,q8_0 (default f16)", func(s string) error {
+	add("type", "`type` of the stored keys and values: f16, f32, q8_0, q4_0, or one for each: q4_0,q8_0 (default: q8_0, or f16 where heads do not fill its blocks)", func(s string) error {
 		keys, values, two := strings.Cut(s, ",")
 		if !two {
 			values = keys

@@ -96,9 +96,9 @@ func writeConstant(t *testing.T, logits []float32) string {
 	return path
 }
 
-// sparse is LESS with a budget that a short text exceeds, and no kernels.
+// sparse is LESS with a budget that a short text exceeds, and no kernels; in f16, as the unmodified cache of these tests is.
 func sparse(budget int) llama.ModelOption {
-	return lesskv.Enable(lesskv.Config{Budget: lesskv.Tokens(budget), Adapter: lesskv.NoAdapter})
+	return lesskv.Enable(lesskv.Config{Budget: lesskv.Tokens(budget), Policy: lesskv.H2O, Keys: lesskv.F16, Values: lesskv.F16, Adapter: lesskv.NoAdapter})
 }
 
 // predict completes a text greedily on one thread: two would wait for the scheduler where the tests share the machine.

@@ -91,7 +91,7 @@ func TestLoRA(t *testing.T) {
 	assert.Contains(t, lines.String(), "the LoRA adapter "+lora+" changes the model")
 	assert.Equal(t, s.Layers[0].Seen, s.Layers[0].Kept)
 	// Lambda has no scores, which rounding could tie.
-	less := lesskv.Enable(lesskv.Config{Budget: lesskv.Tokens(48), Policy: lesskv.Lambda, Adapter: lesskv.NoAdapter})
+	less := lesskv.Enable(lesskv.Config{Keys: lesskv.F16, Values: lesskv.F16, Budget: lesskv.Tokens(48), Policy: lesskv.Lambda, Adapter: lesskv.NoAdapter})
 	want.LESS = &worker.LESS{Policy: "lambda", Budget: 48}
 	require.NoError(t, follow(t, want, text(base, llama.SetLoraAdapter(lora), less), nil), "which evicts")
 	assert.EqualValues(t, 48, s.Layers[0].Kept)

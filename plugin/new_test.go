@@ -171,7 +171,7 @@ func TestKVTypes(t *testing.T) {
 		predict(t, model, prompt)
 		return stats(t, model).SlotBytes
 	}
-	assert.EqualValues(t, 6*2*64*(128+128+8), less("", ""), "f16, whatever EnableF16Memory says")
+	assert.EqualValues(t, 6*2*64*(68+68+8), less("", ""), "q8_0, whatever EnableF16Memory says")
 	assert.EqualValues(t, 6*2*64*(256+68+8), less(lesskv.F32, lesskv.Q8))
 	assert.EqualValues(t, 6*2*64*(36+128+8), less(lesskv.Q4, lesskv.F16))
 }

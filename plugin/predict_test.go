@@ -27,7 +27,7 @@ func modes(t *testing.T, f func(t *testing.T, cache llama.ModelOption)) {
 	t.Run("off", func(t *testing.T) { f(t, lesskv.Disable()) })
 	t.Run("sparse", func(t *testing.T) { f(t, sparse(64)) })
 	t.Run("LESS", func(t *testing.T) {
-		f(t, lesskv.Enable(lesskv.Config{Budget: lesskv.Tokens(64), Adapter: file(t, testdata.H2O102)}))
+		f(t, lesskv.Enable(lesskv.Config{Keys: lesskv.F16, Values: lesskv.F16, Budget: lesskv.Tokens(64), Adapter: file(t, testdata.H2O102)}))
 	})
 }
 
@@ -68,7 +68,7 @@ func TestNothingEvicted(t *testing.T) {
 
 // The environment's way to the plain loops: the same text, and a word in the log. Lambda has no scores, which rounding could tie.
 func TestForcedReference(t *testing.T) {
-	cache := lesskv.Enable(lesskv.Config{Budget: lesskv.Tokens(24), Policy: lesskv.Lambda, Adapter: file(t, testdata.Lambda)})
+	cache := lesskv.Enable(lesskv.Config{Keys: lesskv.F16, Values: lesskv.F16, Budget: lesskv.Tokens(24), Policy: lesskv.Lambda, Adapter: file(t, testdata.Lambda)})
 	write := func(model *llama.LLama) []string {
 		return pieces(func(opts ...llama.PredictOption) string {
 			return predict(t, model, prompt, append(opts, llama.SetTokens(60))...)
@@ -124,7 +124,7 @@ func TestStatsByHead(t *testing.T) {
 	a.Budget = []float32{1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 10, 0}
 	path := filepath.Join(t.TempDir(), "allocation.gguf")
 	require.NoError(t, a.Write(path))
-	model := open(t, lesskv.Enable(lesskv.Config{Budget: lesskv.Tokens(64), Adapter: path}))
+	model := open(t, lesskv.Enable(lesskv.Config{Keys: lesskv.F16, Values: lesskv.F16, Budget: lesskv.Tokens(64), Adapter: path}))
 	predict(t, model, prompt, llama.SetTokens(100))
 	s := stats(t, model)
 	assert.Equal(t, []int{64, 0}, []int{s.Budget, s.Rank})
@@ -543,7 +543,7 @@ func TestNotFinite(t *testing.T) {
 	require.NoError(t, os.WriteFile(path, data, 0o644))
 
 	model := load(t, path, llama.SetContext(0), llama.EnableF16Memory,
-		lesskv.Enable(lesskv.Config{Budget: lesskv.Tokens(41), Adapter: file(t, testdata.H2O41)}))
+		lesskv.Enable(lesskv.Config{Keys: lesskv.F16, Values: lesskv.F16, Budget: lesskv.Tokens(41), Adapter: file(t, testdata.H2O41)}))
 	for range 2 {
 		err = model.Eval(strings.Repeat(prompt, 20), llama.SetThreads(1))
 		assert.ErrorIs(t, err, lesskv.ErrNotFinite)
@@ -557,7 +557,7 @@ func TestNotFinite(t *testing.T) {
 // The adapter is read when the model is loaded, and not again for the second text of a negative prompt.
 func TestAdapterIsReadOnce(t *testing.T) {
 	dir := copied(t, map[string]string{"a.gguf": testdata.H2O41})
-	model := open(t, lesskv.Enable(lesskv.Config{Budget: lesskv.Tokens(41), Adapter: dir + "/a.gguf"}))
+	model := open(t, lesskv.Enable(lesskv.Config{Keys: lesskv.F16, Values: lesskv.F16, Budget: lesskv.Tokens(41), Adapter: dir + "/a.gguf"}))
 	opts := []llama.PredictOption{llama.SetNegativePrompt("// No."), llama.SetNegativePromptScale(2), llama.SetTokens(60)}
 	want := predict(t, model, prompt, opts...)
 	require.NoError(t, os.Remove(dir+"/a.gguf"))

@@ -179,7 +179,7 @@ func TestSpeculativeFullContext(t *testing.T) {
 
 // All of a budget may be heavy hitters, and then nothing can be drafted; nothing is what SetNDraft(0) asks for.
 func TestSpeculativeDraftsNothing(t *testing.T) {
-	cache := lesskv.Enable(lesskv.Config{Budget: lesskv.Tokens(64), Heavy: 64, Adapter: lesskv.NoAdapter})
+	cache := lesskv.Enable(lesskv.Config{Keys: lesskv.F16, Values: lesskv.F16, Budget: lesskv.Tokens(64), Heavy: 64, Adapter: lesskv.NoAdapter})
 	model, draft := open(t, cache), open(t, cache)
 	want := predict(t, open(t, cache), prompt)
 	out, err := model.SpeculativeSampling(draft, prompt, llama.SetNDraft(0), llama.SetThreads(1), llama.SetTemperature(0), llama.SetTokens(24))

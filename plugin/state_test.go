@@ -60,8 +60,8 @@ func TestLoadStateRefused(t *testing.T) {
 	for name, opts := range map[string][]llama.ModelOption{
 		"off":            {lesskv.Disable()},
 		"another budget": {sparse(65)},
-		"another policy": {lesskv.Enable(lesskv.Config{Budget: lesskv.Tokens(64), Policy: lesskv.Peak, Adapter: lesskv.NoAdapter})},
-		"with kernels":   {lesskv.Enable(lesskv.Config{Budget: lesskv.Tokens(64), Adapter: file(t, testdata.H2O102)})},
+		"another policy": {lesskv.Enable(lesskv.Config{Keys: lesskv.F16, Values: lesskv.F16, Budget: lesskv.Tokens(64), Policy: lesskv.Peak, Adapter: lesskv.NoAdapter})},
+		"with kernels":   {lesskv.Enable(lesskv.Config{Keys: lesskv.F16, Values: lesskv.F16, Budget: lesskv.Tokens(64), Adapter: file(t, testdata.H2O102)})},
 		"another batch":  {sparse(64), llama.SetNBatch(64)},
 		"another base":   {sparse(64), llama.WithRopeFreqBase(20000)},
 	} {
@@ -189,7 +189,7 @@ func TestSaveStateReplacesNoModel(t *testing.T) {
 	}
 	require.NoError(t, os.Symlink("model.gguf", in("symlink")))
 	require.NoError(t, os.Link(in("adapter.gguf"), in("hardlink")))
-	model := load(t, in("model.gguf"), lesskv.Enable(lesskv.Config{Budget: lesskv.Tokens(41), Adapter: in("adapter.gguf")}))
+	model := load(t, in("model.gguf"), lesskv.Enable(lesskv.Config{Keys: lesskv.F16, Values: lesskv.F16, Budget: lesskv.Tokens(41), Adapter: in("adapter.gguf")}))
 	require.NoError(t, model.Eval(prompt, llama.SetThreads(1)))
 	for _, name := range []string{"model.gguf", "adapter.gguf", "symlink", "hardlink"} {
 		assertSays(t, model.SaveState(in(name)), lesskv.ErrArgument, "a state does not replace it")
@@ -339,7 +339,7 @@ func TestStateAfterAKilledSave(t *testing.T) {
 // A prompt cache that another configuration wrote, another version, or upstream, is evaluated anew and replaced; one that may only be read
 // is left alone. The log says so once.
 func TestPromptCacheOfAnotherConfiguration(t *testing.T) {
-	kernels := lesskv.Enable(lesskv.Config{Budget: lesskv.Tokens(64), Adapter: file(t, testdata.H2O102)})
+	kernels := lesskv.Enable(lesskv.Config{Keys: lesskv.F16, Values: lesskv.F16, Budget: lesskv.Tokens(64), Adapter: file(t, testdata.H2O102)})
 	caches := map[string]llama.ModelOption{"off": lesskv.Disable(), "sparse": sparse(64), "another budget": sparse(65), "LESS": kernels}
 	files := map[string][]byte{"cut short": nil, "another version": []byte("qsgg\x63\x00\x00\x00"), "upstream's": []byte("nsgg\x01\x00\x00\x00and so on")}
 	want := map[string]string{}

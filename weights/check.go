@@ -67,8 +67,8 @@ func checkShared(a *Adapter, m *Model) (faults []error) {
 	return faults
 }
 
-// CheckUse tells whether an adapter serves the way it is to be used. Another policy fails with ErrPolicy; another budget or
-// micro-batch, or a longer context, is a warning. Zero numbers in use are not compared.
+// CheckUse tells whether an adapter serves the way it is to be used. Another policy fails with ErrPolicy; another budget
+// or a longer context is a warning. Micro-batches of another size are none: docs/training.md. Zero numbers in use are not compared.
 func CheckUse(a *Adapter, use Trained) (warnings []string, err error) {
 	if use.Policy != a.Trained.Policy {
 		return nil, &Error{Item: "policy", Err: ErrPolicy, Found: fmt.Sprintf("%q", use.Policy), Wanted: fmt.Sprintf("%q, which the adapter was trained for", a.Trained.Policy), Advice: "choose that policy, another adapter, or none"}
@@ -79,7 +79,7 @@ func CheckUse(a *Adapter, use Trained) (warnings []string, err error) {
 	for _, n := range []struct {
 		what         string
 		use, trained int
-	}{{"heavy budget", use.Heavy, a.Trained.Heavy}, {"recent budget", use.Recent, a.Trained.Recent}, {"micro-batch", use.Ubatch, a.Trained.Ubatch}} {
+	}{{"heavy budget", use.Heavy, a.Trained.Heavy}, {"recent budget", use.Recent, a.Trained.Recent}} {
 		if n.use != 0 && n.use != n.trained {
 			warnings = append(warnings, fmt.Sprintf("%s of %d tokens, the adapter was trained with %d", n.what, n.use, n.trained))
 		}

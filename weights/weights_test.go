@@ -376,7 +376,7 @@ func TestCheckUse(t *testing.T) {
 		{trained, 0, nil},
 		{Trained{Policy: "h2o"}, 0, nil},
 		{Trained{Policy: "h2o", Context: 100}, 0, nil},
-		{Trained{Policy: "h2o", Heavy: 5, Recent: 5, Ubatch: 512, Context: 513}, 3, nil},
+		{Trained{Policy: "h2o", Heavy: 5, Recent: 5, Ubatch: 512, Context: 513}, 2, nil},
 		{Trained{Policy: "peak", Heavy: 4, Recent: 5, Ubatch: 32, Context: 512}, 0, ErrPolicy},
 	} {
 		warnings, err := CheckUse(a, c.use)

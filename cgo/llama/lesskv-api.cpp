@@ -25,8 +25,8 @@ lesskv_config lesskv_config_default(void) {
     memset(&c, 0, sizeof(c));
     c.heavy  = -1;
     c.pinned = 1;
-    c.type_k = GGML_TYPE_F16;
-    c.type_v = GGML_TYPE_F16;
+    c.type_k = -1;
+    c.type_v = -1;
     return c;
 }
 

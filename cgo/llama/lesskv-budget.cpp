@@ -87,6 +87,28 @@ void lesskv_memory::load_weights() {
     }
 }
 
+bool lesskv_memory::made_for_budget() const {
+    return adapter && adapter->bytes > 0 && (int64_t) adapter->heavy + adapter->recent > 0;
+}
+
+int64_t lesskv_memory::fit(uint64_t bytes) const {
+    const int64_t n_ctx = cparams.n_ctx_seq;
+    if (bytes_of(allocate(1)) > bytes) {
+        return 0;
+    }
+    int64_t n = 1, over = n_ctx + 1; // bytes grow with B, nearly: where slots differ in size a larger B may take less
+    while (over - n > 1) {
+        const int64_t b = n + (over - n)/2;
+        (bytes_of(allocate((int32_t) b)) <= bytes ? n : over) = b;
+    }
+    for (int64_t b = std::min(over + 8, n_ctx); b > n; --b) {
+        if (bytes_of(allocate((int32_t) b)) <= bytes) {
+            n = b;
+        }
+    }
+    return n;
+}
+
 void lesskv_memory::resolve_budget(const lesskv_config & cfg) {
     const int64_t n_ctx = cparams.n_ctx_seq;
     const int n_given = (cfg.budget > 0) + (cfg.budget_share > 0.0) + (cfg.budget_bytes > 0) + (cfg.budget_full > 0.0) + (cfg.slots != nullptr);
@@ -94,12 +116,12 @@ void lesskv_memory::resolve_budget(const lesskv_config & cfg) {
         refuse(format("budget %d tokens, %g of the context, %llu bytes, %g of the full cache's bytes%s: give one of the four%s, and none below 0", cfg.budget,
                     cfg.budget_share, (unsigned long long) cfg.budget_bytes, cfg.budget_full, cfg.slots ? ", slots of every head" : "", cfg.slots ? ", or slots" : ""));
     }
+    uint64_t full = 0;
+    for (const auto & l : layers) {
+        full += l.shares ? 0 : full_bytes(l);
+    }
     uint64_t bytes = cfg.budget_bytes;
     if (cfg.budget_full > 0.0) {
-        uint64_t full = 0;
-        for (const auto & l : layers) {
-            full += l.shares ? 0 : full_bytes(l);
-        }
         bytes = (uint64_t) std::max(1.0, std::min(cfg.budget_full, 1e6)*full); // more than all that there can be is no more than that
     }
     pinned = cfg.pinned;
@@ -107,6 +129,7 @@ void lesskv_memory::resolve_budget(const lesskv_config & cfg) {
 
     std::vector<int32_t> slots = allocate(1);
     int64_t n = n_ctx;
+    int32_t asked = -1; // of B, chosen by score; -1: the policy's share
     if (slots.empty()) {
         // sliding windows alone: there is nothing to share
     } else if (cfg.slots) {
@@ -124,28 +147,24 @@ void lesskv_memory::resolve_budget(const lesskv_config & cfg) {
     } else if (cfg.budget > 0) {
         n = cfg.budget;
     } else if (bytes > 0) {
-        if (const uint64_t some = bytes_of(slots); bytes < some) {
+        n = fit(bytes);
+        if (n == 0) {
             refuse(format("a budget of %.3f MiB is too small: state, kernels, sliding windows and one slot in every head take %.3f MiB",
-                        bytes/1048576.0, some/1048576.0));
+                        bytes/1048576.0, bytes_of(slots)/1048576.0));
         }
-        int64_t over = n_ctx + 1; // bytes grow with B, nearly: where slots differ in size a larger B may take less
-        n = 1;
-        while (over - n > 1) {
-            const int64_t b = n + (over - n)/2;
-            (bytes_of(allocate((int32_t) b)) <= bytes ? n : over) = b;
-        }
-        for (int64_t b = std::min(over + 8, n_ctx); b > n; --b) {
-            if (bytes_of(allocate((int32_t) b)) <= bytes) {
-                n = b;
-            }
-        }
+    } else if (cfg.budget_share > 0.0) {
+        n = std::max<int64_t>(64, (int64_t) std::floor(std::min(cfg.budget_share, 1.0)*n_ctx));
+    } else if (made_for_budget()) { // "Defaults" in algorithm.md
+        n = (int64_t) adapter->heavy + adapter->recent;
+        asked = n <= n_ctx && (int32_t) adapter->heavy != lesskv_policy_heavy(policy, (int32_t) n) ? std::max((int32_t) adapter->heavy, pinned) : -1;
     } else {
-        const double share = cfg.budget_share > 0.0 ? cfg.budget_share : 0.05;
-        n = std::max<int64_t>(64, (int64_t) std::floor(std::min(share, 1.0)*n_ctx));
+        n = std::max<int64_t>(1024, fit(full/12));
     }
     budget = (int32_t) std::min(n, n_ctx); // with B >= n_ctx nothing is evicted
-
-    heavy = cfg.heavy >= 0 ? std::min<int64_t>(cfg.heavy, n < n_ctx ? cfg.heavy : budget) : lesskv_policy_heavy(policy, budget);
+    if (cfg.heavy >= 0) {
+        asked = std::min<int64_t>(cfg.heavy, n < n_ctx ? cfg.heavy : budget);
+    }
+    heavy = asked >= 0 ? asked : lesskv_policy_heavy(policy, budget);
     if (heavy > budget) {
         refuse(format("heavy %d is more than the budget of %d: they share it with the recent ones", heavy, budget));
     }
@@ -153,10 +172,11 @@ void lesskv_memory::resolve_budget(const lesskv_config & cfg) {
         refuse(format("pinned %d must be between 0 and heavy, which is %d of a budget of %d: raise the budget or heavy, or pin fewer",
                     pinned, heavy, budget));
     }
-    set_slots(cfg.slots ? slots : allocate(budget), cfg.heavy >= 0 ? heavy : -1);
+    set_slots(cfg.slots ? slots : allocate(budget), asked);
 }
 
-// An adapter that was trained for something else is taken: a drop-in goes on where it can.
+// An adapter that was trained for something else is taken: a drop-in goes on where it can. Of micro-batches nothing is said: a text is
+// generated in those of one token anyway, and docs/training.md has what other sizes cost.
 void lesskv_memory::warn_adapter() const {
     if (!adapter || adapter->bytes == 0 || budget >= (int32_t) cparams.n_ctx_seq) {
         return; // under an allocation alone nothing was trained
@@ -164,10 +184,6 @@ void lesskv_memory::warn_adapter() const {
     if ((int32_t) adapter->heavy != heavy || (int32_t) adapter->recent != budget - heavy) {
         LLAMA_LOG_WARN("%s: the adapter was trained with %u heavy + %u recent, this cache keeps %d + %d\n", __func__,
                 adapter->heavy, adapter->recent, heavy, budget - heavy);
-    }
-    if (adapter->ubatch != cparams.n_ubatch) {
-        LLAMA_LOG_WARN("%s: the adapter was trained with micro-batches of %u tokens, prompts come in %u here\n", __func__,
-                adapter->ubatch, cparams.n_ubatch);
     }
     if (cparams.rope_freq_base != hparams.rope_freq_base_train || cparams.rope_freq_scale != hparams.rope_freq_scale_train) {
         LLAMA_LOG_WARN("%s: the adapter was trained with the model's own RoPE settings (base %g, scale %g), this context changes them (%g, %g)\n",

@@ -28,8 +28,8 @@ struct lesskv_adapter;
 
 // What is asked for; lesskv_config_default() and then what differs. Needed until llama_init_from_model returns.
 struct lesskv_config {
-    const char * policy;       // a name of lesskv_policy_text; default: the adapter's, without one h2o
-    int32_t budget;            // slots per KV head, B; one of the four budgets, else 5 % of the context
+    const char * policy;       // a name of lesskv_policy_text; default: the adapter's, without one peak
+    int32_t budget;            // slots per KV head, B; one of the four budgets, else the default ("Defaults" in algorithm.md)
     double  budget_share;      // of n_ctx: B = max(64, floor(share n_ctx))
     uint64_t budget_bytes;     // one sequence: the largest B that fits after state and kernels
     double  budget_full;       // the same, as a share of the bytes of the full f16 cache at n_ctx tokens
@@ -37,7 +37,7 @@ struct lesskv_config {
     int32_t n_slots;           // allocation spreads B over them, or all have the same
     int32_t heavy;             // h <= B; -1 (default): the policy's own share
     int32_t pinned;            // first positions that are never evicted; default 1
-    int32_t type_k, type_v;    // ggml_type of the slots: F16 (default), F32, Q8_0, Q4_0
+    int32_t type_k, type_v;    // ggml_type of the slots: F16, F32, Q8_0, Q4_0; -1 (default): Q8_0, or F16 where heads do not fill its blocks
     const char * adapter;      // path of the adapter; NULL or "": sparse only
     bool    force_adapter;     // load it although its fingerprint is another model's (geometry must still fit)
     const struct lesskv_adapter * loaded; // an adapter that is loaded already, in the place of the two; it must outlive the context

@@ -96,7 +96,7 @@ static std::vector<float> hadamard_matrix(int32_t n) {
 
 // Policy, types and layers, from what the configuration asks for and the model has.
 void lesskv_memory::resolve(const lesskv_config & cfg, const layer_filter_cb & attends) {
-    const char * name = cfg.policy && *cfg.policy ? cfg.policy : adapter ? adapter->policy.c_str() : "h2o";
+    const char * name = cfg.policy && *cfg.policy ? cfg.policy : adapter ? adapter->policy.c_str() : "peak";
     policy = lesskv_policy_find(name);
     if (!policy) {
         std::string known;
@@ -111,17 +111,27 @@ void lesskv_memory::resolve(const lesskv_config & cfg, const layer_filter_cb & a
     }
 
     for (const int32_t type : { cfg.type_k, cfg.type_v }) {
-        if (type != GGML_TYPE_F32 && type != GGML_TYPE_F16 && type != GGML_TYPE_Q8_0 && type != GGML_TYPE_Q4_0) {
+        if (type != -1 && type != GGML_TYPE_F32 && type != GGML_TYPE_F16 && type != GGML_TYPE_Q8_0 && type != GGML_TYPE_Q4_0) {
             refuse(format("slots can't be of type %d: use f16 (1), f32 (0), q8_0 (8) or q4_0 (2)", type));
         }
     }
-    type_k = (lesskv_type) cfg.type_k;
-    type_v = (lesskv_type) cfg.type_v;
+    const auto is_here = [&](uint32_t il) { return hparams.n_head_kv(il) > 0 && (!attends || attends(il)); };
+    type_k = type_v = LESSKV_TYPE_Q8_0;
+    for (uint32_t il = 0; il < hparams.n_layer(); ++il) {
+        if (is_here(il) && lesskv_row_size(LESSKV_TYPE_Q8_0, hparams.n_embd_head_k(il)) == 0) {
+            type_k = LESSKV_TYPE_F16;
+        }
+        if (is_here(il) && lesskv_row_size(LESSKV_TYPE_Q8_0, hparams.n_embd_head_v(il)) == 0) {
+            type_v = LESSKV_TYPE_F16;
+        }
+    }
+    type_k = cfg.type_k < 0 ? type_k : (lesskv_type) cfg.type_k;
+    type_v = cfg.type_v < 0 ? type_v : (lesskv_type) cfg.type_v;
 
     bytes_kernels = adapter ? adapter->bytes : 0;
     layer_of.assign(hparams.n_layer(), -1); // without those that predict further tokens
     for (uint32_t il = 0; il < hparams.n_layer(); ++il) {
-        if (hparams.n_head_kv(il) == 0 || (attends && !attends(il))) {
+        if (!is_here(il)) {
             continue;
         }
         lesskv_memory_layer l;

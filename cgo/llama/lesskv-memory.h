@@ -148,6 +148,8 @@ private:
     void resolve(const lesskv_config & cfg, const layer_filter_cb & attends);
     void share(lesskv_memory_layer & l);
     void resolve_budget(const lesskv_config & cfg); // lesskv-budget.cpp
+    bool made_for_budget() const;                   // whether the adapter's phi and psi were trained under one
+    int64_t fit(uint64_t bytes) const;              // the largest B whose slots, state and kernels take no more; 0: none
     void load_weights();
     void warn_adapter() const;
     bool spread() const; // whether heads have budgets of their own

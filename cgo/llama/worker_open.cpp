@@ -126,8 +126,12 @@ void worker::open(request & req, reply & out) {
     config.n_slots       = int32_t (slots.size());
     config.heavy         = int32_t (req.integer("heavy",  INT32_MIN, max_i32, config.heavy));
     config.pinned        = int32_t (req.integer("pinned", INT32_MIN, max_i32, config.pinned));
-    config.type_k        = parse_type("less_type_k", req.text("less_type_k", "f16"));
-    config.type_v        = parse_type("less_type_v", req.text("less_type_v", "f16"));
+    const auto slot_type = [&](const char * key, int32_t otherwise) { // f16 where none is given: what is measured says what it is
+        const std::string name = req.text(key, "f16");
+        return name == "default" ? otherwise : int32_t(parse_type(key, name));
+    };
+    config.type_k        = slot_type("less_type_k", config.type_k);
+    config.type_v        = slot_type("less_type_v", config.type_v);
     config.adapter       = adapter.c_str();
     config.force_adapter = req.flag("force_adapter", false);
     config.reference     = req.flag("reference", false);

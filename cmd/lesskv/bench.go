@@ -8,35 +8,30 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
 
-	"github.com/lesskv/lesskv/cgo/kernels"
 	"github.com/lesskv/lesskv/integration/bench"
-	"github.com/lesskv/lesskv/patches/limits"
+	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/weights"
-	"github.com/lesskv/lesskv/weights/gguf"
 )
 
 // benchOptions are the flags of bench.
 type benchOptions struct {
 	bench.Options
-	methods  []string
-	contexts []string
-	limit    string
-	growth   string
-	budget   string
-	kernels  string
-	json     string
-	plot     string
-	check    bool
-	targets  string
-	into     string
-	quiet    bool
+	methods []string
+	limit   int
+	budget  budget
+	matrix  string
+	json    string
+	plot    string
+	check   bool
+	targets string
+	into    string
+	quiet   bool
 }
 
 // resultFile is the kind of a result.
@@ -52,7 +47,7 @@ func newBench() *cobra.Command {
 		names = append(names, s.Name)
 	}
 	cmd := &cobra.Command{
-		Use:   "bench [flags] MODEL.gguf|SHAPE",
+		Use:   "bench -m MODEL|SHAPE [flags]",
 		Short: "Measure speed and memory beside the unmodified runtime",
 		Long: `Measure how fast prompts and decoding are at growing contexts, and what process and
 cache take, for LESS, its sparse policy alone, and the unmodified runtime with and
@@ -65,54 +60,62 @@ A SHAPE is a model with random weights that is made on the first call and kept:
 Long contexts are not decoded: the unmodified cache is filled with copies of one
 micro-batch, LESS's with what it holds once its slots are full. --check decodes
 them for once, and compares.`,
-		Example: `  lesskv bench smollm2-135m
-  lesskv bench -m f16,less -c 512,32k --profile llama-3.2-1b
+		Example: `  lesskv bench -m smollm2-135m
+  lesskv bench -m llama-3.2-1b --method f16,less -c 512,32k --profile
   lesskv bench --targets results`,
 		Args: func(_ *cobra.Command, args []string) error {
-			if o.targets == "" && len(args) != 1 || len(args) > 1 {
-				return usageError{fmt.Errorf("%d arguments: want one model's file, or one of %s", len(args), strings.Join(names, ", "))}
+			switch {
+			case len(args) > 1 || len(args) == 1 && o.Model != "":
+				return usageError{fmt.Errorf("%q: want one model, -m MODEL", args[len(args)-1])}
+			case len(args) == 1: // as it was given before there was -m
+				o.Model = args[0]
+			case o.Model == "" && o.targets == "":
+				return usageError{fmt.Errorf("want a model: -m with its file, or one of %s", strings.Join(names, ", "))}
 			}
 			return nil
 		},
-		RunE: func(cmd *cobra.Command, args []string) error { return o.run(cmd, args) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd) },
 	}
 	f := cmd.Flags()
+	addModel(f, &o.Model, ", or a shape")
 	f.StringVar(&o.Quant, "quant", "Q4_0", "type of a shape's matrices, by llama.cpp's names")
 	f.StringVar(&o.Dir, "dir", "", "`folder` of shapes and random kernels (default: in the user's cache folder)")
-	f.StringSliceVarP(&o.methods, "methods", "m", nil, "f16, f16-fa, q8_0-fa, q4_0-fa, sparse, less (default: these), sparse-unequal: heads with budgets of 0.25 and 1.75 times the mean")
-	f.StringSliceVarP(&o.contexts, "contexts", "c", []string{"512", "2k", "8k", "32k"}, "tokens before what is measured, up to 128k; 0 is an empty cache")
-	f.StringVar(&o.limit, "prompt-limit", "", "measure prompts up to this context, 0 for none (default: all)")
+	f.StringSliceVar(&o.methods, "method", nil, "ways to hold the cache: f16, f16-fa, q8_0-fa, q4_0-fa, sparse, less (default: these), sparse-unequal: heads with budgets of 0.25 and 1.75 times the mean")
+	addContexts(f, &o.Contexts, "512,2k,8k,32k", "; what is measured comes behind, 0 is an empty cache")
+	o.limit = -1
+	f.Var((*tokens)(&o.limit), "prompt-limit", "measure prompts up to this context, 0 for none (default: all)")
 	addNumber(f, &o.Repeat, "rounds", "r", 5, 1, 10000, "rounds")
 	f.DurationVar(&o.Cell, "cell", 30*time.Second, "no more rounds of a prompt's cell after it took so long")
-	f.StringVar(&o.budget, "budget", "5%", "slots per KV head as a share of the largest context")
-	f.StringVar(&o.Policy, "policy", "h2o", "sparse policy, which says what stays: "+kernels.PolicyHelp())
-	f.StringVar(&o.SlotType, "type", "f16", "type of the slots: f16, f32, q8_0, q4_0, or one for keys and one for values, as q4_0,q8_0")
-	f.StringVar(&o.Adapter, "adapter", "", "`file` of the kernels (default: random ones)")
+	addBudget(f, &o.budget, "; the context is the largest"+defaultBudget)
+	addPolicy(f, &o.Policy, "", defaultPolicy)
+	addType(f, &o.SlotType, defaultType)
+	addAdapter(f, &o.Adapter, " (default: MODEL.lesskv.gguf beside the model, or random phi and psi)")
 	addNumber(f, &o.Rank, "rank", "", 8, 1, weights.MaxSize, "rank of random kernels")
 	addNumber(f, &o.Hidden, "hidden", "", 16, 1, weights.MaxSize, "hidden size of random kernels")
-	f.StringVar(&o.kernels, "kernels", "f16", "type of random kernels: f16, q8_0")
-	addNumber(f, &o.Ubatch, "ubatch", "", 512, 1, most, "tokens of a micro-batch")
-	addNumber(f, &o.Threads, "threads", "t", limits.CPUs(), 1, maxThreads, "threads")
-	addNumber(f, &o.GPULayers, "gpu-layers", "", 0, 0, most, gpuLayersHelp+", dealt out to the methods")
+	addWord(f, &o.matrix, "kernels", "type of random phi and psi", "f16", "q8_0")
+	addUbatch(f, &o.Ubatch, 512)
+	addThreads(f, &o.Threads, "")
+	addGPULayers(f, &o.GPULayers, ", dealt out to the methods")
 	f.BoolVar(&o.Profile, "profile", false, "say where LESS's time goes, and how its attention compares with a matrix product")
-	f.StringVar(&o.growth, "growth", "", "feed LESS so many `tokens`, and say how much its peak grew from 2,048 on")
-	f.StringVarP(&o.json, "output", "o", "", "`file` for all samples, as JSON")
+	f.Var((*tokens)(&o.Growth), "growth", "feed LESS so many `tokens`, and say how much its peak grew from 2,048 on")
+	addOutput(f, &o.json, "`file` for all samples, as JSON")
 	f.StringVar(&o.plot, "plot", "", "`file` for a picture, .png")
 	f.BoolVar(&o.check, "check", false, "compare filled caches with decoded ones, at the largest context")
 	f.StringVar(&o.targets, "targets", "", "measure what the project promises; results are kept in this `folder`, and what is there is not measured again")
 	f.StringVar(&o.into, "into", "", "put the table of --targets between the marks of this `file`")
-	f.BoolVarP(&o.quiet, "quiet", "q", false, "no progress")
+	addQuiet(f, &o.quiet)
 	f.SortFlags = false
+	aliases(f, map[string]string{"methods": "method", "contexts": "context"})
 	return cmd
 }
 
-func (o *benchOptions) run(cmd *cobra.Command, args []string) error {
+func (o *benchOptions) run(cmd *cobra.Command) error {
 	ctx, stop := interruptible(cmd)
 	defer stop()
 	if err := o.parse(); err != nil {
 		return usageError{err}
 	}
-	if err := o.outputs(args); err != nil {
+	if err := o.outputs(); err != nil {
 		return err
 	}
 	o.RPC = rpcServers(cmd.ErrOrStderr(), "bench", o.GPULayers)
@@ -121,13 +124,8 @@ func (o *benchOptions) run(cmd *cobra.Command, args []string) error {
 	out := cmd.OutOrStdout()
 	err := func() error {
 		if o.targets != "" {
-			only := ""
-			if len(args) == 1 {
-				only = args[0]
-			}
-			return bench.Targets(ctx, out, o.targets, only, o.into, o.Options)
+			return bench.Targets(ctx, out, o.targets, o.Model, o.into, o.Options)
 		}
-		o.Model = args[0]
 		if o.check {
 			checks, err := bench.Verify(ctx, o.Options)
 			bar.end()
@@ -162,38 +160,22 @@ func (o *benchOptions) parse() (err error) {
 	if o.Options.Methods, err = bench.FindMethods(o.methods); err != nil {
 		return err
 	}
-	o.Contexts = []int{}
-	for _, s := range o.contexts {
-		n, err := tokens(s)
-		if err != nil {
-			return fmt.Errorf("--contexts %s: %w", s, err)
-		}
-		o.Contexts = append(o.Contexts, n)
-	}
-	if o.limit != "" {
-		if o.PromptLimit, err = tokens(o.limit); err != nil {
-			return fmt.Errorf("--prompt-limit %s: %w", o.limit, err)
-		}
-		if o.PromptLimit == 0 {
-			o.PromptLimit = -1
-		}
-	}
-	if o.growth != "" {
-		if o.Growth, err = tokens(o.growth); err != nil {
-			return fmt.Errorf("--growth %s: %w", o.growth, err)
-		}
+	switch o.limit {
+	case -1: // all
+	case 0:
+		o.PromptLimit = -1
+	default:
+		o.PromptLimit = o.limit
 	}
 	if o.Cell <= 0 {
 		return fmt.Errorf("--cell %v: want a time such as 30s", o.Cell)
 	}
-	share, ok := strings.CutSuffix(o.budget, "%")
-	if o.Budget, err = strconv.ParseFloat(share, 64); err != nil || !ok || !(o.Budget > 0 && o.Budget <= 100) {
-		return fmt.Errorf("--budget %s: want a share such as 5%%", o.budget)
+	o.Options.Budget = o.budget.Budget
+	if o.Adapter == "" {
+		o.Adapter = adapterBeside(o.Model)
 	}
-	o.Budget /= 100
-	types := map[string]gguf.Type{"f16": gguf.F16, "q8_0": gguf.Q8_0}
-	if o.KernelType, ok = types[o.kernels]; !ok {
-		return fmt.Errorf("--kernels %s: want f16 or q8_0", o.kernels)
+	if o.KernelType, _, err = worker.GGUFTypes(o.matrix); err != nil {
+		return err
 	}
 	if o.Dir == "" {
 		cache, err := os.UserCacheDir()
@@ -206,7 +188,7 @@ func (o *benchOptions) parse() (err error) {
 }
 
 // outputs checks what is to be written.
-func (o *benchOptions) outputs(args []string) error {
+func (o *benchOptions) outputs() error {
 	var outputs []output
 	if o.targets != "" {
 		if err := bench.CheckTargets(o.targets, o.into); err != nil {
@@ -227,20 +209,7 @@ func (o *benchOptions) outputs(args []string) error {
 		}
 		outputs = append(outputs, output{"--plot", o.plot, pictureFile(o.plot)})
 	}
-	return checkOutputs(append(args, o.Adapter), outputs...)
-}
-
-// tokens reads 512 or 32k.
-func tokens(s string) (int, error) {
-	digits, k := strings.CutSuffix(strings.ToLower(s), "k")
-	n, err := strconv.ParseInt(digits, 10, 32)
-	if k {
-		n *= 1024
-	}
-	if err != nil || n < 0 || n > 1<<20 {
-		return 0, errors.New("want a number of tokens such as 512 or 32k, 1024k at most")
-	}
-	return int(n), nil
+	return checkOutputs([]string{o.Model, o.Adapter}, outputs...)
 }
 
 // benchBar shows how far a measurement is: a bar with the time left on a terminal, a line for each round elsewhere.

@@ -9,7 +9,7 @@ import (
 )
 
 func TestBench(t *testing.T) {
-	status, out, stderr := command("", "bench", "-q", "-t1", "-r1", "-c", "0", "-m", "f16,less", "--dir", t.TempDir(), "gopher-5m")
+	status, out, stderr := command("", "bench", "-q", "-t1", "-r1", "-c", "0", "--method", "f16,less", "--dir", t.TempDir(), "-m", "gopher-5m")
 	assert.Equal(t, exitOK, status, stderr)
 	assert.Contains(t, out, "decoding, tokens/s")
 	assert.NotContains(t, out, "prompt,")
@@ -21,13 +21,14 @@ func TestBenchUsage(t *testing.T) {
 		args []string
 		says string
 	}{
-		{nil, "0 arguments: want one model's file"},
-		{[]string{"a", "b"}, "2 arguments: want one model's file"},
-		{[]string{"--contexts=many", "gopher-5m"}, "--contexts many: want a number of tokens"},
-		{[]string{"--contexts=3M", "gopher-5m"}, "--contexts 3M: want a number of tokens"},
-		{[]string{"--methods=magic", "gopher-5m"}, `no method "magic"`},
-		{[]string{"--budget=5", "gopher-5m"}, "--budget 5: want a share"},
-		{[]string{"--kernels=q4_0", "gopher-5m"}, "--kernels q4_0: want f16 or q8_0"},
+		{nil, "want a model: -m with its file, or one of "},
+		{[]string{"a", "b"}, `"b": want one model`},
+		{[]string{"-m", "a", "b"}, `"b": want one model`},
+		{[]string{"--context=many", "gopher-5m"}, "--context many: want a number of tokens"},
+		{[]string{"-c", "3M", "gopher-5m"}, "--context 3M: want a number of tokens"},
+		{[]string{"--method=magic", "gopher-5m"}, `no method "magic"`},
+		{[]string{"--budget=lots", "gopher-5m"}, "--budget lots: want tokens (1024)"},
+		{[]string{"--kernels=q4_0", "gopher-5m"}, "--kernels q4_0: want one of f16, q8_0"},
 		{[]string{"--growth=-1", "gopher-5m"}, "--growth -1: want a number of tokens"},
 		{[]string{"--prompt-limit=x", "gopher-5m"}, "--prompt-limit x: want a number of tokens"},
 		{[]string{"--quant=Q9", "smollm2-135m"}, "matrices in Q9: want one of F32, F16"},

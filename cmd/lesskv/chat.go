@@ -4,25 +4,23 @@ package main
 
 import (
 	"errors"
-	"flag"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 
 	llama "github.com/go-skynet/go-llama.cpp"
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 
 	lesskv "github.com/lesskv/lesskv/plugin"
 )
 
-// chatOptions are the flags of chat: those of run that say how a model is loaded and sampled, and its own.
+// chatOptions are the flags of chat.
 type chatOptions struct {
-	runOptions
+	modelOptions
 	system string
+	tokens int // of an answer
 }
 
 // chatHelp is what /help says.
@@ -63,26 +61,9 @@ LESSKV_* hold as for run. NO_COLOR leaves colours out.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd) },
 	}
 	f := cmd.Flags()
-	f.StringVarP(&o.model, "model", "m", "", "GGUF `file` of the model (default: gopher-5m, built in)")
+	o.add(f, "seed of the first answer, one more for each further one; -1 for random ones")
 	f.StringVar(&o.system, "system", "", "`text` of the system prompt")
 	addNumber(f, &o.tokens, "tokens", "n", 512, -1, most, "how many tokens of an answer to generate, -1 for no end but the model's")
-	addNumber(f, &o.context, "context", "c", 0, 0, most, "context in tokens, 0 for the model's own")
-	addNumber(f, &o.threads, "threads", "t", 0, 0, maxThreads, "threads (default one for each CPU, with gopher-5m 1, as it is too small to share)")
-	addNumber(f, &o.seed, "seed", "s", -1, -1, most, "seed of the first answer, one more for each further one; -1 for random ones")
-	addNumber(f, &o.temp, "temp", "", 0.8, 0, 1000, "temperature, 0 for the most likely token each time")
-	addNumber(f, &o.topK, "top-k", "", 40, 0, most, "sample from the k most likely tokens, 0 for all")
-	addNumber(f, &o.topP, "top-p", "", 0.95, 0, 1, "sample from the most likely tokens that make up this probability")
-	addNumber(f, &o.penalty, "repeat-penalty", "", 1.1, 0.001, 1000, "divide the logits of the last 64 tokens by this, 1 for no penalty")
-	f.BoolVarP(&o.verbose, "verbose", "v", false, "print llama.cpp's log")
-	less := flag.NewFlagSet("", flag.ContinueOnError)
-	o.less = lesskv.RegisterFlags(less, "")
-	short := map[string]string{"budget": "b", "adapter": "w"}
-	less.VisitAll(func(g *flag.Flag) {
-		p := pflag.PFlagFromGoFlag(g)
-		p.Value, p.Shorthand = notEmpty{p.Value}, short[p.Name]
-		f.AddFlag(p)
-		o.cache = append(o.cache, p.Name)
-	})
 	f.SortFlags = false
 	return cmd
 }
@@ -91,19 +72,7 @@ func (o *chatOptions) run(cmd *cobra.Command) error {
 	if o.tokens == 0 {
 		return usageError{errors.New("--tokens 0: want 1 token at least, or -1 for no end")}
 	}
-	if err := o.environment(cmd.Flags()); err != nil {
-		return err
-	}
-	path, cache, err := o.resolve(0)
-	if err != nil {
-		return err
-	}
-	lesskv.SetLogOutput(cmd.ErrOrStderr())
-	lesskv.SetLogLevel(slog.LevelError)
-	if o.verbose {
-		lesskv.SetLogLevel(slog.LevelInfo)
-	}
-	model, err := llama.New(path, llama.EnableF16Memory, llama.SetContext(o.context), llama.SetNBatch(o.batch), cache)
+	model, path, err := o.open(cmd, 0)
 	if err != nil {
 		return err
 	}
@@ -201,10 +170,7 @@ func (c *chat) answer() error {
 	w := &answerWriter{w: c.out, stop: stop}
 	_, done := watch(c.model)
 	defer done()
-	_, err = c.model.Predict(prompt,
-		llama.SetTokens(o.tokens), llama.SetBatch(o.batch), llama.SetThreads(o.threads), llama.SetSeed(seed),
-		llama.SetTemperature(o.temp), llama.SetTopK(o.topK), llama.SetTopP(o.topP), llama.SetPenalty(o.penalty),
-		llama.SetStopWords(stop), llama.SetTokenCallback(w.token))
+	_, err = o.predict(c.model, prompt, o.tokens, seed, llama.SetStopWords(stop), llama.SetTokenCallback(w.token))
 	w.end()
 	if w.text.Len() == 0 {
 		c.messages = c.messages[:len(c.messages)-1]

@@ -8,22 +8,23 @@ import (
 )
 
 // endings are the ends of the names of what flags name.
-var endings = map[string][]string{"model": {"gguf"}, "adapter": {"gguf"}, "allocation": {"gguf"}, "plot": {"png", "svg"}}
+var endings = map[string][]string{"model": {"gguf"}, "adapter": {"gguf"}, "plot": {"png", "svg"}}
 
 // complete tells a shell what the flags of all commands take: files by their endings, and words.
 func complete(root *cobra.Command) error {
 	slots := []string{"f16", "f32", "q8_0", "q4_0"}
-	words := map[string][]string{"policy": policyNames(), "type": slots, "types": slots, "rotary": {"auto", "halves", "interleaved"}}
+	words := map[string][]string{"policy": policyNames(), "type": slots}
 	var err error
 	for _, c := range root.Commands() {
 		c.Flags().VisitAll(func(f *pflag.Flag) {
 			of := words[f.Name]
+			if w, ok := f.Value.(word); ok {
+				of = w.of
+			}
 			switch {
-			case c.Name() == "train" && f.Name == "type": // of kernels, not of slots
-				of = []string{"f16", "f32", "q8_0"}
 			case c.Name() == "import" && f.Name == "policy": // of the authors' training
 				of = []string{"h2o", "lambda"}
-			case f.Name == "methods" || f.Name == "method":
+			case f.Name == "method":
 				of = methodNames(c.Name())
 			}
 			if ends := endings[f.Name]; ends != nil && err == nil {

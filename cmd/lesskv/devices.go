@@ -8,9 +8,6 @@ import (
 	"os"
 )
 
-// gpuLayersHelp is that of --gpu-layers.
-const gpuLayersHelp = "layers on devices: this machine's, and before them those of the servers in LESSKV_RPC"
-
 // rpcServers returns the servers of LESSKV_RPC for so many layers on devices. For none it says that they are not used.
 func rpcServers(stderr io.Writer, command string, layers int) string {
 	servers := os.Getenv("LESSKV_RPC")

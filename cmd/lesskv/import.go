@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 
 	"github.com/spf13/cobra"
 
@@ -26,16 +25,15 @@ never executed.`,
 			switch {
 			case len(args) != 1 || model == "" || out == "":
 				return usageError{errors.New("want a model, a name for the adapter and a folder of checkpoints: -m MODEL -o OUTPUT DIR")}
+			case t.Context == 0:
+				return usageError{errors.New("--context 0: want 1 token at least")}
 			case t.Heavy+t.Recent == 0:
 				return usageError{errors.New("want the budget of the training: --heavy N --recent N")}
 			}
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			order, ok := map[string]importer.Rotary{"auto": importer.Auto, "halves": importer.Halves, "interleaved": importer.Interleaved}[rotary]
-			if !ok {
-				return usageError{fmt.Errorf("--rotary %s: want auto, halves or interleaved", rotary)}
-			}
+			order := map[string]importer.Rotary{"auto": importer.Auto, "halves": importer.Halves, "interleaved": importer.Interleaved}[rotary]
 			m, err := weights.ReadModel(model)
 			if err != nil {
 				return err
@@ -57,14 +55,14 @@ never executed.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVarP(&model, "model", "m", "", "GGUF `file` of the model that they were trained for")
-	f.StringVarP(&out, "output", "o", "", "`file` to write")
+	addModel(f, &model, " that they were trained for")
+	addOutput(f, &out, "`file` to write")
 	f.StringVar(&t.Policy, "policy", "h2o", "sparse policy of the training, as h2o or lambda")
 	addNumber(f, &t.Heavy, "heavy", "", 0, 0, most, "heavy tokens of the training")
 	addNumber(f, &t.Recent, "recent", "", 0, 0, most, "recent tokens of the training")
-	addNumber(f, &t.Ubatch, "ubatch", "", 1, 1, most, "tokens of a micro-batch; the authors' code evicts after each token")
-	addNumber(f, &t.Context, "context", "c", 2048, 1, most, "tokens of a sequence in the training")
-	f.StringVar(&rotary, "rotary", "auto", "order of q and k in the model's file: halves, interleaved, or auto (interleaved for the architecture llama)")
+	addUbatch(f, &t.Ubatch, 1)
+	addContext(f, &t.Context, 2048, ": that of the training")
+	addWord(f, &rotary, "rotary", "order of q and k in the model's file, auto being interleaved for the architecture llama", "auto", "halves", "interleaved")
 	f.SortFlags = false
 	return cmd
 }

@@ -54,7 +54,7 @@ Only the file's header is read, and of a model its small tensors.`,
 			return inspectModel(cmd.OutOrStdout(), args[0])
 		},
 	}
-	cmd.Flags().StringVarP(&model, "model", "m", "", "GGUF `file` of the model that an adapter is to fit")
+	addModel(cmd.Flags(), &model, " that an adapter is to fit")
 	return cmd
 }
 
@@ -142,9 +142,10 @@ func inspectBytes(s sheet, m *weights.Model) {
 	s.line("a token takes", "%s of the full cache", strings.Join(each, ", "))
 	const context = 32768
 	full, err := memory.Full(m, context, gguf.F16)
-	less, lessErr := memory.Less(m, memory.Cache{Context: context, Budget: memory.Budget{Tokens: 1024}, Pinned: 1, Key: gguf.F16, Value: gguf.F16})
+	key, value := memory.SlotTypes(m)
+	less, lessErr := memory.Less(m, memory.Cache{Context: context, Pinned: 1, Key: key, Value: value})
 	if err == nil && lessErr == nil {
-		s.line("32k tokens", "%s in full, %s with LESS and 1024 slots a head", size(full), size(less.Cache()))
+		s.line("32k tokens", "%s in full, %s with LESS by default and without an adapter: %d slots a head", size(full), size(less.Cache()), less.Budget)
 	}
 	if m.RecurrentBytes() > 0 {
 		s.line("recurrent", "%s, whatever the text", size(m.RecurrentBytes()))

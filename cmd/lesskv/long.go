@@ -23,7 +23,7 @@ import (
 // textArgs refuses arguments: texts are flags.
 func textArgs(_ *cobra.Command, args []string) error {
 	if len(args) > 0 {
-		return usageError{fmt.Errorf("%q: texts are given with -d", args[0])}
+		return usageError{fmt.Errorf("%q: a text is given with -d", args[0])}
 	}
 	return nil
 }
@@ -40,6 +40,17 @@ func fillOutputs(model string, adapter, plot *string) error {
 		return fmt.Errorf("--plot %s: want a name that ends in .png or .svg, or none", *plot)
 	}
 	return nil
+}
+
+// adapterBeside returns the path of the adapter that lies beside a model's file, where the runtime looks for it; "" if there is none.
+func adapterBeside(model string) string {
+	beside := strings.TrimSuffix(model, ".gguf") + ".lesskv.gguf"
+	for _, path := range []string{model, beside} {
+		if _, err := os.Stat(path); err != nil {
+			return ""
+		}
+	}
+	return beside
 }
 
 // readAdapter reads an adapter that is to fit a model.

@@ -49,7 +49,7 @@ layers, as lesskv train --layers makes them on several machines.`,
 			return summary(cmd, out, merged)
 		},
 	}
-	cmd.Flags().StringVarP(&out, "output", "o", "", "`file` to write")
+	addOutput(cmd.Flags(), &out, "`file` to write")
 	return cmd
 }
 

@@ -9,7 +9,7 @@ import (
 )
 
 // errNoRuntime names the one command that makes a lesskv with everything.
-var errNoRuntime = errors.New("this lesskv was built without cgo and can't run models: in a checkout, make lesskv builds one that can")
+var errNoRuntime = errors.New("this lesskv was built without cgo and can't run models: in a checkout, make lesskv builds one that can, elsewhere go run github.com/lesskv/lesskv/patches@VERSION -install")
 
 // runtimeCommands returns the commands that run models, each of which says that this build cannot.
 func runtimeCommands() (all []*cobra.Command) {
@@ -35,10 +35,11 @@ func runtimeCommands() (all []*cobra.Command) {
 var senseless []error
 
 // linked is the runtime in this command: none.
-var linked struct{ base, flags, archive string }
+var linked struct{ base, flags, compiler, archive string }
 
-// policyNames and methodNames are words of commands that this build does not have.
+// policyNames, policyText and methodNames are words of commands that this build does not have.
 func policyNames() []string       { return nil }
+func policyText() string          { return "" }
 func methodNames(string) []string { return nil }
 
 // linkedFolder returns the build folder of the runtime in this command: none.

@@ -8,8 +8,6 @@ import (
 	"strings"
 
 	"github.com/spf13/pflag"
-
-	"github.com/lesskv/lesskv/weights/memory"
 )
 
 // most is the largest number of tokens and the like that C can be given.
@@ -66,15 +64,6 @@ func (n *number[T]) Set(s string) error {
 
 // mib writes bytes in MiB.
 func mib(bytes uint64) string { return fmt.Sprintf("%.2f MiB", float64(bytes)/(1<<20)) }
-
-// parseBudget reads the budget of a flag; around one of a list there may be spaces.
-func parseBudget(flag, s string) (memory.Budget, error) {
-	b, err := memory.ParseBudget(strings.TrimSpace(s))
-	if err != nil {
-		err = usageError{fmt.Errorf("--%s %w", flag, err)}
-	}
-	return b, err
-}
 
 // parseBytes reads 500M, 20G or 1T, and plain bytes.
 func parseBytes(s string) (int64, error) {

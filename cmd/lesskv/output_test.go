@@ -77,9 +77,9 @@ func TestOutputs(t *testing.T) {
 	train := func(args ...string) []string { return append([]string{"train", "-m", model, "-d", text}, args...) }
 	merge := func(out string) []string { return []string{"merge", "-o", out, in("part.gguf")} }
 	speed := func(args ...string) []string {
-		return append([]string{"bench", "-m", "less", "-c0"}, append(args, model)...)
+		return append([]string{"bench", "--method", "less", "-c0"}, append(args, model)...)
 	}
-	check := func(args ...string) []string { return append([]string{"verify", "-m", model, "--text", text}, args...) }
+	check := func(args ...string) []string { return append([]string{"verify", "-m", model, "-d", text}, args...) }
 	imported := func(out string) []string {
 		return []string{"import", "-m", model, "--heavy=1", "-o", out, in("checkpoints")}
 	}
@@ -120,7 +120,7 @@ func TestOutputs(t *testing.T) {
 		"verify, a file for a folder":        {check("-o", text), exitFailed, "is no folder"},
 		"verify, below a file":               {check("-o", filepath.Join(text, "report")), exitFailed, "not a directory"},
 		"verify, a page of another":          {check("-o", in("foreign.verify")), exitFailed, "not lesskv verify's"},
-		"verify, its text":                   {[]string{"verify", "-m", model, "--text", in("foreign.verify/report.md"), "-o", in("foreign.verify")}, exitUsage, "which is read"},
+		"verify, its text":                   {[]string{"verify", "-m", model, "-d", in("foreign.verify/report.md"), "-o", in("foreign.verify")}, exitUsage, "which is read"},
 		"verify, a work folder of another":   {check("-c192", "-b41", "-o", in("work.verify")), exitFailed, "mine.txt"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -187,7 +187,7 @@ func TestPrintedFirst(t *testing.T) {
 		args []string
 		says string
 	}{
-		"bench":  {[]string{"bench", "-t1", "-r1", "-c0", "-m", "less", "--dir", t.TempDir(), "-o", "out/a.json", "--plot", "out/a.png", filepath.Join(dir, "model.gguf")}, "decoding, tokens/s"},
+		"bench":  {[]string{"bench", "-t1", "-r1", "-c0", "--method", "less", "--dir", t.TempDir(), "-o", "out/a.json", "--plot", "out/a.png", filepath.Join(dir, "model.gguf")}, "decoding, tokens/s"},
 		"train":  {append([]string{"train", "-m", filepath.Join(dir, "model.gguf"), "-d", text, "-o", filepath.Join(dir, "a.gguf"), "--plot", "out/a.png"}, quickly...), "best step"},
 		"tune":   {append(tuneQuickly(dir), "-o", filepath.Join(dir, "b.gguf"), "--plot", "out/a.png"), "this allocation"},
 		"verify": {append(slices.Clone(flags), "-t1", "-o", "out"), "sparse"},

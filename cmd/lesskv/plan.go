@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lesskv/lesskv/integration/testdata"
+	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/patches/limits"
 	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/gguf"
@@ -30,9 +32,9 @@ var errRoom = errors.New("nothing fits")
 type planOptions struct {
 	model    string
 	adapter  string
-	memory   string
-	contexts []string
-	budgets  []string
+	memory   int64
+	contexts []int
+	budgets  []budget
 	types    string
 	ubatch   int
 	threads  int
@@ -62,15 +64,15 @@ the model (MODEL.lesskv.gguf) counts, as the runtime would load it.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd.OutOrStdout()) },
 	}
 	f := cmd.Flags()
-	f.StringVarP(&o.model, "model", "m", "", "GGUF `file` of the model (default: gopher-5m, built in)")
-	f.StringVarP(&o.adapter, "adapter", "w", "", "adapter `file`, or none (default: MODEL.lesskv.gguf beside the model)")
-	f.StringVar(&o.memory, "memory", "", "`bytes` that the process may take, as 8G (default: what is available)")
-	f.StringSliceVarP(&o.contexts, "context", "c", nil, "contexts in `tokens`, as 8k (default: 2k, 8k, 32k and so on to the model's)")
-	f.StringSliceVarP(&o.budgets, "budget", "b", []string{"5%", "1024"}, "budgets: `N` slots a head, N% of the context, NMiB, or 1/N of the full f16 cache's bytes")
-	f.StringVar(&o.types, "type", "f16", "type of the slots: f16, f32, q8_0, q4_0, or one for keys and one for values, as q4_0,q8_0")
-	addNumber(f, &o.ubatch, "ubatch", "", 512, 1, most, "tokens of a prompt that are computed at a time")
-	addNumber(f, &o.threads, "threads", "t", limits.CPUs(), 1, maxThreads, "threads")
-	f.StringVarP(&o.picture, "output", "o", "", "`file` for a picture, .png or .svg")
+	addModel(f, &o.model, builtin)
+	addAdapter(f, &o.adapter, ", or none"+beside)
+	addMemory(f, &o.memory, " (default: what is available)")
+	addContexts(f, &o.contexts, "", " (default: 2k, 8k, 32k and so on to the model's)")
+	addBudgets(f, &o.budgets, "", " (default: what run would take, and 5%)")
+	addType(f, &o.types, defaultType)
+	addUbatch(f, &o.ubatch, 512)
+	addThreads(f, &o.threads, "")
+	addOutput(f, &o.picture, "`file` for a picture, .png or .svg")
 	f.SortFlags = false
 	return cmd
 }
@@ -83,23 +85,18 @@ type plan struct {
 	weights  uint64
 	bound    uint64
 	from     string // where the bound comes from
+	types    string // as the user gave them
 	contexts []int
-	budgets  []planBudget
+	budgets  []budget
 	cache    memory.Cache // but for context and budget
 	rows     []planRow
-}
-
-// A planBudget is a budget as it was given.
-type planBudget struct {
-	memory.Budget
-	text string
 }
 
 // A planRow is one cache at one context.
 type planRow struct {
 	context int
 	name    string // of the cache: "full f16", or the budget as it was given
-	budget  *planBudget
+	budget  *budget
 	slots   int // of a head; 0: the full cache
 	process memory.Process
 }
@@ -164,15 +161,13 @@ func (o *planOptions) plan() (p *plan, inputs []string, err error) {
 	if p.contexts, err = o.contextsOf(p.model); err != nil {
 		return nil, nil, err
 	}
-	for _, text := range o.budgets {
-		b, err := parseBudget("budget", text)
-		if err != nil {
-			return nil, nil, err
-		}
-		p.budgets = append(p.budgets, planBudget{b, strings.TrimSpace(text)})
+	if p.budgets = o.budgets; p.budgets == nil {
+		p.budgets = []budget{{}, {memory.Budget{Share: .05}, "5%"}}
 	}
-	if p.cache.Key, p.cache.Value, err = slotTypes(o.types); err != nil {
-		return nil, nil, usageError{fmt.Errorf("--type %w", err)}
+	if p.types = o.types; p.types == "" {
+		p.cache.Key, p.cache.Value = memory.SlotTypes(p.model)
+	} else if p.cache.Key, p.cache.Value, err = worker.GGUFTypes(o.types); err != nil {
+		return nil, nil, usageError{err}
 	}
 	if p.cache.Pinned = 1; o.model == "" {
 		p.cache.Policy = builtinPolicy
@@ -206,12 +201,8 @@ func (o *planOptions) readAdapter(p *plan, model string) (path string, err error
 
 // bound finds out how much memory there is.
 func (o *planOptions) bound(p *plan) error {
-	if o.memory != "" {
-		n, err := parseBytes(o.memory)
-		if err != nil {
-			return usageError{fmt.Errorf("--memory %s: %w", o.memory, err)}
-		}
-		p.bound, p.from = uint64(n), "--memory"
+	if o.memory > 0 {
+		p.bound, p.from = uint64(o.memory), "--memory"
 		return nil
 	}
 	n, ok := limits.Memory()
@@ -224,17 +215,8 @@ func (o *planOptions) bound(p *plan) error {
 
 // contextsOf returns the contexts that were asked for, or those that make a table.
 func (o *planOptions) contextsOf(m *weights.Model) (all []int, err error) {
-	for _, text := range o.contexts {
-		digits, thousand := strings.CutSuffix(strings.ToLower(text), "k")
-		unit := 1
-		if thousand {
-			unit = 1024
-		}
-		n, err := strconv.Atoi(digits)
-		if err != nil || n < 1 || n > 1<<30/unit {
-			return nil, usageError{fmt.Errorf("--context %s: want tokens, as 8192 or 8k", text)}
-		}
-		all = append(all, n*unit)
+	if all = slices.Clone(o.contexts); slices.Contains(all, 0) {
+		return nil, usageError{errors.New("--context 0: want 1 token at least")}
 	}
 	if all == nil {
 		for n := 2048; n < m.Context; n *= 4 {
@@ -248,26 +230,6 @@ func (o *planOptions) contextsOf(m *weights.Model) (all []int, err error) {
 
 // slotNames are the types of slots as a command line and an app write them.
 var slotNames = map[gguf.Type]struct{ text, option string }{gguf.F16: {"f16", "F16"}, gguf.F32: {"f32", "F32"}, gguf.Q8_0: {"q8_0", "Q8"}, gguf.Q4_0: {"q4_0", "Q4"}}
-
-// slotTypes reads the types of keys and values.
-func slotTypes(s string) (key, value gguf.Type, err error) {
-	find := func(text string) (gguf.Type, error) {
-		for t, name := range slotNames {
-			if name.text == text {
-				return t, nil
-			}
-		}
-		return 0, fmt.Errorf("%q: want f16, f32, q8_0 or q4_0, or one for keys and one for values, as q4_0,q8_0", s)
-	}
-	k, v, two := strings.Cut(s, ",")
-	if !two {
-		v = k
-	}
-	if key, err = find(k); err == nil {
-		value, err = find(v)
-	}
-	return key, value, err
-}
 
 // work fills in the rows, context by context.
 func (p *plan) work(o *planOptions) error {
@@ -290,7 +252,7 @@ func (p *plan) work(o *planOptions) error {
 			} else if err != nil {
 				return err
 			}
-			p.rows = append(p.rows, planRow{context, "LESS " + b.text, &b, bytes.Budget, memory.Process{
+			p.rows = append(p.rows, planRow{context, "LESS " + cmp.Or(b.text, "default"), &b, bytes.Budget, memory.Process{
 				Weights: p.weights, Cache: bytes.Cache() + bytes.Recurrent, Copies: bytes.Checkpoints(p.model, checkpoints), Compute: compute,
 				Scratch: memory.Scratch(p.model, bytes.Most, o.ubatch, o.threads)}})
 		}
@@ -346,13 +308,13 @@ func (p *plan) name() string {
 	return filepath.Base(p.path)
 }
 
-// best returns the row to advise: at the longest context at which anything fits, the full f16 cache or else the LESS cache with most slots.
+// best returns the row to advise: at the longest context at which anything fits, the full f16 cache, or else the LESS cache by default or with most slots.
 func (p *plan) best() (best planRow, ok bool) {
 	for _, r := range p.rows {
 		if !p.holds(r) || r.budget == nil && r.name != "full f16" {
 			continue
 		}
-		if !ok || r.context > best.context || best.budget != nil && r.slots > best.slots {
+		if !ok || r.context > best.context || best.budget != nil && r.better(best) {
 			best, ok = r, true
 		}
 	}
@@ -376,40 +338,49 @@ func (p *plan) advise(w io.Writer) {
 		fmt.Fprintf(w, "\nThe full cache of %d tokens fits. LESS leaves %s to others:\n\n", r.context, size(r.process.Total()-l.process.Total()))
 		r = l
 	}
-	budget := quote(r.budget.text)
-	flags, variables, option := "--budget "+budget, "LESSKV=on LESSKV_BUDGET="+budget, "Budget: "+r.budget.option()
-	if p.cache.Key != gguf.F16 || p.cache.Value != gguf.F16 {
+	flags, options := []string{fmt.Sprintf("-c %d", r.context)}, []string{}
+	variables := []string{"LESSKV=on"}
+	add := func(flag, variable, option string) {
+		flags, variables, options = append(flags, flag), append(variables, variable), append(options, option)
+	}
+	if p.path != "" {
+		flags = append(flags, "-m "+quote(p.path))
+	}
+	if r.budget.text != "" {
+		budget := quote(r.budget.text)
+		add("-b "+budget, "LESSKV_BUDGET="+budget, "Budget: "+r.budget.option())
+	}
+	if p.types != "" {
 		k, v := slotNames[p.cache.Key], slotNames[p.cache.Value]
-		flags += fmt.Sprintf(" --type %s,%s", k.text, v.text)
-		variables += fmt.Sprintf(" LESSKV_TYPE=%s,%s", k.text, v.text)
-		option += fmt.Sprintf(", Keys: lesskv.%s, Values: lesskv.%s", k.option, v.option)
+		add("--type "+p.types, "LESSKV_TYPE="+p.types, fmt.Sprintf("Keys: lesskv.%s, Values: lesskv.%s", k.option, v.option))
 	}
 	switch p.adapter {
 	case "":
 	case "none":
-		flags += " --adapter none"
-		variables += " LESSKV_ADAPTER=none"
-		option += ", Adapter: lesskv.NoAdapter"
+		add("-w none", "LESSKV_ADAPTER=none", "Adapter: lesskv.NoAdapter")
 	default:
-		flags += " --adapter " + quote(p.adapter)
-		variables += " LESSKV_ADAPTER=" + quote(p.adapter)
-		option += fmt.Sprintf(", Adapter: %q", p.adapter)
+		add("-w "+quote(p.adapter), "LESSKV_ADAPTER="+quote(p.adapter), fmt.Sprintf("Adapter: %q", p.adapter))
 	}
-	if p.path != "" {
-		flags = "-m " + quote(p.path) + " " + flags
-	}
-	fmt.Fprintf(w, "  option       llama.SetContext(%d),\n               lesskv.Enable(lesskv.Config{%s})\n", r.context, option)
-	fmt.Fprintf(w, "  environment  %s\n", variables)
-	fmt.Fprintf(w, "  flags        lesskv run -c %d %s\n", r.context, flags)
+	fmt.Fprintf(w, "  option       llama.SetContext(%d),\n               lesskv.Enable(lesskv.Config{%s})\n", r.context, strings.Join(options, ", "))
+	fmt.Fprintf(w, "  environment  %s\n", strings.Join(variables, " "))
+	fmt.Fprintf(w, "  flags        lesskv run %s\n", strings.Join(flags, " "))
 	if r.context > p.model.Context {
 		fmt.Fprintf(w, "\nThe model was trained for %d tokens; with LESS a text ends there.\n", p.model.Context)
 	}
 }
 
-// most returns the LESS cache of a context that has most slots, of those with which a process takes less than so many bytes.
+// better tells whether a LESS cache is rather advised than another, or than none: that by default, or else the one with more slots.
+func (r planRow) better(than planRow) bool {
+	if than.budget != nil && (r.budget.text == "") != (than.budget.text == "") {
+		return r.budget.text == ""
+	}
+	return r.slots > than.slots
+}
+
+// most returns the LESS cache of a context to advise, of those with which a process takes less than so many bytes.
 func (p *plan) most(context int, bytes uint64) (most planRow, ok bool) {
 	for _, r := range p.rows {
-		if r.context == context && r.budget != nil && r.process.Total() < bytes && r.slots > most.slots {
+		if r.context == context && r.budget != nil && r.process.Total() < bytes && r.better(most) {
 			most, ok = r, true
 		}
 	}
@@ -417,7 +388,7 @@ func (p *plan) most(context int, bytes uint64) (most planRow, ok bool) {
 }
 
 // option writes a budget as an app does.
-func (b planBudget) option() string {
+func (b budget) option() string {
 	switch {
 	case b.Tokens > 0:
 		return fmt.Sprintf("lesskv.Tokens(%d)", b.Tokens)

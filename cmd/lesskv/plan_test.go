@@ -26,14 +26,14 @@ func TestPlan(t *testing.T) {
 	require.Equal(t, exitOK, status, stderr)
 	flat := regexp.MustCompile(` +`).ReplaceAllString(out, " ")
 	for _, want := range []string{
-		"gopher-5m: weights 9.888 MiB, trained for 2048 tokens", "50 MiB, --memory\n", "32768 full f16 all 96 MiB - ", "LESS 5% 102 363.2 KiB ", "LESS 1024 1024 3.14 MiB", "LESS 7% 143 ", " LESS 1/64 481 ",
-		"To hold 32768 tokens:", "llama.SetContext(32768),\n lesskv.Enable(lesskv.Config{Budget: lesskv.Share(0.07)})", "LESSKV=on LESSKV_BUDGET=7%\n", "lesskv run -c 32768 --budget 7%\n",
+		"gopher-5m: weights 9.888 MiB, trained for 2048 tokens", "40 MiB, --memory\n", "32768 full f16 all 96 MiB - ", "LESS 5% 102 255.8 KiB ", "LESS 1024 1024 1.769 MiB", "LESS 7% 143 ", " LESS 1/64 860 ",
+		"To hold 32768 tokens:", "llama.SetContext(32768),\n lesskv.Enable(lesskv.Config{Budget: lesskv.Share(0.07)})", "LESSKV=on LESSKV_BUDGET=7%\n", "lesskv run -c 32768 -b 7%\n",
 		"with LESS a text ends there",
 	} {
 		assert.Contains(t, flat, want)
 	}
-	_, part, _ := command("", "plan", "--memory=50M", "-c32k", "-b1 / 64")
-	for _, want := range []string{"lesskv.Part(1, 64)", "LESSKV_BUDGET='1 / 64'\n", "--budget '1 / 64'\n"} {
+	_, part, _ := command("", "plan", "--memory=40M", "-c32k", "-b1 / 64")
+	for _, want := range []string{"lesskv.Part(1, 64)", "LESSKV_BUDGET='1 / 64'\n", "-b '1 / 64'\n"} {
 		assert.Contains(t, part, want)
 	}
 	for line := range strings.Lines(out) {
@@ -77,7 +77,7 @@ func TestPlanAsRun(t *testing.T) {
 			}
 			for _, args := range [][]string{flags, bare} {
 				if args = append(args, "-t1", "-n2"); slices.Contains(test.args, model) {
-					args = append(args, "-b32")
+					args = append(args, "--ubatch=32")
 				}
 				status, _, report := command("x", args...)
 				require.Equal(t, exitOK, status, report)
@@ -133,9 +133,9 @@ func TestPlanRefused(t *testing.T) {
 		"nothing fits":  {[]string{"--memory=1M"}, exitChecks, "nothing fits into 1 MiB"},
 		"argument":      {[]string{"m.gguf"}, exitUsage, "given with -m"},
 		"memory":        {[]string{"--memory=lots"}, exitUsage, "--memory lots: want bytes"},
-		"context":       {[]string{"-c0"}, exitUsage, "--context 0: want tokens"},
-		"contexts":      {[]string{"-c18014398509481985k"}, exitUsage, "want tokens"},
-		"budget":        {[]string{"-b0%"}, exitUsage, "--budget \"0%\": want tokens"},
+		"context":       {[]string{"-c0"}, exitUsage, "--context 0: want 1 token"},
+		"contexts":      {[]string{"-c18014398509481985k"}, exitUsage, "want a number of tokens"},
+		"budget":        {[]string{"-b0%"}, exitUsage, "--budget 0%: want tokens"},
 		"types":         {[]string{"--type=f64"}, exitUsage, "want f16, f32"},
 		"picture":       {[]string{"-m", model, "-o", model}, exitUsage, "want a name that ends in .png"},
 		"not served":    {[]string{"-m", alibi}, exitFailed, "ALiBi"},
@@ -168,8 +168,8 @@ func TestPlanHere(t *testing.T) {
 	status, out, stderr := command("", "plan")
 	require.Equal(t, exitOK, status, stderr)
 	assert.Contains(t, out, "available on this machine")
-	assert.Regexp(t, `The full cache of 2048 tokens fits. LESS leaves 4\.\d+ MiB to others`, out)
-	_, out, _ = command("", "plan", "-c2k", "-b2048")
+	assert.Regexp(t, `The full cache of 2048 tokens fits. LESS leaves 5\.\d+ MiB to others`, out)
+	_, out, _ = command("", "plan", "-c2k", "-b2048", "--type=f16")
 	assert.Contains(t, out, "fits, and LESS with these budgets takes no less.\n")
 	assert.NotContains(t, out, "flags")
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lesskv/lesskv/cgo/kernels"
+	_ "github.com/lesskv/lesskv/cmd/lesskv/internal/assembled" // says what to do where no runtime is
 	"github.com/lesskv/lesskv/integration/bench"
 	"github.com/lesskv/lesskv/integration/tune"
 	"github.com/lesskv/lesskv/integration/verify"
@@ -28,10 +29,11 @@ func runtimeCommands() []*cobra.Command {
 var senseless = []error{lesskv.ErrConfig, lesskv.ErrArgument, train.ErrOption, tune.ErrOption, verify.ErrPlan, bench.ErrOption}
 
 // linked is the runtime in this command.
-var linked = struct{ base, flags, archive string }{llama.LesskvRuntime, llama.LesskvFlags, llama.LesskvArchive}
+var linked = struct{ base, flags, compiler, archive string }{llama.LesskvRuntime, llama.LesskvFlags, llama.LesskvCompiler, llama.LesskvArchive}
 
-// policyNames and methodNames are the words that flags of these names take.
+// policyNames and methodNames are the words that flags of these names take, policyText what policies are.
 func policyNames() []string { return kernels.PolicyNames() }
+func policyText() string    { return kernels.PolicyHelp() }
 
 func methodNames(command string) (names []string) {
 	if command == "verify" {

@@ -28,13 +28,13 @@ func TestNumbers(t *testing.T) {
 	text := filepath.Join(t.TempDir(), "text.txt")
 	require.NoError(t, os.WriteFile(text, []byte("too short"), 0o644))
 	before := map[string][]string{
-		"run": {"x"}, "tune": {"-m", model, "-d", text}, "train": {"-m", model, "-d", text}, "verify": {"-m", model, "--text", text}, "bench": {"gopher-5m"}, "import": {"-m", model, "-o", "x.gguf", "dir"},
+		"run": {"x"}, "tune": {"-m", model, "-d", text}, "train": {"-m", model, "-d", text}, "verify": {"-m", model, "-d", text}, "bench": {"gopher-5m"}, "import": {"-m", model, "-o", "x.gguf", "dir"},
 	}
 	numbers := 0
 	for _, cmd := range newRoot().Commands() {
 		cmd.Flags().VisitAll(func(f *pflag.Flag) {
 			if !slices.Contains([]string{"int", "uint", "float", "intSlice", "duration"}, f.Value.Type()) &&
-				!slices.Contains([]string{"budget", "heavy", "pinned", "checkpoints", "disk", "memory", "contexts", "prompt-limit", "growth"}, f.Name) {
+				!slices.Contains([]string{"budget", "heavy", "pinned", "checkpoints", "disk", "memory", "bytes", "context", "ubatch", "prompt-limit", "growth"}, f.Name) {
 				return
 			}
 			numbers++
@@ -76,7 +76,7 @@ func TestStatus(t *testing.T) {
 		return append([]string{"tune", "-t1", "-c256", "-b32", "-m", model, "-d", long, "-o", filepath.Join(dir, "new.gguf")}, args...)
 	}
 	verify := func(args ...string) []string {
-		return append([]string{"verify", "-t1", "-c192", "-b41", "-m", model, "--text", text, "-o", filepath.Join(dir, "report")}, args...)
+		return append([]string{"verify", "-t1", "-c192", "-b41", "-m", model, "-d", text, "-o", filepath.Join(dir, "report")}, args...)
 	}
 	for name, c := range map[string]struct {
 		args   []string
@@ -86,7 +86,7 @@ func TestStatus(t *testing.T) {
 		"chat, an argument":      {[]string{"chat", "Hello"}, exitUsage, "turns are read from"},
 		"chat, no tokens":        {[]string{"chat", "-n0"}, exitUsage, "--tokens 0"},
 		"chat, no model":         {[]string{"chat", "-m", "no such.gguf"}, exitFailed, "no such.gguf"},
-		"run, threads":           {[]string{"run", "-t-3", "x"}, exitUsage, "--threads -3: want a number from 0 to 512"},
+		"run, threads":           {[]string{"run", "-t-3", "x"}, exitUsage, "--threads -3: want a number from 1 to 512"},
 		"run, heavy":             {[]string{"run", "--heavy=5000", "x"}, exitUsage, "heavy 5000"},
 		"run, type":              {[]string{"run", "--type=q9", "x"}, exitUsage, `type "q9`},
 		"run, policy":            {[]string{"run", "--policy=newest", "x"}, exitUsage, strings.Join(kernels.PolicyNames(), ", ")},
@@ -112,27 +112,27 @@ func TestStatus(t *testing.T) {
 		"train, an empty model":  {[]string{"train", "-m", empty, "-d", long}, exitFailed, "empty.gguf"},
 		"train, empty text":      {[]string{"train", "-m", model, "-d", ""}, exitUsage, "--data is empty"},
 		"train, short text":      {[]string{"train", "-m", model, "-d", text}, exitFailed, "not enough text"},
-		"train, allocation":      {train("--allocation", adapter), exitUsage, "that adapter has none: lesskv tune makes one"},
+		"train, allocation":      {train("-w", adapter), exitUsage, "that one has no budgets by head: lesskv tune makes one"},
 		"tune, policy":           {tune("--policy=newest"), exitUsage, "newest"},
 		"tune, budget":           {tune("-b500"), exitUsage, "lesskv tune: a budget of 500 slots"},
 		"tune, bytes":            {tune("-b1GiB"), exitUsage, "lesskv tune: a budget of"},
-		"tune, nonsense":         {tune("-b7.5"), exitUsage, "lesskv tune: --budget \"7.5\": want tokens (1024)"},
-		"tune, types":            {tune("--types=q9"), exitUsage, `slots of type "q9"`},
+		"tune, nonsense":         {tune("-b7.5"), exitUsage, "lesskv tune: --budget 7.5: want tokens (1024)"},
+		"tune, types":            {tune("--type=q9"), exitUsage, `slots of type "q9"`},
 		"tune, plot":             {tune("--plot=a.jpeg"), exitUsage, ".png or .svg"},
 		"tune, nothing":          {[]string{"tune"}, exitUsage, "want a model and a text"},
 		"tune, short text":       {[]string{"tune", "-m", model, "-d", text}, exitFailed, "not enough text"},
-		"tune, the policy's own": {tune("--adapter", adapter, "--policy=lambda"), exitUsage, "was trained with"},
+		"tune, the policy's own": {tune("-w", adapter, "--policy=lambda"), exitUsage, "was trained with"},
 		"tune, onto kernels":     {tune("-o", adapter), exitFailed, "that is not an allocation alone"},
-		"train, onto its input":  {train("--allocation", adapter, "-o", adapter), exitUsage, "that adapter has none"},
+		"train, onto its input":  {train("-w", adapter, "-o", adapter), exitUsage, "that one has no budgets by head"},
 		"train, onto budgets":    {train("-o", byHead), exitFailed, "that is not an adapter without budgets by head"},
 		"import, onto budgets":   {[]string{"import", "-m", model, "--heavy=51", "--recent=51", "-o", byHead, dir}, exitFailed, "that is not an adapter without budgets by head"},
 		"merge, onto budgets":    {[]string{"merge", "-o", byHead, adapter}, exitFailed, "that is not an adapter without budgets by head"},
 		"tune, onto the model":   {tune("-o", model), exitUsage, "which is read"},
 		"verify, windows":        {verify("--windows=200"), exitFailed, "200 windows of 192 tokens want 38201 tokens of text, and there are 330"},
 		"verify, method":         {verify("--method=best"), exitUsage, `method "best"`},
-		"verify, empty model":    {[]string{"verify", "-m", "", "--text", text}, exitUsage, "--model is empty"},
+		"verify, empty model":    {[]string{"verify", "-m", "", "-d", text}, exitUsage, "--model is empty"},
 		"bench, shape":           {[]string{"bench", "no-such-shape"}, exitUsage, "no shape"},
-		"bench, growth":          {[]string{"bench", "--growth=9000k", "gopher-5m"}, exitUsage, "--growth 9000k"},
+		"bench, growth":          {[]string{"bench", "--growth=9000k", "gopher-5m"}, exitUsage, "a growth to 9216000 tokens"},
 		"bench, policy":          {[]string{"bench", "--policy=newest", "gopher-5m"}, exitUsage, "newest"},
 		"bench, rank":            {[]string{"bench", "--rank=65536", "--hidden=65536", "--dir", dir, "-c0", model}, exitFailed, "GiB are free"},
 		"bench, cell":            {[]string{"bench", "--cell=0s", "gopher-5m"}, exitUsage, "--cell 0s"},
@@ -169,7 +169,7 @@ func TestRunEnvironment(t *testing.T) {
 		"a policy and a budget":  {map[string]string{"LESSKV_POLICY": "h2o", "LESSKV_BUDGET": "77"}, nil, exitOK, "h2o, 77 of 2048 tokens"},
 		"on, without an adapter": {map[string]string{"LESSKV": "on", "LESSKV_ADAPTER": "none"}, nil, exitOK, "sparse only"},
 		"a flag goes before":     {map[string]string{"LESSKV": "off"}, []string{"--budget=70"}, exitOK, "70 of 2048 tokens"},
-		"nonsense":               {map[string]string{"LESSKV_BUDGET": "garbage"}, nil, exitUsage, "LESSKV_BUDGET=garbage: budget"},
+		"nonsense":               {map[string]string{"LESSKV_BUDGET": "garbage"}, nil, exitUsage, "LESSKV_BUDGET=garbage: want tokens (1024)"},
 		"a switch that is none":  {map[string]string{"LESSKV": "perhaps"}, nil, exitUsage, "LESSKV=perhaps: want on or off"},
 	} {
 		t.Run(name, func(t *testing.T) {

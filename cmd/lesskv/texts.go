@@ -14,6 +14,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/lesskv/lesskv/integration/record"
+	"github.com/lesskv/lesskv/weights"
+	"github.com/lesskv/lesskv/weights/memory"
 )
 
 // A document is a file of text; "-" is standard input.
@@ -65,6 +67,14 @@ func (d document) read() ([]byte, error) {
 	return data, nil
 }
 
+// content returns what is read of a document; nil where it is no text.
+func (d document) content(stdin io.Reader) ([]byte, error) {
+	if d.path == "-" {
+		return io.ReadAll(stdin)
+	}
+	return d.read()
+}
+
 // inputs are what a command reads: the model and its texts. An output of before in a folder of texts is no text, and may be replaced.
 func inputs(model string, texts []document, outputs []output) []string {
 	all := []string{model}
@@ -79,26 +89,29 @@ func inputs(model string, texts []document, outputs []output) []string {
 	return all
 }
 
-// parseSlots reads slots per KV head: a number, or a share of the context ("Budgets" in algorithm.md).
-func parseSlots(s string, context int) (int, error) {
-	b, err := parseBudget("budget", s)
-	if err != nil || b.InBytes() { // which depend on more than is known here
-		return 0, fmt.Errorf("--budget %s: want tokens (102) or a share of the context (5%%)", s)
+// slotsOf returns the slots of a KV head in windows of c.Context tokens, whose slots are of the default type. Of the default budget it is
+// half a window at most, so that something is evicted.
+func slotsOf(b budget, c memory.Cache, m *weights.Model) (int, error) {
+	if b.Tokens > 0 || b.Share > 0 {
+		return b.Slots(c.Context), nil // of tokens, maybe more than there are
 	}
-	return b.Slots(context), nil
+	c.Budget = b.Budget
+	c.Key, c.Value = memory.SlotTypes(m)
+	bytes, err := memory.Less(m, c)
+	switch {
+	case err != nil:
+		return 0, usageError{fmt.Errorf("--budget %s: %w", b.text, err)}
+	case b.InBytes():
+		return bytes.Budget, nil
+	}
+	return min(bytes.Budget, c.Context/2), nil
 }
 
 // readTexts returns the tokens of all documents, one after the other, each behind the token that starts a sequence.
 func readTexts(r *record.Runtime, stdin io.Reader, texts []document) ([]int32, error) {
 	var all []int32
 	for _, d := range texts {
-		var data []byte
-		var err error
-		if d.path == "-" {
-			data, err = io.ReadAll(stdin)
-		} else {
-			data, err = d.read()
-		}
+		data, err := d.content(stdin)
 		switch {
 		case err != nil:
 			return nil, err

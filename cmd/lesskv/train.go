@@ -19,13 +19,12 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
-	"github.com/lesskv/lesskv/cgo/kernels"
 	"github.com/lesskv/lesskv/integration/pieces"
 	"github.com/lesskv/lesskv/integration/record"
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/patches/limits"
 	"github.com/lesskv/lesskv/weights"
-	"github.com/lesskv/lesskv/weights/gguf"
+	"github.com/lesskv/lesskv/weights/memory"
 	"github.com/lesskv/lesskv/weights/train"
 )
 
@@ -34,12 +33,11 @@ type trainOptions struct {
 	train.Options
 	model   string
 	texts   []string
-	budgets []string
+	budgets []budget
 	context int
 	limit   int
 	layers  string
-	typ     string
-	disk    string
+	matrix  string
 	spread  string
 	plot    string
 	quiet   bool
@@ -65,36 +63,37 @@ repeats at most the layers that were being fitted.
 Layers are independent: with --layers 0-7 on one machine and 8-15 on another,
 lesskv merge joins what they write.`,
 		Example: `  lesskv train -m model.gguf -d texts/
-  lesskv train -m model.gguf -d texts/ -o peak.gguf --policy peak --budget 5% --rank 16
+  lesskv train -m model.gguf -d texts/ -o peak.gguf --policy peak -b 5% --rank 16
   lesskv train -m model.gguf -d a.txt --layers 0-7 -o part1.gguf`,
 		Args: textArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd) },
 	}
 	f := cmd.Flags()
-	f.StringVarP(&o.model, "model", "m", "", "GGUF `file` of the model")
-	f.StringArrayVarP(&o.texts, "data", "d", nil, "text to train on: a `file`, a folder, or - (may be given several times)")
-	f.StringVarP(&o.Output, "output", "o", "", "`file` to write (default: MODEL.lesskv.gguf beside the model)")
-	f.StringVar(&o.Policy, "policy", "h2o", "sparse policy, which says what stays: "+kernels.PolicyHelp())
-	f.StringSliceVarP(&o.budgets, "budget", "b", []string{"5%"}, "slots per KV head: tokens, or a share of the context as 5%; several, with commas, make one adapter for all")
-	f.StringVar(&o.spread, "allocation", "", "adapter `file` that says how budgets are spread over layers and heads, as lesskv tune makes it (default: equally)")
+	addModel(f, &o.model, "")
+	addTexts(f, &o.texts)
+	addOutput(f, &o.Output, "`file` to write"+beside)
+	addAdapter(f, &o.spread, ": how budgets are spread over layers and heads, as lesskv tune finds it (default: equally)")
+	addPolicy(f, &o.Policy, "peak", "")
+	addBudgets(f, &o.budgets, "", " make one adapter for all (default: what -w was found for, without it what run would take, and half a window at most)")
 	addNumber(f, &o.Heavy, "heavy", "", 0, 0, most, "heavy slots of the first budget, 0 for the policy's own share")
 	addNumber(f, &o.Pinned, "pinned", "", 1, 0, most, "first positions that are never evicted, 0 for none")
-	addNumber(f, &o.Ubatch, "ubatch", "", 32, 1, most, "tokens of a micro-batch: evictions happen after each")
-	addNumber(f, &o.Rank, "rank", "r", train.DefaultRank, 1, weights.MaxSize, "rank of the low-rank state")
+	addUbatch(f, &o.Ubatch, 32)
+	addNumber(f, &o.Rank, "rank", "", train.DefaultRank, 1, weights.MaxSize, "rank of the low-rank state")
 	addNumber(f, &o.Hidden, "hidden", "", train.DefaultHidden, 1, weights.MaxSize, "hidden size of the kernels, which are memory too")
-	addNumber(f, &o.context, "context", "c", 2048, 0, 1<<24, "tokens of a window, 0 for the model's context")
-	addNumber(f, &o.limit, "tokens", "n", 200_000, 0, math.MaxInt, "how many tokens of the text to use, spread over it, 0 for all")
+	addContext(f, &o.context, 2048, ": that of a window, 0 for the model's")
+	addNumber(f, &o.limit, "text-tokens", "", 200_000, 0, math.MaxInt, "how many tokens of the text to use, spread over it, 0 for all")
 	addNumber(f, &o.Steps, "steps", "", train.DefaultSteps, 1, most, "steps of the optimiser, one window each")
 	addNumber(f, &o.Rate, "rate", "", train.DefaultRate, 1e-9, train.MaxRate, "largest rate of the optimiser")
 	f.StringVar(&o.layers, "layers", "", "`from-to` of the layers to train, counted from 0 (default: all)")
-	addNumber(f, &o.Threads, "threads", "t", limits.CPUs(), 1, maxThreads, "threads, a layer each")
+	addThreads(f, &o.Threads, "")
 	addNumber(f, &o.Seed, "seed", "s", 1, 0, math.MaxUint64, "seed of the starting point: the same options give the same file")
-	f.StringVar(&o.typ, "type", "f16", "type of the adapter's matrices: f16, f32 or q8_0")
-	f.StringVar(&o.disk, "disk", "", "`bytes` that recordings may take at a time, as 20G (default: nine tenths of what is free)")
+	addWord(f, &o.matrix, "kernels", "type of phi and psi", "f16", "f32", "q8_0")
+	f.Var((*byteSize)(&o.Disk), "disk", "`bytes` that recordings may take at a time, as 20G (default: nine tenths of what is free)")
 	f.StringVar(&o.Recordings, "recordings", "", "`folder` in which recordings stay for other runs, whatever these change but model, text and context")
 	f.StringVar(&o.plot, "plot", "", "`file` for a picture of the layers' validation errors, .png or .svg; none for none (default: OUTPUT with .png)")
-	f.BoolVarP(&o.quiet, "quiet", "q", false, "no progress")
+	addQuiet(f, &o.quiet)
 	f.SortFlags = false
+	aliases(f, map[string]string{"allocation": "adapter", "tokens": "text-tokens", "type": "kernels"})
 	return cmd
 }
 
@@ -108,11 +107,13 @@ func (o *trainOptions) run(cmd *cobra.Command) (err error) {
 	if err := o.parse(); err != nil {
 		return usageError{err}
 	}
+	found := 0 // the budget that an allocation is for
 	if o.spread != "" {
 		a, err := readAdapter(o.spread, o.Model)
 		if err != nil {
 			return err
 		}
+		found = a.Trained.Heavy + a.Trained.Recent
 		switch policy := a.Trained.Policy; {
 		case !cmd.Flags().Changed("policy"):
 			o.Policy = policy
@@ -120,8 +121,11 @@ func (o *trainOptions) run(cmd *cobra.Command) (err error) {
 			return usageError{fmt.Errorf("--policy %s: the allocation in %s was found for %s: want that", o.Policy, o.spread, policy)}
 		}
 		if o.Allocation = a.Budget; a.Budget == nil {
-			return usageError{fmt.Errorf("--allocation %s: that adapter has none: lesskv tune makes one", o.spread)}
+			return usageError{fmt.Errorf("--adapter %s: that one has no budgets by head: lesskv tune makes one", o.spread)}
 		}
+	}
+	if err := o.slots(found); err != nil {
+		return err
 	}
 	if free, ok := limits.Memory(); ok {
 		o.Memory = free
@@ -199,13 +203,6 @@ func (o *trainOptions) parse() (err error) {
 	if err := fillOutputs(o.model, &o.Output, &o.plot); err != nil {
 		return err
 	}
-	for _, s := range o.budgets {
-		b, err := parseSlots(s, o.context)
-		if err != nil {
-			return err
-		}
-		o.Budgets = append(o.Budgets, b)
-	}
 	o.Options.Layers = [2]int{0, m.Layers}
 	if o.layers != "" {
 		from, to, both := strings.Cut(o.layers, "-")
@@ -219,18 +216,36 @@ func (o *trainOptions) parse() (err error) {
 		}
 		o.Options.Layers = [2]int{a, b + 1}
 	}
-	types := map[string]gguf.Type{"f16": gguf.F16, "f32": gguf.F32, "q8_0": gguf.Q8_0}
-	t, ok := types[strings.ToLower(o.typ)]
-	if !ok {
-		return fmt.Errorf("--type %s: want f16, f32 or q8_0", o.typ)
-	}
-	o.Type = t
-	if o.disk != "" {
-		if o.Disk, err = parseBytes(o.disk); err != nil {
-			return fmt.Errorf("--disk %s: %w", o.disk, err)
+	o.Type, _, err = worker.GGUFTypes(o.matrix)
+	return err
+}
+
+// slots fills in the budgets, as slots of a KV head.
+func (o *trainOptions) slots(found int) error {
+	c := memory.Cache{Context: o.context, Policy: o.Policy, Pinned: max(0, o.Pinned)}
+	for _, b := range o.budgets {
+		if b.InBytes() && c.Adapter == nil { // which are to pay for phi and psi
+			c.Adapter = weights.Random(o.Model, o.Rank, o.Hidden, weights.Trained{Policy: o.Policy}, o.Seed)
+			if err := c.Adapter.Convert(o.Type); err != nil {
+				return err
+			}
+			c.Adapter.Budget = o.Allocation
 		}
+		n, err := slotsOf(b, c, o.Model)
+		if err != nil {
+			return err
+		}
+		o.Budgets = append(o.Budgets, n)
 	}
-	return nil
+	if len(o.budgets) > 0 {
+		return nil
+	}
+	n, err := slotsOf(budget{}, c, o.Model)
+	if found > 0 {
+		n = min(found, o.context/2)
+	}
+	o.Budgets = []int{n}
+	return err
 }
 
 // outputs checks what is to be written.

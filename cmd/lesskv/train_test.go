@@ -54,7 +54,7 @@ func (m mortal) Write(p []byte) (int, error) {
 }
 
 // quickly are flags for a training of seconds: three windows and few steps.
-var quickly = []string{"-c256", "-n768", "-b64", "--steps=100", "--ubatch=16", "--hidden=4", "-r4", "-t1"}
+var quickly = []string{"-c256", "--text-tokens=768", "-b64", "--policy=h2o", "--steps=100", "--ubatch=16", "--hidden=4", "--rank=4", "-t1"}
 
 // trainFiles returns a folder with the model, some text and a lesskv that is this binary, and an environment that finds it.
 func trainFiles(t *testing.T) (dir string, env []string) {
@@ -113,7 +113,7 @@ func TestTrain(t *testing.T) {
 	assert.FileExists(t, filepath.Join(dir, "plot.png"))
 
 	adapter := filepath.Join(dir, "model.lesskv.gguf")
-	status, text, report := greedy("", "-m", filepath.Join(dir, "model.gguf"), "-n40", "-b16", "--budget=64", "--policy=h2o", strings.Repeat("func main() {\n", 20))
+	status, text, report := greedy("", "-m", filepath.Join(dir, "model.gguf"), "-n40", strings.Repeat("func main() {\n", 20))
 	require.Equal(t, exitOK, status, report)
 	assert.NotEmpty(t, text)
 	assert.Contains(t, report, "kernels of rank 4", "run finds %s", adapter)
@@ -203,13 +203,14 @@ func TestTrainUsage(t *testing.T) {
 	text := filepath.Join(t.TempDir(), "short.txt")
 	require.NoError(t, os.WriteFile(text, []byte("too short"), 0o644))
 	for want, args := range map[string][]string{
-		"want a model and a text": {"train"},
-		"--budget 7.5":            {"train", "-m", model, "-d", text, "-b", "7.5"},
-		"--budget 64MiB: want tokens (102) or a share of the context (5%)\n": {"train", "-m", model, "-d", text, "-b", "64MiB"},
+		"want a model and a text":    {"train"},
+		"--budget 7.5":               {"train", "-m", model, "-d", text, "-b", "7.5"},
+		"nothing is evicted":         {"train", "-m", model, "-d", text, "-b", "64MiB"},
+		"one slot in every head":     {"train", "-m", model, "-d", text, "-b", "1KiB"},
 		"--layers 4-9":               {"train", "-m", model, "-d", text, "--layers", "4-9"},
-		"--type q4":                  {"train", "-m", model, "-d", text, "--type", "q4"},
+		"--kernels q4":               {"train", "-m", model, "-d", text, "--kernels", "q4"},
 		"--disk lots":                {"train", "-m", model, "-d", text, "--disk", "lots"},
-		"texts are given with -d":    {"train", "-m", model, text},
+		"a text is given with -d":    {"train", "-m", model, text},
 		"want adapters and a name":   {"merge", "a.gguf"},
 		"want the budget of the":     {"import", "-m", model, "-o", "x.gguf", "dir"},
 		"want a model, a name for t": {"import", "dir"},

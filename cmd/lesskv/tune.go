@@ -18,8 +18,8 @@ import (
 	"github.com/lesskv/lesskv/integration/record"
 	"github.com/lesskv/lesskv/integration/tune"
 	"github.com/lesskv/lesskv/integration/worker"
-	"github.com/lesskv/lesskv/patches/limits"
 	"github.com/lesskv/lesskv/weights"
+	"github.com/lesskv/lesskv/weights/memory"
 	"github.com/lesskv/lesskv/weights/train"
 )
 
@@ -28,7 +28,7 @@ type tuneOptions struct {
 	tune.Options
 	texts   []string
 	output  string
-	budget  string
+	budget  budget
 	types   string
 	context int
 	windows int
@@ -53,27 +53,28 @@ not tuned on too. The text is as for lesskv train.
 Finished measurements are kept in a folder beside the output (OUTPUT.work) until
 the adapter is written: after Ctrl-C the same command goes on.`,
 		Example: `  lesskv tune -m model.gguf -d texts/
-  lesskv tune -m model.gguf -d texts/ -b 1/16 --types q8_0
-  lesskv tune -m model.gguf -d texts/ --adapter trained.gguf -o both.gguf`,
+  lesskv tune -m model.gguf -d texts/ -b 1/16 --type q8_0
+  lesskv tune -m model.gguf -d texts/ -w trained.gguf -o both.gguf`,
 		Args: textArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd) },
 	}
 	f := cmd.Flags()
-	f.StringVarP(&o.Model, "model", "m", "", "GGUF `file` of the model")
-	f.StringArrayVarP(&o.texts, "data", "d", nil, "text to tune on: a `file`, a folder, or - (may be given several times)")
-	f.StringVarP(&o.output, "output", "o", "", "`file` to write (default: MODEL.lesskv.gguf beside the model)")
-	f.StringVar(&o.Adapter, "adapter", "", "`file` whose phi and psi are part of what is measured, and of the output")
-	f.StringVarP(&o.budget, "budget", "b", "5%", "slots of a KV head on average: tokens, or a share of the context as 5%; or bytes of one sequence: 64MiB, or a share of the full f16 cache's as 1/16")
-	f.StringVar(&o.Policy, "policy", "peak", "sparse policy, which says what stays: "+kernels.PolicyHelp())
-	f.StringVar(&o.types, "types", "f16", "type of the slots: f16, f32, q8_0, q4_0, or one for keys and one for values, as q4_0,q8_0")
-	addNumber(f, &o.Ubatch, "ubatch", "", 32, 1, most, "tokens of a micro-batch: evictions happen after each")
-	addNumber(f, &o.context, "context", "c", 2048, 0, 1<<24, "tokens of a window, 0 for the model's context")
-	addNumber(f, &o.windows, "windows", "w", 2, 1, most, "windows of text to tune on; one more is for validation")
-	addNumber(f, &o.Rounds, "rounds", "", 4, 0, most, "rounds in which each head has a little less or more than the allocation, which is then improved")
-	addNumber(f, &o.Threads, "threads", "t", limits.CPUs(), 1, maxThreads, "threads")
+	addModel(f, &o.Model, "")
+	addTexts(f, &o.texts)
+	addOutput(f, &o.output, "`file` to write"+beside)
+	addAdapter(f, &o.Adapter, ": what is measured, and the output, have its phi and psi")
+	addBudget(f, &o.budget, " (default: what phi and psi of -w were trained for, without them what run would take, and half a window at most)")
+	addPolicy(f, &o.Policy, "peak", "")
+	addType(f, &o.types, defaultType)
+	addUbatch(f, &o.Ubatch, 32)
+	addContext(f, &o.context, 2048, ": that of a window, 0 for the model's")
+	addNumber(f, &o.windows, "windows", "", 2, 1, most, "windows of text to tune on; one more is for validation")
+	addNumber(f, &o.Rounds, "rounds", "r", 4, 0, most, "rounds in which each head has a little less or more than the allocation, which is then improved")
+	addThreads(f, &o.Threads, "")
 	f.StringVar(&o.plot, "plot", "", "`file` for a picture of sensitivity and allocation, .png or .svg; none for none (default: OUTPUT with .png)")
-	f.BoolVarP(&o.quiet, "quiet", "q", false, "no progress")
+	addQuiet(f, &o.quiet)
 	f.SortFlags = false
+	aliases(f, map[string]string{"types": "type"})
 	return cmd
 }
 
@@ -85,11 +86,11 @@ func (o *tuneOptions) parse(m *weights.Model) (err error) {
 	if o.context == 0 {
 		o.context = m.Context
 	}
-	if o.Budget, err = parseBudget("budget", o.budget); err != nil {
-		return err
+	if o.types == "" {
+		o.types = worker.DefaultSlots(m)
 	}
 	if o.TypeK, o.TypeV, err = worker.SlotTypes(o.types); err != nil {
-		return fmt.Errorf("--types: %w", err)
+		return err
 	}
 	return fillOutputs(o.Model, &o.output, &o.plot)
 }
@@ -125,6 +126,15 @@ func (o *tuneOptions) run(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
+	if o.Budget = o.budget.Budget; o.Budget == (worker.Budget{}) {
+		c := memory.Cache{Context: o.context, Policy: o.Policy, Pinned: 1}
+		if o.Adapter != "" {
+			c.Adapter = adapter
+		}
+		if o.Budget.Tokens, err = slotsOf(budget{}, c, model); err != nil {
+			return err
+		}
+	}
 	ctx, stop := interruptible(cmd)
 	defer stop()
 	if err := o.cut(ctx, cmd, texts); err != nil {
@@ -144,10 +154,9 @@ func (o *tuneOptions) run(cmd *cobra.Command) error {
 		}
 		adapter.Trained.Recent = r.Budget - adapter.Trained.Heavy
 	}
-	err = o.table(cmd.OutOrStdout(), r) // first: what follows may fail
-	err = errors.Join(err, adapter.Write(o.output))
-	if o.plot != "none" {
-		err = errors.Join(err, tune.Plot(r, o.plot))
+	err = errors.Join(o.table(cmd.OutOrStdout(), r), adapter.Write(o.output)) // the table first: what follows may fail
+	if err == nil && o.plot != "none" {
+		err = tune.Plot(r, o.plot)
 	}
 	if err != nil {
 		return err // the work stays

@@ -24,12 +24,12 @@ import (
 	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
 
-	"github.com/lesskv/lesskv/cgo/kernels"
 	"github.com/lesskv/lesskv/integration/pieces"
 	"github.com/lesskv/lesskv/integration/testdata"
 	"github.com/lesskv/lesskv/integration/verify"
 	"github.com/lesskv/lesskv/integration/verify/page"
-	"github.com/lesskv/lesskv/patches/limits"
+	"github.com/lesskv/lesskv/integration/worker"
+	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/outfile"
 )
 
@@ -37,12 +37,11 @@ import (
 type verifyOptions struct {
 	verify.Plan
 	texts    []string
-	budgets  []string
-	bytes    []string
+	budgets  []budget
+	bytes    []budget
 	start    bool
 	prompts  string
 	types    []string
-	memory   string
 	requires []string
 	output   string
 	unpacked string // folder of the built-in model and its adapters, where no other was named
@@ -54,7 +53,7 @@ type verifyOptions struct {
 func newVerify() *cobra.Command {
 	o := &verifyOptions{}
 	cmd := &cobra.Command{
-		Use:   "verify -m MODEL -w ADAPTER --text FILE [flags]",
+		Use:   "verify -m MODEL -w ADAPTER -d TEXT [flags]",
 		Short: "Measure how close the cache stays to the unmodified runtime, at what memory",
 		Long: `Read a text with every way to hold the cache, beside the full cache of the
 unmodified runtime in a process of its own, and report how far each is from it
@@ -79,31 +78,26 @@ cache, the best first, and writes report.json alone.
 Finished work is kept in OUTPUT/work until the report is written: after Ctrl-C or
 a crash the same command goes on. Without -m the model is gopher-5m, which is
 built in with its adapters and a text that it has not seen.`,
-		Example: `  lesskv verify -m model.gguf -w model.lesskv.gguf --text book.txt
-  lesskv verify -m model.gguf -w peak.gguf --text book.txt -b 512,5% --ubatch 32,512 --require "kl <= 0.05"
-  lesskv verify -m model.gguf -w tuned.gguf --text book.txt --bytes 1/8,1/16,1/32,1/64 -n 0 --recall none
+		Example: `  lesskv verify -m model.gguf -w model.lesskv.gguf -d book.txt
+  lesskv verify -m model.gguf -w peak.gguf -d book.txt -b 512,5% --ubatch 32,512 --require "kl <= 0.05"
+  lesskv verify -m model.gguf -w tuned.gguf -d book.txt --bytes 1/8,1/16,1/32,1/64 -n 0 --recall none
   lesskv verify -b 41,102 -o report/`,
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return usageError{fmt.Errorf("%q: a text is given with --text", args[0])}
-			}
-			return nil
-		},
+		Args: textArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd) },
 	}
 	f := cmd.Flags()
-	f.StringVarP(&o.Model, "model", "m", "", "GGUF `file` of the model (default: gopher-5m, built in)")
-	f.StringArrayVarP(&o.Adapters, "adapter", "w", nil, "`file` of an adapter, may be given several times: each serves its policy (default: MODEL.lesskv.gguf beside the model)")
-	f.StringArrayVarP(&o.texts, "text", "d", nil, "text to read: a `file`, or - (may be given several times)")
+	addModel(f, &o.Model, builtin)
+	f.StringArrayVarP(&o.Adapters, "adapter", "w", nil, adapterHelp+"; may be given several times, each serves its policy"+beside)
+	addTexts(f, &o.texts)
 	addNumber(f, &o.Windows, "windows", "", 6, 1, 1<<20, "how many windows of the text to read")
 	addNumber(f, &o.Stride, "stride", "", 0, 0, most, "tokens between the starts of two windows (default: evenly over the text)")
 	f.BoolVar(&o.start, "bos", true, "put the model's first token before each window; =false to read them as they lie in the text")
-	f.IntSliceVarP(&o.Contexts, "context", "c", nil, "`tokens` of a window and of the context, one or several (default: the model's, 2048 at most)")
-	f.StringSliceVarP(&o.budgets, "budget", "b", []string{"5%"}, "slots per KV head, one or several: tokens, or a share of the context as 5%")
-	f.StringSliceVar(&o.bytes, "bytes", nil, "find what is best under so many bytes of one sequence, instead of budgets: shares of the full f16 cache's as 1/8,1/16, or 363KiB")
-	f.IntSliceVar(&o.Ubatches, "ubatch", []int{32}, "`tokens` of a micro-batch, one or several; generations, recall tasks and most pictures are of the first")
-	f.StringSliceVar(&o.Policies, "policy", verify.Policies(), "sparse policies, which say what stays: "+kernels.PolicyHelp())
-	f.StringArrayVar(&o.types, "type", []string{"f16"}, "`type` of the slots: f16, f32, q8_0, q4_0, or one for keys and one for values, as q4_0,q8_0; with --bytes several may be given (default there: all but f32)")
+	addContexts(f, &o.Contexts, "", ", windows have as many (default: the model's, 2048 at most)")
+	addBudgets(f, &o.budgets, "", defaultBudget)
+	f.Var(newList(&o.bytes, "budgets", parseBytesBudget), "bytes", "find what is best under so many bytes of one sequence, instead of budgets: shares of the full f16 cache's as 1/8,1/16, or 363KiB")
+	addUbatches(f, &o.Ubatches, "32", "; generations, recall tasks and most pictures are of the first")
+	addPolicies(f, &o.Policies, verify.Policies())
+	addTypes(f, &o.types, "; with --bytes several may be given"+defaultType)
 	f.StringSliceVar(&o.Methods, "method", verify.Methods(), "ways to hold the cache")
 	addNumber(f, &o.Generate, "tokens", "n", 48, 0, most, "tokens of each greedy generation, 0 for none")
 	f.StringVar(&o.prompts, "prompts", "", "JSON lines `file` of generations: {\"prompt\": …, \"reference\": …} (default: the first halves of the windows)")
@@ -115,14 +109,15 @@ built in with its adapters and a text that it has not seen.`,
 	f.StringArrayVar(&o.requires, "require", nil, "`requirement` that must hold (may be given several times)")
 	addNumber(f, &o.Samples, "samples", "", 1000, 10, 100_000, "draws of the bootstrap")
 	addNumber(f, &o.Seed, "seed", "s", 1, 1, math.MaxUint64, "seed of the draws: the same command gives the same report")
-	f.StringVarP(&o.output, "output", "o", "", "`folder` for the report (default: MODEL.verify beside the model)")
-	f.StringVar(&o.memory, "memory", "", "`bytes` that all processes together may take, as 8G (default: four fifths of what is available)")
-	addNumber(f, &o.Threads, "threads", "t", limits.CPUs(), 1, maxThreads, "threads, all processes together")
-	addNumber(f, &o.GPULayers, "gpu-layers", "", 0, 0, most, gpuLayersHelp+", half of them the full cache's")
+	addOutput(f, &o.output, "`folder` for the report (default: MODEL.verify beside the model)")
+	addMemory(f, &o.Memory, " by all processes together (default: four fifths of what is available)")
+	addThreads(f, &o.Threads, "")
+	addGPULayers(f, &o.GPULayers, ", half of them the full cache's")
 	f.BoolVar(&o.json, "json", false, "print the report as JSON instead of the table")
 	f.BoolVar(&o.keep, "keep", false, "leave the work folder")
-	f.BoolVarP(&o.quiet, "quiet", "q", false, "no progress")
+	addQuiet(f, &o.quiet)
 	f.SortFlags = false
+	aliases(f, map[string]string{"text": "data"})
 	return cmd
 }
 
@@ -193,12 +188,8 @@ func (o *verifyOptions) measure(ctx context.Context, cmd *cobra.Command) (*verif
 func (o *verifyOptions) resolve(cmd *cobra.Command) (err error) {
 	o.NoStart = !o.start
 	o.Budgets = nil
-	for _, s := range o.budgets {
-		b, err := parseBudget("budget", s)
-		if err != nil {
-			return err
-		}
-		o.Budgets = append(o.Budgets, b)
+	for _, b := range o.budgets {
+		o.Budgets = append(o.Budgets, b.Budget)
 	}
 	if err := o.sizes(cmd); err != nil {
 		return err
@@ -209,13 +200,8 @@ func (o *verifyOptions) resolve(cmd *cobra.Command) (err error) {
 	if len(o.Recall) == 1 && o.Recall[0] == "none" {
 		o.Recall = []string{}
 	}
-	if o.memory != "" {
-		if o.Memory, err = parseBytes(o.memory); err != nil {
-			return usageError{fmt.Errorf("--memory %s: %w", o.memory, err)}
-		}
-	}
 	if o.Model != "" && len(o.texts) == 0 {
-		return usageError{errors.New("want a text: --text FILE")}
+		return usageError{errors.New("want a text: -d FILE")}
 	}
 	if o.output == "" {
 		o.output = "gopher-5m.verify"
@@ -224,7 +210,11 @@ func (o *verifyOptions) resolve(cmd *cobra.Command) (err error) {
 		}
 	}
 	o.Work = filepath.Join(o.output, "work")
-	if err := o.outputs(); err != nil {
+	texts, err := listTexts(o.texts, o.output)
+	if err != nil {
+		return err
+	}
+	if err := o.outputs(texts); err != nil {
 		return err
 	}
 	if o.Model == "" {
@@ -232,18 +222,23 @@ func (o *verifyOptions) resolve(cmd *cobra.Command) (err error) {
 			return err
 		}
 	}
-	if beside := strings.TrimSuffix(o.Model, ".gguf") + ".lesskv.gguf"; len(o.Adapters) == 0 {
-		if _, err := os.Stat(beside); err == nil {
-			o.Adapters = []string{beside}
+	if path := adapterBeside(o.Model); len(o.Adapters) == 0 && path != "" {
+		o.Adapters = []string{path}
+	}
+	if len(o.Bytes) == 0 && o.SlotType == "" {
+		m, err := weights.ReadModel(o.Model)
+		if err != nil {
+			return err
 		}
+		o.SlotType = worker.DefaultSlots(m)
 	}
 	if o.prompts != "" {
 		if o.Prompts, err = readPrompts(o.prompts); err != nil {
 			return err
 		}
 	}
-	for _, path := range o.texts {
-		data, err := readText(cmd.InOrStdin(), path)
+	for _, d := range texts {
+		data, err := d.content(cmd.InOrStdin())
 		if err != nil {
 			return fmt.Errorf("reading the text: %w", err)
 		}
@@ -255,19 +250,12 @@ func (o *verifyOptions) resolve(cmd *cobra.Command) (err error) {
 // sizes reads --bytes and the types that go with it.
 func (o *verifyOptions) sizes(cmd *cobra.Command) error {
 	o.Bytes = nil
-	for _, s := range o.bytes {
-		b, err := parseBudget("bytes", s)
-		if err != nil {
-			return err
-		}
-		if !b.InBytes() {
-			return usageError{fmt.Errorf("--bytes %s: want a share of the full f16 cache's bytes (1/16) or memory (64MiB)", s)}
-		}
-		o.Bytes = append(o.Bytes, b)
+	for _, b := range o.bytes {
+		o.Bytes = append(o.Bytes, b.Budget)
 	}
 	switch {
-	case len(o.Bytes) == 0 && len(o.types) == 1:
-		o.SlotType = o.types[0]
+	case len(o.Bytes) == 0 && len(o.types) <= 1:
+		o.SlotType = strings.Join(o.types, "") // none: the model's default
 	case len(o.Bytes) == 0:
 		return usageError{fmt.Errorf("--type %s: want one type, or --bytes", strings.Join(o.types, " and "))}
 	case cmd.Flags().Changed("type"):
@@ -320,14 +308,13 @@ var builtinFiles = func() *regexp.Regexp {
 }()
 
 // outputs checks what is to be written: the report's files, where they are there already, and their folder.
-func (o *verifyOptions) outputs() error {
+func (o *verifyOptions) outputs(texts []document) error {
 	if err := checkFolder("--output", o.output); err != nil {
 		return err
 	}
 	if _, err := os.Stat(o.output); err != nil {
 		return nil // it is made
 	}
-	inputs := append(slices.Concat(o.Adapters, o.texts), o.Model, o.prompts)
 	var outputs []output
 	files := page.Files()
 	for _, name := range slices.Sorted(maps.Keys(files)) {
@@ -342,14 +329,7 @@ func (o *verifyOptions) outputs() error {
 			outputs = append(outputs, output{"--output", path, pictureFile(path)})
 		}
 	}
-	return checkOutputs(inputs, outputs...)
-}
-
-func readText(stdin io.Reader, path string) ([]byte, error) {
-	if path == "-" {
-		return io.ReadAll(stdin)
-	}
-	return os.ReadFile(path)
+	return checkOutputs(append(inputs(o.Model, texts, outputs), append(o.Adapters, o.prompts)...), outputs...)
 }
 
 // readPrompts reads JSON lines.

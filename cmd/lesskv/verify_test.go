@@ -103,7 +103,7 @@ func TestQualityPageIsARun(t *testing.T) {
 	}
 	readme, err := os.ReadFile("../../docs/quality.md")
 	require.NoError(t, err)
-	status, out, stderr := command("", "verify", "-b", "41", "--ubatch", "512", "--policy=peak", "--method=sparse,LESS", "--recall=none", "-n0", "--samples=50",
+	status, out, stderr := command("", "verify", "-b", "41", "--type=f16", "--ubatch", "512", "--policy=peak", "--method=sparse,LESS", "--recall=none", "-n0", "--samples=50",
 		"-q", "-t1", "--json", "-o", t.TempDir())
 	require.Equal(t, exitOK, status, stderr)
 	var r verify.Report
@@ -147,22 +147,22 @@ func TestVerifyRefused(t *testing.T) {
 		says   string
 	}{
 		"no text":        {[]string{"verify", "-m", filepath.Join(dir, "model.gguf")}, exitUsage, "want a text"},
-		"argument":       {append(flags, "book.txt"), exitUsage, "a text is given with --text"},
-		"budget":         {append(flags, "-b5.5"), exitUsage, `budget "5.5"`},
+		"argument":       {append(flags, "book.txt"), exitUsage, "a text is given with -d"},
+		"budget":         {append(flags, "-b5.5"), exitUsage, "--budget 5.5: want tokens (1024)"},
 		"requirement":    {append(flags, "--require", "speed > 3"), exitUsage, "no measure speed"},
 		"method":         {append(flags, "--method=best"), exitUsage, `method "best"`},
 		"slots":          {append(flags, "--type=q4_1"), exitUsage, `slots of type "q4_1": want f16, f32, q8_0 or q4_0`},
 		"tokens":         {append(flags, "--bytes=102"), exitUsage, "--bytes 102: want a share of the full f16 cache's bytes"},
 		"two types":      {append(flags, "--type=q8_0", "--type=q4_0"), exitUsage, "want one type, or --bytes"},
 		"bytes, budget":  {append(flags, "--bytes=1/8"), exitUsage, "--budget: without effect"},
-		"in bytes":       {append(flags, "-b1/8"), exitUsage, "a budget in bytes"},
+		"too few bytes":  {append(flags, "-b1KiB"), exitUsage, "one slot in every head"},
 		"windows":        {append(flags, "--windows=0"), exitUsage, "--windows 0"},
 		"memory":         {append(flags, "--memory=lots"), exitUsage, "--memory lots"},
 		"prompts":        {append(flags, "--prompts", bad), exitUsage, "line 2"},
 		"threads":        {append(flags, "-text"), exitUsage, "needs an argument"},
-		"no such text":   {[]string{"verify", "-m", filepath.Join(dir, "model.gguf"), "--text", filepath.Join(dir, "none")}, exitFailed, "no such file"},
-		"no such model":  {[]string{"verify", "-m", filepath.Join(dir, "none.gguf"), "--text", bad}, exitFailed, "none.gguf"},
-		"no model":       {[]string{"verify", "-m", bad, "--text", bad}, exitFailed, "bad.jsonl"},
+		"no such text":   {[]string{"verify", "-m", filepath.Join(dir, "model.gguf"), "-d", filepath.Join(dir, "none")}, exitFailed, "no such file"},
+		"no such model":  {[]string{"verify", "-m", filepath.Join(dir, "none.gguf"), "-d", bad}, exitFailed, "none.gguf"},
+		"no model":       {[]string{"verify", "-m", bad, "-d", bad}, exitFailed, "bad.jsonl"},
 		"no adapter":     {append(flags, "-w", bad), exitFailed, "bad.jsonl"},
 		"short text":     {append(flags, "--windows=500"), exitFailed, "500 windows of 192 tokens"},
 		"does not fit":   {append(flags, "--memory=48M"), exitFailed, "the bound is 48 MiB"},

@@ -44,6 +44,7 @@ func printVersion(w io.Writer) error {
 		s.line("runtime", "none: this lesskv was built without cgo")
 	} else {
 		s.line("runtime", "%s, %s for kernels and CPU backend, archive %.12s…", linked.base, linked.flags, linked.archive)
+		s.line("compiler", "%s", linked.compiler)
 	}
 	l, err := layout.Find(".")
 	if err != nil {

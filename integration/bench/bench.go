@@ -108,7 +108,22 @@ func (b *bench) load() error {
 	if b.model, err = weights.ReadModel(b.path); err != nil {
 		return err
 	}
-	b.adapter = o.Adapter
+	if o.SlotType == "" {
+		o.SlotType = worker.DefaultSlots(b.model)
+	}
+	if b.adapter = o.Adapter; b.adapter != "" {
+		a, err := weights.Read(b.adapter)
+		if err != nil {
+			return err
+		}
+		o.Rank, o.Hidden = a.Rank, a.Hidden
+		if o.Policy == "" {
+			o.Policy = a.Trained.Policy
+		}
+	}
+	if o.Policy == "" {
+		o.Policy = "peak"
+	}
 	if b.adapter == "" {
 		if err := b.affordsKernels(); err != nil {
 			return err
@@ -120,9 +135,31 @@ func (b *bench) load() error {
 			return err
 		}
 	}
-	b.budget = max(64, int(o.Budget*float64(o.top()))) // "Budgets" in algorithm.md
+	if b.budget, err = b.slots(o.top()); err != nil {
+		return err
+	}
 	b.result = newResult(o, name, b.model, b.budget)
 	return nil
+}
+
+// slots returns the slots of a KV head at a context. A budget in bytes pays for phi and psi too; random ones bring none.
+func (b *bench) slots(context int) (int, error) {
+	a, err := weights.Read(b.adapter)
+	if err != nil {
+		return 0, err
+	}
+	if b.o.Adapter == "" && !b.o.Budget.InBytes() {
+		a = nil
+	}
+	c := memory.Cache{Context: context, Budget: b.o.Budget, Policy: b.o.Policy, Pinned: 1, Adapter: a}
+	if c.Key, c.Value, err = worker.GGUFTypes(b.o.SlotType); err != nil {
+		return 0, err
+	}
+	bytes, err := memory.Less(b.model, c)
+	if err != nil {
+		return 0, fmt.Errorf("bench: %w: %w", err, ErrOption)
+	}
+	return bytes.Budget, nil
 }
 
 // affordsKernels refuses random kernels that the machine has no memory for.
@@ -569,7 +606,10 @@ func (b *bench) process(m Method, context int) (peak int64, err error) {
 func (b *bench) growth() error {
 	m := Method{Name: "less", Tree: worker.Patched, LESS: true}
 	less := b.less(m)
-	less.Budget = max(64, int(b.o.Budget*32768))
+	var err error
+	if less.Budget, err = b.slots(32768); err != nil {
+		return err
+	}
 	w, err := b.start(m, b.o.Growth, less, b.o.RPC)
 	if err != nil {
 		return err

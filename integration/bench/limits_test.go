@@ -21,8 +21,9 @@ func TestLimits(t *testing.T) {
 		"growth":        func(o *Options) { o.Growth = 1 << 30 },
 		"micro-batch":   func(o *Options) { o.Ubatch = trainedContext + 1 },
 		"policy":        func(o *Options) { o.Policy = "newest" },
-		"budget":        func(o *Options) { o.Budget = math.NaN() },
-		"a share of it": func(o *Options) { o.Budget = 2 },
+		"budget":        func(o *Options) { o.Budget.Share = math.NaN() },
+		"a share of it": func(o *Options) { o.Budget.Share = 2 },
+		"type":          func(o *Options) { o.SlotType = "q9" },
 		"servers":       func(o *Options) { o.RPC = "127.0.0.1:1" }, // for six methods
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -78,13 +78,13 @@ type Options struct {
 	Repeat      int           // 5
 	Cell        time.Duration // no more repetitions of a cell's prompt after so long; 30 s
 
-	Budget     float64   // share of the largest context; 0.05
-	Policy     string    // h2o
-	SlotType   string    // of keys and values, or one for each, q4_0,q8_0; f16
-	Adapter    string    // path; random kernels
-	Rank       int       // of random kernels; 8
-	Hidden     int       // 16
-	KernelType gguf.Type // F16; F32 can't be asked for, as it is the zero
+	Budget     worker.Budget // of the largest context; the zero one is the runtime's default
+	Policy     string        // the adapter's, peak without one
+	SlotType   string        // of keys and values, or one for each, q4_0,q8_0; the runtime's default
+	Adapter    string        // path; random kernels
+	Rank       int           // of random kernels; 8
+	Hidden     int           // 16
+	KernelType gguf.Type     // F16; F32 can't be asked for, as it is the zero
 
 	Ubatch    int    // 512
 	Threads   int    // all CPUs
@@ -112,7 +112,7 @@ func (o *Options) fill() error {
 	for _, d := range []struct {
 		field *string
 		value string
-	}{{&o.Quant, "Q4_0"}, {&o.Policy, "h2o"}, {&o.SlotType, "f16"}} {
+	}{{&o.Quant, "Q4_0"}} {
 		if *d.field == "" {
 			*d.field = d.value
 		}
@@ -123,9 +123,6 @@ func (o *Options) fill() error {
 	if o.Cell == 0 {
 		o.Cell = 30 * time.Second
 	}
-	if o.Budget == 0 {
-		o.Budget = 0.05
-	}
 	if len(o.Methods) == 0 {
 		o.Methods, _ = FindMethods(nil)
 	}
@@ -135,10 +132,13 @@ func (o *Options) fill() error {
 	if o.Progress == nil {
 		o.Progress = func(float64, float64, string) {}
 	}
-	if _, _, err := worker.SlotTypes(o.SlotType); err != nil {
+	if _, _, err := worker.SlotTypes(o.SlotType); err != nil && o.SlotType != "" {
 		return fmt.Errorf("bench: %w: %w", err, ErrOption)
 	}
-	if _, err := kernels.PolicyHeavy(o.Policy, 64); err != nil {
+	if err := o.Budget.Check(); err != nil {
+		return fmt.Errorf("bench: %w: %w", err, ErrOption)
+	}
+	if _, err := kernels.PolicyHeavy(o.Policy, 64); err != nil && o.Policy != "" {
 		return fmt.Errorf("bench: %w: %w", err, ErrOption)
 	}
 	if !slices.Contains(quants, strings.ToUpper(o.Quant)) {
@@ -154,9 +154,9 @@ func (o *Options) fill() error {
 			return fmt.Errorf("bench: a context of %d tokens: want 0, or %d (a micro-batch) to %d: %w", c, o.Ubatch, trainedContext, ErrOption)
 		}
 	}
-	if o.Repeat < 1 || o.Ubatch < 1 || o.Threads < 1 || o.Rank < 1 || o.Hidden < 1 || o.GPULayers < 0 || !(o.Budget > 0 && o.Budget <= 1) || o.Growth < 0 {
-		return fmt.Errorf("bench: %d repetitions, micro-batches of %d, %d threads, rank %d, hidden size %d, a budget of %g: %w",
-			o.Repeat, o.Ubatch, o.Threads, o.Rank, o.Hidden, o.Budget, ErrOption)
+	if o.Repeat < 1 || o.Ubatch < 1 || o.Threads < 1 || o.Rank < 1 || o.Hidden < 1 || o.GPULayers < 0 || o.Growth < 0 {
+		return fmt.Errorf("bench: %d repetitions, micro-batches of %d, %d threads, rank %d, hidden size %d: %w",
+			o.Repeat, o.Ubatch, o.Threads, o.Rank, o.Hidden, ErrOption)
 	}
 	if max(o.Rank, o.Hidden) > weights.MaxSize || o.Growth > 1<<20 {
 		return fmt.Errorf("bench: rank %d, hidden size %d, a growth to %d tokens: want at most %d, %d and %d: %w", o.Rank, o.Hidden, o.Growth, weights.MaxSize, weights.MaxSize, 1<<20, ErrOption)

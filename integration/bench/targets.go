@@ -11,8 +11,10 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/lesskv/lesskv/weights/outfile"
 	"golang.org/x/sys/unix"
+
+	"github.com/lesskv/lesskv/integration/worker"
+	"github.com/lesskv/lesskv/weights/outfile"
 )
 
 // A group is what is measured in one run for the table of targets. Each compares only what ran side by side in it.
@@ -163,7 +165,8 @@ func Targets(ctx context.Context, w io.Writer, dir, only, into string, o Options
 		case only != "" && only != g.name:
 			continue
 		default:
-			mine := Options{Dir: o.Dir, Threads: o.Threads, Repeat: o.Repeat, Progress: o.Progress}
+			mine := Options{Dir: o.Dir, Threads: o.Threads, Repeat: o.Repeat, Progress: o.Progress,
+				Budget: worker.Budget{Share: .05}, Policy: "h2o", SlotType: "f16"} // as their names say, and as they have been
 			g.options(&mine)
 			if r, err = Run(ctx, mine); err != nil {
 				return err

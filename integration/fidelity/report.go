@@ -293,7 +293,7 @@ func (m *measurer) recalled(share string, types string) func(*Report, map[int64]
 	return func(r *Report, _ map[int64]*allocation) error {
 		part, err := memory.ParseBudget(share)
 		if err != nil {
-			return err
+			return fmt.Errorf("%s: %w", share, err)
 		}
 		budget := worker.Budget{Bytes: int64(part.Full * full)}
 		a, err := m.tuned(m.recall, budget, types, effort{2, -1})

@@ -238,7 +238,7 @@ func (k *killer) verify() (string, error) {
 		}
 		return err
 	}
-	args := []string{"verify", "-m", "model.gguf", "--text", "text.txt", "-c", "192", "-b", "41", "--windows", "2", "--policy", "lambda", "--method", "sparse,LESS",
+	args := []string{"verify", "-m", "model.gguf", "-d", "text.txt", "-c", "192", "-b", "41", "--windows", "2", "--policy", "lambda", "--method", "sparse,LESS",
 		"--recall", "none", "-n", "4", "--samples", "50", "-t", "1", "-o", "report"}
 	return k.resumed(program, env, args,
 		func() error { return errors.Join(each((*outcome).check), kept.check()) },

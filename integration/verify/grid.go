@@ -9,6 +9,7 @@ import (
 	"github.com/lesskv/lesskv/cgo/kernels"
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/weights"
+	"github.com/lesskv/lesskv/weights/memory"
 )
 
 // A run is one way to hold the cache, at one context and micro-batch: a worker that is opened once.
@@ -166,7 +167,11 @@ func (v *verifier) fillGroup(g *group, first bool) error {
 	offered := map[string]bool{}
 	var budgets []int
 	for _, b := range v.plan.Budgets {
-		budgets = append(budgets, b.Slots(g.context))
+		n, err := v.slots(b, g.context)
+		if err != nil {
+			return err
+		}
+		budgets = append(budgets, n)
 	}
 	for i, budget := range unique(budgets) {
 		from := 0
@@ -248,6 +253,23 @@ func plain(r run) run {
 	l.Reference = true
 	r.config.LESS, r.few = &l, true
 	return r
+}
+
+// slots returns the slots of a KV head at a context, on average. A budget in bytes pays for the phi and psi of the first adapter.
+func (v *verifier) slots(b Budget, context int) (int, error) {
+	if b.Tokens > 0 || b.Share > 0 {
+		return b.Slots(context), nil // of tokens, maybe more than there are
+	}
+	c := memory.Cache{Context: context, Budget: b, Pinned: 1}
+	c.Key, c.Value, _ = worker.GGUFTypes(v.plan.SlotType)
+	if len(v.adapters) > 0 {
+		c.Adapter = v.adapters[0].Adapter
+	}
+	bytes, err := memory.Less(v.model, c)
+	if err != nil {
+		return 0, fmt.Errorf("verify: %w: %w", err, ErrPlan)
+	}
+	return min(bytes.Budget, context), nil
 }
 
 // slotBytes is one slot of every layer and KV head together.

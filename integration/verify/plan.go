@@ -73,7 +73,7 @@ type Plan struct {
 	NoStart bool    // windows as they lie in the text, without the model's own first token before each
 
 	Contexts []int    // tokens of a window, and n_ctx; the model's, 2,048 at most
-	Budgets  []Budget // 5 %
+	Budgets  []Budget // what the first adapter's phi and psi were trained for, else the runtime's default, which is the zero Budget too
 	Ubatches []int    // tokens of a micro-batch; 32. Generations, recall tasks and most pictures are of the first
 	Policies []string // all
 	Methods  []string // all
@@ -148,7 +148,7 @@ func (p *Plan) fill(modelContext int) error {
 		p.Contexts = []int{min(modelContext, 2048)}
 	}
 	if p.Budgets == nil {
-		p.Budgets = []Budget{Share(0.05)}
+		p.Budgets = []Budget{{}}
 	}
 	if p.Ubatches == nil {
 		p.Ubatches = []int{32}
@@ -218,11 +218,8 @@ func (p *Plan) fill(modelContext int) error {
 		}
 	}
 	for _, b := range p.Budgets {
-		if b.InBytes() {
-			return fail("a budget in bytes: bytes say what is best under so many, and budgets are tokens or a share of the context")
-		}
-		if b.Tokens < 0 || b.Share < 0 || b.Share > 1 || b.Tokens == 0 && b.Share == 0 {
-			return fail("a budget of %d tokens, %g of the context", b.Tokens, b.Share)
+		if err := b.Check(); err != nil {
+			return fail("%v", err)
 		}
 	}
 	p.Contexts, p.Ubatches, p.Budgets = unique(p.Contexts), unique(p.Ubatches), unique(p.Budgets)

@@ -4,6 +4,10 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/lesskv/lesskv/weights"
+	"github.com/lesskv/lesskv/weights/gguf"
+	"github.com/lesskv/lesskv/weights/memory"
 )
 
 // Config is what a model is opened with. Zero fields mean the default behind them.
@@ -35,15 +39,15 @@ type Config struct {
 
 // LESS is struct lesskv_config of cgo/llama/lesskv-llama.h. Zero fields mean the default.
 type LESS struct {
-	Policy       string  // "h2o"
+	Policy       string  // the adapter's, "peak" without one
 	Budget       int     // slots per KV head
 	BudgetShare  float64 // of the context
 	BudgetBytes  int64   // for one sequence
-	BudgetFull   float64 // the same, as a share of the bytes of the full f16 cache
+	BudgetFull   float64 // the same, as a share of the bytes of the full f16 cache; none of the four: the runtime's default
 	Slots        []int   // of every KV head that has a budget, layer by layer, in the place of a budget
 	Heavy        *int    // the policy's own share
 	Pinned       *int    // 1
-	TypeK, TypeV string  // of the slots: f16, f32, q8_0, q4_0; f16
+	TypeK, TypeV string  // of the slots: f16, f32, q8_0, q4_0, or default, the runtime's; f16
 	Adapter      string  // path; none: sparse only
 	ForceAdapter bool    // whatever the fingerprint says
 	Reference    bool    // the kernels' plain loops
@@ -61,6 +65,22 @@ func SlotTypes(s string) (k, v string, err error) {
 		return "", "", fmt.Errorf("slots of type %q: want f16, f32, q8_0 or q4_0, or one for keys and one for values (q4_0,q8_0)", s)
 	}
 	return k, v, nil
+}
+
+// GGUFTypes is SlotTypes, with the types as files have them.
+func GGUFTypes(s string) (k, v gguf.Type, err error) {
+	types := map[string]gguf.Type{"f16": gguf.F16, "f32": gguf.F32, "q8_0": gguf.Q8_0, "q4_0": gguf.Q4_0}
+	key, value, err := SlotTypes(s)
+	return types[key], types[value], err
+}
+
+// DefaultSlots returns the types of a model's slots where none are given, as SlotTypes reads them.
+func DefaultSlots(m *weights.Model) string {
+	k, v := memory.SlotTypes(m)
+	if k == v {
+		return strings.ToLower(k.String())
+	}
+	return strings.ToLower(k.String() + "," + v.String())
 }
 
 // Share returns how many of some threads each of some workers gets that run a model of so many bytes at once. A small model is slower

@@ -7,7 +7,8 @@ import (
 	"strings"
 )
 
-// A Budget is what a cache may keep ("Budgets" in algorithm.md). At most one of these is not zero; the zero value is 5 % of the context.
+// A Budget is what a cache may keep ("Budgets" in algorithm.md). At most one of these is not zero; the zero value is the default,
+// which depends on the adapter ("Defaults" there).
 type Budget struct {
 	Tokens int     // slots of a KV head
 	Share  float64 // of the context, up to 1: 0.05 is 5 %, at least 64 slots
@@ -18,7 +19,7 @@ type Budget struct {
 var units = map[string]float64{"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
 // ParseBudget reads a budget as the runtime does: "1024" tokens, "5%" of the context, "64MiB" (or KiB, GiB), "1/16" of the full f16
-// cache's bytes, "" the default. It fails with ErrBudget.
+// cache's bytes, "" the default, and is the one that commands use. It fails with ErrBudget.
 func ParseBudget(s string) (Budget, error) {
 	if s == "" {
 		return Budget{}, nil
@@ -44,7 +45,7 @@ func ParseBudget(s string) (Budget, error) {
 	if n, err := strconv.ParseInt(s, 10, 32); err == nil && n > 0 {
 		return Budget{Tokens: int(n)}, nil
 	}
-	return Budget{}, fmt.Errorf("%q: want tokens (1024), a share of the context (5%%), memory (64MiB), or a share of the full cache's (1/16): %w", s, ErrBudget)
+	return Budget{}, fmt.Errorf("want tokens (1024), a share of the context (5%%), memory (64MiB), or a share of the full cache's (1/16): %w", ErrBudget)
 }
 
 func positive(digits string) (float64, bool) {
@@ -55,21 +56,26 @@ func positive(digits string) (float64, bool) {
 // InBytes tells whether the slots depend on the bytes of one.
 func (b Budget) InBytes() bool { return b.Bytes > 0 || b.Full > 0 }
 
-// Slots returns the slots of a KV head, of a budget that is not in bytes.
+// Slots returns the slots of a KV head, of a budget in tokens or as a share of the context.
 func (b Budget) Slots(context int) int {
-	switch {
-	case b.Tokens > 0:
+	if b.Tokens > 0 {
 		return b.Tokens
-	case b.Share > 0:
-		return max(64, int(b.Share*float64(context)))
 	}
-	return max(64, int(0.05*float64(context)))
+	return max(64, int(b.Share*float64(context)))
+}
+
+// Check fails with ErrBudget where a budget is below nothing, or a share above all.
+func (b Budget) Check() error {
+	if b.Tokens < 0 || b.Bytes < 0 || !(b.Share >= 0 && b.Share <= 1) || !(b.Full >= 0 && b.Full <= 1) {
+		return fmt.Errorf("%d tokens, %g of the context, %d bytes, %g of the full cache's: %w", b.Tokens, b.Share, b.Bytes, b.Full, ErrBudget)
+	}
+	return nil
 }
 
 // resolve returns the slots of a head, on average: "Budgets" of algorithm.md. full is what the f16 cache takes.
 func (l *layout) resolve(b Budget, full uint64) (int, error) {
-	if b.Tokens < 0 || b.Bytes < 0 || !(b.Share >= 0 && b.Share <= 1) || !(b.Full >= 0 && b.Full <= 1) {
-		return 0, fmt.Errorf("%d tokens, %g of the context, %d bytes, %g of the full cache's: %w", b.Tokens, b.Share, b.Bytes, b.Full, ErrBudget)
+	if err := b.Check(); err != nil {
+		return 0, err
 	}
 	bytes := uint64(b.Bytes)
 	if b.Full > 0 {
@@ -78,16 +84,35 @@ func (l *layout) resolve(b Budget, full uint64) (int, error) {
 	switch {
 	case len(l.slot) == 0: // sliding windows alone
 		return l.context, nil
-	case bytes == 0:
+	case b.Tokens > 0 || b.Share > 0:
 		return min(b.Slots(l.context), l.context), nil
+	case bytes > 0:
+		n := l.fit(bytes)
+		if n == 0 {
+			least, _ := l.slots(1)
+			return 0, fmt.Errorf("%d bytes: state, kernels, sliding windows and one slot in every head take %d: %w", bytes, least+l.state+l.kernels, ErrBudget)
+		}
+		return n, nil
+	case l.trained > 0:
+		return min(l.trained, l.context), nil
 	}
+	return min(max(Least, l.fit(full/Fraction)), l.context), nil
+}
+
+// The default budget, where no phi and psi bring one: as many slots as fit into the full f16 cache's bytes over Fraction, at least Least.
+const (
+	Fraction = 12
+	Least    = 1024
+)
+
+// fit returns the largest number of slots of a head, on average, that takes no more bytes; 0 if one does not fit.
+func (l *layout) fit(bytes uint64) int {
 	fits := func(n int) bool {
 		slots, err := l.slots(n)
 		return err == nil && slots+l.state+l.kernels <= bytes
 	}
 	if !fits(1) {
-		least, _ := l.slots(1)
-		return 0, fmt.Errorf("%d bytes: state, kernels, sliding windows and one slot in every head take %d: %w", bytes, least+l.state+l.kernels, ErrBudget)
+		return 0
 	}
 	n, over := 1, l.context+1
 	for over-n > 1 {
@@ -102,5 +127,5 @@ func (l *layout) resolve(b Budget, full uint64) (int, error) {
 			n = more
 		}
 	}
-	return n, nil
+	return n
 }

@@ -18,7 +18,7 @@ func (c *Cache) checkPinned(budget int) error {
 	case c.Adapter != nil:
 		policy = c.Adapter.Trained.Policy
 	default:
-		policy = "h2o"
+		policy = "peak"
 	}
 	of, ok := heavy[policy]
 	if !ok {

@@ -20,8 +20,8 @@ var (
 // A Cache is a LESS cache as it is asked for.
 type Cache struct {
 	Context   int    // tokens, n_ctx
-	Budget    Budget // zero: 5 % of the context
-	Policy    string // "": the adapter's, h2o without one
+	Budget    Budget // zero: "Defaults" in algorithm.md
+	Policy    string // "": the adapter's, peak without one
 	Pinned    int    // first positions that always stay: 1 by the runtime's default
 	Key       gguf.Type
 	Value     gguf.Type
@@ -67,8 +67,10 @@ func Less(m *weights.Model, c Cache) (Bytes, error) {
 	if err != nil {
 		return Bytes{}, err
 	}
-	if err := c.checkPinned(budget); err != nil {
-		return Bytes{}, err
+	if c.Budget != (Budget{}) || !madeForBudget(c.Adapter) {
+		if err := c.checkPinned(budget); err != nil {
+			return Bytes{}, err
+		}
 	}
 	slots, err := l.slots(budget)
 	if err != nil {
@@ -107,6 +109,12 @@ type layout struct {
 	fixed   uint64    // slots of sliding windows
 	state   uint64
 	kernels uint64
+	trained int // the budget that phi and psi were made for; 0: none
+}
+
+// madeForBudget tells whether phi and psi were trained under a budget.
+func madeForBudget(a *weights.Adapter) bool {
+	return a != nil && a.Bytes() > 0 && a.Trained.Heavy+a.Trained.Recent > 0
 }
 
 // SlotBytes returns what one pair takes in a head of a layer, with its score and position. It fails with ErrType.
@@ -126,9 +134,27 @@ func SlotBytes(s weights.Shape, key, value gguf.Type) (uint64, error) {
 	return k + v + 8, nil
 }
 
+// SlotTypes returns the types of slots where none are given: Q8_0, or F16 where heads do not fill its blocks.
+func SlotTypes(m *weights.Model) (key, value gguf.Type) {
+	key, value = gguf.Q8_0, gguf.Q8_0
+	for i := range m.Layers {
+		s := m.Layer(i)
+		if _, ok := gguf.Q8_0.Size(uint64(s.KeyLength)); m.Attends(i) && !ok {
+			key = gguf.F16
+		}
+		if _, ok := gguf.Q8_0.Size(uint64(s.ValueLength)); m.Attends(i) && !ok {
+			value = gguf.F16
+		}
+	}
+	return key, value
+}
+
 func lay(m *weights.Model, c Cache) (*layout, error) {
 	l := &layout{context: Pad(c.Context), pinned: c.Pinned}
 	a := c.Adapter
+	if madeForBudget(a) {
+		l.trained = a.Trained.Heavy + a.Trained.Recent
+	}
 	if a != nil {
 		l.kernels = a.Bytes()
 	}

@@ -4,7 +4,6 @@ import (
 	"math/rand/v2"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -76,7 +75,6 @@ func TestParseBudget(t *testing.T) {
 	for _, text := range []string{"0", "-1", "1.5", "1e2", "0%", "NaN%", "Inf%", "MiB", "64MB", "0MiB", "1e300GiB", "2/1", "0/4", "1/2/3"} { // and more in the plugin's tests
 		_, err := ParseBudget(text)
 		require.ErrorIs(t, err, ErrBudget, text)
-		require.ErrorContains(t, err, strconv.Quote(text))
 	}
 }
 
@@ -129,7 +127,6 @@ func TestScratch(t *testing.T) {
 func TestSlots(t *testing.T) {
 	require.Equal(t, 64, Budget{Share: .01}.Slots(2048))
 	require.Equal(t, 102, Budget{Share: .05}.Slots(2048))
-	require.Equal(t, 102, Budget{}.Slots(2048))
 	require.Equal(t, 2048, Budget{Share: 1}.Slots(2048))
 	require.Equal(t, 7, Budget{Tokens: 7}.Slots(2048))
 }

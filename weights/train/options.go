@@ -38,7 +38,7 @@ type Options struct {
 	Source string         // what tells the model's file from others, such as its SHA-256; models of one fingerprint may differ
 	Output string         // path of the adapter; the work folder is Output + ".work"
 
-	Policy  string // "h2o"
+	Policy  string // "peak"
 	Budgets []int  // slots per KV head; several make one adapter that serves them all, the first is its own
 	// Allocation spreads each budget over layers and heads: a weight for each KV head of each layer, as an adapter has them; nil: equal.
 	Allocation []float32
@@ -109,7 +109,7 @@ func (o *Options) fill() error {
 		return fmt.Errorf("train: rank %d, hidden size %d: want at most %d: %w", o.Rank, o.Hidden, weights.MaxSize, ErrOption)
 	}
 	if o.Policy == "" {
-		o.Policy = "h2o"
+		o.Policy = "peak"
 	}
 	switch {
 	case o.Pinned == 0:

@@ -53,6 +53,7 @@ extern "C" int LLVMFuzzerInitialize(int *, char ***) {
     char error[512] = "";
     lesskv_config cfg = lesskv_config_default();
     cfg.budget     = BUDGET;
+    cfg.type_k     = cfg.type_v = GGML_TYPE_F16; // as the corpus has them
     cfg.adapter    = adapter.c_str();
     cfg.error      = error;
     cfg.error_size = sizeof(error);

@@ -24,7 +24,7 @@ import (
 )
 
 // format goes into every stamp. It changes when this program makes something else of the same sources with the same flags.
-const format = "3"
+const format = "4"
 
 // keep is how long an object that no run used stays in the store.
 const keep = 14 * 24 * time.Hour
@@ -219,6 +219,9 @@ func (a *assembly) probe(ctx context.Context) (features []string, err error) {
 	err = work.Wait()
 	for i, k := range keys {
 		a.recipe.identity[k] = tree.Hash([]byte(ids[i]))
+		if k == (identityKey{toolchain.CXX, false}) {
+			a.recipe.compiler, _, _ = strings.Cut(ids[i], "\n")
+		}
 	}
 	return features, err
 }

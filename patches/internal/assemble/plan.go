@@ -112,6 +112,7 @@ type recipe struct {
 	strict       bool     // warnings of our own sources are errors: for checks, another compiler has other warnings
 	define       []string // for our own sources
 	identity     map[identityKey]string
+	compiler     string             // what the C++ compiler calls itself
 	backends     map[string]machine // the chosen ones, by name
 }
 
@@ -238,7 +239,7 @@ func (r *recipe) libs() []string {
 
 // stampFile is the Go file of the assembled package that changes with the archive. The constants are exported: an
 // unused one that isn't would leave the compiled package as it was, and the go command would not link anew.
-func stampFile(archive, runtime, flags string, libs []string) []byte {
+func stampFile(archive, runtime, flags, compiler string, libs []string) []byte {
 	link := ""
 	if len(libs) > 0 {
 		link = fmt.Sprintf("\n// #cgo LDFLAGS: %s\nimport \"C\"\n", strings.Join(libs, " "))
@@ -250,9 +251,10 @@ package llama
 // What libbinding.a was built from. The go command does not look into an archive behind -lbinding: this file is what
 // makes it build and link anew when the archive changes.
 const (
-	LesskvArchive = %q // SHA-256
-	LesskvRuntime = %q
-	LesskvFlags   = %q
+	LesskvArchive  = %q // SHA-256
+	LesskvRuntime  = %q
+	LesskvFlags    = %q
+	LesskvCompiler = %q
 )
-`, pins.Self, link, archive, runtime, flags)
+`, pins.Self, link, archive, runtime, flags, compiler)
 }
