@@ -181,7 +181,7 @@ void lesskv_memory::warn_adapter() const {
     if (!adapter || adapter->bytes == 0 || budget >= (int32_t) cparams.n_ctx_seq) {
         return; // under an allocation alone nothing was trained
     }
-    if ((int32_t) adapter->heavy != heavy || (int32_t) adapter->recent != budget - heavy) {
+    if (made_for_budget() && ((int32_t) adapter->heavy != heavy || (int32_t) adapter->recent != budget - heavy)) {
         LLAMA_LOG_WARN("%s: the adapter was trained with %u heavy + %u recent, this cache keeps %d + %d\n", __func__,
                 adapter->heavy, adapter->recent, heavy, budget - heavy);
     }
