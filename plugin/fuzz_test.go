@@ -2,6 +2,7 @@ package lesskv_test
 
 import (
 	"bytes"
+	"errors"
 	"math"
 	"os"
 	"path/filepath"
@@ -172,7 +173,7 @@ func FuzzGrammar(f *testing.F) {
 			return // C sees what is before it
 		}
 		_, err := model.Predict("a", append(greedy, llama.WithGrammar(grammar))...)
-		if err != nil {
+		if err != nil && !(errors.Is(err, lesskv.ErrFailed) && strings.Contains(err.Error(), "the grammar allows none")) { // of the tokens
 			require.ErrorIs(t, err, lesskv.ErrArgument)
 		}
 		got, err := model.Predict("a", greedy...)
