@@ -42,6 +42,7 @@ func TestFullAndReadOnlyDisks(t *testing.T) {
 		env = append(env, name+"="+path)
 	}
 	train := []string{"train", "-m", "model.gguf", "-d", "text.txt", "-c", "256", "-b", "41", "--rank", "4", "--hidden", "8", "--steps", "2", "-t", "1", "--layers", "0-1"}
+	tune := []string{"tune", "-m", "model.gguf", "-d", "text.txt", "-c", "96", "-b", "16", "--ubatch", "16", "-w", "1", "--rounds", "0", "-t", "1"}
 	bench := []string{"bench", "-m", "less", "-c", "64", "--ubatch", "64", "-r", "1", "-t", "1", "-q"}
 	for part, layers := range map[string]string{"part1.gguf": "0-1", "part2.gguf": "2-5"} {
 		cmd := exec.Command(program, append(train, "--plot", "none", "-o", part, "--layers", layers)...)
@@ -57,6 +58,9 @@ func TestFullAndReadOnlyDisks(t *testing.T) {
 		"train, the recordings": {append(train, "--plot", "none", "-o", "DISK/x.gguf"), []string{"x.gguf"}, []int64{0, 8, 500}},
 		"train, the adapter":    {append(train, "--plot", "none", "-o", "DISK/x.gguf", "--recordings", "TOOLS/recordings"), []string{"x.gguf"}, []int64{0, 24}},
 		"train, the picture":    {append(train, "-o", "TOOLS/x.gguf", "--plot", "DISK/x.png"), []string{"x.png"}, []int64{0, 8}},
+		"tune, the work":        {append(tune, "--plot", "none", "-o", "DISK/x.gguf"), []string{"x.gguf"}, []int64{0}},
+		"tune, the picture":     {append(tune, "-o", "TOOLS/tuned.gguf", "--plot", "DISK/x.png"), []string{"x.png"}, []int64{0, 8}},
+		"plan, the picture":     {[]string{"plan", "-m", "model.gguf", "-c", "512,2048", "-o", "DISK/x.png"}, []string{"x.png"}, []int64{0, 8}},
 		"merge":                 {[]string{"merge", "part1.gguf", "part2.gguf", "-o", "DISK/x.gguf"}, []string{"x.gguf"}, []int64{0, 8}},
 		"verify": {[]string{"verify", "-m", "model.gguf", "--text", "text.txt", "-c", "192", "-b", "41", "--windows", "2", "--policy", "lambda",
 			"--method", "sparse,LESS", "--recall", "none", "-n", "4", "--samples", "50", "-t", "1", "-o", "DISK/v"}, []string{"v/report.json", "v/report.html"}, []int64{0, 4, 40, 100}},
