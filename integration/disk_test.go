@@ -4,6 +4,8 @@ package integration
 
 import (
 	"bytes"
+	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/lesskv/lesskv/integration/checkpoints"
 	"github.com/lesskv/lesskv/integration/testdata"
 	"github.com/lesskv/lesskv/integration/worker"
 )
@@ -42,12 +45,19 @@ func TestFullAndReadOnlyDisks(t *testing.T) {
 		env = append(env, name+"="+path)
 	}
 	train := []string{"train", "-m", "model.gguf", "-d", "text.txt", "-c", "256", "-b", "41", "--rank", "4", "--hidden", "8", "--steps", "2", "-t", "1", "--layers", "0-1"}
+	tune := []string{"tune", "-m", "model.gguf", "-d", "text.txt", "-c", "96", "-b", "16", "--ubatch", "16", "-w", "1", "--rounds", "0", "-t", "1"}
 	bench := []string{"bench", "-m", "less", "-c", "64", "--ubatch", "64", "-r", "1", "-t", "1", "-q"}
 	for part, layers := range map[string]string{"part1.gguf": "0-1", "part2.gguf": "2-5"} {
 		cmd := exec.Command(program, append(train, "--plot", "none", "-o", part, "--layers", layers)...)
 		cmd.Dir, cmd.Env = tools, env
 		out, err := cmd.CombinedOutput()
 		require.NoError(t, err, string(out))
+	}
+	dir := filepath.Join(tools, "checkpoints")
+	require.NoError(t, os.Mkdir(dir, 0o755))
+	draw := rand.New(rand.NewPCG(1, 2))
+	for i := range 6 {
+		checkpoints.Write(t, filepath.Join(dir, fmt.Sprintf("layer_%d.pth", i)), "", checkpoints.Layer(draw, checkpoints.Shape{Heads: 4, HeadsKV: 2, Size: 64, Hidden: 8, Rank: 4}, false))
 	}
 	for name, test := range map[string]struct {
 		args    []string
@@ -57,6 +67,10 @@ func TestFullAndReadOnlyDisks(t *testing.T) {
 		"train, the recordings": {append(train, "--plot", "none", "-o", "DISK/x.gguf"), []string{"x.gguf"}, []int64{0, 8, 500}},
 		"train, the adapter":    {append(train, "--plot", "none", "-o", "DISK/x.gguf", "--recordings", "TOOLS/recordings"), []string{"x.gguf"}, []int64{0, 24}},
 		"train, the picture":    {append(train, "-o", "TOOLS/x.gguf", "--plot", "DISK/x.png"), []string{"x.png"}, []int64{0, 8}},
+		"tune, the work":        {append(tune, "--plot", "none", "-o", "DISK/x.gguf"), []string{"x.gguf"}, []int64{0}},
+		"tune, the picture":     {append(tune, "-o", "TOOLS/tuned.gguf", "--plot", "DISK/x.png"), []string{"x.png"}, []int64{0, 8}},
+		"plan, the picture":     {[]string{"plan", "-m", "model.gguf", "-c", "512,2048", "-o", "DISK/x.png"}, []string{"x.png"}, []int64{0, 8}},
+		"import":                {[]string{"import", "-m", "model.gguf", "--heavy", "20", "--recent", "21", "-o", "DISK/x.gguf", "checkpoints"}, []string{"x.gguf"}, []int64{0, 8}},
 		"merge":                 {[]string{"merge", "part1.gguf", "part2.gguf", "-o", "DISK/x.gguf"}, []string{"x.gguf"}, []int64{0, 8}},
 		"verify": {[]string{"verify", "-m", "model.gguf", "-d", "text.txt", "-c", "192", "-b", "41", "--windows", "2", "--policy", "lambda",
 			"--method", "sparse,LESS", "--recall", "none", "-n", "4", "--samples", "50", "-t", "1", "-o", "DISK/v"}, []string{"v/report.json", "v/report.html"}, []int64{0, 4, 40, 100}},

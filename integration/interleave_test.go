@@ -59,7 +59,7 @@ func TestInterleavings(t *testing.T) {
 	for _, k := range kinds {
 		require.Positive(t, counts[k.name], "never done: %s", k.name)
 	}
-	for _, outcome := range []string{"poisoned by an abort", "aborted between micro-batches", "no memory to decode", "no memory to copy", "no memory to load", "cut refused", "replayed"} {
+	for _, outcome := range []string{"poisoned by an abort", "aborted between micro-batches", "no memory to decode", "no memory to compute", "no memory to copy", "no memory to load", "cut refused", "replayed"} {
 		require.Positive(t, counts[outcome], "never happened: %s", outcome)
 	}
 }
@@ -79,7 +79,11 @@ func failingWorker(t *testing.T) *failing {
 	require.NoError(t, err)
 	dir := t.TempDir()
 	less := filepath.Join(build.Sources(), "less")
-	objects := compile(t, build, dir, []string{filepath.Join(less, "cache.c")}, "-O2", "-Dmalloc=lesskv_failing_malloc")
+	var sources []string
+	for _, name := range []string{"cache.c", "attend.c", "commit.c"} { // the last two allocate in their plain loops
+		sources = append(sources, filepath.Join(less, name))
+	}
+	objects := compile(t, build, dir, sources, "-O2", "-Dmalloc=lesskv_failing_malloc")
 	objects = append(objects, compile(t, build, dir, append(workerSources(t, build), "testdata/failing/malloc.c"), "-O1")...)
 	path := filepath.Join(dir, "worker")
 	link := append([]string{"-o", path}, objects...)
@@ -148,10 +152,10 @@ func (s *setting) add(window bool, slots []int, size int64) {
 }
 
 // interleavingSettings are all policies, with all types of slots, with and without kernels and windows, budgets by head, layers that
-// share and differ, and some hybrids.
+// share and differ, the plain loops, and some hybrids.
 func interleavingSettings(t *testing.T) (all []setting) {
 	t.Helper()
-	keys, values := []string{"f16", "f32", "q8_0", "q4_0"}, []string{"f16", "f32", "q8_0"}
+	types := []string{"f16", "f32", "q8_0", "q4_0"}
 	size := map[string]int64{"f32": 4 * 32, "f16": 2 * 32, "q8_0": 34, "q4_0": 18} // of a head of 32
 	dir, policies := t.TempDir(), lesskv.PolicyNames()
 	find := func(model string) (tinymodels.Model, string) {
@@ -173,8 +177,8 @@ func interleavingSettings(t *testing.T) (all []setting) {
 			a := weights.Random(read, 3, 4, weights.Trained{Policy: policy, Heavy: 3, Recent: 3, Ubatch: playUbatch, Context: playContext}, 1)
 			adapter := filepath.Join(dir, fmt.Sprintf("%s.%s.gguf", model, policy))
 			require.NoError(t, a.Write(adapter))
-			for k, key := range keys {
-				for v, value := range values {
+			for k, key := range types {
+				for v, value := range types {
 					s := setting{window: m.Window}
 					l := &worker.LESS{Policy: policy, Budget: 5 + 9*((i+j+k+v)%3), TypeK: key, TypeV: value}
 					rank := 0
@@ -193,6 +197,12 @@ func interleavingSettings(t *testing.T) (all []setting) {
 						s.add(window, slices.Repeat([]int{slots}, read.HeadsKV), size[key]+size[value]+8)
 					}
 					all = append(all, s)
+					if k == j%len(types) && v == k { // once for each model and policy
+						plain := *l
+						plain.Reference = true
+						s.name, s.config.LESS = s.name+", the plain loops", &plain
+						all = append(all, s)
+					}
 				}
 			}
 		}
@@ -534,8 +544,13 @@ func (p *player) decode(seq int, rng *rand.Rand) (string, error) {
 	tokens := p.tokens(rng)
 	done := fmt.Sprintf("decodes %d tokens at %d", len(tokens), m.length)
 	none := !m.holds && !m.poison && rng.IntN(4) == 0 // a sequence's memory is taken with its first token
-	if none {
-		if err := p.after(rng.IntN(2 * len(p.setting.caches))); err != nil {
+	within := !none && m.holds && !m.poison && p.setting.config.LESS.Reference && rng.IntN(4) == 0
+	if none || within {
+		n := 2 // of a layer's cache
+		if within {
+			n = 2 + 4 // that attending and committing take
+		}
+		if err := p.after(rng.IntN(n * len(p.setting.caches))); err != nil {
 			return done, err
 		}
 		done += ", with an allocation that fails"
@@ -553,6 +568,14 @@ func (p *player) decode(seq int, rng *rand.Rand) (string, error) {
 		}
 		p.counts["no memory to decode"]++
 		return done, refused(err, 1)
+	case within:
+		happened, err2 := p.happened()
+		if err2 != nil || !happened {
+			return done, fmt.Errorf("no allocation has failed: %v", err2)
+		}
+		p.counts["no memory to compute"]++
+		m.poison = true // what is half done cannot be undone
+		return done, refused(err, 0)
 	case err != nil:
 		return done, err
 	default:

@@ -15,13 +15,14 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sync/errgroup"
 
+	lesskv "github.com/lesskv/lesskv/cgo/kernels"
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/patches/layout"
 	"github.com/lesskv/lesskv/patches/limits"
 )
 
 // The worker under the address sanitizer, with llama.cpp, and every source of ours under the undefined-behaviour one too, does what an
-// app does: it decodes prompts and tokens under every policy, with and without kernels, windows and strided inputs, copies, cuts,
+// app does: it decodes prompts and tokens under every policy, with and without kernels, windows, strided inputs and layers that share or differ, copies, cuts,
 // saves, restores, aborts. The sanitizers end the process at the first fault, and at its end if memory has leaked.
 func TestSanitizers(t *testing.T) {
 	if testing.Short() {
@@ -29,24 +30,32 @@ func TestSanitizers(t *testing.T) {
 	}
 	path := sanitizedWorker(t)
 
-	for _, c := range []struct {
+	type setting struct {
 		name  string
 		model string
 		less  worker.LESS
-	}{
+	}
+	settings := []setting{
 		{"h2o, kernels", gopher, worker.LESS{Policy: "h2o", Budget: 41, Adapter: "testdata/gopher-5m.h2o-41.lesskv.gguf"}},
 		{"peak, kernels", gopher, worker.LESS{Policy: "peak", Budget: 41, Adapter: "testdata/gopher-5m.peak-41.lesskv.gguf"}},
-		{"lambda, f32", gopher, worker.LESS{Policy: "lambda", Budget: 16, TypeK: "f32", TypeV: "f32"}},
 		{"h2o, q8_0", gopher, worker.LESS{Policy: "h2o", Budget: 3, TypeK: "q8_0", TypeV: "q8_0"}},
-		{"h2o, kernels, q4_0", gopher, worker.LESS{Policy: "h2o", Budget: 41, TypeK: "q4_0", TypeV: "q8_0", Adapter: "testdata/gopher-5m.h2o-41.lesskv.gguf"}},
+		{"h2o, kernels, q4_0", gopher, worker.LESS{Policy: "h2o", Budget: 41, TypeK: "q4_0", TypeV: "q4_0", Adapter: "testdata/gopher-5m.h2o-41.lesskv.gguf"}},
 		{"the plain loops", gopher, worker.LESS{Policy: "h2o", Budget: 41, Reference: true}},
 		{"sliding windows", tiny(t, "gemma3"), worker.LESS{Policy: "h2o", Budget: 40}},
 		{"soft-cap", tiny(t, "gemma2"), worker.LESS{Policy: "peak", Budget: 40}},
 		{"strided", tiny(t, "falcon"), worker.LESS{Policy: "peak", Budget: 40}},
+		{"layers that share", tiny(t, "gemma3n"), worker.LESS{Policy: "h2o", Budget: 40}},
+		{"layers that share, the plain loops", tiny(t, "gemma3n"), worker.LESS{Policy: "peak", Budget: 40, Reference: true}},
+		{"heads of two sizes, quantised", tiny(t, "gemma4-64"), worker.LESS{Policy: "peak", Budget: 40, TypeK: "q8_0", TypeV: "q4_0"}},
+		{"layers that differ", tiny(t, "openelm"), worker.LESS{Policy: "h2o", Budget: 40}},
 		{"delta net, quantised", tiny(t, "qwen35"), worker.LESS{Policy: "peak", Budget: 40, TypeK: "q4_0", TypeV: "q8_0"}},
 		{"short convolutions, sliding windows", tiny(t, "lfm2-window"), worker.LESS{Policy: "h2o", Budget: 40}},
 		{"Mamba 2 beside attention", tiny(t, "falcon-h1"), worker.LESS{Policy: "h2o", Budget: 40}},
-	} {
+	}
+	for _, policy := range lesskv.PolicyNames() {
+		settings = append(settings, setting{policy + ", f32", gopher, worker.LESS{Policy: policy, Budget: 16, TypeK: "f32", TypeV: "f32"}})
+	}
+	for _, c := range settings {
 		t.Run(c.name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
 			defer cancel()

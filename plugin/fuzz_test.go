@@ -2,6 +2,7 @@ package lesskv_test
 
 import (
 	"bytes"
+	"errors"
 	"math"
 	"os"
 	"path/filepath"
@@ -146,5 +147,37 @@ func FuzzLoadState(f *testing.F) {
 			return
 		}
 		require.True(t, bytes.Equal(before, now), "a state that was refused has changed the cache")
+	})
+}
+
+// FuzzGrammar: any text is a grammar, of which tokens are drawn, or refused; the next call is not the worse for it.
+func FuzzGrammar(f *testing.F) {
+	m, err := tinymodels.Find("llama")
+	require.NoError(f, err)
+	path, err := m.WriteIn(f.TempDir(), gguf.F32, 1)
+	require.NoError(f, err)
+	lesskv.SetLogOutput(&log{})
+	f.Cleanup(func() { lesskv.SetLogOutput(nil) })
+	model, err := llama.New(path, llama.SetContext(64), sparse(8))
+	require.NoError(f, err)
+	f.Cleanup(model.Free)
+	greedy := []llama.PredictOption{llama.SetThreads(1), llama.SetTokens(2), llama.SetTemperature(0)}
+	want, err := model.Predict("a", greedy...)
+	require.NoError(f, err)
+	for _, s := range []string{`root ::= "a"`, "root ::= [a-z]+ (x | \"\\n\")?\nx ::= root{2,3}", `root ::= "a"{3,1}`, "root ::= root", "root ::= .*", `root ::= "\xff\u00e9" # no more`,
+		"root ::= [^a-\xff]", "x ::= \"a\"", "root ::= <[1]> | !<[2]>", "root ::= " + strings.Repeat("(", 99), "root ::= " + strings.Repeat("([a-z])? ", 9), ""} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, grammar string) {
+		if strings.Contains(grammar, "\x00") {
+			return // C sees what is before it
+		}
+		_, err := model.Predict("a", append(greedy, llama.WithGrammar(grammar))...)
+		if err != nil && !(errors.Is(err, lesskv.ErrFailed) && strings.Contains(err.Error(), "the grammar allows none")) { // of the tokens
+			require.ErrorIs(t, err, lesskv.ErrArgument)
+		}
+		got, err := model.Predict("a", greedy...)
+		require.NoError(t, err)
+		require.Equal(t, want, got)
 	})
 }

@@ -1,6 +1,7 @@
 package lesskv_test
 
 import (
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -10,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/lesskv/lesskv/integration/testdata"
+	lesskv "github.com/lesskv/lesskv/plugin"
 )
 
 // Whether the model's file is mapped, and whether it is locked, as the kernel has it.
@@ -37,4 +39,42 @@ func TestMapAndLock(t *testing.T) {
 	if !locked {
 		t.Skip("this system locks no memory for us: llama.cpp warns and goes on")
 	}
+}
+
+// LoadState takes the memory of what it reads once beside what is there, at its peak: with LESS a state is taken whole or not at all, and
+// nothing is kept for the case that it fails.
+func TestLoadStatePeak(t *testing.T) {
+	const slots = 4096
+	model := open(t, llama.SetContext(2*slots), lesskv.Enable(lesskv.Config{Budget: lesskv.Tokens(slots), Adapter: lesskv.NoAdapter, Keys: lesskv.F32, Values: lesskv.F32}))
+	text, err := testdata.Read(testdata.Heldout)
+	require.NoError(t, err)
+	require.NoError(t, model.Eval(string(text[:10000]), llama.SetThreads(1), llama.SetBatch(512)))
+	path := t.TempDir() + "/state"
+	require.NoError(t, model.SaveState(path))
+	stat, err := os.Stat(path)
+	require.NoError(t, err)
+	require.Greater(t, stat.Size(), int64(8<<20), "large beside what else comes and goes")
+	require.NoError(t, model.LoadState(path)) // what is made once
+
+	if err := os.WriteFile("/proc/self/clear_refs", []byte("5"), 0); err != nil { // the peak begins anew
+		t.Skip(err)
+	}
+	before := status(t, "VmHWM")
+	require.NoError(t, model.LoadState(path))
+	grown := status(t, "VmHWM") - before
+	t.Logf("a state of %d KiB, the peak grew by %d", stat.Size()>>10, grown>>10)
+	assert.Less(t, grown, stat.Size()*5/4)
+}
+
+// status is a number of bytes of /proc/self/status.
+func status(t *testing.T, name string) int64 {
+	t.Helper()
+	text, err := os.ReadFile("/proc/self/status")
+	require.NoError(t, err)
+	_, line, ok := strings.Cut(string(text), name+":")
+	require.True(t, ok, name)
+	var kib int64
+	_, err = fmt.Sscan(line, &kib)
+	require.NoError(t, err)
+	return kib << 10
 }

@@ -81,7 +81,7 @@ func Read(path string) (*Adapter, error) {
 		return nil, err
 	}
 	if !stat.Mode().IsRegular() {
-		return nil, &Error{File: path, Err: ErrNotAdapter, Found: stat.Mode().Type().String(), Wanted: "a regular file"}
+		return nil, &Error{File: path, Err: ErrNotAdapter, Found: gguf.Kind(stat.Mode()), Wanted: "a regular file"}
 	}
 	return read(path, file, stat.Size())
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/lesskv/lesskv/patches/layout"
+	"github.com/lesskv/lesskv/weights/memory"
 )
 
 // Exit statuses.
@@ -92,7 +93,7 @@ func execute(ctx context.Context, args []string, stdin io.Reader, stdout, stderr
 	case errors.Is(err, errChecks) || errors.Is(err, errRoom):
 		fmt.Fprintf(stderr, "%s: %v\n", command.CommandPath(), said)
 		return exitChecks
-	case errors.As(err, &usage) || slices.ContainsFunc(senseless, func(e error) bool { return errors.Is(err, e) }) ||
+	case errors.As(err, &usage) || slices.ContainsFunc(append(senseless, memory.ErrBudget), func(e error) bool { return errors.Is(err, e) }) ||
 		command == root: // cobra's own errors, like an unknown command
 		fmt.Fprintf(stderr, "%s: %v\nsee %s -h\n", command.CommandPath(), said, command.CommandPath())
 		return exitUsage
@@ -101,15 +102,20 @@ func execute(ctx context.Context, args []string, stdin io.Reader, stdout, stderr
 	return exitFailed
 }
 
-// flagError says which flag is wrong, and of an unknown one of run what may have been meant.
+// arguments are what commands take beside flags.
+var arguments = map[string]string{"run": "prompt", "inspect": "file", "merge": "file", "import": "folder", "bench": "model"}
+
+// flagError says which flag is wrong, and of an unknown one what may have been meant.
 func flagError(cmd *cobra.Command, err error) error {
 	var wrong *pflag.InvalidValueError
 	var unknown *pflag.NotExistError
 	switch {
 	case errors.As(err, &wrong):
 		err = fmt.Errorf("--%s %s: %w", wrong.GetFlag().Name, wrong.GetValue(), errors.Unwrap(wrong))
-	case errors.As(err, &unknown) && cmd.Name() == "run":
-		err = fmt.Errorf("%w; a prompt that begins with - goes behind --, as in lesskv run -- \"- one\"", err)
+	case errors.As(err, &unknown):
+		if what, ok := arguments[cmd.Name()]; ok {
+			err = fmt.Errorf("%w; a %s that begins with - goes behind --, as in lesskv %s -- -x", err, what, cmd.Name())
+		}
 	}
 	return usageError{err}
 }

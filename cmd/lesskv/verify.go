@@ -332,13 +332,21 @@ func (o *verifyOptions) outputs(texts []document) error {
 	return checkOutputs(append(inputs(o.Model, texts, outputs), append(o.Adapters, o.prompts)...), outputs...)
 }
 
-// readPrompts reads JSON lines.
+// readPrompts reads a file of JSON lines.
 func readPrompts(path string) ([]verify.Prompt, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("reading the prompts: %w", err)
 	}
-	var all []verify.Prompt
+	all, err := parsePrompts(data)
+	if err != nil {
+		return nil, usageError{fmt.Errorf("--prompts %s%w", path, err)}
+	}
+	return all, nil
+}
+
+// parsePrompts reads JSON lines, of one prompt each. Its errors go behind the file's name.
+func parsePrompts(data []byte) (all []verify.Prompt, err error) {
 	s := bufio.NewScanner(bytes.NewReader(data))
 	s.Buffer(nil, len(data)+1)
 	for line := 1; s.Scan(); line++ {
@@ -348,13 +356,19 @@ func readPrompts(path string) ([]verify.Prompt, error) {
 		var p verify.Prompt
 		d := json.NewDecoder(bytes.NewReader(s.Bytes()))
 		d.DisallowUnknownFields()
-		if err := d.Decode(&p); err != nil || p.Prompt == "" {
-			return nil, usageError{fmt.Errorf("--prompts %s, line %d: want {\"prompt\": \"…\", \"reference\": \"…\"}: %v", path, line, err)}
+		err := d.Decode(&p)
+		if err == nil && p.Prompt == "" {
+			err = errors.New("no prompt")
+		} else if _, end := d.Token(); err == nil && end != io.EOF {
+			err = errors.New("something follows")
+		}
+		if err != nil {
+			return nil, fmt.Errorf(", line %d: want {\"prompt\": \"…\", \"reference\": \"…\"}: %w", line, err)
 		}
 		all = append(all, p)
 	}
-	if len(all) == 0 {
-		return nil, usageError{fmt.Errorf("--prompts %s: no prompts", path)}
+	if len(all) == 0 && s.Err() == nil {
+		return nil, errors.New(": no prompts")
 	}
 	return all, s.Err()
 }

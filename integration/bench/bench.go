@@ -94,11 +94,11 @@ func (b *bench) load() error {
 	}
 	name := strings.TrimSuffix(filepath.Base(o.Model), ".gguf")
 	b.path = o.Model
-	if _, err := os.Stat(o.Model); err != nil || !strings.HasSuffix(o.Model, ".gguf") {
-		s, err := FindShape(o.Model)
-		if err != nil {
-			return err
-		}
+	s, noShape := FindShape(o.Model)
+	if _, err := os.Stat(o.Model); noShape != nil && err != nil {
+		return noShape
+	}
+	if noShape == nil {
 		o.Progress(0, 1, "making "+name)
 		if b.path, err = s.Build(b.ctx, o.Dir, o.Quant, patched, o.Threads); err != nil {
 			return err

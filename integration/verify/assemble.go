@@ -307,6 +307,9 @@ func (r *Report) findings() []string {
 		out = append(out, s)
 	}
 	for _, f := range r.Frontier {
+		if len(f.Rows) == 0 { // every row has a fault
+			continue
+		}
 		var names []string
 		for _, e := range f.Rows {
 			names = append(names, fmt.Sprintf("%s (%.0f KiB, KL %.4f)", e.Name(), float64(e.Bytes)/1024, e.KL.Value))

@@ -1,10 +1,15 @@
 package verify
 
 import (
+	"fmt"
+	"math"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/lesskv/lesskv/integration/fuzztest"
 )
 
 func TestParseRequirement(t *testing.T) {
@@ -50,4 +55,28 @@ func TestCheck(t *testing.T) {
 		}
 		assert.Equal(t, want, got, text)
 	}
+}
+
+// FuzzRequirement: any text is a requirement, of which a report says whether it holds, or refused by quoting it.
+func FuzzRequirement(f *testing.F) {
+	for _, s := range []string{"kl <= 0.2", "peak less 41: top1.low > 0.1", "LESS : kl<1e-3", "sparse 0: kl < 1", "h2o h2o q4_0 window: ppl >= nan", "kl <= 1e999", ": <=", ""} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		fuzztest.Bounded(t, 1<<20+256*len(s), func() {
+			q, err := ParseRequirement(s)
+			if err != nil {
+				require.ErrorIs(t, err, ErrPlan)
+				require.ErrorContains(t, err, fmt.Sprintf("%q", s))
+				return
+			}
+			require.False(t, math.IsNaN(q.Bound) || math.IsInf(q.Bound, 0), "a number that JSON has")
+			r := &Report{Rows: []*Row{{Method: LESS, Policy: "h2o", Budget: 41}, {Method: Sparse, Policy: "peak", Budget: 41, Fault: "none"}}}
+			checks := r.Check(q)
+			require.NotEmpty(t, checks)
+			for _, c := range checks {
+				require.Equal(t, strings.TrimSpace(s), c.Requirement)
+			}
+		})
+	})
 }

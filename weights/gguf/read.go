@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math"
 	"os"
 	"slices"
@@ -60,7 +61,7 @@ func Open(path string) (*File, error) {
 	}
 	stat, err := r.Stat()
 	if err == nil && !stat.Mode().IsRegular() {
-		err = &Error{File: path, Err: ErrMagic, Found: stat.Mode().Type().String(), Wanted: "a regular file"}
+		err = &Error{File: path, Err: ErrMagic, Found: Kind(stat.Mode()), Wanted: "a regular file"}
 	}
 	var f *File
 	if err == nil {
@@ -72,6 +73,21 @@ func Open(path string) (*File, error) {
 	}
 	f.closer = r
 	return f, nil
+}
+
+// Kind names in words what a file is that is no regular one.
+func Kind(mode fs.FileMode) string {
+	switch {
+	case mode.IsDir():
+		return "a folder"
+	case mode&fs.ModeDevice != 0:
+		return "a device"
+	case mode&fs.ModeNamedPipe != 0:
+		return "a pipe"
+	case mode&fs.ModeSocket != 0:
+		return "a socket"
+	}
+	return mode.Type().String()
 }
 
 // Parse reads the header of the size bytes of r, which it goes on reading when asked for arrays and tensors. The name is for errors.
@@ -102,6 +118,9 @@ func (f *File) header(s *scanner) error {
 	if err != nil || string(magic) != Magic {
 		if err != nil && !errors.Is(err, ErrTruncated) {
 			return err
+		}
+		if s.size < uint64(len(Magic)) {
+			return &Error{Err: ErrMagic, Found: fmt.Sprintf("a file of %d bytes", s.size), Wanted: fmt.Sprintf("%q at its start", Magic), Advice: "copy or make it again"}
 		}
 		return &Error{Err: ErrMagic, Found: fmt.Sprintf("%q at its start", magic), Wanted: fmt.Sprintf("%q", Magic), Advice: "is this the right file?"}
 	}

@@ -3,7 +3,6 @@ package importer
 import (
 	"archive/zip"
 	"bytes"
-	"encoding/binary"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -17,104 +16,12 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/lesskv/lesskv/cgo/kernels"
+	"github.com/lesskv/lesskv/integration/checkpoints"
 	"github.com/lesskv/lesskv/integration/fuzztest"
 	"github.com/lesskv/lesskv/weights"
 )
 
-// tensor is what the tests write into checkpoints.
-type tensor struct {
-	size   []int
-	values []float32
-}
-
-func random(r *rand.Rand, size ...int) tensor {
-	n := 1
-	for _, s := range size {
-		n *= s
-	}
-	t := tensor{size, make([]float32, n)}
-	for i := range t.values {
-		t.values[i] = float32(r.NormFloat64())
-	}
-	return t
-}
-
-// pickler writes what torch.save pickles, protocol 2.
-type pickler struct{ bytes.Buffer }
-
-func (p *pickler) str(s string) {
-	p.WriteByte('X')
-	binary.Write(p, binary.LittleEndian, uint32(len(s)))
-	p.WriteString(s)
-}
-
-func (p *pickler) int(n int) {
-	p.WriteByte('J')
-	binary.Write(p, binary.LittleEndian, int32(n))
-}
-
-func (p *pickler) ints(n []int) {
-	p.WriteByte('(')
-	for _, x := range n {
-		p.int(x)
-	}
-	p.WriteByte('t')
-}
-
-func (p *pickler) tensor(key string, size, stride []int, numel int) {
-	p.WriteString("ctorch._utils\n_rebuild_tensor_v2\n((")
-	p.str("storage")
-	p.WriteString("ctorch\nFloatStorage\n")
-	p.str(key)
-	p.str("cpu")
-	p.int(numel)
-	p.WriteString("tQ")
-	p.int(0)
-	p.ints(size)
-	p.ints(stride)
-	p.WriteString("\x89ccollections\nOrderedDict\n)RtR")
-}
-
-// write makes a checkpoint. The tensor named swapped is stored with its last two dimensions transposed.
-func write(t testing.TB, path, swapped string, state map[string]tensor) {
-	f, err := os.Create(path)
-	require.NoError(t, err)
-	defer f.Close()
-	z := zip.NewWriter(f)
-	p := &pickler{}
-	p.WriteString("\x80\x02}(")
-	p.str("epoch")
-	p.int(3)
-	p.str("model_state_dict")
-	p.WriteString("ccollections\nOrderedDict\n)R(")
-	n := 0
-	for name, v := range state {
-		key := fmt.Sprint(n)
-		n++
-		stride := make([]int, len(v.size))
-		for d, s := len(v.size)-1, 1; d >= 0; d-- {
-			stride[d] = s
-			s *= v.size[d]
-		}
-		values := v.values
-		if name == swapped {
-			rows, cols := v.size[len(v.size)-2], v.size[len(v.size)-1]
-			values = transpose(values, rows, cols)
-			stride[len(stride)-2], stride[len(stride)-1] = 1, rows
-		}
-		p.str(name)
-		p.tensor(key, v.size, stride, len(values))
-		w, err := z.CreateHeader(&zip.FileHeader{Name: "layer/data/" + key})
-		require.NoError(t, err)
-		require.NoError(t, binary.Write(w, binary.LittleEndian, values))
-	}
-	p.WriteString("uu.")
-	w, err := z.CreateHeader(&zip.FileHeader{Name: "layer/data.pkl"})
-	require.NoError(t, err)
-	_, err = w.Write(p.Bytes())
-	require.NoError(t, err)
-	require.NoError(t, z.Close())
-}
+type tensor = checkpoints.Tensor
 
 const (
 	d, rank, hidden = 8, 3, 5
@@ -128,27 +35,18 @@ func model(arch string, heads, headsKV int) *weights.Model {
 }
 
 func state(r *rand.Rand, heads, headsKV int, linear bool) map[string]tensor {
-	s := map[string]tensor{
-		"kernel_q_mat1": random(r, heads, d, hidden), "kernel_q_mat2": random(r, heads, hidden, rank),
-		"scalingD": random(r, 1, headsKV, 1, rank), "scalingD2": random(r, 1, headsKV, 1, rank),
-	}
-	if linear {
-		s["kernel_k_mat1.weight"], s["kernel_k_mat2.weight"], s["interaction_k.weight"] = random(r, hidden, d), random(r, rank, hidden), random(r, rank, rank)
-	} else {
-		s["kernel_k_mat1"], s["kernel_k_mat2"], s["interaction_k"] = random(r, headsKV, d, hidden), random(r, headsKV, hidden, rank), random(r, headsKV, rank, rank)
-	}
-	return s
+	return checkpoints.Layer(r, checkpoints.Shape{Heads: heads, HeadsKV: headsKV, Size: d, Hidden: hidden, Rank: rank}, linear)
 }
 
 func gelu(x float64) float64 { return x / 2 * math.Erfc(-x/math.Sqrt2) }
 
 // at returns an element of a [heads][in][out] matrix as the authors' code multiplies with it.
-func (t tensor) at(head, i, j int) float64 {
-	s := t.size
+func at(t tensor, head, i, j int) float64 {
+	s := t.Size
 	if len(s) == 2 { // nn.Linear: x W^T
-		return float64(t.values[j*s[1]+i])
+		return float64(t.Values[j*s[1]+i])
 	}
-	return float64(t.values[(head*s[1]+i)*s[2]+j])
+	return float64(t.Values[(head*s[1]+i)*s[2]+j])
 }
 
 func either(s map[string]tensor, name string) tensor {
@@ -162,7 +60,7 @@ func product(x []float64, t tensor, head, out int, f func(float64) float64) []fl
 	y := make([]float64, out)
 	for j := range y {
 		for i := range x {
-			y[j] += x[i] * t.at(head, i, j)
+			y[j] += x[i] * at(t, head, i, j)
 		}
 		y[j] = f(y[j])
 	}
@@ -175,13 +73,13 @@ func direct(s map[string]tensor, head, headKV int, x []float64) (phi, psi []floa
 	phi = product(product(x, s["kernel_q_mat1"], head, hidden, gelu), s["kernel_q_mat2"], head, rank, gelu)
 	k := product(product(x, either(s, "kernel_k_mat1"), headKV, hidden, gelu), either(s, "kernel_k_mat2"), headKV, rank, gelu)
 	for i := range k {
-		k[i] *= math.Abs(float64(s["scalingD"].values[headKV*rank+i]))
+		k[i] *= math.Abs(float64(s["scalingD"].Values[headKV*rank+i]))
 	}
 	mixed := product(k, either(s, "interaction_k"), headKV, rank, same)
 	psi = make([]float64, rank)
 	for i := range psi {
 		phi[i] = math.Abs(phi[i])
-		psi[i] = math.Abs(k[i] + mixed[i]*float64(s["scalingD2"].values[headKV*rank+i]))
+		psi[i] = math.Abs(k[i] + mixed[i]*float64(s["scalingD2"].Values[headKV*rank+i]))
 	}
 	return phi, psi
 }
@@ -203,7 +101,7 @@ func TestImport(t *testing.T) {
 			r := rand.New(rand.NewPCG(1, 2))
 			dir := t.TempDir()
 			s := state(r, test.heads, test.headsKV, test.linear)
-			write(t, filepath.Join(dir, "layer_1.pth"), "kernel_q_mat1", s)
+			checkpoints.Write(t, filepath.Join(dir, "layer_1.pth"), "kernel_q_mat1", s)
 			a, err := Import(dir, Options{Model: model(test.arch, test.heads, test.headsKV), Rotary: test.rotary, Trained: weights.Trained{Policy: "h2o", Heavy: 1, Recent: 1, Ubatch: 1, Context: 9}})
 			require.NoError(t, err)
 			assert.True(t, a.Kernels[0].Empty())
@@ -219,7 +117,7 @@ func TestImport(t *testing.T) {
 			require.NoError(t, err)
 			defer k.Close()
 			for head := range test.heads {
-				x := random(r, d).values
+				x := checkpoints.Random(r, d).Values
 				hf := make([]float64, d) // the same vector in Hugging Face's order
 				for i, v := range x {
 					at := i
@@ -261,13 +159,13 @@ func TestImportRefuses(t *testing.T) {
 	refused("there is no scalingD", func(p string) {
 		s := state(r, 3, 3, false)
 		delete(s, "scalingD")
-		write(t, p, "", s)
+		checkpoints.Write(t, p, "", s)
 	})
-	refused("want [3 8 5]", func(p string) { write(t, p, "", state(r, 2, 3, false)) })
+	refused("want [3 8 5]", func(p string) { checkpoints.Write(t, p, "", state(r, 2, 3, false)) })
 	refused("is NaN", func(p string) {
 		s := state(r, 3, 3, false)
-		s["scalingD2"].values[1] = float32(math.NaN())
-		write(t, p, "", s)
+		s["scalingD2"].Values[1] = float32(math.NaN())
+		checkpoints.Write(t, p, "", s)
 	})
 	refused("class not found: os system", func(p string) { archive(t, p, zip.Store, "\x80\x02cos\nsystem\n(X\x04\x00\x00\x00truetR.") })
 }
@@ -295,10 +193,10 @@ func archive(t testing.TB, path string, method uint16, pickle string, more ...st
 func TestImportHostile(t *testing.T) {
 	const eight = "8 bytes."
 	tensor := func(size int) string {
-		var p pickler
+		var p checkpoints.Pickler
 		p.WriteString("\x80\x02}")
-		p.str("kernel_q_mat2")
-		p.tensor("0", []int{3, 5, 3}, []int{15, 3, 1}, size)
+		p.Str("kernel_q_mat2")
+		p.Tensor("0", []int{3, 5, 3}, []int{15, 3, 1}, size)
 		p.WriteString("s.")
 		return p.String()
 	}
@@ -351,7 +249,7 @@ func rename(t testing.TB, path string) {
 // FuzzImport: any file is read, in memory of its own size, or refused as no checkpoint.
 func FuzzImport(f *testing.F) {
 	path := filepath.Join(f.TempDir(), "layer_0.pth")
-	write(f, path, "", state(rand.New(rand.NewPCG(5, 6)), 3, 3, false))
+	checkpoints.Write(f, path, "", state(rand.New(rand.NewPCG(5, 6)), 3, 3, false))
 	data, err := os.ReadFile(path)
 	require.NoError(f, err)
 	f.Add(data)
@@ -365,10 +263,10 @@ func FuzzImport(f *testing.F) {
 // FuzzPickle: any pickle, in an archive that is whole, is read or refused in the same way. Zip's sums stand before the pickle in a
 // file, and what FuzzImport makes of one seldom gets past them.
 func FuzzPickle(f *testing.F) {
-	var p pickler
+	var p checkpoints.Pickler
 	p.WriteString("\x80\x02}(")
-	p.str("kernel_q_mat2")
-	p.tensor("0", []int{1, 2, 1}, []int{2, 1, 1}, 2)
+	p.Str("kernel_q_mat2")
+	p.Tensor("0", []int{1, 2, 1}, []int{2, 1, 1}, 2)
 	p.WriteString("u.")
 	f.Add(p.Bytes(), []byte("8 bytes."))
 	f.Add([]byte("\x80\x02}(X\x01\x00\x00\x00aK\x01q\x00h\x00\x8a\x02\xff\x7fG12345678(]}N\x88\x89tsu."), []byte{})

@@ -122,7 +122,7 @@ func rest(w io.Writer, r *verify.Report) error {
 		fmt.Fprintln(tw, "\nreading along\tbudget\ttokens\tcache KiB, start\tend\tfull f16 cache\tprocess grew, KiB\tperplexity, first part\tlast")
 		for _, x := range r.Reading {
 			perplexity := x.Fault
-			if perplexity == "" {
+			if len(x.Parts) > 0 {
 				perplexity = fmt.Sprintf("%.2f\t%.2f", x.Parts[0].Perplexity, x.Parts[len(x.Parts)-1].Perplexity)
 			}
 			fmt.Fprintf(tw, "%s %s\t%d\t%d\t%.0f\t%.0f\t%.0f\t%.0f\t%s\n", x.Policy, x.Method, x.Budget, x.Tokens, float64(x.Start.Total)/1024, float64(x.End.Total)/1024,
