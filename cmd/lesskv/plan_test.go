@@ -26,7 +26,7 @@ func TestPlan(t *testing.T) {
 	require.Equal(t, exitOK, status, stderr)
 	flat := regexp.MustCompile(` +`).ReplaceAllString(out, " ")
 	for _, want := range []string{
-		"gopher-5m: weights 9.888 MiB, trained for 2048 tokens", "40 MiB, --memory\n", "32768 full f16 all 96 MiB - ", "LESS 5% 102 255.8 KiB ", "LESS 1024 1024 1.769 MiB", "LESS 7% 143 ", " LESS 1/64 860 ",
+		"gopher-5m: weights 9.888 MiB, trained for 2048 tokens", "50 MiB, --memory\n", "32768 full f16 all 96 MiB - ", "LESS 5% 102 255.8 KiB ", "LESS 1024 1024 1.769 MiB", "LESS 7% 143 ", " LESS 1/64 860 ",
 		"To hold 32768 tokens:", "llama.SetContext(32768),\n lesskv.Enable(lesskv.Config{Budget: lesskv.Share(0.07)})", "LESSKV=on LESSKV_BUDGET=7%\n", "lesskv run -c 32768 -b 7%\n",
 		"with LESS a text ends there",
 	} {
