@@ -2,8 +2,8 @@
 // and 2 of "A micro-batch" in algorithm.md).
 
 #include "internal.h"
-#include "vec.h"
 
+#include <math.h>
 #include <stdbool.h>
 #include <stdlib.h>
 
@@ -114,10 +114,11 @@ static void attend_part(const struct task * t, const struct scratch * s, int32_t
     const int32_t r0   = part * parts.slots;
     const int32_t ns   = last ? t->slots_k.n - r0 : parts.slots; // slots
     const int32_t na   = last ? ns + T : ns;              // pairs
-    const int32_t end  = (int32_t) round_up((size_t) na, VW);
+    const int32_t end  = (int32_t) round_up((size_t) na, LANES);
     const size_t  ldv  = round_up((size_t) l->dv, PAD);
     const size_t  at   = (size_t) (parts.first + part) * (size_t) n;
 
+    const struct lesskv_level * loops = lesskv_level();
     const struct rows k = rows_from(t->slots_k, r0, ns), v = rows_from(t->slots_v, r0, ns);
 
     for (int32_t a = 0; a < n; a += FEW_BLOCK) {
@@ -138,11 +139,8 @@ static void attend_part(const struct task * t, const struct scratch * s, int32_t
         for (int32_t j = 0; j < m; j++) {
             float * e = p + (size_t) j * ld;
             if (t->ub->soft_cap > 0) {
-                const vf cap = vf_set(t->ub->soft_cap);
                 memset(e + na, 0, (size_t) (end - na) * sizeof(float));
-                for (int32_t r = 0; r < end; r += VW) {
-                    vf_store(e + r, cap * vf_tanh(vf_load(e + r) / cap));
-                }
+                loops->soft_cap(e, (size_t) end, t->ub->soft_cap);
             }
             for (int32_t r = l->n_swa > 0 ? 0 : ns; r < na; r++) {
                 int32_t lo, hi;
@@ -153,19 +151,7 @@ static void attend_part(const struct task * t, const struct scratch * s, int32_t
             for (int32_t r = na; r < end; r++) {
                 e[r] = -INFINITY;
             }
-            vf top = vf_set(-INFINITY), sum = {0};
-            for (int32_t r = 0; r < end; r += VW) {
-                top = vf_max(vf_load(e + r), top);
-            }
-            const float most = vf_top(top);
-            const vf    base = vf_set(most > -INFINITY ? most : 0);
-            for (int32_t r = 0; r < end; r += VW) {
-                const vf w = vf_exp(vf_load(e + r) - base);
-                vf_store(e + r, w);
-                sum += w;
-            }
-            s->part_top[at + (size_t) (a + j)] = most;
-            s->part_sum[at + (size_t) (a + j)] = vf_sum(sum);
+            loops->softmax(e, end, &s->part_top[at + (size_t) (a + j)], &s->part_sum[at + (size_t) (a + j)]);
         }
         lesskv_lap(s->profile, LESSKV_PHASE_SOFTMAX);
 
@@ -259,23 +245,6 @@ static void attend_few(const struct lesskv_cache * cache, const struct lesskv_la
     }
 }
 
-// out[r] joined by the sum, or the largest, of p[r][LANES] * inv[LANES].
-static void add_worth(enum lesskv_worth kind, const float * p, int32_t n, const float * inv, float * out) {
-    for (int32_t r = 0; r < n; r++) {
-        vf w = vf_number(vf_load(p + (size_t) r * LANES) * vf_load(inv));
-        for (int j = VW; j < LANES; j += VW) {
-            const vf o = vf_number(vf_load(p + (size_t) r * LANES + j) * vf_load(inv + j));
-            w = kind == LESSKV_WORTH_SUM ? w + o : vf_max(o, w);
-        }
-        if (kind == LESSKV_WORTH_SUM) {
-            out[r] += vf_sum(w);
-        } else {
-            const float top = vf_top(w);
-            out[r] = top > out[r] ? top : out[r];
-        }
-    }
-}
-
 // Queries i0 .. i0 + nq - 1, 1 <= nq <= LANES; see internal.h for the layout.
 static void attend_block(const struct task * t, const struct scratch * s, int32_t i0, int32_t nq, float * worth) {
     const struct lesskv_layer * l = t->layer;
@@ -287,6 +256,7 @@ static void attend_block(const struct task * t, const struct scratch * s, int32_
     const int32_t na = n + i1 - b0;
     const struct rows batch_k = rows_from(t->batch_k, b0, i1 - b0);
     const struct rows batch_v = rows_from(t->batch_v, b0, i1 - b0);
+    const struct lesskv_level * loops = lesskv_level();
     float * p = s->logit;
 
     // 1. logits
@@ -302,10 +272,7 @@ static void attend_block(const struct task * t, const struct scratch * s, int32_
     lesskv_rows_block(batch_k,                       l->dk, s->x, p + (size_t) n * LANES, s->tile);
     lesskv_lap(s->profile, LESSKV_PHASE_UBATCH);
     if (t->ub->soft_cap > 0) {
-        const vf cap = vf_set(t->ub->soft_cap);
-        for (size_t r = 0; r < (size_t) na * LANES; r += VW) {
-            vf_store(p + r, cap * vf_tanh(vf_load(p + r) / cap));
-        }
+        loops->soft_cap(p, (size_t) na * LANES, t->ub->soft_cap);
     }
     for (int32_t r = l->n_swa > 0 ? 0 : n; r < na; r++) {
         int32_t lo, hi;
@@ -319,20 +286,7 @@ static void attend_block(const struct task * t, const struct scratch * s, int32_
 
     // 2. softmax, not yet divided
     float m[LANES], total[LANES], inv[LANES];
-    for (int j = 0; j < LANES; j += VW) {
-        vf top = vf_set(-INFINITY), sum = {0};
-        for (int32_t r = 0; r < na; r++) {
-            top = vf_max(vf_load(p + (size_t) r * LANES + j), top);
-        }
-        const vf base = vf_select(top > -INFINITY, top, vf_set(0));
-        for (int32_t r = 0; r < na; r++) {
-            const vf e = vf_exp(vf_load(p + (size_t) r * LANES + j) - base);
-            vf_store(p + (size_t) r * LANES + j, e);
-            sum += e;
-        }
-        vf_store(m + j, top);
-        vf_store(total + j, sum);
-    }
+    loops->softmax_block(p, na, m, total);
     const int32_t from = lesskv_policy_from(l->policy, t->ub->n_tokens) - i0;
     for (int i = 0; i < LANES; i++) {
         inv[i] = i >= from && i < nq && total[i] > 0 ? 1 / total[i] : 0; // of the queries that count for the worth
@@ -367,7 +321,7 @@ static void attend_block(const struct task * t, const struct scratch * s, int32_
 
     // 5. what the pairs were worth; a policy that asks has no window, so the rows are the slots and the micro-batch
     if (worth && from < nq) {
-        add_worth(l->policy->worth, p, na, inv, worth);
+        loops->worth_block(l->policy->worth, p, na, inv, worth);
         lesskv_lap(s->profile, LESSKV_PHASE_SCORE);
     }
 }

@@ -66,30 +66,33 @@ func benchmark(b *testing.B, f func(b *testing.B, cache *Cache, u *Ubatch)) {
 	}
 }
 
-// BenchmarkProducts is what decoding does with the slots: their keys times the queries of a KV head, and the queries' weights times
-// their values. GFLOPS counts two operations for each element of a row and each query.
+// BenchmarkProducts is what decoding does with the slots, by level of instruction sets: their keys times the queries of a KV head, and
+// the queries' weights times their values. GFLOPS counts two operations for each element of a row and each query.
 func BenchmarkProducts(b *testing.B) {
 	const rows = 1024
-	for _, kind := range []Type{F32, F16, Q80, Q40} {
-		for _, n := range []int{64, 128} {
-			for nq := 1; nq <= 8; nq++ {
-				rng := rand.New(rand.NewPCG(23, 1))
-				data := kind.FromF32(normal(rng, rows*n, 1))
-				wide, long := normal(rng, nq*n, 1), normal(rng, nq*rows, 1)
-				for _, product := range []struct {
-					name string
-					run  func()
-				}{
-					{"keys", func() { rowsFew(kind, data, n, wide, nq, long) }},
-					{"values", func() { colsFew(kind, data, n, long, nq, wide) }},
-				} {
-					b.Run(fmt.Sprintf("%v/%d/%d queries/%s", kind, n, nq, product.name), func(b *testing.B) {
-						for b.Loop() {
-							product.run()
-						}
-						b.ReportMetric(2*float64(rows*n*nq*b.N)/b.Elapsed().Seconds()*1e-9, "GFLOPS")
-						b.ReportMetric(b.Elapsed().Seconds()/float64(rows*b.N)*1e9, "ns/slot")
-					})
+	names := levels()
+	defer useLevel(len(names) - 1)
+	for level, name := range names {
+		for _, kind := range []Type{F32, F16, Q80, Q40} {
+			for _, n := range []int{64, 128} {
+				for nq := 1; nq <= 8; nq++ {
+					rng := rand.New(rand.NewPCG(23, 1))
+					data := kind.FromF32(normal(rng, rows*n, 1))
+					wide, long := normal(rng, nq*n, 1), normal(rng, nq*rows, 1)
+					at := fmt.Sprintf("%s/%v/%d/%d queries", name, kind, n, nq)
+					for product, run := range map[string]func(){
+						"keys":   func() { rowsFew(kind, data, n, wide, nq, long) },
+						"values": func() { colsFew(kind, data, n, long, nq, wide) },
+					} {
+						b.Run(at+"/"+product, func(b *testing.B) {
+							useLevel(level)
+							for b.Loop() {
+								run()
+							}
+							b.ReportMetric(2*float64(rows*n*nq*b.N)/b.Elapsed().Seconds()*1e-9, "GFLOPS")
+							b.ReportMetric(b.Elapsed().Seconds()/float64(rows*b.N)*1e9, "ns/slot")
+						})
+					}
 				}
 			}
 		}

@@ -2,7 +2,6 @@
 // of T tokens" in algorithm.md).
 
 #include "internal.h"
-#include "vec.h"
 
 #include <stdlib.h>
 
@@ -61,16 +60,8 @@ static const float * add_few(const struct task * t, const struct scratch * s) {
         const float * share = s->share + (size_t) (parts.first + i) * (size_t) n;
         const int32_t r0 = i * parts.slots;
         const int32_t r1 = i + 1 < parts.n ? r0 + parts.slots : t->n_pair;
-        for (int32_t r = r0; r < r1; r += VW) { // what lies behind r1 is of no part, and no one's
-            vf worth = {0};
-            for (int32_t head = 0; head < n; head += T) {
-                for (int32_t a = head + from; a < head + T; a++) {
-                    const vf w = vf_number(vf_set(share[a]) * vf_load(all + (size_t) a * s->width + r));
-                    worth = l->policy->worth == LESSKV_WORTH_SUM ? worth + w : vf_max(w, worth);
-                }
-            }
-            vf_store(all + r, worth);
-        }
+        // what lies behind r1 is of no part, and no one's
+        lesskv_level()->worth_few(l->policy->worth, all + r0, s->width, r1 - r0, share, n, T, from);
     }
     return all;
 }

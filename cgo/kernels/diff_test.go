@@ -20,8 +20,10 @@ const (
 	stateBound = 2e-5 // of H and z, relative to the largest element
 )
 
-// TestDifferential runs the fast path against the reference, over the table and over random shapes.
-func TestDifferential(t *testing.T) {
+// TestDifferential runs the fast path, of each level of instruction sets, against the reference, over the table and over random shapes.
+func TestDifferential(t *testing.T) { eachLevel(t, testDifferential) }
+
+func testDifferential(t *testing.T) {
 	for i, c := range append(cases(), manySlots()...) {
 		t.Run(c.name, func(t *testing.T) { differ(t, c, rand.New(rand.NewPCG(4, uint64(i)))) })
 	}
@@ -29,7 +31,7 @@ func TestDifferential(t *testing.T) {
 	if testing.Short() {
 		n = 30
 	}
-	for i := range n {
+	for i := range n / len(levels()) {
 		rng := rand.New(rand.NewPCG(5, uint64(i)))
 		c := randomCase(rng)
 		t.Run(fmt.Sprint("random ", i), func(t *testing.T) { differ(t, c, rng) })

@@ -15,6 +15,15 @@ EACH(each_exp,  vf_exp)
 EACH(each_tanh, vf_tanh)
 EACH(each_gelu, vf_gelu)
 
+static const char * level_name(int i) {
+    const struct lesskv_level * level = lesskv_level_at(i);
+    return level ? level->name : NULL;
+}
+
+static void use_level(int i) {
+    lesskv_level_use(lesskv_level_at(i));
+}
+
 static void rows_few(enum lesskv_type type, const void * data, size_t stride, int32_t count, int32_t n, const float * x, int32_t nq, float * out) {
     lesskv_rows_few((struct rows) { type, data, stride, count }, n, x, (size_t) n, nq, out, (size_t) count);
 }
@@ -55,3 +64,14 @@ func colsFew(kind Type, rows []byte, n int, p []float32, nq int, out []float32) 
 	C.cols_few(C.enum_lesskv_type(kind), unsafe.Pointer(unsafe.SliceData(rows)), C.size_t(kind.RowSize(n)), C.int32_t(count),
 		C.int32_t(n), floats(p), C.int32_t(nq), floats(out))
 }
+
+// levels are the names of the instruction sets that the inner loops are compiled for and this processor has, the best one last; useLevel
+// chooses among them. No call may be running.
+func levels() (names []string) {
+	for C.level_name(C.int(len(names))) != nil {
+		names = append(names, C.GoString(C.level_name(C.int(len(names)))))
+	}
+	return names
+}
+
+func useLevel(i int) { C.use_level(C.int(i)) }

@@ -7,6 +7,7 @@
 #ifndef LESSKV_INTERNAL_H
 #define LESSKV_INTERNAL_H
 
+#include "level.h"
 #include "lesskv.h"
 #include "policy.h"
 #include "state.h"
@@ -15,9 +16,6 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <string.h>
-
-#define LANES 16 // queries of a block; a multiple of every VW
-#define PAD   32 // accumulators' rows are multiples of this many floats: two of the widest vectors
 
 // n rounded up to a multiple of m.
 static inline size_t round_up(size_t n, size_t m) {
@@ -79,20 +77,6 @@ static inline struct rows lesskv_batch_values(const struct lesskv_layer * l, con
     return (struct rows) { l->type_v, (const char *) ub->v + (size_t) head_kv * ub->v_head, ub->v_token, ub->n_tokens };
 }
 
-// mat.c. n: elements of a row. tile: TILE x round_up(n, PAD) floats.
-#define TILE 24 // rows that are converted at a time
-
-// out[row] = a[row] . x[n]
-void lesskv_rows_one(struct rows a, int32_t n, const float * x, float * out);
-// out[q][row] = a[row] . x[q][n], for nq queries; ldx, ldo: floats from one query to the next
-void lesskv_rows_few(struct rows a, int32_t n, const float * x, size_t ldx, int32_t nq, float * out, size_t ldo);
-// out[row][LANES] = a[row] . x[n][LANES]
-void lesskv_rows_block(struct rows a, int32_t n, const float * x, float * out, float * tile);
-// out[q][n] += sum over rows of p[q][row] a[row], for nq queries
-void lesskv_cols_few(struct rows a, int32_t n, const float * p, size_t ldp, int32_t nq, float * out, size_t ldo);
-// out[LANES][round_up(n, PAD)] += sum over rows of p[row][LANES] a[row], for the first nq lanes at least
-void lesskv_cols_block(struct rows a, int32_t n, const float * p, int32_t nq, float * out, float * tile);
-
 // phi_psi.c: x[D][LANES] into out[R][LANES], x already scaled. tmp: (hidden + rank) x LANES floats.
 void lesskv_phi_block(const struct lesskv_kernels * kernels, int32_t dk, int32_t head, const float * x, float * out, float * tmp, float * tile);
 void lesskv_psi_block(const struct lesskv_kernels * kernels, int32_t dk, int32_t head, const float * x, float * out, float * tmp, float * tile);
@@ -137,7 +121,7 @@ struct scratch {
     // of one thread
     float * x;     // [D][LANES] queries, or keys to fold; [FEW_BLOCK][D]
     float * logit; // [B + T][LANES]; [FEW_BLOCK][slots of a part + T]
-    float * tile;  // for mat.c
+    float * tile;  // for products
     float * sum;   // [LANES][round_up(Dv, PAD)] over A
     float * low;   // the same, the state's values; a value to fold
     float * phi;   // [R][LANES]; [FEW_BLOCK][R]; psi

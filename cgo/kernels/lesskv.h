@@ -13,7 +13,7 @@
 //
 // Where other layers share the cache, they attend before that (lesskv_gather below). All split their work over (ith, nth), are right
 // for any nth >= 1, and give the same bits for every nth. Nothing here allocates but lesskv_cache_new, and lesskv_allocate while it
-// runs; nothing aborts or prints, and the list of policies, complete before main, is the only state that is global.
+// runs; nothing aborts or prints, and the list of policies, complete before main, and the choice of instruction sets are the only state that is global.
 //
 // Symbols: T tokens of the micro-batch, D = dk and Dv = dv the head sizes, Hq = n_head, Hkv = n_head_kv,
 // g = Hq/Hkv query heads a KV head, B = budget.
@@ -44,6 +44,10 @@ size_t lesskv_row_size(enum lesskv_type type, int64_t n);
 // Rounds n floats to a type and back; n as in lesskv_row_size. f16 rounds to nearest even.
 void lesskv_from_f32(enum lesskv_type type, void * dst, const float * src, int64_t n);
 void lesskv_to_f32  (enum lesskv_type type, float * dst, const void * src, int64_t n);
+
+// The instruction sets that the inner loops use here: "x86-64", "x86-64-v3", "x86-64-v4", "arm64", or "plain". What was compiled in, the
+// best that this processor has.
+const char * lesskv_level_name(void);
 
 // A stack of matrices, one a head: [n_head][n_out][n_in], n_in fastest, no gaps.
 struct lesskv_mat {

@@ -90,7 +90,9 @@ func TestSelect(t *testing.T) {
 }
 
 // TestProducts: rows of every type times 1 to 9 queries, rows and elements in any number, against sums in double precision.
-func TestProducts(t *testing.T) {
+func TestProducts(t *testing.T) { eachLevel(t, testProducts) }
+
+func testProducts(t *testing.T) {
 	for i := range 300 {
 		rng := rand.New(rand.NewPCG(24, uint64(i)))
 		kind, nq, count := []Type{F32, F16, Q80, Q40}[i%4], 1+rng.IntN(9), 1+rng.IntN(70)

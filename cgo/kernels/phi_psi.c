@@ -5,10 +5,8 @@
 // Both are a chain of layers; a layer's matrix is stored output by output, so that each output is a row times the input.
 
 #include "internal.h"
-#include "vec.h"
 
-// What follows a layer's product.
-enum then { GELU, GELU_ABS, ABS };
+#include <math.h>
 
 // One head's n_out rows of a stack of matrices.
 static struct rows head_of(struct lesskv_mat m, int32_t head, int32_t n_out, int32_t n_in) {
@@ -16,53 +14,41 @@ static struct rows head_of(struct lesskv_mat m, int32_t head, int32_t n_out, int
     return (struct rows) { m.type, (const char *) m.data + (size_t) head * (size_t) n_out * row, row, n_out };
 }
 
-static void activate(enum then then, float * x, size_t n) {
-    size_t i = 0;
-    for (; i < n; i += VW) {
-        vf tail = {0};
-        const size_t m = n - i < VW ? n - i : VW;
-        memcpy(&tail, x + i, m * sizeof(float));
-        vf y = then == ABS ? tail : vf_gelu(tail);
-        y = then == GELU ? y : vf_abs(y);
-        memcpy(x + i, &y, m * sizeof(float));
-    }
-}
-
-static void layer(struct lesskv_mat m, int32_t head, int32_t n_out, int32_t n_in, enum then then, const float * x, float * out, float * tile) {
+static void layer(struct lesskv_mat m, int32_t head, int32_t n_out, int32_t n_in, enum lesskv_then then, const float * x, float * out, float * tile) {
     lesskv_rows_block(head_of(m, head, n_out, n_in), n_in, x, out, tile);
-    activate(then, out, (size_t) n_out * LANES);
+    lesskv_level()->activate(then, out, (size_t) n_out * LANES);
 }
 
 void lesskv_phi_block(const struct lesskv_kernels * w, int32_t dk, int32_t head, const float * x, float * out, float * tmp, float * tile) {
-    layer(w->phi[0], head, w->hidden, dk,        GELU,     x,   tmp, tile);
-    layer(w->phi[1], head, w->rank,   w->hidden, GELU_ABS, tmp, out, tile);
+    layer(w->phi[0], head, w->hidden, dk,        LESSKV_GELU,     x,   tmp, tile);
+    layer(w->phi[1], head, w->rank,   w->hidden, LESSKV_GELU_ABS, tmp, out, tile);
 }
 
 void lesskv_psi_block(const struct lesskv_kernels * w, int32_t dk, int32_t head, const float * x, float * out, float * tmp, float * tile) {
     float * mid = tmp + (size_t) w->hidden * LANES;
-    layer(w->psi[0], head, w->hidden, dk,        GELU, x,   tmp, tile);
-    layer(w->psi[1], head, w->rank,   w->hidden, GELU, tmp, mid, tile);
-    layer(w->psi[2], head, w->rank,   w->rank,   ABS,  mid, out, tile);
+    layer(w->psi[0], head, w->hidden, dk,        LESSKV_GELU, x,   tmp, tile);
+    layer(w->psi[1], head, w->rank,   w->hidden, LESSKV_GELU, tmp, mid, tile);
+    layer(w->psi[2], head, w->rank,   w->rank,   LESSKV_ABS,  mid, out, tile);
 }
 
-static void layer_one(struct lesskv_mat m, int32_t head, int32_t n_out, int32_t n_in, enum then then, const float * x, float * out) {
-    lesskv_rows_one(head_of(m, head, n_out, n_in), n_in, x, out);
-    activate(then, out, (size_t) n_out);
+static void layer_one(struct lesskv_mat m, int32_t head, int32_t n_out, int32_t n_in, enum lesskv_then then, const float * x, float * out) {
+    lesskv_rows_few(head_of(m, head, n_out, n_in), n_in, x, 0, 1, out, 0);
+    lesskv_level()->activate(then, out, (size_t) n_out);
 }
 
 void lesskv_phi(const struct lesskv_kernels * w, int32_t dk, int32_t head, const float * x, int32_t n, float * out, float * tmp) {
     for (int32_t i = 0; i < n; i++, x += dk, out += w->rank) {
-        layer_one(w->phi[0], head, w->hidden, dk,        GELU,     x,   tmp);
-        layer_one(w->phi[1], head, w->rank,   w->hidden, GELU_ABS, tmp, out);
+        layer_one(w->phi[0], head, w->hidden, dk,        LESSKV_GELU,     x,   tmp);
+        layer_one(w->phi[1], head, w->rank,   w->hidden, LESSKV_GELU_ABS, tmp, out);
     }
 }
 
 void lesskv_psi(const struct lesskv_kernels * w, int32_t dk, int32_t head, const float * x, int32_t n, float * out, float * tmp) {
     float * mid = tmp + w->hidden;
     for (int32_t i = 0; i < n; i++, x += dk, out += w->rank) {
-        layer_one(w->psi[0], head, w->hidden, dk,        GELU, x,   tmp);
-        layer_one(w->psi[1], head, w->rank,   w->hidden, GELU, tmp, mid);
-        layer_one(w->psi[2], head, w->rank,   w->rank,   ABS,  mid, out);
+        layer_one(w->psi[0], head, w->hidden, dk,        LESSKV_GELU, x,   tmp);
+        layer_one(w->psi[1], head, w->rank,   w->hidden, LESSKV_GELU, tmp, mid);
+        layer_one(w->psi[2], head, w->rank,   w->rank,   LESSKV_ABS,  mid, out);
     }
 }
 

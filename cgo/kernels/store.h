@@ -1,5 +1,5 @@
 // store.h: how the pairs of one KV head lie in memory. A slot is a key, a value, a position and a score; slots are in no order.
-// Attention reads keys and values as rows (mat.c), so that another type is types.c's and mat.c's alone to know.
+// Attention reads keys and values as rows (level_mat.h), so that another type is for types.c, level_types.h and level_mat.h alone to know.
 
 #ifndef LESSKV_STORE_H
 #define LESSKV_STORE_H

@@ -2,8 +2,9 @@
 
 #include "train_math.h"
 
-// A second version of a function, for AVX2, chosen when the program starts. Not under a sanitizer, which starts later.
-#if defined(__x86_64__) && defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__) && !defined(__AVX2__)
+// A second version of a function, for AVX2, chosen when the program starts. Not under a sanitizer, which starts later; nor by clang, whose
+// version 14 gives it a name that no other file finds.
+#if defined(__x86_64__) && defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__) && !defined(__AVX2__) && !defined(__clang__)
 #if defined(__has_attribute)
 #if __has_attribute(target_clones)
 #define CLONES __attribute__((target_clones("avx2", "default")))

@@ -9,15 +9,39 @@
 #include <stdint.h>
 #include <string.h>
 
-#if defined(__AVX__)
+// What the code may use: what the compiler's flags allow, or a level of x86-64 that the file which includes this compiles its functions
+// for (level_v3.c says how; clang's macros say nothing of that).
+#ifndef VEC_LEVEL
+#define VEC_LEVEL 0
+#endif
+#if defined(__AVX512F__) || VEC_LEVEL >= 4
+#define VEC_AVX512
+#endif
+#if defined(__AVX__) || VEC_LEVEL >= 3
+#define VEC_AVX
+#endif
+#if defined(__AVX2__) || VEC_LEVEL >= 3
+#define VEC_AVX2
+#endif
+#if defined(__FMA__) || VEC_LEVEL >= 3
+#define VEC_FMA
+#endif
+#if defined(__F16C__) || VEC_LEVEL >= 3
+#define VEC_F16C
+#endif
+#if defined(__ARM_NEON) && defined(__aarch64__)
+#define VEC_NEON
+#endif
+
+#if defined(VEC_AVX)
 #include <immintrin.h>
-#elif defined(__ARM_NEON) && defined(__aarch64__)
+#elif defined(VEC_NEON)
 #include <arm_neon.h>
 #endif
 
-#if defined(__AVX512F__)
+#if defined(VEC_AVX512)
 #define VW 16
-#elif defined(__AVX__)
+#elif defined(VEC_AVX)
 #define VW 8
 #else
 #define VW 4
@@ -56,11 +80,11 @@ static inline vf vf_set(float a) {
 
 // a b + c
 static inline vf vf_fma(vf a, vf b, vf c) {
-#if defined(__AVX512F__)
+#if defined(VEC_AVX512)
     return _mm512_fmadd_ps(a, b, c);
-#elif defined(__FMA__)
+#elif defined(VEC_FMA)
     return _mm256_fmadd_ps(a, b, c);
-#elif defined(__ARM_NEON) && defined(__aarch64__)
+#elif defined(VEC_NEON)
     return vfmaq_f32(c, a, b);
 #else
     return a * b + c;
@@ -161,7 +185,7 @@ static inline float vf_top(vf a) {
 
 // One half-precision number. Exact: subnormals become normal by the multiplication.
 static inline float f16_to_f32(uint16_t h) {
-#if defined(__F16C__)
+#if defined(VEC_F16C)
     return _cvtsh_ss(h);
 #else
     const uint32_t sign = (uint32_t) (h & 0x8000) << 16;
@@ -183,9 +207,9 @@ static inline float f16_to_f32(uint16_t h) {
 static inline vf vf_set_f16(const void * p) {
     uint16_t h;
     memcpy(&h, p, sizeof h);
-#if defined(__AVX512F__)
+#if defined(VEC_AVX512)
     return _mm512_cvtph_ps(_mm256_set1_epi16((short) h));
-#elif defined(__F16C__)
+#elif defined(VEC_F16C)
     return _mm256_cvtph_ps(_mm_set1_epi16((short) h));
 #else
     return vf_set(f16_to_f32(h));
@@ -194,11 +218,11 @@ static inline vf vf_set_f16(const void * p) {
 
 // VW half-precision numbers
 static inline vf vf_load_f16(const void * p) {
-#if defined(__AVX512F__)
+#if defined(VEC_AVX512)
     return _mm512_cvtph_ps(_mm256_loadu_si256((const void *) p));
-#elif defined(__F16C__)
+#elif defined(VEC_F16C)
     return _mm256_cvtph_ps(_mm_loadu_si128((const void *) p));
-#elif defined(__ARM_NEON) && defined(__aarch64__)
+#elif defined(VEC_NEON)
     vh h;
     memcpy(&h, p, sizeof h);
     return vcvt_f32_f16((float16x4_t) h);
@@ -213,9 +237,9 @@ static inline vf vf_load_f16(const void * p) {
 
 // VW bytes
 static inline vf vf_load_i8(const void * p) {
-#if defined(__AVX512F__)
+#if defined(VEC_AVX512)
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const void *) p)));
-#elif defined(__AVX2__)
+#elif defined(VEC_AVX2)
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *) p)));
 #else
     vb b;
@@ -226,11 +250,11 @@ static inline vf vf_load_i8(const void * p) {
 
 // The low halves (shift 0) or the high ones (4) of VW bytes, less 8
 static inline vf vf_load_u4(const void * p, int shift) {
-#if defined(__AVX512F__)
+#if defined(VEC_AVX512)
     const __m512 value = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
     const vi w = (vi) _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *) p));
     return _mm512_permutexvar_ps((__m512i) (w >> shift), value); // by the lowest four bits
-#elif defined(__AVX2__)
+#elif defined(VEC_AVX2)
     const vi w = (vi) _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *) p));
     return _mm256_cvtepi32_ps((__m256i) ((w >> shift & 15) - 8));
 #else

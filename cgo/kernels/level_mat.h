@@ -1,12 +1,9 @@
-// mat.c: the products of rows with a few queries or with a block of them.
-
-#include "internal.h"
-#include "vec.h"
+// level_mat.h: the products of rows with a few queries or with a block of them.
 
 // Rows whose sums are kept in registers at once: ROWS x LANES/VW accumulators, and room for a vector or two.
-#if defined(__AVX512F__)
+#if defined(VEC_AVX512)
 #define ROWS 12
-#elif defined(__AVX__) || defined(__aarch64__)
+#elif defined(VEC_AVX) || defined(VEC_NEON)
 #define ROWS 6
 #else
 #define ROWS 2
@@ -17,7 +14,7 @@ _Static_assert(TILE % ROWS == 0, "a tile is a whole number of register blocks");
 
 // Of 1 to 4 queries: the rows, or the vectors of a row, whose sums are kept at once. They hide an addition's latency and leave
 // registers for the rest.
-#if defined(__AVX512F__) || defined(__aarch64__)
+#if defined(VEC_AVX512) || defined(VEC_NEON)
 enum { ROWS_1 = 8, ROWS_2 = 8, ROWS_3 = 4, ROWS_4 = 4, MOST_ROWS = 8, SUMS = 16 };
 enum { COLS_1 = 4, COLS_2 = 4, COLS_3 = 4, COLS_4 = 4 };
 #else
@@ -25,16 +22,13 @@ enum { ROWS_1 = 8, ROWS_2 = 4, ROWS_3 = 4, ROWS_4 = 2, MOST_ROWS = 8, SUMS = 16 
 enum { COLS_1 = 8, COLS_2 = 4, COLS_3 = 2, COLS_4 = 2 };
 #endif
 
-// Bytes of a block of 32: an f16 scale, then the elements.
-enum { BLOCK_Q4_0 = 18, BLOCK_Q8_0 = 34 };
-
 static inline __attribute__((always_inline)) bool in_blocks(enum lesskv_type type) {
     return type == LESSKV_TYPE_Q4_0 || type == LESSKV_TYPE_Q8_0;
 }
 
 // The i-th element's block.
 static inline __attribute__((always_inline)) const char * block_at(enum lesskv_type type, const char * row, int32_t i) {
-    return row + i / 32 * (type == LESSKV_TYPE_Q4_0 ? BLOCK_Q4_0 : BLOCK_Q8_0);
+    return row + i / 32 * (type == LESSKV_TYPE_Q4_0 ? (int32_t) sizeof(struct block_q4_0) : (int32_t) sizeof(struct block_q8_0));
 }
 
 // Its scale; 1 of a type without.
@@ -103,7 +97,7 @@ static inline __attribute__((always_inline)) void add_block(enum lesskv_type typ
 }
 
 // out[q][at ..] = row[at ..] . x[q], nr rows or fewer; returns the next row. nq nr is a multiple of 4.
-static inline __attribute__((always_inline)) int32_t rows_few(enum lesskv_type type, const int nq, const int nr, struct rows a, int32_t at, int32_t n,
+static inline __attribute__((always_inline)) int32_t rows_group(enum lesskv_type type, const int nq, const int nr, struct rows a, int32_t at, int32_t n,
         const float * x, size_t ldx, float * out, size_t ldo) {
     const int32_t m = a.n - at < nr ? a.n - at : nr;
     const char * row[MOST_ROWS];
@@ -143,14 +137,14 @@ static inline __attribute__((always_inline)) int32_t rows_few(enum lesskv_type t
 static inline __attribute__((always_inline)) void rows_of(enum lesskv_type type, struct rows a, int32_t n, const float * x, size_t ldx, int32_t nq, float * out, size_t ldo) {
     for (; nq >= 4; nq -= 4, x += 4 * ldx, out += 4 * ldo) {
         for (int32_t at = 0; at < a.n;) {
-            at = rows_few(type, 4, ROWS_4, a, at, n, x, ldx, out, ldo);
+            at = rows_group(type, 4, ROWS_4, a, at, n, x, ldx, out, ldo);
         }
     }
     for (int32_t at = 0; at < a.n && nq > 0;) {
         switch (nq) {
-            case 3:  at = rows_few(type, 3, ROWS_3, a, at, n, x, ldx, out, ldo); break;
-            case 2:  at = rows_few(type, 2, ROWS_2, a, at, n, x, ldx, out, ldo); break;
-            default: at = rows_few(type, 1, type == LESSKV_TYPE_Q4_0 ? ROWS_2 : ROWS_1, a, at, n, x, ldx, out, ldo); break;
+            case 3:  at = rows_group(type, 3, ROWS_3, a, at, n, x, ldx, out, ldo); break;
+            case 2:  at = rows_group(type, 2, ROWS_2, a, at, n, x, ldx, out, ldo); break;
+            default: at = rows_group(type, 1, type == LESSKV_TYPE_Q4_0 ? ROWS_2 : ROWS_1, a, at, n, x, ldx, out, ldo); break;
         }
     }
 }
@@ -160,7 +154,7 @@ static __attribute__((noinline)) void rows_of_q4_0(struct rows a, int32_t n, con
     rows_of(LESSKV_TYPE_Q4_0, a, n, x, ldx, nq, out, ldo);
 }
 
-void lesskv_rows_few(struct rows a, int32_t n, const float * x, size_t ldx, int32_t nq, float * out, size_t ldo) {
+static void rows_few(struct rows a, int32_t n, const float * x, size_t ldx, int32_t nq, float * out, size_t ldo) {
     switch (a.type) {
         case LESSKV_TYPE_F32:  rows_of(LESSKV_TYPE_F32,  a, n, x, ldx, nq, out, ldo); break;
         case LESSKV_TYPE_F16:  rows_of(LESSKV_TYPE_F16,  a, n, x, ldx, nq, out, ldo); break;
@@ -169,12 +163,8 @@ void lesskv_rows_few(struct rows a, int32_t n, const float * x, size_t ldx, int3
     }
 }
 
-void lesskv_rows_one(struct rows a, int32_t n, const float * x, float * out) {
-    lesskv_rows_few(a, n, x, 0, 1, out, 0);
-}
-
 // out[q][c .. c + nc VW - 1] += sum over rows of p[q][row] a[row][c ..]. Several vectors begin a block if they are of a type in blocks.
-static inline __attribute__((always_inline)) void cols_few(enum lesskv_type type, const int nq, const int nc, struct rows a, int32_t c,
+static inline __attribute__((always_inline)) void cols_group(enum lesskv_type type, const int nq, const int nc, struct rows a, int32_t c,
         const float * p, size_t ldp, float * out, size_t ldo) {
     const bool blocks  = in_blocks(type);
     const bool weights = blocks && nq < nc && nq < 32 / VW; // a scale multiplies whichever is less: the weights or the block's vectors
@@ -214,13 +204,13 @@ static inline __attribute__((always_inline)) void cols_quad(enum lesskv_type typ
     const int nc = nq == 1 ? COLS_1 : nq == 2 ? COLS_2 : nq == 3 ? COLS_3 : COLS_4;
     int32_t c = 0;
     for (; c + nc * VW <= n; c += nc * VW) {
-        cols_few(type, nq, nc, a, c, p, ldp, out, ldo);
+        cols_group(type, nq, nc, a, c, p, ldp, out, ldo);
     }
     for (; c + 2 * VW <= n && nc > 2; c += 2 * VW) {
-        cols_few(type, nq, 2, a, c, p, ldp, out, ldo);
+        cols_group(type, nq, 2, a, c, p, ldp, out, ldo);
     }
     for (; c + VW <= n; c += VW) {
-        cols_few(type, nq, 1, a, c, p, ldp, out, ldo);
+        cols_group(type, nq, 1, a, c, p, ldp, out, ldo);
     }
     for (; c < n; c++) {
         for (int32_t r = 0; r < a.n; r++) {
@@ -248,7 +238,7 @@ static __attribute__((noinline)) void cols_of_q4_0(struct rows a, int32_t n, con
     cols_of(LESSKV_TYPE_Q4_0, a, n, p, ldp, nq, out, ldo);
 }
 
-void lesskv_cols_few(struct rows a, int32_t n, const float * p, size_t ldp, int32_t nq, float * out, size_t ldo) {
+static void cols_few(struct rows a, int32_t n, const float * p, size_t ldp, int32_t nq, float * out, size_t ldo) {
     switch (a.type) {
         case LESSKV_TYPE_F32:  cols_of(LESSKV_TYPE_F32,  a, n, p, ldp, nq, out, ldo); break;
         case LESSKV_TYPE_F16:  cols_of(LESSKV_TYPE_F16,  a, n, p, ldp, nq, out, ldo); break;
@@ -279,11 +269,11 @@ static inline void rows_tile(const float * tile, int32_t n, const float * x, flo
     }
 }
 
-void lesskv_rows_block(struct rows a, int32_t n, const float * x, float * out, float * tile) {
+static void rows_block(struct rows a, int32_t n, const float * x, float * out, float * tile) {
     for (int32_t r = 0; r < a.n; r += ROWS) {
         const int32_t m = a.n - r < ROWS ? a.n - r : ROWS;
         for (int32_t i = 0; i < ROWS; i++) {
-            lesskv_to_f32(a.type, tile + (size_t) i * n, row_at(a, i < m ? r + i : r), n);
+            to_f32(a.type, tile + (size_t) i * n, row_at(a, i < m ? r + i : r), n);
         }
         if (m == ROWS) {
             rows_tile(tile, n, x, out + (size_t) r * LANES);
@@ -295,13 +285,13 @@ void lesskv_rows_block(struct rows a, int32_t n, const float * x, float * out, f
     }
 }
 
-void lesskv_cols_block(struct rows a, int32_t n, const float * p, int32_t nq, float * out, float * tile) {
+static void cols_block(struct rows a, int32_t n, const float * p, int32_t nq, float * out, float * tile) {
     enum { Q = 4 }; // queries at a time; two vectors of each
     const size_t ld = round_up((size_t) n, PAD);
     for (int32_t r = 0; r < a.n; r += TILE) {
         const int32_t m = a.n - r < TILE ? a.n - r : TILE;
         for (int32_t i = 0; i < m; i++) {
-            lesskv_to_f32(a.type, tile + i * ld, row_at(a, r + i), n);
+            to_f32(a.type, tile + i * ld, row_at(a, r + i), n);
             memset(tile + i * ld + n, 0, (ld - (size_t) n) * sizeof(float));
         }
         for (size_t c = 0; c < ld; c += 2 * VW) {

@@ -1,0 +1,82 @@
+// level_softmax.h: what stands between the products: softmax and what it was worth, the soft-cap, gelu.
+
+static void soft_cap(float * x, size_t n, float cap) {
+    const vf c = vf_set(cap);
+    for (size_t i = 0; i < n; i += VW) {
+        vf_store(x + i, c * vf_tanh(vf_load(x + i) / c));
+    }
+}
+
+static void softmax(float * x, int32_t n, float * top, float * sum) {
+    vf m = vf_set(-INFINITY), total = {0};
+    for (int32_t i = 0; i < n; i += VW) {
+        m = vf_max(vf_load(x + i), m);
+    }
+    *top = vf_top(m);
+    const vf base = vf_set(*top > -INFINITY ? *top : 0);
+    for (int32_t i = 0; i < n; i += VW) {
+        const vf e = vf_exp(vf_load(x + i) - base);
+        vf_store(x + i, e);
+        total += e;
+    }
+    *sum = vf_sum(total);
+}
+
+static void softmax_block(float * x, int32_t n, float * top, float * sum) {
+    for (int j = 0; j < LANES; j += VW) {
+        vf m = vf_set(-INFINITY), total = {0};
+        for (int32_t r = 0; r < n; r++) {
+            m = vf_max(vf_load(x + (size_t) r * LANES + j), m);
+        }
+        const vf base = vf_select(m > -INFINITY, m, vf_set(0));
+        for (int32_t r = 0; r < n; r++) {
+            const vf e = vf_exp(vf_load(x + (size_t) r * LANES + j) - base);
+            vf_store(x + (size_t) r * LANES + j, e);
+            total += e;
+        }
+        vf_store(top + j, m);
+        vf_store(sum + j, total);
+    }
+}
+
+// out[r] joined by the sum, or the largest, of p[r][LANES] * inv[LANES].
+static void worth_block(enum lesskv_worth kind, const float * p, int32_t n, const float * inv, float * out) {
+    for (int32_t r = 0; r < n; r++) {
+        vf w = vf_number(vf_load(p + (size_t) r * LANES) * vf_load(inv));
+        for (int j = VW; j < LANES; j += VW) {
+            const vf o = vf_number(vf_load(p + (size_t) r * LANES + j) * vf_load(inv + j));
+            w = kind == LESSKV_WORTH_SUM ? w + o : vf_max(o, w);
+        }
+        if (kind == LESSKV_WORTH_SUM) {
+            out[r] += vf_sum(w);
+        } else {
+            const float top = vf_top(w);
+            out[r] = top > out[r] ? top : out[r];
+        }
+    }
+}
+
+static void worth_few(enum lesskv_worth kind, float * x, size_t ld, int32_t n, const float * share, int32_t queries, int32_t tokens, int32_t from) {
+    for (int32_t r = 0; r < n; r += VW) {
+        vf worth = {0};
+        for (int32_t head = 0; head < queries; head += tokens) {
+            for (int32_t a = head + from; a < head + tokens; a++) {
+                const vf w = vf_number(vf_set(share[a]) * vf_load(x + (size_t) a * ld + r));
+                worth = kind == LESSKV_WORTH_SUM ? worth + w : vf_max(w, worth);
+            }
+        }
+        vf_store(x + r, worth);
+    }
+}
+
+static void activate(enum lesskv_then then, float * x, size_t n) {
+    size_t i = 0;
+    for (; i < n; i += VW) {
+        vf tail = {0};
+        const size_t m = n - i < VW ? n - i : VW;
+        memcpy(&tail, x + i, m * sizeof(float));
+        vf y = then == LESSKV_ABS ? tail : vf_gelu(tail);
+        y = then == LESSKV_GELU ? y : vf_abs(y);
+        memcpy(x + i, &y, m * sizeof(float));
+    }
+}
