@@ -225,10 +225,10 @@ func bothReaders(t *testing.T, base string) func(data []byte, force bool) (here,
 // So it is with adapters of version 2, for a model whose layers differ and share.
 func TestBothReadersOfVersion2(t *testing.T) {
 	path := tiny(t, "gemma4") // ten layers; 6 and 8 share those of 4, windowed, and 7 and 9 of 5
-	model, err := weights.ReadModel(path)
+	base, err := weights.ReadModel(path)
 	require.NoError(t, err)
-	adapter := weights.Random(model, 4, 8, weights.Trained{Policy: "h2o", Heavy: 20, Recent: 21, Ubatch: 32, Context: 256}, 1)
-	adapter.Budget = make([]float32, heads(model))
+	adapter := weights.Random(base, 4, 8, weights.Trained{Policy: "h2o", Heavy: 20, Recent: 21, Ubatch: 32, Context: 256}, 1)
+	adapter.Budget = make([]float32, heads(base))
 	for i := range adapter.Budget {
 		adapter.Budget[i] = float32(i)
 	}
@@ -261,7 +261,33 @@ func TestBothReadersOfVersion2(t *testing.T) {
 			a.set("less.budget.weight", v)
 		}
 	}
+	scale := func(layer int, typ gguf.Type, x float32, dims ...uint64) func(*rawAdapter) {
+		return func(a *rawAdapter) {
+			n := uint64(1)
+			for _, d := range dims {
+				n *= d
+			}
+			values := make([]float32, n)
+			data, err := gguf.Encode(nil, typ, values)
+			require.NoError(t, err)
+			if typ == gguf.F32 {
+				binary.LittleEndian.PutUint32(data[len(data)-4:], math.Float32bits(x)) // which Encode would refuse
+			}
+			a.tensors = append(a.tensors, rawTensor{fmt.Sprintf("blk.%d.less.phi.scale", layer), dims, uint32(typ), -1, data})
+		}
+	}
+	of := func(layer int) uint64 { return uint64(base.Layer(layer).Heads) }
+	after := func(changes ...func(*rawAdapter)) func(*rawAdapter) {
+		return func(a *rawAdapter) {
+			for _, change := range changes {
+				change(a)
+			}
+		}
+	}
 	for name, change := range map[string]func(*rawAdapter){
+		"scales":                     scale(5, gguf.F32, 120, of(5)),
+		"a sharer's scales":          scale(7, gguf.F32, -120, of(7)),
+		"scales of one row":          scale(5, gguf.F32, 120, of(5), 1),
 		"as it is":                   func(*rawAdapter) {},
 		"no weights":                 key("less.budget.weight", nil),
 		"a weight of 0":              floats(3, 0),
@@ -278,6 +304,13 @@ func TestBothReadersOfVersion2(t *testing.T) {
 		assert.NoError(t, there, "%s: the runtime", name)
 	}
 	for name, change := range map[string]func(*rawAdapter){
+		"too few scales":          scale(5, gguf.F32, 1, of(5)-1),
+		"scales in a column":      scale(5, gguf.F32, 1, 1, of(5)),
+		"scales in F16":           scale(5, gguf.F16, 1, of(5)),
+		"a scale that is none":    scale(5, gguf.F32, float32(math.NaN()), of(5)),
+		"an infinite scale":       scale(7, gguf.F32, float32(math.Inf(1)), of(7)),
+		"scales without phi":      after(without("blk.7.less.phi."), scale(7, gguf.F32, 1, of(7))),
+		"scales of no layer":      scale(10, gguf.F32, 1, of(9)),
 		"version 1":               key("less.version", uint32(1)),
 		"a number for all layers": key("less.head_count", uint32(8)),
 		"another number of heads": numbers("less.head_count", 5, 8),

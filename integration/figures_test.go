@@ -72,6 +72,7 @@ func kernels(a *weights.Adapter) []*reference.Kernels {
 		for m := range k.Psi {
 			w.Psi[m] = k.Psi[m].Values
 		}
+		w.Scale = k.Scale.Values
 		all[i] = w
 	}
 	return all

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/lesskv/lesskv/integration/worker"
+	"github.com/lesskv/lesskv/weights"
 )
 
 // peak41 is gopher-5m's adapter for 2 % of the context, with the budget that it was trained for.
@@ -181,6 +182,12 @@ func TestForeignStateIsRefused(t *testing.T) {
 		}
 	}
 
+	scaled, err := weights.Read(peak41().Adapter)
+	require.NoError(t, err)
+	scaled.Kernels[3].Scale.Values = make([]float32, scaled.Heads)
+	anotherScale := filepath.Join(t.TempDir(), "scaled.gguf")
+	require.NoError(t, scaled.Write(anotherScale))
+
 	for _, c := range []struct {
 		name, says string
 		tree       worker.Tree
@@ -191,6 +198,7 @@ func TestForeignStateIsRefused(t *testing.T) {
 		{"another policy", "policy is h2o there and peak here", worker.Patched, func(c *worker.Config) { c.LESS = &worker.LESS{Policy: "h2o", Budget: 41, Heavy: worker.Int(10)} }},
 		{"no adapter", "SHA-256 is (none) there", worker.Patched, func(c *worker.Config) { c.LESS.Adapter = "" }},
 		{"another adapter", "adapter's SHA-256", worker.Patched, func(c *worker.Config) { c.LESS.Adapter = "testdata/gopher-5m.peak-102.lesskv.gguf" }},
+		{"another scale", "adapter's SHA-256", worker.Patched, func(c *worker.Config) { c.LESS.Adapter = anotherScale }},
 		{"another budget", "budget is 42 there and 41 here", worker.Patched, func(c *worker.Config) { c.LESS.Budget = 42; c.LESS.Heavy = worker.Int(10) }},
 		{"budgets by head", "heads with budgets of their own is 12 there and 0 here", worker.Patched, func(c *worker.Config) {
 			c.LESS.Budget, c.LESS.Slots, c.LESS.Heavy = 0, byHead, worker.Int(10)

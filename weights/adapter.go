@@ -88,13 +88,14 @@ type Adapter struct {
 //	phi(q) = |gelu(gelu(q W1) W2)|       Phi[0] [Hq][R'][D]   Phi[1] [Hq][R][R']
 //	psi(k) = |gelu(gelu(k U1) U2) U3|    Psi[0] [Hkv][R'][D]  Psi[1] [Hkv][R][R']  Psi[2] [Hkv][R][R]
 type Kernels struct {
-	Phi [2]Matrix
-	Psi [3]Matrix
+	Phi   [2]Matrix
+	Psi   [3]Matrix
+	Scale Matrix // [Hq][1][1]: what each query head adds to log(phi z); without values: 0
 }
 
 // Matrix is a stack of matrices, one a head: [head][out][in], in fastest.
 type Matrix struct {
-	Type   gguf.Type // in the file and in the runtime's memory: gguf.F32, F16 or Q8_0; psi.2's is always F32
+	Type   gguf.Type // in the file and in the runtime's memory: gguf.F32, F16 or Q8_0; those of psi.2 and the scale are always F32
 	Values []float32
 }
 
@@ -111,32 +112,62 @@ func (k *Kernels) Empty() bool {
 	return true
 }
 
-// HasPhi and HasPsi tell which of the two a layer has.
-func (k *Kernels) HasPhi() bool { return len(k.Phi[0].Values) > 0 || len(k.Phi[1].Values) > 0 }
+// HasPhi and HasPsi tell which of the two a layer has, or at least a part of.
+func (k *Kernels) HasPhi() bool {
+	return len(k.Phi[0].Values) > 0 || len(k.Phi[1].Values) > 0 || k.hasScale()
+}
 func (k *Kernels) HasPsi() bool {
 	return len(k.Psi[0].Values) > 0 || len(k.Psi[1].Values) > 0 || len(k.Psi[2].Values) > 0
 }
 
-// has tells whether the matrices of a place in the file's order are among those that the layer has.
-func (k *Kernels) has(place int) bool {
-	return place < len(k.Phi) && k.HasPhi() || place >= len(k.Phi) && k.HasPsi()
+// hasScale tells whether a layer's query heads have scales.
+func (k *Kernels) hasScale() bool { return len(k.Scale.Values) > 0 }
+
+// has tells whether a layer has what a matrix is a part of.
+func (k *Kernels) has(p part) bool {
+	switch p.of {
+	case ofPhi:
+		return k.HasPhi()
+	case ofPsi:
+		return k.HasPsi()
+	}
+	return k.hasScale()
 }
 
 // matrices lists the matrices in the order of the file, which is that of Adapter.parts.
-func (k *Kernels) matrices() [5]*Matrix {
-	return [5]*Matrix{&k.Phi[0], &k.Phi[1], &k.Psi[0], &k.Psi[1], &k.Psi[2]}
+func (k *Kernels) matrices() [6]*Matrix {
+	return [6]*Matrix{&k.Phi[0], &k.Phi[1], &k.Psi[0], &k.Psi[1], &k.Psi[2], &k.Scale}
 }
 
 // part is what the format says of one matrix of a layer.
 type part struct {
+	of      int
 	format  string // of the tensor's name
 	dims    []uint64
 	onlyF32 bool
 }
 
+// What a matrix is a part of.
+const (
+	ofPhi = iota
+	ofPsi
+	ofScale
+)
+
+// needs tells whether a layer that has p must have another part too.
+func (p part) needs(other part, version uint32) bool {
+	return other.of != ofScale && (version == 1 || p.of == other.of || p.of == ofScale && other.of == ofPhi)
+}
+
 func (p part) name(layer int) string { return fmt.Sprintf(p.format, layer) }
 
-func (p part) elements() uint64 { return p.dims[0] * p.dims[1] * p.dims[2] }
+func (p part) elements() uint64 {
+	n := uint64(1)
+	for _, d := range p.dims {
+		n *= d
+	}
+	return n
+}
 
 // typeFor returns the type that a matrix takes where t is asked for: F32 where the format wants that, and F16 for Q8_0 whose rows don't
 // fill blocks of 32.
@@ -150,15 +181,16 @@ func (p part) typeFor(t gguf.Type) gguf.Type {
 	return t
 }
 
-func (a *Adapter) parts(layer int) [5]part {
+func (a *Adapter) parts(layer int) [6]part {
 	s := a.Layer(layer)
 	u := func(n ...int) []uint64 { return []uint64{uint64(n[0]), uint64(n[1]), uint64(n[2])} }
-	return [5]part{
-		{tensorPhi0, u(s.KeyLength, a.Hidden, s.Heads), false},
-		{tensorPhi1, u(a.Hidden, a.Rank, s.Heads), false},
-		{tensorPsi0, u(s.KeyLength, a.Hidden, s.HeadsKV), false},
-		{tensorPsi1, u(a.Hidden, a.Rank, s.HeadsKV), false},
-		{tensorPsi2, u(a.Rank, a.Rank, s.HeadsKV), true},
+	return [6]part{
+		{ofPhi, tensorPhi0, u(s.KeyLength, a.Hidden, s.Heads), false},
+		{ofPhi, tensorPhi1, u(a.Hidden, a.Rank, s.Heads), false},
+		{ofPsi, tensorPsi0, u(s.KeyLength, a.Hidden, s.HeadsKV), false},
+		{ofPsi, tensorPsi1, u(a.Hidden, a.Rank, s.HeadsKV), false},
+		{ofPsi, tensorPsi2, u(a.Rank, a.Rank, s.HeadsKV), true},
+		{ofScale, tensorPhiScale, []uint64{uint64(s.Heads)}, true},
 	}
 }
 
@@ -174,7 +206,7 @@ func (a *Adapter) Bytes() uint64 {
 	return n
 }
 
-// Convert gives the kernels another type, F32, F16 or Q8_0, and rounds the values to it. psi.2 stays F32, and matrices whose
+// Convert gives the kernels another type, F32, F16 or Q8_0, and rounds the values to it. psi.2 and the scale stay F32, and matrices whose
 // rows don't fill Q8_0's blocks of 32 become F16 instead: phi.1 and psi.1 at a hidden size of 16, for example. It fails with
 // gguf.ErrRange, and nothing is changed, if a value is too large for the type.
 func (a *Adapter) Convert(t gguf.Type) error {
@@ -233,13 +265,13 @@ func Random(m *Model, rank, hidden int, trained Trained, seed uint64) *Adapter {
 	return a
 }
 
-// fill gives every layer that attends kernels, sharers phi, drawn from a distribution of unit variance and divided by the root of what
+// fill gives every layer that attends kernels, sharers phi, and no scales, drawn from a distribution of unit variance and divided by the root of what
 // they sum over.
 func (a *Adapter) fill(m *Model, draw func() float64) {
 	for i := range a.Kernels {
 		matrices := a.Kernels[i].matrices()
 		for j, p := range a.parts(i) {
-			if a.Layer(i).HeadsKV == 0 || m.Owner(i) != i && j >= 2 {
+			if a.Layer(i).HeadsKV == 0 || p.of == ofScale || m.Owner(i) != i && p.of == ofPsi {
 				continue
 			}
 			values := make([]float32, p.elements())

@@ -282,10 +282,10 @@ func (a *Adapter) readKernels(f *gguf.File) error {
 	a.Kernels = make([]Kernels, a.Layers)
 	for i := range a.Kernels {
 		parts := a.parts(i)
-		var held [5]bool
+		var held [6]bool
 		for j, p := range parts {
 			info, ok := f.Tensor(p.name(i))
-			if !ok || a.Layer(i).HeadsKV == 0 { // a stranger
+			if !ok || !a.knows(i, p, version) { // a stranger
 				continue
 			}
 			held[j] = true
@@ -295,20 +295,20 @@ func (a *Adapter) readKernels(f *gguf.File) error {
 			}
 		}
 		for j, p := range parts {
-			first, last, what := 0, 5, "all of its tensors"
-			switch {
-			case version > 1 && j < 2:
-				last, what = 2, "all tensors of phi"
-			case version > 1:
-				first, what = 2, "all tensors of psi"
-			}
-			if !held[j] && slices.Contains(held[first:last], true) {
+			for other, o := range parts {
+				if held[j] || !held[other] || !o.needs(p, version) {
+					continue
+				}
+				what := "all of its tensors"
+				if version > 1 {
+					what = []string{"all tensors of phi", "all tensors of psi"}[p.of]
+				}
 				return &Error{File: f.Name, Item: "tensor " + p.name(i), Err: gguf.ErrMissing, Advice: fmt.Sprintf("layer %d needs %s or none", i, what)}
 			}
 		}
 	}
 	if known != len(f.Tensors) {
-		return a.stranger(f)
+		return a.stranger(f, version)
 	}
 	for i := range a.Kernels {
 		parts := a.parts(i)
@@ -331,12 +331,17 @@ func (a *Adapter) readKernels(f *gguf.File) error {
 	return nil
 }
 
+// knows tells whether a version of the format has that part of a layer: none without attention, and no scale in the first.
+func (a *Adapter) knows(layer int, p part, version uint32) bool {
+	return a.Layer(layer).HeadsKV > 0 && (version > 1 || p.of != ofScale)
+}
+
 // stranger names a tensor that is not part of the format.
-func (a *Adapter) stranger(f *gguf.File) error {
+func (a *Adapter) stranger(f *gguf.File, version uint32) error {
 	known := map[string]bool{}
 	for i := range a.Layers {
 		for _, p := range a.parts(i) {
-			known[p.name(i)] = a.Layer(i).HeadsKV > 0
+			known[p.name(i)] = a.knows(i, p, version)
 		}
 	}
 	for _, t := range f.Tensors {
@@ -350,7 +355,8 @@ func (a *Adapter) stranger(f *gguf.File) error {
 // check compares a tensor's type and dimensions with the format's.
 func (p part) check(file string, layer int, t gguf.Type, dims []uint64) error {
 	e := &Error{File: file, Item: "tensor " + p.name(layer), Err: ErrTensor}
-	got := [3]uint64{1, 1, 1}
+	got, want := [3]uint64{1, 1, 1}, [3]uint64{1, 1, 1}
+	copy(want[:], p.dims)
 	rest := uint64(1)
 	for i, d := range dims {
 		if i < len(got) {
@@ -359,7 +365,7 @@ func (p part) check(file string, layer int, t gguf.Type, dims []uint64) error {
 			rest *= d
 		}
 	}
-	if got != [3]uint64(p.dims) || rest != 1 {
+	if got != want || rest != 1 {
 		e.Found, e.Wanted = fmt.Sprintf("dimensions %v", dims), fmt.Sprint(p.dims)
 		e.Advice = "the keys " + keyRank + " to " + keyKeyLength + " say so"
 		return e
@@ -381,8 +387,11 @@ func (p part) check(file string, layer int, t gguf.Type, dims []uint64) error {
 func (p part) checkValues(file string, layer int, values []float32) error {
 	for i, x := range values {
 		if math.IsNaN(float64(x)) || math.IsInf(float64(x), 0) {
-			in, out := i%int(p.dims[0]), i/int(p.dims[0])
-			return &Error{File: file, Item: "tensor " + p.name(layer), Err: ErrNotFinite, Found: fmt.Sprintf("%v at [%d %d %d]", x, in, out%int(p.dims[1]), out/int(p.dims[1])), Advice: "train it again"}
+			at := make([]int, len(p.dims)) // i, first dimension fastest
+			for d, rest := 0, i; d < len(at); d++ {
+				at[d], rest = rest%int(p.dims[d]), rest/int(p.dims[d])
+			}
+			return &Error{File: file, Item: "tensor " + p.name(layer), Err: ErrNotFinite, Found: fmt.Sprintf("%v at %v", x, at), Advice: "train it again"}
 		}
 	}
 	return nil
@@ -392,7 +401,7 @@ func (p part) checkValues(file string, layer int, values []float32) error {
 func (a *Adapter) version() uint32 {
 	first := a.PerLayer == nil && a.Budget == nil
 	for i := range a.Kernels {
-		first = first && a.Kernels[i].HasPhi() == a.Kernels[i].HasPsi()
+		first = first && a.Kernels[i].HasPhi() == a.Kernels[i].HasPsi() && !a.Kernels[i].hasScale()
 	}
 	if first {
 		return 1
@@ -449,10 +458,10 @@ func (a *Adapter) Write(path string) error {
 	for i := range a.Kernels {
 		parts := a.parts(i)
 		for j, m := range a.Kernels[i].matrices() {
-			if !a.Kernels[i].has(j) {
+			p := parts[j]
+			if !a.Kernels[i].has(p) {
 				continue
 			}
-			p := parts[j]
 			if uint64(len(m.Values)) != p.elements() {
 				return &Error{File: path, Item: "tensor " + p.name(i), Err: ErrTensor, Found: fmt.Sprintf("%d values", len(m.Values)), Wanted: fmt.Sprintf("%d, for dimensions %v", p.elements(), p.dims)}
 			}

@@ -47,6 +47,8 @@ var (
 	tensorPsi0 = adapterHeader["LESSKV_TENSOR_PSI_0"]
 	tensorPsi1 = adapterHeader["LESSKV_TENSOR_PSI_1"]
 	tensorPsi2 = adapterHeader["LESSKV_TENSOR_PSI_2"]
+
+	tensorPhiScale = adapterHeader["LESSKV_TENSOR_PHI_SCALE"]
 )
 
 var (

@@ -45,6 +45,8 @@ func TestVersions(t *testing.T) {
 		"a layer without":  {func() *Adapter { a := random(); a.Kernels[1] = Kernels{}; return a }, 1},
 		"phi alone":        {func() *Adapter { a := random(); a.Kernels[1].Psi = [3]Matrix{}; return a }, 2},
 		"psi alone":        {func() *Adapter { a := random(); a.Kernels[1].Phi = [2]Matrix{}; return a }, 2},
+		"scales":           {func() *Adapter { return scaled(random(), 2) }, 2},
+		"a sharer's scale": {func() *Adapter { return scaled(Random(differing(), 8, 16, trained, 1), 3) }, 2},
 		"budgets":          {func() *Adapter { a := random(); a.Budget = []float32{0, 1, 2, .5, 1, 1}; return a }, 2},
 		"differing layers": {func() *Adapter { return Random(differing(), 8, 16, trained, 1) }, 2},
 		"an allocation alone": {func() *Adapter {
@@ -154,6 +156,47 @@ func TestReadRefusesVersion2(t *testing.T) {
 		assert.ErrorIs(t, err, gguf.ErrMissing)
 		assert.ErrorContains(t, err, "all tensors of "+name)
 	}
+	for _, c := range []struct {
+		scale   gguf.Tensor
+		without string // a tensor that is taken out
+		err     error
+		says    string
+	}{
+		{gguf.Tensor{Dims: []uint64{6}}, "", nil, ""},
+		{gguf.Tensor{Dims: []uint64{6, 1}}, "", nil, ""},
+		{gguf.Tensor{Dims: []uint64{7}}, "", ErrTensor, "found dimensions [7], wanted [6]"},
+		{gguf.Tensor{Dims: []uint64{1, 6}}, "", ErrTensor, "found dimensions [1 6], wanted [6]"},
+		{gguf.Tensor{Dims: []uint64{6}, Type: gguf.F16}, "", ErrTensor, "found F16, wanted F32"},
+		{gguf.Tensor{Dims: []uint64{6}}, "blk.2.less.phi", gguf.ErrMissing, "all tensors of phi"},
+	} {
+		c.scale.Name = "blk.2.less.phi.scale"
+		if c.scale.Values == nil {
+			c.scale.Values = make([]float32, c.scale.Dims[0]*max(1, append(c.scale.Dims, 1)[1]))
+		}
+		var rest []gguf.Tensor
+		for _, tensor := range tensors {
+			if c.without == "" || !strings.HasPrefix(tensor.Name, c.without) {
+				rest = append(rest, tensor)
+			}
+		}
+		var b bytes.Buffer
+		require.NoError(t, gguf.Write(&b, pairs, append(rest, c.scale)))
+		_, err := readBytes(b.Bytes())
+		if c.err == nil {
+			assert.NoError(t, err)
+			continue
+		}
+		assert.ErrorIs(t, err, c.err, c.says)
+		assert.ErrorContains(t, err, c.says)
+	}
+	a = scaled(random(), 1)
+	require.NoError(t, a.Write(p))
+	first, err := os.ReadFile(p)
+	require.NoError(t, err)
+	first = bytes.Replace(first, append([]byte(keyVersion), 4, 0, 0, 0, 2), append([]byte(keyVersion), 4, 0, 0, 0, 1), 1)
+	_, err = readBytes(first)
+	assert.ErrorIs(t, err, ErrTensor, "version 1 has no scales")
+	assert.ErrorContains(t, err, "blk.1.less.phi.scale")
 	stranger := tensors[0]
 	stranger.Name = "blk.1.less.phi.0.weight"
 	var b bytes.Buffer

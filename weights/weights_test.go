@@ -31,6 +31,16 @@ var (
 
 func random() *Adapter { return Random(tiny, 8, 16, trained, 1) }
 
+// scaled gives the query heads of a layer scales.
+func scaled(a *Adapter, layer int) *Adapter {
+	values := make([]float32, a.Layer(layer).Heads)
+	for i := range values {
+		values[i] = 120 - 110*float32(i)
+	}
+	a.Kernels[layer].Scale = Matrix{Values: values}
+	return a
+}
+
 // path returns where the real file of a name lies.
 func path(t testing.TB, name string) string {
 	p, err := testdata.PathIn(t.TempDir(), name)
@@ -89,7 +99,7 @@ func TestGopher(t *testing.T) {
 
 func TestRoundTrip(t *testing.T) {
 	for _, typ := range []gguf.Type{gguf.F32, gguf.F16, gguf.Q8_0} {
-		a := random()
+		a := scaled(random(), 0)
 		before := a.Kernels[0].Phi[0].Values[0]
 		a.Kernels[1] = Kernels{} // sparse-only
 		a.Description = "made by a test"
@@ -106,12 +116,12 @@ func TestRoundTrip(t *testing.T) {
 		assert.Equal(t, a.Bytes(), b.Bytes())
 		for i := range b.Kernels {
 			for j, m := range b.Kernels[i].matrices() {
-				if b.Kernels[i].Empty() {
+				if len(m.Values) == 0 {
 					continue
 				}
 				want := typ
 				switch {
-				case j == 4:
+				case j >= 4:
 					want = gguf.F32
 				case typ == gguf.Q8_0 && (j == 1 || j == 3): // rows of 16
 					want = gguf.F16
@@ -315,6 +325,10 @@ func TestWriteRefuses(t *testing.T) {
 		"psi.2":       {func(a *Adapter) { a.Kernels[0].Psi[2].Type = gguf.F16 }, ErrTensor},
 		"Q8_0":        {func(a *Adapter) { a.Kernels[0].Phi[1].Type = gguf.Q8_0 }, ErrTensor},
 		"type":        {func(a *Adapter) { a.Kernels[0].Phi[0].Type = gguf.BF16 }, ErrTensor},
+		"scale":       {func(a *Adapter) { scaled(a, 0).Kernels[0].Scale.Values[1] = float32(math.Inf(-1)) }, ErrNotFinite},
+		"scales":      {func(a *Adapter) { a.Kernels[0].Scale.Values = make([]float32, 3) }, ErrTensor},
+		"scale type":  {func(a *Adapter) { scaled(a, 0).Kernels[0].Scale.Type = gguf.F16 }, ErrTensor},
+		"scale alone": {func(a *Adapter) { scaled(a, 0).Kernels[0].Phi = [2]Matrix{} }, ErrTensor},
 		"NaN":         {func(a *Adapter) { a.Kernels[0].Phi[0].Values[5] = float32(math.NaN()) }, ErrNotFinite},
 	} {
 		a := random()
@@ -497,7 +511,7 @@ func FuzzRead(f *testing.F) {
 	allocated := func(a *Adapter) *Adapter { a.Budget = []float32{1, 2, 3, 4, 5, 0, 0, 0}; return a }
 	for _, a := range []*Adapter{
 		Random(&Model{Architecture: "llama", Geometry: Geometry{1, 2, 1, 8, 8, nil}, Fingerprint: strings.Repeat("0", 64)}, 2, 4, trained, 1),
-		allocated(Random(differing(), 2, 4, trained, 1)),
+		scaled(allocated(Random(differing(), 2, 4, trained, 1)), 3),
 		New(&Model{Architecture: "x", Geometry: Geometry{3, 1, 1, 32, 4, nil}, Fingerprint: strings.Repeat("f", 64)}, 1, 1, trained),
 	} {
 		p := filepath.Join(f.TempDir(), "a.gguf")

@@ -40,5 +40,6 @@
 #define LESSKV_TENSOR_PSI_0 "blk.%d.less.psi.0.weight" // D, R', Hkv
 #define LESSKV_TENSOR_PSI_1 "blk.%d.less.psi.1.weight" // R', R, Hkv
 #define LESSKV_TENSOR_PSI_2 "blk.%d.less.psi.2.weight" // R, R, Hkv; always F32
+#define LESSKV_TENSOR_PHI_SCALE "blk.%d.less.phi.scale" // Hq; always F32; version 2, optional beside phi
 
 #endif

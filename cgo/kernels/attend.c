@@ -462,7 +462,7 @@ static void query_ref(const struct task * t, const struct room * w, int32_t i, d
         }
     }
 
-    // L = log(phi(qn).z)
+    // L = scale + log(phi(qn).z)
     for (int32_t d = 0; d < l->dk && k; d++) {
         w->x[d] = (float) ((double) w->x[d] * s * sqrt((double) l->dk));
     }

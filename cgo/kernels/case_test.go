@@ -19,9 +19,11 @@ type testCase struct {
 	rank       int // 0: no kernels
 	hidden     int
 	kernelType Type
+	scaled     bool // query heads have scales
 	softCap    float32
 	sinks      bool
 	loud       float32 // scale of the logits' spread; 0: 1
+	constant   float32 // added to the logits of even query heads, and twice taken from those of odd ones: a constant of all keys
 	mute       bool    // queries of zero: every pair is worth the same, and scores tie
 	tokens     []int   // T of each micro-batch
 	fill       int     // the first of them only fill the cache: the reference, slow where they are long, does not run
@@ -61,6 +63,8 @@ func cases() []testCase {
 		{name: "soft cap and sinks", layer: layer(8, 1, 64, 128, 40, "h2o"), rank: 8, hidden: 16, softCap: 5, sinks: true, tokens: []int{50, 20, 1, 1}},
 		{name: "sharp", layer: layer(4, 2, 64, 64, 40, "h2o"), rank: 8, hidden: 16, loud: 30, tokens: []int{50, 20, 1, 1}},
 		{name: "ties", layer: layer(2, 1, 8, 8, 12, "peak"), rank: 4, hidden: 8, mute: true, tokens: append(repeat(200, 10), repeat(1, 20)...)}, // long enough for the first scores to fade
+		{name: "scales", layer: layer(6, 3, 32, 32, 20, "peak"), rank: 8, hidden: 16, scaled: true, softCap: 8, sinks: true, tokens: []int{50, 20, 1, 1, 7}},
+		{name: "logits above 88 and below -100", layer: layer(4, 2, 64, 64, 24, "h2o"), rank: 8, hidden: 16, scaled: true, constant: 96, tokens: []int{50, 20, 1, 1, 7}},
 		{name: "sparse only", layer: layer(4, 2, 64, 64, 40, "h2o"), tokens: []int{50, 20, 1, 1}},
 	}
 	for _, policy := range PolicyNames() {
@@ -151,6 +155,7 @@ func randomCase(rng *rand.Rand) testCase {
 	}
 	c.softCap = pick[float32](rng, 0, 0, 10)
 	c.sinks = rng.IntN(4) == 0
+	c.scaled = rng.IntN(3) == 0
 	for n := 0; n < 100; {
 		c.tokens = append(c.tokens, pick(rng, 1, 2, 7, 8, 9, 16, 1+rng.IntN(50)))
 		n += 10 + c.tokens[len(c.tokens)-1]
@@ -177,6 +182,26 @@ func (c *testCase) mats(rng *rand.Rand) (phi [2]Mat, psi [3]Mat) {
 	return phi, psi
 }
 
+// scales draws what query heads add to the logit of the low-rank part, about as large as the others; nil where they have none.
+func (c *testCase) scales(rng *rand.Rand) []float32 {
+	if !c.scaled {
+		return nil
+	}
+	x := normal(rng, c.layer.Heads, 2)
+	for i := range x {
+		x[i] += c.shift(i)
+	}
+	return x
+}
+
+// shift is what the keys' constant adds to the logits of a query head.
+func (c *testCase) shift(head int) float32 {
+	if head%2 == 1 {
+		return -2 * c.constant
+	}
+	return c.constant
+}
+
 // kernels gives the case's layer its kernels, to be closed after the caches.
 func (c *testCase) kernels(t testing.TB, rng *rand.Rand) {
 	if c.rank == 0 {
@@ -184,7 +209,7 @@ func (c *testCase) kernels(t testing.TB, rng *rand.Rand) {
 	}
 	phi, psi := c.mats(rng)
 	l := &c.layer
-	k, err := NewKernels(Shape{l.Heads, l.HeadsKV, l.KeySize, c.rank, c.hidden}, phi, psi)
+	k, err := NewKernels(Shape{l.Heads, l.HeadsKV, l.KeySize, c.rank, c.hidden}, phi, psi, c.scales(rng))
 	require.NoError(t, err)
 	t.Cleanup(k.Close)
 	l.Kernels = k
@@ -205,9 +230,19 @@ func (c *testCase) ubatch(rng *rand.Rand, tokens, pos int) *Ubatch {
 	if c.mute {
 		loud = 0
 	}
-	qb, qh, qt := scatter(rng, tokens, l.Heads, F32.FromF32(normal(rng, tokens*l.Heads*l.KeySize, float64(loud))), 4)
+	q, k := normal(rng, tokens*l.Heads*l.KeySize, float64(loud)), normal(rng, tokens*l.HeadsKV*l.KeySize, 1)
+	if c.constant != 0 {
+		const constant = 100
+		for i := range tokens * l.HeadsKV {
+			k[i*l.KeySize] = constant
+		}
+		for i := range tokens * l.Heads {
+			q[i*l.KeySize] = c.shift(i%l.Heads) / constant / u.Scale
+		}
+	}
+	qb, qh, qt := scatter(rng, tokens, l.Heads, F32.FromF32(q), 4)
 	u.Q, u.QHead, u.QToken = unsafe.Slice((*float32)(unsafe.Pointer(&qb[0])), len(qb)/4), qh, qt
-	u.K, u.KHead, u.KToken = scatter(rng, tokens, l.HeadsKV, l.KeyType.FromF32(normal(rng, tokens*l.HeadsKV*l.KeySize, 1)), 1)
+	u.K, u.KHead, u.KToken = scatter(rng, tokens, l.HeadsKV, l.KeyType.FromF32(k), 1)
 	u.V, u.VHead, u.VToken = scatter(rng, tokens, l.HeadsKV, l.ValueType.FromF32(normal(rng, tokens*l.HeadsKV*l.ValueSize, 1)), 1)
 	if c.sinks {
 		u.Sinks = normal(rng, l.Heads, 2)

@@ -105,6 +105,7 @@ func drawInterleaving(seed uint64) *interleaving {
 	}
 	c.softCap = pick[float32](rng, 0, 0, 10)
 	c.sinks = rng.IntN(6) == 0
+	c.scaled = rng.IntN(3) == 0
 	c.name = fmt.Sprintf("%s, keys %v, values %v, %d of %d heavy, by head %v, %d pinned, window %d, rank %d", y.Policy, y.KeyType, y.ValueType, y.Heavy, y.Budget, y.Budgets, y.Pinned, y.Window, c.rank)
 	var bag []int
 	for i, s := range steps {
@@ -154,9 +155,10 @@ func (l *interleaving) follow(list []draw, counts map[string]int, done []string)
 	c := l.c
 	rng := rand.New(rand.NewPCG(78, l.seed))
 	phi, psi := c.mats(rng)
+	scale := c.scales(rng)
 	if c.rank > 0 {
 		y := &c.layer
-		k, err := NewKernels(Shape{y.Heads, y.HeadsKV, y.KeySize, c.rank, c.hidden}, phi, psi)
+		k, err := NewKernels(Shape{y.Heads, y.HeadsKV, y.KeySize, c.rank, c.hidden}, phi, psi, scale)
 		if err != nil {
 			return done, err
 		}
@@ -188,10 +190,10 @@ func (l *interleaving) follow(list []draw, counts map[string]int, done []string)
 		caches = append(caches, cache)
 	}
 	for i := range p.seqs {
-		p.seqs[i] = &sequence{cache: caches[i], model: newContract(&endless, phi, psi), layer: &c.layer, last: -1, evicted: -1}
+		p.seqs[i] = &sequence{cache: caches[i], model: newContract(&endless, phi, psi, scale), layer: &c.layer, last: -1, evicted: -1}
 	}
 	p.spare, p.other = caches[2], caches[3]
-	p.empty = &sequence{model: newContract(&endless, phi, psi), layer: &c.layer, last: -1, evicted: -1}
+	p.empty = &sequence{model: newContract(&endless, phi, psi, scale), layer: &c.layer, last: -1, evicted: -1}
 	for _, d := range list {
 		s := p.seqs[d.seq]
 		what, err := steps[d.step].do(p, s, rand.New(rand.NewPCG(79, d.seed)))

@@ -31,8 +31,9 @@ type Kernels struct {
 }
 
 // NewKernels copies the matrices. phi: [Hq][R'][D], [Hq][R][R']; psi: [Hkv][R'][D], [Hkv][R][R'], [Hkv][R][R]. A sharer has no psi,
-// all of its matrices empty; a layer whose own queries read the slots alone has no phi.
-func NewKernels(s Shape, phi [2]Mat, psi [3]Mat) (*Kernels, error) {
+// all of its matrices empty; a layer whose own queries read the slots alone has no phi. scale is what each query head adds to
+// log(phi z), [Hq]; nil: 0.
+func NewKernels(s Shape, phi [2]Mat, psi [3]Mat, scale []float32) (*Kernels, error) {
 	if s.Heads <= 0 || s.HeadsKV <= 0 || s.KeySize <= 0 || s.Rank <= 0 || s.Hidden <= 0 {
 		return nil, argument("kernels of %+v: every size must be positive", s)
 	}
@@ -67,6 +68,11 @@ func NewKernels(s Shape, phi [2]Mat, psi [3]Mat) (*Kernels, error) {
 		}
 		size += len(m.mat.Data)
 	}
+	if scale != nil && (!hasPhi || len(scale) != s.Heads) {
+		return nil, argument("%d scales of phi: want none or, beside phi, one for each of %d query heads", len(scale), s.Heads)
+	}
+	scaleAt := (size + 3) / 4 * 4
+	size = scaleAt + 4*len(scale)
 	p := C.malloc(C.size_t(size))
 	if p == nil {
 		return nil, check(C.LESSKV_ERR_NOMEM, "kernels of %d bytes", size)
@@ -86,6 +92,10 @@ func NewKernels(s Shape, phi [2]Mat, psi [3]Mat) (*Kernels, error) {
 		} else {
 			c.psi[i-2] = cm
 		}
+	}
+	if scale != nil {
+		c.phi_scale = (*C.float)(unsafe.Add(p, scaleAt))
+		copy(unsafe.Slice((*float32)(unsafe.Pointer(c.phi_scale)), len(scale)), scale)
 	}
 	return &Kernels{shape: s, c: c}, nil
 }

@@ -18,10 +18,10 @@ func TestPhiPsi(t *testing.T) {
 		}
 		l := &c.layer
 		phi, psi := c.mats(rng)
-		k, err := NewKernels(Shape{l.Heads, l.HeadsKV, l.KeySize, c.rank, c.hidden}, phi, psi)
+		k, err := NewKernels(Shape{l.Heads, l.HeadsKV, l.KeySize, c.rank, c.hidden}, phi, psi, nil)
 		require.NoError(t, err)
 		defer k.Close()
-		m := newContract(&c, phi, psi)
+		m := newContract(&c, phi, psi, nil)
 
 		x := normal(rng, 3*l.KeySize, 1)
 		for head := range l.Heads {
@@ -61,19 +61,23 @@ func TestKernelsRefused(t *testing.T) {
 
 	bad := shape
 	bad.Rank = 0
-	_, err := NewKernels(bad, phi, psi)
+	_, err := NewKernels(bad, phi, psi, nil)
 	require.ErrorIs(t, err, ErrArgument)
 	bad = shape
 	bad.Hidden++
-	_, err = NewKernels(bad, phi, psi)
+	_, err = NewKernels(bad, phi, psi, nil)
 	require.ErrorIs(t, err, ErrArgument)
 	require.ErrorContains(t, err, "phi 0: 32768 bytes, want 34816")
 	odd := psi
 	odd[2].Type = Q80
-	_, err = NewKernels(shape, phi, odd)
+	_, err = NewKernels(shape, phi, odd, nil)
 	require.ErrorContains(t, err, "psi 2: rows of 8 elements can't be Q8_0")
+	_, err = NewKernels(shape, phi, psi, make([]float32, l.Heads-1))
+	require.ErrorContains(t, err, "7 scales of phi")
+	_, err = NewKernels(shape, [2]Mat{}, psi, make([]float32, l.Heads))
+	require.ErrorIs(t, err, ErrArgument, "scales without phi")
 
-	k, err := NewKernels(shape, phi, psi)
+	k, err := NewKernels(shape, phi, psi, nil)
 	require.NoError(t, err)
 	_, err = k.Phi(l.Heads, nil)
 	require.ErrorIs(t, err, ErrArgument)

@@ -60,6 +60,7 @@ struct lesskv_kernels {
     int32_t hidden; // R'
     struct lesskv_mat phi[2];
     struct lesskv_mat psi[3];
+    const float * phi_scale; // [Hq], added to log(phi z), which is bounded by f32; NULL: 0
 };
 
 enum lesskv_status {

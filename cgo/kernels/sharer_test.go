@@ -12,7 +12,7 @@ import (
 type sharing struct {
 	testCase
 	layers []Layer
-	phi    [][2][]float64 // of each layer; [0] nil: it reads the slots alone
+	phi    []asking // of each layer
 	psi    [3][]float64
 }
 
@@ -22,6 +22,7 @@ func newSharing(t *testing.T, c testCase, rng *rand.Rand) *sharing {
 	s.rank = 0
 	var phi [][2]Mat
 	var psi [3]Mat
+	var scales [][]float32
 	read := func(m Mat, n int) []float64 { return wide(m.Type.ToF32(m.Data, n)) }
 	for i := range 2 + rng.IntN(3) {
 		one := c
@@ -35,12 +36,17 @@ func newSharing(t *testing.T, c testCase, rng *rand.Rand) *sharing {
 			psi = its
 		}
 		if c.rank == 0 || rng.IntN(3) == 0 {
-			phi, s.phi = append(phi, [2]Mat{}), append(s.phi, [2][]float64{})
+			phi, s.phi, scales = append(phi, [2]Mat{}), append(s.phi, asking{}), append(scales, nil)
 			continue
 		}
 		s.rank = c.rank
 		phi = append(phi, of)
-		s.phi = append(s.phi, [2][]float64{read(of[0], l.Heads*c.hidden*l.KeySize), read(of[1], l.Heads*c.rank*c.hidden)})
+		ask := asking{w: [2][]float64{read(of[0], l.Heads*c.hidden*l.KeySize), read(of[1], l.Heads*c.rank*c.hidden)}}
+		scale := one.scales(rng)
+		if scale != nil {
+			ask.scale = wide(scale)
+		}
+		s.phi, scales = append(s.phi, ask), append(scales, scale)
 	}
 	if s.rank > 0 {
 		kv := c.layer.HeadsKV
@@ -51,7 +57,7 @@ func newSharing(t *testing.T, c testCase, rng *rand.Rand) *sharing {
 			continue
 		}
 		l := &s.layers[i]
-		k, err := NewKernels(Shape{l.Heads, l.HeadsKV, l.KeySize, c.rank, c.hidden}, phi[i], psi)
+		k, err := NewKernels(Shape{l.Heads, l.HeadsKV, l.KeySize, c.rank, c.hidden}, phi[i], psi, scales[i])
 		require.NoError(t, err)
 		psi = [3]Mat{} // the first one's alone
 		t.Cleanup(k.Close)
@@ -122,7 +128,7 @@ func TestSharers(t *testing.T) {
 			rng := rand.New(rand.NewPCG(20, uint64(i)))
 			s := newSharing(t, c, rng)
 			fast, one, ref := s.cache(t), s.cache(t), s.cache(t)
-			goes := newContract(&s.testCase, [2]Mat{}, [3]Mat{})
+			goes := newContract(&s.testCase, [2]Mat{}, [3]Mat{}, nil)
 			goes.psi = s.psi
 			pos := 0
 			for _, tokens := range s.tokens {

@@ -114,15 +114,19 @@ static struct rows rows_of_H(const struct state * s, const struct lesskv_layer *
     return (struct rows) { LESSKV_TYPE_F32, s->H, (size_t) l->dv * sizeof(float), l->kernels->rank };
 }
 
-// The logit of a query whose phi(qn).z is mass; value[n] = phi(qn)H becomes its value.
-static float answer(float mass, float * value, int32_t n) {
+static float scale_of(const struct lesskv_layer * l, int32_t head_q) {
+    return l->kernels->phi_scale ? l->kernels->phi_scale[head_q] : 0;
+}
+
+// The logit of a query of head_q whose phi(qn).z is mass; value[Dv] = phi(qn)H becomes its value.
+static float answer(const struct lesskv_layer * l, int32_t head_q, float mass, float * value) {
     if (mass == 0) {
         return -INFINITY;
     }
-    for (int32_t c = 0; c < n; c++) {
+    for (int32_t c = 0; c < l->dv; c++) {
         value[c] /= mass;
     }
-    return logf(mass); // NaN stays
+    return scale_of(l, head_q) + logf(mass); // NaN stays
 }
 
 void lesskv_state_query(const struct state * s, const struct lesskv_layer * layer, const int32_t * head_q, const float * qn, int32_t m,
@@ -139,7 +143,7 @@ void lesskv_state_query(const struct state * s, const struct lesskv_layer * laye
     memset(value, 0, (size_t) m * ldv * sizeof(float));
     lesskv_cols_few(rows_of_H(s, layer), layer->dv, scratch->phi, rank, m, value, ldv);
     for (int32_t j = 0; j < m; j++) {
-        logit[j] = answer(logit[j], value + (size_t) j * ldv, layer->dv);
+        logit[j] = answer(layer, head_q[j], logit[j], value + (size_t) j * ldv);
     }
 }
 
@@ -156,7 +160,7 @@ void lesskv_state_query_block(const struct state * s, const struct lesskv_layer 
     memset(value, 0, ldv * LANES * sizeof(float));
     lesskv_cols_block(rows_of_H(s, layer), layer->dv, scratch->phi, m, value, scratch->tile);
     for (int32_t i = 0; i < m; i++) {
-        logit[i] = answer(logit[i], value + (size_t) i * ldv, layer->dv);
+        logit[i] = answer(layer, head_q, logit[i], value + (size_t) i * ldv);
     }
 }
 
@@ -173,7 +177,7 @@ double lesskv_state_query_ref(const struct state * s, const struct lesskv_layer 
             value[c] += (double) phi[r] * (double) s->H[r * dv + c] / mass;
         }
     }
-    return mass != 0 ? log(mass) : -INFINITY;
+    return mass != 0 ? (double) scale_of(layer, head_q) + log(mass) : -INFINITY;
 }
 
 void lesskv_state_fold_ref(double * sums, const struct lesskv_layer * layer, int32_t head_kv, const void * k, const void * v, float * row, float * psi, float * tmp) {

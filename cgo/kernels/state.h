@@ -35,7 +35,7 @@ bool         lesskv_state_saved_ok(const struct lesskv_layer * layer, const char
 void lesskv_state_fold(struct state * s, const struct lesskv_layer * layer, int32_t head_kv, const void * const * k, const void * const * v,
         int32_t m, const struct scratch * scratch);
 
-// logit = log(phi(qn).z), value[Dv] = phi(qn)H / phi(qn).z; a logit of -INFINITY, and no value, where phi(qn).z is 0. Both use scratch's
+// logit = scale + log(phi(qn).z), value[Dv] = phi(qn)H / phi(qn).z; a logit of -INFINITY, and no value, where phi(qn).z is 0. Both use scratch's
 // phi and tmp; the second tile too.
 // m <= FEW_BLOCK queries qn[m][D], each of its query head; values are ldv apart.
 void lesskv_state_query(const struct state * s, const struct lesskv_layer * layer, const int32_t * head_q, const float * qn, int32_t m,

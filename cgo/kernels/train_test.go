@@ -100,7 +100,7 @@ func (c *trainCase) kernels(t testing.TB) *Kernels {
 		at += n
 	}
 	require.Equal(t, at, len(c.weights))
-	k, err := NewKernels(c.shape.Shape, [2]Mat{m[0], m[1]}, [3]Mat{m[2], m[3], m[4]})
+	k, err := NewKernels(c.shape.Shape, [2]Mat{m[0], m[1]}, [3]Mat{m[2], m[3], m[4]}, nil)
 	require.NoError(t, err)
 	return k
 }

@@ -513,22 +513,23 @@ lesskv_adapter::lesskv_adapter(const std::string & path, const llama_model & mod
             const char * name;
             uint64_t ne[3];
             bool    f32; // no other type
-        } wanted[5] = {
+        } wanted[6] = {
             { LESSKV_TENSOR_PHI_0, { d,  Rh, n_head    }, false },
             { LESSKV_TENSOR_PHI_1, { Rh, R,  n_head    }, false },
             { LESSKV_TENSOR_PSI_0, { d,  Rh, n_head_kv }, false },
             { LESSKV_TENSOR_PSI_1, { Rh, R,  n_head_kv }, false },
             { LESSKV_TENSOR_PSI_2, { R,  R,  n_head_kv }, true  },
+            { LESSKV_TENSOR_PHI_SCALE, { n_head, 1, 1 },  true  },
         };
-        lesskv_mat mats[5] = {};
-        int n_phi = 0, n_psi = 0;
-        for (int i = 0; i < 5; ++i) {
+        lesskv_mat mats[6] = {};
+        int n_phi = 0, n_psi = 0, n_scale = 0;
+        for (int i = 0; i < 6; ++i) {
             const std::string name = format(wanted[i].name, (int) il);
             const auto * t = r.find(name);
             if (!t) {
                 continue;
             }
-            ++(i < 2 ? n_phi : n_psi);
+            ++(i < 2 ? n_phi : i < 5 ? n_psi : n_scale);
             const auto & ne = wanted[i].ne;
             if (t->ne[0] != ne[0] || t->ne[1] != ne[1] || t->ne[2] != ne[2] || t->ne[3] != 1) {
                 r.bad(name, format("[%llu, %llu, %llu, %llu]", (unsigned long long) t->ne[0], (unsigned long long) t->ne[1], (unsigned long long) t->ne[2], (unsigned long long) t->ne[3]),
@@ -553,14 +554,17 @@ lesskv_adapter::lesskv_adapter(const std::string & path, const llama_model & mod
             mats[i] = { (lesskv_type) t->type, w.data() };
             bytes  += w.size();
         }
+        if (n_scale != 0 && (n_phi != 2 || version == 1)) {
+            r.bad(format(LESSKV_TENSOR_PHI_SCALE, (int) il), "there", version == 1 ? "missing, in version 1" : "missing, or phi too");
+        }
         if (n_phi + n_psi == 0) {
             continue;
         }
         if ((n_phi != 0 && n_phi != 2) || (n_psi != 0 && n_psi != 3) || (version == 1 && n_phi + n_psi != 5)) {
             r.bad(format("blk.%u", il), format("%d tensors of phi and %d of psi", n_phi, n_psi), version == 1 ? "all five, or none" : "two of phi or none, and three of psi or none");
         }
-        kernels[il] = { rank, hidden, { mats[0], mats[1] }, { mats[2], mats[3], mats[4] } };
-        n_used += n_phi + n_psi;
+        kernels[il] = { rank, hidden, { mats[0], mats[1] }, { mats[2], mats[3], mats[4] }, (const float *) mats[5].data };
+        n_used += n_phi + n_psi + n_scale;
         n_layer++;
     }
     if (n_used != r.n_tensors()) {

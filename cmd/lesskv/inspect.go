@@ -280,6 +280,9 @@ func inspectAdapter(w io.Writer, path, model string) error {
 		s.line("phi and psi", "none: what is evicted is lost")
 	} else {
 		s.line("phi and psi", "phi of %d and psi of %d layers of %d, rank %d, hidden size %d, %s, %s", phi, psi, a.Layers, a.Rank, a.Hidden, strings.Join(slices.Sorted(maps.Keys(types)), " and "), size(a.Bytes()))
+		if scales := scalesOf(a); scales != nil {
+			s.line("scales", "of %d query heads, %.1f to %.1f", len(scales), slices.Min(scales), slices.Max(scales))
+		}
 		t := a.Trained
 		s.line("trained for", "policy %s, %d slots a head (%d heavy, %d recent),\nmicro-batches of %d tokens, texts of up to %d", printable(t.Policy), t.Heavy+t.Recent, t.Heavy, t.Recent, t.Ubatch, t.Context)
 	}
@@ -293,6 +296,14 @@ func inspectAdapter(w io.Writer, path, model string) error {
 	fits, err := fitsModel(path, model, a)
 	s.line("model", "%s", fits)
 	return errors.Join(s.w.Flush(), err)
+}
+
+// scalesOf returns what query heads add to the logit of the low-rank part.
+func scalesOf(a *weights.Adapter) (scales []float32) {
+	for i := range a.Kernels {
+		scales = append(scales, a.Kernels[i].Scale.Values...)
+	}
+	return scales
 }
 
 // allocationOf says how an adapter spreads a budget.

@@ -114,6 +114,14 @@ func TestInspectAllocation(t *testing.T) {
 	assert.Contains(t, out, "made by ?[31mred")
 	assert.Contains(t, out, "3: 0.412")
 	assert.NotContains(t, out, "\x1b")
+	assert.NotContains(t, out, "scales")
+
+	a = weights.Random(m, 8, 4, weights.Trained{Policy: "peak", Ubatch: 1, Context: 1}, 1)
+	a.Kernels[0].Scale.Values, a.Kernels[5].Scale.Values = []float32{1, -112, 3, 4}, []float32{5, 6, 97.25, 8}
+	require.NoError(t, a.Write(file))
+	status, out, stderr = command("", "inspect", file)
+	require.Equal(t, exitOK, status, stderr)
+	assert.Contains(t, strings.Join(strings.Fields(out), " "), "scales of 8 query heads, -112.0 to 97.2")
 }
 
 func TestInspectRefused(t *testing.T) {

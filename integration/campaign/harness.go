@@ -50,6 +50,7 @@ func writeInputs(dir string) ([]string, error) {
 	for i := 1; i < len(a.Kernels); i++ {
 		a.Kernels[i] = weights.Kernels{} // small, and a layer without
 	}
+	a.Kernels[0].Scale.Values = make([]float32, model.Heads)
 	adapter := filepath.Join(dir, "adapter.gguf")
 	if err := a.Write(adapter); err != nil {
 		return nil, err

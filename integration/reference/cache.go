@@ -341,7 +341,7 @@ func (h *head) attend(of *Layer, i int, q32 []float32, seen []pair, logits []flo
 		}
 		phi := of.Kernels.phi(i, qn)
 		if mass := dot(phi, h.z); mass > 0 {
-			low = math.Log(mass)
+			low = of.Kernels.logit(i, mass)
 			for r, x := range phi {
 				axpy(state, x/mass, h.h[r*h.ValueLength:][:h.ValueLength])
 			}

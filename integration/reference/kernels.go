@@ -12,6 +12,7 @@ type Kernels struct {
 	Rank, Hidden int // R, R'
 	Phi          [2][]float32
 	Psi          [3][]float32
+	Scale        []float32 // [Hq]: what each query head adds to log(phi z); nil: 0
 }
 
 // check looks for the matrices of a layer; folds: psi among them.
@@ -34,7 +35,19 @@ func (w *Kernels) check(l *Layer, folds bool) error {
 			return fmt.Errorf("reference: kernel %s has %d values: want %d", m.name, m.got, m.want)
 		}
 	}
+	if w.Scale != nil && len(w.Scale) != l.Heads {
+		return fmt.Errorf("reference: %d scales of phi: want one for each of %d query heads", len(w.Scale), l.Heads)
+	}
 	return nil
+}
+
+// logit of query head i whose phi(qn).z is mass: L.
+func (w *Kernels) logit(i int, mass float64) float64 {
+	l := math.Log(mass)
+	if w.Scale != nil {
+		l += float64(w.Scale[i])
+	}
+	return l
 }
 
 // phi(qn) = | gelu( gelu(qn W1) W2 ) | of query head i; R values.

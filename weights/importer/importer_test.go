@@ -215,7 +215,7 @@ func TestImport(t *testing.T) {
 				return kernels.Mat{Type: kernels.F32, Data: kernels.F32.FromF32(m.Values)}
 			}
 			k, err := kernels.NewKernels(kernels.Shape{Heads: test.heads, HeadsKV: test.headsKV, KeySize: d, Rank: rank, Hidden: hidden},
-				[2]kernels.Mat{mat(w.Phi[0]), mat(w.Phi[1])}, [3]kernels.Mat{mat(w.Psi[0]), mat(w.Psi[1]), mat(w.Psi[2])})
+				[2]kernels.Mat{mat(w.Phi[0]), mat(w.Phi[1])}, [3]kernels.Mat{mat(w.Psi[0]), mat(w.Psi[1]), mat(w.Psi[2])}, nil)
 			require.NoError(t, err)
 			defer k.Close()
 			for head := range test.heads {

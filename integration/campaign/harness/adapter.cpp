@@ -8,6 +8,7 @@
 
 #include "llama.h"
 
+#include <cmath>
 #include <stdexcept>
 
 #include <unistd.h>
@@ -71,6 +72,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t * data, size_t size) {
             bytes += check(k->phi[0], d, (int64_t) k->hidden*hq,  false) + check(k->phi[1], k->hidden, (int64_t) k->rank*hq, false);
             bytes += check(k->psi[0], d, (int64_t) k->hidden*hkv, false) + check(k->psi[1], k->hidden, (int64_t) k->rank*hkv, false);
             bytes += check(k->psi[2], k->rank, (int64_t) k->rank*hkv, true);
+            bytes += k->phi_scale ? hq*sizeof(float) : 0;
+            for (int32_t i = 0; k->phi_scale && i < hq; ++i) {
+                HOLDS(std::isfinite(k->phi_scale[i]));
+            }
             lesskv_phi(k, d, hq - 1,  x.data(), 1, out.data(), tmp.data());
             lesskv_psi(k, d, hkv - 1, x.data(), 1, out.data(), tmp.data());
         }

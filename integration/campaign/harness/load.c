@@ -76,7 +76,7 @@ static struct lesskv_cache * filled(const struct lesskv_layer * l, int steps) {
 int LLVMFuzzerInitialize(int * argc, char *** argv) {
     (void) argc;
     (void) argv;
-    kernels = (struct lesskv_kernels) { R, RH, { mat(HQ*RH*D), mat(HQ*R*RH) }, { mat(HKV*RH*D), mat(HKV*R*RH), mat(HKV*R*R) } };
+    kernels = (struct lesskv_kernels) { R, RH, { mat(HQ*RH*D), mat(HQ*R*RH) }, { mat(HKV*RH*D), mat(HKV*R*RH), mat(HKV*R*R) }, NULL };
     static const enum lesskv_type types[][2] = {
         { LESSKV_TYPE_F16, LESSKV_TYPE_F16 }, { LESSKV_TYPE_F32, LESSKV_TYPE_F32 }, { LESSKV_TYPE_Q8_0, LESSKV_TYPE_Q8_0 }, { LESSKV_TYPE_Q4_0, LESSKV_TYPE_Q8_0 },
     };
