@@ -7,12 +7,11 @@
 
 enum { BLOCK = 64 }; // tokens at a time
 
-// phi or psi of one head: n layers, gelu after the first two, | | and a factor at the end.
+// phi or psi of one head: n layers, gelu after the first two, | | at the end.
 struct chain {
     int32_t n;
     int32_t width[4];  // input, then each layer's output
     size_t  weight[3]; // where each layer's matrix lies in the array of weights
-    float   scale;
 };
 
 // A block of vectors on their way through a chain.
@@ -29,20 +28,25 @@ static size_t at(size_t start, int32_t head, int32_t out, int32_t in) {
 
 static struct chain phi_of(const struct lesskv_train_shape * s, int32_t head) {
     const size_t one = (size_t) s->n_head * (size_t) s->hidden * (size_t) s->dk;
-    return (struct chain) { 2, { s->dk, s->hidden, s->rank }, { at(0, head, s->hidden, s->dk), at(one, head, s->rank, s->hidden) }, 1 };
+    return (struct chain) { 2, { s->dk, s->hidden, s->rank }, { at(0, head, s->hidden, s->dk), at(one, head, s->rank, s->hidden) } };
 }
 
-static struct chain psi_of(const struct lesskv_train_shape * s, int32_t head, float scale) {
+static struct chain psi_of(const struct lesskv_train_shape * s, int32_t head) {
     const size_t phi = (size_t) s->n_head * (size_t) s->hidden * (size_t) (s->dk + s->rank);
     const size_t one = phi + (size_t) s->n_head_kv * (size_t) s->hidden * (size_t) s->dk;
     const size_t two = one + (size_t) s->n_head_kv * (size_t) s->hidden * (size_t) s->rank;
     return (struct chain) { 3, { s->dk, s->hidden, s->rank, s->rank },
-        { at(phi, head, s->hidden, s->dk), at(one, head, s->rank, s->hidden), at(two, head, s->rank, s->rank) }, scale };
+        { at(phi, head, s->hidden, s->dk), at(one, head, s->rank, s->hidden), at(two, head, s->rank, s->rank) } };
+}
+
+// Where the scales lie, behind all matrices.
+static size_t scale_at(const struct lesskv_train_shape * s) {
+    const size_t hidden = (size_t) s->hidden, rank = (size_t) s->rank;
+    return (size_t) s->n_head * hidden * ((size_t) s->dk + rank) + (size_t) s->n_head_kv * (hidden * ((size_t) s->dk + rank) + rank * rank);
 }
 
 size_t lesskv_train_weights(const struct lesskv_train_shape * s) {
-    const size_t hidden = (size_t) s->hidden, rank = (size_t) s->rank;
-    return (size_t) s->n_head * hidden * ((size_t) s->dk + rank) + (size_t) s->n_head_kv * (hidden * ((size_t) s->dk + rank) + rank * rank);
+    return scale_at(s) + (size_t) s->n_head;
 }
 
 static void forward(const struct chain * c, const float * weights, const struct pass * p, int32_t n, float * pack) {
@@ -57,7 +61,7 @@ static void forward(const struct chain * c, const float * weights, const struct 
     }
     const float * last = c->n == 2 ? p->act[1] : p->pre[2];
     for (int32_t i = 0; i < n * c->width[c->n]; i++) {
-        p->out[i] = c->scale * fabsf(last[i]);
+        p->out[i] = fabsf(last[i]);
     }
 }
 
@@ -65,7 +69,7 @@ static void forward(const struct chain * c, const float * weights, const struct 
 static void backward(const struct chain * c, const float * weights, const struct pass * p, int32_t n, float * d, float * tmp, size_t tmp_size, float * grad, float * pack) {
     const float * last = c->n == 2 ? p->act[1] : p->pre[2];
     for (int32_t i = 0; i < n * c->width[c->n]; i++) {
-        d[i] *= last[i] < 0 ? -c->scale : c->scale;
+        d[i] = last[i] < 0 ? -d[i] : d[i];
     }
     for (int32_t l = c->n - 1; l >= 0; l--) {
         const int32_t wi = c->width[l], wo = c->width[l + 1];
@@ -91,7 +95,7 @@ struct room {
     float * dH;    // the same: the derivatives; first those by micro-batch, then their sums from the end
     struct pass pass;   // psi
     struct pass * heads; // [Hq] phi
-    float * inv;   // [BLOCK][Hq] 1 / (phi z + e^lse)
+    float * inv;   // [BLOCK][Hq] p / (phi z)
     float * a;     // [BLOCK][Hq][Dv] the output, then its error
     float * e;     // [BLOCK][Hq][Dv] the error
     float * y;     // [BLOCK][Hq][Dv] error times gram
@@ -204,11 +208,11 @@ static bool any_evicted(const int32_t * evicted, int32_t n) {
 }
 
 // 1. psi of what is evicted, summed into the state before each micro-batch.
-static void build_states(const struct lesskv_train_shape * s, const float * weights, const float * scale, const struct lesskv_train_window * w, const struct room * r) {
+static void build_states(const struct lesskv_train_shape * s, const float * weights, const struct lesskv_train_window * w, const struct room * r) {
     memset(r->H, 0, (size_t) s->n_head_kv * (size_t) r->n_state * r->state * sizeof(float));
     for (int32_t j = 0; j < s->n_head_kv; j++) {
         const int32_t * evicted = w->evicted + (size_t) j * (size_t) w->n_tokens;
-        const struct chain psi = psi_of(s, j, scale[j]);
+        const struct chain psi = psi_of(s, j);
         for (int32_t t0 = 0; t0 < w->n_tokens; t0 += BLOCK) {
             const int32_t n = w->n_tokens - t0 < BLOCK ? w->n_tokens - t0 : BLOCK;
             if (!any_evicted(evicted + t0, n)) {
@@ -245,22 +249,23 @@ static void attend(const struct lesskv_train_shape * s, const float * weights, c
             float * a = r->a + ((size_t) i * (size_t) s->n_head + (size_t) h) * (size_t) s->dv;
             lesskv_state_mix(state_at(r, r->H, h / g, t / w->n_ubatch), p->out + (size_t) i * (size_t) s->rank, s->rank, r->ld, r->row);
             const double mass = (double) r->row[s->dv];
-            const double rest = exp((double) w->lse[(size_t) t * (size_t) s->n_head + (size_t) h]);
-            const double all = 1 / (mass + rest); // 0 where rest is more than a double holds: the sparse part is all there is
-            const float inv = (float) all, keep = (float) (1 - mass * all);
+            const double L = (double) weights[scale_at(s) + (size_t) h] + log(mass);
+            const double share = 1 / (1 + exp((double) w->lse[(size_t) t * (size_t) s->n_head + (size_t) h] - L)); // 0 where mass is
+            const float inv = mass == 0 ? 0 : (float) (share / mass), keep = (float) (1 - share);
             for (int32_t c = 0; c < s->dv; c++) {
                 a[c] = inv * r->row[c] + keep * a[c]; // a held the sparse part
             }
             r->inv[i * s->n_head + h] = inv;
             if (log_mass && mass > 0) {
-                log_mass[h / g] += log(mass);
-                log_mass[s->n_head_kv + h / g]++;
+                log_mass[h] += log(mass);
+                log_mass[s->n_head + h]++;
             }
         }
     }
 }
 
-// 4. The derivatives by phi, on through its weights, and by the states. y: by the output, less the factor 2.
+// 4. The derivatives by phi, on through its weights, by the scale, and by the states. y: by the output, less the factor 2. The output
+// depends on the scale as on the length of phi, whose logarithm is added to it: the derivative by the scale is phi times that by phi.
 static void attend_back(const struct lesskv_train_shape * s, const float * weights, const struct lesskv_train_window * w, const struct room * r, int32_t t0, int32_t n, float * grad) {
     const int32_t g = s->n_head / s->n_head_kv;
     memset(r->row, 0, r->ld * sizeof(float));
@@ -278,18 +283,22 @@ static void attend_back(const struct lesskv_train_shape * s, const float * weigh
             r->row[s->dv] = -f * all;
             const int32_t m = (t0 + i) / w->n_ubatch;
             float * d = r->d + (size_t) i * (size_t) s->rank;
+            const float * out = r->heads[h].out + (size_t) i * (size_t) s->rank;
             lesskv_state_dot(state_at(r, r->H, h / g, m), r->row, s->rank, r->ld, d);
-            lesskv_state_add(state_at(r, r->dH, h / g, m), r->heads[h].out + (size_t) i * (size_t) s->rank, r->row, s->rank, r->ld);
+            lesskv_state_add(state_at(r, r->dH, h / g, m), out, r->row, s->rank, r->ld);
+            for (int32_t x = 0; x < s->rank; x++) {
+                grad[scale_at(s) + (size_t) h] += out[x] * d[x];
+            }
         }
         backward(&phi, weights, &r->heads[h], n, r->d, r->tmp, r->tmp_size, grad, r->pack);
     }
 }
 
 // 5. A pair evicted at the end of micro-batch m is in every state after it: sums from the end, and on through psi.
-static void states_back(const struct lesskv_train_shape * s, const float * weights, const float * scale, const struct lesskv_train_window * w, const struct room * r, float * grad) {
+static void states_back(const struct lesskv_train_shape * s, const float * weights, const struct lesskv_train_window * w, const struct room * r, float * grad) {
     for (int32_t j = 0; j < s->n_head_kv; j++) {
         const int32_t * evicted = w->evicted + (size_t) j * (size_t) w->n_tokens;
-        const struct chain psi = psi_of(s, j, scale[j]);
+        const struct chain psi = psi_of(s, j);
         for (int32_t m = r->n_state - 2; m >= 0; m--) {
             float * dH = state_at(r, r->dH, j, m);
             for (size_t c = 0; c < r->state; c++) {
@@ -325,18 +334,18 @@ static int32_t first_live(const struct lesskv_train_shape * s, const struct less
     return m < (w->n_tokens - 1) / w->n_ubatch ? (m + 1) * w->n_ubatch : w->n_tokens;
 }
 
-double lesskv_train_error(const struct lesskv_train_shape * s, const float * weights, const float * scale,
-        const struct lesskv_train_window * w, const float * gram, void * scratch, int32_t * n, double * log_mass, float * grad) {
+double lesskv_train_error(const struct lesskv_train_shape * s, const float * weights, const struct lesskv_train_window * w,
+        const float * gram, void * scratch, int32_t * n, double * log_mass, float * grad) {
     struct arena memory = { (char *) round_up((uintptr_t) scratch, 64), 0 };
     const struct room r = lay(s, w->n_tokens, w->n_ubatch, &memory);
     const int32_t n_out = s->n_head * s->dv;
     const int32_t first = first_live(s, w);
     *n = w->n_tokens - first;
     if (weights) {
-        build_states(s, weights, scale, w, &r);
+        build_states(s, weights, w, &r);
     }
     if (log_mass) {
-        memset(log_mass, 0, 2 * (size_t) s->n_head_kv * sizeof *log_mass);
+        memset(log_mass, 0, 2 * (size_t) s->n_head * sizeof *log_mass);
     }
     if (grad) {
         memset(r.dH, 0, (size_t) s->n_head_kv * (size_t) r.n_state * r.state * sizeof(float));
@@ -367,10 +376,10 @@ double lesskv_train_error(const struct lesskv_train_shape * s, const float * wei
         }
     }
     if (weights && grad) {
-        states_back(s, weights, scale, w, &r, grad);
+        states_back(s, weights, w, &r, grad);
     }
-    for (int32_t j = 0; log_mass && j < s->n_head_kv; j++) {
-        log_mass[j] /= log_mass[s->n_head_kv + j]; // NaN: nothing was evicted
+    for (int32_t h = 0; log_mass && h < s->n_head; h++) {
+        log_mass[h] /= log_mass[s->n_head + h]; // NaN: nothing was evicted
     }
     return error;
 }

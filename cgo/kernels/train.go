@@ -55,12 +55,13 @@ func (s TrainShape) Scratch(tokens, ubatch int) int {
 	return int(C.lesskv_train_scratch(&c, C.int32_t(tokens), C.int32_t(ubatch)))
 }
 
-// Sizes returns the elements of the five matrices, one after the other in the array of weights: phi 0, phi 1, psi 0, psi 1,
-// psi 2.
-func (s TrainShape) Sizes() [5]int {
-	return [5]int{
+// Sizes returns the elements of the five matrices and the scales, one after the other in the array of weights: phi 0, phi 1, psi 0,
+// psi 1, psi 2, phi's scale.
+func (s TrainShape) Sizes() [6]int {
+	return [6]int{
 		s.Heads * s.Hidden * s.KeySize, s.Heads * s.Rank * s.Hidden,
 		s.HeadsKV * s.Hidden * s.KeySize, s.HeadsKV * s.Rank * s.Hidden, s.HeadsKV * s.Rank * s.Rank,
+		s.Heads,
 	}
 }
 
@@ -112,9 +113,12 @@ func (w *TrainWindow) Replay(l Layer, softCap float32, sinks []float32) error {
 	})
 }
 
-// Missing returns, for each KV head, the mean log of the softmax mass that the sparse part of a query misses, over every
-// step-th query past its first eviction; NaN of a head that evicts nothing.
-func (w *TrainWindow) Missing(l Layer, softCap float32, step int) ([]float64, error) {
+// Missing is the log of the softmax mass that the sparse part of a query head misses, over some of its queries.
+type Missing struct{ Mean, Least, Most float64 }
+
+// Missing returns, for each query head, what its sparse part misses, over every step-th query past its first eviction; a mean of NaN
+// where nothing is evicted.
+func (w *TrainWindow) Missing(l Layer, softCap float32, step int) ([]Missing, error) {
 	var pin runtime.Pinner
 	defer pin.Unpin()
 	layer, err := l.c(&pin)
@@ -124,28 +128,31 @@ func (w *TrainWindow) Missing(l Layer, softCap float32, step int) ([]float64, er
 	if step < 1 {
 		return nil, argument("a step of %d queries", step)
 	}
-	mean := make([]float64, l.HeadsKV)
+	all := make([]float64, 3*l.Heads)
 	err = w.with(l.Heads, l.HeadsKV, l.KeySize, l.ValueSize, func(c *C.struct_lesskv_train_window) error {
-		return check(C.lesskv_train_missing(&layer, c, C.float(softCap), C.int32_t(step), (*C.double)(&mean[0])), "the missing mass of %d tokens", w.Tokens)
+		return check(C.lesskv_train_missing(&layer, c, C.float(softCap), C.int32_t(step), (*C.double)(&all[0])), "the missing mass of %d tokens", w.Tokens)
 	})
-	return mean, err
+	missing := make([]Missing, l.Heads)
+	for i := range missing {
+		missing[i] = Missing{all[i], all[l.Heads+i], all[2*l.Heads+i]}
+	}
+	return missing, err
 }
 
 // TrainError is what a window costs.
 type TrainError struct {
 	Sum     float64   // squared error of the layer's output behind its output projection, over Tokens
 	Tokens  int       // past the first eviction
-	LogMass []float64 // mean log(phi z) of each KV head, NaN of one that evicts nothing; nil without weights
+	LogMass []float64 // mean log(phi z) of each query head, NaN where nothing is evicted; nil without weights
 }
 
-// Error returns what the window costs with the kernels that weights hold, or with none if it is nil. psi 2 counts scale
-// times, a number for each KV head. gram is what TrainGram returned. Unless grad is nil, Sum's gradient is added to it.
-// scratch has s.Scratch bytes.
-func (w *TrainWindow) Error(s TrainShape, weights, scale, gram []float32, scratch []byte, grad []float32) (TrainError, error) {
+// Error returns what the window costs with the kernels that weights hold, or with none if it is nil. gram is what TrainGram
+// returned. Unless grad is nil, Sum's gradient is added to it. scratch has s.Scratch bytes.
+func (w *TrainWindow) Error(s TrainShape, weights, gram []float32, scratch []byte, grad []float32) (TrainError, error) {
 	n, size := s.Weights(), gramSize(s.Heads*s.ValueSize)
 	switch {
-	case weights != nil && len(weights) != n, weights != nil && len(scale) != s.HeadsKV:
-		return TrainError{}, argument("%d weights and %d scales, want %d and %d", len(weights), len(scale), n, s.HeadsKV)
+	case weights != nil && len(weights) != n:
+		return TrainError{}, argument("%d weights, want %d", len(weights), n)
 	case grad != nil && (len(grad) != n || weights == nil):
 		return TrainError{}, argument("a gradient of %d numbers for %d weights, want %d", len(grad), len(weights), n)
 	case len(gram) != size:
@@ -158,11 +165,11 @@ func (w *TrainWindow) Error(s TrainShape, weights, scale, gram []float32, scratc
 	var count C.int32_t
 	var mass *C.double
 	if weights != nil {
-		e.LogMass = make([]float64, 2*s.HeadsKV)
+		e.LogMass = make([]float64, 2*s.Heads)
 		mass = (*C.double)(&e.LogMass[0])
 	}
 	err := w.with(s.Heads, s.HeadsKV, s.KeySize, s.ValueSize, func(c *C.struct_lesskv_train_window) error {
-		e.Sum = float64(C.lesskv_train_error(&shape, (*C.float)(unsafe.SliceData(weights)), (*C.float)(unsafe.SliceData(scale)), c, (*C.float)(&gram[0]),
+		e.Sum = float64(C.lesskv_train_error(&shape, (*C.float)(unsafe.SliceData(weights)), c, (*C.float)(&gram[0]),
 			unsafe.Pointer(&scratch[0]), &count, mass, (*C.float)(unsafe.SliceData(grad))))
 		return nil
 	})

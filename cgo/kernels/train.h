@@ -6,7 +6,8 @@
 // pair the micro-batch at whose end it is evicted. The low-rank state before micro-batch m is then a cumulative sum over the
 // pairs evicted before m, and its gradient one from the other end:
 //
-//     a    = (phi H_m + e^lse s) / (phi z_m + e^lse)        H_m = sum of psi(k)^T v, z_m = sum of psi(k), evicted < m
+//     a    = p phi H_m / phi z_m + (1 - p) s        H_m = sum of psi(k)^T v, z_m = sum of psi(k), evicted < m
+//     p    = 1 / (1 + e^(lse - L))                  L = scale + log(phi z_m), of logits of any size
 //     loss = sum over queries of |(a - full) Wo|^2 = (a - full) (Wo Wo^T) (a - full)^T
 //
 // where a stands for all heads of a token, joined. Symbols as in lesskv.h. All 16-bit data is f16.
@@ -41,13 +42,13 @@ struct lesskv_train_window {
 // Fills sparse, lse and evicted. layer: its types are f16, it has no kernels and no window. LESSKV_ERR_NOMEM, LESSKV_ERR_ARG.
 enum lesskv_status lesskv_train_replay(const struct lesskv_layer * layer, const struct lesskv_train_window * w, float soft_cap, const float * sinks);
 
-// mean[Hkv]: the logarithm of the softmax mass that the sparse part misses, log of the sum of e^(qn k / sqrt(D)) over the pairs
-// evicted before the query's micro-batch, averaged over the KV head's query heads and over every step-th query past its first
-// eviction; NaN of a head that evicts nothing. LESSKV_ERR_NOMEM.
-enum lesskv_status lesskv_train_missing(const struct lesskv_layer * layer, const struct lesskv_train_window * w, float soft_cap, int32_t step, double * mean);
+// missing[3][Hq]: the logarithm of the softmax mass that the sparse part misses, log of the sum of e^(qn k / sqrt(D)) over the pairs
+// evicted before the query's micro-batch: its mean over every step-th query past the head's first eviction, and the least and the most
+// of it; a mean of NaN where nothing is evicted. LESSKV_ERR_NOMEM.
+enum lesskv_status lesskv_train_missing(const struct lesskv_layer * layer, const struct lesskv_train_window * w, float soft_cap, int32_t step, double * missing);
 
 // What the kernels are trained as: one array of f32, the matrices of struct lesskv_kernels one after the other, each
-// [head][out][in]: phi 0, phi 1, psi 0, psi 1, psi 2.
+// [head][out][in]: phi 0, phi 1, psi 0, psi 1, psi 2; and phi's scale [Hq].
 struct lesskv_train_shape {
     int32_t n_head, n_head_kv; // Hq, Hkv
     int32_t dk, dv;            // D, Dv
@@ -56,15 +57,14 @@ struct lesskv_train_shape {
 size_t lesskv_train_weights(const struct lesskv_train_shape * shape); // floats
 size_t lesskv_train_scratch(const struct lesskv_train_shape * shape, int32_t n_tokens, int32_t n_ubatch); // bytes
 
-// The squared error over the tokens past the first eviction, and their number in *n. psi 2 counts scale[Hkv] times: the
-// starting point's scale, which training leaves alone, so that the weights stay near 1.
+// The squared error over the tokens past the first eviction, and their number in *n.
 //     weights   NULL: the sparse part alone
 //     gram      Wo Wo^T, as lesskv_train_gram has it
-//     log_mass  [2][Hkv]: log(phi z), averaged as in lesskv_train_missing, NaN of a head that evicts nothing, and behind that
-//               the number of queries; or NULL
+//     log_mass  [2][Hq]: log(phi z), its mean over the queries that find it above 0, NaN if none does, and behind that the
+//               number of these; or NULL
 //     grad      as weights: the error's gradient is added to it; or NULL
-double lesskv_train_error(const struct lesskv_train_shape * shape, const float * weights, const float * scale,
-    const struct lesskv_train_window * w, const float * gram, void * scratch, int32_t * n, double * log_mass, float * grad);
+double lesskv_train_error(const struct lesskv_train_shape * shape, const float * weights, const struct lesskv_train_window * w,
+    const float * gram, void * scratch, int32_t * n, double * log_mass, float * grad);
 
 // Wo Wo^T, a square matrix of n_in, in columns of 16 (lesskv_gemm_panels): gram has lesskv_train_gram_size floats. Wo is stored output
 // by output: wo[n_out][n_in]. LESSKV_ERR_NOMEM is the only failure.

@@ -152,7 +152,7 @@ enum lesskv_status lesskv_train_replay(const struct lesskv_layer * layer, const 
     return ok ? LESSKV_OK : LESSKV_ERR_NOMEM;
 }
 
-enum lesskv_status lesskv_train_missing(const struct lesskv_layer * l, const struct lesskv_train_window * w, float soft_cap, int32_t step, double * mean) {
+enum lesskv_status lesskv_train_missing(const struct lesskv_layer * l, const struct lesskv_train_window * w, float soft_cap, int32_t step, double * missing) {
     float * f = malloc((2 * (size_t) l->dk + (size_t) w->n_tokens) * sizeof *f);
     if (!f) {
         return LESSKV_ERR_NOMEM;
@@ -162,14 +162,15 @@ enum lesskv_status lesskv_train_missing(const struct lesskv_layer * l, const str
     const float s = 1 / sqrtf((float) l->dk);
     for (int32_t j = 0; j < l->n_head_kv; j++) {
         const int32_t * evicted = w->evicted + (size_t) j * (size_t) w->n_tokens;
-        int32_t first = INT32_MAX, count = 0;
+        int32_t first = INT32_MAX;
         for (int32_t t = 0; t < w->n_tokens; t++) {
             first = evicted[t] < first ? evicted[t] : first;
         }
-        mean[j] = 0;
-        for (int64_t at = ((int64_t) first + 1) * w->n_ubatch; at < w->n_tokens; at += step, count++) {
-            const int32_t t = (int32_t) at;
-            for (int32_t h = j * g; h < (j + 1) * g; h++) {
+        for (int32_t h = j * g; h < (j + 1) * g; h++) {
+            double sum = 0, least = INFINITY, most = -INFINITY;
+            int32_t count = 0;
+            for (int64_t at = ((int64_t) first + 1) * w->n_ubatch; at < w->n_tokens; at += step, count++) {
+                const int32_t t = (int32_t) at;
                 lesskv_to_f32(LESSKV_TYPE_F16, q, w->q + ((size_t) t * (size_t) l->n_head + (size_t) h) * (size_t) l->dk, l->dk);
                 int32_t n = 0;
                 for (int32_t i = 0; i < t; i++) {
@@ -182,10 +183,15 @@ enum lesskv_status lesskv_train_missing(const struct lesskv_layer * l, const str
                         x[n++] = capped(s * dot, soft_cap);
                     }
                 }
-                mean[j] += (double) log_sum(x, n, -INFINITY);
+                const double mass = (double) log_sum(x, n, -INFINITY);
+                sum  += mass;
+                least = mass < least ? mass : least;
+                most  = mass > most ? mass : most;
             }
+            missing[h] = sum / (double) count;
+            missing[l->n_head + h]     = least;
+            missing[2 * l->n_head + h] = most;
         }
-        mean[j] /= (double) count * (double) g;
     }
     free(f);
     return LESSKV_OK;

@@ -49,7 +49,6 @@ type trainCase struct {
 	shape   TrainShape
 	w       *TrainWindow
 	weights []float32
-	scale   []float32
 	wo      []float32 // [9][40]
 	gram    []float32
 	softCap float32
@@ -71,7 +70,6 @@ func newTrainCase(t testing.TB, seed uint64, policy string, tokens, ubatch, budg
 	}
 	require.NoError(t, c.w.Replay(c.layer, softCap, c.sinks))
 	c.weights = gauss(r, c.shape.Weights(), .4)
-	c.scale = []float32{.5, 3}
 	var err error
 	c.wo = gauss(r, 9*40, .3)
 	c.gram, err = TrainGram(c.wo, 9, 40)
@@ -79,8 +77,24 @@ func newTrainCase(t testing.TB, seed uint64, policy string, tokens, ubatch, budg
 	return c
 }
 
+// large gives all keys a constant, as Qwen 2 has one, so that the logits of even query heads are some 110 and those of odd ones -120,
+// and the heads scales to match.
+func (c *trainCase) large(t testing.TB) {
+	shift := []float32{110, -120, 110, -120}
+	for i := 0; i < len(c.w.K); i += 12 {
+		c.w.K[i] = float16.Fromfloat32(100).Bits()
+	}
+	for i := 0; i < len(c.w.Q); i += 12 {
+		c.w.Q[i] = float16.Fromfloat32(shift[i/12%4] / 100 * float32(math.Sqrt(12))).Bits()
+	}
+	require.NoError(t, c.w.Replay(c.layer, c.softCap, c.sinks))
+	for i, x := range shift {
+		c.weights[len(c.weights)-4+i] += x
+	}
+}
+
 func (c *trainCase) error(t testing.TB, weights, grad []float32) TrainError {
-	e, err := c.w.Error(c.shape, weights, c.scale, c.gram, make([]byte, c.shape.Scratch(c.w.Tokens, c.w.Ubatch)), grad)
+	e, err := c.w.Error(c.shape, weights, c.gram, make([]byte, c.shape.Scratch(c.w.Tokens, c.w.Ubatch)), grad)
 	require.NoError(t, err)
 	return e
 }
@@ -90,17 +104,13 @@ func (c *trainCase) kernels(t testing.TB) *Kernels {
 	var m [5]Mat
 	at := 0
 	for i, n := range c.shape.Sizes() {
-		x := slices.Clone(c.weights[at : at+n])
-		for j := range x {
-			if i == 4 {
-				x[j] *= c.scale[j/(len(x)/c.shape.HeadsKV)]
-			}
+		if i < len(m) {
+			m[i] = Mat{F32, F32.FromF32(c.weights[at : at+n])}
 		}
-		m[i] = Mat{F32, F32.FromF32(x)}
 		at += n
 	}
 	require.Equal(t, at, len(c.weights))
-	k, err := NewKernels(c.shape.Shape, [2]Mat{m[0], m[1]}, [3]Mat{m[2], m[3], m[4]}, nil)
+	k, err := NewKernels(c.shape.Shape, [2]Mat{m[0], m[1]}, [3]Mat{m[2], m[3], m[4]}, c.weights[at-c.shape.Heads:])
 	require.NoError(t, err)
 	return k
 }
@@ -111,14 +121,17 @@ func TestTrainIsInference(t *testing.T) {
 		policy         string
 		tokens, ubatch int
 		softCap        float32
-		sinks          bool
+		sinks, large   bool
 	}
-	windows := []window{{"peak", 150, 16, 4, false}, {"lambda", 97, 1, 0, true}, {"h2o", 131, 70, 0, false}}
+	windows := []window{{"peak", 150, 16, 4, false, false}, {"lambda", 97, 1, 0, true, false}, {"h2o", 131, 70, 0, false, false}}
 	for _, policy := range PolicyNames() {
-		windows = append(windows, window{policy, 150, 8, 0, false})
+		windows = append(windows, window{policy, 150, 8, 0, false, false}, window{policy, 150, 8, 0, false, true})
 	}
 	for _, test := range windows {
 		c := newTrainCase(t, 3, test.policy, test.tokens, test.ubatch, 14, test.softCap, test.sinks)
+		if test.large {
+			c.large(t)
+		}
 		layer := c.layer
 		layer.Kernels = c.kernels(t)
 		defer layer.Kernels.Close()
@@ -174,9 +187,15 @@ func TestTrainIsInference(t *testing.T) {
 // TestTrainGradient compares the gradient with central differences, weight by weight, in every matrix.
 func TestTrainGradient(t *testing.T) {
 	c := newTrainCase(t, 5, "h2o", 150, 8, 14, 0, false)
+	t.Run("ordinary logits", func(t *testing.T) { gradient(t, c) })
+	c.large(t)
+	t.Run("large logits", func(t *testing.T) { gradient(t, c) })
+}
+
+func gradient(t *testing.T, c *trainCase) {
 	grad := make([]float32, len(c.weights))
 	c.error(t, c.weights, grad)
-	names := []string{"phi 0", "phi 1", "psi 0", "psi 1", "psi 2"}
+	names := []string{"phi 0", "phi 1", "psi 0", "psi 1", "psi 2", "scale"}
 	r := rand.New(rand.NewPCG(9, 9))
 	at := 0
 	for i, n := range c.shape.Sizes() {
@@ -206,38 +225,50 @@ func TestTrainGradient(t *testing.T) {
 // TestTrainMissing: a query's missing mass and its sparse part's are what the full cache's softmax is made of.
 func TestTrainMissing(t *testing.T) {
 	c := newTrainCase(t, 7, "peak", 120, 8, 14, 0, false)
-	mean, err := c.w.Missing(c.layer, 0, 5)
+	missing, err := c.w.Missing(c.layer, 0, 5)
 	require.NoError(t, err)
 	q, k := widen(c.w.Q), widen(c.w.K)
 	first := slices.Min(c.w.Evicted)
-	for j := range 2 {
-		var want, n float64
+	for h := range 4 {
+		var sum, n float64
+		least, most := math.Inf(1), math.Inf(-1)
 		for at := (int(first) + 1) * 8; at < 120; at += 5 {
-			for h := 2 * j; h < 2*j+2; h++ {
-				var gone, held float64
-				for i := range at + 1 {
-					var dot float64
-					for d := range 12 {
-						dot += float64(q[(at*4+h)*12+d] * k[(i*2+j)*12+d])
-					}
-					if int(c.w.Evicted[j*120+i]) < at/8 {
-						gone += math.Exp(dot / math.Sqrt(12))
-					} else {
-						held += math.Exp(dot / math.Sqrt(12))
-					}
+			var gone, held float64
+			for i := range at + 1 {
+				var dot float64
+				for d := range 12 {
+					dot += float64(q[(at*4+h)*12+d] * k[(i*2+h/2)*12+d])
 				}
-				assert.InDelta(t, math.Log(held), c.w.LSE[at*4+h], 1e-4)
-				want += math.Log(gone)
-				n++
+				if int(c.w.Evicted[h/2*120+i]) < at/8 {
+					gone += math.Exp(dot / math.Sqrt(12))
+				} else {
+					held += math.Exp(dot / math.Sqrt(12))
+				}
 			}
+			assert.InDelta(t, math.Log(held), c.w.LSE[at*4+h], 1e-4)
+			mass := math.Log(gone)
+			sum, n, least, most = sum+mass, n+1, min(least, mass), max(most, mass)
 		}
-		assert.InDelta(t, want/n, mean[j], 1e-4)
+		assert.InDelta(t, sum/n, missing[h].Mean, 1e-4)
+		assert.InDelta(t, least, missing[h].Least, 1e-4)
+		assert.InDelta(t, most, missing[h].Most, 1e-4)
+	}
+
+	c.large(t)
+	missing, err = c.w.Missing(c.layer, 0, 1)
+	require.NoError(t, err)
+	for h, shift := range []float64{110, -120, 110, -120} {
+		assert.InDelta(t, shift, missing[h].Mean, 15, "query head %d", h)
+		assert.InDelta(t, shift, missing[h].Least, 15, "query head %d", h)
+		assert.InDelta(t, shift, missing[h].Most, 15, "query head %d", h)
 	}
 
 	c = newTrainCase(t, 7, "peak", 20, 8, 200, 0, false)
-	mean, err = c.w.Missing(c.layer, 0, 5)
+	missing, err = c.w.Missing(c.layer, 0, 5)
 	require.NoError(t, err)
-	assert.True(t, math.IsNaN(mean[0]) && math.IsNaN(mean[1]), "nothing is evicted")
+	for _, m := range missing {
+		assert.True(t, math.IsNaN(m.Mean), "nothing is evicted")
+	}
 	assert.Zero(t, c.error(t, c.weights, nil).Tokens)
 }
 
@@ -245,37 +276,38 @@ func TestTrainMissing(t *testing.T) {
 func TestTrainMissingByHead(t *testing.T) {
 	for _, budgets := range [][]Budget{{{6, 2}, {60, 20}}, {{60, 20}, {6, 2}}, {{200, 50}, {14, 4}}, {{14, 4}, {200, 50}}} {
 		c := newTrainCase(t, 7, "peak", 120, 8, 14, 0, false)
-		both := make([][]float64, 2)
+		both := make([][]Missing, 2)
 		masses := make([][]float64, 2)
 		for i, b := range budgets { // each head as it is where both have its budget
 			c.layer.Budget, c.layer.Heavy, c.layer.Budgets = b.Slots, b.Heavy, nil
 			require.NoError(t, c.w.Replay(c.layer, 0, nil))
-			mean, err := c.w.Missing(c.layer, 0, 1)
+			missing, err := c.w.Missing(c.layer, 0, 1)
 			require.NoError(t, err)
-			both[i] = mean
+			both[i] = missing
 			masses[i] = c.error(t, c.weights, nil).LogMass
 		}
 		c.layer.Budgets = budgets
 		require.NoError(t, c.w.Replay(c.layer, 0, nil))
-		mean, err := c.w.Missing(c.layer, 0, 1)
+		missing, err := c.w.Missing(c.layer, 0, 1)
 		require.NoError(t, err)
 		mass := c.error(t, c.weights, nil).LogMass
-		for j := range 2 {
+		for h := range 4 {
+			j := h / 2
 			if budgets[j].Slots > 120 {
-				assert.True(t, math.IsNaN(mean[j]) && math.IsNaN(mass[j]), "%v", budgets)
+				assert.True(t, math.IsNaN(missing[h].Mean) && math.IsNaN(mass[h]), "%v", budgets)
 				continue
 			}
-			assert.InDelta(t, both[j][j], mean[j], 1e-9, "%v", budgets)
-			assert.InDelta(t, masses[j][j], mass[j], 1e-6, "%v", budgets)
+			assert.InDelta(t, both[j][h].Mean, missing[h].Mean, 1e-9, "%v", budgets)
+			assert.InDelta(t, masses[j][h], mass[h], 1e-6, "%v", budgets)
 		}
 	}
 }
 
 func TestTrainRefuses(t *testing.T) {
 	c := newTrainCase(t, 1, "h2o", 40, 8, 14, 0, false)
-	_, err := c.w.Error(c.shape, c.weights[1:], c.scale, c.gram, make([]byte, 1<<20), nil)
+	_, err := c.w.Error(c.shape, c.weights[1:], c.gram, make([]byte, 1<<20), nil)
 	assert.ErrorIs(t, err, ErrArgument)
-	_, err = c.w.Error(c.shape, c.weights, c.scale, c.gram, nil, nil)
+	_, err = c.w.Error(c.shape, c.weights, c.gram, nil, nil)
 	assert.ErrorIs(t, err, ErrArgument)
 	c.w.K = c.w.K[1:]
 	assert.ErrorIs(t, c.w.Replay(c.layer, 0, nil), ErrArgument)
@@ -306,13 +338,13 @@ func BenchmarkTrainWindow(b *testing.B) {
 		})
 		gram, err := TrainGram(gauss(r, q*q, .1), q, q)
 		require.NoError(b, err)
-		weights, scale := gauss(r, shape.Weights(), .1), gauss(r, c.headsKV, 1)
+		weights := gauss(r, shape.Weights(), .1)
 		grad := make([]float32, len(weights))
 		scratch := make([]byte, shape.Scratch(tokens, 32))
 		b.Run(c.name+"/gradient", func(b *testing.B) {
 			b.ReportMetric(float64(len(scratch))/(1<<20), "MiB")
 			for b.Loop() {
-				_, err := w.Error(shape, weights, scale, gram, scratch, grad)
+				_, err := w.Error(shape, weights, gram, scratch, grad)
 				require.NoError(b, err)
 			}
 		})

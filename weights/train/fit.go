@@ -30,6 +30,9 @@ type LayerReport struct {
 	Sparse string `json:",omitempty"`
 }
 
+// maxSpread is the log of the ratio of the largest and the smallest normal number of single precision.
+const maxSpread = 254 * math.Ln2
+
 // errRange is a fit that leaves the numbers that single precision has.
 var errRange = errors.New("beyond single precision")
 
@@ -66,9 +69,9 @@ type fitter struct {
 	train   int // windows, before those of validation
 	valid   int
 	gram    []float32
-	scale   []float32
 	scratch []byte
 	weights []float32
+	step    []float32 // how far a step moves each weight, at a rate of 1
 	sparse  []float64 // sparse-only's mean error of a token, by sample; 0 where nothing is evicted
 }
 
@@ -147,7 +150,7 @@ func (f *fitter) error(i int, w []float32, grad []float32) (kernels.TrainError, 
 	if err != nil {
 		return kernels.TrainError{}, err
 	}
-	return data.Error(f.shape, w, f.scale, f.gram, f.scratch, grad)
+	return data.Error(f.shape, w, f.gram, f.scratch, grad)
 }
 
 func (f *fitter) measureSparse(ctx context.Context) error {
@@ -203,7 +206,7 @@ func (f *fitter) plus(ctx context.Context, path string, sinks []float32) (float6
 		if err := w.Replay(f.o.plus(f.o.Budgets[budget]), f.layer.SoftCap, sinks); err != nil {
 			return 0, err
 		}
-		e, err := w.Error(f.shape, nil, nil, f.gram, f.scratch, nil)
+		e, err := w.Error(f.shape, nil, f.gram, f.scratch, nil)
 		if err != nil {
 			return 0, err
 		}
@@ -216,72 +219,114 @@ func (f *fitter) plus(ctx context.Context, path string, sinks []float32) (float6
 	return sum / sparse, nil
 }
 
-// start draws weights that keep the variance of what goes through them, and gives psi the scale at which phi.z is, in the mean of
-// the logarithm over the queries, the softmax mass that the sparse part misses.
+// start draws weights that keep the variance of what goes through them, and gives each query head the scale at which the logit of the
+// low-rank part is, in the mean over its queries, the log of the softmax mass that the sparse part misses. phi z, which is f32, must
+// follow that mass: where it spreads over more than f32 holds, there is nothing to fit.
 func (f *fitter) start(random *rand.Rand) error {
 	s := f.shape
 	f.weights = make([]float32, s.Weights())
-	f.scale = make([]float32, s.HeadsKV)
-	for j := range f.scale {
-		f.scale[j] = 1
-	}
 	w, err := f.data.read(0, 0)
 	if err != nil {
 		return err
 	}
 	const gelu = 0.65 // root mean square of gelu(x) for normal x
-	spread := [5]float64{
-		1 / (rms(w.Q) * math.Sqrt(float64(s.KeySize))), 1 / (gelu * math.Sqrt(float64(s.Hidden))),
-		1 / (rms(w.K) * math.Sqrt(float64(s.KeySize))), 1 / (gelu * math.Sqrt(float64(s.Hidden))),
-		1 / (gelu * math.Sqrt(float64(s.Rank))),
+	matrices := [5]struct {
+		spread float64
+		inputs []unit // [heads][D]; nil: all 1
+	}{
+		{1 / math.Sqrt(float64(s.KeySize)), units(w.Q, s.Heads, s.KeySize)}, {1 / (gelu * math.Sqrt(float64(s.Hidden))), nil},
+		{1 / math.Sqrt(float64(s.KeySize)), units(w.K, s.HeadsKV, s.KeySize)}, {1 / (gelu * math.Sqrt(float64(s.Hidden))), nil},
+		{1 / (gelu * math.Sqrt(float64(s.Rank))), nil},
 	}
 	at := 0
-	for i, n := range s.Sizes() {
+	f.step = slices.Repeat([]float32{1}, len(f.weights))
+	for i, m := range matrices {
+		n := s.Sizes()[i]
 		for j := range n {
-			f.weights[at+j] = float32(spread[i] * random.NormFloat64())
+			u := unit{1, 1}
+			if m.inputs != nil {
+				u = m.inputs[j/(s.Hidden*s.KeySize)*s.KeySize+j%s.KeySize]
+			}
+			f.weights[at+j] = float32(u.start * m.spread * random.NormFloat64())
+			f.step[at+j] = float32(u.step)
 		}
 		at += n
 	}
+	scale := f.weights[at:]
 
 	train, _ := f.samples()
 	const looks = 6 // samples, evenly over the training windows
-	missing, count := make([]float64, s.HeadsKV), make([]float64, s.HeadsKV)
+	sum, count := make([]float64, s.Heads), make([]float64, s.Heads)
+	least, most := slices.Repeat([]float64{math.Inf(1)}, s.Heads), slices.Repeat([]float64{math.Inf(-1)}, s.Heads)
 	for i := range min(looks, train) {
 		e, err := f.error(i*train/min(looks, train), f.weights, nil)
 		if err != nil {
 			return err
 		}
 		_, budget := f.sample(i * train / min(looks, train))
-		m, err := f.data.w.Missing(f.o.layer(f.o.Budgets[budget]), f.layer.SoftCap, 1+f.o.Context/128)
+		missing, err := f.data.w.Missing(f.o.layer(f.o.Budgets[budget]), f.layer.SoftCap, 1+f.o.Context/128)
 		if err != nil {
 			return err
 		}
-		for j := range m {
-			if !math.IsNaN(m[j]) { // or the head evicts nothing
-				missing[j] += m[j] - e.LogMass[j]
-				count[j]++
+		for h, m := range missing {
+			if !math.IsNaN(m.Mean) { // or the head evicts nothing
+				sum[h] += m.Mean - e.LogMass[h]
+				count[h]++
+				least[h], most[h] = min(least[h], m.Least), max(most[h], m.Most)
 			}
 		}
 	}
-	for j := range f.scale {
-		if count[j] == 0 {
+	for h := range scale {
+		if count[h] == 0 {
 			continue
 		}
-		log := missing[j] / count[j]
-		f.scale[j] = float32(math.Exp(log))
-		if !(f.scale[j] > 0) || !finite(float64(f.scale[j])) {
-			return fmt.Errorf("psi of KV head %d would begin at a scale of e^%.1f: %w", j, log, errRange)
+		scale[h] = float32(sum[h] / count[h])
+		if spread := most[h] - least[h]; !(spread <= maxSpread) || !finite(float64(scale[h])) {
+			return fmt.Errorf("what query head %d misses, from e^%.1f to e^%.1f, is a spread %w", h, least[h], most[h], errRange)
 		}
 	}
+	group(scale, s.Heads/s.HeadsKV)
 	return nil
 }
 
-func rms(h []uint16) float64 {
-	var sum float64
-	for _, x := range kernels.F16.ToF32(memory(h), len(h)) {
-		sum += float64(x) * float64(x)
+// group lets the g query heads of a KV head begin with the mean of their scales, unless they are far apart: fits have ended better so.
+func group(scale []float32, g int) {
+	const far = 16
+	for ; len(scale) > 0; scale = scale[g:] {
+		all := scale[:g]
+		if slices.Max(all)-slices.Min(all) > far {
+			continue
+		}
+		var mean float32
+		for _, x := range all {
+			mean += x / float32(g)
+		}
+		for h := range all {
+			all[h] = mean
+		}
 	}
-	return math.Sqrt(max(sum/float64(len(h)), 1e-12))
+}
+
+// unit is how large the weights of a number of a query or key are, and how far one step moves them.
+type unit struct{ start, step float64 }
+
+// units returns those of each number of a head's vectors, [heads][size]. They begin as one over the usual root mean square. Keys with a
+// constant have numbers that are a hundred times as large as the others: their weights are smaller, and so are the steps of these.
+func units(h []uint16, heads, size int) []unit {
+	square := make([]float64, heads*size)
+	for i, x := range kernels.F16.ToF32(memory(h), len(h)) {
+		square[i%len(square)] += float64(x) * float64(x) * float64(len(square)) / float64(len(h))
+	}
+	const large = 4 // times the usual
+	all := make([]unit, len(square))
+	for at := 0; at < len(all); at += size {
+		usual := math.Sqrt(max(slices.Sorted(slices.Values(square[at : at+size]))[size/2], 1e-12))
+		for i := at; i < at+size; i++ {
+			step := min(1, large*usual/math.Sqrt(max(square[i], 1e-12)))
+			all[i] = unit{step / usual, step}
+		}
+	}
+	return all
 }
 
 // validate returns the error of weights on the validation windows.
@@ -365,7 +410,7 @@ func (f *fitter) run(ctx context.Context, random *rand.Rand, report *LayerReport
 			g := float64(g32) / norm
 			first[j] += (1 - beta1) * (g - first[j])
 			second[j] += (1 - beta2) * (g*g - second[j])
-			f.weights[j] -= float32(rate * first[j] / fix1 / (math.Sqrt(second[j]/fix2) + epsilon))
+			f.weights[j] -= f.step[j] * float32(rate*first[j]/fix1/(math.Sqrt(second[j]/fix2)+epsilon))
 			mean[j] += (f.weights[j] - mean[j]) / back
 		}
 
@@ -394,31 +439,24 @@ func (f *fitter) run(ctx context.Context, random *rand.Rand, report *LayerReport
 	return nil
 }
 
-// kernels returns the weights as the adapter holds them, psi 2 with its scale.
+// kernels returns the weights as the adapter holds them.
 func (f *fitter) kernels() (weights.Kernels, error) {
 	var k weights.Kernels
+	into := [6]*weights.Matrix{&k.Phi[0], &k.Phi[1], &k.Psi[0], &k.Psi[1], &k.Psi[2], &k.Scale}
 	at := 0
 	for i, n := range f.shape.Sizes() {
-		values := slices.Clone(f.weights[at : at+n])
+		values := f.weights[at : at+n : at+n]
 		at += n
-		m := weights.Matrix{Values: values}
 		most := 65504.0 // the largest number of F16
-		if i == 4 {     // always F32
+		if i >= 4 {     // always F32
 			most = math.MaxFloat32
-			for j := range values {
-				values[j] *= f.scale[j/(n/f.shape.HeadsKV)]
-			}
 		}
 		for _, x := range values {
 			if !(math.Abs(float64(x)) <= most) {
 				return k, fmt.Errorf("a weight is %v: %w", x, errRange)
 			}
 		}
-		if i < 2 {
-			k.Phi[i] = m
-			continue
-		}
-		k.Psi[i-2] = m
+		into[i].Values = values
 	}
 	return k, nil
 }

@@ -39,6 +39,7 @@ type fake struct {
 	failure  error // with this
 
 	constant float32 // added to one element of layer 2's keys; its queries have a constant 1 there
+	turning  bool    // -1 every other query
 }
 
 func rounded(x []float32) []float32 { return kernels.F16.ToF32(kernels.F16.FromF32(x), len(x)) }
@@ -71,7 +72,11 @@ func (f *fake) Record(tokens []int32, layers []int, each func(Attention) error) 
 		}
 		for i := 0; l == 2 && f.constant != 0 && i < len(tokens); i++ {
 			a.K[i*size] = rounded([]float32{a.K[i*size] + f.constant})[0]
-			a.Q[i*heads*size], a.Q[(i*heads+1)*size] = 1, 1
+			one := float32(1)
+			if f.turning && i%2 == 1 {
+				one = -1
+			}
+			a.Q[i*heads*size], a.Q[(i*heads+1)*size] = one, one
 		}
 		cache, err := kernels.NewCache(kernels.Layer{
 			Heads: heads, HeadsKV: headsKV, KeySize: size, ValueSize: size, KeyType: kernels.F16, ValueType: kernels.F16, Policy: "lambda", Budget: len(tokens), Heavy: 4,
@@ -169,8 +174,6 @@ func TestRun(t *testing.T) {
 	require.NoError(t, Plot(report, filepath.Join(t.TempDir(), "plot.svg")))
 }
 
-// TestLargeLogits: what a layer's sparse part misses may be more, or less, than single precision holds. Such a layer runs sparse only,
-// the others get their kernels, and the run ends well.
 // Under an allocation heads of a layer have what it gives them: the windowed layer counts for nothing, a layer that keeps all of a
 // window gets no kernels, and the adapter carries the weights.
 func TestAllocation(t *testing.T) {
@@ -202,16 +205,19 @@ func TestAllocation(t *testing.T) {
 	assert.ErrorIs(t, err, ErrOption)
 }
 
+// TestLargeLogits: what a layer's sparse part misses may be more, or less, than single precision holds; scales make up for it. A layer
+// of which it spreads over more than that runs sparse only, the others get their kernels, and the run ends well.
 func TestLargeLogits(t *testing.T) {
 	for name, test := range map[string]struct {
-		constant float32
-		sparse   bool
+		fake
+		says string // why the layer runs sparse only
 	}{
-		"a constant of 120":   {120, false}, // logits of 42: kernels can make up for them
-		"too large for f32":   {600, true},
-		"too large for f64":   {6000, true},
-		"too small":           {-600, true},
-		"not finite in a key": {float32(math.Inf(1)), true},
+		"logits of 42":        {fake{constant: 120}, ""},
+		"too large for f32":   {fake{constant: 600}, ""}, // logits of 212
+		"too large for f64":   {fake{constant: 6000}, ""},
+		"too small for f32":   {fake{constant: -600}, ""},
+		"spread beyond f32":   {fake{constant: 600, turning: true}, "is a spread beyond single precision"},
+		"not finite in a key": {fake{constant: float32(math.Inf(1))}, "beyond single precision"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := options(t, "a.gguf")
@@ -221,7 +227,7 @@ func TestLargeLogits(t *testing.T) {
 					said = e.Sparse
 				}
 			}
-			report, err := Run(context.Background(), o, &fake{constant: test.constant}, windows(t))
+			report, err := Run(context.Background(), o, &test.fake, windows(t))
 			require.NoError(t, err)
 			require.Len(t, report.Layers, 2)
 			assert.Empty(t, report.Layers[0].Sparse)
@@ -234,12 +240,16 @@ func TestLargeLogits(t *testing.T) {
 			a, err := weights.Read(o.Output)
 			require.NoError(t, err)
 			assert.False(t, a.Kernels[0].Empty())
-			assert.Equal(t, test.sparse, a.Kernels[2].Empty(), "%+v", l)
-			assert.Equal(t, test.sparse, l.Sparse != "")
-			if test.sparse {
-				assert.Contains(t, l.Sparse, "beyond single precision")
+			assert.Equal(t, test.says != "", a.Kernels[2].Empty(), "%+v", l)
+			assert.Equal(t, test.says != "", l.Sparse != "")
+			if test.says != "" {
+				assert.Contains(t, l.Sparse, test.says)
 				assert.Equal(t, 1., l.Valid)
+				return
 			}
+			t.Logf("%+v, scales %v", l, a.Kernels[2].Scale.Values)
+			assert.Less(t, l.Valid, .95)
+			assert.Len(t, a.Kernels[2].Scale.Values, heads)
 		})
 	}
 }
@@ -248,7 +258,7 @@ func TestLargeLogits(t *testing.T) {
 func TestNoLayerFits(t *testing.T) {
 	o := options(t, "a.gguf")
 	o.Layers = [2]int{2, 3}
-	report, err := Run(context.Background(), o, &fake{constant: 6000}, windows(t))
+	report, err := Run(context.Background(), o, &fake{constant: 600, turning: true}, windows(t))
 	require.NoError(t, err)
 	require.Len(t, report.Layers, 1)
 	assert.NotEmpty(t, report.Layers[0].Sparse)
