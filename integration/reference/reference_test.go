@@ -129,7 +129,7 @@ func TestSinks(t *testing.T) {
 }
 
 // With the same psi for every key, the low-rank part is one more token whose value is the mean of the evicted ones, and
-// whose weight is their number times phi psi.
+// whose weight is their number times phi psi, times e to the power of the head's scale.
 func TestLowRankToken(t *testing.T) {
 	l := plain()
 	l.Policy, l.Budget, l.Heavy, l.Pinned = Lambda, 6, 2, 0
@@ -149,6 +149,8 @@ func TestLowRankToken(t *testing.T) {
 	l.Kernels = &Kernels{Rank: 1, Hidden: 1,
 		Phi: [2][]float32{pick, one(l.Heads)},
 		Psi: [3][]float32{pick[:l.HeadsKV*l.KeyLength], one(l.HeadsKV), one(l.HeadsKV)},
+
+		Scale: []float32{0, 1, -2, 3, .5, -.5},
 	}
 	l.Scale = 1e-4
 	s := newSequence(l, 9)
@@ -168,9 +170,8 @@ func TestLowRankToken(t *testing.T) {
 	phi := c * l.Scale * math.Sqrt(float64(l.KeyLength))
 	phi = phi / 2 * (1 + math.Erf(phi/math.Sqrt2)) // twice: as gelu has it
 	phi = phi / 2 * (1 + math.Erf(phi/math.Sqrt2))
-	mass := phi * 2 * c
 	for i := range l.Heads {
-		j := i / 3
+		j, mass := i/3, phi*2*c*math.Exp(float64(l.Kernels.Scale[i]))
 		var num, den float64
 		for _, p := range []int{0, 1, 4, 5, 6, 7, 8} {
 			var x float64
