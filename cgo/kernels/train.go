@@ -67,9 +67,20 @@ func (s TrainShape) Sizes() [6]int {
 
 // with calls f with the C form of the window, whose memory stays where it is until f returns.
 func (w *TrainWindow) with(heads, headsKV, keySize, valueSize int, f func(*C.struct_lesskv_train_window) error) error {
+	var pin runtime.Pinner
+	defer pin.Unpin()
+	c, err := w.c(heads, headsKV, keySize, valueSize, &pin)
+	if err != nil {
+		return err
+	}
+	return f(c)
+}
+
+// c returns the C form of the window, all of it pinned.
+func (w *TrainWindow) c(heads, headsKV, keySize, valueSize int, pin *runtime.Pinner) (*C.struct_lesskv_train_window, error) {
 	s := w.Tokens
 	if s < 1 || w.Ubatch < 1 {
-		return argument("a window of %d tokens in micro-batches of %d", s, w.Ubatch)
+		return nil, argument("a window of %d tokens in micro-batches of %d", s, w.Ubatch)
 	}
 	for _, a := range []struct {
 		name       string
@@ -80,25 +91,30 @@ func (w *TrainWindow) with(heads, headsKV, keySize, valueSize int, f func(*C.str
 		{"lse", len(w.LSE), s * heads}, {"evicted", len(w.Evicted), s * headsKV},
 	} {
 		if a.have != a.want {
-			return argument("%s of a window of %d tokens: %d elements, want %d", a.name, s, a.have, a.want)
+			return nil, argument("%s of a window of %d tokens: %d elements, want %d", a.name, s, a.have, a.want)
 		}
 	}
-	var pin runtime.Pinner
-	defer pin.Unpin()
-	c := C.struct_lesskv_train_window{
+	c := &C.struct_lesskv_train_window{
 		n_tokens: C.int32_t(s), n_ubatch: C.int32_t(w.Ubatch),
 		q: (*C.uint16_t)(&w.Q[0]), k: (*C.uint16_t)(&w.K[0]), v: (*C.uint16_t)(&w.V[0]), full: (*C.uint16_t)(&w.Full[0]),
 		sparse: (*C.uint16_t)(&w.Sparse[0]), lse: (*C.float)(&w.LSE[0]), evicted: (*C.int32_t)(&w.Evicted[0]),
 	}
-	for _, p := range []any{&w.Q[0], &w.K[0], &w.V[0], &w.Full[0], &w.Sparse[0], &w.LSE[0], &w.Evicted[0]} {
+	for _, p := range []any{c, &w.Q[0], &w.K[0], &w.V[0], &w.Full[0], &w.Sparse[0], &w.LSE[0], &w.Evicted[0]} {
 		pin.Pin(p)
 	}
-	return f(&c)
+	return c, nil
 }
 
-// Replay runs the layer's policy over the window and fills Sparse, LSE and Evicted. softCap and sinks are those of Ubatch.
-// The layer's types are F16, and it has neither kernels nor a window.
-func (w *TrainWindow) Replay(l Layer, softCap float32, sinks []float32) error {
+// A TrainSharer is a layer that shares another's cache, over the same window.
+type TrainSharer struct {
+	Heads  int          // Hq
+	Window *TrainWindow // with the cache's K and V
+	Sinks  []float32    // as Ubatch has them
+}
+
+// Replay runs the layer's policy over the window and fills Sparse, LSE and Evicted, its own and those of the layers that share its cache.
+// softCap and sinks are those of Ubatch. The layer's types are F16, and it has neither kernels nor a window.
+func (w *TrainWindow) Replay(l Layer, softCap float32, sinks []float32, sharers ...TrainSharer) error {
 	var pin runtime.Pinner
 	defer pin.Unpin()
 	layer, err := l.c(&pin)
@@ -108,8 +124,29 @@ func (w *TrainWindow) Replay(l Layer, softCap float32, sinks []float32) error {
 	if sinks != nil && len(sinks) != l.Heads {
 		return argument("%d sinks, want one for each of %d query heads", len(sinks), l.Heads)
 	}
+	with := make([]C.struct_lesskv_train_sharer, len(sharers))
+	for i, s := range sharers {
+		switch {
+		case s.Heads < 1 || s.Heads%l.HeadsKV != 0:
+			return argument("a sharer of %d query heads: want a multiple of the cache's %d", s.Heads, l.HeadsKV)
+		case s.Sinks != nil && len(s.Sinks) != s.Heads:
+			return argument("%d sinks of a sharer, want one for each of %d query heads", len(s.Sinks), s.Heads)
+		case s.Window.Tokens != w.Tokens || s.Window.Ubatch != w.Ubatch:
+			return argument("a sharer's window of %d tokens in micro-batches of %d, want %d in %d", s.Window.Tokens, s.Window.Ubatch, w.Tokens, w.Ubatch)
+		}
+		c, err := s.Window.c(s.Heads, l.HeadsKV, l.KeySize, l.ValueSize, &pin)
+		if err != nil {
+			return err
+		}
+		with[i] = C.struct_lesskv_train_sharer{n_head: C.int32_t(s.Heads), w: c}
+		if s.Sinks != nil {
+			pin.Pin(&s.Sinks[0])
+			with[i].sinks = (*C.float)(&s.Sinks[0])
+		}
+	}
 	return w.with(l.Heads, l.HeadsKV, l.KeySize, l.ValueSize, func(c *C.struct_lesskv_train_window) error {
-		return check(C.lesskv_train_replay(&layer, c, C.float(softCap), (*C.float)(unsafe.SliceData(sinks))), "replay over %d tokens of %+v", w.Tokens, l)
+		return check(C.lesskv_train_replay(&layer, c, C.float(softCap), (*C.float)(unsafe.SliceData(sinks)), unsafe.SliceData(with), C.int32_t(len(with))),
+			"replay over %d tokens of %+v with %d sharers", w.Tokens, l, len(with))
 	})
 }
 

@@ -39,8 +39,17 @@ struct lesskv_train_window {
     int32_t *        evicted; // [Hkv][S]: the micro-batch at whose end the pair goes; INT32_MAX if it stays
 };
 
-// Fills sparse, lse and evicted. layer: its types are f16, it has no kernels and no window. LESSKV_ERR_NOMEM, LESSKV_ERR_ARG.
-enum lesskv_status lesskv_train_replay(const struct lesskv_layer * layer, const struct lesskv_train_window * w, float soft_cap, const float * sinks);
+// A layer that shares the cache of another over the same window: what pairs are worth to its queries counts too.
+struct lesskv_train_sharer {
+    int32_t n_head;                       // Hq, a multiple of Hkv
+    const struct lesskv_train_window * w; // as the owner's, k and v included, but for the queries and what they see
+    const float * sinks;                  // [Hq] or NULL
+};
+
+// Fills sparse, lse and evicted of the window and of the sharers' windows. layer: its types are f16, it has no kernels and no window.
+// LESSKV_ERR_NOMEM, LESSKV_ERR_ARG.
+enum lesskv_status lesskv_train_replay(const struct lesskv_layer * layer, const struct lesskv_train_window * w, float soft_cap, const float * sinks,
+    const struct lesskv_train_sharer * sharers, int32_t n_sharers);
 
 // missing[3][Hq]: the logarithm of the softmax mass that the sparse part misses, log of the sum of e^(qn k / sqrt(D)) over the pairs
 // evicted before the query's micro-batch: its mean over every step-th query past the head's first eviction, and the least and the most

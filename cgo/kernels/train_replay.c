@@ -15,6 +15,7 @@ struct room {
     float *   pack;
     int32_t * pos;     // [B]
     float *   score;   // [B]
+    float *   worth;   // lesskv_gather's, where layers share the cache
     void *    scratch;
 };
 
@@ -26,9 +27,11 @@ static void free_room(struct room * r) {
     free(r->pack);
     free(r->pos);
     free(r->score);
+    free(r->worth);
     free(r->scratch);
 }
 
+// l: of all layers that attend the one with the most query heads.
 static bool new_room(struct room * r, const struct lesskv_layer * l, int32_t t) {
     const size_t n = (size_t) t, pairs = (size_t) l->budget.slots + n;
     r->q       = malloc(n * (size_t) l->n_head * (size_t) l->dk * sizeof(float));
@@ -38,8 +41,9 @@ static bool new_room(struct room * r, const struct lesskv_layer * l, int32_t t) 
     r->pack    = malloc(gemm_pack(t, l->dk) * sizeof(float));
     r->pos     = malloc((size_t) l->budget.slots * sizeof(int32_t));
     r->score   = malloc((size_t) l->budget.slots * sizeof(float));
+    r->worth   = malloc((lesskv_worth_size(l, t) + 1) * sizeof(float));
     r->scratch = malloc(lesskv_scratch_size(l, t, 1));
-    return r->q && r->out && r->key && r->logit && r->pack && r->pos && r->score && r->scratch;
+    return r->q && r->out && r->key && r->logit && r->pack && r->pos && r->score && r->worth && r->scratch;
 }
 
 static float capped(float x, float soft_cap) {
@@ -107,7 +111,31 @@ static void mark(const struct lesskv_train_window * w, const struct room * r, in
     }
 }
 
-enum lesskv_status lesskv_train_replay(const struct lesskv_layer * layer, const struct lesskv_train_window * w, float soft_cap, const float * sinks) {
+// One layer, of n_head query heads, attends to the cache in the micro-batch of n tokens from pos on; sharer: it is not the cache's own.
+static void attend(struct lesskv_cache * cache, const struct lesskv_train_window * w, int32_t n_head, bool sharer, struct lesskv_ubatch * ub,
+        const struct room * r) {
+    struct lesskv_layer l = *lesskv_cache_layer(cache);
+    l.n_head = n_head;
+    const size_t q = (size_t) l.n_head * (size_t) l.dk, o = (size_t) l.n_head * (size_t) l.dv;
+    const int32_t n = ub->n_tokens, pos = ub->pos;
+    lesskv_to_f32(LESSKV_TYPE_F16, r->q, w->q + (size_t) pos * q, (int64_t) n * (int64_t) q);
+    ub->q       = r->q;
+    ub->q_token = q * 4;
+    ub->layer   = sharer ? &l : NULL;
+    lesskv_attend(cache, ub, r->scratch, 1, 0, 1);
+    if (ub->worth) {
+        lesskv_gather(cache, ub, r->scratch, 1, 0, 1);
+    }
+    ub->layer = NULL;
+    lesskv_from_f32(LESSKV_TYPE_F16, w->sparse + (size_t) pos * o, r->out, (int64_t) n * (int64_t) o);
+    for (int32_t j = 0; j < l.n_head_kv; j++) {
+        const int32_t held = lesskv_cache_slots(cache, j, lesskv_cache_width(cache), r->pos, r->score);
+        add_lse(&l, w, r, j, pos, n, held, ub->soft_cap, ub->sinks);
+    }
+}
+
+enum lesskv_status lesskv_train_replay(const struct lesskv_layer * layer, const struct lesskv_train_window * w, float soft_cap, const float * sinks,
+        const struct lesskv_train_sharer * sharers, int32_t n_sharers) {
     const struct lesskv_layer * l = layer;
     if (l->type_k != LESSKV_TYPE_F16 || l->type_v != LESSKV_TYPE_F16 || l->kernels || l->n_swa > 0 || w->n_tokens < 1 || w->n_ubatch < 1) {
         return LESSKV_ERR_ARG;
@@ -118,34 +146,39 @@ enum lesskv_status lesskv_train_replay(const struct lesskv_layer * layer, const 
         return status;
     }
     l = lesskv_cache_layer(cache);
+    struct lesskv_layer most = *l;
+    for (int32_t i = 0; i < n_sharers; i++) {
+        most.n_head = sharers[i].n_head > most.n_head ? sharers[i].n_head : most.n_head;
+    }
     struct room r;
-    const bool ok = new_room(&r, l, w->n_ubatch);
-    for (size_t i = 0; i < (size_t) l->n_head_kv * (size_t) w->n_tokens; i++) {
+    const bool ok = new_room(&r, &most, w->n_ubatch);
+    const size_t pairs = (size_t) l->n_head_kv * (size_t) w->n_tokens;
+    for (size_t i = 0; i < pairs; i++) {
         w->evicted[i] = INT32_MAX;
     }
     for (int32_t pos = 0, m = 0; ok && pos < w->n_tokens; pos += w->n_ubatch, m++) {
         const int32_t n = w->n_tokens - pos < w->n_ubatch ? w->n_tokens - pos : w->n_ubatch;
-        const size_t q = (size_t) l->n_head * (size_t) l->dk, k = (size_t) l->n_head_kv * (size_t) l->dk;
-        const size_t v = (size_t) l->n_head_kv * (size_t) l->dv, o = (size_t) l->n_head * (size_t) l->dv;
-        lesskv_to_f32(LESSKV_TYPE_F16, r.q, w->q + (size_t) pos * q, (int64_t) n * (int64_t) q);
-        const struct lesskv_ubatch ub = {
-            .n_tokens = n, .pos = pos,
-            .q = r.q,                        .q_head = (size_t) l->dk * 4, .q_token = q * 4,
+        const size_t k = (size_t) l->n_head_kv * (size_t) l->dk, v = (size_t) l->n_head_kv * (size_t) l->dv;
+        struct lesskv_ubatch ub = {
+            .n_tokens = n, .pos = pos,                                     .q_head = (size_t) l->dk * 4,
             .k = w->k + (size_t) pos * k,    .k_head = (size_t) l->dk * 2, .k_token = k * 2,
             .v = w->v + (size_t) pos * v,    .v_head = (size_t) l->dv * 2, .v_token = v * 2,
             .scale = 1 / sqrtf((float) l->dk), .soft_cap = soft_cap, .sinks = sinks, .out = r.out,
+            .worth = n_sharers > 0 && lesskv_worth_size(l, w->n_ubatch) > 0 ? r.worth : NULL,
         };
-        lesskv_attend(cache, &ub, r.scratch, 1, 0, 1);
-        lesskv_from_f32(LESSKV_TYPE_F16, w->sparse + (size_t) pos * o, r.out, (int64_t) n * (int64_t) o);
-        for (int32_t j = 0; j < l->n_head_kv; j++) {
-            const int32_t held = lesskv_cache_slots(cache, j, lesskv_cache_width(cache), r.pos, r.score);
-            add_lse(l, w, &r, j, pos, n, held, soft_cap, sinks);
+        attend(cache, w, l->n_head, false, &ub, &r);
+        for (int32_t i = 0; i < n_sharers; i++) {
+            ub.sinks = sharers[i].sinks;
+            attend(cache, sharers[i].w, sharers[i].n_head, true, &ub, &r);
         }
         lesskv_commit(cache, &ub, r.scratch, 1, 0, 1);
         for (int32_t j = 0; j < l->n_head_kv; j++) {
             const int32_t held = lesskv_cache_slots(cache, j, lesskv_cache_width(cache), r.pos, r.score);
             mark(w, &r, j, pos + n, held, m);
         }
+    }
+    for (int32_t i = 0; i < n_sharers; i++) {
+        memcpy(sharers[i].w->evicted, w->evicted, pairs * sizeof w->evicted[0]);
     }
     free_room(&r);
     lesskv_cache_free(cache);

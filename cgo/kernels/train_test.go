@@ -222,6 +222,46 @@ func gradient(t *testing.T, c *trainCase) {
 	}
 }
 
+// TestTrainSharers: query heads of which the cache's layer has one half and a sharer the other see what they would see together, and
+// what they are worth decides together what goes.
+func TestTrainSharers(t *testing.T) {
+	for _, policy := range PolicyNames() {
+		whole := newTrainCase(t, 11, policy, 150, 8, 14, 4, true)
+		half := func(from []uint16, odd, size int) (to []uint16) { // of heads 0, 1 over one KV head and 2, 3 over the other
+			for i := odd * size; i < len(from); i += 2 * size {
+				to = append(to, from[i:i+size]...)
+			}
+			return to
+		}
+		var windows [2]*TrainWindow
+		var sinks [2][]float32
+		for odd := range windows {
+			windows[odd] = &TrainWindow{
+				Tokens: 150, Ubatch: 8, Q: half(whole.w.Q, odd, 12), K: whole.w.K, V: whole.w.V, Full: half(whole.w.Full, odd, 10),
+				Sparse: make([]uint16, 150*20), LSE: make([]float32, 150*2), Evicted: make([]int32, 150*2),
+			}
+			sinks[odd] = []float32{whole.sinks[odd], whole.sinks[2+odd]}
+		}
+		layer := whole.layer
+		layer.Heads = 2
+		require.NoError(t, windows[0].Replay(layer, 4, sinks[0], TrainSharer{2, windows[1], sinks[1]}))
+		for odd, w := range windows {
+			assert.Equal(t, whole.w.Evicted, w.Evicted, policy)
+			assert.InDeltaSlice(t, widen(half(whole.w.Sparse, odd, 10)), widen(w.Sparse), 2e-3, policy)
+			for i, x := range w.LSE {
+				assert.InDelta(t, whole.w.LSE[2*i+odd], x, 1e-5, policy)
+			}
+		}
+		if policy == "h2o" {
+			require.NoError(t, windows[0].Replay(layer, 4, sinks[0]))
+			assert.NotEqual(t, whole.w.Evicted, windows[0].Evicted, "without the sharer other pairs go")
+		}
+		for _, wrong := range []TrainSharer{{3, windows[1], nil}, {2, windows[1], sinks[1][1:]}, {4, windows[1], nil}} {
+			assert.ErrorIs(t, windows[0].Replay(layer, 4, sinks[0], wrong), ErrArgument)
+		}
+	}
+}
+
 // TestTrainMissing: a query's missing mass and its sparse part's are what the full cache's softmax is made of.
 func TestTrainMissing(t *testing.T) {
 	c := newTrainCase(t, 7, "peak", 120, 8, 14, 0, false)

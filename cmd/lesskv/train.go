@@ -172,7 +172,7 @@ func (o *trainOptions) run(cmd *cobra.Command) (err error) {
 		return stopped(ctx, out, err)
 	}
 	if len(report.Shared) > 0 {
-		fmt.Fprintf(out, "layers %v share another layer's cache: they have no kernels, and read its slots alone\n", report.Shared)
+		fmt.Fprintf(out, "layers %v share the cache of a layer that is not trained here: they are trained with it\n", report.Shared)
 	}
 	err = o.table(cmd.OutOrStdout(), report) // first: the picture may fail
 	if o.plot != "none" {

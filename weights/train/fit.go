@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
-	"os"
 	"slices"
 	"time"
 
@@ -65,6 +64,7 @@ type fitter struct {
 	o       *Options
 	layer   Layer
 	shape   kernels.TrainShape
+	psi     []float32 // of a sharer: that of the cache, its three matrices one after the other; nil: to be fitted
 	data    *samples
 	train   int // windows, before those of validation
 	valid   int
@@ -75,36 +75,64 @@ type fitter struct {
 	sparse  []float64 // sparse-only's mean error of a token, by sample; 0 where nothing is evicted
 }
 
-// fit returns a layer's kernels in F32 and how it went; none if it is to run sparse only. One goroutine, and the same seed gives the
-// same bits.
-func (s *store) fit(ctx context.Context, r Runtime, l Layer, train, valid int) (weights.Kernels, LayerReport, error) {
-	k, report, err := s.tryFit(ctx, r, l, train, valid)
-	if errors.Is(err, errRange) {
-		return weights.Kernels{}, LayerReport{Layer: l.Index, Start: 1, Train: 1, Valid: 1, Plus: 1, Times: report.Times, Sparse: err.Error()}, nil
-	}
-	if err == nil && report.Valid >= 1 { // they would be bytes for nothing
-		report.Sparse = fmt.Sprintf("with them the error of its output is %.3f of sparse-only's on the validation windows", report.Valid)
-		return weights.Kernels{}, report, nil
-	}
-	return k, report, err
+// fitted is what came of a layer: its kernels in F32, none if it is to run sparse only.
+type fitted struct {
+	kernels weights.Kernels
+	report  LayerReport
 }
 
-func (s *store) tryFit(ctx context.Context, r Runtime, l Layer, train, valid int) (weights.Kernels, LayerReport, error) {
+// fit fits a layer, and then phi of those that share its cache to its psi; the layer itself comes first. One goroutine, and the same
+// seed gives the same bits.
+func (s *store) fit(ctx context.Context, r Runtime, l Layer, train, valid int) ([]fitted, error) {
+	began := time.Now()
+	family, err := s.family(r, l)
+	if err != nil {
+		return nil, err
+	}
+	defer family.close()
+	if err := s.replayAll(ctx, family); err != nil {
+		return nil, err
+	}
+	replay := time.Since(began)
+	var all []fitted
+	for i, m := range family {
+		var psi []float32
+		if i > 0 {
+			if all[0].kernels.Empty() {
+				why := fmt.Sprintf("layer %d, whose cache it shares, has no psi", l.Index)
+				all = append(all, fitted{report: LayerReport{Layer: m.layer.Index, Start: 1, Train: 1, Valid: 1, Plus: 1, Sparse: why}})
+				continue
+			}
+			for _, m := range all[0].kernels.Psi {
+				psi = append(psi, m.Values...)
+			}
+		}
+		k, report, err := s.tryFit(ctx, r, family, i, psi, train, valid)
+		report.Times.Replay += replay
+		replay = 0 // the layer's own
+		switch {
+		case errors.Is(err, errRange):
+			k, report = weights.Kernels{}, LayerReport{Layer: m.layer.Index, Start: 1, Train: 1, Valid: 1, Plus: 1, Times: report.Times, Sparse: err.Error()}
+		case err != nil:
+			return nil, err
+		case report.Valid >= 1: // they would be bytes for nothing
+			k, report.Sparse = weights.Kernels{}, fmt.Sprintf("with them the error of its output is %.3f of sparse-only's on the validation windows", report.Valid)
+		}
+		all = append(all, fitted{k, report})
+	}
+	return all, nil
+}
+
+// tryFit fits the i-th of a family. psi: the first one's, which stays as it is; nil: its own.
+func (s *store) tryFit(ctx context.Context, r Runtime, family family, i int, psi []float32, train, valid int) (weights.Kernels, LayerReport, error) {
+	o, l := family[i].o, family[i].layer
 	report := LayerReport{Layer: l.Index}
 	began := time.Now()
-	o := s.o.of(l.Index)
 	wo, out, err := o.projection(r, l.Index)
 	if err != nil {
 		return weights.Kernels{}, report, err
 	}
-	sinks, err := o.sinks(r, l.Index)
-	if err != nil {
-		return weights.Kernels{}, report, err
-	}
-	if err := s.replayAll(ctx, l, sinks); err != nil {
-		return weights.Kernels{}, report, err
-	}
-	f := &fitter{o: o, layer: l, shape: o.shape(), train: train, valid: valid}
+	f := &fitter{o: o, layer: l, shape: o.shape(), psi: psi, train: train, valid: valid}
 	if f.gram, err = kernels.TrainGram(wo, out, o.Model.Heads*o.Model.ValueLength); err != nil {
 		return weights.Kernels{}, report, err
 	}
@@ -116,7 +144,7 @@ func (s *store) tryFit(ctx context.Context, r Runtime, l Layer, train, valid int
 	if err := f.measureSparse(ctx); err != nil {
 		return weights.Kernels{}, report, err
 	}
-	if report.Plus, err = f.plus(ctx, s.recording(l.Index), sinks); err != nil {
+	if report.Plus, err = f.plus(ctx, family, i); err != nil {
 		return weights.Kernels{}, report, err
 	}
 	report.Times.Replay = time.Since(began)
@@ -185,33 +213,24 @@ func (f *fitter) measureSparse(ctx context.Context) error {
 	return nil
 }
 
-// plus measures Baseline+ on the validation windows.
-func (f *fitter) plus(ctx context.Context, path string, sinks []float32) (float64, error) {
-	recording, err := os.Open(path)
-	if err != nil {
-		return 0, err
-	}
-	defer recording.Close()
-	w := f.o.window()
+// plus measures Baseline+ on the validation windows: of the layer that the fitter is about, the i-th of a family.
+func (f *fitter) plus(ctx context.Context, family family, i int) (float64, error) {
 	var sum, sparse float64
 	train, all := f.samples()
-	for i := train; i < all; i++ {
+	for at := train; at < all; at++ {
 		if err := ctx.Err(); err != nil {
 			return 0, err
 		}
-		window, budget := f.sample(i)
-		if err := f.o.readRecord(recording, window, w); err != nil {
+		window, budget := f.sample(at)
+		if err := family.replay(window, family[0].o.plus(f.o.Budgets[budget])); err != nil {
 			return 0, err
 		}
-		if err := w.Replay(f.o.plus(f.o.Budgets[budget]), f.layer.SoftCap, sinks); err != nil {
-			return 0, err
-		}
-		e, err := w.Error(f.shape, nil, f.gram, f.scratch, nil)
+		e, err := family[i].w.Error(f.shape, nil, f.gram, f.scratch, nil)
 		if err != nil {
 			return 0, err
 		}
 		sum += e.Sum
-		sparse += f.sparse[i]
+		sparse += f.sparse[at]
 	}
 	if !finite(sum) {
 		return 0, fmt.Errorf("the error of Baseline+ is %v: %w", sum, errRange)
@@ -253,6 +272,11 @@ func (f *fitter) start(random *rand.Rand) error {
 		at += n
 	}
 	scale := f.weights[at:]
+	if f.psi != nil {
+		from := at - len(f.psi)
+		copy(f.weights[from:], f.psi)
+		clear(f.step[from:at])
+	}
 
 	train, _ := f.samples()
 	const looks = 6 // samples, evenly over the training windows
@@ -285,7 +309,26 @@ func (f *fitter) start(random *rand.Rand) error {
 			return fmt.Errorf("what query head %d misses, from e^%.1f to e^%.1f, is a spread %w", h, least[h], most[h], errRange)
 		}
 	}
+	group(scale, s.Heads/s.HeadsKV)
 	return nil
+}
+
+// group lets the g query heads of a KV head begin with the mean of their scales, unless they are far apart: fits have ended better so.
+func group(scale []float32, g int) {
+	const far = 16
+	for ; len(scale) > 0; scale = scale[g:] {
+		all := scale[:g]
+		if slices.Max(all)-slices.Min(all) > far {
+			continue
+		}
+		var mean float32
+		for _, x := range all {
+			mean += x / float32(g)
+		}
+		for h := range all {
+			all[h] = mean
+		}
+	}
 }
 
 // unit is how large the weights of a number of a query or key are, and how far one step moves them.
@@ -438,6 +481,9 @@ func (f *fitter) kernels() (weights.Kernels, error) {
 			}
 		}
 		into[i].Values = values
+	}
+	if f.psi != nil {
+		k.Psi = [3]weights.Matrix{} // it is in the layer whose cache this one shares
 	}
 	return k, nil
 }

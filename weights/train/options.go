@@ -220,14 +220,14 @@ func (o *Options) heavy(budget int) (int, error) {
 	return max(h, o.Pinned), nil
 }
 
-// of returns the options with the geometry of one layer, where layers differ, as that of all.
+// of returns the options with the geometry of one layer, where layers differ, as that of all. Keys and values are those of the cache.
 func (o *Options) of(layer int) *Options {
 	if o.Model.PerLayer == nil && o.spread == nil {
 		return o
 	}
-	of, m, s := *o, *o.Model, o.Model.Layer(layer)
+	of, m, s, kv := *o, *o.Model, o.Model.Layer(layer), o.Model.Layer(o.Model.Owner(layer))
 	of.own = layer
-	m.Geometry = weights.Geometry{Layers: m.Layers, Heads: s.Heads, HeadsKV: s.HeadsKV, KeyLength: s.KeyLength, ValueLength: s.ValueLength}
+	m.Geometry = weights.Geometry{Layers: m.Layers, Heads: s.Heads, HeadsKV: kv.HeadsKV, KeyLength: kv.KeyLength, ValueLength: kv.ValueLength}
 	of.Model = &m
 	return &of
 }

@@ -88,39 +88,3 @@ func (s *store) record(ctx context.Context, r Runtime, layers []Layer, windows [
 	s.o.Progress(Event{Stage: Recording, Layer: indices[0], Done: len(windows), Total: len(windows)})
 	return nil
 }
-
-// replayAll replays the policy over every window of a layer, once for each budget. Replays are made again by a run that
-// was interrupted: they take less time than looking whether they are whole.
-func (s *store) replayAll(ctx context.Context, l Layer, sinks []float32) error {
-	f, err := os.Open(s.recording(l.Index))
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	o := s.o.of(l.Index)
-	w := o.window()
-	total := s.windows * len(s.o.Budgets)
-	for b, budget := range s.o.Budgets {
-		out, err := os.Create(s.replay(l.Index, budget))
-		if err != nil {
-			return err
-		}
-		defer out.Close()
-		for i := range s.windows {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			s.o.Progress(Event{Stage: Replaying, Layer: l.Index, Done: b*s.windows + i, Total: total})
-			if err := o.readRecord(f, i, w); err != nil {
-				return err
-			}
-			if err := w.Replay(o.layer(budget), l.SoftCap, sinks); err != nil {
-				return err
-			}
-			if err := writeAt(out, int64(i)*o.replaySize(), replayParts(w)); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 
 	"github.com/gofrs/flock"
 	"golang.org/x/sync/errgroup"
@@ -23,8 +24,8 @@ import (
 // A Report is how a run went.
 type Report struct {
 	Layers  []LayerReport // that were fitted, now or in the runs before
-	Exact   []int         // layers with a sliding window, which need no kernels
-	Shared  []int         // layers that share another's cache: they read its slots alone, phi for them is not trained yet
+	Exact   []int         // layers with a sliding window, their own or the one that they share, which need no kernels
+	Shared  []int         // layers that share the cache of one that is not of this run: it trains them too
 	Adapter *weights.Adapter
 }
 
@@ -124,24 +125,33 @@ func Run(ctx context.Context, o Options, r Runtime, w Windows) (*Report, error) 
 		return nil, err
 	}
 	report := &Report{}
-	for layer := o.Layers[0]; layer < o.Layers[1]; layer++ {
-		if o.Model.Owner(layer) != layer {
-			report.Shared = append(report.Shared, layer)
-		}
-	}
+	in := func(layer int) bool { return layer >= o.Layers[0] && layer < o.Layers[1] }
+	s.sharers = map[int][]Layer{}
 	var todo, pending []Layer
 	for _, l := range all {
+		for layer := range o.Model.Layers {
+			switch owner := o.Model.Owner(layer); {
+			case owner != l.Index || layer == owner:
+			case l.Window && in(layer):
+				report.Exact = append(report.Exact, layer)
+			case !l.Window && in(owner):
+				s.sharers[owner] = append(s.sharers[owner], Layer{Index: layer, Scale: l.Scale, SoftCap: l.SoftCap})
+			case !l.Window && in(layer):
+				report.Shared = append(report.Shared, layer)
+			}
+		}
 		switch {
-		case l.Index < o.Layers[0] || l.Index >= o.Layers[1]:
+		case !in(l.Index):
 		case l.Window:
 			report.Exact = append(report.Exact, l.Index)
 		default:
 			todo = append(todo, l)
-			if !s.finished(l.Index) {
+			if !s.finished(s.withSharers(l)) {
 				pending = append(pending, l)
 			}
 		}
 	}
+	slices.Sort(report.Exact)
 	if len(todo) == 0 {
 		return nil, fmt.Errorf("train: layers %d to %d have nothing to train (sliding windows are exact): %w", o.Layers[0], o.Layers[1]-1, ErrOption)
 	}
@@ -151,6 +161,8 @@ func Run(ctx context.Context, o Options, r Runtime, w Windows) (*Report, error) 
 
 	report.Adapter = o.adapter()
 	report.Adapter.Description = o.describe(p, len(w.Train), len(w.Valid))
+	todo = s.withSharers(todo...)
+	slices.SortFunc(todo, func(a, b Layer) int { return a.Index - b.Index })
 	for _, l := range todo {
 		k, lr, err := s.load(l.Index)
 		if err != nil {
@@ -214,7 +226,8 @@ func (s *store) passes(ctx context.Context, r Runtime, layers []Layer, w Windows
 		return nil
 	}
 	most := s.o.largest()
-	each := most.layerBytes(s.windows)
+	members := s.members()
+	each := members * most.layerBytes(s.windows)
 	room, err := s.room(layers)
 	if err != nil {
 		return err
@@ -228,30 +241,36 @@ func (s *store) passes(ctx context.Context, r Runtime, layers []Layer, w Windows
 		return fmt.Errorf("train: %d layers of %d MiB are to stay in %s, which has room for %d: give fewer layers at a time, less text, or another place: %w",
 			len(layers), each>>20, s.recordings, n, ErrDisk)
 	}
-	n = s.o.atOnce(n, most.windowMemory())
+	n = s.o.atOnce(n, members*most.windowMemory())
 	s.o.Progress(Event{Stage: Planned, Layer: layers[0].Index, Done: n, Total: len(layers), Bytes: each, Folder: s.recordings})
 	windows := append(append([][]int32{}, w.Train...), w.Valid...)
 	for ; len(layers) > 0; layers = layers[min(n, len(layers)):] {
 		pass := layers[:min(n, len(layers))]
-		if err := s.record(ctx, r, pass, windows, p); err != nil {
+		if err := s.record(ctx, r, s.withSharers(pass...), windows, p); err != nil {
 			return err
 		}
 		g, ctx := errgroup.WithContext(ctx)
-		g.SetLimit(s.o.atOnce(s.o.Threads, most.fitMemory()))
+		g.SetLimit(s.o.atOnce(s.o.Threads, most.fitMemory()+(members-1)*most.windowMemory()))
 		for _, l := range pass {
 			g.Go(func() error {
 				if err := ctx.Err(); err != nil {
 					return err
 				}
-				k, report, err := s.fit(ctx, r, l, len(w.Train), len(w.Valid))
+				all, err := s.fit(ctx, r, l, len(w.Train), len(w.Valid))
 				if err != nil {
 					return err
 				}
-				if err := s.save(k, report); err != nil {
-					return err
+				for _, f := range all {
+					report := f.report
+					if err := s.save(f.kernels, report); err != nil {
+						return err
+					}
+					s.o.Progress(Event{Stage: Finished, Layer: report.Layer, Done: report.Steps, Total: s.o.Steps, Train: report.Train, Valid: report.Valid, Plus: report.Plus, Sparse: report.Sparse})
 				}
-				s.o.Progress(Event{Stage: Finished, Layer: l.Index, Done: report.Steps, Total: s.o.Steps, Train: report.Train, Valid: report.Valid, Plus: report.Plus, Sparse: report.Sparse})
-				return s.remove(l.Index)
+				for _, f := range all {
+					err = errors.Join(err, s.remove(f.report.Layer))
+				}
+				return err
 			})
 		}
 		if err := g.Wait(); err != nil {
@@ -274,7 +293,7 @@ func (s *store) room(layers []Layer) (int64, error) {
 		return 0, fmt.Errorf("train: %s: %w", s.recordings, err)
 	}
 	room := int64(fs.Bavail) * int64(fs.Bsize) / 10 * 9
-	for _, l := range layers {
+	for _, l := range s.withSharers(layers...) {
 		room += int64(s.recorded(l.Index)) * s.o.of(l.Index).recordSize()
 	}
 	return room, nil
@@ -282,9 +301,13 @@ func (s *store) room(layers []Layer) (int64, error) {
 
 // A finished layer is an adapter that has it alone, and its report.
 
-func (s *store) finished(layer int) bool {
-	_, _, err := s.load(layer) // one that is damaged is fitted anew
-	return err == nil
+func (s *store) finished(layers []Layer) bool {
+	for _, l := range layers {
+		if _, _, err := s.load(l.Index); err != nil { // one that is damaged is fitted anew
+			return false
+		}
+	}
+	return true
 }
 
 func (s *store) save(k weights.Kernels, report LayerReport) error {

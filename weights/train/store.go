@@ -23,6 +23,24 @@ type store struct {
 	recordings string // dir, or a folder that outlives the run
 	windows    int
 	o          *Options
+	sharers    map[int][]Layer // of a layer: those that share its cache
+}
+
+// withSharers returns layers, each followed by those that share its cache.
+func (s *store) withSharers(layers ...Layer) (all []Layer) {
+	for _, l := range layers {
+		all = append(append(all, l), s.sharers[l.Index]...)
+	}
+	return all
+}
+
+// members is how many layers a family has at most.
+func (s *store) members() int64 {
+	most := 0
+	for _, l := range s.sharers {
+		most = max(most, len(l))
+	}
+	return int64(1 + most)
 }
 
 func (s *store) path(layer int, what string) string { return layerFile(s.dir, layer, what) }

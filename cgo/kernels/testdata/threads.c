@@ -73,7 +73,7 @@ static void run(struct lesskv_cache * cache, struct lesskv_ubatch ub, const stru
 static int compare(int32_t n_head_kv, const char * policy, int shared, int unequal) {
     const struct lesskv_kernels kernels = { RANK, HIDDEN,
         { { LESSKV_TYPE_F32, numbers(N_HEAD*HIDDEN*D) }, { LESSKV_TYPE_F32, numbers(N_HEAD*RANK*HIDDEN) } },
-        { { LESSKV_TYPE_F32, numbers(N_HEAD*HIDDEN*D) }, { LESSKV_TYPE_F32, numbers(N_HEAD*RANK*HIDDEN) }, { LESSKV_TYPE_F32, numbers(N_HEAD*RANK*RANK) } } };
+        { { LESSKV_TYPE_F32, numbers(N_HEAD*HIDDEN*D) }, { LESSKV_TYPE_F32, numbers(N_HEAD*RANK*HIDDEN) }, { LESSKV_TYPE_F32, numbers(N_HEAD*RANK*RANK) } }, numbers(N_HEAD) };
     static const struct lesskv_budget budgets[] = { { 3, 1 }, { 2*BUDGET, BUDGET/2 } };
     const struct lesskv_layer layer = { .n_head = N_HEAD, .n_head_kv = n_head_kv, .dk = D, .dv = D, .type_k = LESSKV_TYPE_F32, .type_v = LESSKV_TYPE_F32,
         .policy = lesskv_policy_find(policy), .budget = { BUDGET, BUDGET/2 }, .budgets = unequal ? budgets : NULL, .pinned = 1, .kernels = &kernels };
