@@ -24,14 +24,14 @@ func TestReadmeCommands(t *testing.T) {
 	require.NoError(t, err)
 	lines := regexp.MustCompile(`(?m)^    go run \./cmd/lesskv +(.*?)(?: +#.*)?$`).FindAllStringSubmatch(string(readme), -1)
 	short := map[string]string{
-		"inspect": "", "doctor": "", "plan": "", "run": "-n 8 -t1",
+		"inspect": "", "doctor": "", "plan": "", "run": "-n 8 -t1", "chat": "-n 8 -t1",
 		"tune":   "-c 256 --windows 1 --rounds 0 -q -t1 --plot none",
 		"train":  "-c 256 --text-tokens 1024 --steps 20 -q -t1 --plot none",
 		"verify": "-c 256 --windows 1 -n0 --recall none --method sparse,LESS --policy peak -q -t1",
 		"bench":  "--method less -r1 --prompt-limit 0 -q -t1",
 	}
 	says := map[string]string{
-		"inspect": "LESS           yes", "doctor": "LESS is the unmodified runtime to", "plan": "lesskv.Enable(lesskv.Config{", "run": "",
+		"inspect": "LESS           yes", "doctor": "LESS is the unmodified runtime to", "plan": "lesskv.Enable(lesskv.Config{", "run": "", "chat": "",
 		"tune": "model.lesskv.gguf: the allocation", "train": "both.gguf: ", "verify": "peak", "bench": "decoding, tokens/s",
 	}
 	t.Chdir(unpacked(t, map[string]string{testdata.Model: "model.gguf"}))
@@ -51,7 +51,7 @@ func TestReadmeCommands(t *testing.T) {
 			args = strings.Fields(strings.ReplaceAll(l[1], "smollm2-135m", "gopher-5m"))
 			extra += " --dir " + t.TempDir()
 		}
-		status, out, stderr := command("", append(args, strings.Fields(extra)...)...)
+		status, out, stderr := command("Hello\n", append(args, strings.Fields(extra)...)...)
 		require.Equal(t, exitOK, status, "%s: %s", l[1], stderr)
 		assert.Contains(t, out, says[name], l[1])
 	}

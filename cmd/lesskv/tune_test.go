@@ -15,7 +15,7 @@ import (
 
 // tuneQuickly is a tuning of seconds, of the model and the book in dir.
 func tuneQuickly(dir string) []string {
-	return []string{"tune", "-t1", "-c96", "-b16", "--ubatch=16", "-w1", "--rounds=0", "-m", filepath.Join(dir, "model.gguf"), "-d", filepath.Join(dir, "book.txt")}
+	return []string{"tune", "-t1", "-c96", "-b16", "--ubatch=16", "--windows=1", "--rounds=0", "-m", filepath.Join(dir, "model.gguf"), "-d", filepath.Join(dir, "book.txt")}
 }
 
 // A model whose logits are not finite is no model that is tuned well.

@@ -203,7 +203,7 @@ func (k *killer) tune() (string, error) {
 	}
 	out := filepath.Join(k.dir, "out.gguf")
 	whole, kept := outcome{path: out}, kept{dir: out + ".work", pattern: "distance-*", output: out}
-	args := []string{"tune", "-m", "model.gguf", "-d", "text.txt", "-c", "96", "-b", "16", "--ubatch", "16", "-w", "1", "--rounds", "1", "-t", "1", "--plot", "none", "-o", "out.gguf"}
+	args := []string{"tune", "-m", "model.gguf", "-d", "text.txt", "-c", "96", "-b", "16", "--ubatch", "16", "--windows", "1", "--rounds", "1", "-t", "1", "--plot", "none", "-o", "out.gguf"}
 	return k.resumed(program, env, args,
 		func() error { return errors.Join(whole.check(), kept.check()) },
 		func() error {
