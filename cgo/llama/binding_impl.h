@@ -3,6 +3,7 @@
 #pragma once
 
 #include "binding_lesskv.h"
+#include "binding_limits.h"
 
 #include "llama-cpp.h"
 
@@ -73,13 +74,6 @@ public:
     // Why the last call of llama.cpp's failed, as LESS or else its log has it; "" if neither says.
     std::string reason(class log_errors & errors) const;
 };
-
-// How many threads can run at once: CPUs that the process may run on, or what a control group's quota leaves of them.
-int32_t usable_cpus();
-
-// What this process can have in memory at most, in bytes, as far as the system and its control groups say: llama.cpp fills a cache
-// before it looks whether there is room for one.
-uint64_t memory_limit();
 
 // A LESS configuration with strings of its own.
 class less_config {
