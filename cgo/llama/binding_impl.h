@@ -165,8 +165,8 @@ struct load_options {
 };
 model * load(const load_options & options);
 
-// One more context like the model's own, and empty. Throws.
-sequence new_sequence(const model & m);
+// A context of the model, empty; the n-th that there is at a time. Throws.
+sequence new_sequence(const model & m, int n = 1);
 
 // binding_predict.cpp
 
