@@ -22,15 +22,26 @@ import (
 // fails, and the machine does not.
 func limitMemory(t *testing.T, size uint64, f func()) {
 	t.Helper()
+	limitTo(t, addressSpace(t)+size, f)
+}
+
+// addressSpace is what the process has of it.
+func addressSpace(t *testing.T) uint64 {
+	t.Helper()
 	statm, err := os.ReadFile("/proc/self/statm")
 	require.NoError(t, err)
 	var pages uint64
 	_, err = fmt.Sscan(string(statm), &pages)
 	require.NoError(t, err)
+	return pages * uint64(os.Getpagesize())
+}
+
+func limitTo(t *testing.T, size uint64, f func()) {
+	t.Helper()
 	var old syscall.Rlimit
 	require.NoError(t, syscall.Getrlimit(syscall.RLIMIT_AS, &old))
 	limit := old
-	limit.Cur = min(old.Max, pages*uint64(os.Getpagesize())+size)
+	limit.Cur = min(old.Max, size)
 	require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_AS, &limit))
 	defer func() { require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_AS, &old)) }()
 	f()
@@ -127,7 +138,7 @@ func TestContextBeyondMemory(t *testing.T) {
 	limitMemory(t, 2<<30, func() {
 		for _, n := range []int{1e9, 1 << 30} {
 			_, err := llama.New(file(t, testdata.Model), llama.SetContext(n), lesskv.Disable())
-			assertSays(t, err, lesskv.ErrArgument, "GiB", fmt.Sprint(n))
+			assertSays(t, err, lesskv.ErrFailed, "GiB", fmt.Sprint(n))
 		}
 		model, err := llama.New(file(t, testdata.Model), llama.SetContext(1e9), sparse(64))
 		require.NoError(t, err)
@@ -157,4 +168,24 @@ func TestCheckpointWithoutMemory(t *testing.T) {
 	})
 	require.True(t, missing)
 	assert.Equal(t, want, predict(t, model, text))
+}
+
+// With LESS the cache is made with the first text: a budget for which there is no memory is refused before, by New; and by the call, one
+// that a negative prompt, which has a cache of its own, takes a second time.
+func TestBudgetBeyondMemory(t *testing.T) {
+	const slot = 6 * 2 * (2*64*2 + 8) // of gopher-5m, in all layers and heads
+	limit := addressSpace(t) + 3<<30
+	budget := func(size uint64) llama.ModelOption { return sparse(int(size / slot)) }
+	limitTo(t, limit, func() {
+		_, err := llama.New(file(t, testdata.Model), llama.SetContext(1<<30), budget(limit/10*11))
+		assertSays(t, err, lesskv.ErrFailed, "slots takes", "GiB")
+
+		model, err := llama.New(file(t, testdata.Model), llama.SetContext(1<<30), budget(limit/100*52))
+		if err != nil {
+			t.Skip("the machine itself has less: ", err)
+		}
+		defer model.Free()
+		_, err = model.Predict(prompt, llama.SetThreads(1), llama.SetTokens(2), llama.SetTemperature(0), llama.SetNegativePrompt("not"), llama.SetNegativePromptScale(1.5))
+		assertSays(t, err, lesskv.ErrFailed, "slots takes", "the negative prompt's as much again")
+	})
 }

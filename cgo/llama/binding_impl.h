@@ -3,6 +3,7 @@
 #pragma once
 
 #include "binding_lesskv.h"
+#include "binding_limits.h"
 
 #include "llama-cpp.h"
 
@@ -109,13 +110,6 @@ private:
     std::vector<float> last_logits; // of a checkpoint, until the next decode
 };
 
-// How many threads can run at once: CPUs that the process may run on, or what a control group's quota leaves of them.
-int32_t usable_cpus();
-
-// What this process can have in memory at most, in bytes, as far as the system and its control groups say: llama.cpp fills a cache
-// before it looks whether there is room for one.
-uint64_t memory_limit();
-
 // A LESS configuration with strings of its own.
 class less_config {
 public:
@@ -207,8 +201,8 @@ struct load_options {
 };
 model * load(const load_options & options);
 
-// One more context like the model's own, and empty. Throws.
-sequence new_sequence(const model & m);
+// A context of the model, empty; the n-th that there is at a time. Throws.
+sequence new_sequence(const model & m, int n = 1);
 
 // binding_predict.cpp
 

@@ -1,7 +1,7 @@
 // How many threads can run at once, and how much memory there can be: patches/limits/limits.go knows the same for the commands, and
-// has the tests of the rules.
+// its tests run the rules of both.
 
-#include "binding_impl.h"
+#include "binding_limits.h"
 
 #include <algorithm>
 #include <fstream>
@@ -9,6 +9,7 @@
 #include <sstream>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include <sys/resource.h>
 
@@ -20,10 +21,10 @@
 namespace binding {
 
 // The folders of a controller's control groups that hold the process, the innermost first, and whether they are of v1.
-static std::vector<std::string> groups(const std::string & controller, bool & v1) {
+static std::vector<std::string> groups(const std::string & root, const std::string & controller, bool & v1) {
     std::vector<std::string> dirs;
     v1 = false;
-    std::ifstream file("/proc/self/cgroup");
+    std::ifstream file(root + "/proc/self/cgroup");
     for (std::string line; std::getline(file, line);) { // ID:CONTROLLERS:PATH, of v2 with neither
         std::istringstream parts(line);
         std::string id, controllers, path;
@@ -38,7 +39,7 @@ static std::vector<std::string> groups(const std::string & controller, bool & v1
             dirs.clear(); // what v2 says has no effect
         }
         // in a container the path may be one of outside, which is not there: then its top is what holds the process
-        for (const std::string top = named ? "/sys/fs/cgroup/" + controller : "/sys/fs/cgroup";; path.resize(path.find_last_of('/'))) {
+        for (const std::string top = root + (named ? "/sys/fs/cgroup/" + controller : "/sys/fs/cgroup");; path.resize(path.find_last_of('/'))) {
             while (!path.empty() && path.back() == '/') {
                 path.pop_back();
             }
@@ -51,11 +52,10 @@ static std::vector<std::string> groups(const std::string & controller, bool & v1
     return dirs;
 }
 
-// The least quota of the control groups, in CPUs.
-static double quota() {
+double group_quota(const std::string & root) {
     double least = std::numeric_limits<int32_t>::max();
     bool v1;
-    for (const auto & dir : groups("cpu", v1)) {
+    for (const auto & dir : groups(root, "cpu", v1)) {
         double q = -1, period = -1;
         if (v1) {
             std::ifstream(dir + "/cpu.cfs_quota_us") >> q;
@@ -78,11 +78,26 @@ int32_t usable_cpus() {
         n = CPU_COUNT(&set);
     }
 #endif
-    const double most = quota();
+    const double most = group_quota("");
     if (n < 1) {
         n = std::numeric_limits<int32_t>::max();
     }
     return std::max<int32_t>(1, std::min<double>(n, most));
+}
+
+uint64_t group_memory(const std::string & root) {
+    uint64_t least = UINT64_MAX;
+    bool v1;
+    for (const auto & dir : groups(root, "memory", v1)) {
+        for (const std::string & name : v1 ? std::vector<std::string>{ "memory.limit_in_bytes" } : std::vector<std::string>{ "memory.max", "memory.high" }) {
+            std::ifstream file(dir + "/" + name);
+            int64_t bytes;
+            if (file >> bytes && bytes >= 0 && bytes < INT64_MAX/2) { // not "max"; v1 writes no limit as the largest number of pages
+                least = std::min(least, (uint64_t) bytes);
+            }
+        }
+    }
+    return least;
 }
 
 uint64_t memory_limit() {
@@ -97,15 +112,7 @@ uint64_t memory_limit() {
         limit = std::min(limit, ((uint64_t) machine.totalram + machine.totalswap)*machine.mem_unit);
     }
 #endif
-    bool v1;
-    for (const auto & dir : groups("memory", v1)) {
-        std::ifstream file(dir + (v1 ? "/memory.limit_in_bytes" : "/memory.max"));
-        uint64_t bytes;
-        if (file >> bytes) { // no "max"
-            limit = std::min(limit, bytes);
-        }
-    }
-    return limit;
+    return std::min(limit, group_memory(""));
 }
 
 } // namespace binding

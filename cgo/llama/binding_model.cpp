@@ -239,8 +239,8 @@ static void load_adapter(model & m) {
     }
 }
 
-// Refuses a context whose cache is larger than the memory that there can be. With LESS it takes none.
-static void check_memory(const model & m) {
+// Refuses n contexts whose caches are larger than the memory that there can be.
+static void check_memory(const model & m, int n) {
     const auto & h = m.weights->hparams;
     const uint64_t n_ctx = m.cparams.n_ctx ? m.cparams.n_ctx : h.n_ctx_train;
     uint64_t token = 0; // bytes of one, where a layer keeps all
@@ -251,15 +251,25 @@ static void check_memory(const model & m) {
         }
     }
     const uint64_t limit = memory_limit();
-    if (token > 0 && n_ctx > limit/token) {
-        fail(LLAMA_BINDING_ARGUMENT, "a context of %llu tokens takes %.1f GiB, and there are %.1f: ask for a smaller one, or for a LESS cache, which does not grow with it",
-                (unsigned long long) n_ctx, (double) n_ctx*token/(1 << 30), (double) limit/(1 << 30));
+    if (token > 0 && n_ctx > limit/token/n) {
+        fail(LLAMA_BINDING_FAILED, "a context of %llu tokens takes %.1f GiB, %sand there are %.1f: ask for a smaller one, or for a LESS cache, which does not grow with it",
+                (unsigned long long) n_ctx, (double) n_ctx*token/(1 << 30), n > 1 ? "the negative prompt's as much again, " : "", (double) limit/(1 << 30));
     }
 }
 
-sequence new_sequence(const model & m) {
+// The same with LESS, whose cache is made with the first batch: llama.cpp makes the context before that.
+static void check_less_memory(const sequence & s, int n) {
+    lesskv_info info;
+    const uint64_t limit = memory_limit();
+    if (lesskv_get_info(s.ctx.get(), &info) && info.bytes_sequence > limit/n) {
+        fail(LLAMA_BINDING_FAILED, "a budget of %d slots takes %.1f GiB, %sand there are %.1f: ask for a smaller one, or for a smaller context where it is a share of that",
+                info.budget, (double) info.bytes_sequence/(1 << 30), n > 1 ? "the negative prompt's as much again, " : "", (double) limit/(1 << 30));
+    }
+}
+
+sequence new_sequence(const model & m, int n) {
     if (!m.less.on) {
-        check_memory(m);
+        check_memory(m, n);
     }
     log_errors errors;
     char refused[2048] = "";
@@ -279,6 +289,9 @@ sequence new_sequence(const model & m) {
             fail(LLAMA_BINDING_CONFIG, "%s", refused);
         }
         fail(LLAMA_BINDING_FAILED, "cannot make a context of %u tokens: %s", params.n_ctx, why.empty() ? "llama.cpp gives no reason" : why.c_str());
+    }
+    if (m.less.on) {
+        check_less_memory(s, n);
     }
     if (m.lora) {
         llama_adapter_lora * lora = m.lora.get();

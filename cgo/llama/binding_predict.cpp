@@ -255,7 +255,7 @@ private:
 // Classifier-free guidance: a second text that begins with the negative prompt instead, and goes on with the same tokens.
 class guide {
 public:
-    guide(model & m, const params & p) : m(m), p(p), text(new_sequence(m)) {
+    guide(model & m, const params & p) : m(m), p(p), text(new_sequence(m, 2)) {
         const auto prompt = prompt_tokens(m, p, p.negative_prompt);
         check_fits(text, prompt.size());
         n_keep = std::min<size_t>(prompt.size(), text.limit()/2);

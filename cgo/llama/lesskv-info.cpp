@@ -59,8 +59,9 @@ void lesskv_memory::info(lesskv_info & out) const {
     for (const auto & seq : seqs) {
         out.n_seq += !seq.caches.empty();
     }
-    out.bytes_slots   = slots*out.n_seq;
-    out.bytes_state   = state*out.n_seq;
+    out.bytes_slots    = slots*out.n_seq;
+    out.bytes_state    = state*out.n_seq;
+    out.bytes_sequence = slots + state;
     out.bytes_scratch = scratch_size;
     if (adapter) {
         out.rank          = adapter->bytes > 0 ? adapter->rank : 0; // or it is an allocation alone

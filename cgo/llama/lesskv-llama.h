@@ -79,6 +79,7 @@ struct lesskv_info {
     int32_t  rank, hidden;                  // 0 without an adapter
     int32_t  n_seq;                         // sequences that hold memory now
     uint64_t bytes_slots, bytes_state;      // of those sequences
+    uint64_t bytes_sequence;                // both, of one sequence that holds memory
     uint64_t bytes_kernels, bytes_scratch;
     uint64_t bytes_full;                    // what the unmodified f16 cache of n_ctx tokens holds, recurrent layers not counted
     uint64_t bytes_recurrent;               // of recurrent layers, for all sequences, whatever they hold; no budget counts them

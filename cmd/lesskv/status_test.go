@@ -103,6 +103,7 @@ func TestStatus(t *testing.T) {
 		"run, a folder for one":  {[]string{"run", "--adapter", dir, "x"}, exitFailed, "is not a file"},
 		"run, an empty adapter":  {[]string{"run", "--adapter", empty, "x"}, exitFailed, "it is empty"},
 		"run, too long":          {[]string{"run", strings.Repeat("x ", 3000)}, exitFailed, "the context holds 2048"},
+		"run, no memory":         {[]string{"run", "-c1000000000", "--less=off", "x"}, exitFailed, "a context of 1000000000 tokens takes"},
 		"verify, no memory":      {verify("--memory=1M"), exitFailed, "and the bound is 1 MiB"},
 		"plan, budget":           {[]string{"plan", "-m", model, "-b", "1"}, exitUsage, "budget"},
 		"plan, budget in bytes":  {[]string{"plan", "-m", model, "-b", "1KiB"}, exitUsage, "budget"},

@@ -1,8 +1,10 @@
 package limits
 
 import (
+	"fmt"
 	"math"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"testing"
@@ -23,33 +25,36 @@ func TestHere(t *testing.T) {
 	}
 }
 
+// The rules, here and in C++.
 func TestControlGroups(t *testing.T) {
 	const none = math.MaxInt32
+	binding := compile(t)
 	for name, test := range map[string]struct {
 		files map[string]string
 		cpus  float64
-		room  int64
+		limit int64 // of memory
+		room  int64 // that is left of it
 	}{
-		"none": {nil, none, math.MaxInt64},
+		"none": {nil, none, math.MaxInt64, math.MaxInt64},
 		"v2 without limits": {map[string]string{
 			"proc/self/cgroup": "0::/user\n", "sys/fs/cgroup/user/cpu.max": "max 100000\n", "sys/fs/cgroup/user/memory.max": "max\n",
 			"sys/fs/cgroup/user/memory.high": "max\n", "sys/fs/cgroup/user/memory.current": "1000\n",
-		}, none, math.MaxInt64},
+		}, none, math.MaxInt64, math.MaxInt64},
 		"v2": {map[string]string{
 			"proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/a/b/cpu.max": "250000 100000\n",
 			"sys/fs/cgroup/a/b/memory.max": "1000000\n", "sys/fs/cgroup/a/b/memory.high": "max\n", "sys/fs/cgroup/a/b/memory.current": "700000\n",
 			"sys/fs/cgroup/a/b/memory.stat": "anon 500000\nfile 200000\ninactive_file 200000\n",
-		}, 2.5, 500000},
+		}, 2.5, 1000000, 500000},
 		"v2, the group above is narrower": {map[string]string{
 			"proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/a/b/cpu.max": "400000 100000\n", "sys/fs/cgroup/a/cpu.max": "150000 50000\n",
 			"sys/fs/cgroup/a/b/memory.max": "max\n", "sys/fs/cgroup/a/memory.max": "100\n", "sys/fs/cgroup/a/memory.current": "300\n",
-		}, 3, 0},
+		}, 3, 100, 0},
 		"v2, high before max": {map[string]string{
 			"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": "1000\n", "sys/fs/cgroup/memory.high": "800\n", "sys/fs/cgroup/memory.current": "100\n",
-		}, none, 700},
+		}, none, 800, 700},
 		"v2, a container that sees the path of outside": {map[string]string{
 			"proc/self/cgroup": "0::/../docker/123\n", "sys/fs/cgroup/cpu.max": "50000 100000\n",
-		}, .5, math.MaxInt64},
+		}, .5, math.MaxInt64, math.MaxInt64},
 		"v1": {map[string]string{
 			"proc/self/cgroup":                                   "7:memory:/x\n3:cpu,cpuacct:/y/z\n1:name=systemd:/\n0::/\n",
 			"sys/fs/cgroup/cpu/y/z/cpu.cfs_quota_us":             "-1\n",
@@ -63,16 +68,16 @@ func TestControlGroups(t *testing.T) {
 			"sys/fs/cgroup/memory/memory.usage_in_bytes":         "99999999\n",
 			"sys/fs/cgroup/cpu.max":                              "1 100000\n",
 			"sys/fs/cgroup/memory/x/memory.memsw.usage_in_bytes": "4000\n",
-		}, 1.2, 3500},
+		}, 1.2, 5000, 3500},
 		"v1, whatever the order": {map[string]string{
 			"proc/self/cgroup":                    "0::/\n3:cpu:/\n",
 			"sys/fs/cgroup/cpu/cpu.cfs_quota_us":  "200000\n",
 			"sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
 			"sys/fs/cgroup/cpu.max":               "1 100000\n",
-		}, 2, math.MaxInt64},
+		}, 2, math.MaxInt64, math.MaxInt64},
 		"nonsense": {map[string]string{
 			"proc/self/cgroup": "x\n\n0::\n", "sys/fs/cgroup/cpu.max": "100 0\n", "sys/fs/cgroup/memory.max": "lots\n",
-		}, none, math.MaxInt64},
+		}, none, math.MaxInt64, math.MaxInt64},
 	} {
 		t.Run(name, func(t *testing.T) {
 			root := t.TempDir()
@@ -83,6 +88,37 @@ func TestControlGroups(t *testing.T) {
 			}
 			require.Equal(t, test.cpus, system(root).quota())
 			require.Equal(t, test.room, system(root).room())
+			if binding != "" {
+				out, err := exec.Command(binding, root).CombinedOutput()
+				require.NoError(t, err, string(out))
+				var cpus float64
+				var limit uint64
+				_, err = fmt.Sscan(string(out), &cpus, &limit)
+				require.NoError(t, err, string(out))
+				require.Equal(t, test.cpus, cpus)
+				require.Equal(t, test.limit, int64(min(limit, math.MaxInt64)))
+			}
 		})
 	}
+}
+
+// compile makes a program that says what the rules of the apps, cgo/llama/binding_limits.cpp, find below a root; "" without a compiler.
+func compile(t *testing.T) string {
+	compiler, err := exec.LookPath("c++")
+	if err != nil {
+		t.Log("no C++ compiler: the rules of the apps are not run")
+		return ""
+	}
+	const llama = "../../cgo/llama"
+	source, program := filepath.Join(t.TempDir(), "main.cpp"), filepath.Join(t.TempDir(), "limits")
+	require.NoError(t, os.WriteFile(source, []byte(`
+#include "binding_limits.h"
+#include <cstdio>
+int main(int, char ** argv) {
+    printf("%.17g %llu\n", binding::group_quota(argv[1]), (unsigned long long) binding::group_memory(argv[1]));
+}
+`), 0o644))
+	out, err := exec.Command(compiler, "-std=c++17", "-Wall", "-Wextra", "-Werror", "-I", llama, "-o", program, source, filepath.Join(llama, "binding_limits.cpp")).CombinedOutput()
+	require.NoError(t, err, string(out))
+	return program
 }
