@@ -12,13 +12,14 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/lesskv/lesskv/cgo"
+	"github.com/lesskv/lesskv/cgo/kernels"
 	"github.com/lesskv/lesskv/patches/layout"
 )
 
 func TestVersion(t *testing.T) {
 	status, out, stderr := command("", "version")
 	require.Equal(t, exitOK, status, stderr)
-	for _, want := range []string{"lesskv ", "runtime    llama.cpp v0.5.0, -m", "archive", "up to date, and the one in this lesskv\n"} {
+	for _, want := range []string{"lesskv ", "runtime    llama.cpp v0.5.0, -m", "archive", "kernels    " + kernels.Level() + ", chosen for this CPU\n", "up to date, and the one in this lesskv\n"} {
 		assert.Contains(t, out, want)
 	}
 	status, out, _ = command("", "--version")

@@ -35,7 +35,7 @@ func runtimeCommands() (all []*cobra.Command) {
 var senseless []error
 
 // linked is the runtime in this command: none.
-var linked struct{ base, flags, compiler, archive string }
+var linked struct{ base, flags, compiler, archive, level string }
 
 // policyNames, policyText and methodNames are words of commands that this build does not have.
 func policyNames() []string       { return nil }

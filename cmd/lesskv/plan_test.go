@@ -141,8 +141,8 @@ func TestPlanRefused(t *testing.T) {
 		"not served":    {[]string{"-m", alibi}, exitFailed, "ALiBi"},
 		"no model":      {[]string{"-m", filepath.Join(dir, "none")}, exitFailed, "no such file"},
 		"no adapter":    {[]string{"-w", filepath.Join(dir, "none")}, exitFailed, "no such file"},
-		"small budget":  {[]string{"-b1KiB"}, exitFailed, "one slot in every head take"},
-		"one slot":      {[]string{"-b1"}, exitFailed, "--budget 1 at a context of 2048: 1 slots a head, of which policy peak keeps 0 by score"},
+		"small budget":  {[]string{"-b1KiB"}, exitUsage, "one slot in every head take"},
+		"one slot":      {[]string{"-b1"}, exitUsage, "--budget 1 at a context of 2048: 1 slots a head, of which policy peak keeps 0 by score"},
 		"folder":        {[]string{"-o", filepath.Join(dir, "no", "p.png")}, exitFailed, "there is no folder"},
 		"picture there": {[]string{"-o", write(t, dir, "other.png", "text")}, exitFailed, "not a PNG picture"},
 	} {

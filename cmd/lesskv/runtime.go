@@ -29,7 +29,7 @@ func runtimeCommands() []*cobra.Command {
 var senseless = []error{lesskv.ErrConfig, lesskv.ErrArgument, train.ErrOption, tune.ErrOption, verify.ErrPlan, bench.ErrOption}
 
 // linked is the runtime in this command.
-var linked = struct{ base, flags, compiler, archive string }{llama.LesskvRuntime, llama.LesskvFlags, llama.LesskvCompiler, llama.LesskvArchive}
+var linked = struct{ base, flags, compiler, archive, level string }{llama.LesskvRuntime, llama.LesskvFlags, llama.LesskvCompiler, llama.LesskvArchive, kernels.Level()}
 
 // policyNames and methodNames are the words that flags of these names take, policyText what policies are.
 func policyNames() []string { return kernels.PolicyNames() }

@@ -45,6 +45,7 @@ func printVersion(w io.Writer) error {
 	} else {
 		s.line("runtime", "%s, %s for kernels and CPU backend, archive %.12s…", linked.base, linked.flags, linked.archive)
 		s.line("compiler", "%s", linked.compiler)
+		s.line("kernels", "%s, chosen for this CPU", linked.level)
 	}
 	l, err := layout.Find(".")
 	if err != nil {
