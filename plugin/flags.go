@@ -45,7 +45,7 @@ func RegisterFlags(fs *flag.FlagSet, prefix string) *Flags {
 	}
 	fs.Var(boolValue{func(on bool) { f.on, f.off = on, !on }}, name, "a KV cache of constant size; =off for the unmodified one")
 	c := &f.config
-	add("budget", "what stays in the cache: `N` tokens, N% of the context, NMiB of memory or 1/N of the full f16 cache's (default: what the adapter was trained for; without phi and psi 1/12, and 1024 tokens at least)", func(s string) (err error) {
+	add("budget", "what stays in the cache: `N` tokens, N% of the context, NMiB of memory or 1/N of the full f16 cache's (default: what the adapter was trained for; without phi and psi 1/12, or 1024 tokens if that is more)", func(s string) (err error) {
 		c.Budget, err = ParseBudget(s)
 		return err
 	})

@@ -116,9 +116,16 @@ void lesskv_memory::resolve_budget(const lesskv_config & cfg) {
         refuse(format("budget %d tokens, %g of the context, %llu bytes, %g of the full cache's bytes%s: give one of the four%s, and none below 0", cfg.budget,
                     cfg.budget_share, (unsigned long long) cfg.budget_bytes, cfg.budget_full, cfg.slots ? ", slots of every head" : "", cfg.slots ? ", or slots" : ""));
     }
-    uint64_t full = 0;
+    uint64_t full = 0, bounded = 0, windows = 0;
     for (const auto & l : layers) {
         full += l.shares ? 0 : full_bytes(l);
+        if (has_budget(l)) {
+            bounded += full_bytes(l);
+        } else if (!l.shares) {
+            size_t n, state;
+            lesskv_layer_bytes(&l.params, &n, &state);
+            windows += n;
+        }
     }
     uint64_t bytes = cfg.budget_bytes;
     if (cfg.budget_full > 0.0) {
@@ -156,9 +163,11 @@ void lesskv_memory::resolve_budget(const lesskv_config & cfg) {
         n = std::max<int64_t>(64, (int64_t) std::floor(std::min(cfg.budget_share, 1.0)*n_ctx));
     } else if (made_for_budget()) { // "Defaults" in algorithm.md
         n = (int64_t) adapter->heavy + adapter->recent;
-        asked = n <= n_ctx && (int32_t) adapter->heavy != lesskv_policy_heavy(policy, (int32_t) n) ? std::max((int32_t) adapter->heavy, pinned) : -1;
     } else {
-        n = std::max<int64_t>(1024, fit(full/12));
+        n = std::max<int64_t>(1024, fit(bounded/12 + windows));
+    }
+    if (made_for_budget() && !cfg.slots && n == (int64_t) adapter->heavy + adapter->recent && n <= n_ctx && (int32_t) adapter->heavy != lesskv_policy_heavy(policy, (int32_t) n)) {
+        asked = std::max((int32_t) adapter->heavy, pinned);
     }
     budget = (int32_t) std::min(n, n_ctx); // with B >= n_ctx nothing is evicted
     if (cfg.heavy >= 0) {

@@ -89,7 +89,7 @@ them for once, and compares.`,
 	addBudget(f, &o.budget, "; the context is the largest"+defaultBudget)
 	addPolicy(f, &o.Policy, "", defaultPolicy)
 	addType(f, &o.SlotType, defaultType)
-	addAdapter(f, &o.Adapter, " (default: MODEL.lesskv.gguf beside the model, or random phi and psi)")
+	addAdapter(f, &o.Adapter, ", or none: random ones"+beside)
 	addNumber(f, &o.Rank, "rank", "", 8, 1, weights.MaxSize, "rank of random kernels")
 	addNumber(f, &o.Hidden, "hidden", "", 16, 1, weights.MaxSize, "hidden size of random kernels")
 	addWord(f, &o.matrix, "kernels", "type of random phi and psi", "f16", "q8_0")
@@ -171,8 +171,14 @@ func (o *benchOptions) parse() (err error) {
 		return fmt.Errorf("--cell %v: want a time such as 30s", o.Cell)
 	}
 	o.Options.Budget = o.budget.Budget
-	if o.Adapter == "" {
+	switch o.Adapter {
+	case "none":
+		o.Adapter = ""
+	case "":
 		o.Adapter = adapterBeside(o.Model)
+		if a, err := weights.Read(o.Adapter); err == nil && a.Bytes() == 0 { // budgets by head alone: no phi and psi to measure
+			o.Adapter = ""
+		}
 	}
 	if o.KernelType, _, err = worker.GGUFTypes(o.matrix); err != nil {
 		return err

@@ -26,7 +26,7 @@ const (
 	builtin = " (default: gopher-5m, built in)"
 	beside  = " (default: MODEL.lesskv.gguf beside the model)"
 
-	defaultBudget = " (default: what phi and psi were trained for, without them 1/12, and 1024 pairs at least)"
+	defaultBudget = " (default: what phi and psi were trained for, without them 1/12, or 1024 pairs if that is more)"
 	defaultPolicy = " (default: the adapter's, peak without one)"
 	defaultType   = " (default: q8_0, or f16 where heads do not fill its blocks)"
 )

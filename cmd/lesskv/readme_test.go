@@ -32,7 +32,7 @@ func TestReadmeCommands(t *testing.T) {
 	}
 	says := map[string]string{
 		"inspect": "LESS           yes", "doctor": "LESS is the unmodified runtime to", "plan": "lesskv.Enable(lesskv.Config{", "run": "", "chat": "",
-		"tune": "model.lesskv.gguf: the allocation", "train": "both.gguf: ", "verify": "peak", "bench": "decoding, tokens/s",
+		"tune": "model.lesskv.gguf: the allocation", "train": "both.gguf: ", "verify": "peak LESS", "bench": "decoding, tokens/s",
 	}
 	t.Chdir(unpacked(t, map[string]string{testdata.Model: "model.gguf"}))
 	held, err := testdata.Read(testdata.Heldout)

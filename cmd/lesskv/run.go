@@ -44,7 +44,7 @@ A prompt that begins with - goes behind --. Where no flag of the cache is given,
 LESSKV=off and the other variables LESSKV_* of the plugin's manual say what these
 would.`,
 		Example: `  lesskv run "func (s *Server) ListenAndServe() error {"
-  lesskv run -m model.gguf -f prompt.txt -n 500 -b 5% --policy peak
+  lesskv run -m model.gguf -f prompt.txt -n 500 -b 1/16
   git diff | lesskv run -m model.gguf --less=off`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 1 {

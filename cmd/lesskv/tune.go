@@ -122,7 +122,7 @@ func (o *tuneOptions) run(cmd *cobra.Command) error {
 	if err := checkOutputs(read, outputs...); err != nil {
 		return err
 	}
-	adapter, err := o.empty(model)
+	adapter, err := o.empty(model, cmd.Flags().Changed("policy"))
 	if err != nil {
 		return err
 	}
@@ -164,12 +164,16 @@ func (o *tuneOptions) run(cmd *cobra.Command) error {
 	return pieces.Remove(o.Work)
 }
 
-// empty returns the adapter that the allocation goes into: one without phi and psi, or the one that was named.
-func (o *tuneOptions) empty(model *weights.Model) (*weights.Adapter, error) {
+// empty returns the adapter that the allocation goes into: one without phi and psi, or the one that was named, which brings its policy
+// unless one was given.
+func (o *tuneOptions) empty(model *weights.Model, given bool) (*weights.Adapter, error) {
 	if o.Adapter != "" {
 		a, err := readAdapter(o.Adapter, model)
 		if err != nil {
 			return nil, err
+		}
+		if !given {
+			o.Policy = a.Trained.Policy
 		}
 		if a.Trained.Policy != o.Policy {
 			return nil, usageError{fmt.Errorf("--policy %s: %s was trained with %s: want that", o.Policy, o.Adapter, a.Trained.Policy)}

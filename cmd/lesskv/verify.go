@@ -87,7 +87,7 @@ built in with its adapters and a text that it has not seen.`,
 	}
 	f := cmd.Flags()
 	addModel(f, &o.Model, builtin)
-	f.StringArrayVarP(&o.Adapters, "adapter", "w", nil, adapterHelp+"; may be given several times, each serves its policy"+beside)
+	f.StringArrayVarP(&o.Adapters, "adapter", "w", nil, adapterHelp+", or none; may be given several times, each serves its policy"+beside)
 	addTexts(f, &o.texts)
 	addNumber(f, &o.Windows, "windows", "", 6, 1, 1<<20, "how many windows of the text to read")
 	addNumber(f, &o.Stride, "stride", "", 0, 0, most, "tokens between the starts of two windows (default: evenly over the text)")
@@ -110,7 +110,7 @@ built in with its adapters and a text that it has not seen.`,
 	addNumber(f, &o.Samples, "samples", "", 1000, 10, 100_000, "draws of the bootstrap")
 	addNumber(f, &o.Seed, "seed", "s", 1, 1, math.MaxUint64, "seed of the draws: the same command gives the same report")
 	addOutput(f, &o.output, "`folder` for the report (default: MODEL.verify beside the model)")
-	addMemory(f, &o.Memory, " by all processes together (default: four fifths of what is available)")
+	addMemory(f, &o.Memory, "; of all processes together (default: four fifths of what is available)")
 	addThreads(f, &o.Threads, "")
 	addGPULayers(f, &o.GPULayers, ", half of them the full cache's")
 	f.BoolVar(&o.json, "json", false, "print the report as JSON instead of the table")
@@ -224,6 +224,8 @@ func (o *verifyOptions) resolve(cmd *cobra.Command) (err error) {
 	}
 	if path := adapterBeside(o.Model); len(o.Adapters) == 0 && path != "" {
 		o.Adapters = []string{path}
+	} else if slices.Equal(o.Adapters, []string{"none"}) {
+		o.Adapters = nil
 	}
 	if len(o.Bytes) == 0 && o.SlotType == "" {
 		m, err := weights.ReadModel(o.Model)

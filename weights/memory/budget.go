@@ -96,10 +96,11 @@ func (l *layout) resolve(b Budget, full uint64) (int, error) {
 	case l.trained > 0:
 		return min(l.trained, l.context), nil
 	}
-	return min(max(Least, l.fit(full/Fraction)), l.context), nil
+	return min(max(Least, l.fit(l.full/Fraction+l.fixed)), l.context), nil
 }
 
-// The default budget, where no phi and psi bring one: as many slots as fit into the full f16 cache's bytes over Fraction, at least Least.
+// The default budget, where no phi and psi bring one: as many slots as fit into 1/Fraction of the full f16 cache's bytes, both of the
+// layers that have a budget; at least Least.
 const (
 	Fraction = 12
 	Least    = 1024

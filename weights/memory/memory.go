@@ -107,6 +107,7 @@ type layout struct {
 	slot    []uint64  // bytes of a slot, of those heads
 	layer   []int     // whose they are
 	fixed   uint64    // slots of sliding windows
+	full    uint64    // bytes of the full f16 cache, of the layers that have a budget
 	state   uint64
 	kernels uint64
 	trained int // the budget that phi and psi were made for; 0: none
@@ -190,6 +191,7 @@ func lay(m *weights.Model, c Cache) (*layout, error) {
 		case window > 0:
 			l.fixed += uint64(s.HeadsKV*(window-1)) * slot
 		default:
+			l.full += uint64(l.context * s.HeadsKV * 2 * (s.KeyLength + s.ValueLength))
 			for j := range s.HeadsKV {
 				l.slot, l.layer = append(l.slot, slot), append(l.layer, i)
 				if a != nil && a.Budget != nil {
