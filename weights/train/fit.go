@@ -1,6 +1,7 @@
 package train
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -293,11 +294,12 @@ func (f *fitter) start(random *rand.Rand) error {
 			return err
 		}
 		for h, m := range missing {
-			if !math.IsNaN(m.Mean) { // or the head evicts nothing
-				sum[h] += m.Mean - e.LogMass[h]
-				count[h]++
-				least[h], most[h] = min(least[h], m.Least), max(most[h], m.Most)
+			if math.IsNaN(m.Mean) || math.IsNaN(e.LogMass[h]) {
+				continue // nothing is evicted; or phi z is 0, as where a head's queries are all 0, and no scale changes that
 			}
+			sum[h] += m.Mean - e.LogMass[h]
+			count[h]++
+			least[h], most[h] = min(least[h], m.Least), max(most[h], m.Most)
 		}
 	}
 	for h := range scale {
@@ -305,8 +307,11 @@ func (f *fitter) start(random *rand.Rand) error {
 			continue
 		}
 		scale[h] = float32(sum[h] / count[h])
-		if spread := most[h] - least[h]; !(spread <= maxSpread) || !finite(float64(scale[h])) {
+		if spread := most[h] - least[h]; !(spread <= maxSpread) {
 			return fmt.Errorf("what query head %d misses, from e^%.1f to e^%.1f, is a spread %w", h, least[h], most[h], errRange)
+		}
+		if !finite(float64(scale[h])) {
+			return fmt.Errorf("the scale of query head %d begins with %v, which is %w", h, scale[h], errRange)
 		}
 	}
 	group(scale, s.Heads/s.HeadsKV)
@@ -314,19 +319,27 @@ func (f *fitter) start(random *rand.Rand) error {
 }
 
 // group lets the g query heads of a KV head begin with the mean of their scales, unless they are far apart: fits have ended better so.
+// A head whose scale is 0 has none, and keeps that.
 func group(scale []float32, g int) {
 	const far = 16
 	for ; len(scale) > 0; scale = scale[g:] {
-		all := scale[:g]
-		if slices.Max(all)-slices.Min(all) > far {
-			continue
+		var all []*float32
+		for h := range scale[:g] {
+			if scale[h] != 0 {
+				all = append(all, &scale[h])
+			}
 		}
 		var mean float32
+		least, most := float32(math.Inf(1)), float32(math.Inf(-1))
 		for _, x := range all {
-			mean += x / float32(g)
+			mean += *x / float32(len(all))
+			least, most = min(least, *x), max(most, *x)
 		}
-		for h := range all {
-			all[h] = mean
+		if most-least > far {
+			continue
+		}
+		for _, x := range all {
+			*x = mean
 		}
 	}
 }
@@ -344,13 +357,33 @@ func units(h []uint16, heads, size int) []unit {
 	const large = 4 // times the usual
 	all := make([]unit, len(square))
 	for at := 0; at < len(all); at += size {
-		usual := math.Sqrt(max(slices.Sorted(slices.Values(square[at : at+size]))[size/2], 1e-12))
+		usual := cmp.Or(median(square[at:at+size]), median(square), 1) // of the head, or of all where it is dead
 		for i := at; i < at+size; i++ {
-			step := min(1, large*usual/math.Sqrt(max(square[i], 1e-12)))
+			step := 1.
+			if rms := math.Sqrt(square[i]); rms > large*usual {
+				step = large * usual / rms
+			}
 			all[i] = unit{step / usual, step}
 		}
 	}
 	return all
+}
+
+// median returns that of root mean squares, which are given as squares. Numbers that are nothing beside the largest, as padding is, don't count; 0:
+// there is no other.
+func median(square []float64) float64 {
+	const (
+		nothing = 0x1p-28 // of the largest square
+		least   = 0x1p-10 // else weights would begin beyond F16
+	)
+	live := slices.Sorted(slices.Values(square))
+	for len(live) > 0 && live[0] <= nothing*live[len(live)-1] {
+		live = live[1:]
+	}
+	if len(live) == 0 {
+		return 0
+	}
+	return max(math.Sqrt(live[len(live)/2]), least)
 }
 
 // validate returns the error of weights on the validation windows.
