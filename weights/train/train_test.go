@@ -558,6 +558,35 @@ func TestParts(t *testing.T) {
 	assert.Equal(t, parts[0], merged)
 }
 
+// TestOtherFit: a work folder, or a part, of a version that fitted otherwise is not gone on with.
+func TestOtherFit(t *testing.T) {
+	o := options(t, "a.gguf")
+	_, err := Run(context.Background(), o, &fake{stop: 1, failure: errors.New("crash")}, windows(t))
+	require.Error(t, err)
+	plan := filepath.Join(o.Output+".work", "plan.json")
+	have, err := os.ReadFile(plan)
+	require.NoError(t, err)
+	number := fmt.Sprintf("\n  \"Fit\": %d,", fitMethod)
+	require.Contains(t, string(have), number)
+	require.NoError(t, os.WriteFile(plan, []byte(strings.Replace(string(have), number, "", 1)), 0o644))
+	_, err = Run(context.Background(), o, &fake{}, windows(t))
+	assert.ErrorIs(t, err, ErrOther)
+
+	var parts []*weights.Adapter
+	for i, name := range []string{"first.gguf", "second.gguf"} {
+		o := options(t, name)
+		o.Layers = [][2]int{{0, 1}, {1, 3}}[i]
+		report, err := Run(context.Background(), o, &fake{}, windows(t))
+		require.NoError(t, err)
+		parts = append(parts, report.Adapter)
+	}
+	_, err = weights.Merge(parts...)
+	require.NoError(t, err)
+	parts[0].Description = strings.Replace(parts[0].Description, fmt.Sprintf(`"Fit":%d,`, fitMethod), "", 1)
+	_, err = weights.Merge(parts...)
+	assert.ErrorIs(t, err, weights.ErrMerge)
+}
+
 func TestRefused(t *testing.T) {
 	o := options(t, "a.gguf")
 	_, err := Run(context.Background(), o, &fake{stop: 1, failure: errors.New("crash")}, windows(t))
