@@ -184,7 +184,7 @@ type TrainError struct {
 }
 
 // Error returns what the window costs with the kernels that weights hold, or with none if it is nil. gram is what TrainGram
-// returned. Unless grad is nil, Sum's gradient is added to it. scratch has s.Scratch bytes.
+// returned. Unless grad is nil, Sum's gradient is added to it, which may be beyond f32. scratch has s.Scratch bytes.
 func (w *TrainWindow) Error(s TrainShape, weights, gram []float32, scratch []byte, grad []float32) (TrainError, error) {
 	n, size := s.Weights(), gramSize(s.Heads*s.ValueSize)
 	switch {

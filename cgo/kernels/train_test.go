@@ -184,6 +184,27 @@ func TestTrainIsInference(t *testing.T) {
 	}
 }
 
+// TestTrainTinyMass: phi z below the normal numbers of single precision, with scales to match, costs what an ordinary one does.
+func TestTrainTinyMass(t *testing.T) {
+	c := newTrainCase(t, 3, "peak", 150, 8, 14, 0, false)
+	want := c.error(t, c.weights, nil)
+	sizes := c.shape.Sizes()
+	scale := len(c.weights) - sizes[5]
+	for i := scale - sizes[4]; i < scale; i++ {
+		c.weights[i] *= 0x1p-133 // psi 2, to which z and H are in proportion
+	}
+	for h := range sizes[5] {
+		c.weights[scale+h] += 133 * math.Ln2
+	}
+	got := c.error(t, c.weights, nil)
+	for h, x := range got.LogMass {
+		assert.Less(t, x, math.Log(0x1p-126), "query head %d: its phi z is no normal number", h)
+	}
+	assert.InEpsilon(t, want.Sum, got.Sum, 1e-2)
+	c.weights[0] = float32(math.NaN())
+	assert.True(t, math.IsNaN(c.error(t, c.weights, nil).Sum), "weights that are not finite are seen")
+}
+
 // TestTrainGradient compares the gradient with central differences, weight by weight, in every matrix.
 func TestTrainGradient(t *testing.T) {
 	c := newTrainCase(t, 5, "h2o", 150, 8, 14, 0, false)

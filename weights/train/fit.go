@@ -72,7 +72,7 @@ type fitter struct {
 	gram    []float32
 	scratch []byte
 	weights []float32
-	step    []float32 // how far a step moves each weight, at a rate of 1
+	pace    []float32 // how far a step moves each weight, at a rate of 1
 	sparse  []float64 // sparse-only's mean error of a token, by sample; 0 where nothing is evicted
 }
 
@@ -259,7 +259,7 @@ func (f *fitter) start(random *rand.Rand) error {
 		{1 / (gelu * math.Sqrt(float64(s.Rank))), nil},
 	}
 	at := 0
-	f.step = slices.Repeat([]float32{1}, len(f.weights))
+	f.pace = slices.Repeat([]float32{1}, len(f.weights))
 	for i, m := range matrices {
 		n := s.Sizes()[i]
 		for j := range n {
@@ -268,7 +268,7 @@ func (f *fitter) start(random *rand.Rand) error {
 				u = m.inputs[j/(s.Hidden*s.KeySize)*s.KeySize+j%s.KeySize]
 			}
 			f.weights[at+j] = float32(u.start * m.spread * random.NormFloat64())
-			f.step[at+j] = float32(u.step)
+			f.pace[at+j] = float32(u.step)
 		}
 		at += n
 	}
@@ -276,7 +276,7 @@ func (f *fitter) start(random *rand.Rand) error {
 	if f.psi != nil {
 		from := at - len(f.psi)
 		copy(f.weights[from:], f.psi)
-		clear(f.step[from:at])
+		clear(f.pace[from:at])
 	}
 
 	train, _ := f.samples()
@@ -404,6 +404,30 @@ func (f *fitter) validate(ctx context.Context, weights []float32) (float64, erro
 	return sum / sparse, nil
 }
 
+// adam is the state of the optimiser: moments of the gradient, and the steps that it has taken.
+type adam struct {
+	first, second []float64
+	taken         float64
+}
+
+func newAdam(n int) *adam { return &adam{first: make([]float64, n), second: make([]float64, n)} }
+
+// step moves weights, each at its pace, by a gradient in units of norm. One that is beyond single precision, as it may be where phi z is
+// next to 0, moves none.
+func (a *adam) step(weights, pace, grad []float32, norm, rate float64) {
+	if slices.ContainsFunc(grad, func(g float32) bool { return !finite(float64(g)) }) {
+		return
+	}
+	a.taken++
+	fix1, fix2 := 1-math.Pow(beta1, a.taken), 1-math.Pow(beta2, a.taken)
+	for j, g32 := range grad {
+		g := float64(g32) / norm
+		a.first[j] += (1 - beta1) * (g - a.first[j])
+		a.second[j] += (1 - beta2) * (g*g - a.second[j])
+		weights[j] -= pace[j] * float32(rate*a.first[j]/fix1/(math.Sqrt(a.second[j]/fix2)+epsilon))
+	}
+}
+
 // run is Adam with a rate that rises and then falls as a cosine. What is looked at is a running mean of the weights, which is
 // ahead of them while the rate is large; the mean that did best on the validation windows wins.
 func (f *fitter) run(ctx context.Context, random *rand.Rand, report *LayerReport) error {
@@ -413,7 +437,7 @@ func (f *fitter) run(ctx context.Context, random *rand.Rand, report *LayerReport
 		norm += e / float64(train)
 	}
 	n := len(f.weights)
-	grad, first, second := make([]float32, n), make([]float64, n), make([]float64, n)
+	grad, adam := make([]float32, n), newAdam(n)
 	mean, best := slices.Clone(f.weights), slices.Clone(f.weights)
 	times := &report.Times
 	look := func() (float64, error) {
@@ -461,14 +485,10 @@ func (f *fitter) run(ctx context.Context, random *rand.Rand, report *LayerReport
 
 		progress := float64(step) / float64(f.o.Steps)
 		rate := f.o.Rate * min(1, progress/warmup) * (1 + math.Cos(math.Pi*progress)) / 2
-		fix1, fix2 := 1-math.Pow(beta1, float64(step)), 1-math.Pow(beta2, float64(step))
+		adam.step(f.weights, f.pace, grad, norm, rate)
 		back := float32(max(1, averaged*float64(step)))
-		for j, g32 := range grad {
-			g := float64(g32) / norm
-			first[j] += (1 - beta1) * (g - first[j])
-			second[j] += (1 - beta2) * (g*g - second[j])
-			f.weights[j] -= f.step[j] * float32(rate*first[j]/fix1/(math.Sqrt(second[j]/fix2)+epsilon))
-			mean[j] += (f.weights[j] - mean[j]) / back
+		for j, x := range f.weights {
+			mean[j] += (x - mean[j]) / back
 		}
 
 		if step%every == 0 || step == f.o.Steps {

@@ -307,6 +307,22 @@ func TestUnits(t *testing.T) {
 	assert.Equal(t, []unit{one, one}, units(make([]uint16, 6), 1, 2), "nothing but 0")
 }
 
+// TestAdam: a step goes against the gradient, at each weight's pace, and one of a gradient that is not finite goes nowhere.
+func TestAdam(t *testing.T) {
+	nan, inf := float32(math.NaN()), float32(math.Inf(1))
+	w, pace := []float32{1, 1, 1}, []float32{1, .5, 0}
+	a := newAdam(3)
+	a.step(w, pace, []float32{4, -2, 1}, 2, .1)
+	want := []float32{.9, 1.05, 1}
+	assert.InDeltaSlice(t, want, w, 1e-6)
+	for _, grad := range [][]float32{{nan, 0, 0}, {0, 0, inf}, {0, -inf, 0}} {
+		a.step(w, pace, grad, 2, .1)
+	}
+	assert.InDeltaSlice(t, want, w, 1e-6)
+	a.step(w, pace, []float32{4, -2, 1}, 2, .1)
+	assert.InDeltaSlice(t, []float32{.8, 1.1, 1}, w, 1e-6)
+}
+
 // TestGroup: query heads of a KV head begin with a common scale, unless they are far apart or have none.
 func TestGroup(t *testing.T) {
 	for _, test := range []struct{ from, want []float32 }{
