@@ -379,7 +379,7 @@ double lesskv_train_error(const struct lesskv_train_shape * s, const float * wei
         states_back(s, weights, w, &r, grad);
     }
     for (int32_t h = 0; log_mass && h < s->n_head; h++) {
-        log_mass[h] /= log_mass[s->n_head + h]; // NaN: nothing was evicted
+        log_mass[h] /= log_mass[s->n_head + h]; // NaN if none is above 0
     }
     return error;
 }

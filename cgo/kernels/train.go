@@ -180,7 +180,7 @@ func (w *TrainWindow) Missing(l Layer, softCap float32, step int) ([]Missing, er
 type TrainError struct {
 	Sum     float64   // squared error of the layer's output behind its output projection, over Tokens
 	Tokens  int       // past the first eviction
-	LogMass []float64 // mean log(phi z) of each query head, NaN where nothing is evicted; nil without weights
+	LogMass []float64 // mean log(phi z) of each query head over the queries that find it above 0, NaN if none does; nil without weights
 }
 
 // Error returns what the window costs with the kernels that weights hold, or with none if it is nil. gram is what TrainGram

@@ -215,14 +215,15 @@ func TestAllocation(t *testing.T) {
 func TestLargeLogits(t *testing.T) {
 	for name, test := range map[string]struct {
 		fake
-		says string // why the layer runs sparse only
+		says string  // why the layer runs sparse only
+		most float64 // else its error on the validation windows
 	}{
-		"logits of 42":        {fake{constant: 120}, ""},
-		"too large for f32":   {fake{constant: 600}, ""}, // logits of 212
-		"too large for f64":   {fake{constant: 6000}, ""},
-		"too small for f32":   {fake{constant: -600}, ""},
-		"spread beyond f32":   {fake{constant: 600, turning: true}, "is a spread beyond single precision"},
-		"not finite in a key": {fake{constant: float32(math.Inf(1))}, "beyond single precision"},
+		"logits of 42":        {fake{constant: 120}, "", .7},
+		"too large for f32":   {fake{constant: 600}, "", .7}, // logits of 212
+		"too large for f64":   {fake{constant: 6000}, "", .6},
+		"too small for f32":   {fake{constant: -600}, "", .75},
+		"spread beyond f32":   {fake{constant: 600, turning: true}, "is a spread beyond single precision", 0},
+		"not finite in a key": {fake{constant: float32(math.Inf(1))}, "beyond single precision", 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := options(t, "a.gguf")
@@ -253,7 +254,7 @@ func TestLargeLogits(t *testing.T) {
 				return
 			}
 			t.Logf("%+v, scales %v", l, a.Kernels[2].Scale.Values)
-			assert.Less(t, l.Valid, .95)
+			assert.Less(t, l.Valid, test.most)
 			assert.Len(t, a.Kernels[2].Scale.Values, heads)
 		})
 	}
