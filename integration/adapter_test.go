@@ -366,18 +366,23 @@ func TestBothReadersOfAdapters(t *testing.T) {
 	tensor := func(name string, change func(*rawTensor)) func(*rawAdapter) {
 		return func(a *rawAdapter) { change(a.last(name)) }
 	}
+	without := func(a *rawAdapter) {
+		a.tensors = slices.DeleteFunc(a.tensors, func(t rawTensor) bool { return strings.HasPrefix(t.name, "blk.2.") })
+	}
+	scales := func(a *rawAdapter) {
+		a.tensors = append(a.tensors, rawTensor{"blk.2.less.phi.scale", []uint64{4}, uint32(gguf.F32), -1, make([]byte, 16)})
+	}
 	fine := map[string]func(*rawAdapter){
-		"as it is":            func(*rawAdapter) {},
-		"version 2 of GGUF":   func(a *rawAdapter) { a.version = 2 },
-		"in another order":    func(a *rawAdapter) { slices.Reverse(a.tensors) },
-		"no description":      key("general.description", nil),
-		"another key":         key("general.author", "somebody"),
-		"a dimension more":    tensor(phi0, func(t *rawTensor) { t.dims = append(slices.Clone(t.dims), 1) }),
-		"another heavy":       key("less.trained.heavy", uint32(7)),
-		"another fingerprint": key("less.base.fingerprint", strings.Repeat("0a", 32)), // forced
-		"a layer without": func(a *rawAdapter) {
-			a.tensors = slices.DeleteFunc(a.tensors, func(t rawTensor) bool { return strings.HasPrefix(t.name, "blk.2.") })
-		},
+		"as it is":                             func(*rawAdapter) {},
+		"scales":                               func(a *rawAdapter) { a.set("less.version", uint32(2)); scales(a) },
+		"version 2 of GGUF":                    func(a *rawAdapter) { a.version = 2 },
+		"in another order":                     func(a *rawAdapter) { slices.Reverse(a.tensors) },
+		"no description":                       key("general.description", nil),
+		"another key":                          key("general.author", "somebody"),
+		"a dimension more":                     tensor(phi0, func(t *rawTensor) { t.dims = append(slices.Clone(t.dims), 1) }),
+		"another heavy":                        key("less.trained.heavy", uint32(7)),
+		"another fingerprint":                  key("less.base.fingerprint", strings.Repeat("0a", 32)), // forced
+		"a layer without":                      without,
 		"no tensors at all":                    func(a *rawAdapter) { a.tensors = nil },
 		"version 2":                            key("less.version", uint32(2)),
 		"weights that version 1 does not know": key("less.budget.weight", []float32{-1}),
@@ -387,6 +392,8 @@ func TestBothReadersOfAdapters(t *testing.T) {
 		"big-endian":                 func(a *rawAdapter) { a.version = 3 << 24 },
 		"version 0":                  key("less.version", uint32(0)),
 		"version 3":                  key("less.version", uint32(3)),
+		"scales in version 1":        scales,
+		"scales alone":               func(a *rawAdapter) { a.set("less.version", uint32(2)); without(a); scales(a) },
 		"layers of version 1":        key("less.head_count", []uint32{4, 4, 4, 4, 4, 4}),
 		"a model":                    key("general.type", "model"),
 		"a LoRA adapter":             key("adapter.type", "lora"),

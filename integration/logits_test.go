@@ -71,7 +71,7 @@ func TestLargeLogits(t *testing.T) {
 	require.Len(t, report.Layers, base.Layers)
 	for _, l := range report.Layers {
 		assert.Empty(t, l.Sparse, "layer %d", l.Layer)
-		assert.Less(t, l.Valid, 1., "layer %d: finite, and below sparse-only's", l.Layer)
+		assert.Less(t, l.Valid, .9, "layer %d", l.Layer)
 		t.Logf("layer %d: validation error %.3f, scales %v", l.Layer, l.Valid, report.Adapter.Kernels[l.Layer].Scale.Values)
 	}
 

@@ -218,7 +218,7 @@ func TestForeignStateIsRefused(t *testing.T) {
 
 	scaled, err := weights.Read(peak41().Adapter)
 	require.NoError(t, err)
-	scaled.Kernels[3].Scale.Values = make([]float32, scaled.Heads)
+	scaled.Kernels[3].Scale.Values = slices.Repeat([]float32{1}, scaled.Heads)
 	anotherScale := filepath.Join(t.TempDir(), "scaled.gguf")
 	require.NoError(t, scaled.Write(anotherScale))
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 
 	"github.com/lesskv/lesskv/weights/gguf"
 )
@@ -207,8 +208,8 @@ func (a *Adapter) Bytes() uint64 {
 }
 
 // Convert gives the kernels another type, F32, F16 or Q8_0, and rounds the values to it. psi.2 and the scale stay F32, and matrices whose
-// rows don't fill Q8_0's blocks of 32 become F16 instead: phi.1 and psi.1 at a hidden size of 16, for example. It fails with
-// gguf.ErrRange, and nothing is changed, if a value is too large for the type.
+// rows don't fill Q8_0's blocks of 32 become F16 instead: phi.1 and psi.1 at a hidden size of 16, for example. So do those that Q8_0
+// would round too coarsely, as where keys have a constant and its weights are a hundredth of the others. It fails with gguf.ErrRange, and nothing is changed, if a value is too large for the type.
 func (a *Adapter) Convert(t gguf.Type) error {
 	if t != gguf.F32 && t != gguf.F16 && t != gguf.Q8_0 {
 		return &Error{Item: "kernels", Err: gguf.ErrType, Found: t.String(), Wanted: "F32, F16 or Q8_0"}
@@ -222,6 +223,9 @@ func (a *Adapter) Convert(t gguf.Type) error {
 				continue
 			}
 			out[j].Type = parts[j].typeFor(t)
+			if out[j].Type == gguf.Q8_0 && uneven(m.Values, parts[j].dims) {
+				out[j].Type = gguf.F16
+			}
 			data, err := gguf.Encode(nil, out[j].Type, m.Values)
 			if err == nil {
 				out[j].Values, err = gguf.Decode(out[j].Type, data)
@@ -233,6 +237,26 @@ func (a *Adapter) Convert(t gguf.Type) error {
 	}
 	a.Kernels = converted
 	return nil
+}
+
+// uneven tells whether an input of a head has weights so much smaller than others of its block of 32 that Q8_0, which rounds a block to
+// 1/127 of its largest weight, would leave little of them.
+func uneven(values []float32, dims []uint64) bool {
+	const most, block = 16, 32
+	in, out := int(dims[0]), int(dims[1])
+	for head := range slices.Chunk(values, in*out) {
+		square := make([]float64, in)
+		for i, x := range head {
+			square[i%in] += float64(x) * float64(x)
+		}
+		for inputs := range slices.Chunk(square, block) {
+			largest := slices.Max(inputs)
+			if slices.ContainsFunc(inputs, func(x float64) bool { return x > 0 && x*most*most < largest }) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // New returns an adapter for a model, without kernels: every layer sparse-only until they are put in.
@@ -265,8 +289,8 @@ func Random(m *Model, rank, hidden int, trained Trained, seed uint64) *Adapter {
 	return a
 }
 
-// fill gives every layer that attends kernels, sharers phi, and no scales, drawn from a distribution of unit variance and divided by the root of what
-// they sum over.
+// fill draws the kernels of every layer that attends, and of one that shares another's cache phi alone, from a distribution of unit
+// variance, and divides them by the root of what they sum over. It gives no layer scales.
 func (a *Adapter) fill(m *Model, draw func() float64) {
 	for i := range a.Kernels {
 		matrices := a.Kernels[i].matrices()

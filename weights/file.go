@@ -295,8 +295,8 @@ func (a *Adapter) readKernels(f *gguf.File) error {
 			}
 		}
 		for j, p := range parts {
-			for other, o := range parts {
-				if held[j] || !held[other] || !o.needs(p, version) {
+			for k, other := range parts {
+				if held[j] || !held[k] || !other.needs(p, version) {
 					continue
 				}
 				what := "all of its tensors"
@@ -338,13 +338,17 @@ func (a *Adapter) knows(layer int, p part, version uint32) bool {
 
 // stranger names a tensor that is not part of the format.
 func (a *Adapter) stranger(f *gguf.File, version uint32) error {
-	known := map[string]bool{}
+	known, later := map[string]bool{}, map[string]bool{}
 	for i := range a.Layers {
 		for _, p := range a.parts(i) {
 			known[p.name(i)] = a.knows(i, p, version)
+			later[p.name(i)] = a.knows(i, p, adapterVersion)
 		}
 	}
 	for _, t := range f.Tensors {
+		if later[t.Name] && !known[t.Name] {
+			return &Error{File: f.Name, Item: "tensor " + t.Name, Err: ErrTensor, Found: fmt.Sprintf("it in a file of version %d", version), Wanted: "version 2, the first with scales"}
+		}
 		if !known[t.Name] {
 			return &Error{File: f.Name, Item: "tensor " + t.Name, Err: ErrTensor, Found: "a name that the format doesn't have", Wanted: fmt.Sprintf("%s and its like, layers 0 to %d, those with attention", a.parts(0)[0].name(0), a.Layers-1)}
 		}

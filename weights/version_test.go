@@ -197,6 +197,7 @@ func TestReadRefusesVersion2(t *testing.T) {
 	_, err = readBytes(first)
 	assert.ErrorIs(t, err, ErrTensor, "version 1 has no scales")
 	assert.ErrorContains(t, err, "blk.1.less.phi.scale")
+	assert.ErrorContains(t, err, "found it in a file of version 1, wanted version 2, the first with scales")
 	stranger := tensors[0]
 	stranger.Name = "blk.1.less.phi.0.weight"
 	var b bytes.Buffer

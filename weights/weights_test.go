@@ -9,6 +9,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -134,6 +135,35 @@ func TestRoundTrip(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestConvertUneven: matrices of which Q8_0 would lose the weights of an input, as those of a key's number that has a constant, become F16.
+func TestConvertUneven(t *testing.T) {
+	a := random()
+	values := a.Kernels[1].Psi[0].Values // [2 heads][16][32]
+	for i := 16*32 + 3; i < len(values); i += 32 {
+		values[i] /= 100 // of the second head alone
+	}
+	small := slices.Clone(values[16*32:])
+	require.NoError(t, a.Convert(gguf.Q8_0))
+	for i, k := range a.Kernels {
+		assert.Equal(t, gguf.Q8_0, k.Phi[0].Type, "layer %d", i)
+		assert.Equal(t, i == 1, k.Psi[0].Type == gguf.F16, "layer %d", i)
+	}
+	for i, x := range a.Kernels[1].Psi[0].Values[16*32:] {
+		assert.InEpsilon(t, small[i], x, 1e-3)
+	}
+	p := filepath.Join(t.TempDir(), "a.gguf")
+	require.NoError(t, a.Write(p))
+	_, err := Read(p)
+	assert.NoError(t, err)
+
+	a = random()
+	for i := 3; i < len(a.Kernels[1].Psi[0].Values); i += 32 {
+		a.Kernels[1].Psi[0].Values[i] = 0
+	}
+	require.NoError(t, a.Convert(gguf.Q8_0))
+	assert.Equal(t, gguf.Q8_0, a.Kernels[1].Psi[0].Type, "of weights that are 0 nothing is lost")
 }
 
 func TestConvertRefuses(t *testing.T) {

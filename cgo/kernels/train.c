@@ -251,11 +251,11 @@ static void attend(const struct lesskv_train_shape * s, const float * weights, c
             const double mass = (double) r->row[s->dv];
             const double L = (double) weights[scale_at(s) + (size_t) h] + log(mass);
             const double share = 1 / (1 + exp((double) w->lse[(size_t) t * (size_t) s->n_head + (size_t) h] - L)); // 0 where mass is
-            const float inv = mass == 0 ? 0 : (float) (share / mass), keep = (float) (1 - share);
-            for (int32_t c = 0; c < s->dv; c++) {
-                a[c] = inv * r->row[c] + keep * a[c]; // a held the sparse part
+            const float low = (float) share, keep = (float) (1 - share);
+            for (int32_t c = 0; mass != 0 && c < s->dv; c++) {
+                a[c] = low * (r->row[c] / r->row[s->dv]) + keep * a[c]; // a held the sparse part
             }
-            r->inv[i * s->n_head + h] = inv;
+            r->inv[i * s->n_head + h] = mass == 0 ? 0 : (float) (share / mass);
             if (log_mass && mass > 0) {
                 log_mass[h] += log(mass);
                 log_mass[s->n_head + h]++;
@@ -379,7 +379,7 @@ double lesskv_train_error(const struct lesskv_train_shape * s, const float * wei
         states_back(s, weights, w, &r, grad);
     }
     for (int32_t h = 0; log_mass && h < s->n_head; h++) {
-        log_mass[h] /= log_mass[s->n_head + h]; // NaN: nothing was evicted
+        log_mass[h] /= log_mass[s->n_head + h]; // NaN if none is above 0
     }
     return error;
 }

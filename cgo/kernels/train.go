@@ -180,11 +180,11 @@ func (w *TrainWindow) Missing(l Layer, softCap float32, step int) ([]Missing, er
 type TrainError struct {
 	Sum     float64   // squared error of the layer's output behind its output projection, over Tokens
 	Tokens  int       // past the first eviction
-	LogMass []float64 // mean log(phi z) of each query head, NaN where nothing is evicted; nil without weights
+	LogMass []float64 // mean log(phi z) of each query head over the queries that find it above 0, NaN if none does; nil without weights
 }
 
 // Error returns what the window costs with the kernels that weights hold, or with none if it is nil. gram is what TrainGram
-// returned. Unless grad is nil, Sum's gradient is added to it. scratch has s.Scratch bytes.
+// returned. Unless grad is nil, Sum's gradient is added to it, which may be beyond f32. scratch has s.Scratch bytes.
 func (w *TrainWindow) Error(s TrainShape, weights, gram []float32, scratch []byte, grad []float32) (TrainError, error) {
 	n, size := s.Weights(), gramSize(s.Heads*s.ValueSize)
 	switch {

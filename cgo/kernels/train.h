@@ -71,7 +71,8 @@ size_t lesskv_train_scratch(const struct lesskv_train_shape * shape, int32_t n_t
 //     gram      Wo Wo^T, as lesskv_train_gram has it
 //     log_mass  [2][Hq]: log(phi z), its mean over the queries that find it above 0, NaN if none does, and behind that the
 //               number of these; or NULL
-//     grad      as weights: the error's gradient is added to it; or NULL
+//     grad      as weights: the error's gradient is added to it, and is not finite where f32 does not hold it, as phi z near 1e-38 may
+//               make it; or NULL
 double lesskv_train_error(const struct lesskv_train_shape * shape, const float * weights, const struct lesskv_train_window * w,
     const float * gram, void * scratch, int32_t * n, double * log_mass, float * grad);
 

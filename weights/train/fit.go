@@ -1,6 +1,7 @@
 package train
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -71,7 +72,7 @@ type fitter struct {
 	gram    []float32
 	scratch []byte
 	weights []float32
-	step    []float32 // how far a step moves each weight, at a rate of 1
+	pace    []float32 // how far a step moves each weight, at a rate of 1
 	sparse  []float64 // sparse-only's mean error of a token, by sample; 0 where nothing is evicted
 }
 
@@ -258,7 +259,7 @@ func (f *fitter) start(random *rand.Rand) error {
 		{1 / (gelu * math.Sqrt(float64(s.Rank))), nil},
 	}
 	at := 0
-	f.step = slices.Repeat([]float32{1}, len(f.weights))
+	f.pace = slices.Repeat([]float32{1}, len(f.weights))
 	for i, m := range matrices {
 		n := s.Sizes()[i]
 		for j := range n {
@@ -267,7 +268,7 @@ func (f *fitter) start(random *rand.Rand) error {
 				u = m.inputs[j/(s.Hidden*s.KeySize)*s.KeySize+j%s.KeySize]
 			}
 			f.weights[at+j] = float32(u.start * m.spread * random.NormFloat64())
-			f.step[at+j] = float32(u.step)
+			f.pace[at+j] = float32(u.step)
 		}
 		at += n
 	}
@@ -275,7 +276,7 @@ func (f *fitter) start(random *rand.Rand) error {
 	if f.psi != nil {
 		from := at - len(f.psi)
 		copy(f.weights[from:], f.psi)
-		clear(f.step[from:at])
+		clear(f.pace[from:at])
 	}
 
 	train, _ := f.samples()
@@ -293,11 +294,12 @@ func (f *fitter) start(random *rand.Rand) error {
 			return err
 		}
 		for h, m := range missing {
-			if !math.IsNaN(m.Mean) { // or the head evicts nothing
-				sum[h] += m.Mean - e.LogMass[h]
-				count[h]++
-				least[h], most[h] = min(least[h], m.Least), max(most[h], m.Most)
+			if math.IsNaN(m.Mean) || math.IsNaN(e.LogMass[h]) {
+				continue // nothing is evicted; or phi z is 0, as where a head's queries are all 0, and no scale changes that
 			}
+			sum[h] += m.Mean - e.LogMass[h]
+			count[h]++
+			least[h], most[h] = min(least[h], m.Least), max(most[h], m.Most)
 		}
 	}
 	for h := range scale {
@@ -305,8 +307,11 @@ func (f *fitter) start(random *rand.Rand) error {
 			continue
 		}
 		scale[h] = float32(sum[h] / count[h])
-		if spread := most[h] - least[h]; !(spread <= maxSpread) || !finite(float64(scale[h])) {
+		if spread := most[h] - least[h]; !(spread <= maxSpread) {
 			return fmt.Errorf("what query head %d misses, from e^%.1f to e^%.1f, is a spread %w", h, least[h], most[h], errRange)
+		}
+		if !finite(float64(scale[h])) {
+			return fmt.Errorf("the scale of query head %d begins with %v, which is %w", h, scale[h], errRange)
 		}
 	}
 	group(scale, s.Heads/s.HeadsKV)
@@ -314,19 +319,27 @@ func (f *fitter) start(random *rand.Rand) error {
 }
 
 // group lets the g query heads of a KV head begin with the mean of their scales, unless they are far apart: fits have ended better so.
+// A head whose scale is 0 has none, and keeps that.
 func group(scale []float32, g int) {
 	const far = 16
 	for ; len(scale) > 0; scale = scale[g:] {
-		all := scale[:g]
-		if slices.Max(all)-slices.Min(all) > far {
-			continue
+		var all []*float32
+		for h := range scale[:g] {
+			if scale[h] != 0 {
+				all = append(all, &scale[h])
+			}
 		}
 		var mean float32
+		least, most := float32(math.Inf(1)), float32(math.Inf(-1))
 		for _, x := range all {
-			mean += x / float32(g)
+			mean += *x / float32(len(all))
+			least, most = min(least, *x), max(most, *x)
 		}
-		for h := range all {
-			all[h] = mean
+		if most-least > far {
+			continue
+		}
+		for _, x := range all {
+			*x = mean
 		}
 	}
 }
@@ -344,13 +357,33 @@ func units(h []uint16, heads, size int) []unit {
 	const large = 4 // times the usual
 	all := make([]unit, len(square))
 	for at := 0; at < len(all); at += size {
-		usual := math.Sqrt(max(slices.Sorted(slices.Values(square[at : at+size]))[size/2], 1e-12))
+		usual := cmp.Or(median(square[at:at+size]), median(square), 1) // of the head, or of all where it is dead
 		for i := at; i < at+size; i++ {
-			step := min(1, large*usual/math.Sqrt(max(square[i], 1e-12)))
+			step := 1.
+			if rms := math.Sqrt(square[i]); rms > large*usual {
+				step = large * usual / rms
+			}
 			all[i] = unit{step / usual, step}
 		}
 	}
 	return all
+}
+
+// median returns that of root mean squares, which are given as squares. Numbers that are nothing beside the largest, as padding is, don't count; 0:
+// there is no other.
+func median(square []float64) float64 {
+	const (
+		nothing = 0x1p-28 // of the largest square
+		least   = 0x1p-10 // else weights would begin beyond F16
+	)
+	live := slices.Sorted(slices.Values(square))
+	for len(live) > 0 && live[0] <= nothing*live[len(live)-1] {
+		live = live[1:]
+	}
+	if len(live) == 0 {
+		return 0
+	}
+	return max(math.Sqrt(live[len(live)/2]), least)
 }
 
 // validate returns the error of weights on the validation windows.
@@ -371,6 +404,30 @@ func (f *fitter) validate(ctx context.Context, weights []float32) (float64, erro
 	return sum / sparse, nil
 }
 
+// adam is the state of the optimiser: moments of the gradient, and the steps that it has taken.
+type adam struct {
+	first, second []float64
+	taken         float64
+}
+
+func newAdam(n int) *adam { return &adam{first: make([]float64, n), second: make([]float64, n)} }
+
+// step moves weights, each at its pace, by a gradient in units of norm. One that is beyond single precision, as it may be where phi z is
+// next to 0, moves none.
+func (a *adam) step(weights, pace, grad []float32, norm, rate float64) {
+	if slices.ContainsFunc(grad, func(g float32) bool { return !finite(float64(g)) }) {
+		return
+	}
+	a.taken++
+	fix1, fix2 := 1-math.Pow(beta1, a.taken), 1-math.Pow(beta2, a.taken)
+	for j, g32 := range grad {
+		g := float64(g32) / norm
+		a.first[j] += (1 - beta1) * (g - a.first[j])
+		a.second[j] += (1 - beta2) * (g*g - a.second[j])
+		weights[j] -= pace[j] * float32(rate*a.first[j]/fix1/(math.Sqrt(a.second[j]/fix2)+epsilon))
+	}
+}
+
 // run is Adam with a rate that rises and then falls as a cosine. What is looked at is a running mean of the weights, which is
 // ahead of them while the rate is large; the mean that did best on the validation windows wins.
 func (f *fitter) run(ctx context.Context, random *rand.Rand, report *LayerReport) error {
@@ -380,7 +437,7 @@ func (f *fitter) run(ctx context.Context, random *rand.Rand, report *LayerReport
 		norm += e / float64(train)
 	}
 	n := len(f.weights)
-	grad, first, second := make([]float32, n), make([]float64, n), make([]float64, n)
+	grad, adam := make([]float32, n), newAdam(n)
 	mean, best := slices.Clone(f.weights), slices.Clone(f.weights)
 	times := &report.Times
 	look := func() (float64, error) {
@@ -428,14 +485,10 @@ func (f *fitter) run(ctx context.Context, random *rand.Rand, report *LayerReport
 
 		progress := float64(step) / float64(f.o.Steps)
 		rate := f.o.Rate * min(1, progress/warmup) * (1 + math.Cos(math.Pi*progress)) / 2
-		fix1, fix2 := 1-math.Pow(beta1, float64(step)), 1-math.Pow(beta2, float64(step))
+		adam.step(f.weights, f.pace, grad, norm, rate)
 		back := float32(max(1, averaged*float64(step)))
-		for j, g32 := range grad {
-			g := float64(g32) / norm
-			first[j] += (1 - beta1) * (g - first[j])
-			second[j] += (1 - beta2) * (g*g - second[j])
-			f.weights[j] -= f.step[j] * float32(rate*first[j]/fix1/(math.Sqrt(second[j]/fix2)+epsilon))
-			mean[j] += (f.weights[j] - mean[j]) / back
+		for j, x := range f.weights {
+			mean[j] += (x - mean[j]) / back
 		}
 
 		if step%every == 0 || step == f.o.Steps {

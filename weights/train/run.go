@@ -55,9 +55,13 @@ func describe(v any) []byte {
 	return data
 }
 
+// fitMethod changes whenever the same recordings and options come to other kernels: layers that were fitted both ways don't mix.
+const fitMethod = 1 // versions before had none
+
 // plan is what a work folder's content depends on.
 type plan struct {
 	recording
+	Fit        int // fitMethod
 	Policy     string
 	Budgets    []int
 	Allocation []float32 `json:",omitempty"`
@@ -80,7 +84,7 @@ func (o *Options) plan(w Windows) plan {
 		}
 	}
 	r := recording{recordingFormat, o.Model.Fingerprint, o.Source, hex.EncodeToString(h.Sum(nil)), o.Context}
-	return plan{r, o.Policy, o.Budgets, o.Allocation, o.Heavy, o.Pinned, o.Ubatch, o.Rank, o.Hidden, o.Steps, o.Rate, o.Seed}
+	return plan{r, fitMethod, o.Policy, o.Budgets, o.Allocation, o.Heavy, o.Pinned, o.Ubatch, o.Rank, o.Hidden, o.Steps, o.Rate, o.Seed}
 }
 
 // describe says how an adapter is made: what it would take to make it again.

@@ -2,6 +2,7 @@ package train
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
@@ -40,6 +41,7 @@ type fake struct {
 
 	constant float32 // added to one element of layer 2's keys; its queries have a constant 1 there
 	turning  bool    // -1 every other query
+	dead     bool    // layer 2's second query head has queries of 0
 }
 
 func rounded(x []float32) []float32 { return kernels.F16.ToF32(kernels.F16.FromF32(x), len(x)) }
@@ -77,6 +79,9 @@ func (f *fake) Record(tokens []int32, layers []int, each func(Attention) error) 
 				one = -1
 			}
 			a.Q[i*heads*size], a.Q[(i*heads+1)*size] = one, one
+		}
+		for i := 0; l == 2 && f.dead && i < len(tokens); i++ {
+			clear(a.Q[(i*heads+1)*size:][:size])
 		}
 		cache, err := kernels.NewCache(kernels.Layer{
 			Heads: heads, HeadsKV: headsKV, KeySize: size, ValueSize: size, KeyType: kernels.F16, ValueType: kernels.F16, Policy: "lambda", Budget: len(tokens), Heavy: 4,
@@ -210,14 +215,15 @@ func TestAllocation(t *testing.T) {
 func TestLargeLogits(t *testing.T) {
 	for name, test := range map[string]struct {
 		fake
-		says string // why the layer runs sparse only
+		says string  // why the layer runs sparse only
+		most float64 // else its error on the validation windows
 	}{
-		"logits of 42":        {fake{constant: 120}, ""},
-		"too large for f32":   {fake{constant: 600}, ""}, // logits of 212
-		"too large for f64":   {fake{constant: 6000}, ""},
-		"too small for f32":   {fake{constant: -600}, ""},
-		"spread beyond f32":   {fake{constant: 600, turning: true}, "is a spread beyond single precision"},
-		"not finite in a key": {fake{constant: float32(math.Inf(1))}, "beyond single precision"},
+		"logits of 42":        {fake{constant: 120}, "", .7},
+		"too large for f32":   {fake{constant: 600}, "", .7}, // logits of 212
+		"too large for f64":   {fake{constant: 6000}, "", .6},
+		"too small for f32":   {fake{constant: -600}, "", .75},
+		"spread beyond f32":   {fake{constant: 600, turning: true}, "is a spread beyond single precision", 0},
+		"not finite in a key": {fake{constant: float32(math.Inf(1))}, "beyond single precision", 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := options(t, "a.gguf")
@@ -248,9 +254,84 @@ func TestLargeLogits(t *testing.T) {
 				return
 			}
 			t.Logf("%+v, scales %v", l, a.Kernels[2].Scale.Values)
-			assert.Less(t, l.Valid, .95)
+			assert.Less(t, l.Valid, test.most)
 			assert.Len(t, a.Kernels[2].Scale.Values, heads)
 		})
+	}
+}
+
+// TestDeadHead: a query head whose queries are all 0, as those of pruned or padded heads, does not cost the layer its kernels, and has no
+// part in the scales of the others.
+func TestDeadHead(t *testing.T) {
+	for _, constant := range []float32{0, 20, 600} {
+		o := options(t, "a.gguf")
+		report, err := Run(context.Background(), o, &fake{constant: constant, dead: true}, windows(t))
+		require.NoError(t, err)
+		l := report.Layers[1]
+		assert.Empty(t, l.Sparse)
+		assert.Less(t, l.Valid, .95)
+		scale := report.Adapter.Kernels[2].Scale.Values
+		assert.Zero(t, scale[1])
+		t.Logf("constant %v: %+v, scales %v", constant, l, scale)
+	}
+}
+
+// TestUnits: weights of a number begin as one over the usual number of its head, and those of a large number smaller, with shorter steps.
+func TestUnits(t *testing.T) {
+	one, half := unit{1, 1}, unit{.5, 1}
+	for name, test := range map[string]struct {
+		head []float32 // the other head has 2, 2, 2, 2
+		want []unit
+	}{
+		"ordinary":         {[]float32{1, -1, 1, 1}, []unit{one, one, one, one}},
+		"twice the usual":  {[]float32{1, 1, 2, 1}, []unit{one, one, one, one}},
+		"a constant":       {[]float32{1, 100, 1, 1}, []unit{one, {.04, .04}, one, one}},
+		"half of it 0":     {[]float32{0, 1, 0, 1}, []unit{one, one, one, one}},
+		"most of it 0":     {[]float32{0, 1, 0, 0}, []unit{one, one, one, one}},
+		"most of it noise": {[]float32{1e-6, 1, 2e-6, 1e-6}, []unit{one, one, one, one}},
+		"all of it 0":      {[]float32{0, 0, 0, 0}, []unit{half, half, half, half}},
+		"next to nothing":  {[]float32{1e-5, 1e-5, 1e-5, 1e-5}, []unit{{1024, 1}, {1024, 1}, {1024, 1}, {1024, 1}}},
+	} {
+		vector := kernels.F16.FromF32(append(slices.Clone(test.head), 2, 2, 2, 2))
+		var h []uint16
+		for range 3 { // tokens
+			for i := 0; i < len(vector); i += 2 {
+				h = append(h, binary.LittleEndian.Uint16(vector[i:]))
+			}
+		}
+		got := units(h, 2, 4)
+		for i, want := range append(test.want, half, half, half, half) {
+			assert.InEpsilon(t, want.start, got[i].start, 1e-3, "%s: number %d", name, i)
+			assert.InEpsilon(t, want.step, got[i].step, 1e-3, "%s: number %d", name, i)
+		}
+	}
+	assert.Equal(t, []unit{one, one}, units(make([]uint16, 6), 1, 2), "nothing but 0")
+}
+
+// TestAdam: a step goes against the gradient, at each weight's pace, and one of a gradient that is not finite goes nowhere.
+func TestAdam(t *testing.T) {
+	nan, inf := float32(math.NaN()), float32(math.Inf(1))
+	w, pace := []float32{1, 1, 1}, []float32{1, .5, 0}
+	a := newAdam(3)
+	a.step(w, pace, []float32{4, -2, 1}, 2, .1)
+	want := []float32{.9, 1.05, 1}
+	assert.InDeltaSlice(t, want, w, 1e-6)
+	for _, grad := range [][]float32{{nan, 0, 0}, {0, 0, inf}, {0, -inf, 0}} {
+		a.step(w, pace, grad, 2, .1)
+	}
+	assert.InDeltaSlice(t, want, w, 1e-6)
+	a.step(w, pace, []float32{4, -2, 1}, 2, .1)
+	assert.InDeltaSlice(t, []float32{.8, 1.1, 1}, w, 1e-6)
+}
+
+// TestGroup: query heads of a KV head begin with a common scale, unless they are far apart or have none.
+func TestGroup(t *testing.T) {
+	for _, test := range []struct{ from, want []float32 }{
+		{[]float32{1, 3, 5}, []float32{3, 3, 3}}, {[]float32{1, 9, 18}, []float32{1, 9, 18}}, {[]float32{0, 2, 4}, []float32{0, 3, 3}},
+		{[]float32{0, 0, 0, 110, 0, 112}, []float32{0, 0, 0, 111, 0, 111}},
+	} {
+		group(test.from, 3)
+		assert.Equal(t, test.want, test.from)
 	}
 }
 
@@ -492,6 +573,35 @@ func TestParts(t *testing.T) {
 	assert.Contains(t, merged.Description, "layers 1 to 2")
 	merged.Description = parts[0].Description
 	assert.Equal(t, parts[0], merged)
+}
+
+// TestOtherFit: a work folder, or a part, of a version that fitted otherwise is not gone on with.
+func TestOtherFit(t *testing.T) {
+	o := options(t, "a.gguf")
+	_, err := Run(context.Background(), o, &fake{stop: 1, failure: errors.New("crash")}, windows(t))
+	require.Error(t, err)
+	plan := filepath.Join(o.Output+".work", "plan.json")
+	have, err := os.ReadFile(plan)
+	require.NoError(t, err)
+	number := fmt.Sprintf("\n  \"Fit\": %d,", fitMethod)
+	require.Contains(t, string(have), number)
+	require.NoError(t, os.WriteFile(plan, []byte(strings.Replace(string(have), number, "", 1)), 0o644))
+	_, err = Run(context.Background(), o, &fake{}, windows(t))
+	assert.ErrorIs(t, err, ErrOther)
+
+	var parts []*weights.Adapter
+	for i, name := range []string{"first.gguf", "second.gguf"} {
+		o := options(t, name)
+		o.Layers = [][2]int{{0, 1}, {1, 3}}[i]
+		report, err := Run(context.Background(), o, &fake{}, windows(t))
+		require.NoError(t, err)
+		parts = append(parts, report.Adapter)
+	}
+	_, err = weights.Merge(parts...)
+	require.NoError(t, err)
+	parts[0].Description = strings.Replace(parts[0].Description, fmt.Sprintf(`"Fit":%d,`, fitMethod), "", 1)
+	_, err = weights.Merge(parts...)
+	assert.ErrorIs(t, err, weights.ErrMerge)
 }
 
 func TestRefused(t *testing.T) {
