@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -157,4 +159,34 @@ func TestCheckpointWithoutMemory(t *testing.T) {
 	})
 	require.True(t, missing)
 	assert.Equal(t, want, predict(t, model, text))
+}
+
+// Linux promises more memory than there is, and ends a process that writes to it. A checkpoint that does not fit into what the machine, or
+// a control group, has left is not taken. The child has a /proc/meminfo of its own.
+func TestCheckpointBeyondMemory(t *testing.T) {
+	const child = "LESSKV_TEST_MEMINFO"
+	if available := os.Getenv(child); available != "" {
+		require.NoError(t, syscall.Mount(available, "/proc/meminfo", "", syscall.MS_BIND, ""))
+		model := open(t, sparse(64))
+		predict(t, model, prompt)
+		fmt.Println("checkpoints:", stats(t, model).Checkpoints)
+		return
+	}
+	for kib, want := range map[int]int{1: 0, 1 << 20: 1} {
+		available := filepath.Join(t.TempDir(), "meminfo")
+		require.NoError(t, os.WriteFile(available, fmt.Appendf(nil, "MemTotal: %d kB\nMemAvailable: %d kB\n", 1<<20, kib), 0o644))
+		cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$")
+		cmd.Env = append(os.Environ(), child+"="+available)
+		cmd.SysProcAttr = &syscall.SysProcAttr{
+			Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
+			UidMappings: []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}},
+			GidMappings: []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}},
+		}
+		out, err := cmd.CombinedOutput()
+		if errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EINVAL) {
+			t.Skip("no namespaces here:", err)
+		}
+		require.NoError(t, err, string(out))
+		assert.Contains(t, string(out), fmt.Sprintf("checkpoints: %d\n", want))
+	}
 }

@@ -85,6 +85,27 @@ int32_t usable_cpus() {
     return std::max<int32_t>(1, std::min<double>(n, most));
 }
 
+// The number in a file; UINT64_MAX where there is no file, or no number in it ("max").
+static uint64_t number(const std::string & path) {
+    std::ifstream file(path);
+    uint64_t n;
+    return file >> n ? n : UINT64_MAX;
+}
+
+// The number behind a name, in a file with one to a line; UINT64_MAX if it is not there.
+static uint64_t number(const std::string & path, const std::string & name) {
+    std::ifstream file(path);
+    for (std::string line; std::getline(file, line);) {
+        std::istringstream words(line);
+        std::string first;
+        uint64_t n;
+        if (words >> first >> n && first == name) {
+            return n;
+        }
+    }
+    return UINT64_MAX;
+}
+
 uint64_t memory_limit() {
     uint64_t limit = UINT64_MAX;
     struct rlimit space;
@@ -99,13 +120,26 @@ uint64_t memory_limit() {
 #endif
     bool v1;
     for (const auto & dir : groups("memory", v1)) {
-        std::ifstream file(dir + (v1 ? "/memory.limit_in_bytes" : "/memory.max"));
-        uint64_t bytes;
-        if (file >> bytes) { // no "max"
-            limit = std::min(limit, bytes);
-        }
+        limit = std::min(limit, number(dir + (v1 ? "/memory.limit_in_bytes" : "/memory.max")));
     }
     return limit;
+}
+
+uint64_t memory_left() {
+    const uint64_t available = number("/proc/meminfo", "MemAvailable:"); // KiB
+    uint64_t left = available == UINT64_MAX ? UINT64_MAX : available << 10;
+    bool v1;
+    for (const auto & dir : groups("memory", v1)) {
+        const uint64_t limit = v1 ? number(dir + "/memory.limit_in_bytes") : std::min(number(dir + "/memory.max"), number(dir + "/memory.high"));
+        const uint64_t used  = number(dir + (v1 ? "/memory.usage_in_bytes" : "/memory.current"));
+        if (limit == UINT64_MAX || used == UINT64_MAX) {
+            continue;
+        }
+        const uint64_t dropped = number(dir + "/memory.stat", v1 ? "total_inactive_file" : "inactive_file"); // where more is needed
+        const uint64_t kept    = dropped == UINT64_MAX ? used : used - std::min(used, dropped);
+        left = std::min(left, limit - std::min(limit, kept));
+    }
+    return left;
 }
 
 } // namespace binding
