@@ -2,6 +2,7 @@ package lesskv_test
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 	"github.com/lesskv/lesskv/integration/testdata"
 	lesskv "github.com/lesskv/lesskv/plugin"
 	"github.com/lesskv/lesskv/weights/gguf"
+	"github.com/lesskv/lesskv/weights/memory"
 )
 
 // long is a text of which a budget of 64 evicts most.
@@ -140,8 +142,9 @@ func TestCheckpointIsTheState(t *testing.T) {
 
 // Of 200 turns, each with an edited one, the memory is that of the newest ends.
 func TestCheckpointsAreBounded(t *testing.T) {
-	for n, turns := range map[int]int{1: 20, 2: 200, 5: 20} {
-		model := open(t, lesskv.Enable(lesskv.Config{Budget: lesskv.Tokens(64), Adapter: lesskv.NoAdapter, Checkpoints: n}))
+	for asked, turns := range map[int]int{0: 20, 1: 20, 2: 200, 5: 20} {
+		model := open(t, lesskv.Enable(lesskv.Config{Budget: lesskv.Tokens(64), Adapter: lesskv.NoAdapter, Checkpoints: asked}))
+		n := cmp.Or(asked, memory.DefaultCheckpoints)
 		text := prompt
 		for i := range turns / 2 {
 			for _, edit := range []string{"a", "b"} {
