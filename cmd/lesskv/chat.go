@@ -39,7 +39,7 @@ func newChat() *cobra.Command {
 		Use:   "chat [-m MODEL] [flags]",
 		Short: "Chat with a model, in memory that does not grow",
 		Long: `Chat with a model on a terminal, or through pipes with one line a turn. The
-cache goes on from turn to turn; a turn that is answered anew goes on from a
+cache is kept from turn to turn; a turn that is answered anew resumes from a
 checkpoint. On a terminal a line behind each answer says what the cache holds.
 
 ` + chatHelp + `
@@ -51,7 +51,8 @@ no Jinja. For any other, and for a model without one, turns are lines that begin
 with "User:" and "Assistant:", which a warning says. Without -m the model is
 gopher-5m, which is built in, has no template and writes Go.
 
-LESSKV_* hold as for run. NO_COLOR leaves colours out.`,
+SIGTERM ends the chat, and so does Ctrl-C (SIGINT) through pipes: the status is
+130 then. LESSKV_* hold as for run. NO_COLOR leaves colours out.`,
 		Example: `  lesskv chat -m model.gguf -b 5% --system "Answer in one sentence."
   printf 'Hello\nAnd again\n' | lesskv chat -m model.gguf -n 50`,
 		Args: func(_ *cobra.Command, args []string) error {
