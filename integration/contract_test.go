@@ -261,7 +261,9 @@ func TestContract(t *testing.T) {
 				a, err := weights.Read(adapterPath(c.adapter))
 				require.NoError(t, err)
 				method.Kernels = kernels(a)
-				a.Trained.Policy = c.policy.String()
+				all := a.Trained.Heavy + a.Trained.Recent
+				a.Trained.Policy, a.Trained.Heavy = c.policy.String(), c.policy.Heavy(all)
+				a.Trained.Recent = all - a.Trained.Heavy
 				less.Adapter = filepath.Join(dir, fmt.Sprintf("%d.gguf", i))
 				require.NoError(t, a.Write(less.Adapter))
 			}

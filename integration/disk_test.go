@@ -46,7 +46,7 @@ func TestFullAndReadOnlyDisks(t *testing.T) {
 	}
 	train := []string{"train", "-m", "model.gguf", "-d", "text.txt", "-c", "256", "-b", "41", "--rank", "4", "--hidden", "8", "--steps", "2", "-t", "1", "--layers", "0-1"}
 	tune := []string{"tune", "-m", "model.gguf", "-d", "text.txt", "-c", "96", "-b", "16", "--ubatch", "16", "--windows", "1", "--rounds", "0", "-t", "1"}
-	bench := []string{"bench", "-m", "less", "-c", "64", "--ubatch", "64", "-r", "1", "-t", "1", "-q"}
+	bench := []string{"bench", "--method", "less", "-c", "64", "--ubatch", "64", "-r", "1", "-t", "1", "-q"}
 	for part, layers := range map[string]string{"part1.gguf": "0-1", "part2.gguf": "2-5"} {
 		cmd := exec.Command(program, append(train, "--plot", "none", "-o", part, "--layers", layers)...)
 		cmd.Dir, cmd.Env = tools, env

@@ -28,6 +28,7 @@ for colour in txt ansi; do
     escapes="" no=1
     if [ $colour = ansi ]; then escapes=-e no=""; fi
     tmux -L "$session" new-session -d -x 80 -y 40 "PATH=$dir:$PATH NO_COLOR=$no PS1='$ ' sh"
+    wait_for 1 '^\$' # the shell's prompt
     keys "lesskv plan --memory 64M -c 2k,32k -t 2"
     wait_for 1 'a text ends there'
     [ $colour = ansi ] || shoot plan.txt # it has none

@@ -249,7 +249,7 @@ func TestAppLikeGPTAPI(t *testing.T) {
 }
 
 // A model as langchaingo wraps one: a callback of the model's own, embeddings of the same model, and options that are 0 where the caller has
-// none: no end but the model's, or with LESS the trained context's.
+// none: as many tokens as the model writes, with LESS up to its trained context.
 func TestAppLikeLangchain(t *testing.T) {
 	apps(t, func(t *testing.T, path string) {
 		model := load(t, path, llama.EnableF16Memory, llama.SetContext(512), llama.EnableEmbeddings, llama.SetGPULayers(0))

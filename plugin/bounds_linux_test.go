@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -168,6 +170,67 @@ func TestCheckpointWithoutMemory(t *testing.T) {
 	})
 	require.True(t, missing)
 	assert.Equal(t, want, predict(t, model, text))
+}
+
+// Linux promises more memory than there is, and ends a process that writes to it. A checkpoint that does not fit into what the machine, or
+// a control group, has left is not taken. The child has files of its own in the place of those that say so.
+func TestCheckpointBeyondMemory(t *testing.T) {
+	const child = "LESSKV_TEST_MEMORY"
+	if dir := os.Getenv(child); dir != "" {
+		for file, at := range map[string]string{"meminfo": "/proc/meminfo", "cgroup": "/proc/self/cgroup", "groups": "/sys/fs/cgroup"} {
+			if err := syscall.Mount(filepath.Join(dir, file), at, "", syscall.MS_BIND, ""); err != nil {
+				fmt.Println("no mounts here:", err)
+				return
+			}
+		}
+		model := open(t, sparse(64))
+		predict(t, model, prompt)
+		fmt.Println("checkpoints:", stats(t, model).Checkpoints)
+		return
+	}
+	const v2, v1 = "0::/\n", "4:memory:/\n"
+	const gib, nearly = "1073741824", "1073741000"
+	for name, test := range map[string]struct {
+		available int // KiB
+		groups    map[string]string
+		version   string
+		want      int
+	}{
+		"machine":            {1, nil, v2, 0},
+		"enough":             {1 << 20, nil, v2, 1},
+		"group":              {1 << 20, map[string]string{"memory.max": gib, "memory.current": nearly}, v2, 0},
+		"group, high":        {1 << 20, map[string]string{"memory.max": "max", "memory.high": gib, "memory.current": nearly}, v2, 0},
+		"group, no limit":    {1 << 20, map[string]string{"memory.max": "max", "memory.current": nearly}, v2, 1},
+		"group, file cache":  {1 << 20, map[string]string{"memory.max": gib, "memory.current": nearly, "memory.stat": "anon 4096\ninactive_file 1073000000\n"}, v2, 1},
+		"group v1":           {1 << 20, map[string]string{"memory/memory.limit_in_bytes": gib, "memory/memory.usage_in_bytes": nearly}, v1, 0},
+		"group v1, no limit": {1 << 20, map[string]string{"memory/memory.limit_in_bytes": "9223372036854771712", "memory/memory.usage_in_bytes": nearly}, v1, 1},
+	} {
+		dir := t.TempDir()
+		files := map[string]string{"meminfo": fmt.Sprintf("MemTotal: %d kB\nMemAvailable: %d kB\n", 1<<20, test.available), "cgroup": test.version}
+		for name, text := range test.groups {
+			files[filepath.Join("groups", name)] = text + "\n"
+		}
+		require.NoError(t, os.MkdirAll(filepath.Join(dir, "groups", "memory"), 0o755))
+		for name, text := range files {
+			require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644))
+		}
+		cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$")
+		cmd.Env = append(os.Environ(), child+"="+dir)
+		cmd.SysProcAttr = &syscall.SysProcAttr{
+			Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
+			UidMappings: []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}},
+			GidMappings: []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}},
+		}
+		out, err := cmd.CombinedOutput()
+		if errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EINVAL) {
+			t.Skip("no namespaces here:", err)
+		}
+		require.NoError(t, err, string(out))
+		if strings.Contains(string(out), "no mounts here") {
+			t.Skip(string(out))
+		}
+		assert.Contains(t, string(out), fmt.Sprintf("checkpoints: %d\n", test.want), name)
+	}
 }
 
 // With LESS the cache is made with the first text: a budget for which there is no memory is refused before, by New; and by the call, one

@@ -2,11 +2,13 @@ package lesskv_test
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	llama "github.com/go-skynet/go-llama.cpp"
 	"github.com/stretchr/testify/assert"
@@ -15,6 +17,7 @@ import (
 	"github.com/lesskv/lesskv/integration/testdata"
 	lesskv "github.com/lesskv/lesskv/plugin"
 	"github.com/lesskv/lesskv/weights/gguf"
+	"github.com/lesskv/lesskv/weights/memory"
 )
 
 // long is a text of which a budget of 64 evicts most.
@@ -139,8 +142,9 @@ func TestCheckpointIsTheState(t *testing.T) {
 
 // Of 200 turns, each with an edited one, the memory is that of the newest ends.
 func TestCheckpointsAreBounded(t *testing.T) {
-	for n, turns := range map[int]int{1: 20, 2: 200, 5: 20} {
-		model := open(t, lesskv.Enable(lesskv.Config{Budget: lesskv.Tokens(64), Adapter: lesskv.NoAdapter, Checkpoints: n}))
+	for asked, turns := range map[int]int{0: 20, 1: 20, 2: 200, 5: 20} {
+		model := open(t, lesskv.Enable(lesskv.Config{Budget: lesskv.Tokens(64), Adapter: lesskv.NoAdapter, Checkpoints: asked}))
+		n := cmp.Or(asked, memory.DefaultCheckpoints)
 		text := prompt
 		for i := range turns / 2 {
 			for _, edit := range []string{"a", "b"} {
@@ -225,15 +229,66 @@ func TestCheckpointsOfAnotherText(t *testing.T) {
 	}
 }
 
-// A draft that was wrong is cut from the text, and no checkpoint is of it.
+// Guesses that were wrong leave nothing in the checkpoints: the same prompt again evaluates nothing, and an edited turn little.
 func TestCheckpointsOfSpeculativeTexts(t *testing.T) {
 	model, draft := open(t, sparse(64)), open(t)
-	speculate := func() string {
-		out, err := model.SpeculativeSampling(draft, long, llama.SetThreads(1), llama.SetTemperature(0), llama.SetTokens(40), llama.SetNDraft(4), llama.IgnoreEOS)
+	speculate := func(text string) string {
+		out, err := model.SpeculativeSampling(draft, text, llama.SetThreads(1), llama.SetTemperature(0), llama.SetTokens(40), llama.SetNDraft(4), llama.IgnoreEOS)
 		require.NoError(t, err)
 		return out
 	}
-	want := speculate()
-	assert.Equal(t, want, speculate())
+	want := speculate(long)
+	g := timings(t, model)
+	require.Less(t, g.Accepted, g.Drafted, "some guesses were wrong")
+	assert.Equal(t, want, speculate(long))
 	assert.Zero(t, timings(t, model).Evaluated)
+	speculate(long + "func one() {")
+	speculate(long + "type two struct {")
+	assert.Equal(t, tokens(t, model, long), timings(t, model).Cached)
+}
+
+// A model that drafts for another cuts its text back, and the checkpoints behind the cut are of a text that is gone.
+func TestCheckpointsOfADraftModel(t *testing.T) {
+	dir := t.TempDir()
+	target := open(t, sparse(2048))
+	drafted, asked := long+strings.Repeat("type a struct {\n", 4), long+strings.Repeat("type a struct {\n", 4)+"func b() {"
+	model, fresh := open(t, sparse(2048)), open(t, sparse(2048))
+	reused(t, model, long+"func one(x int) {") // a checkpoint of it
+	_, err := target.SpeculativeSampling(model, drafted, llama.SetThreads(1), llama.SetTemperature(0), llama.SetTokens(8), llama.SetNDraft(4), llama.IgnoreEOS)
+	require.NoError(t, err)
+	require.Positive(t, timings(t, target).Drafted)
+	assert.Zero(t, stats(t, model).Checkpoints)
+
+	got, _, _ := reused(t, model, asked)
+	want, _, _ := reused(t, fresh, asked)
+	assert.Equal(t, want, got)
+	require.NoError(t, model.SaveState(filepath.Join(dir, "got")))
+	require.NoError(t, fresh.SaveState(filepath.Join(dir, "want")))
+	sameFile(t, filepath.Join(dir, "want"), filepath.Join(dir, "got"))
+}
+
+// The only checkpoint is that of a prompt: the end of an answer, which the prompt after it would throw away, takes its place at no time.
+func TestOneCheckpoint(t *testing.T) {
+	t.Setenv("LLAMA_BATCH_DEBUG", "1")
+	model := open(t, lesskv.Enable(lesskv.Config{Budget: lesskv.Tokens(64), Adapter: lesskv.NoAdapter, Checkpoints: 1}))
+	var text strings.Builder // as the callback gets it
+	answer, _, _ := reused(t, model, prompt, llama.SetTokens(4), llama.SetTokenCallback(func(s string) bool { text.WriteString(s); return true }))
+	onBatch(t, 1, func() { lesskv.Interrupt(model) })
+	require.NoError(t, model.Eval(prompt+text.String()+strings.Repeat("func one() {}\n", 40), llama.SetThreads(1), llama.SetBatch(16)))
+	lesskv.SetLogOutput(nil)
+	require.Equal(t, "interrupt", timings(t, model).Stop)
+	require.Greater(t, timings(t, model).Cached, tokens(t, model, prompt), "it went on from the answer")
+	again, _, evaluated := reused(t, model, prompt, llama.SetTokens(4))
+	assert.Equal(t, answer, again)
+	assert.Zero(t, evaluated)
+}
+
+// What a checkpoint takes to restore is in the time of the prompt. Nothing copies 100 bytes in a nanosecond.
+func TestTimeOfCheckpoints(t *testing.T) {
+	model := open(t, sparse(2048))
+	text := strings.Repeat(prompt+"\n", 100)
+	reused(t, model, text)
+	_, _, evaluated := reused(t, model, text)
+	require.Zero(t, evaluated)
+	assert.Greater(t, timings(t, model).PromptTime, time.Duration(stats(t, model).SlotBytes/100))
 }

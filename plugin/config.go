@@ -14,9 +14,9 @@ type Config struct {
 	Policy Policy // which stay; zero: the one that the adapter was trained with, Peak without one
 
 	// Heavy is how many of the budget are chosen by score; the rest are the most recent. 0 is the policy's own share (half
-	// of the budget for H2O, a quarter for Peak), None is none.
+	// of the budget for H2O, a quarter for Peak).
 	Heavy int
-	// Pinned is how many first tokens of a sequence always stay; they count as heavy. 0 is the default, 1; None is none.
+	// Pinned is how many first tokens of a sequence always stay; they count as heavy. 0 is the default, 1.
 	Pinned int
 
 	Keys, Values SlotType // how they are stored; zero: Q8, or F16 where the head size is no multiple of 32
@@ -28,13 +28,13 @@ type Config struct {
 	// fine-tune.
 	ForceAdapter bool
 
-	// Checkpoints is how many copies of the cache a model keeps, of the newest ends of prompts and answers. What was evicted is not taken
-	// back, so a prompt that leaves the text in the cache (a last turn that was edited, the same prompt again) goes on from the last copy
-	// before. 0 is the default, 2; None is none. CacheStats counts them.
+	// Checkpoints is how many copies of the cache a model keeps, of the newest ends of prompts and answers; 1 is of the newest prompt's
+	// end. What was evicted is not taken back, so an edited or repeated prompt resumes from the latest copy within the prefix that it
+	// shares with the cached text. 0 is the default, 2. CacheStats counts them.
 	Checkpoints int
 }
 
-// None, as Heavy, Pinned or Checkpoints, is none: 0 is their default.
+// None sets Heavy, Pinned or Checkpoints to zero; 0 means the default.
 const None = -1
 
 // NoAdapter, as Adapter, runs without kernels: what is evicted is lost.

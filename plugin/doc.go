@@ -62,10 +62,11 @@
 // With LESS, the context that llama.New is given limits nothing: generation goes on to the context that the model was trained
 // for, and ends there ([LastTimings] and the log say so).
 //
-// A prompt that extends the text of the last one goes on from the cache. One that begins as that text does and then leaves it (the same prompt
-// again, a last turn that was edited, a history whose answer reads otherwise as tokens) goes on from a checkpoint: a copy of the cache, taken at the end of each prompt
-// and of each answer, the last one before the two differ. What comes out is what an evaluation from that point gives, to the bit. The
-// newest two are kept (Config.Checkpoints), each as large as the cache of one sequence and one row of logits; [Stats] counts them as CheckpointBytes, no budget does.
+// A prompt that extends the text of the last one goes on from the cache. One that only shares a prefix with that text (the same prompt again, a
+// last turn that was edited, a history whose answer has other tokens than were generated) resumes from the latest checkpoint within that
+// prefix: a copy of the cache, taken at the end of each prompt and of each answer. What comes out is what an evaluation from that point
+// gives, to the bit. The newest two are kept (Config.Checkpoints), each as large as the cache of one sequence and one row of logits, and none
+// for which there is no memory; [Stats] counts them as CheckpointBytes, no budget does.
 // LoadState, a prompt cache, embeddings and a failed decode forget them. Any other prompt is evaluated anew.
 //
 // Eviction happens after each micro-batch, so what comes out depends on its size: the batch of llama.SetNBatch and

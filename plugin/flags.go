@@ -72,7 +72,7 @@ func RegisterFlags(fs *flag.FlagSet, prefix string) *Flags {
 		return nil
 	})
 	fs.Var(boolValue{func(on bool) { f.given, c.ForceAdapter = true, on }}, prefix+"force-adapter", "accept an adapter made for other weights of the same shape")
-	add("checkpoints", "`copies` of the cache, of the newest ends of prompts and answers, for prompts that leave the text in the cache to go on from (default 2)", parseCount(&c.Checkpoints))
+	add("checkpoints", "`checkpoints` to keep, for edited or repeated prompts (default 2)", parseCount(&c.Checkpoints))
 	return f
 }
 

@@ -66,6 +66,38 @@ func TestLoadStatePeak(t *testing.T) {
 	assert.Less(t, grown, stat.Size()*5/4)
 }
 
+// A checkpoint is restored into the place of the cache and not beside it, and a new one takes the place of the oldest.
+func TestCheckpointPeak(t *testing.T) {
+	const slots = 4096
+	model := open(t, llama.SetContext(2*slots), lesskv.Enable(lesskv.Config{
+		Budget: lesskv.Tokens(slots), Adapter: lesskv.NoAdapter, Keys: lesskv.F32, Values: lesskv.F32, Checkpoints: 1}))
+	data, err := testdata.Read(testdata.Heldout)
+	require.NoError(t, err)
+	text := string(data[:10000])
+	evaluated := func() int {
+		require.NoError(t, model.Eval(text, llama.SetThreads(1), llama.SetBatch(512)))
+		return timings(t, model).Evaluated
+	}
+	require.Positive(t, evaluated())
+	s := stats(t, model)
+	require.Greater(t, s.SlotBytes, uint64(8<<20), "large beside what else comes and goes")
+	assert.InEpsilon(t, s.SlotBytes, s.CheckpointBytes, 0.25)
+	require.Zero(t, evaluated()) // what is made once
+
+	if err := os.WriteFile("/proc/self/clear_refs", []byte("5"), 0); err != nil { // the peak begins anew
+		t.Skip(err)
+	}
+	before := status(t, "VmHWM")
+	for range 5 {
+		require.Zero(t, evaluated())
+		text += "\nx"
+		require.Positive(t, evaluated()) // another copy, in the place of the last
+	}
+	grown := status(t, "VmHWM") - before
+	t.Logf("a cache of %d KiB, the peak grew by %d", s.SlotBytes>>10, grown>>10)
+	assert.Less(t, grown, int64(s.SlotBytes/2))
+}
+
 // status is a number of bytes of /proc/self/status.
 func status(t *testing.T, name string) int64 {
 	t.Helper()

@@ -551,7 +551,9 @@ func TestNotFinite(t *testing.T) {
 		assert.ErrorIs(t, err, lesskv.ErrFailed)
 		assert.ErrorContains(t, err, "layer 3")
 		assert.ErrorContains(t, err, "emptied")
+		assert.Zero(t, stats(t, model).Checkpoints)
 		assert.NoError(t, model.Eval(prompt, llama.SetThreads(1)), "nothing is folded")
+		assert.Equal(t, 1, stats(t, model).Checkpoints)
 	}
 }
 

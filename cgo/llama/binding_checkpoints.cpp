@@ -20,15 +20,19 @@ void checkpoints::take(const sequence & s, size_t most, bool with_logits) {
                 all.erase(all.begin(), all.end() - (most - 1));
                 c.logits.clear();
             }
-            log_errors errors;
             c.n_tokens = s.tokens.size();
-            const size_t size = llama_state_seq_get_size(s.ctx.get(), 0);
-            if (size > c.state.capacity()) {
-                c.state = std::vector<uint8_t>(); // resize would make room for twice what was there
+            c.size     = lesskv_state_size(s.ctx.get(), 0);
+            if (c.size > c.room) {
+                c.state.reset();
+                if (c.size > memory_left()) {
+                    return;
+                }
+                c.state.reset(new uint8_t[c.size]);
+                c.room = c.size;
             }
-            c.state.resize(size);
-            if (c.state.empty() || llama_state_seq_get_data(s.ctx.get(), c.state.data(), c.state.size(), 0) != c.state.size()) {
-                errors.text(); // a text is as good without
+            log_errors errors;
+            if (llama_state_seq_get_data(s.ctx.get(), c.state.get(), c.size, 0) != c.size) {
+                errors.text(); // the text goes on without a copy
                 return;
             }
             all.push_back(std::move(c));
@@ -57,28 +61,29 @@ void checkpoints::cut(size_t n) {
 uint64_t checkpoints::bytes() const {
     uint64_t bytes = 0;
     for (const auto & c : all) {
-        bytes += c.state.capacity() + c.logits.capacity()*sizeof(c.logits[0]);
+        bytes += c.room + c.logits.capacity()*sizeof(c.logits[0]);
     }
     return bytes;
 }
 
 bool sequence::restore(size_t n, size_t n_prompt) {
     const auto * c = copies.find(n, n_prompt);
-    if (!c) {
-        return false;
-    }
     log_errors errors;
     try {
-        last_logits = c->logits;
-        if (llama_state_seq_set_data(ctx.get(), c->state.data(), c->state.size(), 0) == c->state.size()) {
-            tokens.resize(c->n_tokens);
-            copies.cut(tokens.size());
-            return true;
+        if (c) {
+            llama_memory_clear(llama_get_memory(ctx.get()), false); // else loading would take a second cache
+            if (llama_state_seq_set_data(ctx.get(), c->state.get(), c->size, 0) == c->size) {
+                tokens.resize(c->n_tokens);
+                copies.cut(tokens.size());
+                restored = !copies.newest().logits.empty();
+                return true;
+            }
         }
     } catch (const std::exception &) {
-        // no memory for it
+        // no memory for it, or a device that is gone
     }
     errors.text(); // the caller evaluates anew
+    forget();
     return false;
 }
 

@@ -46,13 +46,17 @@ class sequence;
 class checkpoints {
 public:
     struct checkpoint {
-        size_t n_tokens;
-        std::vector<uint8_t> state;
-        std::vector<float>   logits; // of the last token, or none
+        size_t n_tokens = 0;
+        std::unique_ptr<uint8_t[]> state;
+        size_t size = 0, room = 0;   // of the state, in bytes; of the memory it is in
+        std::vector<float> logits;   // of the last token, or none
     };
 
-    // Copies the cache as it is, if it is of LESS; no more than the newest `most` copies stay. Where there is no memory there is no copy.
+    // Copies the cache as it is, if it is of LESS; no more than the newest `most` copies stay. Where there is no memory for a copy, there
+    // is none.
     void take(const sequence & s, size_t most, bool with_logits);
+
+    const checkpoint & newest() const { return all.back(); }
 
     // The longest of at most n tokens; one that is a whole prompt of n_prompt tokens must have logits. NULL: none.
     const checkpoint * find(size_t n, size_t n_prompt) const;
@@ -84,8 +88,11 @@ public:
     // Keeps the first n tokens. False, and nothing is changed, if the cache cannot step back so far.
     bool cut(size_t n);
 
-    // Goes back to the longest checkpoint of at most n tokens, for a prompt of n_prompt. False if there is none or it cannot be had, and
-    // nothing is changed.
+    // The cache was replaced: by that of these tokens.
+    void replaced(std::vector<llama_token> now);
+
+    // Goes back to the longest checkpoint of at most n tokens, for a prompt of n_prompt. False if there is none, or it cannot be had: the
+    // text is forgotten then.
     bool restore(size_t n, size_t n_prompt);
 
     // The logits of a row of the last decode, -1 for the last one; after restore those of its last token. NULL if there are none.
@@ -107,7 +114,7 @@ public:
     std::string reason(class log_errors & errors) const;
 
 private:
-    std::vector<float> last_logits; // of a checkpoint, until the next decode
+    bool restored = false; // the cache is as the newest checkpoint has it, and so are the logits
 };
 
 // A LESS configuration with strings of its own.

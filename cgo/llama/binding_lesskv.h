@@ -59,8 +59,8 @@ bool llama_binding_has_devices(void);
 // llama_tokenize_string. Off by default, since chat templates are written with such tokens.
 void llama_binding_plain_text(void * params, bool on);
 
-// How many copies of a LESS cache a model keeps, of the newest ends of prompts and answers: 2, unless this says otherwise. A prompt that
-// begins as the text in the cache does goes on from the last one at or before the end of what they share. 0 is none.
+// How many copies of a LESS cache a model keeps, of the newest ends of prompts and answers: 2, unless this says otherwise; 1 is of the
+// newest prompt's end, 0 is none. A prompt that shares a prefix with the cached text resumes from the latest checkpoint within that prefix.
 void llama_binding_checkpoints(void * state, int n);
 
 // What the last call with these params came to. Valid until the next, or llama_free_params.
@@ -119,7 +119,7 @@ struct llama_binding_timings {
     int32_t n_generated; // tokens sampled
     int32_t n_drafted;   // tokens that the draft model guessed (speculative sampling)
     int32_t n_accepted;  // of them, right
-    int64_t us_prompt;   // microseconds in the evaluation of those
+    int64_t us_prompt;   // microseconds in the evaluation of those, and in restoring and taking checkpoints
     int64_t us_generate; // microseconds from the first sampled token to the last
     enum llama_binding_stop stop;
 };

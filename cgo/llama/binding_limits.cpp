@@ -85,15 +85,35 @@ int32_t usable_cpus() {
     return std::max<int32_t>(1, std::min<double>(n, most));
 }
 
+// The number in a file; UINT64_MAX where there is no file, or no number in it ("max").
+static uint64_t number(const std::string & path) {
+    std::ifstream file(path);
+    uint64_t n;
+    return file >> n ? n : UINT64_MAX;
+}
+
+// The number behind a name, in a file with one to a line; UINT64_MAX if it is not there.
+static uint64_t number(const std::string & path, const std::string & name) {
+    std::ifstream file(path);
+    for (std::string line; std::getline(file, line);) {
+        std::istringstream words(line);
+        std::string first;
+        uint64_t n;
+        if (words >> first >> n && first == name) {
+            return n;
+        }
+    }
+    return UINT64_MAX;
+}
+
 uint64_t group_memory(const std::string & root) {
     uint64_t least = UINT64_MAX;
     bool v1;
     for (const auto & dir : groups(root, "memory", v1)) {
         for (const std::string & name : v1 ? std::vector<std::string>{ "memory.limit_in_bytes" } : std::vector<std::string>{ "memory.max", "memory.high" }) {
-            std::ifstream file(dir + "/" + name);
-            int64_t bytes;
-            if (file >> bytes && bytes >= 0 && bytes < INT64_MAX/2) { // not "max"; v1 writes no limit as the largest number of pages
-                least = std::min(least, (uint64_t) bytes);
+            const uint64_t bytes = number(dir + "/" + name);
+            if (bytes < INT64_MAX/2) { // v1 writes no limit as the largest number of pages
+                least = std::min(least, bytes);
             }
         }
     }
@@ -113,6 +133,23 @@ uint64_t memory_limit() {
     }
 #endif
     return std::min(limit, group_memory(""));
+}
+
+uint64_t memory_left() {
+    const uint64_t available = number("/proc/meminfo", "MemAvailable:"); // KiB
+    uint64_t left = available == UINT64_MAX ? UINT64_MAX : available << 10;
+    bool v1;
+    for (const auto & dir : groups("", "memory", v1)) {
+        const uint64_t limit = v1 ? number(dir + "/memory.limit_in_bytes") : std::min(number(dir + "/memory.max"), number(dir + "/memory.high"));
+        const uint64_t used  = number(dir + (v1 ? "/memory.usage_in_bytes" : "/memory.current"));
+        if (limit == UINT64_MAX || used == UINT64_MAX) {
+            continue;
+        }
+        const uint64_t dropped = number(dir + "/memory.stat", v1 ? "total_inactive_file" : "inactive_file"); // where more is needed
+        const uint64_t kept    = dropped == UINT64_MAX ? used : used - std::min(used, dropped);
+        left = std::min(left, limit - std::min(limit, kept));
+    }
+    return left;
 }
 
 } // namespace binding

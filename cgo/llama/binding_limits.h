@@ -14,6 +14,9 @@ int32_t usable_cpus();
 // before it looks whether there is room for one.
 uint64_t memory_limit();
 
+// How much of it new allocations can have, by the same: an allocation beyond it succeeds, and ends the process when it is written to.
+uint64_t memory_left();
+
 // What the control groups alone say, root being the root of the file system: the least quota, in CPUs, INT32_MAX where there is none;
 // and the least limit in bytes, UINT64_MAX where there is none.
 double   group_quota(const std::string & root);

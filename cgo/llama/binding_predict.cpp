@@ -136,21 +136,18 @@ std::vector<llama_token> prompt_tokens(const model & m, const params & p, const 
 static size_t reuse(sequence & s, const std::vector<llama_token> & prompt, size_t n_checkpoints) {
     const size_t n = std::min(s.tokens.size(), prompt.size());
     const size_t same = std::mismatch(prompt.begin(), prompt.begin() + n, s.tokens.begin()).first - prompt.begin();
-    if (same == s.tokens.size() && same < prompt.size()) {
+    if (same < s.tokens.size() || same == prompt.size()) {
+        s.restore(same, prompt.size());
+    } else if (n_checkpoints > 1) { // the only one is of the prompt's end
         s.copies.take(s, n_checkpoints, false); // of the answer's end
-    } else if (!s.restore(same, prompt.size())) {
-        s.forget();
     }
     return s.tokens.size();
 }
 
-// Measures the evaluation of a prompt of which n_cached tokens were there already.
+// Measures how a prompt comes into the cache: its evaluation, and what of it a checkpoint restores or keeps.
 class prompt_timer {
 public:
-    prompt_timer(model & m, size_t n_prompt, size_t n_cached) : m(m), start(llama_time_us()) {
-        m.last.n_prompt = n_prompt;
-        m.last.n_cached = n_cached;
-    }
+    prompt_timer(model & m, size_t n_prompt) : m(m), start(llama_time_us()) { m.last.n_prompt = n_prompt; }
     ~prompt_timer() {
         m.last.us_prompt   = llama_time_us() - start;
         m.last.n_evaluated = std::max<int32_t>(m.main.tokens.size(), m.last.n_cached) - m.last.n_cached;
@@ -165,12 +162,11 @@ private:
 bool evaluate(model & m, const params & p, const std::vector<llama_token> & prompt) {
     check_fits(m.main, prompt.size());
     m.main.set_threads(p.n_threads);
+    prompt_timer timer(m, prompt.size());
     const size_t done = reuse(m.main, prompt, m.n_checkpoints);
-    {
-        prompt_timer timer(m, prompt.size(), done);
-        if (!m.main.feed(prompt.data() + done, prompt.size() - done, p.n_batch, m.interrupted)) {
-            return false;
-        }
+    m.last.n_cached = done;
+    if (!m.main.feed(prompt.data() + done, prompt.size() - done, p.n_batch, m.interrupted)) {
+        return false;
     }
     m.main.copies.take(m.main, m.n_checkpoints, true);
     return true;
@@ -223,7 +219,8 @@ public:
             s.forget();
         }
         const size_t done = s.tokens.size(), last = prompt.size() - 1;
-        prompt_timer timer(m, prompt.size(), done);
+        prompt_timer timer(m, prompt.size());
+        m.last.n_cached = done;
         if (!s.feed(&prompt[done], last - done, p.n_batch, m.interrupted)) {
             return false;
         }

@@ -41,7 +41,7 @@ static bool can_rotate(const llama_model * model) {
 void sequence::forget() {
     tokens.clear();
     copies.cut(0);
-    last_logits.clear();
+    restored = false;
     try {
         if (llama_memory_t memory = llama_get_memory(ctx.get())) {
             llama_memory_clear(memory, true);
@@ -70,11 +70,18 @@ bool sequence::cut(size_t n) {
     }
     tokens.resize(n);
     copies.cut(n);
+    restored = false;
     return true;
 }
 
+void sequence::replaced(std::vector<llama_token> now) {
+    tokens = std::move(now);
+    copies.cut(0); // of another text
+    restored = false;
+}
+
 const float * sequence::logits(int32_t row) const {
-    return row == -1 && !last_logits.empty() ? last_logits.data() : llama_get_logits_ith(ctx.get(), row);
+    return row == -1 && restored ? copies.newest().logits.data() : llama_get_logits_ith(ctx.get(), row);
 }
 
 llama_binding_stop sequence::make_room(size_t n_keep, int32_t n_batch, const std::atomic<bool> & interrupted) {
@@ -114,7 +121,7 @@ void sequence::decode(const llama_token * added, int32_t n, bool every_row) {
     } else {
         batch = llama_batch_get_one(const_cast<llama_token *>(added), n); // it only lacks a const
     }
-    last_logits.clear();
+    restored = false;
     log_errors errors;
     std::string why;
     try {

@@ -180,8 +180,7 @@ void load_state(sequence & s, const std::string & path) {
     tokens.resize(loaded ? n_tokens : 0);
     // the tokens are what the next prompt is compared with: they must be those of the cache
     if (loaded && known(s, tokens) && llama_memory_seq_pos_max(llama_get_memory(ctx), 0) + 1 == (llama_pos) tokens.size()) {
-        s.tokens = std::move(tokens);
-        s.copies.cut(0); // of another text
+        s.replaced(std::move(tokens));
         return;
     }
     const std::string reason = why(s, errors);

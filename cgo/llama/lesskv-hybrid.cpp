@@ -259,6 +259,10 @@ void lesskv_hybrid::state_write(llama_io_write_i & io, llama_seq_id seq_id, llam
     }
 }
 
+uint64_t lesskv_hybrid::state_size(llama_seq_id seq_id) const {
+    return lesskv_memory::state_size(seq_id) + sizeof(row_header) + (pos_max(seqs[seq_id]) >= 0 ? row_size() : 0);
+}
+
 void lesskv_hybrid::state_read(llama_io_read_i & io, llama_seq_id seq_id, llama_state_seq_flags flags) {
     try {
         check_flags(flags);

@@ -37,6 +37,8 @@ public:
     void state_write(llama_io_write_i & io, llama_seq_id seq_id = -1, llama_state_seq_flags flags = 0) const override;
     void state_read (llama_io_read_i  & io, llama_seq_id seq_id = -1, llama_state_seq_flags flags = 0) override;
 
+    uint64_t state_size(llama_seq_id seq_id) const override;
+
     void info(lesskv_info & out) const override;
 
     // for lesskv_hybrid_context

@@ -68,6 +68,10 @@ const char * lesskv_error(const struct llama_context * ctx);
 // Whether the last llama_decode failed because a fold was not finite ("What is not finite" in algorithm.md).
 bool lesskv_not_finite(const struct llama_context * ctx);
 
+// What llama_state_seq_get_size returns, which writes the whole state to find out; this reads nothing. 0 without LESS, or if the context
+// has no such sequence.
+uint64_t lesskv_state_size(const struct llama_context * ctx, int32_t seq_id);
+
 struct lesskv_info {
     char     policy[32];
     int32_t  budget, heavy, recent, pinned; // as resolved: B <= n_ctx, B = heavy + recent; where heads differ, on average, and recent of

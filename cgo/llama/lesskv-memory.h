@@ -77,6 +77,9 @@ public:
     void state_write(llama_io_write_i & io, llama_seq_id seq_id = -1, llama_state_seq_flags flags = 0) const override;
     void state_read (llama_io_read_i  & io, llama_seq_id seq_id = -1, llama_state_seq_flags flags = 0) override;
 
+    // Bytes that state_write writes of one sequence; nothing is read for it.
+    virtual uint64_t state_size(llama_seq_id seq_id) const;
+
     // for the graph
 
     lesskv_memory_layer & layer(int il);        // refuses if layer il has no attention

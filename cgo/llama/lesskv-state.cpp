@@ -231,6 +231,14 @@ void lesskv_memory::state_write(llama_io_write_i & io, llama_seq_id seq_id, llam
     }
 }
 
+uint64_t lesskv_memory::state_size(llama_seq_id seq_id) const {
+    uint64_t size = sizeof(state_header) + budgets.size()*sizeof(budgets[0]) + 3*sizeof(uint32_t); // how many sequences, which, how many layers
+    for (const auto & c : seqs.at(seq_id).caches) {
+        size += c ? sizeof(uint32_t) + sizeof(uint64_t) + lesskv_cache_save_size(c.get()) : 0;
+    }
+    return size;
+}
+
 std::vector<std::pair<uint32_t, lesskv_memory::sequence>> lesskv_memory::read_sequences(llama_io_read_i & io, llama_seq_id seq_id) const {
     if (seq_id >= (llama_seq_id) seqs.size()) {
         throw std::runtime_error(format("there is no sequence %d, the context has %zu", seq_id, seqs.size()));

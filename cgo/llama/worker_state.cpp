@@ -26,6 +26,11 @@ void worker::save(request & req, reply & out) {
     if (state.empty() || n != state.size()) {
         throw failure(with_reason("can't save the state"));
     }
+#ifdef LESSKV
+    if (seq >= 0 && lesskv_enabled(ctx.get()) && lesskv_state_size(ctx.get(), seq) != n) {
+        throw failure("the state of a sequence is not as large as lesskv_state_size says");
+    }
+#endif
     out.give(std::move(state));
 }
 

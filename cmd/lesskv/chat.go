@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	llama "github.com/go-skynet/go-llama.cpp"
@@ -25,11 +26,12 @@ type chatOptions struct {
 
 // chatHelp is what /help says.
 const chatHelp = `  /regen   answer the last turn anew
-  /reset   forget the chat, but for the system prompt
+  /reset   begin a new chat, with the same system prompt
   /stats   what the cache holds
   /quit    end; so does Ctrl-D
 A \ at the end of a line goes on with the next line. // begins a turn with /.
-Ctrl-C ends an answer, and at the prompt the chat.`
+Ctrl-C ends an answer; at the prompt it clears the line, and the second time
+in a row ends the chat.`
 
 func newChat() *cobra.Command {
 	o := &chatOptions{}
@@ -37,7 +39,7 @@ func newChat() *cobra.Command {
 		Use:   "chat [-m MODEL] [flags]",
 		Short: "Chat with a model, in memory that does not grow",
 		Long: `Chat with a model on a terminal, or through pipes with one line a turn. The
-cache goes on from turn to turn; a turn that is answered anew goes on from a
+cache is kept from turn to turn; a turn that is answered anew resumes from a
 checkpoint. On a terminal a line behind each answer says what the cache holds.
 
 ` + chatHelp + `
@@ -49,7 +51,8 @@ no Jinja. For any other, and for a model without one, turns are lines that begin
 with "User:" and "Assistant:", which a warning says. Without -m the model is
 gopher-5m, which is built in, has no template and writes Go.
 
-LESSKV_* hold as for run. NO_COLOR leaves colours out.`,
+SIGTERM ends the chat, and so does Ctrl-C (SIGINT) through pipes: the status is
+130 then. LESSKV_* hold as for run. NO_COLOR leaves colours out.`,
 		Example: `  lesskv chat -m model.gguf -b 5% --system "Answer in one sentence."
   printf 'Hello\nAnd again\n' | lesskv chat -m model.gguf -n 50`,
 		Args: func(_ *cobra.Command, args []string) error {
@@ -63,14 +66,14 @@ LESSKV_* hold as for run. NO_COLOR leaves colours out.`,
 	f := cmd.Flags()
 	o.add(f, "seed of the first answer, one more for each further one; -1 for random ones")
 	f.StringVar(&o.system, "system", "", "`text` of the system prompt")
-	addNumber(f, &o.tokens, "tokens", "n", 512, -1, most, "how many tokens of an answer to generate, -1 for no end but the model's")
+	addNumber(f, &o.tokens, "tokens", "n", 512, -1, most, "how many tokens of an answer to generate, -1 for as many as the model writes")
 	f.SortFlags = false
 	return cmd
 }
 
 func (o *chatOptions) run(cmd *cobra.Command) error {
 	if o.tokens == 0 {
-		return usageError{errors.New("--tokens 0: want 1 token at least, or -1 for no end")}
+		return usageError{errors.New("--tokens 0: want 1 token at least, or -1 for as many as the model writes")}
 	}
 	model, path, err := o.open(cmd, 0)
 	if err != nil {
@@ -82,7 +85,7 @@ func (o *chatOptions) run(cmd *cobra.Command) error {
 	if !c.templated() {
 		fmt.Fprintf(c.err, "%s: no chat template, or none that llama.cpp knows: turns are lines of \"User:\" and \"Assistant:\"\n", c.name)
 	}
-	return c.talk(newTurns(cmd.InOrStdin(), c.err))
+	return c.talk(newTurns(cmd.InOrStdin(), c.err, c.out))
 }
 
 // A chat is a conversation with a model.
@@ -92,10 +95,12 @@ type chat struct {
 	name     string
 	out, err io.Writer
 	messages []lesskv.Message
-	answers  int // that were begun
+	answers  int       // that were begun
+	caught   os.Signal // that ended the last answer, or nil
 }
 
-// talk answers turns until they end. What goes wrong with one is said on a terminal, and the chat goes on; through pipes it ends.
+// talk answers turns until they end, or a signal ends them: SIGTERM, and through pipes SIGINT. What goes wrong with one is said on a
+// terminal, and the chat goes on; through pipes it ends.
 func (c *chat) talk(in turns) error {
 	for {
 		text, err := in.next()
@@ -104,17 +109,19 @@ func (c *chat) talk(in turns) error {
 		} else if err != nil {
 			return fmt.Errorf("reading a turn: %w", err)
 		}
-		switch {
-		case strings.TrimSpace(text) == "":
-		case text == "/quit":
+		switch line := strings.TrimSpace(text); {
+		case line == "":
+		case line == "/quit":
 			return nil
 		case text[0] == '/' && !strings.HasPrefix(text, "//"):
-			err = c.command(text)
+			err = c.command(line)
 		default:
-			c.messages = append(c.messages, lesskv.Message{Role: "user", Text: strings.TrimPrefix(text, "/")})
-			err = c.answer()
+			err = c.answer(append(slices.Clip(c.messages), lesskv.Message{Role: "user", Text: strings.TrimPrefix(text, "/")}))
 		}
-		if err != nil && !in.interactive() {
+		if err == nil && c.caught != nil && (c.caught != os.Interrupt || !in.interactive()) {
+			err = errInterrupted
+		}
+		if err != nil && (!in.interactive() || errors.Is(err, errInterrupted)) {
 			return err
 		} else if err != nil {
 			fmt.Fprintln(c.err, err)
@@ -140,8 +147,7 @@ func (c *chat) command(line string) error {
 		if last < 0 || c.messages[last].Role != "assistant" {
 			return usageError{errors.New("/regen: there is no answer yet")}
 		}
-		c.messages = c.messages[:last]
-		return c.answer()
+		return c.answer(slices.Clip(c.messages[:last]))
 	default:
 		return usageError{fmt.Errorf("%s: want /regen, /reset, /stats, /quit or /help; // begins a turn with /", line)}
 	}
@@ -155,9 +161,10 @@ func (c *chat) reset() {
 	}
 }
 
-// answer has the model answer the last message. A turn that came to no answer is forgotten.
-func (c *chat) answer() error {
-	prompt, stop, err := c.prompt()
+// answer has the model answer the last of the messages, which are the chat from then on. Where nothing comes, the chat stays as it was.
+func (c *chat) answer(messages []lesskv.Message) error {
+	c.caught = nil
+	prompt, stop, err := c.prompt(messages)
 	if err != nil {
 		return err
 	}
@@ -168,14 +175,15 @@ func (c *chat) answer() error {
 	}
 	c.answers++
 	w := &answerWriter{w: c.out, stop: stop}
-	_, done := watch(c.model)
+	caught, done := watch(c.model)
 	defer done()
 	_, err = o.predict(c.model, prompt, o.tokens, seed, llama.SetStopWords(stop), llama.SetTokenCallback(w.token))
 	w.end()
+	c.caught = caught()
 	if w.text.Len() == 0 {
-		c.messages = c.messages[:len(c.messages)-1]
+		fmt.Fprintln(c.err, "no answer: the chat is as it was before")
 	} else {
-		c.messages = append(c.messages, lesskv.Message{Role: "assistant", Text: w.text.String()})
+		c.messages = append(messages, lesskv.Message{Role: "assistant", Text: w.text.String()})
 	}
 	if err = errors.Join(err, w.err); err != nil {
 		return err
@@ -189,11 +197,11 @@ func (c *chat) templated() bool {
 	return !errors.Is(err, lesskv.ErrMissing)
 }
 
-// prompt returns the text of the chat, and what ends an answer beside the model's own tokens, "" if nothing does.
-func (c *chat) prompt() (text, stop string, err error) {
-	text, err = lesskv.ChatPrompt(c.model, c.messages...)
+// prompt returns the text of a chat, and what ends an answer beside the model's own tokens, "" if nothing does.
+func (c *chat) prompt(messages []lesskv.Message) (text, stop string, err error) {
+	text, err = lesskv.ChatPrompt(c.model, messages...)
 	if errors.Is(err, lesskv.ErrMissing) {
-		return plainChat(c.messages), "\nUser:", nil
+		return plainChat(messages), "\nUser:", nil
 	}
 	return text, "", err
 }

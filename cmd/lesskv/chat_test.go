@@ -4,9 +4,11 @@ package main
 
 import (
 	"bytes"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -14,8 +16,10 @@ import (
 	"time"
 
 	"github.com/creack/pty"
+	"github.com/spf13/cobra"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/term"
 
 	"github.com/lesskv/lesskv/integration/tinymodels"
 	lesskv "github.com/lesskv/lesskv/plugin"
@@ -75,15 +79,15 @@ func TestChat(t *testing.T) {
 			assert.Equal(t, both+strings.TrimPrefix(both, first)+other, again)
 			prompts := evaluated(t, stderr)
 			require.Len(t, prompts, 2, stderr)
-			assert.Contains(t, prompts[0], "at once", "nothing is evaluated")
-			assert.NotContains(t, prompts[1], "at once")
+			assert.Contains(t, prompts[0], "all of them from a checkpoint")
+			assert.NotContains(t, prompts[1], "from a checkpoint")
 		})
 	}
 }
 
 // A line that ends in \ goes on with the next one; empty lines are no turns, // begins with a /, and /help helps.
 func TestChatLines(t *testing.T) {
-	status, want, stderr := chatter("first \\\nsecond\n/quit\nnot read", "-n5")
+	status, want, stderr := chatter("first \\\nsecond\n/quit \nnot read", "-n5")
 	require.Equal(t, exitOK, status, stderr)
 	status, got, stderr := chatter("\n  \n/help\nfirst \\\nsecond", "-n5")
 	require.Equal(t, exitOK, status, stderr)
@@ -153,93 +157,253 @@ func (s *screen) String() string {
 	return s.buf.String()
 }
 
+// A played terminal is one on which a chat runs.
+type played struct {
+	*screen
+	t   *testing.T
+	cmd *exec.Cmd
+	tty *os.File
+}
+
+// play starts a chat on a terminal; its outputs may be set to others.
+func play(t *testing.T, cmd *exec.Cmd) *played {
+	t.Helper()
+	tty, err := pty.StartWithSize(cmd, &pty.Winsize{Rows: 24, Cols: 80})
+	require.NoError(t, err)
+	t.Cleanup(func() { tty.Close() })
+	p := &played{&screen{}, t, cmd, tty}
+	go func() {
+		b := make([]byte, 1024)
+		for {
+			n, err := tty.Read(b)
+			_, _ = p.Write(b[:n])
+			if err != nil {
+				return
+			}
+		}
+	}()
+	return p
+}
+
+func (p *played) until(what string, is func() bool) {
+	p.t.Helper()
+	require.Eventually(p.t, is, time.Minute, 5*time.Millisecond, "%s in %q", what, p)
+}
+
+func (p *played) shows(times int, text string) {
+	p.t.Helper()
+	p.until(text, func() bool { return strings.Count(p.String(), text) >= times })
+}
+
+func (p *played) prompted() {
+	p.t.Helper()
+	p.until("a prompt", func() bool { return strings.HasSuffix(p.String(), "> ") })
+}
+
+func (p *played) keys(text string) {
+	p.t.Helper()
+	_, err := p.tty.WriteString(text)
+	require.NoError(p.t, err)
+}
+
+// answers types a turn whose answer does not end, and returns when some of it is there.
+func (p *played) answers(turn string) {
+	p.t.Helper()
+	before := len(p.String())
+	p.keys(turn)
+	p.until("an answer", func() bool { return len(p.String()) > before+300 })
+}
+
+// ended waits for the program and returns its status.
+func (p *played) ended() int {
+	p.t.Helper()
+	ended := make(chan error, 1)
+	go func() { ended <- p.cmd.Wait() }()
+	select {
+	case <-ended:
+	case <-time.After(time.Minute):
+		p.t.Fatalf("it does not end: %q", p)
+	}
+	return p.cmd.ProcessState.ExitCode()
+}
+
+// endless is a chat whose answers do not end.
+func endless() *exec.Cmd {
+	cmd := exec.Command(os.Args[0], "chat", "-t1", "--temp=0", "-n-1", "-b64", "--checkpoints", "2")
+	cmd.Env = append(os.Environ(), playCommand+"=1", "TERM=xterm", "NO_COLOR=")
+	return cmd
+}
+
 // On a terminal a line can be edited, Ctrl-C ends an answer and not the chat, a status line follows each answer, and Ctrl-C at the prompt
-// is the end.
+// clears the line, and ends the chat the second time.
 func TestChatOnATerminal(t *testing.T) {
 	for _, colour := range []bool{true, false} {
-		cmd := exec.Command(os.Args[0], "chat", "-t1", "--temp=0", "-n-1", "-b64", "--checkpoints", "2")
-		cmd.Env = append(os.Environ(), playCommand+"=1", "TERM=xterm", "NO_COLOR=")
+		cmd := endless()
 		if !colour {
 			cmd.Env = append(cmd.Env, "NO_COLOR=1")
 		}
-		tty, err := pty.StartWithSize(cmd, &pty.Winsize{Rows: 24, Cols: 80})
-		require.NoError(t, err)
-		defer tty.Close()
-		var s screen
-		go func() {
-			b := make([]byte, 1024)
-			for {
-				n, err := tty.Read(b)
-				_, _ = s.Write(b[:n])
-				if err != nil {
-					return
-				}
-			}
-		}()
-		shows := func(times int, text string) {
-			t.Helper()
-			require.Eventually(t, func() bool { return strings.Count(s.String(), text) >= times }, time.Minute, 5*time.Millisecond, "%d x %q in %q", times, text, s.String())
-		}
-		keys := func(text string) {
-			t.Helper()
-			_, err := tty.WriteString(text)
-			require.NoError(t, err)
-		}
-		prompted := func() {
-			t.Helper()
-			require.Eventually(t, func() bool { return strings.HasSuffix(s.String(), "> ") }, time.Minute, 5*time.Millisecond, "%q", s.String())
-		}
-		prompted()
-		keys("func man\x7f\x7f\x7fmain() {\r") // backspaces
-		before := len(s.String())
-		require.Eventually(t, func() bool { return len(s.String()) > before+200 }, time.Minute, 5*time.Millisecond, "an answer that does not end")
-		keys("\x03")
-		shows(1, "checkpoints")
-		prompted()
-		assert.Equal(t, colour, strings.Contains(s.String(), "\x1b[2m"))
+		p := play(t, cmd)
+		p.prompted()
+		p.answers("func man\x7f\x7f\x7fmain() {\r") // backspaces
+		p.keys("\x03")
+		p.shows(1, "checkpoints")
+		p.prompted()
+		assert.Equal(t, colour, strings.Contains(p.String(), "\x1b[2m"))
 		assert.NoError(t, cmd.Process.Signal(syscall.Signal(0)), "it goes on")
-		keys("/nonsense\r")
-		shows(1, "want /regen")
-		prompted()
-		asked := len(s.String())
-		keys("/regen\r")
-		require.Eventually(t, func() bool { return len(s.String()) > asked+300 }, time.Minute, 5*time.Millisecond)
-		keys("\x03")
-		shows(2, "checkpoints")
-		prompted()
-		keys("\x03")
-		ended := make(chan error, 1)
-		go func() { ended <- cmd.Wait() }()
-		select {
-		case err := <-ended:
-			assert.NoError(t, err)
-		case <-time.After(time.Minute):
-			t.Fatalf("it does not end: %q", s.String())
+		p.keys("/nonsense\r")
+		p.shows(1, "want /regen")
+		p.prompted()
+		p.keys("half a line\x03")
+		p.shows(1, "Ctrl-C again")
+		p.prompted()
+		p.answers("/regen \r") // nothing is left of the line
+		p.keys("\x03")
+		p.shows(2, "checkpoints")
+		p.prompted()
+		p.keys("\x03")
+		p.shows(2, "Ctrl-C again")
+		p.prompted()
+		p.keys("\x03")
+		assert.Equal(t, exitOK, p.ended())
+	}
+}
+
+// A signal from outside ends the chat, also while a line is edited: the terminal is as it was.
+func TestChatTerminated(t *testing.T) {
+	other, tty, err := pty.Open()
+	require.NoError(t, err)
+	defer other.Close()
+	defer tty.Close()
+	want, err := term.GetState(int(other.Fd()))
+	require.NoError(t, err)
+	for name, do := range map[string]func(p *played){
+		"editing":   func(p *played) { p.keys("half") },
+		"answering": func(p *played) { p.answers("func main() {\r") },
+	} {
+		for _, signal := range []os.Signal{syscall.SIGTERM, syscall.SIGHUP} {
+			if name == "answering" && signal == syscall.SIGHUP {
+				continue // which ends a program whose terminal is not raw
+			}
+			p := play(t, endless())
+			p.prompted()
+			do(p)
+			require.NoError(t, p.cmd.Process.Signal(signal))
+			assert.Equal(t, exitInterrupted, p.ended(), "%s, %s", name, signal)
+			p.until("no bracketed paste", func() bool {
+				on, off := strings.LastIndex(p.String(), "\x1b[?2004h"), strings.LastIndex(p.String(), "\x1b[?2004l")
+				return off > on
+			})
+			got, err := term.GetState(int(p.tty.Fd()))
+			require.NoError(t, err)
+			assert.Equal(t, want, got, "%s, %s: the terminal is not raw", name, signal)
 		}
 	}
 }
 
-// Through pipes, too, an interrupt ends an answer, and the next line is answered.
-func TestChatInterrupted(t *testing.T) {
-	cmd := exec.Command(os.Args[0], "chat", "-t1", "--temp=0", "-n-1", "-b64")
-	cmd.Env = append(os.Environ(), playCommand+"=1")
-	stdin, err := cmd.StdinPipe()
+// What goes to a file is not where a line is edited.
+func TestChatWithAnErrorLog(t *testing.T) {
+	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
 	require.NoError(t, err)
-	var out, stderr screen
-	cmd.Stdout, cmd.Stderr = &out, &stderr
-	require.NoError(t, cmd.Start())
-	answering := func() {
-		t.Helper()
-		before := len(out.String())
-		_, err := stdin.Write([]byte("func main() {\n"))
+	defer log.Close()
+	cmd := endless()
+	cmd.Stderr = log
+	p := play(t, cmd)
+	p.prompted()
+	p.keys("/nonsense\r")
+	p.until("the next prompt", func() bool { return strings.Count(p.String(), "> ") > 1 })
+	p.keys("/quit\r")
+	assert.Equal(t, exitOK, p.ended())
+}
+
+// Through pipes a signal ends the chat, and not one answer of many.
+func TestChatInterrupted(t *testing.T) {
+	for _, signal := range []os.Signal{os.Interrupt, syscall.SIGTERM} {
+		cmd := endless()
+		stdin, err := cmd.StdinPipe()
 		require.NoError(t, err)
-		require.Eventually(t, func() bool { return len(out.String()) > before+50 }, time.Minute, 5*time.Millisecond)
+		var out, stderr screen
+		cmd.Stdout, cmd.Stderr = &out, &stderr
+		require.NoError(t, cmd.Start())
+		_, err = stdin.Write([]byte("func main() {\nfunc main() {\n"))
+		require.NoError(t, err)
+		require.Eventually(t, func() bool { return len(out.String()) > 50 }, time.Minute, 5*time.Millisecond)
+		require.NoError(t, cmd.Process.Signal(signal))
+		assert.Error(t, cmd.Wait())
+		assert.Equal(t, exitInterrupted, cmd.ProcessState.ExitCode(), stderr.String())
+		stdin.Close()
 	}
-	answering()
-	require.NoError(t, cmd.Process.Signal(os.Interrupt))
-	require.Eventually(t, func() bool { return strings.HasSuffix(out.String(), "\n") }, time.Minute, 5*time.Millisecond)
-	answering()
-	require.NoError(t, cmd.Process.Signal(os.Interrupt))
-	require.NoError(t, stdin.Close())
-	assert.NoError(t, cmd.Wait(), "one interrupt each: the input ends it")
+}
+
+// script is what somebody types at a terminal.
+type script []func() string
+
+func (s *script) interactive() bool { return true }
+
+func (s *script) next() (string, error) {
+	if len(*s) == 0 {
+		return "", io.EOF
+	}
+	line := (*s)[0]()
+	*s = (*s)[1:]
+	return line, nil
+}
+
+// Where nothing comes of a turn, or it cannot be asked, the chat is what it was, the old answer with it, and goes on.
+func TestChatWithoutAnAnswer(t *testing.T) {
+	for name, path := range map[string]string{"gopher": "", "template": templated(t)} {
+		t.Run(name, func(t *testing.T) {
+			o, cmd := &chatOptions{tokens: 5}, &cobra.Command{}
+			o.add(cmd.Flags(), "")
+			o.model, o.threads, o.temp, o.ubatch = path, 1, 0, 512
+			model, _, err := o.open(cmd, 0)
+			require.NoError(t, err)
+			defer model.Free()
+			var out, stderr bytes.Buffer
+			c := &chat{options: o, model: model, name: name, out: &out, err: &stderr}
+			var want []lesskv.Message
+			types := func(line string) func() string { return func() string { return line } }
+			unanswered := func(line string) func() string {
+				return func() string { o.ubatch = -1; return line } // which is refused
+			}
+			require.NoError(t, c.talk(&script{
+				types("one two"),
+				func() string { want = slices.Clone(c.messages); return "" },
+				unanswered("/regen"),
+				unanswered("three"),
+				func() string { o.ubatch = 512; return "NUL \x00" },
+			}))
+			require.Len(t, want, 2)
+			assert.Equal(t, want, c.messages)
+			assert.GreaterOrEqual(t, strings.Count(stderr.String(), "no answer"), 2)
+			assert.Contains(t, stderr.String(), "NUL")
+			require.NoError(t, c.talk(&script{types("four")}))
+			assert.Len(t, c.messages, 4)
+		})
+	}
+}
+
+// Lines are joined by \ where they are typed, and as they are where they were pasted.
+func TestJoin(t *testing.T) {
+	type line struct {
+		text   string
+		pasted bool
+	}
+	for want, lines := range map[string][]line{
+		"a":        {{"a", false}},
+		"a \nb":    {{`a \`, false}, {"b", false}},
+		"a\\\nb":   {{`a\`, true}, {"b", false}},
+		"/quit":    {{"/quit", true}, {"", false}},
+		"a\n\nb":   {{"a", true}, {"", true}, {"b", true}, {"", false}},
+		"a\n":      {{`a\`, false}, {"", false}},
+		"a\nb\nc ": {{"a", true}, {`b\`, false}, {"c ", false}},
+	} {
+		got, err := join(func(first bool) (string, bool, error) {
+			l := lines[0]
+			lines = lines[1:]
+			return l.text, l.pasted, nil
+		})
+		require.NoError(t, err)
+		assert.Equal(t, want, got)
+		assert.Empty(t, lines)
+	}
 }

@@ -42,7 +42,7 @@ func TestDevicesRun(t *testing.T) {
 func TestDevicesBench(t *testing.T) {
 	onDevices(t, 2)
 	file := filepath.Join(t.TempDir(), "result.json")
-	status, out, stderr := command("", "bench", "-q", "-t1", "-r1", "-c", "0", "-m", "f16,less", "--gpu-layers=99", "-o", file, "--dir", t.TempDir(), "gopher-5m")
+	status, out, stderr := command("", "bench", "-q", "-t1", "-r1", "-c", "0", "--method", "f16,less", "--gpu-layers=99", "-o", file, "--dir", t.TempDir(), "gopher-5m")
 	require.Equal(t, exitOK, status, stderr)
 	assert.Contains(t, out, "99 layers on a device")
 	result, err := bench.Read(file)
@@ -50,7 +50,7 @@ func TestDevicesBench(t *testing.T) {
 	assert.Equal(t, 99, result.GPU)
 
 	devicetest.NeedServers(t)
-	status, _, stderr = command("", "bench", "-q", "-c", "0", "-m", "f16,q8_0-fa,less", "--gpu-layers=99", "gopher-5m")
+	status, _, stderr = command("", "bench", "-q", "-c", "0", "--method", "f16,q8_0-fa,less", "--gpu-layers=99", "gopher-5m")
 	assert.Equal(t, exitUsage, status, stderr)
 	assert.Contains(t, stderr, "2 RPC servers for 3 processes")
 }

@@ -22,9 +22,6 @@ import (
 	"github.com/lesskv/lesskv/weights/memory"
 )
 
-// checkpoints is how many copies of a cache the runtime keeps by default.
-const checkpoints = 2
-
 // errRoom is a bound that nothing fits.
 var errRoom = errors.New("nothing fits")
 
@@ -38,6 +35,7 @@ type planOptions struct {
 	types    string
 	ubatch   int
 	threads  int
+	copies   int // of the cache
 	picture  string
 }
 
@@ -72,6 +70,7 @@ the model (MODEL.lesskv.gguf) counts, as the runtime would load it.`,
 	addType(f, &o.types, defaultType)
 	addUbatch(f, &o.ubatch, 512)
 	addThreads(f, &o.threads, "")
+	addNumber(f, &o.copies, "checkpoints", "", memory.DefaultCheckpoints, 0, 1000, "checkpoints of a LESS cache that the process keeps; run keeps none")
 	addOutput(f, &o.picture, "`file` for a picture, .png or .svg")
 	f.SortFlags = false
 	return cmd
@@ -86,6 +85,7 @@ type plan struct {
 	bound    uint64
 	from     string // where the bound comes from
 	types    string // as the user gave them
+	copies   int    // of the cache
 	contexts []int
 	budgets  []budget
 	cache    memory.Cache // but for context and budget
@@ -135,7 +135,7 @@ func (o *planOptions) checkPicture(inputs []string) error {
 
 // plan reads the command line, the model and its adapter.
 func (o *planOptions) plan() (p *plan, inputs []string, err error) {
-	p = &plan{path: o.model, adapter: o.adapter}
+	p = &plan{path: o.model, adapter: o.adapter, copies: o.copies}
 	path := o.model
 	if path == "" {
 		if path, err = testdata.Path(testdata.Model); err != nil {
@@ -253,7 +253,7 @@ func (p *plan) work(o *planOptions) error {
 				return err
 			}
 			p.rows = append(p.rows, planRow{context, "LESS " + cmp.Or(b.text, "default"), &b, bytes.Budget, memory.Process{
-				Weights: p.weights, Cache: bytes.Cache() + bytes.Recurrent, Copies: bytes.Checkpoints(p.model, checkpoints), Compute: compute,
+				Weights: p.weights, Cache: bytes.Cache() + bytes.Recurrent, Copies: bytes.Checkpoints(p.model, o.copies), Compute: compute,
 				Scratch: memory.Scratch(p.model, bytes.Most, o.ubatch, o.threads)}})
 		}
 	}
@@ -278,23 +278,25 @@ func (p *plan) print(w io.Writer) (fits bool) {
 	s.w.Flush()
 	fmt.Fprintln(w)
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(tw, "context\tcache\tslots a head\tcache\tscratch\tprocess\tfits\t")
+	fmt.Fprintln(tw, "context\tcache\tslots\tcache\tcopies\tscratch\tprocess\tfits\t")
 	var last int
 	for _, r := range p.rows {
-		context, slots, scratch, yes := "", "all", "-", "no"
+		context, slots, copies, scratch, yes := "", "all", "-", "-", "no"
 		if r.context != last {
 			context, last = strconv.Itoa(r.context), r.context
 		}
 		if r.budget != nil {
-			slots, scratch = strconv.Itoa(r.slots), size(r.process.Scratch)
+			slots, copies, scratch = strconv.Itoa(r.slots), size(r.process.Copies), size(r.process.Scratch)
 		}
 		if p.holds(r) {
 			yes, fits = "yes", true
 		}
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t\n", context, r.name, slots, size(r.process.Cache), scratch, size(r.process.Total()), yes)
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t\n", context, r.name, slots, size(r.process.Cache), copies, scratch, size(r.process.Total()), yes)
 	}
 	tw.Flush()
-	fmt.Fprintf(w, "\nWith LESS a process has %d checkpoints of its cache, unless LESSKV_CHECKPOINTS=0.\n", checkpoints)
+	if p.copies > 0 {
+		fmt.Fprintf(w, "\nCopies are the checkpoints of an app or a chat, %d of them; run keeps none.\n", p.copies)
+	}
 	p.advise(w)
 	return fits
 }
@@ -360,6 +362,13 @@ func (p *plan) advise(w io.Writer) {
 		add("-w none", "LESSKV_ADAPTER=none", "Adapter: lesskv.NoAdapter")
 	default:
 		add("-w "+quote(p.adapter), "LESSKV_ADAPTER="+quote(p.adapter), fmt.Sprintf("Adapter: %q", p.adapter))
+	}
+	switch {
+	case p.copies == 0:
+		add("--checkpoints 0", "LESSKV_CHECKPOINTS=0", "Checkpoints: lesskv.None")
+	case p.copies != memory.DefaultCheckpoints:
+		n := strconv.Itoa(p.copies)
+		add("--checkpoints "+n, "LESSKV_CHECKPOINTS="+n, "Checkpoints: "+n)
 	}
 	fmt.Fprintf(w, "  option       llama.SetContext(%d),\n               lesskv.Enable(lesskv.Config{%s})\n", r.context, strings.Join(options, ", "))
 	fmt.Fprintf(w, "  environment  %s\n", strings.Join(variables, " "))

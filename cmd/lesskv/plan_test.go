@@ -41,6 +41,37 @@ func TestPlan(t *testing.T) {
 	}
 }
 
+// The checkpoints that are planned are in the table, in the sum of a row, and in the lines to copy.
+func TestPlanCheckpoints(t *testing.T) {
+	row := func(args ...string) (copies, process float64, out string) {
+		t.Helper()
+		status, out, stderr := command("", append([]string{"plan", "--memory=1G", "-c2k", "-b1024"}, args...)...)
+		require.Equal(t, exitOK, status, stderr)
+		found := regexp.MustCompile(`LESS 1024 +1024 +[0-9.]+ MiB +(?:([0-9.]+) MiB|0 B) +[0-9.]+ KiB +([0-9.]+) MiB`).FindStringSubmatch(out)
+		require.NotNil(t, found, out)
+		if found[1] != "" {
+			scan(t, found[1], &copies)
+		}
+		scan(t, found[2], &process)
+		return copies, process, out
+	}
+	none, without, out := row("--checkpoints=0")
+	assert.Zero(t, none)
+	for _, want := range []string{"Checkpoints: lesskv.None", "LESSKV_CHECKPOINTS=0", "--checkpoints 0"} {
+		assert.Contains(t, out, want)
+	}
+	two, with, out := row()
+	assert.Positive(t, two)
+	assert.InDelta(t, two, with-without, 0.1)
+	assert.Contains(t, out, "2 of them; run keeps none")
+	assert.NotContains(t, out, "CHECKPOINTS")
+	five, _, out := row("--checkpoints=5")
+	assert.InDelta(t, 2.5*two, five, 0.1)
+	for _, want := range []string{"Checkpoints: 5", "LESSKV_CHECKPOINTS=5", "--checkpoints 5"} {
+		assert.Contains(t, out, want)
+	}
+}
+
 // The flags and the environment that it advises are command lines of run, whose cache takes what was planned.
 func TestPlanAsRun(t *testing.T) {
 	dir := unpacked(t, map[string]string{testdata.Model: "it's.gguf", testdata.Peak102: "it's.lesskv.gguf", testdata.Peak41: "the other.gguf"})

@@ -55,7 +55,11 @@ func report(w io.Writer, name string, model *llama.LLama, t lesskv.Timings) erro
 	}
 	line("cache", "%s: slots %s, state %s, kernels %s; beside it scratch %s", mib(s.CacheBytes), mib(s.SlotBytes), mib(s.StateBytes), mib(s.KernelBytes), mib(s.ScratchBytes))
 	if s.Checkpoints > 0 {
-		line("checkpoints", "%s: %d, of ends of prompts and answers", mib(s.CheckpointBytes), s.Checkpoints)
+		copies := "copies"
+		if s.Checkpoints == 1 {
+			copies = "copy"
+		}
+		line("checkpoints", "%s: %d %s of the cache", mib(s.CheckpointBytes), s.Checkpoints, copies)
 	}
 	if s.RecurrentBytes > 0 {
 		line("recurrent", "%s: the states of the other layers, which have one size", mib(s.RecurrentBytes))
@@ -67,6 +71,9 @@ func report(w io.Writer, name string, model *llama.LLama, t lesskv.Timings) erro
 // prompt says how fast a prompt was, and how far it came.
 func prompt(t lesskv.Timings) string {
 	text := speed(t.Evaluated, t.PromptTime)
+	if t.Evaluated == 0 && t.Cached == t.Prompt && t.PromptTime > 0 {
+		text = fmt.Sprintf("%.2f s, all of them from a checkpoint", t.PromptTime.Seconds())
+	}
 	if left := t.Prompt - t.Cached - t.Evaluated; left > 0 {
 		text += fmt.Sprintf("; %d of them were not reached", left)
 	}

@@ -57,7 +57,7 @@ would.`,
 	f := cmd.Flags()
 	o.add(f, "seed of the sampling, -1 for a random one")
 	f.StringVarP(&o.file, "file", "f", "", "read the prompt from a `file`, - is standard input")
-	addNumber(f, &o.tokens, "tokens", "n", 128, -1, most, "how many tokens to generate, -1 for no end but the model's, and with LESS the trained context's")
+	addNumber(f, &o.tokens, "tokens", "n", 128, -1, most, "how many tokens to generate, -1 for as many as the model writes, with LESS up to its trained context")
 	f.StringArrayVar(&o.stop, "stop", nil, "end at this `text` (may be given several times)")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "print the completion alone")
 	f.SortFlags = false
@@ -76,7 +76,7 @@ func (o *runOptions) run(cmd *cobra.Command, args []string) error {
 	}
 	defer model.Free()
 
-	interrupted, done := watch(model)
+	caught, done := watch(model)
 	defer done()
 	var written error
 	_, err = o.predict(model, prompt, o.tokens, o.seed, llama.SetStopWords(o.stop...),
@@ -99,7 +99,7 @@ func (o *runOptions) run(cmd *cobra.Command, args []string) error {
 	if err == nil {
 		err = written
 	}
-	if err == nil && interrupted() {
+	if err == nil && caught() != nil {
 		err = errInterrupted
 	}
 	return err
@@ -139,23 +139,23 @@ func (o *runOptions) prompt(stdin io.Reader, args []string) (string, error) {
 	return prompt, nil
 }
 
-// watch makes the first SIGINT or SIGTERM end the text, and the second the program. The caller calls done before it frees
-// the model.
-func watch(model *llama.LLama) (interrupted func() bool, done func()) {
+// watch makes the first SIGINT or SIGTERM end the text, and the second the program. caught returns the first, or nil if there was none. The
+// caller calls done before it frees the model.
+func watch(model *llama.LLama) (caught func() os.Signal, done func()) {
 	signals := make(chan os.Signal, 2)
 	finished := make(chan bool)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	var got bool
+	var got os.Signal
 	stop := make(chan struct{})
 	go func() {
 		defer close(finished)
 		for {
 			select {
-			case <-signals:
-				if got {
+			case s := <-signals:
+				if got != nil {
 					os.Exit(exitInterrupted)
 				}
-				got = true
+				got = s
 				lesskv.Interrupt(model)
 			case <-stop:
 				return
@@ -171,5 +171,5 @@ func watch(model *llama.LLama) (interrupted func() bool, done func()) {
 			<-finished
 		}
 	}
-	return func() bool { done(); return got }, done
+	return func() os.Signal { done(); return got }, done
 }

@@ -205,6 +205,7 @@ func TestRunEnvironment(t *testing.T) {
 // A prompt that was interrupted is not reported as computed whole.
 func TestReportOfPrompt(t *testing.T) {
 	assert.Equal(t, "2.00 s, 768.0 tokens/s; 13466 of them were not reached", prompt(lesskv.Timings{Prompt: 15002, Evaluated: 1536, PromptTime: 2 * time.Second}))
+	assert.Equal(t, "0.02 s, all of them from a checkpoint", prompt(lesskv.Timings{Prompt: 15, Cached: 15, PromptTime: 20 * time.Millisecond}))
 	assert.Equal(t, "2.00 s, 5.0 tokens/s", prompt(lesskv.Timings{Prompt: 15, Cached: 5, Evaluated: 10, PromptTime: 2 * time.Second}))
 	assert.Equal(t, "at once", prompt(lesskv.Timings{Prompt: 15, Cached: 15}))
 }

@@ -42,6 +42,9 @@ type Bytes struct {
 // Cache returns what a budget in bytes counts.
 func (b Bytes) Cache() uint64 { return b.Slots + b.State + b.Kernels }
 
+// DefaultCheckpoints is how many copies of a LESS cache the runtime keeps unless it is told otherwise.
+const DefaultCheckpoints = 2
+
 // Checkpoints returns what n copies of a full cache of a model take, each with a row of logits, but for some headers.
 func (b Bytes) Checkpoints(m *weights.Model, n int) uint64 {
 	return uint64(n) * (b.Slots + b.State + b.Recurrent + 4*uint64(m.Vocab))
