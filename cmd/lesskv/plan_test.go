@@ -47,7 +47,7 @@ func TestPlanCheckpoints(t *testing.T) {
 		t.Helper()
 		status, out, stderr := command("", append([]string{"plan", "--memory=1G", "-c2k", "-b1024"}, args...)...)
 		require.Equal(t, exitOK, status, stderr)
-		found := regexp.MustCompile(`LESS 1024 +1024 +[0-9.]+ MiB +(?:([0-9.]+) MiB|0 B) +[0-9.]+ KiB +([0-9.]+) MiB`).FindStringSubmatch(out)
+		found := regexp.MustCompile(`LESS 1024 +1024 +[0-9.]+ MiB +(?:([0-9.]+) MiB|0 KiB) +[0-9.]+ KiB +([0-9.]+) MiB`).FindStringSubmatch(out)
 		require.NotNil(t, found, out)
 		if found[1] != "" {
 			scan(t, found[1], &copies)
