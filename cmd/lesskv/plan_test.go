@@ -45,7 +45,7 @@ func TestPlan(t *testing.T) {
 func TestPlanCheckpoints(t *testing.T) {
 	row := func(args ...string) (copies, process float64, out string) {
 		t.Helper()
-		status, out, stderr := command("", append([]string{"plan", "--memory=1G", "-c2k", "-b1024"}, args...)...)
+		status, out, stderr := command("", append([]string{"plan", "--memory=1G", "-c8k", "-b1024"}, args...)...)
 		require.Equal(t, exitOK, status, stderr)
 		found := regexp.MustCompile(`LESS 1024 +1024 +[0-9.]+ MiB +(?:([0-9.]+) MiB|0 KiB) +[0-9.]+ KiB +([0-9.]+) MiB`).FindStringSubmatch(out)
 		require.NotNil(t, found, out)
