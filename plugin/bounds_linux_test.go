@@ -236,6 +236,9 @@ func TestCheckpointBeyondMemory(t *testing.T) {
 // With LESS the cache is made with the first text: a budget for which there is no memory is refused before, by New; and by the call, one
 // that a negative prompt, which has a cache of its own, takes a second time.
 func TestBudgetBeyondMemory(t *testing.T) {
+	if raced {
+		t.Skip("of the address space the race detector takes its part")
+	}
 	const slot = 6 * 2 * (2*64*2 + 8) // of gopher-5m, in all layers and heads
 	limit := addressSpace(t) + 3<<30
 	budget := func(size uint64) llama.ModelOption { return sparse(int(size / slot)) }

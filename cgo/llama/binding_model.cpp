@@ -270,6 +270,8 @@ static void check_less_memory(const sequence & s, int n) {
 sequence new_sequence(const model & m, int n) {
     if (!m.less.on) {
         check_memory(m, n);
+    } else if (n > 1 && m.main.ctx) { // before the other context's scratch is asked for
+        check_less_memory(m.main, n);
     }
     log_errors errors;
     char refused[2048] = "";

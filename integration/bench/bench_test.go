@@ -20,7 +20,8 @@ import (
 // TestRun measures a small shape with every method: what is measured, not how fast it is.
 func TestRun(t *testing.T) {
 	dir := t.TempDir()
-	o := Options{Model: "gopher-5m", Dir: dir, Methods: Methods(), Contexts: []int{0, 64, 320}, Ubatch: 64, Repeat: 2, Threads: 1, Profile: true, Growth: 8192}
+	o := Options{Model: "gopher-5m", Dir: dir, Methods: Methods(), Contexts: []int{0, 64, 320}, Ubatch: 64, Repeat: 2, Threads: 1, Profile: true, Growth: 8192,
+		Budget: worker.Budget{Tokens: 64}, SlotType: "f16", Policy: "h2o"}
 	r, err := Run(t.Context(), o)
 	require.NoError(t, err)
 	assert.Equal(t, []int{0, 64, 320}, r.Contexts())
