@@ -130,7 +130,7 @@ func TestSanitizedBinding(t *testing.T) {
 	work := filepath.Join(dir, "go.work")
 	require.NoError(t, os.WriteFile(work, fmt.Appendf(nil, "go 1.24.0\n\nuse %s\nuse %s\n", root, pkg), 0o644))
 	// TestNUMA preloads a library of its own, where the sanitizer's must be first.
-	cmd := exec.Command("go", "test", "-asan", "-timeout=30m", "-count=1", "-skip", "^("+strings.Join(notSanitized, "|")+")$", "github.com/lesskv/lesskv/plugin")
+	cmd := exec.Command("go", "test", "-v", "-asan", "-timeout=30m", "-count=1", "-skip", "^("+strings.Join(notSanitized, "|")+")$", "github.com/lesskv/lesskv/plugin")
 	cmd.Env = append(os.Environ(), "GOWORK="+work, "CGO_LDFLAGS=-lubsan", "ASAN_OPTIONS=allocator_may_return_null=1") // as malloc does
 	out, err := cmd.CombinedOutput()
 	assert.NoError(t, err, "%s", out)

@@ -1,0 +1,5 @@
+//go:build !race
+
+package lesskv_test
+
+const raced = false
