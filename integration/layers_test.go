@@ -289,6 +289,25 @@ func TestQuantisedLayers(t *testing.T) {
 	asTheRuntimes(t, path, tokens, "q8_0")
 }
 
+// trained trains an adapter of h2o on random tokens: windows of a context, cut from so many tokens, of which so many are used.
+func trained(t *testing.T, path string, context, tokens, used int, o train.Options) (base *weights.Model, out string, report *train.Report) {
+	t.Helper()
+	base, err := weights.ReadModel(path)
+	require.NoError(t, err)
+	program, err := worker.Path(worker.Patched)
+	require.NoError(t, err)
+	runtime, err := record.Open(t.Context(), program, path, context, 1)
+	require.NoError(t, err)
+	defer runtime.Close()
+	windows, err := train.Cut(randomTokens(tokens, 384), context, used, runtime.Start())
+	require.NoError(t, err)
+	out = filepath.Join(t.TempDir(), "a.lesskv.gguf")
+	o.Model, o.Output, o.Policy, o.Rank, o.Hidden, o.Type = base, out, "h2o", 4, 8, gguf.F16
+	report, err = train.Run(t.Context(), o, runtime, windows)
+	require.NoError(t, err)
+	return base, out, report
+}
+
 // Training records and fits layers of whatever heads. A layer that shares another's cache gets phi for that one's psi.
 func TestTrainLayers(t *testing.T) {
 	t.Parallel()
@@ -297,21 +316,8 @@ func TestTrainLayers(t *testing.T) {
 		"openelm": {[]int{0, 1, 2, 3}, nil, nil},
 	} {
 		path := tiny(t, name)
-		base, err := weights.ReadModel(path)
-		require.NoError(t, err)
-		program, err := worker.Path(worker.Patched)
-		require.NoError(t, err)
 		const context, budget, ubatch = 128, 24, 16
-		runtime, err := record.Open(t.Context(), program, path, context, 1)
-		require.NoError(t, err)
-		defer runtime.Close()
-		windows, err := train.Cut(randomTokens(10*context, 384), context, 6*context, runtime.Start())
-		require.NoError(t, err)
-		out := filepath.Join(t.TempDir(), "a.lesskv.gguf")
-		report, err := train.Run(t.Context(), train.Options{
-			Model: base, Output: out, Policy: "h2o", Budgets: []int{budget}, Ubatch: ubatch, Rank: 4, Hidden: 8, Steps: 20, Type: gguf.F16,
-		}, runtime, windows)
-		require.NoError(t, err)
+		base, out, report := trained(t, path, context, 10*context, 6*context, train.Options{Budgets: []int{budget}, Ubatch: ubatch, Steps: 20})
 		assert.Equal(t, want.exact, report.Exact, name)
 		assert.Empty(t, report.Shared, name)
 		for _, l := range report.Layers {

@@ -9,11 +9,9 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/lesskv/lesskv/integration/record"
 	"github.com/lesskv/lesskv/integration/reference"
 	"github.com/lesskv/lesskv/integration/tinymodels"
 	"github.com/lesskv/lesskv/integration/worker"
-	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/gguf"
 	"github.com/lesskv/lesskv/weights/train"
 )
@@ -53,21 +51,8 @@ func biased(t *testing.T) (tinymodels.Model, string) {
 func TestLargeLogits(t *testing.T) {
 	t.Parallel()
 	m, path := biased(t)
-	base, err := weights.ReadModel(path)
-	require.NoError(t, err)
-	program, err := worker.Path(worker.Patched)
-	require.NoError(t, err)
 	const context, budget, ubatch = 160, 24, 16
-	runtime, err := record.Open(t.Context(), program, path, context, 1)
-	require.NoError(t, err)
-	defer runtime.Close()
-	windows, err := train.Cut(randomTokens(40*context, 384), context, 30*context, runtime.Start())
-	require.NoError(t, err)
-	adapter := filepath.Join(t.TempDir(), "a.lesskv.gguf")
-	report, err := train.Run(t.Context(), train.Options{
-		Model: base, Output: adapter, Policy: "h2o", Budgets: []int{budget}, Ubatch: ubatch, Rank: 4, Hidden: 8, Steps: 200, Type: gguf.F16,
-	}, runtime, windows)
-	require.NoError(t, err)
+	base, adapter, report := trained(t, path, context, 40*context, 30*context, train.Options{Budgets: []int{budget}, Ubatch: ubatch, Steps: 200})
 	require.Len(t, report.Layers, base.Layers)
 	for _, l := range report.Layers {
 		assert.Empty(t, l.Sparse, "layer %d", l.Layer)

@@ -181,30 +181,22 @@ func (k *killer) resumed(program string, env, args []string, check, done func() 
 }
 
 func (k *killer) train() (string, error) {
-	program, env, err := k.command()
-	if err != nil {
-		return "", err
-	}
-	out := filepath.Join(k.dir, "out.gguf")
-	whole, kept := outcome{path: out}, kept{dir: out + ".work", pattern: "layer-*.json", output: out}
-	args := []string{"train", "-m", "model.gguf", "-d", "text.txt", "-c", "256", "-b", "41", "--rank", "4", "--hidden", "8", "--steps", "60", "-t", "1", "--plot", "none", "-o", "out.gguf"}
-	return k.resumed(program, env, args,
-		func() error { return errors.Join(whole.check(), kept.check()) },
-		func() error {
-			kept.forget()
-			return errors.Join(k.alone(filepath.Base(out)), whole.take())
-		})
+	return k.written("layer-*.json", "train", "-m", "model.gguf", "-d", "text.txt", "-c", "256", "-b", "41", "--rank", "4", "--hidden", "8", "--steps", "60", "-t", "1")
 }
 
 func (k *killer) tune() (string, error) {
+	return k.written("distance-*", "tune", "-m", "model.gguf", "-d", "text.txt", "-c", "96", "-b", "16", "--ubatch", "16", "--windows", "1", "--rounds", "1", "-t", "1")
+}
+
+// written kills a command that writes one adapter, and keeps finished work, files of a pattern, in a folder beside it until then.
+func (k *killer) written(pattern string, args ...string) (string, error) {
 	program, env, err := k.command()
 	if err != nil {
 		return "", err
 	}
 	out := filepath.Join(k.dir, "out.gguf")
-	whole, kept := outcome{path: out}, kept{dir: out + ".work", pattern: "distance-*", output: out}
-	args := []string{"tune", "-m", "model.gguf", "-d", "text.txt", "-c", "96", "-b", "16", "--ubatch", "16", "--windows", "1", "--rounds", "1", "-t", "1", "--plot", "none", "-o", "out.gguf"}
-	return k.resumed(program, env, args,
+	whole, kept := outcome{path: out}, kept{dir: out + ".work", pattern: pattern, output: out}
+	return k.resumed(program, env, append(args, "--plot", "none", "-o", "out.gguf"),
 		func() error { return errors.Join(whole.check(), kept.check()) },
 		func() error {
 			kept.forget()
