@@ -96,15 +96,7 @@ func FuzzFlags(f *testing.F) {
 // taken is written as it was read, but for the number of the sequence. How the cache itself reads a state is fuzzed in C++, where the fuzzer sees its code.
 func FuzzLoadState(f *testing.F) {
 	dir := f.TempDir()
-	m, err := tinymodels.Find("llama")
-	require.NoError(f, err)
-	path, err := m.WriteIn(dir, gguf.F32, 1)
-	require.NoError(f, err)
-	lesskv.SetLogOutput(&log{})
-	f.Cleanup(func() { lesskv.SetLogOutput(nil) })
-	model, err := llama.New(path, llama.SetContext(64), sparse(8))
-	require.NoError(f, err)
-	f.Cleanup(model.Free)
+	model := fuzzed(f)
 	state, saved, bad := filepath.Join(dir, "state"), filepath.Join(dir, "saved"), filepath.Join(dir, "bad")
 	save := func(t testing.TB, path string) []byte {
 		require.NoError(t, model.SaveState(path))
@@ -150,8 +142,9 @@ func FuzzLoadState(f *testing.F) {
 	})
 }
 
-// FuzzGrammar: any text is a grammar, of which tokens are drawn, or refused; the next call is not the worse for it.
-func FuzzGrammar(f *testing.F) {
+// fuzzed loads a small model with LESS that says nothing.
+func fuzzed(f *testing.F) *llama.LLama {
+	f.Helper()
 	m, err := tinymodels.Find("llama")
 	require.NoError(f, err)
 	path, err := m.WriteIn(f.TempDir(), gguf.F32, 1)
@@ -161,6 +154,12 @@ func FuzzGrammar(f *testing.F) {
 	model, err := llama.New(path, llama.SetContext(64), sparse(8))
 	require.NoError(f, err)
 	f.Cleanup(model.Free)
+	return model
+}
+
+// FuzzGrammar: any text is a grammar, of which tokens are drawn, or refused; the next call is not the worse for it.
+func FuzzGrammar(f *testing.F) {
+	model := fuzzed(f)
 	greedy := []llama.PredictOption{llama.SetThreads(1), llama.SetTokens(2), llama.SetTemperature(0)}
 	want, err := model.Predict("a", greedy...)
 	require.NoError(f, err)

@@ -154,7 +154,7 @@ func inspectBytes(s sheet, m *weights.Model) {
 
 // besideModel says whether there is an adapter where the runtime looks for one.
 func besideModel(path string, m *weights.Model) string {
-	beside := strings.TrimSuffix(path, ".gguf") + ".lesskv.gguf"
+	beside := besideName(path)
 	a, err := weights.Read(beside)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):

@@ -31,7 +31,7 @@ func textArgs(_ *cobra.Command, args []string) error {
 // fillOutputs puts the adapter beside the model and the picture beside the adapter, where they were not named.
 func fillOutputs(model string, adapter, plot *string) error {
 	if *adapter == "" {
-		*adapter = strings.TrimSuffix(model, ".gguf") + ".lesskv.gguf"
+		*adapter = besideName(model)
 	}
 	if *plot == "" {
 		*plot = strings.TrimSuffix(*adapter, ".gguf") + ".png"
@@ -42,9 +42,12 @@ func fillOutputs(model string, adapter, plot *string) error {
 	return nil
 }
 
+// besideName is the path at which the runtime looks for a model's adapter.
+func besideName(model string) string { return strings.TrimSuffix(model, ".gguf") + ".lesskv.gguf" }
+
 // adapterBeside returns the path of the adapter that lies beside a model's file, where the runtime looks for it; "" if there is none.
 func adapterBeside(model string) string {
-	beside := strings.TrimSuffix(model, ".gguf") + ".lesskv.gguf"
+	beside := besideName(model)
 	for _, path := range []string{model, beside} {
 		if _, err := os.Stat(path); err != nil {
 			return ""

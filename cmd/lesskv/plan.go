@@ -188,7 +188,7 @@ func (o *planOptions) readAdapter(p *plan, model string) (path string, err error
 	case path == "" && o.model == "":
 		path, err = testdata.Path(builtinAdapters[builtinPolicy])
 	case path == "":
-		path = strings.TrimSuffix(model, ".gguf") + ".lesskv.gguf"
+		path = besideName(model)
 	}
 	if err == nil {
 		p.cache.Adapter, err = readAdapter(path, p.model)
