@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -69,16 +70,31 @@ type Server struct {
 	Address string
 }
 
+// given are the ports that this process has had from free. The system may name one again before the server that asked for it listens there:
+// two tests then had one server, and the first that ended took it from the other.
+var given sync.Map
+
+// free returns an address of this machine at which nothing listens, another one each time.
+func free(t testing.TB) string {
+	t.Helper()
+	for {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		address := l.Addr().String()
+		require.NoError(t, l.Close())
+		if _, again := given.LoadOrStore(address, true); !again {
+			return address
+		}
+	}
+}
+
 // Serve starts llama.cpp's RPC server, at a free port or at the address of one that is gone, until the test ends.
 func Serve(t testing.TB, address string) *Server {
 	t.Helper()
 	build, err := layout.Find(".")
 	require.NoError(t, err)
 	if address == "" {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		require.NoError(t, err)
-		address = l.Addr().String()
-		require.NoError(t, l.Close())
+		address = free(t)
 	}
 	host, port, err := net.SplitHostPort(address)
 	require.NoError(t, err)
