@@ -25,7 +25,7 @@ func TestRun(t *testing.T) {
 	r, err := Run(t.Context(), o)
 	require.NoError(t, err)
 	assert.Equal(t, []int{0, 64, 320}, r.Contexts())
-	assert.Equal(t, []string{"f16", "f16-fa", "q8_0-fa", "q4_0-fa", "sparse", "less", "sparse-unequal"}, r.Methods())
+	assert.Equal(t, []string{"f16", "f16-fa", "q8_0-fa", "q4_0-fa", "sparse", "less", "sparse-unequal", "less-q8_0", "less-q4_0", "less-q8_0-bytes", "less-q4_0-bytes"}, r.Methods())
 	for _, m := range r.Methods() {
 		for _, c := range r.Contexts() {
 			assert.Equal(t, 2, r.Speed(Cell{m, c, Decode}).N, "%s at %d", m, c)
