@@ -46,10 +46,21 @@ func TestRun(t *testing.T) {
 	assert.Equal(t, 2*64-16, unequal.Kept)
 	assert.Equal(t, 64, less.Kept, "all slots are in use")
 	assert.Greater(t, less.Cache, sparse.Cache)
+	for kind, slots := range map[string]int{"q8_0": 64 * 264 / 144, "q4_0": 64 * 264 / 80} {
+		turned := int64(6 * 6 * r.Hidden * 64 * 4) // phi 0 and psi 0 for rotated slots, of 4 query and 2 KV heads
+		as, bytes := "less-"+kind, "less-"+kind+"-bytes"
+		many, _ := r.memory(as, 320)
+		same, _ := r.memory(bytes, 320)
+		assert.Equal(t, 64, many.Kept, as)
+		assert.Less(t, many.Cache-turned, less.Cache, as)
+		assert.Equal(t, slots, same.Kept, bytes)
+		assert.LessOrEqual(t, same.Cache-turned, less.Cache, bytes)
+		assert.Greater(t, same.Cache-turned, less.Cache*9/10, bytes)
+	}
 	assert.EqualValues(t, 320*6*2*2*64*2, full.Cache)
 	assert.Equal(t, full.Cache, full.Full)
 	for _, s := range r.Samples {
-		assert.Equal(t, s.Method == "less" || strings.HasPrefix(s.Method, "sparse"), len(s.Phases) == len(phaseNames), "%v", s)
+		assert.Equal(t, strings.HasPrefix(s.Method, "less") || strings.HasPrefix(s.Method, "sparse"), len(s.Phases) == len(phaseNames), "%v", s)
 	}
 	require.NotNil(t, r.Node)
 	assert.Positive(t, r.Node.Node)
