@@ -70,10 +70,8 @@ func Less(m *weights.Model, c Cache) (Bytes, error) {
 	if err != nil {
 		return Bytes{}, err
 	}
-	if c.Budget != (Budget{}) || !madeForBudget(c.Adapter) {
-		if err := c.checkPinned(budget); err != nil {
-			return Bytes{}, err
-		}
+	if err := c.checkPinned(budget); err != nil {
+		return Bytes{}, err
 	}
 	slots, err := l.slots(budget)
 	if err != nil {
