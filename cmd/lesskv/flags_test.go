@@ -59,6 +59,24 @@ func TestOneGrammarOfFlags(t *testing.T) {
 	}
 }
 
+// Every number of tokens may be written with a k, in every command.
+func TestTokensOfEveryCommand(t *testing.T) {
+	names := []string{"context", "tokens", "ubatch", "text-tokens", "stride", "read", "peaks", "growth", "prompt-limit"}
+	found := map[string]bool{}
+	for _, cmd := range newRoot().Commands() {
+		cmd.Flags().VisitAll(func(f *pflag.Flag) {
+			if !slices.Contains(names, f.Name) {
+				return
+			}
+			found[f.Name] = true
+			require.NoError(t, f.Value.Set("2k"), "%s --%s", cmd.Name(), f.Name)
+			assert.Contains(t, []string{"2048", "2k"}, f.Value.String(), "%s --%s", cmd.Name(), f.Name) // a list keeps its words
+			assert.Error(t, f.Value.Set("2kk"), "%s --%s", cmd.Name(), f.Name)
+		})
+	}
+	assert.Len(t, found, len(names))
+}
+
 // What README.md and docs/ had before is still taken, and shown nowhere.
 func TestEarlierSpellings(t *testing.T) {
 	for command, flags := range map[string]map[string][2]string{

@@ -81,7 +81,7 @@ lesskv merge joins what they write.`,
 	addNumber(f, &o.Rank, "rank", "", train.DefaultRank, 1, weights.MaxSize, "rank of the low-rank state")
 	addNumber(f, &o.Hidden, "hidden", "", train.DefaultHidden, 1, weights.MaxSize, "hidden size of the kernels, which are memory too")
 	addContext(f, &o.context, 2048, ": that of a window, 0 for the model's")
-	addNumber(f, &o.limit, "text-tokens", "", 200_000, 0, math.MaxInt, "how many tokens of the text to use, spread over it, 0 for all")
+	addTokens(f, &o.limit, "text-tokens", "", 200_000, 0, "how many tokens of the text to use, spread over it, 0 for all")
 	addNumber(f, &o.Steps, "steps", "", train.DefaultSteps, 1, most, "steps of the optimiser, one window each")
 	addNumber(f, &o.Rate, "rate", "", train.DefaultRate, 1e-9, train.MaxRate, "largest rate of the optimiser")
 	f.StringVar(&o.layers, "layers", "", "`from-to` of the layers to train, counted from 0 (default: all)")
