@@ -329,15 +329,25 @@ func (p *plan) advise(w io.Writer) {
 	if !ok {
 		return
 	}
+	byDefault, given := p.byDefault(r.context)
 	if r.budget != nil {
 		fmt.Fprintf(w, "\nTo hold %d tokens:\n\n", r.context)
 	} else {
-		l, ok := p.most(r.context, r.process.Total())
-		if !ok {
+		bytes := r.process.Total()
+		l, ok := p.most(r.context, bytes)
+		switch {
+		case given && byDefault.process.Total()+r.process.Cache/8 > bytes:
+			fmt.Fprintf(w, `
+The full cache of %d tokens fits. At so short a context LESS by default saves
+next to nothing: it keeps %d slots a head, and checkpoints beside them. A smaller
+budget saves memory, at a price: lesskv verify says which.
+`, r.context, byDefault.slots)
+			return
+		case !ok:
 			fmt.Fprintf(w, "\nThe full cache of %d tokens fits, and LESS with these budgets takes no less.\n", r.context)
 			return
 		}
-		fmt.Fprintf(w, "\nThe full cache of %d tokens fits. LESS leaves %s to others:\n\n", r.context, size(r.process.Total()-l.process.Total()))
+		fmt.Fprintf(w, "\nThe full cache of %d tokens fits. LESS leaves %s to others:\n\n", r.context, size(bytes-l.process.Total()))
 		r = l
 	}
 	flags, options := []string{fmt.Sprintf("-c %d", r.context)}, []string{}
@@ -373,9 +383,21 @@ func (p *plan) advise(w io.Writer) {
 	fmt.Fprintf(w, "  option       llama.SetContext(%d),\n               lesskv.Enable(lesskv.Config{%s})\n", r.context, strings.Join(options, ", "))
 	fmt.Fprintf(w, "  environment  %s\n", strings.Join(variables, " "))
 	fmt.Fprintf(w, "  flags        lesskv run %s\n", strings.Join(flags, " "))
+	if given && r.slots < byDefault.slots {
+		fmt.Fprintf(w, "\nThe default, %d slots a head, does not fit. What fewer cost: lesskv verify.\n", byDefault.slots)
+	}
 	if r.context > p.model.Context {
 		fmt.Fprintf(w, "\nThe model was trained for %d tokens; with LESS a text ends there.\n", p.model.Context)
 	}
+}
+
+// byDefault returns the LESS cache of a context with the default budget, if that is among the rows.
+func (p *plan) byDefault(context int) (planRow, bool) {
+	i := slices.IndexFunc(p.rows, func(r planRow) bool { return r.context == context && r.budget != nil && r.budget.text == "" })
+	if i < 0 {
+		return planRow{}, false
+	}
+	return p.rows[i], true
 }
 
 // better tells whether a LESS cache is rather advised than another, or than none: that by default, or else the one with more slots.
