@@ -171,14 +171,10 @@ func (o *benchOptions) parse() (err error) {
 		return fmt.Errorf("--cell %v: want a time such as 30s", o.Cell)
 	}
 	o.Options.Budget = o.budget.Budget
-	switch o.Adapter {
-	case "none":
+	named := o.Adapter
+	o.Adapter = adapterOf(named, o.Model)
+	if a, err := weights.Read(o.Adapter); named == "" && err == nil && a.Bytes() == 0 { // budgets by head alone: no phi and psi to measure
 		o.Adapter = ""
-	case "":
-		o.Adapter = adapterBeside(o.Model)
-		if a, err := weights.Read(o.Adapter); err == nil && a.Bytes() == 0 { // budgets by head alone: no phi and psi to measure
-			o.Adapter = ""
-		}
 	}
 	if o.KernelType, _, err = worker.GGUFTypes(o.matrix); err != nil {
 		return err

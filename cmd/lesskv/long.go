@@ -56,6 +56,20 @@ func adapterBeside(model string) string {
 	return beside
 }
 
+// noAdapter is what -w says where an adapter beside the model is not to count.
+const noAdapter = "none"
+
+// adapterOf returns the adapter of a command line: the one that -w names, or without -w the one beside the model; "" if there is none.
+func adapterOf(named, model string) string {
+	switch named {
+	case noAdapter:
+		return ""
+	case "":
+		return adapterBeside(model)
+	}
+	return named
+}
+
 // readAdapter reads an adapter that is to fit a model.
 func readAdapter(path string, model *weights.Model) (*weights.Adapter, error) {
 	a, err := weights.Read(path)

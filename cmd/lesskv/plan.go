@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -182,20 +181,13 @@ func (o *planOptions) plan() (p *plan, inputs []string, err error) {
 
 // readAdapter reads the adapter that run would take, and returns its path; "" if there is none.
 func (o *planOptions) readAdapter(p *plan, model string) (path string, err error) {
-	switch path = o.adapter; {
-	case path == "none":
-		return "", nil
-	case path == "" && o.model == "":
+	if path = adapterOf(o.adapter, model); o.adapter == "" && o.model == "" {
 		path, err = testdata.Path(builtinAdapters[builtinPolicy])
-	case path == "":
-		path = besideName(model)
 	}
-	if err == nil {
-		p.cache.Adapter, err = readAdapter(path, p.model)
+	if err != nil || path == "" {
+		return "", err
 	}
-	if o.adapter == "" && errors.Is(err, fs.ErrNotExist) {
-		return "", nil
-	}
+	p.cache.Adapter, err = readAdapter(path, p.model)
 	return path, err
 }
 
@@ -339,8 +331,8 @@ func (p *plan) advise(w io.Writer) {
 		case given && byDefault.process.Total()+r.process.Cache/8 > bytes:
 			fmt.Fprintf(w, `
 The full cache of %d tokens fits. At so short a context LESS by default saves
-next to nothing: it keeps %d slots a head, and checkpoints beside them. A smaller
-budget saves memory, at a price: lesskv verify says which.
+next to nothing: it keeps %d slots a head, and checkpoints beside them.
+A smaller budget saves memory, at a price: lesskv verify says which.
 `, r.context, byDefault.slots)
 			return
 		case !ok:
@@ -368,8 +360,8 @@ budget saves memory, at a price: lesskv verify says which.
 	}
 	switch p.adapter {
 	case "":
-	case "none":
-		add("-w none", "LESSKV_ADAPTER=none", "Adapter: lesskv.NoAdapter")
+	case noAdapter:
+		add("-w "+noAdapter, "LESSKV_ADAPTER="+noAdapter, "Adapter: lesskv.NoAdapter")
 	default:
 		add("-w "+quote(p.adapter), "LESSKV_ADAPTER="+quote(p.adapter), fmt.Sprintf("Adapter: %q", p.adapter))
 	}

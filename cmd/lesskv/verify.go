@@ -222,10 +222,11 @@ func (o *verifyOptions) resolve(cmd *cobra.Command) (err error) {
 			return err
 		}
 	}
-	if path := adapterBeside(o.Model); len(o.Adapters) == 0 && path != "" {
-		o.Adapters = []string{path}
-	} else if slices.Equal(o.Adapters, []string{"none"}) {
-		o.Adapters = nil
+	if len(o.Adapters) < 2 {
+		path := adapterOf(strings.Join(o.Adapters, ""), o.Model)
+		if o.Adapters = nil; path != "" {
+			o.Adapters = []string{path}
+		}
 	}
 	if len(o.Bytes) == 0 && o.SlotType == "" {
 		m, err := weights.ReadModel(o.Model)
