@@ -64,14 +64,23 @@ func TestReadmeApp(t *testing.T) {
 	}
 
 	version, env := publish(t)
-	run := func(name string, args ...string) string {
+	try := func(name string, args ...string) (string, error) {
 		cmd := exec.Command(name, args...)
 		cmd.Dir = dir
 		cmd.Env = append(os.Environ(), env...)
 		out, err := cmd.CombinedOutput()
-		require.NoError(t, err, "%s\n%s", strings.Join(cmd.Args, " "), out)
-		return string(out)
+		return string(out), err
 	}
+	run := func(name string, args ...string) string {
+		out, err := try(name, args...)
+		require.NoError(t, err, "%s %s\n%s", name, strings.Join(args, " "), out)
+		return out
+	}
+	run("go", "get", "github.com/lesskv/lesskv/plugin@"+version)
+	out, err := try("go", "build", "-o", "app", ".")
+	assert.Error(t, err)
+	assert.Contains(t, out, "common.h", "the runtime is not there")
+	assert.Contains(t, steps[0], "Where it was not run, a build ends in a missing `common.h`")
 	for _, c := range commands {
 		args := strings.Fields(strings.ReplaceAll(c[1], "VERSION", version))
 		if strings.Contains(c[1], "/patches@") {
@@ -80,7 +89,7 @@ func TestReadmeApp(t *testing.T) {
 		run(args[0], args[1:]...)
 	}
 	run("go", "build", "-o", "app", ".")
-	out := run(filepath.Join(dir, "app"))
+	out = run(filepath.Join(dir, "app"))
 	assert.Contains(t, out, "sparse only", "model.lesskv.gguf is not there")
 }
 
