@@ -1,6 +1,8 @@
 package integration
 
 import (
+	archive "archive/zip"
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -91,6 +93,21 @@ func TestReadmeApp(t *testing.T) {
 	run("go", "build", "-o", "app", ".")
 	out = run(filepath.Join(dir, "app"))
 	assert.Contains(t, out, "sparse only", "model.lesskv.gguf is not there")
+}
+
+// What an app downloads is little more than the model that is built in (9.2 MiB): what only a checkout needs is in modules of its own.
+func TestModuleZip(t *testing.T) {
+	var z bytes.Buffer
+	require.NoError(t, zip.Create(&z, module.Version{Path: pins.Self, Version: "v0.0.1"}, moduleFiles(t, "..")))
+	t.Logf("%.1f MiB", float64(z.Len())/(1<<20))
+	assert.Less(t, z.Len(), 12<<20)
+	r, err := archive.NewReader(bytes.NewReader(z.Bytes()), int64(z.Len()))
+	require.NoError(t, err)
+	for _, f := range r.File {
+		for _, dir := range []string{"checkout", "recall"} {
+			assert.NotContains(t, f.Name, "/integration/testdata/"+dir+"/")
+		}
+	}
 }
 
 // publish makes a module proxy that holds this module as it lies here, under a version of its own, and returns that version
