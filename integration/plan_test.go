@@ -91,8 +91,8 @@ func TestPlannedMemory(t *testing.T) {
 		}
 		samePlan(t, w, worker.Config{Model: gopher, Context: 2048, Ubatch: 32, Threads: 2, LESS: &less}, a)
 	}
-	samePlan(t, w, worker.Config{Model: gopher, Context: 1900, Ubatch: 32, Threads: 2, LESS: &worker.LESS{BudgetShare: .07}}, nil) // of 2,048
-	for _, context := range []int{512, 16384} {                                                                                    // the whole context, and more than 1,024 slots
+	samePlan(t, w, worker.Config{Model: gopher, Context: 1900, Ubatch: 32, Threads: 2, LESS: &worker.LESS{BudgetShare: .07}}, nil)
+	for _, context := range []int{512, 16384} { // the whole context, and more than 1,024 slots
 		samePlan(t, w, worker.Config{Model: gopher, Context: context, Ubatch: 32, Threads: 2, LESS: &worker.LESS{TypeK: "default", TypeV: "default"}}, nil)
 	}
 }

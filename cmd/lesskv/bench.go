@@ -127,7 +127,7 @@ func (o *benchOptions) run(cmd *cobra.Command) error {
 			return bench.Targets(ctx, out, o.targets, o.Model, o.into, o.Options)
 		}
 		if o.check {
-			checks, err := bench.Verify(ctx, o.Options)
+			checks, err := bench.CompareFilled(ctx, o.Options)
 			bar.end()
 			for _, c := range checks {
 				fmt.Fprintln(out, c)
