@@ -3,25 +3,18 @@
 package main
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"math"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
-	"sync"
-	"time"
 
-	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
 
 	"github.com/lesskv/lesskv/integration/pieces"
@@ -333,114 +326,4 @@ func (o *verifyOptions) outputs(texts []document) error {
 		}
 	}
 	return checkOutputs(append(inputs(o.Model, texts, outputs), append(o.Adapters, o.prompts)...), outputs...)
-}
-
-// readPrompts reads a file of JSON lines.
-func readPrompts(path string) ([]verify.Prompt, error) {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("reading the prompts: %w", err)
-	}
-	all, err := parsePrompts(data)
-	if err != nil {
-		return nil, usageError{fmt.Errorf("--prompts %s%w", path, err)}
-	}
-	return all, nil
-}
-
-// parsePrompts reads JSON lines, of one prompt each. Its errors go behind the file's name.
-func parsePrompts(data []byte) (all []verify.Prompt, err error) {
-	s := bufio.NewScanner(bytes.NewReader(data))
-	s.Buffer(nil, len(data)+1)
-	for line := 1; s.Scan(); line++ {
-		if len(bytes.TrimSpace(s.Bytes())) == 0 {
-			continue
-		}
-		var p verify.Prompt
-		d := json.NewDecoder(bytes.NewReader(s.Bytes()))
-		d.DisallowUnknownFields()
-		err := d.Decode(&p)
-		if err == nil && p.Prompt == "" {
-			err = errors.New("no prompt")
-		} else if _, end := d.Token(); err == nil && end != io.EOF {
-			err = errors.New("something follows")
-		}
-		if err != nil {
-			return nil, fmt.Errorf(", line %d: want {\"prompt\": \"…\", \"reference\": \"…\"}: %w", line, err)
-		}
-		all = append(all, p)
-	}
-	if len(all) == 0 && s.Err() == nil {
-		return nil, errors.New(": no prompts")
-	}
-	return all, s.Err()
-}
-
-// meter shows how far a run has come: a bar with the time left on a terminal, a line now and then elsewhere.
-type meter struct {
-	w     io.Writer
-	quiet bool
-
-	mu     sync.Mutex
-	bar    *progressbar.ProgressBar
-	total  int64
-	start  time.Time
-	lately time.Time
-}
-
-func (m *meter) show(p verify.Progress) {
-	if m.quiet {
-		return
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if onTerminal(m.w) {
-		if m.bar == nil || m.total != p.Total {
-			m.clear()
-			m.total = p.Total
-			total := p.Total
-			if total == 0 {
-				total = -1 // not known yet, or nothing left to compute: a spinner
-			}
-			m.bar = progressbar.NewOptions64(total, progressbar.OptionSetWriter(m.w), progressbar.OptionSetPredictTime(true),
-				progressbar.OptionSetWidth(20), progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish(), progressbar.OptionFullWidth(),
-				progressbar.OptionSetSpinnerChangeInterval(0)) // a spinner that turns by itself would go on beside the bar that follows it
-		}
-		m.bar.Describe(p.Stage)
-		if p.Total > 0 {
-			m.bar.Set64(min(p.Done, p.Total-1)) // it is not over before the report is there
-		} else {
-			m.bar.Add(0)
-		}
-		return
-	}
-	now := time.Now()
-	if p.Done > 0 && m.start.IsZero() {
-		m.start = now
-	}
-	if now.Sub(m.lately) < 10*time.Second {
-		return
-	}
-	m.lately = now
-	line := p.Stage
-	if p.Total > 0 {
-		line += fmt.Sprintf(", %d %%", 100*p.Done/p.Total)
-	}
-	if spent := now.Sub(m.start); p.Done > 0 && p.Done < p.Total && spent > 0 {
-		line += ", " + strconv.Itoa(int(spent.Seconds()*float64(p.Total-p.Done)/float64(p.Done))) + " s left"
-	}
-	fmt.Fprintln(m.w, line)
-}
-
-func (m *meter) clear() {
-	if m.bar != nil {
-		m.bar.Clear()
-		m.bar = nil
-	}
-}
-
-func (m *meter) end() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.clear()
 }
