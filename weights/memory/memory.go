@@ -82,6 +82,16 @@ func Less(m *weights.Model, c Cache) (Bytes, error) {
 	return Bytes{budget, most, n * slots, n * l.state, l.kernels, n * m.RecurrentBytes()}, err
 }
 
+// Slots returns the slots of a KV head that a cache's budget comes to, on average; where it is in tokens or a share of the context, they may
+// be more than the context has. It fails as Less does.
+func Slots(m *weights.Model, c Cache) (int, error) {
+	if c.Budget.Tokens > 0 || c.Budget.Share > 0 {
+		return c.Budget.Slots(c.Context), nil
+	}
+	bytes, err := Less(m, c)
+	return bytes.Budget, err
+}
+
 // Full returns what the unmodified cache of a model takes for one sequence, in a type of both keys and values. As apps have it (swa_full),
 // layers with a sliding window hold the whole context too. It fails with ErrType.
 func Full(m *weights.Model, context int, t gguf.Type) (bytes uint64, err error) {
