@@ -171,6 +171,11 @@ func TestWrongInputToEveryCommand(t *testing.T) {
 			assert.Empty(t, out)
 		}
 	}
+	for _, name := range []string{"train", "tune"} { // none is no file
+		status, _, stderr := command("", name, "-m", model, "-d", text, "-w", noAdapter)
+		assert.Equal(t, exitFailed, status)
+		assert.Contains(t, stderr, "not enough text")
+	}
 	for name, args := range map[string][]string{ // 3: what was required does not hold
 		"plan": {"-m", model, "--memory=1M"},
 	} {

@@ -68,7 +68,7 @@ lesskv merge joins what they write.`,
 	addModel(f, &o.model, "")
 	addTexts(f, &o.texts)
 	addOutput(f, &o.Output, "`file` to write"+beside)
-	addAdapter(f, &o.spread, ": how budgets are spread over layers and heads, as lesskv tune finds it (default: equally)")
+	addAdapter(f, &o.spread, ", or none: how budgets are spread over layers and heads, as lesskv tune finds it (default: equally)")
 	addPolicy(f, &o.Policy, "peak", "")
 	addBudgets(f, &o.budgets, "", " make one adapter for all (default: what -w was found for, without it what run would take, and half a window at most)")
 	addNumber(f, &o.Heavy, "heavy", "", 0, 0, most, "heavy slots of the first budget, 0 for the policy's own share")
@@ -187,6 +187,9 @@ func (o *trainOptions) run(cmd *cobra.Command) (err error) {
 // parse checks flags that need more than a number, and fills in what depends on the model.
 func (o *trainOptions) parse() (err error) {
 	m := o.Model
+	if o.spread == noAdapter {
+		o.spread = ""
+	}
 	if o.Pinned == 0 {
 		o.Pinned = -1 // as train has it
 	}

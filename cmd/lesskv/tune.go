@@ -62,7 +62,7 @@ the adapter is written: after Ctrl-C the same command goes on.`,
 	addModel(f, &o.Model, "")
 	addTexts(f, &o.texts)
 	addOutput(f, &o.output, "`file` to write"+beside)
-	addAdapter(f, &o.Adapter, ": what is measured, and the output, have its phi and psi")
+	addAdapter(f, &o.Adapter, ", or none: what is measured, and the output, have its phi and psi")
 	addBudget(f, &o.budget, " (default: what phi and psi of -w were trained for, without them what run would take, and half a window at most)")
 	addPolicy(f, &o.Policy, "peak", "")
 	addType(f, &o.types, defaultType)
@@ -80,6 +80,9 @@ the adapter is written: after Ctrl-C the same command goes on.`,
 
 // parse checks flags that need more than a number, and fills in what depends on the model.
 func (o *tuneOptions) parse(m *weights.Model) (err error) {
+	if o.Adapter == noAdapter {
+		o.Adapter = ""
+	}
 	if o.Rounds == 0 {
 		o.Rounds = -1 // as tune has it
 	}
