@@ -215,6 +215,8 @@ func addTokens(f *pflag.FlagSet, to *int, name, short string, value, least int, 
 	f.VarP(&tokenCount{number[int]{to, least, most}}, name, short, usage)
 }
 
+func (n *tokenCount) Type() string { return "tokens" }
+
 func (n *tokenCount) Set(s string) error {
 	if x, err := parseTokens(s); err == nil {
 		s = strconv.Itoa(x)

@@ -56,6 +56,7 @@ would.`,
 	}
 	f := cmd.Flags()
 	o.add(f, "seed of the sampling, -1 for a random one")
+	f.Lookup("checkpoints").Usage = "`checkpoints` to keep, which one prompt has no use for (default 0)"
 	f.StringVarP(&o.file, "file", "f", "", "read the prompt from a `file`, - is standard input")
 	addTokens(f, &o.tokens, "tokens", "n", 128, -1, "how many tokens to generate, -1 for as many as the model writes, with LESS up to its trained context")
 	f.StringArrayVar(&o.stop, "stop", nil, "end at this `text` (may be given several times)")

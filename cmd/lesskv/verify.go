@@ -61,7 +61,8 @@ wrong command line.
 
 Requirements are [[POLICY] METHOD [BUDGET]:] MEASURE <= NUMBER, without a method
 LESS's: "kl <= 0.2", "peak less 102: top1 > 0.85", "minus.baseline+.high < 0"
-(KL less that of Baseline+, upper end of the interval). Measures: ` + strings.Join(verify.MeasureNames(), ", ") + `.
+(KL less that of Baseline+, upper end of the interval). Measures:
+` + wrap(verify.MeasureNames(), 80) + `
 
 With --bytes it finds what is best under so many bytes: every policy, with equal
 budgets and with the adapters that are given, in slots of several types, everything
