@@ -49,13 +49,15 @@ func newBench() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "bench -m MODEL|SHAPE [flags]",
 		Short: "Measure speed and memory beside the unmodified runtime",
-		Long: `Measure how fast prompts and decoding are at growing contexts, and what process and
-cache take, for LESS, its sparse policy alone, and the unmodified runtime with and
-without flash attention and with quantised caches. Each method has a process of its
-own; every round visits all of them, and ratios are taken round by round.
+		Long: `Measure how fast prompts and decoding are at growing contexts, and what process
+and cache take, for LESS, its sparse policy alone, and the unmodified runtime
+with and without flash attention and with quantised caches. Each method has a
+process of its own; every round visits all of them, and ratios are taken round
+by round.
 
 A SHAPE is a model with random weights that is made on the first call and kept:
-` + strings.Join(names, ", ") + `. Without an adapter its kernels are random too.
+` + strings.Join(names, ", ") + `.
+Without an adapter its kernels are random too.
 
 Long contexts are not decoded: the unmodified cache is filled with copies of one
 micro-batch, LESS's with what it holds once its slots are full. --check decodes

@@ -77,6 +77,17 @@ func TestTokensOfEveryCommand(t *testing.T) {
 	assert.Len(t, found, len(names))
 }
 
+// Help fits a terminal of 80 columns, but for what has no space to break at.
+func TestHelpFits(t *testing.T) {
+	for _, cmd := range append(newRoot().Commands(), newRoot()) {
+		for line := range strings.Lines(usage(cmd)) {
+			if line = strings.TrimRight(line, "\n"); len([]rune(line)) > 80 {
+				assert.NotContains(t, strings.TrimSpace(line), " ", "%s: %d columns", cmd.Name(), len([]rune(line)))
+			}
+		}
+	}
+}
+
 // What README.md and docs/ had before is still taken, and shown nowhere.
 func TestEarlierSpellings(t *testing.T) {
 	for command, flags := range map[string]map[string][2]string{

@@ -26,11 +26,11 @@ func newInspect() *cobra.Command {
 	var model string
 	cmd := &cobra.Command{
 		Use:   "inspect [-m MODEL] FILE",
-		Short: "Say what a model's file or an adapter is, and whether LESS serves it",
-		Long: `Say what a GGUF file is. Of a model: its layers and heads, what it remembers of a
-text, whether LESS serves it, and what a token and a slot take. Of an adapter: for
-which model and use it was made, and whether it fits the model of -m (default: the
-one beside it, MODEL.gguf for MODEL.lesskv.gguf).
+		Short: "Say what a model or an adapter is, and whether LESS serves it",
+		Long: `Say what a GGUF file is. Of a model: its layers and heads, what it remembers of
+a text, whether LESS serves it, and what a token and a slot take. Of an
+adapter: for which model and use it was made, and whether it fits the model of
+-m (default: the one beside it, MODEL.gguf for MODEL.lesskv.gguf).
 
 Only the file's header is read, and of a model its small tensors.`,
 		Example: `  lesskv inspect model.gguf

@@ -44,12 +44,13 @@ func newPlan() *cobra.Command {
 		Use:   "plan [-m MODEL] [--memory 8G]",
 		Short: "Say which context and budget fit into how much memory",
 		Long: `Say what a process with a model takes, by context and budget, beside the full
-cache in f16, q8_0 and q4_0: what fits into the bound or, without --memory, into
-what this machine and its control groups leave; and the line to copy.
+cache in f16, q8_0 and q4_0: what fits into the bound or, without --memory,
+into what this machine and its control groups leave; and the line to copy.
 
-Weights and caches are exact; scratch, and the process as a whole, are estimates.
-Only the model's header is read. Nothing is loaded or measured. An adapter beside
-the model (MODEL.lesskv.gguf) counts, as the runtime would load it.`,
+Weights and caches are exact; scratch, and the process as a whole, are
+estimates. Only the model's header is read. Nothing is loaded or measured. An
+adapter beside the model (MODEL.lesskv.gguf) counts, as the runtime would load
+it.`,
 		Example: `  lesskv plan -m model.gguf
   lesskv plan -m model.gguf --memory 8G -c 8k,32k,128k -b 5%,1024 -o plan.png`,
 		Args: func(_ *cobra.Command, args []string) error {

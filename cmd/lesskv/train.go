@@ -44,8 +44,8 @@ func newTrain() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "train -m MODEL -d TEXT [flags]",
 		Short: "Train an adapter for a model on this machine",
-		Long: `Train the kernels of LESS for a model, and write them as an adapter that run and
-plugins take.
+		Long: `Train the kernels of LESS for a model, and write them as an adapter that run
+and plugins take.
 
 The text is files, folders of files, or - for standard input; a file whose name
 ends in .tokens is int32 token numbers, little-endian. The last tenth of it is
@@ -59,7 +59,7 @@ repeats at most the layers that were being fitted.
 Layers are independent: with --layers 0-7 on one machine and 8-15 on another,
 lesskv merge joins what they write.`,
 		Example: `  lesskv train -m model.gguf -d texts/
-  lesskv train -m model.gguf -d texts/ -o peak.gguf --policy peak -b 5% --rank 16
+  lesskv train -m model.gguf -d texts/ -o h2o.gguf --policy h2o -b 5%
   lesskv train -m model.gguf -d a.txt --layers 0-7 -o part1.gguf`,
 		Args: textArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd) },

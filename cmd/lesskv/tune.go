@@ -41,17 +41,17 @@ func newTune() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "tune -m MODEL -d TEXT [flags]",
 		Short: "Find how a budget is best spread over a model's layers and heads",
-		Long: `Find how a budget is best spread over a model's layers and heads, and write that
-as an adapter that run, verify and plugins take: with the same bytes, the output
-is closer to that of the full cache.
+		Long: `Find how a budget is best spread over a model's layers and heads, and write
+that as an adapter that run, verify and plugins take: with the same bytes, the
+output is closer to that of the full cache.
 
 Each layer alone is limited to a few slots while all others are full, and what
-that costs is measured as the KL divergence from the full cache; then each head of
-the layers that matter. What is found is measured as a whole, on text that it was
-not tuned on too. The text is as for lesskv train.
+that costs is measured as the KL divergence from the full cache; then each head
+of the layers that matter. What is found is measured as a whole, on text that
+it was not tuned on too. The text is as for lesskv train.
 
-Finished measurements are kept in a folder beside the output (OUTPUT.work) until
-the adapter is written: after Ctrl-C the same command goes on.`,
+Finished measurements are kept in a folder beside the output (OUTPUT.work)
+until the adapter is written: after Ctrl-C the same command goes on.`,
 		Example: `  lesskv tune -m model.gguf -d texts/
   lesskv tune -m model.gguf -d texts/ -b 1/16 --type q8_0
   lesskv tune -m model.gguf -d texts/ -w trained.gguf -o both.gguf`,

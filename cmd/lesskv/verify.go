@@ -47,17 +47,18 @@ func newVerify() *cobra.Command {
 	o := &verifyOptions{}
 	cmd := &cobra.Command{
 		Use:   "verify -m MODEL -w ADAPTER -d TEXT [flags]",
-		Short: "Measure how close the cache stays to the unmodified runtime, at what memory",
+		Short: "Measure how close LESS stays to the full cache, at what memory",
 		Long: `Read a text with every way to hold the cache, beside the full cache of the
 unmodified runtime in a process of its own, and report how far each is from it
-at how many bytes: a table here, and in the folder of -o report.json, report.csv,
-report.md, report.html (one file, no network) and the pictures as PNG.
+at how many bytes: a table here, and in the folder of -o report.json,
+report.csv, report.md, report.html (one file, no network) and the pictures as
+PNG.
 
 Exit status: 0 if every --require holds and the build is what it claims to be
-(switched off it equals the unmodified runtime bit for bit; with nothing evicted,
-to rounding; its fast kernels agree with the plain ones), 3 if not, with the
-reasons among the checks of report.json; 1 if it could not be measured, 2 for a
-wrong command line.
+(switched off it equals the unmodified runtime bit for bit; with nothing
+evicted, to rounding; its fast kernels agree with the plain ones), 3 if not,
+with the reasons among the checks of report.json; 1 if it could not be
+measured, 2 for a wrong command line.
 
 Requirements are [[POLICY] METHOD [BUDGET]:] MEASURE <= NUMBER, without a method
 LESS's: "kl <= 0.2", "peak less 102: top1 > 0.85", "minus.baseline+.high < 0"
@@ -65,16 +66,16 @@ LESS's: "kl <= 0.2", "peak less 102: top1 > 0.85", "minus.baseline+.high < 0"
 ` + wrap(verify.MeasureNames(), 80) + `
 
 With --bytes it finds what is best under so many bytes: every policy, with equal
-budgets and with the adapters that are given, in slots of several types, everything
-counted. Nothing is trained for it. It prints them by their distance from the full
-cache, the best first, and writes report.json alone.
+budgets and with the adapters that are given, in slots of several types,
+everything counted. Nothing is trained for it. It prints them by their distance
+from the full cache, the best first, and writes report.json alone.
 
-Finished work is kept in OUTPUT/work until the report is written: after Ctrl-C or
-a crash the same command goes on. Without -m the model is gopher-5m, which is
+Finished work is kept in OUTPUT/work until the report is written: after Ctrl-C
+or a crash the same command goes on. Without -m the model is gopher-5m, which is
 built in with its adapters and a text that it has not seen.`,
 		Example: `  lesskv verify -m model.gguf -w model.lesskv.gguf -d book.txt
-  lesskv verify -m model.gguf -w peak.gguf -d book.txt -b 512,5% --ubatch 32,512 --require "kl <= 0.05"
-  lesskv verify -m model.gguf -w tuned.gguf -d book.txt --bytes 1/8,1/16,1/32,1/64 -n 0 --recall none
+  lesskv verify -m model.gguf -d book.txt -b 512,5% --require "kl <= 0.05"
+  lesskv verify -m model.gguf -d book.txt --bytes 1/8,1/16 -n 0 --recall none
   lesskv verify -b 41,102 -o report/`,
 		Args: textArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd) },
