@@ -282,7 +282,7 @@ func (o *trainOptions) table(w io.Writer, report *train.Report) error {
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(w, "\nErrors of the layers' outputs, those of the sparse policy alone being 1. Baseline+ has the state's bytes as more slots.\n%s: %s, kernels of %s in memory\n",
+	_, err = fmt.Fprintf(w, "\nErrors of the layers' outputs, those of the sparse policy alone being 1.\nBaseline+ has the state's bytes as more slots.\n%s: %s, kernels of %s in memory\n",
 		o.Output, mib(uint64(stat.Size())), mib(report.Adapter.Bytes()))
 	return err
 }

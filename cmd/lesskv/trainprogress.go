@@ -46,7 +46,7 @@ func (p *progress) event(e train.Event) {
 	switch {
 	case e.Stage == train.Planned:
 		p.layers = e.Total
-		fmt.Fprintf(p.w, "on the disk: %s for a layer in %s, %d of %d layers at a time: %s\n", mib(uint64(e.Bytes)), e.Folder, e.Done, e.Total, mib(uint64(e.Bytes)*uint64(e.Done)))
+		fmt.Fprintf(p.w, "recordings of %d of %d layers at a time: %s (%s for a layer)\nin %s\n", e.Done, e.Total, mib(uint64(e.Bytes)*uint64(e.Done)), mib(uint64(e.Bytes)), e.Folder)
 	case e.Stage == train.Finished:
 		if terminal && p.bar != nil {
 			p.bar.Clear()
@@ -56,7 +56,7 @@ func (p *progress) event(e train.Event) {
 			p.add(e.Layer, e.Total)
 			break
 		}
-		fmt.Fprintf(p.w, "layer %d: validation %.3f of sparse-only (baseline+ %.3f), best after %d of %d steps\n", e.Layer, e.Valid, e.Plus, e.Done, e.Total)
+		fmt.Fprintf(p.w, "layer %d: validation %.3f of sparse-only (baseline+ %.3f), best step %d of %d\n", e.Layer, e.Valid, e.Plus, e.Done, e.Total)
 		p.add(e.Layer, e.Total)
 	case p.quiet || e.Stage == train.Replaying:
 	case e.Stage == train.Recording:
@@ -69,13 +69,12 @@ func (p *progress) event(e train.Event) {
 		}
 	case e.Stage == train.Fitting:
 		p.show(terminal, e.Stage, e.Total*p.layers, "fitting")
-		text := fmt.Sprintf("layer %d: training %.3f, validation %.3f, baseline+ %.3f", e.Layer, e.Train, e.Valid, e.Plus)
 		if p.bar != nil {
-			p.bar.Describe(text)
+			p.bar.Describe(fmt.Sprintf("layer %d: %.3f", e.Layer, e.Valid))
 			p.add(e.Layer, e.Done)
 		} else if time.Since(p.lately) > 10*time.Second {
 			p.lately = time.Now()
-			fmt.Fprintf(p.w, "%s, step %d of %d\n", text, e.Done, e.Total)
+			fmt.Fprintf(p.w, "layer %d: training %.3f, validation %.3f, baseline+ %.3f, step %d of %d\n", e.Layer, e.Train, e.Valid, e.Plus, e.Done, e.Total)
 		}
 	}
 }
@@ -111,7 +110,7 @@ func (p *progress) spent(w io.Writer, worker int64, model string) error {
 	all := time.Since(p.began).Round(time.Second)
 	line := fmt.Sprintf("%v, of which %v were recording", all, p.taken.Round(time.Second))
 	if own := peakMemory(); own > 0 && worker > 0 {
-		line += fmt.Sprintf("; at most %s of memory beside the model's %s", mib(uint64(max(0, own+worker-stat.Size()))), mib(uint64(stat.Size())))
+		line += fmt.Sprintf("\nat most %s of memory beside the model's %s", mib(uint64(max(0, own+worker-stat.Size()))), mib(uint64(stat.Size())))
 	}
 	_, err = fmt.Fprintln(w, line)
 	return err

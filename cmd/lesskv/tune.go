@@ -257,7 +257,8 @@ func (o *tuneOptions) table(w io.Writer, r *tune.Result) error {
 KL divergence from the full cache in nats, %d slots a head on average (%.0f KiB), %s:
   equal budgets      %.4f, on text that was not tuned on %.4f
   this allocation    %.4f, on text that was not tuned on %.4f
-Of a head: what limiting it alone costs; ~ a share of its layer's, which was limited as a whole.
+Of a head: what limiting it alone costs; ~ a share of its layer's, which was
+limited as a whole.
 %s: %s
 `, r.Budget, float64(r.Bytes)/1024, o.types, r.Equal, r.EqualValid, r.Tuned, r.TunedValid, o.output, holds)
 	return err

@@ -21,6 +21,7 @@ import (
 	"github.com/lesskv/lesskv/integration/testdata"
 	"github.com/lesskv/lesskv/integration/verify"
 	"github.com/lesskv/lesskv/integration/verify/page"
+	"github.com/lesskv/lesskv/integration/wordwrap"
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/outfile"
@@ -63,7 +64,7 @@ measured, 2 for a wrong command line.
 Requirements are [[POLICY] METHOD [BUDGET]:] MEASURE <= NUMBER, without a method
 LESS's: "kl <= 0.2", "peak less 102: top1 > 0.85", "minus.baseline+.high < 0"
 (KL less that of Baseline+, upper end of the interval). Measures:
-` + wrap(verify.MeasureNames(), 80) + `
+` + wordwrap.Words(verify.MeasureNames(), 80) + `
 
 With --bytes it finds what is best under so many bytes: every policy, with equal
 budgets and with the adapters that are given, in slots of several types,
@@ -147,7 +148,7 @@ func (o *verifyOptions) run(cmd *cobra.Command) error {
 		}
 	}
 	if !o.quiet {
-		fmt.Fprintln(cmd.ErrOrStderr(), "written:", strings.Join(paths, " "))
+		fmt.Fprintln(cmd.ErrOrStderr(), "written:\n"+strings.Join(paths, "\n"))
 	}
 	if failed := report.Failed(); len(failed) > 0 {
 		return fmt.Errorf("%d of %d %w: see the checks in %s", len(failed), len(report.Checks), errChecks, filepath.Join(o.output, "report.json"))
