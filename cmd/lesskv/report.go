@@ -54,7 +54,8 @@ func report(w io.Writer, name string, model *llama.LLama, t lesskv.Timings) erro
 		}
 		line("tokens", "%d seen, %d kept, %d %s", first.Seen, first.Kept, first.Folded, what)
 	}
-	line("cache", "%s: slots %s, state %s, kernels %s; scratch %s", mib(s.CacheBytes), mib(s.SlotBytes), mib(s.StateBytes), mib(s.KernelBytes), mib(s.ScratchBytes))
+	line("cache", "%s: slots %s, state %s, kernels %s", mib(s.CacheBytes), mib(s.SlotBytes), mib(s.StateBytes), mib(s.KernelBytes))
+	line("scratch", "%s, beside the cache", mib(s.ScratchBytes))
 	if s.Checkpoints > 0 {
 		copies := "copies"
 		if s.Checkpoints == 1 {
