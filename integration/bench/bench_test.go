@@ -86,10 +86,10 @@ func TestRun(t *testing.T) {
 	require.NoError(t, Plot(filepath.Join(dir, "r.png"), r))
 }
 
-func TestVerify(t *testing.T) {
+func TestCompareFilled(t *testing.T) {
 	methods, err := FindMethods([]string{"f16-fa", "less"})
 	require.NoError(t, err)
-	checks, err := Verify(t.Context(), Options{Model: "gopher-5m", Dir: t.TempDir(), Methods: methods, Contexts: []int{320}, Ubatch: 64, Repeat: 1, Threads: 1})
+	checks, err := CompareFilled(t.Context(), Options{Model: "gopher-5m", Dir: t.TempDir(), Methods: methods, Contexts: []int{320}, Ubatch: 64, Repeat: 1, Threads: 1})
 	require.NoError(t, err)
 	require.Len(t, checks, 2)
 	for _, c := range checks {
@@ -149,7 +149,7 @@ func TestRefused(t *testing.T) {
 	refused("a context of 100 tokens", err)
 	_, err = Run(t.Context(), Options{Model: "gopher-5m", SlotType: "q4_1"})
 	refused(`slots of type "q4_1"`, err)
-	_, err = Verify(t.Context(), Options{Model: "gopher-5m", Dir: t.TempDir(), Contexts: []int{64}, Ubatch: 64})
+	_, err = CompareFilled(t.Context(), Options{Model: "gopher-5m", Dir: t.TempDir(), Contexts: []int{64}, Ubatch: 64})
 	refused("64", err)
 	_, err = FindMethods([]string{"magic"})
 	refused(`"magic"`, err)
