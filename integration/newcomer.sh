@@ -5,7 +5,7 @@
 # TestReadmeCommands, with flags that make it short.
 #
 #   integration/newcomer.sh         all of it: it compiles the runtime three times
-#   integration/newcomer.sh -warm   with this machine's Go caches and this checkout's compiled objects: for trying the script, it shows less
+#   integration/newcomer.sh -warm   with what Go and this checkout have compiled and downloaded: some minutes, for trying the script, it shows less
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 warm=${1-}
@@ -18,7 +18,8 @@ export GOENV npm_config_userconfig=$HOME/.npmrc
 [[ ! -e $HOME/.gitconfig ]] || export GIT_CONFIG_GLOBAL=${GIT_CONFIG_GLOBAL:-$HOME/.gitconfig}
 export HOME=$dir/home XDG_CACHE_HOME=$dir/cache GOPATH=$dir/go GOMODCACHE=$dir/modules GOCACHE=$dir/gocache GOFLAGS=-modcacherw GOBIN= GOWORK=
 unset LESSKV LESSKV_BUILD
-[[ $warm != -warm ]] || export GOMODCACHE=$modules GOCACHE=$objects
+[[ $warm != -warm ]] || GOCACHE=$objects user_proxy=file://$modules/cache/download,$user_proxy
+export GOPROXY=$user_proxy
 mkdir -p "$HOME"
 
 say() { printf '\n== %s\n' "$*" >&2; }
