@@ -15,7 +15,7 @@ RACE         = $(shell $(GO) list ./... | grep -v /integration$$)
 # of make test-devices: ggml's backend. rpc runs anywhere; blas where OpenBLAS is; cuda, metal: on a machine that has one
 DEVICES     ?= rpc
 
-.PHONY: demo test test-devices lesskv runtime lint sanitize clean soak soak-readme soak-sanitize soak-race soak-machines soak-kernels soak-kills soak-million soak-interleavings soak-fuzz soak-sources
+.PHONY: demo test test-devices lesskv runtime lint sanitize clean soak soak-readme soak-contract soak-upstream soak-sanitize soak-race soak-machines soak-kernels soak-kills soak-million soak-interleavings soak-fuzz soak-sources
 
 demo: runtime
 	$(GO) run ./cmd/lesskv run -n 400 --seed 1 "$(PROMPT)"
@@ -30,7 +30,7 @@ test-devices:
 	LESSKV_TEST_DEVICES=$(if $(filter rpc blas,$(DEVICES)),$(DEVICES),local) $(GO) test $(TESTFLAGS) -p 1 -count=1 -timeout 30m -v -run '^Test(Devices|NoDevice|BLAS)' ./integration ./cmd/lesskv
 
 # what takes long (docs/reliability.md), each step alone, and again where it stopped
-soak: soak-million soak-interleavings soak-kernels soak-kills soak-readme soak-sanitize soak-sources soak-race soak-machines soak-fuzz
+soak: soak-million soak-interleavings soak-kernels soak-kills soak-readme soak-upstream soak-sanitize soak-contract soak-sources soak-race soak-machines soak-fuzz
 
 soak-million: runtime
 	$(GO) run ./integration/million
@@ -44,9 +44,16 @@ soak-kills: runtime
 soak-readme: runtime
 	LESSKV_SOAK=1 $(GO) test $(TESTFLAGS) -count=1 -timeout 2h -run TestQualityPageIsARun ./cmd/lesskv
 
-# all of llama.cpp, with all of the plugin's tests
+# what make test does in part: every cell of the contract's grid and every published row, by the plain Go reference; all of llama.cpp under the
+# sanitizers, with all of the plugin's tests; llama.cpp's tests of ggml
+soak-contract: runtime
+	LESSKV_SOAK=1 $(GO) test $(TESTFLAGS) -count=1 -timeout 2h -run '^(TestContract|TestReferenceFigures)$$' ./integration
+
 soak-sanitize: runtime
 	LESSKV_SOAK=1 $(GO) test $(TESTFLAGS) -count=1 -timeout 2h -run '^TestSanitize' ./integration
+
+soak-upstream: runtime
+	LESSKV_SOAK=1 $(GO) test $(TESTFLAGS) -count=1 -timeout 1h -run '^TestUpstreamsLlamaTests$$' ./integration
 
 # assembles anew, in folders of its own
 soak-sources:
