@@ -9,28 +9,31 @@ FUZZ          ?= 30m
 INTERLEAVINGS ?= 10000
 # each knows the Go of its time, and wants no later one
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@$(if $(findstring go1.24,$(shell $(GO) env GOVERSION)),v0.6.1,$(if $(findstring go1.25,$(shell $(GO) env GOVERSION)),v0.7.0,v0.8.2))
-# everything that has goroutines, but for the package whose judge, in plain Go, would take an hour
-RACE         = $(shell $(GO) list ./... | grep -v /integration$$)
+# what has goroutines of its own, or tests that have; but for the package whose judge, in plain Go, would take an hour
+RACE         = $(addprefix ./,$(sort $(filter-out integration/,$(dir $(shell grep -rlE --include='*.go' '\bgo func|errgroup\.|WaitGroup|Mutex|\.Parallel\(\)' cgo cmd integration patches plugin weights)))))
 
 # of make test-devices: ggml's backend. rpc runs anywhere; blas where OpenBLAS is; cuda, metal: on a machine that has one
 DEVICES     ?= rpc
 
-.PHONY: demo test test-devices lesskv runtime lint sanitize clean soak soak-readme soak-race soak-machines soak-kernels soak-kills soak-million soak-interleavings soak-fuzz soak-sources
+.PHONY: demo test test-devices lesskv runtime lint sanitize clean soak soak-readme soak-contract soak-upstream soak-sanitize soak-race soak-machines soak-kernels soak-kills soak-million soak-interleavings soak-fuzz soak-sources
 
 demo: runtime
 	$(GO) run ./cmd/lesskv run -n 400 --seed 1 "$(PROMPT)"
 
-test: runtime lint sanitize
-	$(GO) test $(TESTFLAGS) -timeout 40m ./...
-	$(GO) test -race -short -timeout 40m $(RACE)
+# lint runs go vet; a pattern of packages leaves testdata out. -short leaves out, or makes shorter, what is long and has no goroutine
+test: runtime
+	$(MAKE) -j2 lint sanitize
+	$(GO) test $(TESTFLAGS) -vet=off -timeout 40m ./... ./integration/testdata
+	$(GO) test -race -short -vet=off -timeout 40m $(RACE)
 
 # layers on devices (docs/devices.md). The checkout's runtime has the backend from then on, until make runtime; nothing is installed
 test-devices:
 	GOWORK=off $(GO) run ./patches -backend cpu,$(DEVICES)
-	LESSKV_TEST_DEVICES=$(if $(filter rpc blas,$(DEVICES)),$(DEVICES),local) $(GO) test $(TESTFLAGS) -p 1 -count=1 -timeout 30m -v -run '^Test(Devices|NoDevice|BLAS)' ./integration ./cmd/lesskv
+	LESSKV_TEST_DEVICES=$(if $(filter rpc blas,$(DEVICES)),$(DEVICES),local) $(GO) test $(TESTFLAGS) -p 1 -count=1 -timeout 30m -v \
+		$(if $(filter blas,$(DEVICES)),-run '^Test(BLAS|NoDevice)$$' ./integration,-run '^Test(Devices|NoDevice)' ./integration ./cmd/lesskv)
 
 # what takes long (docs/reliability.md), each step alone, and again where it stopped
-soak: soak-million soak-interleavings soak-kernels soak-kills soak-readme soak-sources soak-race soak-machines soak-fuzz
+soak: soak-million soak-interleavings soak-kernels soak-kills soak-readme soak-upstream soak-sanitize soak-contract soak-sources soak-race soak-machines soak-fuzz
 
 soak-million: runtime
 	$(GO) run ./integration/million
@@ -44,11 +47,22 @@ soak-kills: runtime
 soak-readme: runtime
 	LESSKV_SOAK=1 $(GO) test $(TESTFLAGS) -count=1 -timeout 2h -run TestQualityPageIsARun ./cmd/lesskv
 
+# what make test does in part: every cell of the contract's grid and every published row, by the plain Go reference; all of llama.cpp under the
+# sanitizers, with all of the plugin's tests; llama.cpp's tests of ggml
+soak-contract: runtime
+	LESSKV_SOAK=1 $(GO) test $(TESTFLAGS) -count=1 -timeout 2h -run '^(TestContract|TestReferenceFigures)$$' ./integration
+
+soak-sanitize: runtime
+	LESSKV_SOAK=1 $(GO) test $(TESTFLAGS) -count=1 -timeout 2h -run '^TestSanitize' ./integration
+
+soak-upstream: runtime
+	LESSKV_SOAK=1 $(GO) test $(TESTFLAGS) -count=1 -timeout 1h -run '^TestUpstreamsLlamaTests$$' ./integration
+
 # assembles anew, in folders of its own
 soak-sources:
 	GOWORK=off $(GO) run ./integration/sources
 
-# with gcc and clang, for each instruction set
+# with gcc and clang, for each instruction set, and all of them on arm64
 soak-kernels:
 	GOWORK=off cgo/kernels/check.sh
 
@@ -72,8 +86,8 @@ runtime:
 lint: runtime
 	@files=$$(gofmt -l $$(git ls-files '*.go' 2>/dev/null || find . -name '*.go' -not -path './build/*')); \
 		test -z "$$files" || { echo "gofmt would change: $$files"; exit 1; }
-	$(GO) vet ./...
-	$(GO) run $(STATICCHECK) ./...
+	$(GO) vet ./... ./integration/testdata
+	$(GO) run $(STATICCHECK) ./... ./integration/testdata
 
 # the kernels; the runtime's other sources are TestSanitizers'
 sanitize:

@@ -2,7 +2,9 @@ package integration
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -28,7 +30,8 @@ func TestSanitizers(t *testing.T) {
 	if testing.Short() {
 		t.Skip("compiles the runtime again")
 	}
-	path := sanitizedWorker(t)
+	t.Parallel()
+	path := sanitizedRuntime(t).Worker()
 
 	type setting struct {
 		name  string
@@ -102,83 +105,62 @@ func TestSanitizers(t *testing.T) {
 	}
 }
 
-// What go-llama.cpp's calls do in C++, under the same sanitizers: the plugin's tests, in a copy of the package with the binding compiled
-// anew.
+// What go-llama.cpp's calls do in C++, under the same sanitizers: the plugin's tests.
 func TestSanitizedBinding(t *testing.T) {
 	if testing.Short() {
 		t.Skip("compiles the runtime again")
 	}
-	build := sanitizedRuntime(t)
-	dir := t.TempDir()
-	pkg := filepath.Join(dir, "go-llama.cpp")
-	require.NoError(t, os.CopyFS(pkg, os.DirFS(build.Package())))
-	archive := filepath.Join(pkg, "libbinding.a")
-	members, err := exec.Command("ar", "t", archive).Output()
-	require.NoError(t, err)
-	replace := []string{"d", archive}
-	for _, m := range strings.Fields(string(members)) {
-		if strings.HasPrefix(m, "less_binding") {
-			replace = append(replace, m)
-		}
-	}
-	require.Greater(t, len(replace), 5)
-	require.NoError(t, execute(t, "ar", replace...))
-	require.NoError(t, execute(t, "ar", append([]string{"r", archive}, sanitized(t, build, dir, "binding*.cpp")...)...))
-
+	t.Parallel()
+	sanitized := sanitizedRuntime(t)
 	root, err := filepath.Abs("..")
 	require.NoError(t, err)
-	work := filepath.Join(dir, "go.work")
-	require.NoError(t, os.WriteFile(work, fmt.Appendf(nil, "go 1.24.0\n\nuse %s\nuse %s\n", root, pkg), 0o644))
-	// TestNUMA preloads a library of its own, where the sanitizer's must be first.
-	cmd := exec.Command("go", "test", "-v", "-asan", "-timeout=30m", "-count=1", "-skip", "^("+strings.Join(notSanitized, "|")+")$", "github.com/lesskv/lesskv/plugin")
-	cmd.Env = append(os.Environ(), "GOWORK="+work, "CGO_LDFLAGS=-lubsan", "ASAN_OPTIONS=allocator_may_return_null=1") // as malloc does
+	work := filepath.Join(t.TempDir(), "go.work")
+	require.NoError(t, os.WriteFile(work, fmt.Appendf(nil, "go 1.24.0\n\nuse %q\nuse %q\n", root, sanitized.Package()), 0o644))
+	cmd := exec.Command("go", "test", "-v", "-asan", "-timeout=60m", "-count=1", "-skip", "^("+strings.Join(notSanitized, "|")+")$", "github.com/lesskv/lesskv/plugin")
+	if !soak() {
+		cmd.Args = append(cmd.Args, "-short")
+	}
+	cmd.Env = append(os.Environ(), "GOWORK="+work, "ASAN_OPTIONS=allocator_may_return_null=1") // as malloc does
 	out, err := cmd.CombinedOutput()
 	assert.NoError(t, err, "%s", out)
 }
 
-// notSanitized are tests of the plugin that measure memory or address space, of which a sanitizer takes its part, or do what others do a hundred times.
+// notSanitized are tests of the plugin that measure memory or address space, of which a sanitizer takes its part, that preload a library where
+// the sanitizer's must be first, or do what others do a hundred times.
 var notSanitized = []string{"TestNUMA", "TestCheckpointPeak", "TestBudgetBeyondMemory", "TestSpeculativeSamplesAmongTheLikely"}
 
-// sanitizedRuntime assembles the patched runtime under the address sanitizer, in a folder of the build folder: the second time
-// only what has changed is compiled.
+// sanitizedRuntime assembles the patched runtime under the sanitizers, in a folder of the build folder: the second time only what has
+// changed is compiled. All of llama.cpp is under them in make soak.
 func sanitizedRuntime(t *testing.T) layout.Layout {
 	t.Helper()
 	build, err := layout.Find(".")
 	require.NoError(t, err)
-	sanitized := layout.Layout(filepath.Join(string(build), "sanitized"))
+	path, err := filepath.Abs(filepath.Join(string(build), "sanitized"))
+	require.NoError(t, err)
+	sanitized := layout.Layout(path)
+	what := "part"
+	if soak() {
+		what = "all"
+	}
 
+	// What is not under them is compiled already.
+	require.NoError(t, os.MkdirAll(sanitized.Objects(), 0o755))
+	objects, err := os.ReadDir(build.Objects())
+	require.NoError(t, err)
+	for _, o := range objects {
+		if err := os.Link(filepath.Join(build.Objects(), o.Name()), filepath.Join(sanitized.Objects(), o.Name())); err != nil && !errors.Is(err, fs.ErrExist) {
+			t.Log(err) // it is compiled again
+			break
+		}
+	}
 	app := t.TempDir() // what it is for; without one, this checkout would use it
 	require.NoError(t, os.WriteFile(filepath.Join(app, "go.mod"), []byte("module app\n\ngo 1.24.0\n"), 0o644))
-	assembler := filepath.Join(t.TempDir(), "patches") // not under the sanitizer itself
-	require.NoError(t, execute(t, "go", "build", "-o", assembler, "../patches"))
-	cmd := exec.Command(assembler, "-app", app, "-build", string(sanitized))
+	cmd := exec.Command("go", "run", "./patches", "-app", app, "-build", path, "-sanitize", what)
 	cmd.Dir = ".."
-	const flags = " -g1 -fno-omit-frame-pointer -fsanitize=address"
-	cmd.Env = append(os.Environ(), "GOWORK=", "CC="+tool("CC", "gcc")+flags, "CXX="+tool("CXX", "g++")+flags)
+	cmd.Env = append(os.Environ(), "GOWORK=")
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	return sanitized
-}
-
-// sanitizedWorker compiles cgo/'s sources as the assembler laid them out, and links them before the archive, which then
-// gives llama.cpp alone.
-func sanitizedWorker(t *testing.T) string {
-	t.Helper()
-	build := sanitizedRuntime(t)
-	dir := t.TempDir()
-	path := filepath.Join(dir, "worker")
-	link := append([]string{"-o", path}, sanitized(t, build, dir, "*.c", "lesskv-*.cpp", "worker*.cpp")...)
-	link = append(link, filepath.Join(build.Package(), "libbinding.a"), "-fsanitize=address,undefined", "-pthread", "-lm", "-ldl")
-	require.NoError(t, execute(t, tool("CXX", "g++"), link...))
-	return path
-}
-
-// sanitized compiles those of cgo/'s sources that match, with both sanitizers, and returns the objects, in dir.
-func sanitized(t *testing.T, build layout.Layout, dir string, patterns ...string) (objects []string) {
-	t.Helper()
-	sources, err := build.Own(patterns...)
-	require.NoError(t, err)
-	return compile(t, build, dir, sources, "-O1", "-g", "-fPIC", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 }
 
 // workerSources are the files of the verification worker.

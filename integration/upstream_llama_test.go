@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -37,13 +38,16 @@ func upstreamsTests(t *testing.T) string {
 	return strings.TrimSpace(string(out))
 }
 
-// upstreamsRuns are llama.cpp's tests that are run, and how: GOPHER, MODELS and DUMMIES are the model of this repository, the folder of
-// upstream's vocabularies, and a folder that the run before fills with models.
-var upstreamsRuns = []struct {
+// An upstreamsRun is a run of one of llama.cpp's tests.
+type upstreamsRun struct {
 	name string
 	args []string
 	says string // what an output must hold, where a test that does nothing ends well too
-}{
+}
+
+// upstreamsRuns are the tests that are run, and how: GOPHER, MODELS and DUMMIES are the model of this repository, the folder of
+// upstream's vocabularies, and a folder that the run before fills with models.
+var upstreamsRuns = []upstreamsRun{
 	{"test-alloc", nil, ""},
 	{"test-autorelease", []string{"GOPHER"}, "compute buffer size"},
 	// every other test of operations compares the CPU with another device
@@ -91,6 +95,9 @@ var upstreamsRuns = []struct {
 	{"test-unicode", nil, ""},
 }
 
+// soakedRuns are those that make soak alone runs: ggml's, which no patch touches.
+var soakedRuns = []string{"test-backend-ops", "test-barrier", "test-col2im-1d", "test-opt", "test-quantize-fns", "test-rope"}
+
 // docs/compatibility.md has a row for each of llama.cpp's tests, and says of those that are run, and of no others, that they are.
 func TestUpstreamsLlamaTable(t *testing.T) {
 	page, err := os.ReadFile("../docs/compatibility.md")
@@ -108,22 +115,30 @@ func TestUpstreamsLlamaTable(t *testing.T) {
 	for _, r := range upstreamsRuns {
 		require.Contains(t, want, r.name)
 		want[r.name] = "run"
+		if slices.Contains(soakedRuns, r.name) {
+			want[r.name] = "soak"
+		}
 	}
-	for _, row := range regexp.MustCompile("(?m)^\\| `(test-[^`]+)` \\| (run|not run) \\| [^|]+ \\|$").FindAllStringSubmatch(string(page), -1) {
+	for _, row := range regexp.MustCompile("(?m)^\\| `(test-[^`]+)` \\| (run|soak|not run) \\| [^|]+ \\|$").FindAllStringSubmatch(string(page), -1) {
 		assert.NotContains(t, got, row[1], "stands twice")
 		got[row[1]] = row[2]
 	}
 	assert.Equal(t, want, got)
 }
 
-// llama.cpp's own tests hold on the patched tree. Those that are not run, docs/compatibility.md lists with the reason.
+// llama.cpp's own tests hold on the patched tree, in make soak those of ggml too. Those that are not run, docs/compatibility.md lists with the reason.
 func TestUpstreamsLlamaTests(t *testing.T) {
 	if testing.Short() {
 		t.Skip("compiles llama.cpp's tests")
 	}
+	t.Parallel()
+	runs := upstreamsRuns
+	if !soak() {
+		runs = slices.DeleteFunc(slices.Clone(runs), func(r upstreamsRun) bool { return slices.Contains(soakedRuns, r.name) })
+	}
 	build, err := layout.Find(".")
 	require.NoError(t, err)
-	programs, models := upstreamsPrograms(t, build)
+	programs, models := upstreamsPrograms(t, build, runs)
 	gopher, err := filepath.Abs(gopher)
 	require.NoError(t, err)
 	dummies, err := os.MkdirTemp(string(build), "upstream-models-*") // 900 MB: /tmp may be memory
@@ -133,7 +148,7 @@ func TestUpstreamsLlamaTests(t *testing.T) {
 	require.NoError(t, err)
 	places := strings.NewReplacer("GOPHER", gopher, "MODELS", models, "DUMMIES", dummies)
 	work := t.TempDir() // some write files where they run
-	for _, r := range upstreamsRuns {
+	for _, r := range runs {
 		args := make([]string, len(r.args))
 		for i, a := range r.args {
 			args[i] = places.Replace(a)
@@ -152,10 +167,10 @@ func TestUpstreamsLlamaTests(t *testing.T) {
 	}
 }
 
-// upstreamsPrograms compiles the tests that are run, and upstream's common library, which they are linked with and the runtime is
+// upstreamsPrograms compiles the tests of the runs, and upstream's common library, which they are linked with and the runtime is
 // not, against the patched tree's headers, and links them with its archive. The objects stay in the build folder: they are made
 // again when anything that they are made of has changed. It returns the programs' folder and the vocabularies'.
-func upstreamsPrograms(t *testing.T, build layout.Layout) (programs, models string) {
+func upstreamsPrograms(t *testing.T, build layout.Layout, runs []upstreamsRun) (programs, models string) {
 	t.Helper()
 	release := upstreamsTests(t)
 	cc, cxx := tool("CC", "gcc"), tool("CXX", "g++")
@@ -233,8 +248,28 @@ void llama_print_build_info(const char *, FILE *) {}
 		})
 		return path
 	}
-	tests, common := map[string]string{}, []string{object(filepath.Join(release, "vendor", "cpp-httplib", "httplib.cpp"))}
-	for _, r := range upstreamsRuns {
+	// Nearly all of the time goes into headers: in two units they are read twice, for 50 sources.
+	common := []string{object(filepath.Join(release, "vendor", "cpp-httplib", "httplib.cpp"))}
+	var units [2]strings.Builder
+	i := 0
+	require.NoError(t, fs.WalkDir(os.DirFS(filepath.Join(sources, "common")), ".", func(path string, e fs.DirEntry, err error) error {
+		switch {
+		case err != nil || filepath.Ext(path) != ".cpp":
+		case path == "json.cpp": // specialises templates that the others use
+			common = append(common, object(filepath.Join(sources, "common", path)))
+		default:
+			fmt.Fprintf(&units[i%len(units)], "#include %q\n", path)
+			i++
+		}
+		return err
+	}))
+	for i := range units {
+		source := filepath.Join(sources, "common", fmt.Sprintf("lesskv-all-%d.cpp", i))
+		require.NoError(t, os.WriteFile(source, []byte(units[i].String()), 0o644))
+		common = append(common, object(source))
+	}
+	tests := map[string]string{}
+	for _, r := range runs {
 		source := filepath.Join(sources, "tests", r.name+".cpp")
 		if r.name == "test-c" {
 			source = filepath.Join(sources, "tests", r.name+".c")
@@ -243,12 +278,6 @@ void llama_print_build_info(const char *, FILE *) {}
 			tests[r.name] = object(source)
 		}
 	}
-	require.NoError(t, filepath.WalkDir(filepath.Join(sources, "common"), func(path string, e fs.DirEntry, err error) error {
-		if err == nil && filepath.Ext(path) == ".cpp" {
-			common = append(common, object(path))
-		}
-		return err
-	}))
 	require.NoError(t, group.Wait())
 
 	archive := filepath.Join(dir, "common.a")

@@ -248,7 +248,11 @@ func TestManyPrompts(t *testing.T) {
 		for _, p := range prompts {
 			want[p] = predict(t, open(t, cache), p, llama.SetTokens(6))
 		}
-		for i := range 500 {
+		calls := 500
+		if testing.Short() {
+			calls = 50
+		}
+		for i := range calls {
 			p := prompts[i%len(prompts)]
 			require.Equal(t, want[p], predict(t, model, p, llama.SetTokens(6)), "call %d", i)
 		}

@@ -37,10 +37,13 @@ func TestDamagedMetadata(t *testing.T) {
 		before := answer(path)
 		require.NotContains(t, before, "damaged", name)
 		bad := filepath.Join(dir, "bad.gguf")
-		for _, n := range metadata(good) {
+		for i, n := range metadata(good) {
 			values := numbers
 			if n.float {
 				values = floats
+			}
+			if testing.Short() { // one of them
+				values = values[i%len(values):][:1]
 			}
 			for _, v := range values {
 				data := bytes.Clone(good)
@@ -56,7 +59,11 @@ func TestDamagedMetadata(t *testing.T) {
 		}
 		assert.Equal(t, before, answer(path), name)
 	}
-	assert.Greater(t, gaveUp, 10, "assertions: or else this tests less than it says")
+	least := 10
+	if testing.Short() {
+		least = 1
+	}
+	assert.Greater(t, gaveUp, least, "assertions: or else this tests less than it says")
 }
 
 // answer is what a model of a path says, or why it does not.

@@ -187,7 +187,7 @@ func (s tally) check(t *testing.T, what string) {
 	assert.InDelta(t, s.want, s.got, 5*math.Sqrt(s.variance)+2, what)
 }
 
-// A thousand tokens are each among the reference's candidates, and drawn as often as it expects. The model gives the same logits
+// A thousand tokens (with -short 200) are each among the reference's candidates, and drawn as often as it expects. The model gives the same logits
 // after every text, from 3 down to -2.
 func TestSamplingFollowsItsReference(t *testing.T) {
 	const newline, biased, bias = 3 + '\n', "a", 1.5
@@ -212,6 +212,10 @@ func TestSamplingFollowsItsReference(t *testing.T) {
 		known[i] = float64(x)
 	}
 	known[pieces[biased]] += bias
+	tokens := 1000
+	if testing.Short() {
+		tokens = 200
+	}
 
 	for name, opts := range map[string][]llama.PredictOption{
 		"top-k":       {llama.SetTopK(10)},
@@ -236,7 +240,7 @@ func TestSamplingFollowsItsReference(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			opts = append([]llama.PredictOption{
-				llama.SetTemperature(1), llama.SetTopP(1), llama.SetTopK(0), llama.SetPenalty(1), llama.SetTokens(1000), llama.SetSeed(1),
+				llama.SetTemperature(1), llama.SetTopP(1), llama.SetTopK(0), llama.SetPenalty(1), llama.SetTokens(tokens), llama.SetSeed(1),
 				llama.SetLogitBias(strconv.Itoa(pieces[biased]) + "+" + strconv.FormatFloat(bias, 'g', -1, 64)),
 			}, opts...)
 			c := chain{PredictOptions: llama.NewPredictOptions(opts...), newline: newline}
@@ -266,7 +270,7 @@ func TestSamplingFollowsItsReference(t *testing.T) {
 				text = append(text, pieces[piece])
 				return true
 			}))...)
-			assert.Len(t, text, len(start)+1000)
+			assert.Len(t, text, len(start)+tokens)
 			surprise.check(t, "surprise")
 			seen.check(t, "repetition")
 			for piece, token := range pieces {

@@ -100,8 +100,11 @@ func TestSpeculativeSamples(t *testing.T) {
 		"mirostat":  {llama.SetMirostat(2)},
 	} {
 		t.Run(name, func(t *testing.T) {
-			drafted, accepted := 0, 0
-			for seed := range 10 {
+			drafted, accepted, seeds := 0, 0, 10
+			if testing.Short() {
+				seeds = 3
+			}
+			for seed := range seeds {
 				opts := append(opts, llama.SetTokens(60), llama.IgnoreEOS, llama.SetTemperature(.7), llama.SetSeed(seed))
 				assert.Equal(t, predict(t, model, prompt, opts...), speculate(t, model, draft, prompt, opts...), "seed %d", seed)
 				g := timings(t, model)

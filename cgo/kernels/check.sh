@@ -1,6 +1,6 @@
 #!/bin/sh
 # Compiles and tests the kernels with every compiler here and for several instruction sets, then under the address and
-# undefined-behaviour sanitizers, and the sharing of work under the thread sanitizer. "check.sh sanitize" does the latter alone. Fails at the first failure.
+# undefined-behaviour sanitizers, and the sharing of work under the thread sanitizer; all tests on arm64. "check.sh sanitize" has the sanitizers alone. Fails at the first failure.
 set -eu
 cd "$(dirname "$0")"
 
@@ -35,6 +35,9 @@ if [ "${1-}" != sanitize ]; then
             compile "$CC" -mavx512f -mfma -mf16c
         esac
     done
+    unset CC CGO_CFLAGS
+    echo "== arm64, all tests"
+    LESSKV_SOAK=1 go test -count=1 -timeout 1h -v -run '^TestOnArm64$' .
 fi
 
 # in the package's own flags, which users compile with, a warning is no error

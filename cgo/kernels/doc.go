@@ -14,7 +14,9 @@
 package kernels
 
 /*
-#cgo CFLAGS: -O3 -std=c11 -Wall -Wextra -DLESSKV_PREFIX=lesskv_go_
+#cgo CFLAGS: -std=c11 -Wall -Wextra -DLESSKV_PREFIX=lesskv_go_
+#cgo !asan CFLAGS: -O3
+#cgo asan CFLAGS: -O1
 #cgo LDFLAGS: -lm
 */
 import "C"

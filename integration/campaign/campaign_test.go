@@ -71,7 +71,7 @@ func TestHarnesses(t *testing.T) {
 	if err != nil {
 		c = compiler{"gcc", "g++"}
 	}
-	b := builder{build: build, harness: "harness", dir: dir, compiler: c, link: []string{"harness/main.c"}}
+	b := builder{build: build, harness: "harness", dir: dir, compiler: c, flags: []string{"-O0"}, link: []string{"harness/main.c"}}
 	for _, target := range targets() {
 		if target.harness == "" {
 			continue

@@ -42,6 +42,8 @@ type Options struct {
 	Jobs    int    // compilers at a time; 0: one for each CPU
 	Strict  bool   // warnings of our own sources are errors, where they are compiled
 
+	Sanitize string // what is compiled with sanitizers, for tests: part or all; "": nothing
+
 	Backends string // ggml's beside the CPU's, with commas between them
 	CUDAArch string // the architectures that CUDA is compiled for, likewise; "": those of this machine's GPUs
 
@@ -149,6 +151,9 @@ func (a *assembly) prepare(ctx context.Context) error {
 	if !slices.Contains([]string{"all", patched.String(), unmodified.String()}, a.Trees) {
 		return fmt.Errorf("-tree %q: want all, patched or unmodified", a.Trees)
 	}
+	if err = sanitizing(a.Sanitize).check(); err != nil {
+		return err
+	}
 	if a.tools, err = toolchain.Find(ctx); err != nil {
 		return err
 	}
@@ -159,6 +164,7 @@ func (a *assembly) prepare(ctx context.Context) error {
 	a.recipe = recipe{
 		goos: a.tools.GOOS, goarch: a.tools.GOARCH, isa: isa,
 		strict:   a.Strict,
+		sanitize: sanitizing(a.Sanitize),
 		identity: map[identityKey]string{},
 	}
 	if err := a.findBackends(ctx); err != nil {

@@ -123,9 +123,9 @@ func notCompiled(p string) bool {
 		strings.HasPrefix(name, "fattn-vec-instance-") && !slices.Contains(cudaAttention, strings.TrimSuffix(strings.TrimPrefix(name, "fattn-vec-instance-"), ".cu"))
 }
 
-// backendLibs are what a program that holds the chosen backends is linked with beside the CPU's libraries.
-func (r *recipe) backendLibs() []string {
-	var libs []string
+// extraLibs are what a program that holds the chosen backends, and sanitizers, is linked with beside the CPU's libraries.
+func (r *recipe) extraLibs() []string {
+	libs := r.sanitize.libs()
 	for _, name := range slices.Sorted(maps.Keys(r.backends)) {
 		libs = append(libs, r.backends[name].libs...)
 	}

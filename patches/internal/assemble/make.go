@@ -165,7 +165,7 @@ func (a *assembly) finish(ctx context.Context, b *build.Builder, k kind, files, 
 		if err := os.MkdirAll(filepath.Dir(program), 0o755); err != nil {
 			return err
 		}
-		if err := b.Link(ctx, program, objects, slices.Concat(a.recipe.backendLibs(), a.recipe.libs())); err != nil {
+		if err := b.Link(ctx, program, objects, slices.Concat(a.recipe.extraLibs(), a.recipe.libs())); err != nil {
 			return err
 		}
 		hash, err := hashFile(program)

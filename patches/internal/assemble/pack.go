@@ -43,7 +43,7 @@ func (a *assembly) pack(ctx context.Context, b *build.Builder, goLlama tree.Tree
 			}
 		}
 	}
-	if err := goLlama.Add("zz_lesskv_build.go", stampFile(hash, a.release.String(), strings.Join(a.recipe.isa, " "), a.recipe.compiler, a.recipe.backendLibs())); err != nil {
+	if err := goLlama.Add("zz_lesskv_build.go", stampFile(hash, a.release.String(), strings.Join(a.recipe.isa, " "), a.recipe.compiler, a.recipe.extraLibs())); err != nil {
 		return nil, err
 	}
 	for p, data := range goLlama {

@@ -110,6 +110,7 @@ type recipe struct {
 	goos, goarch string
 	isa          []string // instruction-set flags
 	strict       bool     // warnings of our own sources are errors: for checks, another compiler has other warnings
+	sanitize     sanitizing
 	define       []string // for our own sources
 	identity     map[identityKey]string
 	compiler     string             // what the C++ compiler calls itself
@@ -168,10 +169,10 @@ func (r *recipe) units(files tree.Tree) []build.Unit {
 		hot := false
 		switch dir, _, _ := strings.Cut(p, "/"); dir {
 		case "ggml":
-			if arch, ok := strings.CutPrefix(p, "ggml/src/ggml-cpu/arch/"); ok && !strings.HasPrefix(arch, ggmlArch[r.goarch]) {
+			if arch, ok := strings.CutPrefix(p, ggmlLoops+"arch/"); ok && !strings.HasPrefix(arch, ggmlArch[r.goarch]) {
 				continue
 			}
-			hot = strings.HasPrefix(p, "ggml/src/ggml-cpu/")
+			hot = strings.HasPrefix(p, ggmlLoops)
 			flags("-w")
 			flags(ggml...)
 			if path.Ext(p) == ".c" {
@@ -205,6 +206,7 @@ func (r *recipe) units(files tree.Tree) []build.Unit {
 			}
 			u.Strict = r.strict
 		}
+		flags(r.sanitize.flags(p)...)
 		lang := u.Lang
 		if lang == toolchain.CUDA {
 			lang = toolchain.CXX // which nvcc calls
@@ -224,12 +226,15 @@ func (r *recipe) units(files tree.Tree) []build.Unit {
 	return append(plain, isa...)
 }
 
+// ggmlLoops is the folder of ggml's operations on a CPU.
+const ggmlLoops = "ggml/src/ggml-cpu/"
+
 // registry is the source that lists ggml's backends: the only one that is compiled otherwise where there are more.
 const registry = "ggml/src/ggml-backend-reg.cpp"
 
 var ggmlArch = map[string]string{"amd64": "x86/", "arm64": "arm/"}
 
-// libs are what a program that holds llama.cpp is linked with.
+// libs are what a program that holds llama.cpp is linked with, beside extraLibs.
 func (r *recipe) libs() []string {
 	if r.goos == "darwin" {
 		return []string{"-lm", "-framework", "Accelerate"}

@@ -56,6 +56,9 @@ func (a *assembly) inputs(k kind) string {
 	if k == patched {
 		in["series"] = a.series
 	}
+	if a.recipe.sanitize != sanitizeNothing {
+		in["sanitize"] = []any{a.recipe.sanitize, a.recipe.sanitize.flags(""), a.recipe.sanitize.flags(less)}
+	}
 	for name, m := range a.recipe.backends {
 		in["backend "+name] = []any{m.flags, m.libs, m.identity}
 	}
