@@ -27,7 +27,7 @@ test: runtime lint sanitize
 # layers on devices (docs/devices.md). The checkout's runtime has the backend from then on, until make runtime; nothing is installed
 test-devices:
 	GOWORK=off $(GO) run ./patches -backend cpu,$(DEVICES)
-	LESSKV_TEST_DEVICES=$(if $(filter rpc blas,$(DEVICES)),$(DEVICES),local) $(GO) test $(TESTFLAGS) -p 1 -count=1 -timeout 30m -v -run '^Test(Devices|NoDevice|BLAS)' ./integration ./cmd/lesskv
+	LESSKV_TEST_DEVICES=$(if $(filter rpc blas,$(DEVICES)),$(DEVICES),local) $(GO) test $(TESTFLAGS) -p 1 -count=1 -timeout 30m -v -run '^Test(Devices|NoDevice|BLAS)' ./integration ./integration/verify ./cmd/lesskv
 
 # what takes long (docs/reliability.md), each step alone, and again where it stopped
 soak: soak-million soak-interleavings soak-kernels soak-kills soak-readme soak-sources soak-race soak-machines soak-fuzz
