@@ -56,7 +56,13 @@ func TestWindows(t *testing.T) {
 }
 
 // adapterPath returns the file of one of gopher-5m's adapters.
-func adapterPath(name string) string { return "testdata/gopher-5m." + name + ".lesskv.gguf" }
+func adapterPath(name string) string {
+	dir := "testdata/"
+	if strings.HasPrefix(name, "reference-") {
+		dir += "checkout/"
+	}
+	return dir + "gopher-5m." + name + ".lesskv.gguf"
+}
 
 // kernels gives the reference an adapter's kernels.
 func kernels(a *weights.Adapter) []*reference.Kernels {

@@ -91,6 +91,7 @@ func TestPlannedMemory(t *testing.T) {
 		}
 		samePlan(t, w, worker.Config{Model: gopher, Context: 2048, Ubatch: 32, Threads: 2, LESS: &less}, a)
 	}
+	samePlan(t, w, worker.Config{Model: gopher, Context: 1900, Ubatch: 32, Threads: 2, LESS: &worker.LESS{BudgetShare: .07}}, nil)
 	for _, context := range []int{512, 16384} { // the whole context, and more than 1,024 slots
 		samePlan(t, w, worker.Config{Model: gopher, Context: context, Ubatch: 32, Threads: 2, LESS: &worker.LESS{TypeK: "default", TypeV: "default"}}, nil)
 	}
@@ -147,6 +148,21 @@ func TestPlannedRefused(t *testing.T) {
 	w := start(t, worker.Patched)
 	m, err := weights.ReadModel(gopher)
 	require.NoError(t, err)
+	for _, c := range []struct {
+		heavy, budget int
+		refused       bool
+	}{{30, 0, false}, {30, 80, false}, {30, 81, true}, {40, 0, true}} { // 80 slots in training, of which 40 are the policy's share
+		a := weights.Random(m, 4, 4, weights.Trained{Policy: "h2o", Heavy: c.heavy, Recent: 80 - c.heavy, Ubatch: 32, Context: 1024}, 1)
+		path := filepath.Join(t.TempDir(), "a.gguf")
+		require.NoError(t, a.Write(path))
+		_, planned := memory.Less(m, memory.Cache{Context: 512, Budget: memory.Budget{Tokens: c.budget}, Pinned: 60, Key: gguf.F16, Value: gguf.F16, Adapter: a})
+		_, got := w.Open(worker.Config{Model: gopher, Context: 512, Ubatch: 32, LESS: &worker.LESS{Budget: c.budget, Pinned: worker.Int(60), Adapter: path}})
+		assert.Equal(t, c.refused, planned != nil, "%v: %v", c, planned)
+		assert.Equal(t, c.refused, got != nil, "%v: %v", c, got)
+		if got == nil {
+			require.NoError(t, w.CloseModel())
+		}
+	}
 	for _, policy := range cgo.PolicyNames() {
 		for budget := 1; budget <= 5; budget++ {
 			heavy, err := cgo.PolicyHeavy(policy, budget)

@@ -1,6 +1,8 @@
 package integration
 
 import (
+	archive "archive/zip"
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -64,14 +66,23 @@ func TestReadmeApp(t *testing.T) {
 	}
 
 	version, env := publish(t)
-	run := func(name string, args ...string) string {
+	try := func(name string, args ...string) (string, error) {
 		cmd := exec.Command(name, args...)
 		cmd.Dir = dir
 		cmd.Env = append(os.Environ(), env...)
 		out, err := cmd.CombinedOutput()
-		require.NoError(t, err, "%s\n%s", strings.Join(cmd.Args, " "), out)
-		return string(out)
+		return string(out), err
 	}
+	run := func(name string, args ...string) string {
+		out, err := try(name, args...)
+		require.NoError(t, err, "%s %s\n%s", name, strings.Join(args, " "), out)
+		return out
+	}
+	run("go", "get", "github.com/lesskv/lesskv/plugin@"+version)
+	out, err := try("go", "build", "-o", "app", ".")
+	assert.Error(t, err)
+	assert.Contains(t, out, "common.h", "the runtime is not there")
+	assert.Contains(t, steps[0], "Where it was not run, a build ends in a missing `common.h`")
 	for _, c := range commands {
 		args := strings.Fields(strings.ReplaceAll(c[1], "VERSION", version))
 		if strings.Contains(c[1], "/patches@") {
@@ -80,8 +91,23 @@ func TestReadmeApp(t *testing.T) {
 		run(args[0], args[1:]...)
 	}
 	run("go", "build", "-o", "app", ".")
-	out := run(filepath.Join(dir, "app"))
+	out = run(filepath.Join(dir, "app"))
 	assert.Contains(t, out, "sparse only", "model.lesskv.gguf is not there")
+}
+
+// What an app downloads is little more than the model that is built in (9.2 MiB): what only a checkout needs is in modules of its own.
+func TestModuleZip(t *testing.T) {
+	var z bytes.Buffer
+	require.NoError(t, zip.Create(&z, module.Version{Path: pins.Self, Version: "v0.0.1"}, moduleFiles(t, "..")))
+	t.Logf("%.1f MiB", float64(z.Len())/(1<<20))
+	assert.Less(t, z.Len(), 12<<20)
+	r, err := archive.NewReader(bytes.NewReader(z.Bytes()), int64(z.Len()))
+	require.NoError(t, err)
+	for _, f := range r.File {
+		for _, dir := range []string{"checkout", "recall"} {
+			assert.NotContains(t, f.Name, "/integration/testdata/"+dir+"/")
+		}
+	}
 }
 
 // publish makes a module proxy that holds this module as it lies here, under a version of its own, and returns that version

@@ -6,7 +6,11 @@
 //
 // # Use
 //
-// The runtime is assembled once (README.md of the module), and then one option does it:
+// The runtime is assembled once on each machine that builds the app, in the folder of its go.mod (README.md of the module):
+//
+//	go run github.com/lesskv/lesskv/patches@VERSION -app .
+//
+// A build without it ends in a missing common.h, in a file of go-llama.cpp. Then one option does it:
 //
 //	model, err := llama.New("model.gguf", llama.SetContext(8192), lesskv.Enable(lesskv.Config{}))
 //

@@ -113,6 +113,19 @@ func TestLoadStateRefused(t *testing.T) {
 	assert.Positive(t, timings(t, off).Cached)
 }
 
+// A state of the zero Config as it was once is refused by the one that it is now, and read with the settings that it meant.
+func TestStateOfTheEarlierDefault(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state")
+	earlier := lesskv.Enable(lesskv.Config{Policy: lesskv.H2O, Keys: lesskv.F16, Values: lesskv.F16, Budget: lesskv.Share(0.05), Adapter: lesskv.NoAdapter})
+	model := open(t, earlier)
+	require.NoError(t, model.Eval(prompt, llama.SetThreads(1)))
+	require.NoError(t, model.SaveState(path))
+	err := open(t, lesskv.Enable(lesskv.Config{Adapter: lesskv.NoAdapter})).LoadState(path)
+	require.ErrorIs(t, err, lesskv.ErrState)
+	assert.ErrorContains(t, err, "policy is h2o there and peak")
+	require.NoError(t, open(t, earlier).LoadState(path))
+}
+
 // With LESS a state knows its model, and damage anywhere in its cache is seen.
 func TestLoadStateKnowsItsModel(t *testing.T) {
 	state := filepath.Join(t.TempDir(), "state")

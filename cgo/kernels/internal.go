@@ -2,6 +2,7 @@ package kernels
 
 /*
 #include "internal.h"
+#include "train_math.h"
 #include "vec.h"
 
 // y[n] = f(x[n]), n a multiple of 16
@@ -30,6 +31,10 @@ static void rows_few(enum lesskv_type type, const void * data, size_t stride, in
 
 static void cols_few(enum lesskv_type type, const void * data, size_t stride, int32_t count, int32_t n, const float * p, int32_t nq, float * out) {
     lesskv_cols_few((struct rows) { type, data, stride, count }, n, p, (size_t) count, nq, out, (size_t) n);
+}
+
+static void gelu_back(const float * x, float * d, int n) {
+    lesskv_level()->gelu_back(x, d, (size_t) n);
 }
 */
 import "C"
@@ -64,6 +69,21 @@ func colsFew(kind Type, rows []byte, n int, p []float32, nq int, out []float32) 
 	C.cols_few(C.enum_lesskv_type(kind), unsafe.Pointer(unsafe.SliceData(rows)), C.size_t(kind.RowSize(n)), C.int32_t(count),
 		C.int32_t(n), floats(p), C.int32_t(nq), floats(out))
 }
+
+// gemm is lesskv_gemm, of a and b as their strides say; c has no gaps.
+func gemm(m, n, k int, a []float32, ra, ca int, b []float32, rb, cb int, c []float32, add bool) {
+	pack := make([]float32, C.gemm_pack(C.int32_t(m), C.int32_t(k)))
+	C.lesskv_gemm(C.int32_t(m), C.int32_t(n), C.int32_t(k), floats(a), C.size_t(ra), C.size_t(ca), floats(b), C.size_t(rb), C.size_t(cb),
+		floats(c), C.size_t(n), C.bool(add), floats(pack))
+}
+
+// gemmPanels is lesskv_gemm_panels; a and c have no gaps.
+func gemmPanels(m, n, k int, a, panels, c []float32) {
+	pack := make([]float32, C.gemm_pack(C.int32_t(m), C.int32_t(k)))
+	C.lesskv_gemm_panels(C.int32_t(m), C.int32_t(n), C.int32_t(k), floats(a), C.size_t(k), floats(panels), floats(c), C.size_t(n), floats(pack))
+}
+
+func geluBack(x, d []float32) { C.gelu_back(floats(x), floats(d), C.int(len(x))) }
 
 // levels are the names of the instruction sets that the inner loops are compiled for and this processor has, the best one last; useLevel
 // chooses among them. No call may be running.

@@ -14,6 +14,10 @@
 #define PAD   32 // accumulators' rows are multiples of this many floats: two of the widest vectors
 #define TILE  24 // rows that are converted at a time
 
+// Of training's products: rows are packed in multiples of GEMM_M, columns in panels of GEMM_N.
+#define GEMM_M 8
+#define GEMM_N 16
+
 // What follows a product in a learned kernel.
 enum lesskv_then { LESSKV_GELU, LESSKV_GELU_ABS, LESSKV_ABS };
 
@@ -45,6 +49,17 @@ struct lesskv_level {
     // one query to the next. n is rounded up to a multiple of LANES.
     void (*worth_few)(enum lesskv_worth kind, float * x, size_t ld, int32_t n, const float * share, int32_t queries, int32_t tokens, int32_t from);
     void (*activate)(enum lesskv_then then, float * x, size_t n);
+
+    // Training. The two products are in train_math.h.
+    void (*gemm)(int32_t m, int32_t n, int32_t k, const float * a, size_t ra, size_t ca, const float * b, size_t rb, size_t cb, float * c, size_t ldc, bool add, float * pack);
+    void (*gemm_panels)(int32_t m, int32_t n, int32_t k, const float * a, size_t ra, const float * panels, float * c, size_t ldc, float * pack);
+    // A state's rows are ld floats, a multiple of LANES: H's Dv columns, z's one, zeros.
+    void (*state_mix)(const float * H, const float * p, int32_t rank, size_t ld, float * y); // y[ld] = sum of p[r] H[r]
+    void (*state_dot)(const float * H, const float * y, int32_t rank, size_t ld, float * p); // p[r] = H[r] . y
+    void (*state_add)(float * H, const float * p, const float * y, int32_t rank, size_t ld); // H[r] += p[r] y
+    // Of n floats, n rounded up to a multiple of LANES are touched.
+    void (*gelu)(const float * x, float * y, size_t n);      // y = gelu(x)
+    void (*gelu_back)(const float * x, float * d, size_t n); // d *= gelu'(x)
 };
 
 const struct lesskv_level * lesskv_level(void);      // the one in use

@@ -5,6 +5,7 @@
 #include "level_types.h"
 #include "level_mat.h"
 #include "level_softmax.h"
+#include "level_train.h"
 
 const struct lesskv_level LEVEL = {
     .name          = LEVEL_NAME,
@@ -19,4 +20,11 @@ const struct lesskv_level LEVEL = {
     .worth_block   = worth_block,
     .worth_few     = worth_few,
     .activate      = activate,
+    .gemm          = gemm,
+    .gemm_panels   = gemm_panels,
+    .state_mix     = state_mix,
+    .state_dot     = state_dot,
+    .state_add     = state_add,
+    .gelu          = gelu_all,
+    .gelu_back     = gelu_back,
 };

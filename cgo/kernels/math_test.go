@@ -131,3 +131,66 @@ func testProducts(t *testing.T) {
 		}
 	}
 }
+
+// TestGemm: products of training, rows, columns and sums of any length, against sums in double precision.
+func TestGemm(t *testing.T) { eachLevel(t, testGemm) }
+
+func testGemm(t *testing.T) {
+	for i := range 200 {
+		rng := rand.New(rand.NewPCG(25, uint64(i)))
+		m, n, k := 1+rng.IntN(40), 1+rng.IntN(70), 1+rng.IntN(50)
+		a, b, before := normal(rng, m*k, 1), normal(rng, k*n, 1), normal(rng, m*n, 1)
+		check := func(got []float32, add bool, at func(i, p int) float32, bt func(p, j int) float32) {
+			t.Helper()
+			for i := range m {
+				for j := range n {
+					want, size := 0.0, 0.0
+					if add {
+						want = float64(before[i*n+j])
+						size = math.Abs(want)
+					}
+					for p := range k {
+						term := float64(at(i, p)) * float64(bt(p, j))
+						want, size = want+term, size+math.Abs(term)
+					}
+					require.InDelta(t, want, got[i*n+j], 1e-6*size, "[%d][%d] times [%d][%d], row %d, column %d", m, k, k, n, i, j)
+				}
+			}
+		}
+		rows := func(i, p int) float32 { return a[i*k+p] }
+		turned := func(i, p int) float32 { return a[p*m+i] }
+		for _, add := range []bool{false, true} {
+			got := slices.Clone(before)
+			gemm(m, n, k, a, k, 1, b, n, 1, got, add)
+			check(got, add, rows, func(p, j int) float32 { return b[p*n+j] })
+			got = slices.Clone(before)
+			gemm(m, n, k, a, 1, m, b, 1, k, got, add)
+			check(got, add, turned, func(p, j int) float32 { return b[j*k+p] })
+		}
+		panels := make([]float32, (n+15)/16*16*k)
+		for p := range k {
+			for j := range n {
+				panels[(j/16*k+p)*16+j%16] = b[p*n+j]
+			}
+		}
+		got := slices.Clone(before)
+		gemmPanels(m, n, k, a, panels, got)
+		check(got, false, rows, func(p, j int) float32 { return b[p*n+j] })
+	}
+}
+
+// TestGeluBack: the derivative, against that in double precision.
+func TestGeluBack(t *testing.T) {
+	eachLevel(t, func(t *testing.T) {
+		derivative := func(x float64) float64 {
+			return math.Erfc(-x/math.Sqrt2)/2 + x*math.Exp(-x*x/2)/math.Sqrt(2*math.Pi)
+		}
+		e, at := worst(func(x, y []float32) {
+			for i := range y {
+				y[i] = 1
+			}
+			geluBack(x, y)
+		}, derivative, grid(-20, 20), absolute)
+		require.LessOrEqual(t, e, 1e-6, "at %v", at)
+	})
+}

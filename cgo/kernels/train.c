@@ -55,7 +55,7 @@ static void forward(const struct chain * c, const float * weights, const struct 
         const int32_t wi = c->width[l], wo = c->width[l + 1];
         lesskv_gemm(n, wo, wi, in, (size_t) wi, 1, weights + c->weight[l], 1, (size_t) wi, p->pre[l], (size_t) wo, false, pack);
         if (l < 2) {
-            gelu_all(p->pre[l], p->act[l], (size_t) n * (size_t) wo);
+            lesskv_level()->gelu(p->pre[l], p->act[l], (size_t) n * (size_t) wo);
             in = p->act[l];
         }
     }
@@ -74,7 +74,7 @@ static void backward(const struct chain * c, const float * weights, const struct
     for (int32_t l = c->n - 1; l >= 0; l--) {
         const int32_t wi = c->width[l], wo = c->width[l + 1];
         if (l < 2) {
-            gelu_back(p->pre[l], d, (size_t) n * (size_t) wo);
+            lesskv_level()->gelu_back(p->pre[l], d, (size_t) n * (size_t) wo);
         }
         const float * in = l > 0 ? p->act[l - 1] : p->x;
         lesskv_gemm(wo, wi, n, d, 1, (size_t) wo, in, (size_t) wi, 1, grad + c->weight[l], (size_t) wi, true, pack);
@@ -143,7 +143,7 @@ static size_t max_of(size_t a, size_t b) {
 static struct room lay(const struct lesskv_train_shape * s, int32_t n_tokens, int32_t n_ubatch, struct arena * end) {
     struct room w;
     const size_t hkv = (size_t) s->n_head_kv, n_out = (size_t) s->n_head * (size_t) s->dv;
-    w.ld      = round_up((size_t) s->dv + 1, 8);
+    w.ld      = round_up((size_t) s->dv + 1, LANES);
     w.state   = (size_t) s->rank * w.ld;
     w.n_state = (n_tokens + n_ubatch - 1) / n_ubatch + 1;
     w.heads   = take_bytes(end, (size_t) s->n_head * sizeof(struct pass));
@@ -223,7 +223,7 @@ static void build_states(const struct lesskv_train_shape * s, const float * weig
             for (int32_t i = 0; i < n; i++) {
                 if (evicted[t0 + i] != INT32_MAX) {
                     load_value(s, w, j, t0 + i, r->ld, r->row);
-                    lesskv_state_add(state_at(r, r->H, j, evicted[t0 + i] + 1), r->pass.out + (size_t) i * (size_t) s->rank, r->row, s->rank, r->ld);
+                    lesskv_level()->state_add(state_at(r, r->H, j, evicted[t0 + i] + 1), r->pass.out + (size_t) i * (size_t) s->rank, r->row, s->rank, r->ld);
                 }
             }
         }
@@ -247,7 +247,7 @@ static void attend(const struct lesskv_train_shape * s, const float * weights, c
         for (int32_t i = 0; i < n; i++) {
             const int32_t t = t0 + i;
             float * a = r->a + ((size_t) i * (size_t) s->n_head + (size_t) h) * (size_t) s->dv;
-            lesskv_state_mix(state_at(r, r->H, h / g, t / w->n_ubatch), p->out + (size_t) i * (size_t) s->rank, s->rank, r->ld, r->row);
+            lesskv_level()->state_mix(state_at(r, r->H, h / g, t / w->n_ubatch), p->out + (size_t) i * (size_t) s->rank, s->rank, r->ld, r->row);
             const double mass = (double) r->row[s->dv];
             const double L = (double) weights[scale_at(s) + (size_t) h] + log(mass);
             const double share = 1 / (1 + exp((double) w->lse[(size_t) t * (size_t) s->n_head + (size_t) h] - L)); // 0 where mass is
@@ -284,8 +284,8 @@ static void attend_back(const struct lesskv_train_shape * s, const float * weigh
             const int32_t m = (t0 + i) / w->n_ubatch;
             float * d = r->d + (size_t) i * (size_t) s->rank;
             const float * out = r->heads[h].out + (size_t) i * (size_t) s->rank;
-            lesskv_state_dot(state_at(r, r->H, h / g, m), r->row, s->rank, r->ld, d);
-            lesskv_state_add(state_at(r, r->dH, h / g, m), out, r->row, s->rank, r->ld);
+            lesskv_level()->state_dot(state_at(r, r->H, h / g, m), r->row, s->rank, r->ld, d);
+            lesskv_level()->state_add(state_at(r, r->dH, h / g, m), out, r->row, s->rank, r->ld);
             for (int32_t x = 0; x < s->rank; x++) {
                 grad[scale_at(s) + (size_t) h] += out[x] * d[x];
             }
@@ -317,7 +317,7 @@ static void states_back(const struct lesskv_train_shape * s, const float * weigh
                 memset(d, 0, (size_t) s->rank * sizeof(float));
                 if (evicted[t0 + i] != INT32_MAX) {
                     load_value(s, w, j, t0 + i, r->ld, r->row);
-                    lesskv_state_dot(state_at(r, r->dH, j, evicted[t0 + i] + 1), r->row, s->rank, r->ld, d);
+                    lesskv_level()->state_dot(state_at(r, r->dH, j, evicted[t0 + i] + 1), r->row, s->rank, r->ld, d);
                 }
             }
             backward(&psi, weights, &r->pass, n, r->d, r->tmp, r->tmp_size, grad, r->pack);
@@ -335,12 +335,13 @@ static int32_t first_live(const struct lesskv_train_shape * s, const struct less
 }
 
 double lesskv_train_error(const struct lesskv_train_shape * s, const float * weights, const struct lesskv_train_window * w,
-        const float * gram, void * scratch, int32_t * n, double * log_mass, float * grad) {
+        const float * gram, void * scratch, int32_t every, int32_t from, int32_t * n, double * log_mass, float * grad) {
     struct arena memory = { (char *) round_up((uintptr_t) scratch, 64), 0 };
     const struct room r = lay(s, w->n_tokens, w->n_ubatch, &memory);
     const int32_t n_out = s->n_head * s->dv;
     const int32_t first = first_live(s, w);
-    *n = w->n_tokens - first;
+    const int32_t step = (w->n_tokens - first + BLOCK - 1) / BLOCK < 2 * every ? BLOCK : every * BLOCK;
+    *n = 0;
     if (weights) {
         build_states(s, weights, w, &r);
     }
@@ -351,8 +352,9 @@ double lesskv_train_error(const struct lesskv_train_shape * s, const float * wei
         memset(r.dH, 0, (size_t) s->n_head_kv * (size_t) r.n_state * r.state * sizeof(float));
     }
     double error = 0;
-    for (int32_t t0 = first; t0 < w->n_tokens; t0 += BLOCK) {
+    for (int32_t t0 = first + (step > BLOCK ? from * BLOCK : 0); t0 < w->n_tokens; t0 += step) {
         const int32_t nb = w->n_tokens - t0 < BLOCK ? w->n_tokens - t0 : BLOCK;
+        *n += nb;
         load_f16(w->sparse + (size_t) t0 * (size_t) n_out, r.a, nb * n_out);
         if (weights) {
             attend(s, weights, w, &r, t0, nb, log_mass);

@@ -186,8 +186,16 @@ type TrainError struct {
 // Error returns what the window costs with the kernels that weights hold, or with none if it is nil. gram is what TrainGram
 // returned. Unless grad is nil, Sum's gradient is added to it, which may be beyond f32. scratch has s.Scratch bytes.
 func (w *TrainWindow) Error(s TrainShape, weights, gram []float32, scratch []byte, grad []float32) (TrainError, error) {
+	return w.ErrorOfPart(s, weights, gram, scratch, grad, 1, 0)
+}
+
+// ErrorOfPart is Error of a part of the tokens: of their blocks of 64 every `every`-th one, from the from-th on, 0 <= from < every. Where
+// there are fewer than twice as many blocks all count.
+func (w *TrainWindow) ErrorOfPart(s TrainShape, weights, gram []float32, scratch []byte, grad []float32, every, from int) (TrainError, error) {
 	n, size := s.Weights(), gramSize(s.Heads*s.ValueSize)
 	switch {
+	case every < 1 || from < 0 || from >= every || int64(every) > math.MaxInt32/256:
+		return TrainError{}, argument("every %d-th block from the %d-th on", every, from)
 	case weights != nil && len(weights) != n:
 		return TrainError{}, argument("%d weights, want %d", len(weights), n)
 	case grad != nil && (len(grad) != n || weights == nil):
@@ -207,7 +215,7 @@ func (w *TrainWindow) Error(s TrainShape, weights, gram []float32, scratch []byt
 	}
 	err := w.with(s.Heads, s.HeadsKV, s.KeySize, s.ValueSize, func(c *C.struct_lesskv_train_window) error {
 		e.Sum = float64(C.lesskv_train_error(&shape, (*C.float)(unsafe.SliceData(weights)), c, (*C.float)(&gram[0]),
-			unsafe.Pointer(&scratch[0]), &count, mass, (*C.float)(unsafe.SliceData(grad))))
+			unsafe.Pointer(&scratch[0]), C.int32_t(every), C.int32_t(from), &count, mass, (*C.float)(unsafe.SliceData(grad))))
 		return nil
 	})
 	e.Tokens = int(count)

@@ -66,7 +66,8 @@ struct lesskv_train_shape {
 size_t lesskv_train_weights(const struct lesskv_train_shape * shape); // floats
 size_t lesskv_train_scratch(const struct lesskv_train_shape * shape, int32_t n_tokens, int32_t n_ubatch); // bytes
 
-// The squared error over the tokens past the first eviction, and their number in *n.
+// The squared error over the tokens past the first eviction, and their number in *n. Of their blocks of 64 tokens every `every`-th one
+// counts, from the from-th on, 0 <= from < every; all of them where there are fewer than 2 every.
 //     weights   NULL: the sparse part alone
 //     gram      Wo Wo^T, as lesskv_train_gram has it
 //     log_mass  [2][Hq]: log(phi z), its mean over the queries that find it above 0, NaN if none does, and behind that the
@@ -74,7 +75,7 @@ size_t lesskv_train_scratch(const struct lesskv_train_shape * shape, int32_t n_t
 //     grad      as weights: the error's gradient is added to it, and is not finite where f32 does not hold it, as phi z near 1e-38 may
 //               make it; or NULL
 double lesskv_train_error(const struct lesskv_train_shape * shape, const float * weights, const struct lesskv_train_window * w,
-    const float * gram, void * scratch, int32_t * n, double * log_mass, float * grad);
+    const float * gram, void * scratch, int32_t every, int32_t from, int32_t * n, double * log_mass, float * grad);
 
 // Wo Wo^T, a square matrix of n_in, in columns of 16 (lesskv_gemm_panels): gram has lesskv_train_gram_size floats. Wo is stored output
 // by output: wo[n_out][n_in]. LESSKV_ERR_NOMEM is the only failure.

@@ -11,7 +11,7 @@ struct room {
     float *   q;       // [T][Hq][D]
     float *   out;     // [T][Hq][Dv]
     float *   key;     // [n_pair][D]
-    float *   logit;   // [T][n_pair]
+    float *   logit;   // [T][n_pair, rounded up to LANES]
     float *   pack;
     int32_t * pos;     // [B]
     float *   score;   // [B]
@@ -37,7 +37,7 @@ static bool new_room(struct room * r, const struct lesskv_layer * l, int32_t t) 
     r->q       = malloc(n * (size_t) l->n_head * (size_t) l->dk * sizeof(float));
     r->out     = malloc(n * (size_t) l->n_head * (size_t) l->dv * sizeof(float));
     r->key     = malloc(pairs * (size_t) l->dk * sizeof(float));
-    r->logit   = malloc((n * pairs + VW) * sizeof(float));
+    r->logit   = malloc(n * round_up(pairs, LANES) * sizeof(float));
     r->pack    = malloc(gemm_pack(t, l->dk) * sizeof(float));
     r->pos     = malloc((size_t) l->budget.slots * sizeof(int32_t));
     r->score   = malloc((size_t) l->budget.slots * sizeof(float));
@@ -50,45 +50,43 @@ static float capped(float x, float soft_cap) {
     return soft_cap > 0 ? soft_cap * tanhf(x / soft_cap) : x;
 }
 
-// log of the sum of e^x, and of e^sink if there is one; x is used up. Everything is -INFINITY: -INFINITY.
+// log of the sum of e^x[n], and of e^sink if there is one; x is used up, up to the next multiple of LANES. Everything is -INFINITY: -INFINITY.
 static float log_sum(float * x, int32_t n, float sink) {
-    float top = sink;
-    for (int32_t i = 0; i < n; i++) {
-        top = x[i] > top ? x[i] : top;
+    const int32_t even = (int32_t) round_up((size_t) n, LANES);
+    for (int32_t i = n; i < even; i++) {
+        x[i] = -INFINITY;
     }
-    if (top == -INFINITY) {
-        return top;
+    float top = -INFINITY, sum = 0;
+    if (n > 0) {
+        lesskv_level()->softmax(x, even, &top, &sum);
     }
-    double sum = (double) expf(sink - top);
-    for (int32_t i = 0; i < n; i++) {
-        x[i] -= top;
+    const float all = top > sink ? top : sink;
+    if (all == -INFINITY) {
+        return all;
     }
-    int32_t i = 0;
-    for (; i + VW <= n; i += VW) {
-        sum += (double) vf_sum(vf_exp(vf_load(x + i)));
-    }
-    for (; i < n; i++) {
-        sum += (double) expf(x[i]);
-    }
-    return top + (float) log(sum);
+    return all + (float) log((double) sum * exp((double) (top - all)) + exp((double) (sink - all)));
 }
 
 // w->lse of one KV head's queries in a micro-batch of n tokens from pos on, over held slots and the micro-batch.
 static void add_lse(const struct lesskv_layer * l, const struct lesskv_train_window * w, const struct room * r, int32_t head_kv,
         int32_t pos, int32_t n, int32_t held, float soft_cap, const float * sinks) {
     const int32_t g = l->n_head / l->n_head_kv, pairs = held + n;
+    const size_t ld = round_up((size_t) pairs, LANES);
     const float s = 1 / sqrtf((float) l->dk);
     for (int32_t i = 0; i < pairs; i++) {
         const int32_t t = i < held ? r->pos[i] : pos + i - held;
         lesskv_to_f32(LESSKV_TYPE_F16, r->key + (size_t) i * (size_t) l->dk, w->k + ((size_t) t * (size_t) l->n_head_kv + (size_t) head_kv) * (size_t) l->dk, l->dk);
     }
     for (int32_t h = head_kv * g; h < (head_kv + 1) * g; h++) {
-        lesskv_gemm(n, pairs, l->dk, r->q + (size_t) h * (size_t) l->dk, (size_t) l->n_head * (size_t) l->dk, 1, r->key, 1, (size_t) l->dk, r->logit, (size_t) pairs, false, r->pack);
+        lesskv_gemm(n, pairs, l->dk, r->q + (size_t) h * (size_t) l->dk, (size_t) l->n_head * (size_t) l->dk, 1, r->key, 1, (size_t) l->dk, r->logit, ld, false, r->pack);
         for (int32_t i = 0; i < n; i++) {
-            float * x = r->logit + (size_t) i * (size_t) pairs;
+            float * x = r->logit + (size_t) i * ld;
             const int32_t seen = held + i + 1;
             for (int32_t c = 0; c < seen; c++) {
-                x[c] = capped(s * x[c], soft_cap);
+                x[c] *= s;
+            }
+            if (soft_cap > 0) {
+                lesskv_level()->soft_cap(x, round_up((size_t) seen, LANES), soft_cap);
             }
             w->lse[(size_t) (pos + i) * (size_t) l->n_head + (size_t) h] = log_sum(x, seen, sinks ? sinks[h] : -INFINITY);
         }
@@ -186,7 +184,7 @@ enum lesskv_status lesskv_train_replay(const struct lesskv_layer * layer, const 
 }
 
 enum lesskv_status lesskv_train_missing(const struct lesskv_layer * l, const struct lesskv_train_window * w, float soft_cap, int32_t step, double * missing) {
-    float * f = malloc((2 * (size_t) l->dk + (size_t) w->n_tokens) * sizeof *f);
+    float * f = malloc((2 * (size_t) l->dk + round_up((size_t) w->n_tokens, LANES)) * sizeof *f);
     if (!f) {
         return LESSKV_ERR_NOMEM;
     }

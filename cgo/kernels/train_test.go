@@ -116,7 +116,9 @@ func (c *trainCase) kernels(t testing.TB) *Kernels {
 }
 
 // TestTrainIsInference: the error that training sees is that of the cache with the same kernels over the same window.
-func TestTrainIsInference(t *testing.T) {
+func TestTrainIsInference(t *testing.T) { eachLevel(t, testTrainIsInference) }
+
+func testTrainIsInference(t *testing.T) {
 	type window struct {
 		policy         string
 		tokens, ubatch int
@@ -186,7 +188,9 @@ func TestTrainIsInference(t *testing.T) {
 }
 
 // TestTrainTinyMass: phi z below the normal numbers of single precision, with scales to match, costs what an ordinary one does.
-func TestTrainTinyMass(t *testing.T) {
+func TestTrainTinyMass(t *testing.T) { eachLevel(t, testTrainTinyMass) }
+
+func testTrainTinyMass(t *testing.T) {
 	c := newTrainCase(t, 3, "peak", 150, 8, 14, 0, false)
 	want := c.error(t, c.weights, nil)
 	sizes := c.shape.Sizes()
@@ -207,7 +211,9 @@ func TestTrainTinyMass(t *testing.T) {
 }
 
 // TestTrainGradient compares the gradient with central differences, weight by weight, in every matrix.
-func TestTrainGradient(t *testing.T) {
+func TestTrainGradient(t *testing.T) { eachLevel(t, testTrainGradient) }
+
+func testTrainGradient(t *testing.T) {
 	c := newTrainCase(t, 5, "h2o", 150, 8, 14, 0, false)
 	t.Run("ordinary logits", func(t *testing.T) { gradient(t, c) })
 	c.large(t)
@@ -244,9 +250,39 @@ func gradient(t *testing.T, c *trainCase) {
 	}
 }
 
+// TestTrainParts: errors and gradients of the parts are those of the whole; a window of few blocks has no parts.
+func TestTrainParts(t *testing.T) {
+	for every, tokens := range map[int]int{1: 300, 3: 500, 4: 700} {
+		c := newTrainCase(t, 6, "peak", tokens, 8, 14, 0, false)
+		grad, sum := make([]float32, len(c.weights)), make([]float32, len(c.weights))
+		scratch := make([]byte, c.shape.Scratch(tokens, 8))
+		whole := c.error(t, c.weights, grad)
+		var parts TrainError
+		for from := range every {
+			e, err := c.w.ErrorOfPart(c.shape, c.weights, c.gram, scratch, sum, every, from)
+			require.NoError(t, err)
+			assert.Less(t, e.Tokens, tokens/every+64)
+			parts.Tokens += e.Tokens
+			parts.Sum += e.Sum
+		}
+		assert.Equal(t, whole.Tokens, parts.Tokens)
+		assert.InEpsilon(t, whole.Sum, parts.Sum, 1e-5)
+		assert.InDeltaSlice(t, grad, sum, 1e-3*whole.Sum)
+		e, err := c.w.ErrorOfPart(c.shape, c.weights, c.gram, scratch, nil, 50, 49)
+		require.NoError(t, err)
+		assert.Equal(t, whole.Sum, e.Sum)
+		for _, wrong := range [][2]int{{0, 0}, {2, 2}, {2, -1}, {math.MaxInt32, 0}} {
+			_, err := c.w.ErrorOfPart(c.shape, c.weights, c.gram, scratch, nil, wrong[0], wrong[1])
+			assert.ErrorIs(t, err, ErrArgument)
+		}
+	}
+}
+
 // TestTrainSharers: query heads of which the cache's layer has one half and a sharer the other see what they would see together, and
 // what they are worth decides together what goes.
-func TestTrainSharers(t *testing.T) {
+func TestTrainSharers(t *testing.T) { eachLevel(t, testTrainSharers) }
+
+func testTrainSharers(t *testing.T) {
 	for _, policy := range PolicyNames() {
 		whole := newTrainCase(t, 11, policy, 150, 8, 14, 4, true)
 		half := func(from []uint16, odd, size int) (to []uint16) { // of heads 0, 1 over one KV head and 2, 3 over the other
@@ -285,7 +321,9 @@ func TestTrainSharers(t *testing.T) {
 }
 
 // TestTrainMissing: a query's missing mass and its sparse part's are what the full cache's softmax is made of.
-func TestTrainMissing(t *testing.T) {
+func TestTrainMissing(t *testing.T) { eachLevel(t, testTrainMissing) }
+
+func testTrainMissing(t *testing.T) {
 	c := newTrainCase(t, 7, "peak", 120, 8, 14, 0, false)
 	missing, err := c.w.Missing(c.layer, 0, 5)
 	require.NoError(t, err)

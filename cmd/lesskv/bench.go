@@ -49,13 +49,15 @@ func newBench() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "bench -m MODEL|SHAPE [flags]",
 		Short: "Measure speed and memory beside the unmodified runtime",
-		Long: `Measure how fast prompts and decoding are at growing contexts, and what process and
-cache take, for LESS, its sparse policy alone, and the unmodified runtime with and
-without flash attention and with quantised caches. Each method has a process of its
-own; every round visits all of them, and ratios are taken round by round.
+		Long: `Measure how fast prompts and decoding are at growing contexts, and what process
+and cache take, for LESS, its sparse policy alone, and the unmodified runtime
+with and without flash attention and with quantised caches. Each method has a
+process of its own; every round visits all of them, and ratios are taken round
+by round.
 
 A SHAPE is a model with random weights that is made on the first call and kept:
-` + strings.Join(names, ", ") + `. Without an adapter its kernels are random too.
+` + strings.Join(names, ", ") + `.
+Without an adapter its kernels are random too.
 
 Long contexts are not decoded: the unmodified cache is filled with copies of one
 micro-batch, LESS's with what it holds once its slots are full. --check decodes
@@ -127,7 +129,7 @@ func (o *benchOptions) run(cmd *cobra.Command) error {
 			return bench.Targets(ctx, out, o.targets, o.Model, o.into, o.Options)
 		}
 		if o.check {
-			checks, err := bench.Verify(ctx, o.Options)
+			checks, err := bench.CompareFilled(ctx, o.Options)
 			bar.end()
 			for _, c := range checks {
 				fmt.Fprintln(out, c)
@@ -171,14 +173,10 @@ func (o *benchOptions) parse() (err error) {
 		return fmt.Errorf("--cell %v: want a time such as 30s", o.Cell)
 	}
 	o.Options.Budget = o.budget.Budget
-	switch o.Adapter {
-	case "none":
+	named := o.Adapter
+	o.Adapter = adapterOf(named, o.Model)
+	if a, err := weights.Read(o.Adapter); named == "" && err == nil && a.Bytes() == 0 { // budgets by head alone: no phi and psi to measure
 		o.Adapter = ""
-	case "":
-		o.Adapter = adapterBeside(o.Model)
-		if a, err := weights.Read(o.Adapter); err == nil && a.Bytes() == 0 { // budgets by head alone: no phi and psi to measure
-			o.Adapter = ""
-		}
 	}
 	if o.KernelType, _, err = worker.GGUFTypes(o.matrix); err != nil {
 		return err

@@ -66,7 +66,7 @@ SIGTERM ends the chat, and so does Ctrl-C (SIGINT) through pipes: the status is
 	f := cmd.Flags()
 	o.add(f, "seed of the first answer, one more for each further one; -1 for random ones")
 	f.StringVar(&o.system, "system", "", "`text` of the system prompt")
-	addNumber(f, &o.tokens, "tokens", "n", 512, -1, most, "how many tokens of an answer to generate, -1 for as many as the model writes")
+	addTokens(f, &o.tokens, "tokens", "n", 512, -1, "how many tokens of an answer to generate, -1 for as many as the model writes")
 	f.SortFlags = false
 	return cmd
 }

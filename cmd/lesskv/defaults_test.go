@@ -37,7 +37,7 @@ func TestDefaultsFitTogether(t *testing.T) {
 	require.Equal(t, exitOK, status, stderr)
 	warnings, report, _ := strings.Cut(stderr, "\nmodel ")
 	assert.Empty(t, warnings)
-	assert.Contains(t, report, "peak, 128 of 2048 tokens: 32 heavy (1 pinned), 96 recent; kernels of rank 8")
+	assert.Contains(t, report, "peak, 128 of 2048 tokens: 32 heavy (1 pinned), 96 recent\n            kernels of rank 8")
 
 	status, out, stderr := command("", "verify", "-m", "model.gguf", "-d", "text.txt", "-c", "256", "--windows", "1", "-n0", "--recall", "none", "--policy", "peak", "--method", "sparse,LESS",
 		"--json", "-q", "-t1")
@@ -66,7 +66,7 @@ func TestDefaultsFitTogether(t *testing.T) {
 
 	// Without an adapter: as many as 1/12 of the full f16 cache's bytes hold, and 1,024 at least.
 	require.NoError(t, os.Rename("model.lesskv.gguf", filepath.Join(t.TempDir(), "away.gguf")))
-	for context, want := range map[string]string{"2k": "peak, 1024 of 2048 tokens: 256 heavy (1 pinned), 768 recent; sparse only", "16k": "peak, 2427 of 16384 tokens", "512": "peak, 512 of 512 tokens"} {
+	for context, want := range map[string]string{"2k": "peak, 1024 of 2048 tokens: 256 heavy (1 pinned), 768 recent\n            sparse only", "16k": "peak, 2427 of 16384 tokens", "512": "peak, 512 of 512 tokens"} {
 		status, _, stderr = greedy("", "-m", "model.gguf", "-w", "none", "-n", "3", "-c", context, "x")
 		assert.Equal(t, exitOK, status, stderr)
 		assert.Contains(t, stderr, want)

@@ -92,17 +92,11 @@ func addPolicies(f *pflag.FlagSet, to *[]string, value []string) {
 const ubatchHelp = "tokens of a micro-batch: evictions happen after each"
 
 func addUbatch(f *pflag.FlagSet, to *int, value int) {
-	addNumber(f, to, "ubatch", "", value, 1, most, ubatchHelp)
+	addTokens(f, to, "ubatch", "", value, 1, ubatchHelp)
 }
 
 func addUbatches(f *pflag.FlagSet, to *[]int, value, otherwise string) {
-	l := newList(to, "ubatches", func(s string) (int, error) {
-		n, err := parseTokens(s)
-		if err == nil && n == 0 {
-			err = errors.New("want 1 token at least")
-		}
-		return n, err
-	})
+	l := newList(to, "ubatches", parseSomeTokens)
 	l.otherwise(value)
 	f.Var(l, "ubatch", ubatchHelp+"; several with commas"+otherwise)
 }
@@ -186,6 +180,15 @@ func parseTokens(s string) (int, error) {
 	return n * unit, nil
 }
 
+// parseSomeTokens reads a number of tokens that is not 0.
+func parseSomeTokens(s string) (int, error) {
+	n, err := parseTokens(s)
+	if err == nil && n == 0 {
+		err = errors.New("want 1 token at least")
+	}
+	return n, err
+}
+
 func (t *tokens) Type() string { return "tokens" }
 
 func (t *tokens) String() string {
@@ -201,6 +204,27 @@ func (t *tokens) Set(s string) error {
 		*t = tokens(n)
 	}
 	return err
+}
+
+// A tokenCount is a flag of a number of tokens with bounds of its own.
+type tokenCount struct{ number[int] }
+
+// addTokens adds a flag of a number of tokens, of which there are at least so many.
+func addTokens(f *pflag.FlagSet, to *int, name, short string, value, least int, usage string) {
+	*to = value
+	f.VarP(&tokenCount{number[int]{to, least, most}}, name, short, usage)
+}
+
+func (n *tokenCount) Type() string { return "tokens" }
+
+func (n *tokenCount) Set(s string) error {
+	if x, err := parseTokens(s); err == nil {
+		s = strconv.Itoa(x)
+	}
+	if n.number.Set(s) != nil {
+		return fmt.Errorf("want tokens from %d to %d, as 8192 or 8k", n.least, n.top)
+	}
+	return nil
 }
 
 // slotType is a flag of the types of keys and values.

@@ -59,6 +59,35 @@ func TestOneGrammarOfFlags(t *testing.T) {
 	}
 }
 
+// Every number of tokens may be written with a k, in every command.
+func TestTokensOfEveryCommand(t *testing.T) {
+	names := []string{"context", "tokens", "ubatch", "text-tokens", "stride", "read", "peaks", "growth", "prompt-limit"}
+	found := map[string]bool{}
+	for _, cmd := range newRoot().Commands() {
+		cmd.Flags().VisitAll(func(f *pflag.Flag) {
+			if !slices.Contains(names, f.Name) {
+				return
+			}
+			found[f.Name] = true
+			require.NoError(t, f.Value.Set("2k"), "%s --%s", cmd.Name(), f.Name)
+			assert.Contains(t, []string{"2048", "2k"}, f.Value.String(), "%s --%s", cmd.Name(), f.Name) // a list keeps its words
+			assert.Error(t, f.Value.Set("2kk"), "%s --%s", cmd.Name(), f.Name)
+		})
+	}
+	assert.Len(t, found, len(names))
+}
+
+// Help fits a terminal of 80 columns, but for what has no space to break at.
+func TestHelpFits(t *testing.T) {
+	for _, cmd := range append(newRoot().Commands(), newRoot()) {
+		for line := range strings.Lines(usage(cmd)) {
+			if line = strings.TrimRight(line, "\n"); len([]rune(line)) > 80 {
+				assert.NotContains(t, strings.TrimSpace(line), " ", "%s: %d columns", cmd.Name(), len([]rune(line)))
+			}
+		}
+	}
+}
+
 // What README.md and docs/ had before is still taken, and shown nowhere.
 func TestEarlierSpellings(t *testing.T) {
 	for command, flags := range map[string]map[string][2]string{
@@ -152,6 +181,11 @@ func TestWrongInputToEveryCommand(t *testing.T) {
 			assert.Contains(t, stderr, "none.gguf")
 			assert.Empty(t, out)
 		}
+	}
+	for _, name := range []string{"train", "tune"} { // none is no file
+		status, _, stderr := command("", name, "-m", model, "-d", text, "-w", noAdapter)
+		assert.Equal(t, exitFailed, status)
+		assert.Contains(t, stderr, "not enough text")
 	}
 	for name, args := range map[string][]string{ // 3: what was required does not hold
 		"plan": {"-m", model, "--memory=1M"},

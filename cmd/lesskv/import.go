@@ -16,11 +16,11 @@ func newImport() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "import -m MODEL -o OUTPUT --heavy N --recent N DIR",
 		Short: "Make an adapter of the LESS authors' checkpoints",
-		Long: `Make an adapter, in F16, of the checkpoints layer_0.pth, layer_1.pth, … that the
-training of github.com/hdong920/LESS writes. They don't say which policy and
-budget they were trained for: give what that training was given. They are read,
-never executed.`,
-		Example: `  lesskv import -m llama-2-7b.gguf -o llama-2-7b.lesskv.gguf --heavy 102 --recent 102 checkpoints/`,
+		Long: `Make an adapter, in F16, of the checkpoints layer_0.pth, layer_1.pth, … that
+the training of github.com/hdong920/LESS writes. They don't say which policy
+and budget they were trained for: give what that training was given. They are
+read, never executed.`,
+		Example: `  lesskv import -m llama.gguf -o less.gguf --heavy 102 --recent 102 checkpoints/`,
 		Args: func(_ *cobra.Command, args []string) error {
 			switch {
 			case len(args) != 1 || model == "" || out == "":

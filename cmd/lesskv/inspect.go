@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lesskv/lesskv/docs"
+	"github.com/lesskv/lesskv/integration/wordwrap"
 	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/gguf"
 	"github.com/lesskv/lesskv/weights/memory"
@@ -26,11 +27,11 @@ func newInspect() *cobra.Command {
 	var model string
 	cmd := &cobra.Command{
 		Use:   "inspect [-m MODEL] FILE",
-		Short: "Say what a model's file or an adapter is, and whether LESS serves it",
-		Long: `Say what a GGUF file is. Of a model: its layers and heads, what it remembers of a
-text, whether LESS serves it, and what a token and a slot take. Of an adapter: for
-which model and use it was made, and whether it fits the model of -m (default: the
-one beside it, MODEL.gguf for MODEL.lesskv.gguf).
+		Short: "Say what a model or an adapter is, and whether LESS serves it",
+		Long: `Say what a GGUF file is. Of a model: its layers and heads, what it remembers of
+a text, whether LESS serves it, and what a token and a slot take. Of an
+adapter: for which model and use it was made, and whether it fits the model of
+-m (default: the one beside it, MODEL.gguf for MODEL.lesskv.gguf).
 
 Only the file's header is read, and of a model its small tensors.`,
 		Example: `  lesskv inspect model.gguf
@@ -65,7 +66,7 @@ func newSheet(w io.Writer) sheet { return sheet{tabwriter.NewWriter(w, 0, 0, 2, 
 
 func (s sheet) line(name, format string, args ...any) {
 	for _, text := range strings.Split(fmt.Sprintf(format, args...), "\n") {
-		for _, part := range strings.Split(wrap(strings.Split(text, " "), 64), "\n") {
+		for _, part := range strings.Split(wordwrap.Words(strings.Split(text, " "), 64), "\n") {
 			fmt.Fprintf(s.w, "%s\t%s\n", name, part)
 			name = ""
 		}
@@ -335,25 +336,7 @@ func allocationOf(a *weights.Adapter) string {
 			parts = append(parts, "-")
 		}
 	}
-	return fmt.Sprintf("%d heads; per cent of the slots above the least, by layer:\n%s", len(a.Budget), wrap(parts, 60))
-}
-
-// wrap joins words in lines of so many characters.
-func wrap(words []string, width int) string {
-	var b strings.Builder
-	line := 0
-	for i, w := range words {
-		if i > 0 && line+1+len(w) > width {
-			b.WriteByte('\n')
-			line = 0
-		} else if i > 0 {
-			b.WriteByte(' ')
-			line++
-		}
-		b.WriteString(w)
-		line += len(w)
-	}
-	return b.String()
+	return fmt.Sprintf("%d heads; per cent of the slots above the least, by layer:\n%s", len(a.Budget), wordwrap.Words(parts, 60))
 }
 
 var (
@@ -368,7 +351,7 @@ func madeBy(description string) (made, validation string) {
 		errs = append(errs, v[1]+": "+v[2])
 	}
 	if errs != nil {
-		validation = "error by layer, sparse only being 1:\n" + wrap(errs, 60)
+		validation = "error by layer, sparse only being 1:\n" + wordwrap.Words(errs, 60)
 	}
 	found := trainedLine.FindAllStringSubmatch(description, -1)
 	if found == nil {

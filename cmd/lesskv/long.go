@@ -56,6 +56,20 @@ func adapterBeside(model string) string {
 	return beside
 }
 
+// noAdapter is what -w says where an adapter beside the model is not to count.
+const noAdapter = "none"
+
+// adapterOf returns the adapter of a command line: the one that -w names, or without -w the one beside the model; "" if there is none.
+func adapterOf(named, model string) string {
+	switch named {
+	case noAdapter:
+		return ""
+	case "":
+		return adapterBeside(model)
+	}
+	return named
+}
+
 // readAdapter reads an adapter that is to fit a model.
 func readAdapter(path string, model *weights.Model) (*weights.Adapter, error) {
 	a, err := weights.Read(path)
@@ -94,5 +108,5 @@ func onTerminal(w io.Writer) bool {
 // newBar returns a bar that counts.
 func newBar(w io.Writer, total int, what string) *progressbar.ProgressBar {
 	return progressbar.NewOptions(total, progressbar.OptionSetWriter(w), progressbar.OptionSetDescription(what), progressbar.OptionShowCount(),
-		progressbar.OptionSetPredictTime(true), progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish())
+		progressbar.OptionSetWidth(20), progressbar.OptionSetPredictTime(true), progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish())
 }

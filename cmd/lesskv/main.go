@@ -52,6 +52,7 @@ func newRoot() *cobra.Command {
 		SilenceUsage:  true,
 	}
 	root.SetFlagErrorFunc(flagError)
+	root.SetUsageTemplate(strings.ReplaceAll(root.UsageTemplate(), ".FlagUsages", ".FlagUsagesWrapped 80"))
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
 		if err := findRuntime(); err != nil {
 			return err

@@ -14,8 +14,8 @@ func newMerge() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "merge -o OUTPUT ADAPTER...",
 		Short: "Join adapters that have different layers of one model",
-		Long: `Join adapters of one model that were trained with the same options but for their
-layers, as lesskv train --layers makes them on several machines.`,
+		Long: `Join adapters of one model that were trained with the same options but for
+their layers, as lesskv train --layers makes them on several machines.`,
 		Example: `  lesskv merge -o model.lesskv.gguf part1.gguf part2.gguf`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 || out == "" {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -45,12 +44,13 @@ func newPlan() *cobra.Command {
 		Use:   "plan [-m MODEL] [--memory 8G]",
 		Short: "Say which context and budget fit into how much memory",
 		Long: `Say what a process with a model takes, by context and budget, beside the full
-cache in f16, q8_0 and q4_0: what fits into the bound or, without --memory, into
-what this machine and its control groups leave; and the line to copy.
+cache in f16, q8_0 and q4_0: what fits into the bound or, without --memory,
+into what this machine and its control groups leave; and the line to copy.
 
-Weights and caches are exact; scratch, and the process as a whole, are estimates.
-Only the model's header is read. Nothing is loaded or measured. An adapter beside
-the model (MODEL.lesskv.gguf) counts, as the runtime would load it.`,
+Weights and caches are exact; scratch, and the process as a whole, are
+estimates. Only the model's header is read. Nothing is loaded or measured. An
+adapter beside the model (MODEL.lesskv.gguf) counts, as the runtime would load
+it.`,
 		Example: `  lesskv plan -m model.gguf
   lesskv plan -m model.gguf --memory 8G -c 8k,32k,128k -b 5%,1024 -o plan.png`,
 		Args: func(_ *cobra.Command, args []string) error {
@@ -182,20 +182,13 @@ func (o *planOptions) plan() (p *plan, inputs []string, err error) {
 
 // readAdapter reads the adapter that run would take, and returns its path; "" if there is none.
 func (o *planOptions) readAdapter(p *plan, model string) (path string, err error) {
-	switch path = o.adapter; {
-	case path == "none":
-		return "", nil
-	case path == "" && o.model == "":
+	if path = adapterOf(o.adapter, model); o.adapter == "" && o.model == "" {
 		path, err = testdata.Path(builtinAdapters[builtinPolicy])
-	case path == "":
-		path = besideName(model)
 	}
-	if err == nil {
-		p.cache.Adapter, err = readAdapter(path, p.model)
+	if err != nil || path == "" {
+		return "", err
 	}
-	if o.adapter == "" && errors.Is(err, fs.ErrNotExist) {
-		return "", nil
-	}
+	p.cache.Adapter, err = readAdapter(path, p.model)
 	return path, err
 }
 
@@ -329,15 +322,25 @@ func (p *plan) advise(w io.Writer) {
 	if !ok {
 		return
 	}
+	byDefault, given := p.byDefault(r.context)
 	if r.budget != nil {
 		fmt.Fprintf(w, "\nTo hold %d tokens:\n\n", r.context)
 	} else {
-		l, ok := p.most(r.context, r.process.Total())
-		if !ok {
+		bytes := r.process.Total()
+		l, ok := p.most(r.context, bytes)
+		switch {
+		case given && byDefault.process.Total()+r.process.Cache/8 > bytes:
+			fmt.Fprintf(w, `
+The full cache of %d tokens fits. At so short a context LESS by default saves
+next to nothing: it keeps %d slots a head, and checkpoints beside them.
+A smaller budget saves memory, at a price: lesskv verify says which.
+`, r.context, byDefault.slots)
+			return
+		case !ok:
 			fmt.Fprintf(w, "\nThe full cache of %d tokens fits, and LESS with these budgets takes no less.\n", r.context)
 			return
 		}
-		fmt.Fprintf(w, "\nThe full cache of %d tokens fits. LESS leaves %s to others:\n\n", r.context, size(r.process.Total()-l.process.Total()))
+		fmt.Fprintf(w, "\nThe full cache of %d tokens fits. LESS leaves %s to others:\n\n", r.context, size(bytes-l.process.Total()))
 		r = l
 	}
 	flags, options := []string{fmt.Sprintf("-c %d", r.context)}, []string{}
@@ -358,8 +361,8 @@ func (p *plan) advise(w io.Writer) {
 	}
 	switch p.adapter {
 	case "":
-	case "none":
-		add("-w none", "LESSKV_ADAPTER=none", "Adapter: lesskv.NoAdapter")
+	case noAdapter:
+		add("-w "+noAdapter, "LESSKV_ADAPTER="+noAdapter, "Adapter: lesskv.NoAdapter")
 	default:
 		add("-w "+quote(p.adapter), "LESSKV_ADAPTER="+quote(p.adapter), fmt.Sprintf("Adapter: %q", p.adapter))
 	}
@@ -373,9 +376,21 @@ func (p *plan) advise(w io.Writer) {
 	fmt.Fprintf(w, "  option       llama.SetContext(%d),\n               lesskv.Enable(lesskv.Config{%s})\n", r.context, strings.Join(options, ", "))
 	fmt.Fprintf(w, "  environment  %s\n", strings.Join(variables, " "))
 	fmt.Fprintf(w, "  flags        lesskv run %s\n", strings.Join(flags, " "))
+	if given && r.slots < byDefault.slots {
+		fmt.Fprintf(w, "\nThe default, %d slots a head, does not fit. What fewer cost: lesskv verify.\n", byDefault.slots)
+	}
 	if r.context > p.model.Context {
 		fmt.Fprintf(w, "\nThe model was trained for %d tokens; with LESS a text ends there.\n", p.model.Context)
 	}
+}
+
+// byDefault returns the LESS cache of a context with the default budget, if that is among the rows.
+func (p *plan) byDefault(context int) (planRow, bool) {
+	i := slices.IndexFunc(p.rows, func(r planRow) bool { return r.context == context && r.budget != nil && r.budget.text == "" })
+	if i < 0 {
+		return planRow{}, false
+	}
+	return p.rows[i], true
 }
 
 // better tells whether a LESS cache is rather advised than another, or than none: that by default, or else the one with more slots.

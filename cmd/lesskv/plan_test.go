@@ -123,6 +123,23 @@ func TestPlanAsRun(t *testing.T) {
 	}
 }
 
+// Where the default saves nothing, no smaller budget is advised in its place; where it does not fit and a smaller one does, that is said.
+func TestPlanShortContext(t *testing.T) {
+	for _, context := range []string{"1k", "2k"} {
+		status, out, stderr := command("", "plan", "-w", "none", "-c"+context, "--memory=1G")
+		require.Equal(t, exitOK, status, stderr)
+		assert.Contains(t, out, "LESS by default saves\nnext to nothing: it keeps 1024 slots a head")
+		assert.NotContains(t, out, "LESSKV=on")
+	}
+	status, out, stderr := command("", "plan", "-w", "none", "-c1k", "--memory=1G", "-b64")
+	require.Equal(t, exitOK, status, stderr)
+	assert.Contains(t, out, "LESSKV_BUDGET=64", "which was asked for")
+	status, out, stderr = command("", "plan", "-w", "none", "-c32k", "--memory=40M")
+	require.Equal(t, exitOK, status, stderr)
+	assert.Contains(t, out, "LESSKV_BUDGET=5%")
+	assert.Contains(t, out, "The default, 4854 slots a head, does not fit.")
+}
+
 // words splits a line as a shell does.
 func words(t *testing.T, line string) []string {
 	t.Helper()

@@ -31,7 +31,7 @@ func TestReadmeCommands(t *testing.T) {
 		"bench":  "--method less -r1 --prompt-limit 0 -q -t1",
 	}
 	says := map[string]string{
-		"inspect": "LESS           yes", "doctor": "LESS is the unmodified runtime to", "plan": "lesskv.Enable(lesskv.Config{", "run": "", "chat": "",
+		"inspect": "LESS           yes", "doctor": "LESS is the unmodified runtime to", "plan": "At so short a context LESS by default saves", "run": "", "chat": "",
 		"tune": "model.lesskv.gguf: the allocation", "train": "both.gguf: ", "verify": "peak LESS", "bench": "decoding, tokens/s",
 	}
 	t.Chdir(unpacked(t, map[string]string{testdata.Model: "model.gguf"}))

@@ -35,10 +35,11 @@ func report(w io.Writer, name string, model *llama.LLama, t lesskv.Timings) erro
 		budgets = append(budgets, l.Budgets...)
 	}
 	if len(budgets) > 0 && slices.Min(budgets) < slices.Max(budgets) {
-		line("LESS", "%s, %d of %d tokens on average, from %d to %d by head (%d pinned); %s", s.Policy, s.Budget, s.Context, slices.Min(budgets), slices.Max(budgets), s.Pinned, kernelsOf(s))
+		line("LESS", "%s, %d of %d tokens on average, from %d to %d by head (%d pinned)", s.Policy, s.Budget, s.Context, slices.Min(budgets), slices.Max(budgets), s.Pinned)
 	} else {
-		line("LESS", "%s, %d of %d tokens: %d heavy (%d pinned), %d recent; %s", s.Policy, s.Budget, s.Context, s.Heavy, s.Pinned, s.Recent, kernelsOf(s))
+		line("LESS", "%s, %d of %d tokens: %d heavy (%d pinned), %d recent", s.Policy, s.Budget, s.Context, s.Heavy, s.Pinned, s.Recent)
 	}
+	line("", "%s", kernelsOf(s))
 	if len(s.Layers) > 0 {
 		first := s.Layers[0]
 		for _, l := range s.Layers { // a sliding window says nothing about the budget
@@ -53,7 +54,8 @@ func report(w io.Writer, name string, model *llama.LLama, t lesskv.Timings) erro
 		}
 		line("tokens", "%d seen, %d kept, %d %s", first.Seen, first.Kept, first.Folded, what)
 	}
-	line("cache", "%s: slots %s, state %s, kernels %s; beside it scratch %s", mib(s.CacheBytes), mib(s.SlotBytes), mib(s.StateBytes), mib(s.KernelBytes), mib(s.ScratchBytes))
+	line("cache", "%s: slots %s, state %s, kernels %s", mib(s.CacheBytes), mib(s.SlotBytes), mib(s.StateBytes), mib(s.KernelBytes))
+	line("scratch", "%s, beside the cache", mib(s.ScratchBytes))
 	if s.Checkpoints > 0 {
 		copies := "copies"
 		if s.Checkpoints == 1 {

@@ -31,18 +31,18 @@ func newRun() *cobra.Command {
 	o := &runOptions{}
 	cmd := &cobra.Command{
 		Use:   "run [flags] [PROMPT]",
-		Short: "Stream a completion, with the cache's bytes beside the full cache's",
-		Long: `Stream the completion of a prompt to standard output, token by token, and say on
-standard error how fast it was and what the cache held beside what the full
+		Short: "Stream a completion, and say what the cache takes",
+		Long: `Stream the completion of a prompt to standard output, token by token, and say
+on standard error how fast it was and what the cache held beside what the full
 cache would.
 
 The prompt is the argument, the file of -f, or standard input; of the last two
 one newline at the end is left out. Without -m the model is gopher-5m, which is
 built in and writes Go. Ctrl-C ends the text, a second one the program.
 
-A prompt that begins with - goes behind --. Where no flag of the cache is given,
-LESSKV=off and the other variables LESSKV_* of the plugin's manual say what these
-would.`,
+A prompt that begins with - goes behind --. Where no flag of the cache is
+given, LESSKV=off and the other variables LESSKV_* of the plugin's manual say
+what these would.`,
 		Example: `  lesskv run "func (s *Server) ListenAndServe() error {"
   lesskv run -m model.gguf -f prompt.txt -n 500 -b 1/16
   git diff | lesskv run -m model.gguf --less=off`,
@@ -56,8 +56,9 @@ would.`,
 	}
 	f := cmd.Flags()
 	o.add(f, "seed of the sampling, -1 for a random one")
+	f.Lookup("checkpoints").Usage = "`checkpoints` to keep, which one prompt has no use for (default 0)"
 	f.StringVarP(&o.file, "file", "f", "", "read the prompt from a `file`, - is standard input")
-	addNumber(f, &o.tokens, "tokens", "n", 128, -1, most, "how many tokens to generate, -1 for as many as the model writes, with LESS up to its trained context")
+	addTokens(f, &o.tokens, "tokens", "n", 128, -1, "how many tokens to generate, -1 for as many as the model writes, with LESS up to its trained context")
 	f.StringArrayVar(&o.stop, "stop", nil, "end at this `text` (may be given several times)")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "print the completion alone")
 	f.SortFlags = false

@@ -34,7 +34,7 @@ func TestNumbers(t *testing.T) {
 	for _, cmd := range newRoot().Commands() {
 		cmd.Flags().VisitAll(func(f *pflag.Flag) {
 			if !slices.Contains([]string{"int", "uint", "float", "intSlice", "duration"}, f.Value.Type()) &&
-				!slices.Contains([]string{"budget", "heavy", "pinned", "checkpoints", "disk", "memory", "bytes", "context", "ubatch", "prompt-limit", "growth"}, f.Name) {
+				!slices.Contains([]string{"budget", "heavy", "pinned", "checkpoints", "disk", "memory", "bytes", "context", "ubatch", "prompt-limit", "growth", "peaks", "tokens", "text-tokens", "stride", "read"}, f.Name) {
 				return
 			}
 			numbers++

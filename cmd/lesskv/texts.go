@@ -92,19 +92,16 @@ func inputs(model string, texts []document, outputs []output) []string {
 // slotsOf returns the slots of a KV head in windows of c.Context tokens, whose slots are of the default type. Of the default budget it is
 // half a window at most, so that something is evicted.
 func slotsOf(b budget, c memory.Cache, m *weights.Model) (int, error) {
-	if b.Tokens > 0 || b.Share > 0 {
-		return b.Slots(c.Context), nil // of tokens, maybe more than there are
-	}
 	c.Budget = b.Budget
 	c.Key, c.Value = memory.SlotTypes(m)
-	bytes, err := memory.Less(m, c)
+	n, err := memory.Slots(m, c)
 	switch {
 	case err != nil:
 		return 0, usageError{fmt.Errorf("--budget %s: %w", b.text, err)}
-	case b.InBytes():
-		return bytes.Budget, nil
+	case b.Budget == memory.Budget{}:
+		n = min(n, c.Context/2)
 	}
-	return min(bytes.Budget, c.Context/2), nil
+	return n, nil
 }
 
 // readTexts returns the tokens of all documents, one after the other, each behind the token that starts a sequence.

@@ -8,16 +8,12 @@ import (
 	"io"
 	"math"
 	"os"
-	"runtime"
 	"strconv"
 	"strings"
-	"sync"
 	"text/tabwriter"
 	"time"
 
-	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"github.com/lesskv/lesskv/integration/pieces"
 	"github.com/lesskv/lesskv/integration/record"
@@ -48,8 +44,8 @@ func newTrain() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "train -m MODEL -d TEXT [flags]",
 		Short: "Train an adapter for a model on this machine",
-		Long: `Train the kernels of LESS for a model, and write them as an adapter that run and
-plugins take.
+		Long: `Train the kernels of LESS for a model, and write them as an adapter that run
+and plugins take.
 
 The text is files, folders of files, or - for standard input; a file whose name
 ends in .tokens is int32 token numbers, little-endian. The last tenth of it is
@@ -63,7 +59,7 @@ repeats at most the layers that were being fitted.
 Layers are independent: with --layers 0-7 on one machine and 8-15 on another,
 lesskv merge joins what they write.`,
 		Example: `  lesskv train -m model.gguf -d texts/
-  lesskv train -m model.gguf -d texts/ -o peak.gguf --policy peak -b 5% --rank 16
+  lesskv train -m model.gguf -d texts/ -o h2o.gguf --policy h2o -b 5%
   lesskv train -m model.gguf -d a.txt --layers 0-7 -o part1.gguf`,
 		Args: textArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd) },
@@ -72,7 +68,7 @@ lesskv merge joins what they write.`,
 	addModel(f, &o.model, "")
 	addTexts(f, &o.texts)
 	addOutput(f, &o.Output, "`file` to write"+beside)
-	addAdapter(f, &o.spread, ": how budgets are spread over layers and heads, as lesskv tune finds it (default: equally)")
+	addAdapter(f, &o.spread, ", or none: how budgets are spread over layers and heads, as lesskv tune finds it (default: equally)")
 	addPolicy(f, &o.Policy, "peak", "")
 	addBudgets(f, &o.budgets, "", " make one adapter for all (default: what -w was found for, without it what run would take, and half a window at most)")
 	addNumber(f, &o.Heavy, "heavy", "", 0, 0, most, "heavy slots of the first budget, 0 for the policy's own share")
@@ -81,7 +77,7 @@ lesskv merge joins what they write.`,
 	addNumber(f, &o.Rank, "rank", "", train.DefaultRank, 1, weights.MaxSize, "rank of the low-rank state")
 	addNumber(f, &o.Hidden, "hidden", "", train.DefaultHidden, 1, weights.MaxSize, "hidden size of the kernels, which are memory too")
 	addContext(f, &o.context, 2048, ": that of a window, 0 for the model's")
-	addNumber(f, &o.limit, "text-tokens", "", 200_000, 0, math.MaxInt, "how many tokens of the text to use, spread over it, 0 for all")
+	addTokens(f, &o.limit, "text-tokens", "", 200_000, 0, "how many tokens of the text to use, spread over it, 0 for all")
 	addNumber(f, &o.Steps, "steps", "", train.DefaultSteps, 1, most, "steps of the optimiser, one window each")
 	addNumber(f, &o.Rate, "rate", "", train.DefaultRate, 1e-9, train.MaxRate, "largest rate of the optimiser")
 	f.StringVar(&o.layers, "layers", "", "`from-to` of the layers to train, counted from 0 (default: all)")
@@ -191,6 +187,9 @@ func (o *trainOptions) run(cmd *cobra.Command) (err error) {
 // parse checks flags that need more than a number, and fills in what depends on the model.
 func (o *trainOptions) parse() (err error) {
 	m := o.Model
+	if o.spread == noAdapter {
+		o.spread = ""
+	}
 	if o.Pinned == 0 {
 		o.Pinned = -1 // as train has it
 	}
@@ -283,127 +282,7 @@ func (o *trainOptions) table(w io.Writer, report *train.Report) error {
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(w, "\nErrors of the layers' outputs, those of the sparse policy alone being 1. Baseline+ has the state's bytes as more slots.\n%s: %s, kernels of %s in memory\n",
+	_, err = fmt.Fprintf(w, "\nErrors of the layers' outputs, those of the sparse policy alone being 1.\nBaseline+ has the state's bytes as more slots.\n%s: %s, kernels of %s in memory\n",
 		o.Output, mib(uint64(stat.Size())), mib(report.Adapter.Bytes()))
 	return err
-}
-
-// progress shows events: a bar on a terminal, a line for each layer and now and then elsewhere.
-type progress struct {
-	w     io.Writer
-	quiet bool
-	began time.Time
-
-	mu     sync.Mutex
-	taken  time.Duration // by recording
-	since  time.Time     // when the recording of this pass began; zero when it is over
-	layers int           // to be fitted
-	bar    *progressbar.ProgressBar
-	stage  train.Stage
-	done   map[int]int // steps of each layer
-	lately time.Time
-}
-
-func (p *progress) event(e train.Event) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	terminal := onTerminal(p.w)
-	switch {
-	case e.Stage == train.Recording && p.since.IsZero():
-		p.since = time.Now()
-	case e.Stage == train.Replaying && !p.since.IsZero():
-		p.taken += time.Since(p.since)
-		p.since = time.Time{}
-	}
-	switch {
-	case e.Stage == train.Planned:
-		p.layers = e.Total
-		fmt.Fprintf(p.w, "on the disk: %s for a layer in %s, %d of %d layers at a time: %s\n", mib(uint64(e.Bytes)), e.Folder, e.Done, e.Total, mib(uint64(e.Bytes)*uint64(e.Done)))
-	case e.Stage == train.Finished:
-		if terminal && p.bar != nil {
-			p.bar.Clear()
-		}
-		if e.Sparse != "" {
-			fmt.Fprintf(p.w, "layer %d: warning: it gets no kernels and runs sparse only: %s\n", e.Layer, e.Sparse)
-			p.add(e.Layer, e.Total)
-			break
-		}
-		fmt.Fprintf(p.w, "layer %d: validation %.3f of sparse-only (baseline+ %.3f), best after %d of %d steps\n", e.Layer, e.Valid, e.Plus, e.Done, e.Total)
-		p.add(e.Layer, e.Total)
-	case p.quiet || e.Stage == train.Replaying:
-	case e.Stage == train.Recording:
-		p.show(terminal, e.Stage, e.Total, "recording")
-		if p.bar != nil {
-			p.bar.Set(e.Done)
-		} else if time.Since(p.lately) > 10*time.Second {
-			p.lately = time.Now()
-			fmt.Fprintf(p.w, "recorded %d of %d windows\n", e.Done, e.Total)
-		}
-	case e.Stage == train.Fitting:
-		p.show(terminal, e.Stage, e.Total*p.layers, "fitting")
-		text := fmt.Sprintf("layer %d: training %.3f, validation %.3f, baseline+ %.3f", e.Layer, e.Train, e.Valid, e.Plus)
-		if p.bar != nil {
-			p.bar.Describe(text)
-			p.add(e.Layer, e.Done)
-		} else if time.Since(p.lately) > 10*time.Second {
-			p.lately = time.Now()
-			fmt.Fprintf(p.w, "%s, step %d of %d\n", text, e.Done, e.Total)
-		}
-	}
-}
-
-// show starts a new bar where a stage begins.
-func (p *progress) show(terminal bool, stage train.Stage, total int, what string) {
-	if !terminal || p.bar != nil && p.stage == stage {
-		return
-	}
-	p.end()
-	p.stage = stage
-	p.bar = newBar(p.w, total, what)
-	if stage == train.Fitting {
-		for _, n := range p.done { // of the passes before
-			p.bar.Add(n)
-		}
-	}
-}
-
-func (p *progress) add(layer, done int) {
-	if p.bar != nil {
-		p.bar.Add(done - p.done[layer])
-	}
-	p.done[layer] = done
-}
-
-// spent prints what the run took: time, and the most memory of this process and the one that runs the model.
-func (p *progress) spent(w io.Writer, worker int64, model string) error {
-	stat, err := os.Stat(model)
-	if err != nil {
-		return err
-	}
-	all := time.Since(p.began).Round(time.Second)
-	line := fmt.Sprintf("%v, of which %v were recording", all, p.taken.Round(time.Second))
-	if own := peakMemory(); own > 0 && worker > 0 {
-		line += fmt.Sprintf("; at most %s of memory beside the model's %s", mib(uint64(max(0, own+worker-stat.Size()))), mib(uint64(stat.Size())))
-	}
-	_, err = fmt.Fprintln(w, line)
-	return err
-}
-
-// peakMemory returns the most bytes that this process has occupied; 0 if the system does not say.
-func peakMemory() int64 {
-	var u unix.Rusage
-	if unix.Getrusage(unix.RUSAGE_SELF, &u) != nil {
-		return 0
-	}
-	if runtime.GOOS == "darwin" {
-		return int64(u.Maxrss) // in bytes there, in KiB elsewhere
-	}
-	return int64(u.Maxrss) << 10
-}
-
-func (p *progress) end() {
-	if p.bar != nil {
-		p.bar.Clear()
-		p.bar = nil
-	}
 }

@@ -41,17 +41,17 @@ func newTune() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "tune -m MODEL -d TEXT [flags]",
 		Short: "Find how a budget is best spread over a model's layers and heads",
-		Long: `Find how a budget is best spread over a model's layers and heads, and write that
-as an adapter that run, verify and plugins take: with the same bytes, the output
-is closer to that of the full cache.
+		Long: `Find how a budget is best spread over a model's layers and heads, and write
+that as an adapter that run, verify and plugins take: with the same bytes, the
+output is closer to that of the full cache.
 
 Each layer alone is limited to a few slots while all others are full, and what
-that costs is measured as the KL divergence from the full cache; then each head of
-the layers that matter. What is found is measured as a whole, on text that it was
-not tuned on too. The text is as for lesskv train.
+that costs is measured as the KL divergence from the full cache; then each head
+of the layers that matter. What is found is measured as a whole, on text that
+it was not tuned on too. The text is as for lesskv train.
 
-Finished measurements are kept in a folder beside the output (OUTPUT.work) until
-the adapter is written: after Ctrl-C the same command goes on.`,
+Finished measurements are kept in a folder beside the output (OUTPUT.work)
+until the adapter is written: after Ctrl-C the same command goes on.`,
 		Example: `  lesskv tune -m model.gguf -d texts/
   lesskv tune -m model.gguf -d texts/ -b 1/16 --type q8_0
   lesskv tune -m model.gguf -d texts/ -w trained.gguf -o both.gguf`,
@@ -62,7 +62,7 @@ the adapter is written: after Ctrl-C the same command goes on.`,
 	addModel(f, &o.Model, "")
 	addTexts(f, &o.texts)
 	addOutput(f, &o.output, "`file` to write"+beside)
-	addAdapter(f, &o.Adapter, ": what is measured, and the output, have its phi and psi")
+	addAdapter(f, &o.Adapter, ", or none: what is measured, and the output, have its phi and psi")
 	addBudget(f, &o.budget, " (default: what phi and psi of -w were trained for, without them what run would take, and half a window at most)")
 	addPolicy(f, &o.Policy, "peak", "")
 	addType(f, &o.types, defaultType)
@@ -80,6 +80,9 @@ the adapter is written: after Ctrl-C the same command goes on.`,
 
 // parse checks flags that need more than a number, and fills in what depends on the model.
 func (o *tuneOptions) parse(m *weights.Model) (err error) {
+	if o.Adapter == noAdapter {
+		o.Adapter = ""
+	}
 	if o.Rounds == 0 {
 		o.Rounds = -1 // as tune has it
 	}
@@ -254,7 +257,8 @@ func (o *tuneOptions) table(w io.Writer, r *tune.Result) error {
 KL divergence from the full cache in nats, %d slots a head on average (%.0f KiB), %s:
   equal budgets      %.4f, on text that was not tuned on %.4f
   this allocation    %.4f, on text that was not tuned on %.4f
-Of a head: what limiting it alone costs; ~ a share of its layer's, which was limited as a whole.
+Of a head: what limiting it alone costs; ~ a share of its layer's, which was
+limited as a whole.
 %s: %s
 `, r.Budget, float64(r.Bytes)/1024, o.types, r.Equal, r.EqualValid, r.Tuned, r.TunedValid, o.output, holds)
 	return err

@@ -3,31 +3,25 @@
 package main
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"math"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
-	"sync"
-	"time"
 
-	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
 
 	"github.com/lesskv/lesskv/integration/pieces"
 	"github.com/lesskv/lesskv/integration/testdata"
 	"github.com/lesskv/lesskv/integration/verify"
 	"github.com/lesskv/lesskv/integration/verify/page"
+	"github.com/lesskv/lesskv/integration/wordwrap"
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/outfile"
@@ -54,33 +48,35 @@ func newVerify() *cobra.Command {
 	o := &verifyOptions{}
 	cmd := &cobra.Command{
 		Use:   "verify -m MODEL -w ADAPTER -d TEXT [flags]",
-		Short: "Measure how close the cache stays to the unmodified runtime, at what memory",
+		Short: "Measure how close LESS stays to the full cache, at what memory",
 		Long: `Read a text with every way to hold the cache, beside the full cache of the
 unmodified runtime in a process of its own, and report how far each is from it
-at how many bytes: a table here, and in the folder of -o report.json, report.csv,
-report.md, report.html (one file, no network) and the pictures as PNG.
+at how many bytes: a table here, and in the folder of -o report.json,
+report.csv, report.md, report.html (one file, no network) and the pictures as
+PNG.
 
 Exit status: 0 if every --require holds and the build is what it claims to be
-(switched off it equals the unmodified runtime bit for bit; with nothing evicted,
-to rounding; its fast kernels agree with the plain ones), 3 if not, with the
-reasons among the checks of report.json; 1 if it could not be measured, 2 for a
-wrong command line.
+(switched off it equals the unmodified runtime bit for bit; with nothing
+evicted, to rounding; its fast kernels agree with the plain ones), 3 if not,
+with the reasons among the checks of report.json; 1 if it could not be
+measured, 2 for a wrong command line.
 
 Requirements are [[POLICY] METHOD [BUDGET]:] MEASURE <= NUMBER, without a method
 LESS's: "kl <= 0.2", "peak less 102: top1 > 0.85", "minus.baseline+.high < 0"
-(KL less that of Baseline+, upper end of the interval). Measures: ` + strings.Join(verify.MeasureNames(), ", ") + `.
+(KL less that of Baseline+, upper end of the interval). Measures:
+` + wordwrap.Words(verify.MeasureNames(), 80) + `
 
 With --bytes it finds what is best under so many bytes: every policy, with equal
-budgets and with the adapters that are given, in slots of several types, everything
-counted. Nothing is trained for it. It prints them by their distance from the full
-cache, the best first, and writes report.json alone.
+budgets and with the adapters that are given, in slots of several types,
+everything counted. Nothing is trained for it. It prints them by their distance
+from the full cache, the best first, and writes report.json alone.
 
-Finished work is kept in OUTPUT/work until the report is written: after Ctrl-C or
-a crash the same command goes on. Without -m the model is gopher-5m, which is
+Finished work is kept in OUTPUT/work until the report is written: after Ctrl-C
+or a crash the same command goes on. Without -m the model is gopher-5m, which is
 built in with its adapters and a text that it has not seen.`,
 		Example: `  lesskv verify -m model.gguf -w model.lesskv.gguf -d book.txt
-  lesskv verify -m model.gguf -w peak.gguf -d book.txt -b 512,5% --ubatch 32,512 --require "kl <= 0.05"
-  lesskv verify -m model.gguf -w tuned.gguf -d book.txt --bytes 1/8,1/16,1/32,1/64 -n 0 --recall none
+  lesskv verify -m model.gguf -d book.txt -b 512,5% --require "kl <= 0.05"
+  lesskv verify -m model.gguf -d book.txt --bytes 1/8,1/16 -n 0 --recall none
   lesskv verify -b 41,102 -o report/`,
 		Args: textArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd) },
@@ -90,7 +86,7 @@ built in with its adapters and a text that it has not seen.`,
 	f.StringArrayVarP(&o.Adapters, "adapter", "w", nil, adapterHelp+", or none; may be given several times, each serves its policy"+beside)
 	addTexts(f, &o.texts)
 	addNumber(f, &o.Windows, "windows", "", 6, 1, 1<<20, "how many windows of the text to read")
-	addNumber(f, &o.Stride, "stride", "", 0, 0, most, "tokens between the starts of two windows (default: evenly over the text)")
+	addTokens(f, &o.Stride, "stride", "", 0, 0, "tokens between the starts of two windows (default: evenly over the text)")
 	f.BoolVar(&o.start, "bos", true, "put the model's first token before each window; =false to read them as they lie in the text")
 	addContexts(f, &o.Contexts, "", ", windows have as many (default: the model's, 2048 at most)")
 	addBudgets(f, &o.budgets, "", defaultBudget)
@@ -99,13 +95,13 @@ built in with its adapters and a text that it has not seen.`,
 	addPolicies(f, &o.Policies, verify.Policies())
 	addTypes(f, &o.types, "; with --bytes several may be given"+defaultType)
 	f.StringSliceVar(&o.Methods, "method", verify.Methods(), "ways to hold the cache")
-	addNumber(f, &o.Generate, "tokens", "n", 48, 0, most, "tokens of each greedy generation, 0 for none")
+	addTokens(f, &o.Generate, "tokens", "n", 48, 0, "tokens of each greedy generation, 0 for none")
 	f.StringVar(&o.prompts, "prompts", "", "JSON lines `file` of generations: {\"prompt\": …, \"reference\": …} (default: the first halves of the windows)")
 	f.StringSliceVar(&o.Recall, "recall", verify.RecallKinds(), "recall tasks, or none")
 	addNumber(f, &o.Tasks, "tasks", "", 1, 1, 1<<20, "recall tasks of each kind, length and depth")
 	f.StringVar(&o.Template, "template", "", "what a recall task is put into, with {prompt} in it, as a chat model wants it")
-	addNumber(f, &o.Read, "read", "", 0, 0, most, "read so many tokens along, at each budget, without a full cache beside it")
-	f.IntSliceVar(&o.Peaks, "peaks", nil, "`contexts` at which to measure the peak memory of both runtimes")
+	addTokens(f, &o.Read, "read", "", 0, 0, "read so many tokens along, at each budget, without a full cache beside it")
+	f.Var(newList(&o.Peaks, "contexts", parseSomeTokens), "peaks", "`contexts` at which to measure the peak memory of both runtimes")
 	f.StringArrayVar(&o.requires, "require", nil, "`requirement` that must hold (may be given several times)")
 	addNumber(f, &o.Samples, "samples", "", 1000, 10, 100_000, "draws of the bootstrap")
 	addNumber(f, &o.Seed, "seed", "s", 1, 1, math.MaxUint64, "seed of the draws: the same command gives the same report")
@@ -152,7 +148,7 @@ func (o *verifyOptions) run(cmd *cobra.Command) error {
 		}
 	}
 	if !o.quiet {
-		fmt.Fprintln(cmd.ErrOrStderr(), "written:", strings.Join(paths, " "))
+		fmt.Fprintln(cmd.ErrOrStderr(), "written:\n"+strings.Join(paths, "\n"))
 	}
 	if failed := report.Failed(); len(failed) > 0 {
 		return fmt.Errorf("%d of %d %w: see the checks in %s", len(failed), len(report.Checks), errChecks, filepath.Join(o.output, "report.json"))
@@ -222,10 +218,11 @@ func (o *verifyOptions) resolve(cmd *cobra.Command) (err error) {
 			return err
 		}
 	}
-	if path := adapterBeside(o.Model); len(o.Adapters) == 0 && path != "" {
-		o.Adapters = []string{path}
-	} else if slices.Equal(o.Adapters, []string{"none"}) {
-		o.Adapters = nil
+	if len(o.Adapters) < 2 {
+		path := adapterOf(strings.Join(o.Adapters, ""), o.Model)
+		if o.Adapters = nil; path != "" {
+			o.Adapters = []string{path}
+		}
 	}
 	if len(o.Bytes) == 0 && o.SlotType == "" {
 		m, err := weights.ReadModel(o.Model)
@@ -332,114 +329,4 @@ func (o *verifyOptions) outputs(texts []document) error {
 		}
 	}
 	return checkOutputs(append(inputs(o.Model, texts, outputs), append(o.Adapters, o.prompts)...), outputs...)
-}
-
-// readPrompts reads a file of JSON lines.
-func readPrompts(path string) ([]verify.Prompt, error) {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("reading the prompts: %w", err)
-	}
-	all, err := parsePrompts(data)
-	if err != nil {
-		return nil, usageError{fmt.Errorf("--prompts %s%w", path, err)}
-	}
-	return all, nil
-}
-
-// parsePrompts reads JSON lines, of one prompt each. Its errors go behind the file's name.
-func parsePrompts(data []byte) (all []verify.Prompt, err error) {
-	s := bufio.NewScanner(bytes.NewReader(data))
-	s.Buffer(nil, len(data)+1)
-	for line := 1; s.Scan(); line++ {
-		if len(bytes.TrimSpace(s.Bytes())) == 0 {
-			continue
-		}
-		var p verify.Prompt
-		d := json.NewDecoder(bytes.NewReader(s.Bytes()))
-		d.DisallowUnknownFields()
-		err := d.Decode(&p)
-		if err == nil && p.Prompt == "" {
-			err = errors.New("no prompt")
-		} else if _, end := d.Token(); err == nil && end != io.EOF {
-			err = errors.New("something follows")
-		}
-		if err != nil {
-			return nil, fmt.Errorf(", line %d: want {\"prompt\": \"…\", \"reference\": \"…\"}: %w", line, err)
-		}
-		all = append(all, p)
-	}
-	if len(all) == 0 && s.Err() == nil {
-		return nil, errors.New(": no prompts")
-	}
-	return all, s.Err()
-}
-
-// meter shows how far a run has come: a bar with the time left on a terminal, a line now and then elsewhere.
-type meter struct {
-	w     io.Writer
-	quiet bool
-
-	mu     sync.Mutex
-	bar    *progressbar.ProgressBar
-	total  int64
-	start  time.Time
-	lately time.Time
-}
-
-func (m *meter) show(p verify.Progress) {
-	if m.quiet {
-		return
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if onTerminal(m.w) {
-		if m.bar == nil || m.total != p.Total {
-			m.clear()
-			m.total = p.Total
-			total := p.Total
-			if total == 0 {
-				total = -1 // not known yet, or nothing left to compute: a spinner
-			}
-			m.bar = progressbar.NewOptions64(total, progressbar.OptionSetWriter(m.w), progressbar.OptionSetPredictTime(true),
-				progressbar.OptionSetWidth(20), progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish(), progressbar.OptionFullWidth(),
-				progressbar.OptionSetSpinnerChangeInterval(0)) // a spinner that turns by itself would go on beside the bar that follows it
-		}
-		m.bar.Describe(p.Stage)
-		if p.Total > 0 {
-			m.bar.Set64(min(p.Done, p.Total-1)) // it is not over before the report is there
-		} else {
-			m.bar.Add(0)
-		}
-		return
-	}
-	now := time.Now()
-	if p.Done > 0 && m.start.IsZero() {
-		m.start = now
-	}
-	if now.Sub(m.lately) < 10*time.Second {
-		return
-	}
-	m.lately = now
-	line := p.Stage
-	if p.Total > 0 {
-		line += fmt.Sprintf(", %d %%", 100*p.Done/p.Total)
-	}
-	if spent := now.Sub(m.start); p.Done > 0 && p.Done < p.Total && spent > 0 {
-		line += ", " + strconv.Itoa(int(spent.Seconds()*float64(p.Total-p.Done)/float64(p.Done))) + " s left"
-	}
-	fmt.Fprintln(m.w, line)
-}
-
-func (m *meter) clear() {
-	if m.bar != nil {
-		m.bar.Clear()
-		m.bar = nil
-	}
-}
-
-func (m *meter) end() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.clear()
 }

@@ -9,6 +9,7 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -193,7 +194,8 @@ func (b *bench) fits() error {
 	for _, method := range b.o.Methods {
 		need += compute
 		if method.Tree == worker.Patched {
-			need += b.slotBytes() + float64(memory.Scratch(m, slices.Repeat([]int{b.budget}, m.Layers), b.o.Ubatch, b.o.Threads))
+			n := b.methodSlots(method)
+			need += float64(n*b.slotBytes(b.slotType(method))) + float64(memory.Scratch(m, slices.Repeat([]int{n}, m.Layers), b.o.Ubatch, b.o.Threads))
 			continue
 		}
 		size := 4 * rows * float64(b.rowBytes(method.Type)) / 2 // the cache, and a state to fill it from
@@ -209,15 +211,25 @@ func (b *bench) fits() error {
 	return nil
 }
 
-// slotBytes is what LESS's slots take.
-func (b *bench) slotBytes() float64 {
-	m, width := b.model, 2.
-	if strings.Contains(b.o.SlotType, "f32") {
-		width = 4
+// slotType is the type of a method's slots.
+func (b *bench) slotType(m Method) string { return cmp.Or(m.Slots, b.o.SlotType) }
+
+// methodSlots returns how many slots a KV head has on average.
+func (b *bench) methodSlots(m Method) int {
+	if !m.SameBytes {
+		return b.budget
 	}
-	elements := m.Sum(func(s weights.Shape) int { return s.HeadsKV * (s.KeyLength + s.ValueLength) })
-	heads := m.Sum(func(s weights.Shape) int { return s.HeadsKV })
-	return float64(b.budget) * (width*float64(elements) + 8*float64(heads))
+	return b.budget * b.slotBytes(b.o.SlotType) / b.slotBytes(m.Slots)
+}
+
+// slotBytes is what one slot of each KV head of every layer takes, its score and position included.
+func (b *bench) slotBytes(kind string) int {
+	key, value, _ := worker.GGUFTypes(kind) // checked with the options
+	return b.model.Sum(func(s weights.Shape) int {
+		k, _ := key.Size(uint64(s.KeyLength))
+		v, _ := value.Size(uint64(s.ValueLength))
+		return s.HeadsKV * (int(k+v) + 8)
+	})
 }
 
 // rowBytes is what one token takes in all layers of an unmodified cache.
@@ -245,8 +257,8 @@ func (b *bench) tokens(n int) []int32 {
 }
 
 func (b *bench) less(m Method) *worker.LESS {
-	l := &worker.LESS{Policy: b.o.Policy, Budget: b.budget, Profile: b.o.Profile}
-	l.TypeK, l.TypeV, _ = worker.SlotTypes(b.o.SlotType) // checked with the options
+	l := &worker.LESS{Policy: b.o.Policy, Budget: b.methodSlots(m), Profile: b.o.Profile}
+	l.TypeK, l.TypeV, _ = worker.SlotTypes(b.slotType(m)) // checked with the options
 	if m.LESS {
 		l.Adapter = b.adapter
 	}

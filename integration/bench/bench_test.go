@@ -25,7 +25,7 @@ func TestRun(t *testing.T) {
 	r, err := Run(t.Context(), o)
 	require.NoError(t, err)
 	assert.Equal(t, []int{0, 64, 320}, r.Contexts())
-	assert.Equal(t, []string{"f16", "f16-fa", "q8_0-fa", "q4_0-fa", "sparse", "less", "sparse-unequal"}, r.Methods())
+	assert.Equal(t, []string{"f16", "f16-fa", "q8_0-fa", "q4_0-fa", "sparse", "less", "sparse-unequal", "less-q8_0", "less-q4_0", "less-q8_0-bytes", "less-q4_0-bytes"}, r.Methods())
 	for _, m := range r.Methods() {
 		for _, c := range r.Contexts() {
 			assert.Equal(t, 2, r.Speed(Cell{m, c, Decode}).N, "%s at %d", m, c)
@@ -46,10 +46,21 @@ func TestRun(t *testing.T) {
 	assert.Equal(t, 2*64-16, unequal.Kept)
 	assert.Equal(t, 64, less.Kept, "all slots are in use")
 	assert.Greater(t, less.Cache, sparse.Cache)
+	for kind, slots := range map[string]int{"q8_0": 64 * 264 / 144, "q4_0": 64 * 264 / 80} {
+		turned := int64(6 * 6 * r.Hidden * 64 * 4) // phi 0 and psi 0 for rotated slots, of 4 query and 2 KV heads
+		as, bytes := "less-"+kind, "less-"+kind+"-bytes"
+		many, _ := r.memory(as, 320)
+		same, _ := r.memory(bytes, 320)
+		assert.Equal(t, 64, many.Kept, as)
+		assert.Less(t, many.Cache-turned, less.Cache, as)
+		assert.Equal(t, slots, same.Kept, bytes)
+		assert.LessOrEqual(t, same.Cache-turned, less.Cache, bytes)
+		assert.Greater(t, same.Cache-turned, less.Cache*9/10, bytes)
+	}
 	assert.EqualValues(t, 320*6*2*2*64*2, full.Cache)
 	assert.Equal(t, full.Cache, full.Full)
 	for _, s := range r.Samples {
-		assert.Equal(t, s.Method == "less" || strings.HasPrefix(s.Method, "sparse"), len(s.Phases) == len(phaseNames), "%v", s)
+		assert.Equal(t, strings.HasPrefix(s.Method, "less") || strings.HasPrefix(s.Method, "sparse"), len(s.Phases) == len(phaseNames), "%v", s)
 	}
 	require.NotNil(t, r.Node)
 	assert.Positive(t, r.Node.Node)
@@ -75,10 +86,10 @@ func TestRun(t *testing.T) {
 	require.NoError(t, Plot(filepath.Join(dir, "r.png"), r))
 }
 
-func TestVerify(t *testing.T) {
+func TestCompareFilled(t *testing.T) {
 	methods, err := FindMethods([]string{"f16-fa", "less"})
 	require.NoError(t, err)
-	checks, err := Verify(t.Context(), Options{Model: "gopher-5m", Dir: t.TempDir(), Methods: methods, Contexts: []int{320}, Ubatch: 64, Repeat: 1, Threads: 1})
+	checks, err := CompareFilled(t.Context(), Options{Model: "gopher-5m", Dir: t.TempDir(), Methods: methods, Contexts: []int{320}, Ubatch: 64, Repeat: 1, Threads: 1})
 	require.NoError(t, err)
 	require.Len(t, checks, 2)
 	for _, c := range checks {
@@ -138,7 +149,7 @@ func TestRefused(t *testing.T) {
 	refused("a context of 100 tokens", err)
 	_, err = Run(t.Context(), Options{Model: "gopher-5m", SlotType: "q4_1"})
 	refused(`slots of type "q4_1"`, err)
-	_, err = Verify(t.Context(), Options{Model: "gopher-5m", Dir: t.TempDir(), Contexts: []int{64}, Ubatch: 64})
+	_, err = CompareFilled(t.Context(), Options{Model: "gopher-5m", Dir: t.TempDir(), Contexts: []int{64}, Ubatch: 64})
 	refused("64", err)
 	_, err = FindMethods([]string{"magic"})
 	refused(`"magic"`, err)

@@ -17,9 +17,9 @@ type Check struct {
 	Whole          float64 // tokens a second of that prompt, but for its last micro-batch
 }
 
-// Verify decodes whole prompts and compares the speed behind them with that of the cells which Run fills or settles: the last
+// CompareFilled decodes whole prompts and compares the speed behind them with that of the cells which Run fills or settles: the last
 // of o.Contexts, o.Repeat rounds, both ways in turn.
-func Verify(ctx context.Context, o Options) ([]Check, error) {
+func CompareFilled(ctx context.Context, o Options) ([]Check, error) {
 	if err := o.fill(); err != nil {
 		return nil, err
 	}

@@ -57,5 +57,9 @@ func TestLimits(t *testing.T) {
 	require.NoError(t, c.fits())
 
 	b := &bench{o: &Options{SlotType: "f32"}, budget: 1000, model: &weights.Model{Geometry: weights.Geometry{Layers: 6, HeadsKV: 2, KeyLength: 64, ValueLength: 64}}}
-	assert.EqualValues(t, 6*2*1000*(4*128+8), b.slotBytes())
+	assert.Equal(t, 6*2*(4*128+8), b.slotBytes("f32"))
+	assert.Equal(t, 6*2*(4*(32+2)+8), b.slotBytes("q8_0"))
+	assert.Equal(t, 1000, b.methodSlots(Method{Slots: "q8_0"}))
+	assert.Equal(t, 1000*520/144, b.methodSlots(Method{Slots: "q8_0", SameBytes: true}))
+	assert.Equal(t, 1000*520/80, b.methodSlots(Method{Slots: "q4_0", SameBytes: true}))
 }

@@ -28,8 +28,14 @@ type Method struct {
 	FA   bool   // with flash attention
 	LESS bool   // with kernels; sparse only without. Patched tree only
 
-	Unequal bool // heads share the slots unequally. Patched tree only
+	// Patched tree only
+	Unequal   bool   // heads share the slots unequally
+	Slots     string // type of the slots, as Options.SlotType says without one
+	SameBytes bool   // as many of them as take the bytes that the budget takes with slots of Options.SlotType
 }
+
+// special says whether a method is measured only where its name is given.
+func (m Method) special() bool { return m.Unequal || m.Slots != "" }
 
 // Methods lists all of them, the unmodified ones first.
 func Methods() []Method {
@@ -41,15 +47,19 @@ func Methods() []Method {
 		{Name: "sparse", Tree: worker.Patched},
 		{Name: "less", Tree: worker.Patched, LESS: true},
 		{Name: "sparse-unequal", Tree: worker.Patched, Unequal: true},
+		{Name: "less-q8_0", Tree: worker.Patched, LESS: true, Slots: "q8_0"},
+		{Name: "less-q4_0", Tree: worker.Patched, LESS: true, Slots: "q4_0"},
+		{Name: "less-q8_0-bytes", Tree: worker.Patched, LESS: true, Slots: "q8_0", SameBytes: true},
+		{Name: "less-q4_0-bytes", Tree: worker.Patched, LESS: true, Slots: "q4_0", SameBytes: true},
 	}
 }
 
-// FindMethods returns the methods of the names, or if there are none all but those with unequal heads. It fails with ErrOption on a name
-// that is no method's.
+// FindMethods returns the methods of the names, or if there are none all but those with unequal heads or slots of a type of their own. It
+// fails with ErrOption on a name that is no method's.
 func FindMethods(names []string) ([]Method, error) {
 	all := Methods()
 	if len(names) == 0 {
-		return slices.DeleteFunc(all, func(m Method) bool { return m.Unequal }), nil
+		return slices.DeleteFunc(all, Method.special), nil
 	}
 	var list []Method
 	for _, name := range names {
@@ -72,7 +82,7 @@ type Options struct {
 	Quant string // type of a shape's matrices; Q4_0
 	Dir   string // where shapes and random kernels lie
 
-	Methods     []Method      // all but those with unequal heads
+	Methods     []Method      // all but special ones
 	Contexts    []int         // ascending; 0 is an empty cache; 512, 2k, 8k, 32k
 	PromptLimit int           // prompts are measured up to this context; -1: none; all
 	Repeat      int           // 5

@@ -65,7 +65,7 @@ func newMeasurer(ctx context.Context, work string, threads int) (*measurer, erro
 	if m.model, err = testdata.PathIn(filepath.Join(work, "model"), testdata.Model); err != nil {
 		return nil, err
 	}
-	if m.recall, err = testdata.RecallPath("."); err != nil {
+	if m.recall, err = testdata.InCheckout(".", testdata.RecallModel); err != nil {
 		return nil, err
 	}
 	held, err := heldout.New(ctx, filepath.Join(work, "model"), heldout.Windows)
@@ -78,7 +78,7 @@ func newMeasurer(ctx context.Context, work string, threads int) (*measurer, erro
 		return nil, err
 	}
 	defer r.Close()
-	data, err := os.ReadFile(filepath.Join("integration", "testdata", "train-sample.txt"))
+	data, err := os.ReadFile(filepath.Join("integration", "testdata", testdata.TrainSample))
 	if err != nil {
 		return nil, err
 	}

@@ -17,6 +17,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/lesskv/lesskv/integration/distance"
 	"github.com/lesskv/lesskv/integration/testdata"
 	"github.com/lesskv/lesskv/integration/worker"
 )
@@ -145,13 +146,6 @@ func run(ctx context.Context, n, budget int) error {
 
 // surprise is -log of a token's probability.
 func surprise(logits []float32, token int32) float64 {
-	top := float64(logits[0])
-	for _, x := range logits {
-		top = math.Max(top, float64(x))
-	}
-	sum := 0.
-	for _, x := range logits {
-		sum += math.Exp(float64(x) - top)
-	}
-	return top + math.Log(sum) - float64(logits[token])
+	_, norm := distance.LogSum(logits)
+	return norm - float64(logits[token])
 }

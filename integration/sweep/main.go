@@ -76,7 +76,7 @@ func main() {
 	flag.IntVar(&s.threads, "threads", limits.CPUs(), "layers to fit at a time; a model this small runs on one thread")
 	windows := flag.Int("windows", heldout.Windows, "held-out windows of 2,048 tokens to measure, 1 to 6")
 	flag.StringVar(&s.work, "work", filepath.Join(cache, "lesskv", "sweep"), "folder for recordings and adapters")
-	flag.StringVar(&s.source, "d", filepath.Join("integration", "testdata", "train-sample.txt"), "text to train on")
+	flag.StringVar(&s.source, "d", filepath.Join("integration", "testdata", testdata.TrainSample), "text to train on")
 	out := flag.String("o", filepath.Join("docs", "training.png"), "where the picture goes")
 	flag.Parse()
 	if err := s.run(*windows, *out); err != nil {

@@ -9,14 +9,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
 
 	"github.com/lesskv/lesskv/weights/outfile"
 )
 
 // Names of the files. An adapter's name ends in its policy and budget; at their context of 2,048 tokens, 102 is 5 % and 41 is 2 %.
-// Those of another program, by which this one is judged, have Reference before it.
 const (
 	Model   = "gopher-5m.gguf"
 	H2O102  = "gopher-5m.h2o-102.lesskv.gguf"
@@ -25,47 +22,51 @@ const (
 	Peak41  = "gopher-5m.peak-41.lesskv.gguf"
 	Lambda  = "gopher-5m.lambda-102.lesskv.gguf" // for 41 and 204 too
 
-	ReferenceH2O102  = "gopher-5m.reference-h2o-102.lesskv.gguf"
-	ReferenceH2O41   = "gopher-5m.reference-h2o-41.lesskv.gguf"
-	ReferencePeak102 = "gopher-5m.reference-peak-102.lesskv.gguf"
-	ReferencePeak41  = "gopher-5m.reference-peak-41.lesskv.gguf"
-
-	// Of a checkout alone, and not embedded: the module that apps download does not have it.
-	RecallModel = "recall/gopher-recall-5m.gguf"
-
 	Heldout = "heldout.txt"         // Go source, 1.1 MB
 	Windows = "heldout-windows.u16" // six windows of its tokens, little-endian: [6][2048]
+)
+
+// Names of files of a checkout alone (InCheckout): they are not embedded, and the module that apps download does not have them. The
+// reference adapters are another program's, by which this one is judged.
+const (
+	RecallModel = "recall/gopher-recall-5m.gguf"
+	TrainSample = "checkout/train-sample.txt" // Go source, 3 MB
+
+	ReferenceH2O102  = "checkout/gopher-5m.reference-h2o-102.lesskv.gguf"
+	ReferenceH2O41   = "checkout/gopher-5m.reference-h2o-41.lesskv.gguf"
+	ReferencePeak102 = "checkout/gopher-5m.reference-peak-102.lesskv.gguf"
+	ReferencePeak41  = "checkout/gopher-5m.reference-peak-41.lesskv.gguf"
 )
 
 //go:embed *.gguf heldout.txt heldout-windows.u16
 var files embed.FS
 
-// Adapters returns the names of all adapters, but for those that are here to judge others by.
+// Adapters returns the names of all adapters that are embedded.
 func Adapters() []string {
 	names, err := fs.Glob(files, "*.lesskv.gguf")
 	if err != nil {
 		panic(err) // the pattern is right
 	}
-	return slices.DeleteFunc(names, func(name string) bool { return strings.Contains(name, ".reference-") })
+	return names
 }
 
 // Read returns the content of a file.
 func Read(name string) ([]byte, error) { return files.ReadFile(name) }
 
-// RecallPath returns the path of RecallModel in the checkout that dir is in, its root or below.
-func RecallPath(dir string) (string, error) {
+// InCheckout returns the path of a file in the checkout that dir is in, its root or below.
+func InCheckout(dir, name string) (string, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return "", err
 	}
 	for {
-		path := filepath.Join(dir, "integration", "testdata", RecallModel)
+		path := filepath.Join(dir, "integration", "testdata", name)
 		if _, err := os.Stat(path); err == nil {
 			return path, nil
 		}
 		up := filepath.Dir(dir)
 		if up == dir {
-			return "", fmt.Errorf("integration/testdata/%s: %w: it is in a checkout, and not in the module that apps download", RecallModel, fs.ErrNotExist)
+			return "", fmt.Errorf("integration/testdata/%s: %w: it is in a checkout, and not in the module that apps download", name, fs.ErrNotExist)
 		}
 		dir = up
 	}

@@ -130,7 +130,7 @@ func TestRun(t *testing.T) {
 	rt, err := record.Open(ctx, path, model, 768, 1)
 	require.NoError(t, err)
 	defer rt.Close()
-	text, err := os.ReadFile(filepath.Join("..", "testdata", "train-sample.txt"))
+	text, err := os.ReadFile(filepath.Join("..", "testdata", testdata.TrainSample))
 	require.NoError(t, err)
 	tokens, err := rt.Tokenize(string(text[:200_000]))
 	require.NoError(t, err)

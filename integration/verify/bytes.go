@@ -9,6 +9,8 @@ import (
 
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/weights"
+	"github.com/lesskv/lesskv/weights/gguf"
+	"github.com/lesskv/lesskv/weights/memory"
 )
 
 // CandidateTypes lists the types of slots that are tried where the best under so many bytes is looked for.
@@ -49,12 +51,13 @@ func (v *verifier) fit(ctx context.Context, context int) ([]candidate, error) {
 		return nil, err
 	}
 	defer w.Close()
+	full, err := memory.Full(v.model, context, gguf.F16)
+	if err != nil {
+		return nil, fmt.Errorf("verify: %w", err)
+	}
 	var all []candidate
 	for _, size := range v.plan.Bytes {
-		within := size.Bytes
-		if size.Full > 0 {
-			within = int64(size.Full * float64(v.fullBytes[context]))
-		}
+		within := int64(size.Limit(full))
 		for _, types := range v.plan.SlotTypes {
 			if !v.holds(types) {
 				v.note("%s: heads of %d and %d do not fill its blocks", types, v.model.KeyLength, v.model.ValueLength)

@@ -7,8 +7,43 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/lesskv/lesskv/integration/tinymodels"
 	"github.com/lesskv/lesskv/integration/verify"
+	"github.com/lesskv/lesskv/weights"
+	"github.com/lesskv/lesskv/weights/gguf"
+	"github.com/lesskv/lesskv/weights/memory"
 )
+
+// A share of the full cache's bytes is the same where it is a budget and where the best is looked for, and counts sliding windows as apps
+// have them.
+func TestShareOfTheFullCache(t *testing.T) {
+	t.Parallel()
+	tiny, err := tinymodels.Find("gemma2")
+	require.NoError(t, err)
+	p := small(t)
+	p.Model, err = tiny.WriteIn(t.TempDir(), gguf.F32, 1)
+	require.NoError(t, err)
+	p.Adapters, p.Generate, p.Windows, p.Contexts, p.SlotType = nil, -1, 1, []int{300}, "f16" // a quarter holds the windows of 32, and 90 slots
+	p.Methods, p.Policies, p.Budgets = []string{verify.Sparse}, []string{"lambda"}, []verify.Budget{{Full: 1. / 4}}
+	budget, err := verify.Run(t.Context(), p)
+	require.NoError(t, err)
+	p.Budgets, p.Methods, p.SlotType = nil, nil, ""
+	p.Bytes, p.SlotTypes = []verify.Budget{{Full: 1. / 4}}, []string{"f16"}
+	best, err := verify.Run(t.Context(), p)
+	require.NoError(t, err)
+
+	m, err := weights.ReadModel(p.Model)
+	require.NoError(t, err)
+	full, err := memory.Full(m, 300, gguf.F16)
+	require.NoError(t, err)
+	require.Len(t, best.Best, 1)
+	assert.EqualValues(t, full/4, best.Best[0].Within)
+	require.Len(t, best.Best[0].Rows, 1)
+	i := slices.IndexFunc(budget.Rows, func(r *verify.Row) bool { return r.Method == verify.Sparse })
+	require.GreaterOrEqual(t, i, 0)
+	assert.Equal(t, budget.Rows[i].Slots, best.Best[0].Rows[0].Slots)
+	assert.Less(t, budget.Rows[i].Slots, 300)
+}
 
 // Under so many bytes every candidate takes no more than those, and as many slots as fit; they are sorted by what was measured.
 func TestBytes(t *testing.T) {

@@ -257,19 +257,19 @@ func plain(r run) run {
 
 // slots returns the slots of a KV head at a context, on average. A budget in bytes pays for the phi and psi of the first adapter.
 func (v *verifier) slots(b Budget, context int) (int, error) {
-	if b.Tokens > 0 || b.Share > 0 {
-		return b.Slots(context), nil // of tokens, maybe more than there are
-	}
 	c := memory.Cache{Context: context, Budget: b, Pinned: 1}
 	c.Key, c.Value, _ = worker.GGUFTypes(v.plan.SlotType)
 	if len(v.adapters) > 0 {
 		c.Adapter = v.adapters[0].Adapter
 	}
-	bytes, err := memory.Less(v.model, c)
-	if err != nil {
+	n, err := memory.Slots(v.model, c)
+	switch {
+	case err != nil:
 		return 0, fmt.Errorf("verify: %w: %w", err, ErrPlan)
+	case b.Tokens == 0: // else as it was given, maybe more than there are
+		n = min(n, context)
 	}
-	return min(bytes.Budget, context), nil
+	return n, nil
 }
 
 // slotBytes is one slot of every layer and KV head together.

@@ -25,7 +25,7 @@ type verifier struct {
 
 	vocab     int
 	budgeted  []int         // layers with a budget
-	fullBytes map[int]int64 // f16, by context
+	fullBytes map[int]int64 // f16, by context, of sliding windows no more than the window, as the workers have it
 	devices   onDevices
 	fits      map[int][]candidate // of Plan.Bytes, by context
 	text      []int32

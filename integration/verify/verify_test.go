@@ -25,7 +25,7 @@ const data = "../testdata/"
 // gopher-5m.reference-NAME.
 func adapter(t *testing.T, name string) string {
 	t.Helper()
-	reference := data + "gopher-5m.reference-" + name + ".lesskv.gguf"
+	reference := data + "checkout/gopher-5m.reference-" + name + ".lesskv.gguf"
 	if _, err := os.Stat(reference); err == nil {
 		return reference
 	}

@@ -11,9 +11,9 @@ import (
 // which depends on the adapter ("Defaults" there).
 type Budget struct {
 	Tokens int     // slots of a KV head
-	Share  float64 // of the context, up to 1: 0.05 is 5 %, at least 64 slots
+	Share  float64 // of the context as the runtime rounds it up (Pad), up to 1: 0.05 is 5 %, at least 64 slots
 	Bytes  int64   // of one sequence: as many slots as fit, after state and kernels
-	Full   float64 // the same, as a share of the bytes of the full f16 cache, up to 1
+	Full   float64 // the same, as a share of the bytes of the full f16 cache as apps have it (func Full), up to 1
 }
 
 var units = map[string]float64{"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
@@ -56,12 +56,21 @@ func positive(digits string) (float64, bool) {
 // InBytes tells whether the slots depend on the bytes of one.
 func (b Budget) InBytes() bool { return b.Bytes > 0 || b.Full > 0 }
 
-// Slots returns the slots of a KV head, of a budget in tokens or as a share of the context.
+// Limit returns the bytes of a budget in bytes; full is what the full f16 cache takes at the context (Full).
+func (b Budget) Limit(full uint64) uint64 {
+	if b.Full > 0 {
+		return uint64(max(1, b.Full*float64(full)))
+	}
+	return uint64(b.Bytes)
+}
+
+// Slots returns the slots of a KV head, of a budget in tokens or as a share of the context, as the runtime counts them: it rounds a
+// context up first. They may be more than the context has.
 func (b Budget) Slots(context int) int {
 	if b.Tokens > 0 {
 		return b.Tokens
 	}
-	return max(64, int(b.Share*float64(context)))
+	return max(64, int(b.Share*float64(Pad(context))))
 }
 
 // Check fails with ErrBudget where a budget is below nothing, or a share above all.
@@ -77,10 +86,7 @@ func (l *layout) resolve(b Budget, full uint64) (int, error) {
 	if err := b.Check(); err != nil {
 		return 0, err
 	}
-	bytes := uint64(b.Bytes)
-	if b.Full > 0 {
-		bytes = uint64(max(1, b.Full*float64(full)))
-	}
+	bytes := b.Limit(full)
 	switch {
 	case len(l.slot) == 0: // sliding windows alone
 		return l.context, nil

@@ -24,7 +24,11 @@ func (c *Cache) checkPinned(budget int) error {
 	if !ok {
 		return nil // which the runtime judges
 	}
-	if h := of(budget); c.Pinned > h {
+	h := of(budget)
+	if a := c.Adapter; madeForBudget(a) && a.Trained.Heavy+a.Trained.Recent == budget && a.Trained.Heavy != h {
+		h = max(a.Trained.Heavy, c.Pinned) // the trained heavy part comes along, and has room
+	}
+	if c.Pinned > h {
 		return fmt.Errorf("%d slots a head, of which policy %s keeps %d by score, and %d pinned among those: want more slots, or fewer pinned: %w", budget, policy, h, c.Pinned, ErrBudget)
 	}
 	return nil

@@ -70,10 +70,8 @@ func Less(m *weights.Model, c Cache) (Bytes, error) {
 	if err != nil {
 		return Bytes{}, err
 	}
-	if c.Budget != (Budget{}) || !madeForBudget(c.Adapter) {
-		if err := c.checkPinned(budget); err != nil {
-			return Bytes{}, err
-		}
+	if err := c.checkPinned(budget); err != nil {
+		return Bytes{}, err
 	}
 	slots, err := l.slots(budget)
 	if err != nil {
@@ -82,6 +80,16 @@ func Less(m *weights.Model, c Cache) (Bytes, error) {
 	n := uint64(c.Sequences)
 	most, err := l.most(m, budget)
 	return Bytes{budget, most, n * slots, n * l.state, l.kernels, n * m.RecurrentBytes()}, err
+}
+
+// Slots returns the slots of a KV head that a cache's budget comes to, on average; where it is in tokens or a share of the context, they may
+// be more than the context has. It fails as Less does.
+func Slots(m *weights.Model, c Cache) (int, error) {
+	if c.Budget.Tokens > 0 || c.Budget.Share > 0 {
+		return c.Budget.Slots(c.Context), nil
+	}
+	bytes, err := Less(m, c)
+	return bytes.Budget, err
 }
 
 // Full returns what the unmodified cache of a model takes for one sequence, in a type of both keys and values. As apps have it (swa_full),

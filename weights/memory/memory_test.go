@@ -129,4 +129,27 @@ func TestSlots(t *testing.T) {
 	require.Equal(t, 102, Budget{Share: .05}.Slots(2048))
 	require.Equal(t, 2048, Budget{Share: 1}.Slots(2048))
 	require.Equal(t, 7, Budget{Tokens: 7}.Slots(2048))
+	require.Equal(t, 153, Budget{Share: .05}.Slots(3000), "of 3072, as the runtime rounds it up")
+}
+
+// What an adapter was trained with has room for what is pinned, whoever gives the budget; another budget has the policy's share.
+func TestPinnedBesideTrained(t *testing.T) {
+	tiny, err := tinymodels.Find("llama")
+	require.NoError(t, err)
+	path, err := tiny.WriteIn(t.TempDir(), gguf.F32, 1)
+	require.NoError(t, err)
+	m, err := weights.ReadModel(path)
+	require.NoError(t, err)
+	for _, c := range []struct {
+		heavy, recent, budget int
+		fits                  bool
+	}{{30, 50, 0, true}, {30, 50, 80, true}, {30, 50, 81, false}, {40, 40, 0, false}, {40, 40, 80, false}, {40, 40, 120, true}} { // the policy's own share is half
+		a := weights.Random(m, 4, 4, weights.Trained{Policy: "h2o", Heavy: c.heavy, Recent: c.recent, Ubatch: 32, Context: 1024}, 1)
+		_, err := Less(m, Cache{Context: 512, Budget: Budget{Tokens: c.budget}, Pinned: 60, Key: gguf.F16, Value: gguf.F16, Adapter: a})
+		if c.fits {
+			require.NoError(t, err, c)
+		} else {
+			require.ErrorIs(t, err, ErrBudget, c)
+		}
+	}
 }

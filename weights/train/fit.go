@@ -57,6 +57,7 @@ const (
 	beta1    = 0.9  // of Adam (Kingma and Ba, arXiv 1412.6980)
 	beta2    = 0.99
 	epsilon  = 1e-8
+	part     = 4   // a step looks at one of so many blocks of 64 queries
 	averaged = 0.1 // share of the steps so far that the mean of the weights looks back over
 )
 
@@ -73,7 +74,8 @@ type fitter struct {
 	scratch []byte
 	weights []float32
 	pace    []float32 // how far a step moves each weight, at a rate of 1
-	sparse  []float64 // sparse-only's mean error of a token, by sample; 0 where nothing is evicted
+	sparse  []float64 // sparse-only's error, by sample; 0 where nothing is evicted
+	tokens  []int     // that it is the sum over
 }
 
 // fitted is what came of a layer: its kernels in F32, none if it is to run sparse only.
@@ -182,9 +184,27 @@ func (f *fitter) error(i int, w []float32, grad []float32) (kernels.TrainError, 
 	return data.Error(f.shape, w, f.gram, f.scratch, grad)
 }
 
+// step is error of one of `part` parts of the sample's queries, with its gradient, as it would be for all of them.
+func (f *fitter) step(i, from int, w []float32, grad []float32) (float64, error) {
+	window, budget := f.sample(i)
+	data, err := f.data.read(window, budget)
+	if err != nil {
+		return 0, err
+	}
+	e, err := data.ErrorOfPart(f.shape, w, f.gram, f.scratch, grad, part, from)
+	if err != nil || e.Tokens == 0 {
+		return 0, err
+	}
+	all := float64(f.tokens[i]) / float64(e.Tokens)
+	for j := range grad {
+		grad[j] *= float32(all)
+	}
+	return all * e.Sum, nil
+}
+
 func (f *fitter) measureSparse(ctx context.Context) error {
 	train, all := f.samples()
-	f.sparse = make([]float64, all)
+	f.sparse, f.tokens = make([]float64, all), make([]int, all)
 	var sum, valid float64
 	for i := range all {
 		if err := ctx.Err(); err != nil {
@@ -194,7 +214,7 @@ func (f *fitter) measureSparse(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		f.sparse[i] = e.Sum
+		f.sparse[i], f.tokens[i] = e.Sum, e.Tokens
 		if i < train {
 			sum += e.Sum
 		} else {
@@ -470,17 +490,17 @@ func (f *fitter) run(ctx context.Context, random *rand.Rand, report *LayerReport
 		i := order[0]
 		order = order[1:]
 		clear(grad)
-		e, err := f.error(i, f.weights, grad)
+		sum, err := f.step(i, random.IntN(part), f.weights, grad)
 		if err != nil {
 			return err
 		}
-		if !finite(e.Sum) {
+		if !finite(sum) {
 			if report.Valid >= 1 {
-				return fmt.Errorf("the error after %d steps is %v: %w", step-1, e.Sum, errRange)
+				return fmt.Errorf("the error after %d steps is %v: %w", step-1, sum, errRange)
 			}
 			break // what was best before stays
 		}
-		since += e.Sum
+		since += sum
 		sinceSparse += f.sparse[i]
 
 		progress := float64(step) / float64(f.o.Steps)

@@ -56,7 +56,7 @@ func describe(v any) []byte {
 }
 
 // fitMethod changes whenever the same recordings and options come to other kernels: layers that were fitted both ways don't mix.
-const fitMethod = 1 // versions before had none
+const fitMethod = 2 // versions before had none
 
 // plan is what a work folder's content depends on.
 type plan struct {

@@ -20,6 +20,7 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -117,6 +118,11 @@ func TestTable(t *testing.T) {
 		"peak memory, n_ctx",
 	} {
 		assert.Contains(t, b.String(), want)
+	}
+	rows, _, ok := strings.Cut(b.String(), "\nrecall")
+	require.True(t, ok)
+	for line := range strings.Lines(rows) {
+		assert.LessOrEqual(t, utf8.RuneCountInString(strings.TrimSpace(line)), columns, line)
 	}
 }
 

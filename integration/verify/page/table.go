@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/lesskv/lesskv/integration/verify"
+	"github.com/lesskv/lesskv/integration/wordwrap"
 )
 
 // A group is the rows of one context, micro-batch and budget, which count the same positions.
@@ -53,47 +55,50 @@ func share(e *verify.Estimate) string {
 	return fmt.Sprintf("%.0f %% [%.0f, %.0f]", 100*e.Value, 100*e.Low, 100*e.High)
 }
 
-// Table prints the report for a terminal: ± is the standard error, [ ] the interval of 95 %, closed the share of the gap between
-// sparse and full in KL and in perplexity.
+// columns is how wide a terminal is taken to be.
+const columns = 80
+
+// Table prints the report for a terminal: ± is the standard error, [ ] the interval of 95 %, closed the share of the gap in KL between
+// sparse and full.
 func Table(w io.Writer, r *verify.Report) error {
 	for _, g := range groups(r) {
 		fmt.Fprintf(w, "\n%s\n", g.Title())
 		tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-		fmt.Fprintln(tw, "method\tslots\tKiB\tperplexity\tincrease\tKL, nats\tp99\tmax\ttop-1\tclosed\tprefix\tROUGE-L")
+		fmt.Fprintln(tw, "method\tslots\tKiB\tKL, nats\tp99\ttop-1\tclosed")
 		for _, row := range g.Rows {
 			if row.Fault != "" {
 				fmt.Fprintf(tw, "%s\t%d\t%s\n", row.Name(), row.Slots, row.Fault)
+				continue
+			}
+			closed := ""
+			if row.ClosedKL != nil {
+				closed = fmt.Sprintf("%.0f %%", 100*row.ClosedKL.Value)
+			}
+			fmt.Fprintf(tw, "%s\t%d\t%.0f\t%s\t%.3f\t%.3f\t%s\n", row.Name(), row.Slots, float64(row.Bytes.Total)/1024, interval(row.KL, 4), row.KLP99.Value, row.Top1.Value, closed)
+		}
+		fmt.Fprintln(tw, "\n\tperplexity\tincrease\tlargest KL\tprefix\tROUGE-L")
+		for _, row := range g.Rows {
+			if row.Fault != "" {
 				continue
 			}
 			prefix, rouge := "", ""
 			if gen := row.Generation; gen != nil {
 				prefix, rouge = fmt.Sprintf("%.1f/%d", gen.Prefix.Value, gen.Tokens), fmt.Sprintf("%.2f", gen.RougeL.Value)
 			}
-			closed := ""
-			if row.ClosedKL != nil {
-				closed = fmt.Sprintf("%.0f %%", 100*row.ClosedKL.Value)
-			}
-			if row.ClosedPPL != nil {
-				closed += fmt.Sprintf(", ppl %.0f %%", 100*row.ClosedPPL.Value)
-			}
-			fmt.Fprintf(tw, "%s\t%d\t%.0f\t%.2f ± %.2f\t%+.3f ± %.3f\t%s\t%.3f\t%.2f\t%.3f\t%s\t%s\t%s\n", row.Name(), row.Slots, float64(row.Bytes.Total)/1024,
-				row.Perplexity.Value, row.Perplexity.SE, row.Increase.Value, row.Increase.SE, interval(row.KL, 4), row.KLP99.Value, row.KLMax, row.Top1.Value, closed, prefix, rouge)
+			fmt.Fprintf(tw, "%s\t%.2f ± %.2f\t%+.3f ± %.3f\t%.2f\t%s\t%s\n", row.Name(), row.Perplexity.Value, row.Perplexity.SE, row.Increase.Value, row.Increase.SE, row.KLMax, prefix, rouge)
 		}
 		if err := tw.Flush(); err != nil {
 			return err
 		}
 		for _, row := range g.Rows {
 			if row.Adapter != "" && row.Method == verify.LESS {
-				fmt.Fprintf(w, "%s: %s", row.Name(), row.Adapter)
-				for _, n := range row.AdapterNotes {
-					fmt.Fprintf(w, "; %s", n)
-				}
+				said := append([]string{row.Adapter}, row.AdapterNotes...)
 				for _, other := range []string{verify.Plus, verify.PlusPlus} {
 					if d, ok := row.Against[other]; ok {
-						fmt.Fprintf(w, "; KL less that of %s %s", other, signed(d.KL))
+						said = append(said, fmt.Sprintf("KL less that of %s %s", other, signed(d.KL)))
 					}
 				}
-				fmt.Fprintln(w)
+				fmt.Fprintln(w, wordwrap.Hanging(row.Name()+": ", strings.Join(said, "; "), columns))
 			}
 		}
 	}
@@ -140,17 +145,17 @@ func rest(w io.Writer, r *verify.Report) error {
 	}
 	fmt.Fprintln(w)
 	for _, f := range r.Findings {
-		fmt.Fprintln(w, f)
+		fmt.Fprintln(w, wordwrap.Hanging("", f, columns))
 	}
 	for _, n := range r.Notes {
-		fmt.Fprintln(w, "note:", n)
+		fmt.Fprintln(w, wordwrap.Hanging("note: ", n, columns))
 	}
 	for _, c := range r.Checks {
-		word := "holds: "
+		word := "holds:  "
 		if !c.OK {
-			word = "FAILED:"
+			word = "FAILED: "
 		}
-		if _, err := fmt.Fprintln(w, word, c); err != nil {
+		if _, err := fmt.Fprintln(w, wordwrap.Hanging(word, c.String(), columns)); err != nil {
 			return err
 		}
 	}

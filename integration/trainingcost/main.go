@@ -1,7 +1,7 @@
-// Command billion measures what training takes for a model of a billion parameters: random weights in the shape of
+// Command trainingcost measures what training takes for a model of a billion parameters: random weights in the shape of
 // Llama-3.2-1B. It runs a short training of all layers and works out a whole one from what its parts took.
 //
-//	go run ./integration/billion [-tokens 1000000] [-steps 0]
+//	go run ./integration/trainingcost [-tokens 1000000] [-steps 0]
 package main
 
 import (
@@ -49,7 +49,7 @@ func main() {
 		err = b.run()
 	}
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "billion:", err)
+		fmt.Fprintln(os.Stderr, "trainingcost:", err)
 		stop()
 		os.Exit(1)
 	}
@@ -68,7 +68,7 @@ func (b *bench) run() error {
 		return fmt.Errorf("%d windows and %d steps here, %d tokens: want at least 2, 1 and %d", b.windows, b.short, b.tokens, window)
 	}
 	if b.work == "" {
-		dir, err := os.MkdirTemp("", "lesskv-billion-")
+		dir, err := os.MkdirTemp("", "lesskv-trainingcost-")
 		if err != nil {
 			return err
 		}
