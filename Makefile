@@ -30,7 +30,7 @@ test: runtime
 test-devices:
 	GOWORK=off $(GO) run ./patches -backend cpu,$(DEVICES)
 	LESSKV_TEST_DEVICES=$(if $(filter rpc blas,$(DEVICES)),$(DEVICES),local) $(GO) test $(TESTFLAGS) -p 1 -count=1 -timeout 30m -v \
-		$(if $(filter blas,$(DEVICES)),-run '^Test(BLAS|NoDevice)$$' ./integration,-run '^Test(Devices|NoDevice)' ./integration ./cmd/lesskv)
+		$(if $(filter blas,$(DEVICES)),-run '^Test(BLAS|NoDevice)$$' ./integration,-run '^Test(Devices|NoDevice)' ./integration ./integration/verify ./cmd/lesskv)
 
 # what takes long (docs/reliability.md), each step alone, and again where it stopped
 soak: soak-million soak-interleavings soak-kernels soak-kills soak-readme soak-upstream soak-sanitize soak-contract soak-sources soak-race soak-machines soak-fuzz

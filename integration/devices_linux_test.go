@@ -2,6 +2,7 @@ package integration
 
 import (
 	"fmt"
+	"log/slog"
 	"os"
 	"regexp"
 	"strconv"
@@ -33,7 +34,10 @@ func leave(t *testing.T, s *devicetest.Server, bytes int64) {
 // A device whose memory is too small for the weights is an error that says so, and so is one that is too small for the unmodified cache,
 // where with LESS, whose cache is no device's, the same context has room. The server stays, and the next load works.
 func TestDevicesTooSmall(t *testing.T) {
-	devicetest.NeedServers(t)
+	if devices(t)[0].Servers == 0 {
+		testTooSmall(t)
+		return
+	}
 	const tokens = 64 << 10 // 192 MiB of an f16 cache
 	for name, cache := range cacheOptions {
 		t.Run(name, func(t *testing.T) {
@@ -57,4 +61,19 @@ func TestDevicesTooSmall(t *testing.T) {
 			assert.Equal(t, want, generate(t, model, code, 20))
 		})
 	}
+}
+
+// testTooSmall is the same of this machine's own device, whose memory is as it is, so that the context is what has no room there.
+func testTooSmall(t *testing.T) {
+	all := []llama.ModelOption{llama.SetGPULayers(allLayers), llama.SetMainGPU("0")}
+	log := captureLog(t, slog.LevelInfo)
+	load(t, gopher, all...).Free()
+	free := regexp.MustCompile(`using device .* - (\d+) MiB free`).FindStringSubmatch(log.String())
+	require.NotNil(t, free, log)
+	mib, err := strconv.Atoi(free[1])
+	require.NoError(t, err)
+	all = append(all, llama.SetContext(mib<<10/3*5/4)) // of 3 KiB a token
+	_, err = llama.New(gopher, append(all[:len(all):len(all)], llama.EnableF16Memory, lesskv.Disable())...)
+	require.ErrorContains(t, err, "failed to allocate buffer for kv cache")
+	generate(t, load(t, gopher, append(all, cacheOptions["less"])...), code, 20)
 }

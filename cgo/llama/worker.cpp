@@ -64,6 +64,7 @@
 //     matmul     d pairs tokens heads heads_kv threads rounds=5 -> us: a prompt's attention as ggml_mul_mat computes it
 //     splits     n=1 -> splits copies bytes device_weights device_cache device_compute: of a graph for n tokens, between how many parts the
 //                device changes, how many tensors are copied for that, and their bytes; and the bytes in memory that is no host's
+//     device_memory rpc= -> free: bytes on all devices that layers can be put on, those of the servers among them
 //     log        -> payload: llama.cpp's log since the last time
 //     quit
 
@@ -117,6 +118,7 @@ reply worker::answer(request & req) {
         { "fill",        &worker::fill,        true  },
         { "quantize",    &worker::quantize,    false },
         { "splits",      &worker::splits,      true  },
+        { "device_memory", &worker::device_memory, false },
         { "matmul",      &worker::matmul,      false },
         { "log",         &worker::take_log,    false },
     };

@@ -105,6 +105,7 @@ private:
     // worker_devices.cpp
 
     void splits(request & req, reply & out);
+    void device_memory(request & req, reply & out);
 
     // worker_text.cpp
 

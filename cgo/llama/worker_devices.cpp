@@ -1,6 +1,8 @@
-// worker_devices.cpp: what a graph costs that is computed on several devices.
+// worker_devices.cpp: what a graph costs that is computed on several devices, and their memory.
 
 #include "worker.h"
+
+#include "devices.h"
 
 #include "llama-context.h"
 #include "llama-memory.h"
@@ -39,4 +41,18 @@ void worker::splits(request & req, reply & out) {
     out.set("device_weights", weights);
     out.set("device_cache",   context);
     out.set("device_compute", compute);
+}
+
+void worker::device_memory(request & req, reply & out) {
+    const std::string rpc = req.text("rpc");
+    req.done();
+    int64_t sum = 0;
+    for (ggml_backend_dev_t dev : devices::all(rpc)) {
+        size_t free = 0, total = 0;
+        if (dev) { // the list's end
+            ggml_backend_dev_memory(dev, &free, &total);
+        }
+        sum += int64_t(free);
+    }
+    out.set("free", sum);
 }

@@ -49,7 +49,9 @@ func TestDevicesBench(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, 99, result.GPU)
 
-	devicetest.NeedServers(t)
+	if os.Getenv("LESSKV_RPC") == "" {
+		return
+	}
 	status, _, stderr = command("", "bench", "-q", "-c", "0", "--method", "f16,q8_0-fa,less", "--gpu-layers=99", "gopher-5m")
 	assert.Equal(t, exitUsage, status, stderr)
 	assert.Contains(t, stderr, "2 RPC servers for 3 processes")
@@ -69,7 +71,9 @@ func TestDevicesVerify(t *testing.T) {
 	require.NoError(t, json.Unmarshal(data, &report))
 	assert.Equal(t, 99, report.GPU)
 
-	devicetest.NeedServers(t)
+	if os.Getenv("LESSKV_RPC") == "" {
+		return
+	}
 	t.Setenv("LESSKV_RPC", "127.0.0.1:1")
 	status, _, stderr = command("", flags...)
 	assert.Equal(t, exitUsage, status, stderr)

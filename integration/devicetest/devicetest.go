@@ -23,6 +23,9 @@ type Device struct {
 	Servers int
 }
 
+// Rounds says that the device computes other bits than this machine's CPU: a GPU does, and a server of these tests is a CPU.
+func (d Device) Rounds() bool { return d.Servers == 0 }
+
 // All returns what LESSKV_TEST_DEVICES asks for. Without it the test is skipped.
 func All(t testing.TB) []Device {
 	t.Helper()
@@ -32,6 +35,8 @@ func All(t testing.TB) []Device {
 	case "rpc":
 		return []Device{{"two servers", 2}, {"three servers", 3}}
 	case "local":
+		// A GPU of NVIDIA's multiplies f32 as TF32, of 10 bits, unless it is told not to, and the unmodified attention with it.
+		t.Setenv("NVIDIA_TF32_OVERRIDE", "0")
 		return []Device{{"this machine's", 0}}
 	default:
 		require.Fail(t, "LESSKV_TEST_DEVICES="+kind+": want rpc, local or blas")

@@ -28,15 +28,19 @@ func (v *verifier) chunk(ubatch int) int {
 
 // process is what one worker will take beside the model's file, which all of them map: an upper bound.
 func (v *verifier) process(r *run) int64 {
+	logits := int64(v.chunk(r.config.Ubatch)) * int64(v.vocab) * 4
+	return overhead + r.bytes + 2*logits + v.compute(r)
+}
+
+// compute is what the results of a micro-batch's operations take of it.
+func (v *verifier) compute(r *run) int64 {
 	c := r.config
-	logits := int64(v.chunk(c.Ubatch)) * int64(v.vocab) * 4
 	seen := int64(c.Context)
 	if c.LESS != nil {
 		seen = int64(c.LESS.Budget + c.Ubatch)
 	}
 	scores := 2 * seen * int64(c.Ubatch) * int64(v.model.Max(func(s weights.Shape) int { return s.Heads })) * 4
-	compute := scores + int64(c.Ubatch)*int64(v.vocab+32*v.model.Max(func(s weights.Shape) int { return s.Heads * s.KeyLength }))*4
-	return overhead + r.bytes + 2*logits + compute
+	return scores + int64(c.Ubatch)*int64(v.vocab+32*v.model.Max(func(s weights.Shape) int { return s.Heads * s.KeyLength }))*4
 }
 
 // ours is what this process takes for a batch of so many methods: logits and probabilities of the full cache, now and for
@@ -54,6 +58,10 @@ func (v *verifier) admit(groups []*group) error {
 				return fmt.Errorf("verify: %s beside the full cache takes %s (model %s, full cache %s, this one %s, the rest is computing), and the bound is %s: set a larger one, or a smaller context or micro-batch: %w",
 					r.describe(), mib(need), mib(v.info.Bytes), mib(g.full.bytes), mib(r.bytes), mib(v.plan.Memory), ErrMemory)
 			}
+			if !v.fitsDevices(g, []*run{r}) {
+				return fmt.Errorf("verify: on the devices %s takes %s and the full cache %s (weights %s of each, the rest is caches and computing), and the bound there is %s: put fewer layers there, or take a smaller context or micro-batch: %w",
+					r.describe(), mib(v.device(r)), mib(v.device(g.full)), mib(v.devices.weights), mib(v.devices.free[0]), ErrMemory)
+			}
 		}
 	}
 	for _, context := range v.plan.Peaks {
@@ -61,6 +69,9 @@ func (v *verifier) admit(groups []*group) error {
 		c.config.Context, c.bytes = context, v.fullBytes[context]
 		if need := v.info.Bytes + v.process(&c); need > v.plan.Memory {
 			return fmt.Errorf("verify: peak memory at a context of %d takes %s, and the bound is %s: %w", context, mib(need), mib(v.plan.Memory), ErrMemory)
+		}
+		if need := v.device(&c); v.plan.GPULayers > 0 && need > v.devices.free[0] {
+			return fmt.Errorf("verify: peak memory at a context of %d takes %s of the devices', and the bound there is %s: %w", context, mib(need), mib(v.devices.free[0]), ErrMemory)
 		}
 	}
 	return nil
@@ -75,7 +86,7 @@ func (v *verifier) batch(g *group, runs []*run) int {
 		most = 1
 	}
 	for ; n < min(len(runs), most); n++ {
-		if need += v.process(runs[n]); need+v.ours(g.ubatch, n+1) > v.plan.Memory {
+		if need += v.process(runs[n]); need+v.ours(g.ubatch, n+1) > v.plan.Memory || !v.fitsDevices(g, runs[:n+1]) {
 			break
 		}
 	}

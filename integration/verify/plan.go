@@ -99,10 +99,11 @@ type Plan struct {
 	Memory  int64 // bytes that all processes together may take; four fifths of what is available
 	Threads int   // all processes together; the machine's
 
-	GPULayers int            // layers on devices; none
-	RPC       string         // servers whose devices are among them, host:port with commas between them: half for the full cache, half for the one beside it
-	Work      string         // folder where finished work is kept, so that the same plan goes on where it was stopped; none
-	Progress  func(Progress) // is told how far it has come
+	GPULayers    int            // layers on devices; none
+	DeviceMemory int64          // bytes that all processes on the same devices may take there; four fifths of what is free
+	RPC          string         // servers whose devices are among them, host:port with commas between them: half for the full cache, half for the one beside it
+	Work         string         // folder where finished work is kept, so that the same plan goes on where it was stopped; none
+	Progress     func(Progress) // is told how far it has come
 
 	// Workers: programs of either tree; those of the assembled runtime.
 	Worker, UnmodifiedWorker string

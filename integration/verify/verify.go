@@ -24,8 +24,9 @@ type verifier struct {
 	paths    [2]string // of the workers, by tree
 
 	vocab     int
-	budgeted  []int               // layers with a budget
-	fullBytes map[int]int64       // f16, by context, of sliding windows no more than the window, as the workers have it
+	budgeted  []int         // layers with a budget
+	fullBytes map[int]int64 // f16, by context, of sliding windows no more than the window, as the workers have it
+	devices   onDevices
 	fits      map[int][]candidate // of Plan.Bytes, by context
 	text      []int32
 	start     []int32 // the token that the model wants first
@@ -141,7 +142,10 @@ func begin(ctx context.Context, p Plan) (_ *verifier, err error) {
 	if v.store, err = pieces.Open(p.Work); err != nil {
 		return nil, fmt.Errorf("verify: %w", err)
 	}
-	if err := v.probe(ctx); err != nil {
+	if err = v.probe(ctx); err == nil {
+		err = v.probeDevices(ctx)
+	}
+	if err != nil {
 		v.store.Close()
 		return nil, err
 	}

@@ -21,3 +21,12 @@ func (w *Worker) Splits(n int) (Splits, error) {
 	}
 	return s, r.err
 }
+
+// DeviceMemory returns how many bytes are free on all devices that layers can be put on, those of the servers among them.
+func (w *Worker) DeviceMemory(rpc string) (int64, error) {
+	r, err := w.call("device_memory", nil, "rpc", rpc)
+	if err != nil {
+		return 0, err
+	}
+	return r.integer("free"), r.err
+}

@@ -113,6 +113,7 @@ func newBench(t *testing.T) *bench {
 		"tools/rpc/rpc-server.cpp":                                             "int server;\n",
 		"ggml/src/ggml-blas/ggml-blas.cpp":                                     "int blas;\n",
 		"ggml/src/ggml-cuda/acc.cu":                                            "int acc;\n",
+		"ggml/src/ggml-cuda/template-instances/fattn-tile-instance-dkq40.cu":   "int tile;\n",
 		"ggml/src/ggml-cuda/template-instances/fattn-vec-instance-f16-f16.cu":  "int pair;\n",
 		"ggml/src/ggml-cuda/template-instances/fattn-vec-instance-q5_0-f16.cu": "#error not wanted\n",
 		"ggml/src/ggml-metal/ggml-metal-device.m":                              "int metal;\n",

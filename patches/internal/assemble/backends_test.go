@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strings"
 	"testing"
@@ -155,6 +157,13 @@ func TestBackendCUDA(t *testing.T) {
 	b.o.CUDAArch = "90"
 	b.run()
 	require.Contains(t, b.did(), "ggml/src/ggml-cuda/acc.cu", "for another GPU it is another object")
+
+	b.o.CUDAArch, b.o.Jobs = "80", 1
+	var order []string
+	for _, m := range regexp.MustCompile(`-c ggml/src/ggml-cuda/(\S+)\.cu `).FindAllStringSubmatch(b.commands(), -1) {
+		order = append(order, path.Base(m[1]))
+	}
+	require.Equal(t, []string{"fattn-tile-instance-dkq40", "fattn-vec-instance-f16-f16", "acc"}, order, "what takes longest begins first")
 }
 
 func TestBackendBLAS(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -32,6 +33,18 @@ func cudaDefines() []string {
 		}
 	}
 	return list
+}
+
+// cudaWeight is a source's size as what the others' takes as long to compile: an instance of a template is a line of text and up to minutes
+// of nvcc, the attention by tiles the longest.
+func cudaWeight(p string, size int) int {
+	switch name := path.Base(p); {
+	case strings.HasPrefix(name, "fattn-tile-instance-"):
+		return size << 20
+	case path.Base(path.Dir(p)) == "template-instances":
+		return size << 16
+	}
+	return size << 4
 }
 
 // findCUDA finds nvcc, in PATH or where NVIDIA's packages put it, and the architecture of the GPUs of this machine.

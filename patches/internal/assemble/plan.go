@@ -155,6 +155,7 @@ func (r *recipe) units(files tree.Tree) []build.Unit {
 		case ".cu":
 			u.Lang = toolchain.CUDA
 			u.Flags = []string{"-DNDEBUG", "-std=c++17"} // the others are g++'s
+			u.Weight = cudaWeight(p, u.Weight)
 		default:
 			continue
 		}
