@@ -62,6 +62,9 @@ func TestDevicesTable(t *testing.T) {
 		_, err = w.Feed(0, 0, tokens[:pos], worker.Last)
 		require.NoError(t, err)
 		cache := "LESS, 5 %"
+		if less != nil && less.OnDevice {
+			cache += ", on the device"
+		}
 		for _, at := range []int{pos, context - 64} {
 			switch {
 			case at == pos:
@@ -103,7 +106,12 @@ func TestDevicesTable(t *testing.T) {
 		assert.Zero(t, less.Cache)
 		assert.Equal(t, []any{parts, copies, bytes}, []any{less.Parts, less.Copies, less.Bytes})
 	}
+	on := row("the device", &worker.LESS{Policy: "peak", BudgetShare: .05, OnDevice: true}, threads[len(threads)-1])
+	assert.Positive(t, on.Cache)
+	assert.Less(t, on.Cache, full.Cache)
+	assert.Equal(t, full.Parts, on.Parts, "no layer goes back and forth")
 	row("the CPU", &worker.LESS{Policy: "peak", BudgetShare: .05}, threads[len(threads)-1])
+	row("the CPU", &worker.LESS{Policy: "peak", BudgetShare: .05, OnDevice: true}, threads[len(threads)-1])
 	require.NoError(t, out.Flush())
 	t.Log("\n" + text.String())
 }

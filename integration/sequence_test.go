@@ -16,8 +16,26 @@ import (
 // openSequences opens gopher-5m with room for four sequences and the budget that most of this file evicts under.
 func openSequences(t *testing.T) (*worker.Worker, []int32) {
 	t.Helper()
-	w := open(t, worker.Patched, worker.Config{Model: gopher, Context: 4096, Ubatch: 32, Sequences: 4, LESS: peak41()})
+	return openSequencesWith(t, peak41())
+}
+
+func openSequencesWith(t *testing.T, less *worker.LESS) (*worker.Worker, []int32) {
+	t.Helper()
+	w := open(t, worker.Patched, worker.Config{Model: gopher, Context: 4096, Ubatch: 32, Sequences: 4, LESS: less})
 	return w, heldOut(t, w, 400)
+}
+
+// besideAndOn runs a test with LESS beside the device and on it.
+func besideAndOn(t *testing.T, test func(t *testing.T, less *worker.LESS)) {
+	t.Helper()
+	for name, on := range map[string]bool{"beside the device": false, "on the device": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			less := peak41()
+			less.OnDevice = on
+			test(t, less)
+		})
+	}
 }
 
 // apart decodes two texts of 128 tokens in one batch after another, as sequences of their own, and wants what each is alone.
@@ -45,12 +63,13 @@ func apart(t *testing.T, w *worker.Worker, a []int32, seqA int32, b []int32, seq
 
 // Sequences in one batch do not see each other: each decodes as if it were alone.
 func TestSequencesAreApart(t *testing.T) {
-	t.Parallel()
-	w, tokens := openSequences(t)
-	apart(t, w, tokens[:128], 1, tokens[200:328], 3)
-	info, err := w.LESS()
-	require.NoError(t, err)
-	assert.Equal(t, 2, info.Sequences)
+	besideAndOn(t, func(t *testing.T, less *worker.LESS) {
+		w, tokens := openSequencesWith(t, less)
+		apart(t, w, tokens[:128], 1, tokens[200:328], 3)
+		info, err := w.LESS()
+		require.NoError(t, err)
+		assert.Equal(t, 2, info.Sequences)
+	})
 }
 
 func row(o *worker.Output, i int) *worker.Output {
@@ -59,20 +78,21 @@ func row(o *worker.Output, i int) *worker.Output {
 
 // A copy goes on as the original does, and neither disturbs the other.
 func TestCopy(t *testing.T) {
-	t.Parallel()
-	w, tokens := openSequences(t)
-	s := story{prompt: tokens[:200], reply: 7, second: tokens[200:]}
-	next, pos := s.begin(t, w, 0)
-	require.NoError(t, w.SeqCopy(0, 2, worker.End, worker.End))
-	want := s.end(t, w, 0, next, pos)
-	sameBits(t, want, s.end(t, w, 2, next, pos))
-	require.NoError(t, w.SeqKeep(2))
-	lo, hi, err := w.SeqPos(0)
-	require.NoError(t, err)
-	assert.Equal(t, []int{-1, -1}, []int{lo, hi})
-	_, hi, err = w.SeqPos(2)
-	require.NoError(t, err)
-	assert.Equal(t, 200+7+24+len(s.second)-1, hi)
+	besideAndOn(t, func(t *testing.T, less *worker.LESS) {
+		w, tokens := openSequencesWith(t, less)
+		s := story{prompt: tokens[:200], reply: 7, second: tokens[200:]}
+		next, pos := s.begin(t, w, 0)
+		require.NoError(t, w.SeqCopy(0, 2, worker.End, worker.End))
+		want := s.end(t, w, 0, next, pos)
+		sameBits(t, want, s.end(t, w, 2, next, pos))
+		require.NoError(t, w.SeqKeep(2))
+		lo, hi, err := w.SeqPos(0)
+		require.NoError(t, err)
+		assert.Equal(t, []int{-1, -1}, []int{lo, hi})
+		_, hi, err = w.SeqPos(2)
+		require.NoError(t, err)
+		assert.Equal(t, 200+7+24+len(s.second)-1, hi)
+	})
 }
 
 // While nothing at or after a position is folded, a sequence can be cut back to it.
@@ -102,84 +122,86 @@ func TestCut(t *testing.T) {
 
 // What is folded can't be taken back: cutting there is refused, and the sequence is as it was.
 func TestCutIntoTheFolded(t *testing.T) {
-	t.Parallel()
-	w, tokens := openSequences(t)
-	s := story{prompt: tokens[:200], reply: 7, second: tokens[200:]}
-	next, pos := s.begin(t, w, 0)
-	want := s.end(t, w, 0, next, pos)
+	besideAndOn(t, func(t *testing.T, less *worker.LESS) {
+		w, tokens := openSequencesWith(t, less)
+		s := story{prompt: tokens[:200], reply: 7, second: tokens[200:]}
+		next, pos := s.begin(t, w, 0)
+		want := s.end(t, w, 0, next, pos)
 
-	require.NoError(t, w.Clear())
-	s.begin(t, w, 0)
-	lo, hi, err := w.SeqPos(0)
-	require.NoError(t, err)
-	assert.Equal(t, pos-1, hi)
-	assert.Greater(t, lo, 0, "something was folded")
-	assert.LessOrEqual(t, lo, hi-30, "the recent ones were not")
-	for _, p := range [][2]int{{lo - 1, worker.End}, {1, worker.End}, {3, 9}, {hi - 4, hi - 2}} {
-		err := w.SeqRemove(0, p[0], p[1])
-		var e *worker.Error
-		require.ErrorAs(t, err, &e, "%v", p)
-		t.Logf("%v: %s", p, e.Message)
-	}
-	require.NoError(t, w.SeqRemove(0, hi+1, worker.End), "nothing to remove")
-	sameBits(t, want, s.end(t, w, 0, next, pos))
+		require.NoError(t, w.Clear())
+		s.begin(t, w, 0)
+		lo, hi, err := w.SeqPos(0)
+		require.NoError(t, err)
+		assert.Equal(t, pos-1, hi)
+		assert.Greater(t, lo, 0, "something was folded")
+		assert.LessOrEqual(t, lo, hi-30, "the recent ones were not")
+		for _, p := range [][2]int{{lo - 1, worker.End}, {1, worker.End}, {3, 9}, {hi - 4, hi - 2}} {
+			err := w.SeqRemove(0, p[0], p[1])
+			var e *worker.Error
+			require.ErrorAs(t, err, &e, "%v", p)
+			t.Logf("%v: %s", p, e.Message)
+		}
+		require.NoError(t, w.SeqRemove(0, hi+1, worker.End), "nothing to remove")
+		sameBits(t, want, s.end(t, w, 0, next, pos))
 
-	require.NoError(t, w.Clear())
-	s.begin(t, w, 0)
-	require.NoError(t, w.SeqRemove(0, lo, worker.End))
-	_, hi, err = w.SeqPos(0)
-	require.NoError(t, err)
-	assert.Equal(t, lo-1, hi)
-	_, err = w.Decode(0, lo, tokens[:10], worker.Last)
-	assert.NoError(t, err, "it goes on from there")
-	require.NoError(t, w.SeqRemove(0, 0, worker.End), "the whole of it always goes")
+		require.NoError(t, w.Clear())
+		s.begin(t, w, 0)
+		require.NoError(t, w.SeqRemove(0, lo, worker.End))
+		_, hi, err = w.SeqPos(0)
+		require.NoError(t, err)
+		assert.Equal(t, lo-1, hi)
+		_, err = w.Decode(0, lo, tokens[:10], worker.Last)
+		assert.NoError(t, err, "it goes on from there")
+		require.NoError(t, w.SeqRemove(0, 0, worker.End), "the whole of it always goes")
+	})
 }
 
 // What llama.cpp gives no answer to poisons the sequence: it refuses to decode, saying why, until it is cleared. Others go on.
 func TestPoison(t *testing.T) {
-	t.Parallel()
-	w, tokens := openSequences(t)
-	fresh := atOnce.decode(t, w, tokens[:100])
-	for _, c := range []struct {
-		name  string
-		spoil func() error
-	}{
-		{"shifted", func() error { return w.SeqAdd(0, 10, worker.End, -10) }},
-		{"divided", func() error { return w.SeqDivide(0, 0, worker.End, 2) }},
-		{"copied in part", func() error { return w.SeqCopy(1, 0, 0, 50) }},
-		{"aborted half-way", func() error {
-			require.NoError(t, w.AbortAfter(60))
-			_, err := w.Decode(0, 200, tokens[200:220], worker.Last)
-			var e *worker.Error
-			require.ErrorAs(t, err, &e)
-			assert.Equal(t, 2, e.Code)
-			return w.AbortAfter(-1)
-		}},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			require.NoError(t, w.Clear())
-			_, err := w.Feed(0, 0, tokens[:200], worker.None)
-			require.NoError(t, err)
-			_, err = w.Feed(1, 0, tokens[:200], worker.None)
-			require.NoError(t, err)
-			require.NoError(t, c.spoil())
-
-			for range 2 {
-				_, err = w.Decode(0, 200, tokens[200:201], worker.Last)
+	besideAndOn(t, func(t *testing.T, less *worker.LESS) {
+		w, tokens := openSequencesWith(t, less)
+		fresh := atOnce.decode(t, w, tokens[:100])
+		for _, c := range []struct {
+			name  string
+			spoil func() error
+		}{
+			{"shifted", func() error { return w.SeqAdd(0, 10, worker.End, -10) }},
+			{"divided", func() error { return w.SeqDivide(0, 0, worker.End, 2) }},
+			{"copied in part", func() error { return w.SeqCopy(1, 0, 0, 50) }},
+			{"aborted half-way", func() error {
+				require.NoError(t, w.AbortAfter(60))
+				_, err := w.Decode(0, 200, tokens[200:220], worker.Last)
 				var e *worker.Error
 				require.ErrorAs(t, err, &e)
-				assert.Equal(t, 1, e.Code)
-				assert.Contains(t, e.Message, "until it is cleared")
-			}
-			_, err = w.Save(0)
-			assert.Error(t, err, "a poisoned sequence is not saved")
-			_, err = w.Decode(1, 200, tokens[200:201], worker.Last)
-			assert.NoError(t, err, "another sequence goes on")
+				assert.Equal(t, 2, e.Code)
+				return w.AbortAfter(-1)
+			}},
+		} {
+			t.Run(c.name, func(t *testing.T) {
+				require.NoError(t, w.Clear())
+				_, err := w.Feed(0, 0, tokens[:200], worker.None)
+				require.NoError(t, err)
+				_, err = w.Feed(1, 0, tokens[:200], worker.None)
+				require.NoError(t, err)
+				require.NoError(t, c.spoil())
 
-			require.NoError(t, w.SeqRemove(0, 0, worker.End))
-			sameBits(t, fresh, atOnce.decode(t, w, tokens[:100]))
-		})
-	}
+				for range 2 {
+					_, err = w.Decode(0, 200, tokens[200:201], worker.Last)
+					var e *worker.Error
+					require.ErrorAs(t, err, &e)
+					assert.Equal(t, 1, e.Code)
+					assert.Contains(t, e.Message, "until it is cleared")
+				}
+				_, err = w.Save(0)
+				assert.Error(t, err, "a poisoned sequence is not saved")
+				_, err = w.Decode(1, 200, tokens[200:201], worker.Last)
+				assert.NoError(t, err, "another sequence goes on")
+
+				require.NoError(t, w.SeqRemove(0, 0, worker.End))
+				sameBits(t, fresh, atOnce.decode(t, w, tokens[:100]))
+			})
+		}
+	})
 }
 
 // spoil writes gopher-5m with the rows of a tensor in layer 3 so large that what they give is infinite in f16. Its fingerprint is that
@@ -207,8 +229,13 @@ func spoil(t *testing.T, tensor string) string {
 // decode fails and the sequence refuses, of a hybrid too.
 func TestGraphEndedByItsCallback(t *testing.T) {
 	t.Parallel()
-	for model, layer := range map[string]int{gopher: 2, tiny(t, "qwen35"): 3} {
-		w := open(t, worker.Patched, worker.Config{Model: model, Context: 512, Ubatch: 32, Sequences: 2, Capture: true, LESS: &worker.LESS{Budget: 40}})
+	for _, c := range []struct {
+		model string
+		layer int
+		on    bool
+	}{{gopher, 2, false}, {gopher, 2, true}, {tiny(t, "qwen35"), 3, false}, {tiny(t, "qwen35"), 3, true}} {
+		less := &worker.LESS{Budget: 40, OnDevice: c.on}
+		w := open(t, worker.Patched, worker.Config{Model: c.model, Context: 512, Ubatch: 32, Sequences: 2, Capture: true, LESS: less})
 		tokens := randomTokens(120, 384)
 		fresh := atOnce.decode(t, w, tokens[:100])
 		require.NoError(t, w.Clear())
@@ -216,7 +243,7 @@ func TestGraphEndedByItsCallback(t *testing.T) {
 			_, err := w.Feed(seq, 0, tokens[:100], worker.None)
 			require.NoError(t, err)
 		}
-		require.NoError(t, w.EndBehind(layer))
+		require.NoError(t, w.EndBehind(c.layer))
 		_, err := w.Decode(0, 100, tokens[100:101], worker.Last)
 		refusedWith(t, err, "cb_eval")
 		require.NoError(t, w.StopCapture())
@@ -235,8 +262,9 @@ func TestNotFinite(t *testing.T) {
 	t.Parallel()
 	for _, tensor := range []string{"attn_k", "attn_v"} {
 		model := spoil(t, tensor)
-		for _, reference := range []bool{false, true} {
-			c := worker.Config{Model: model, Context: 256, Ubatch: 16, Threads: 2, LESS: &worker.LESS{Budget: 41, Adapter: adapterPath("h2o-41"), Reference: reference}}
+		for _, less := range []worker.LESS{{}, {Reference: true}, {OnDevice: true}} {
+			less.Budget, less.Adapter = 41, adapterPath("h2o-41")
+			c := worker.Config{Model: model, Context: 256, Ubatch: 16, Threads: 2, LESS: &less}
 			w := open(t, worker.Patched, c)
 			tokens := heldOut(t, w, 120)
 			_, err := w.Feed(0, 0, tokens[:41], worker.None)
@@ -327,24 +355,25 @@ func TestAbortBeforeAnything(t *testing.T) {
 
 // Batches that LESS can't serve are refused whole.
 func TestBatchRefused(t *testing.T) {
-	t.Parallel()
-	w, tokens := openSequences(t)
-	s := story{prompt: tokens[:200], second: tokens[200:]}
-	next, pos := s.begin(t, w, 0)
-	want := s.end(t, w, 0, next, pos)
-	require.NoError(t, w.Clear())
-	s.begin(t, w, 0)
-	for name, batch := range map[string][]worker.Token{
-		"a token of two sequences": {{ID: 5, Pos: 0, Seq: 2, Row: true, Also: []int32{3}}},
-		"a position left out":      {{ID: 5, Pos: int32(pos) + 1, Seq: 0, Row: true}},
-		"a position twice":         {{ID: 5, Pos: int32(pos) - 1, Seq: 0, Row: true}},
-		"out of order":             {{ID: 5, Pos: int32(pos) + 1, Seq: 0}, {ID: 5, Pos: int32(pos), Seq: 0, Row: true}},
-	} {
-		_, err := w.DecodeEach(batch)
-		var e *worker.Error
-		if assert.ErrorAs(t, err, &e, name) {
-			t.Logf("%s: %s", name, e.Message)
+	besideAndOn(t, func(t *testing.T, less *worker.LESS) {
+		w, tokens := openSequencesWith(t, less)
+		s := story{prompt: tokens[:200], second: tokens[200:]}
+		next, pos := s.begin(t, w, 0)
+		want := s.end(t, w, 0, next, pos)
+		require.NoError(t, w.Clear())
+		s.begin(t, w, 0)
+		for name, batch := range map[string][]worker.Token{
+			"a token of two sequences": {{ID: 5, Pos: 0, Seq: 2, Row: true, Also: []int32{3}}},
+			"a position left out":      {{ID: 5, Pos: int32(pos) + 1, Seq: 0, Row: true}},
+			"a position twice":         {{ID: 5, Pos: int32(pos) - 1, Seq: 0, Row: true}},
+			"out of order":             {{ID: 5, Pos: int32(pos) + 1, Seq: 0}, {ID: 5, Pos: int32(pos), Seq: 0, Row: true}},
+		} {
+			_, err := w.DecodeEach(batch)
+			var e *worker.Error
+			if assert.ErrorAs(t, err, &e, name) {
+				t.Logf("%s: %s", name, e.Message)
+			}
 		}
-	}
-	sameBits(t, want, s.end(t, w, 0, next, pos))
+		sameBits(t, want, s.end(t, w, 0, next, pos))
+	})
 }

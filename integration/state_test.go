@@ -100,6 +100,8 @@ func TestSaveAndRestore(t *testing.T) {
 		less  *worker.LESS
 	}{
 		{"peak with an adapter", gopher, peak41()},
+		{"peak with an adapter, on the device", gopher, &worker.LESS{Policy: "peak", Budget: 41, Adapter: "testdata/gopher-5m.peak-41.lesskv.gguf", OnDevice: true}},
+		{"lambda, f32 slots, on the device", gopher, &worker.LESS{Policy: "lambda", Budget: 41, TypeK: "f32", TypeV: "f32", OnDevice: true}},
 		{"h2o, f32 slots", gopher, &worker.LESS{Policy: "h2o", Budget: 64, TypeK: "f32", TypeV: "f32"}},
 		{"h2o, keys in q4_0", gopher, &worker.LESS{Policy: "h2o", Budget: 64, TypeK: "q4_0", TypeV: "q8_0"}},
 		{"peak, by head", gopher, &worker.LESS{Policy: "peak", Slots: byHead, Adapter: "testdata/gopher-5m.peak-41.lesskv.gguf"}},
@@ -109,6 +111,7 @@ func TestSaveAndRestore(t *testing.T) {
 		{"h2o, delta net", "qwen35", &worker.LESS{Policy: "h2o", Budget: 64}},
 		{"peak, short convolutions and sliding windows", "lfm2-window", &worker.LESS{Policy: "peak", Budget: 64}},
 		{"h2o, Mamba 2", "nemotron_h", &worker.LESS{Policy: "h2o", Budget: 64}},
+		{"h2o, Mamba 2, on the device", "nemotron_h", &worker.LESS{Policy: "h2o", Budget: 64, OnDevice: true}},
 		{"h2o, Mamba 2 in every layer", "falcon-h1", &worker.LESS{Policy: "h2o", Budget: 64}},
 		{"peak, Mamba 2 in every layer, by head", "falcon-h1", &worker.LESS{Policy: "peak", Slots: []int{100, 20, 7, 64, 1, 33, 65, 8}}},
 	} {

@@ -28,6 +28,11 @@ type Config struct {
 	// fine-tune.
 	ForceAdapter bool
 
+	// OnDevice puts the cache where the layers are (llama.SetGPULayers) and computes with it there, instead of in this machine's main memory.
+	// It takes memory of the devices, and saves a round trip for each layer and token (docs/devices.md). Slots are F16 unless Keys and Values
+	// say F32. What it does not cover is ErrConfig.
+	OnDevice bool
+
 	// Checkpoints is how many copies of the cache a model keeps, of the newest ends of prompts and answers; 1 is of the newest prompt's
 	// end. What was evicted is not taken back, so an edited or repeated prompt resumes from the latest copy within the prefix that it
 	// shares with the cached text. 0 is the default, 2. CacheStats counts them.
@@ -52,6 +57,7 @@ func Enable(c Config) llama.ModelOption {
 			Type:         fmt.Sprintf("%s,%s", c.Keys, c.Values),
 			Adapter:      c.Adapter,
 			ForceAdapter: c.ForceAdapter,
+			OnDevice:     c.OnDevice,
 			Checkpoints:  c.Checkpoints,
 		}
 	}

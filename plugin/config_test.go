@@ -110,7 +110,7 @@ func TestEnvironment(t *testing.T) {
 	t.Run("everything", func(t *testing.T) {
 		for name, value := range map[string]string{
 			"LESSKV": "on", "LESSKV_POLICY": "peak", "LESSKV_BUDGET": "10%", "LESSKV_HEAVY": "50", "LESSKV_PINNED": "0",
-			"LESSKV_TYPE": "f32,f16", "LESSKV_ADAPTER": "none", "LESSKV_FORCE_ADAPTER": "1",
+			"LESSKV_TYPE": "f32,f16", "LESSKV_ADAPTER": "none", "LESSKV_FORCE_ADAPTER": "1", "LESSKV_DEVICE": "off",
 		} {
 			t.Setenv(name, value)
 		}
@@ -131,7 +131,7 @@ func TestEnvironment(t *testing.T) {
 	t.Run("wrong values", func(t *testing.T) {
 		for name, value := range map[string]string{
 			"LESSKV": "maybe", "LESSKV_BUDGET": "5 apples", "LESSKV_HEAVY": "-1", "LESSKV_PINNED": "x", "LESSKV_TYPE": "f64",
-			"LESSKV_FORCE_ADAPTER": "2", "LESSKV_CHECKPOINTS": "-1", "LESSKV_POLICY": "newest", "LESSKV_ADAPTER": "/no/such.gguf",
+			"LESSKV_FORCE_ADAPTER": "2", "LESSKV_DEVICE": "cuda", "LESSKV_CHECKPOINTS": "-1", "LESSKV_POLICY": "newest", "LESSKV_ADAPTER": "/no/such.gguf",
 		} {
 			t.Run(name, func(t *testing.T) {
 				t.Setenv("LESSKV", "1")

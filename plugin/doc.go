@@ -53,6 +53,7 @@
 //	LESSKV_TYPE           f16, f32, q8_0, q4_0; or two, for keys and values: q4_0,q8_0
 //	LESSKV_ADAPTER        a path, or none
 //	LESSKV_FORCE_ADAPTER  on, off
+//	LESSKV_DEVICE         on, off: the cache where the layers are ([Config])
 //	LESSKV_CHECKPOINTS    a number of copies
 //	LESSKV_RPC            host:port, several with commas: servers whose devices take layers ([RPC])
 //

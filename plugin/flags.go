@@ -28,6 +28,7 @@ type Flags struct {
 //	-lesskv-type q8_0
 //	-lesskv-adapter PATH
 //	-lesskv-force-adapter
+//	-lesskv-device
 //	-lesskv-checkpoints 2
 //
 // With an empty prefix the first of them is -less. Wrong values are errors of Parse where they can be told without the model.
@@ -72,6 +73,7 @@ func RegisterFlags(fs *flag.FlagSet, prefix string) *Flags {
 		return nil
 	})
 	fs.Var(boolValue{func(on bool) { f.given, c.ForceAdapter = true, on }}, prefix+"force-adapter", "accept an adapter made for other weights of the same shape")
+	fs.Var(boolValue{func(on bool) { f.given, c.OnDevice = true, on }}, prefix+"device", "the cache and its attention where the layers are, not in main memory")
 	add("checkpoints", "`checkpoints` to keep, for edited or repeated prompts (default 2)", parseCount(&c.Checkpoints))
 	return f
 }

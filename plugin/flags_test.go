@@ -21,13 +21,13 @@ func parse(prefix string, args ...string) (*lesskv.Flags, error) {
 
 func TestFlags(t *testing.T) {
 	f, err := parse("lesskv-", "-lesskv", "-lesskv-budget", "7%", "-lesskv-policy=peak", "-lesskv-heavy=0", "-lesskv-pinned", "0",
-		"-lesskv-type", "f32,q8_0", "-lesskv-adapter", "a.gguf", "-lesskv-force-adapter", "-lesskv-checkpoints", "3")
+		"-lesskv-type", "f32,q8_0", "-lesskv-adapter", "a.gguf", "-lesskv-force-adapter", "-lesskv-device", "-lesskv-checkpoints", "3")
 	require.NoError(t, err)
 	budget, err := lesskv.ParseBudget("7%")
 	require.NoError(t, err)
 	assert.Equal(t, lesskv.Config{
 		Budget: budget, Policy: lesskv.Peak, Heavy: lesskv.None, Pinned: lesskv.None,
-		Keys: lesskv.F32, Values: lesskv.Q8, Adapter: "a.gguf", ForceAdapter: true, Checkpoints: 3,
+		Keys: lesskv.F32, Values: lesskv.Q8, Adapter: "a.gguf", ForceAdapter: true, OnDevice: true, Checkpoints: 3,
 	}, f.Config())
 
 	f, err = parse("", "-type", "f32")
@@ -39,7 +39,7 @@ func TestFlags(t *testing.T) {
 	assert.Equal(t, lesskv.Config{Keys: lesskv.Q4, Values: lesskv.Q8}, f.Config())
 
 	for _, bad := range [][]string{
-		{"-budget", "0"}, {"-heavy", "-1"}, {"-pinned", "many"}, {"-less=perhaps"}, {"-force-adapter=perhaps"}, {"-checkpoints", "-1"},
+		{"-budget", "0"}, {"-heavy", "-1"}, {"-pinned", "many"}, {"-less=perhaps"}, {"-force-adapter=perhaps"}, {"-device=perhaps"}, {"-checkpoints", "-1"},
 	} {
 		_, err = parse("", bad...)
 		require.Error(t, err, bad)

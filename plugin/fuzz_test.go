@@ -59,7 +59,7 @@ func FuzzBudget(f *testing.F) {
 
 // FuzzFlags: any command line is a configuration or an error; flags that say the same as the configuration give it again.
 func FuzzFlags(f *testing.F) {
-	f.Add("-lesskv\n-lesskv-budget=5%\n-lesskv-policy=peak\n-lesskv-heavy=3\n-lesskv-pinned=0\n-lesskv-type=f16,q8_0\n-lesskv-adapter=none\n-lesskv-force-adapter")
+	f.Add("-lesskv\n-lesskv-budget=5%\n-lesskv-policy=peak\n-lesskv-heavy=3\n-lesskv-pinned=0\n-lesskv-type=f16,q8_0\n-lesskv-adapter=none\n-lesskv-force-adapter\n-lesskv-device")
 	f.Add("-lesskv=off\n-lesskv-heavy\n4\nrest\n-x")
 	f.Fuzz(func(t *testing.T, line string) {
 		flags, err := parse("lesskv-", strings.Split(line, "\n")...)
@@ -79,7 +79,8 @@ func FuzzFlags(f *testing.F) {
 		require.NoError(t, llama.CheckLESSKVBudget(options.Budget))
 		count := func(n int) string { return strconv.Itoa(max(n, 0)) }
 		args := []string{"-lesskv-budget=" + c.Budget.String(), "-lesskv-policy=" + string(c.Policy), "-lesskv-adapter=" + c.Adapter,
-			"-lesskv-type=" + string(c.Keys) + "," + string(c.Values), "-lesskv-force-adapter=" + strconv.FormatBool(c.ForceAdapter)}
+			"-lesskv-type=" + string(c.Keys) + "," + string(c.Values), "-lesskv-force-adapter=" + strconv.FormatBool(c.ForceAdapter),
+			"-lesskv-device=" + strconv.FormatBool(c.OnDevice)}
 		if c.Heavy != 0 {
 			args = append(args, "-lesskv-heavy="+count(c.Heavy))
 		}

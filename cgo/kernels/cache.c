@@ -235,6 +235,24 @@ void lesskv_cache_stats(const struct lesskv_cache * cache, struct lesskv_stats *
     }
 }
 
+struct lesskv_arrays lesskv_cache_arrays(struct lesskv_cache * cache, int32_t head_kv) {
+    struct lesskv_head * h = &cache->head[head_kv];
+    return (struct lesskv_arrays) {
+        .k = h->store.k, .v = h->store.v, .pos = h->store.pos, .score = h->store.score, .H = h->state.H, .z = h->state.z,
+        .n = h->store.n, .last = h->last, .folded = h->folded, .evicted = &h->evicted,
+    };
+}
+
+void lesskv_cache_count(struct lesskv_cache * cache, int32_t pos, int32_t n_tokens) {
+    for (int32_t j = 0; j < cache->layer.n_head_kv; j++) {
+        struct lesskv_head * h = &cache->head[j];
+        const int32_t held = h->store.n + n_tokens;
+        h->store.n = held < h->budget.slots ? held : h->budget.slots;
+        h->folded += held - h->store.n;
+        h->last    = pos + n_tokens - 1;
+    }
+}
+
 int32_t lesskv_cache_slots(const struct lesskv_cache * cache, int32_t head_kv, int32_t max, int32_t * pos, float * score) {
     if (head_kv < 0 || head_kv >= cache->layer.n_head_kv || max <= 0) {
         return 0;

@@ -141,6 +141,23 @@ void lesskv_cache_stats(const struct lesskv_cache * cache, struct lesskv_stats *
 // What one KV head holds, for tests and pictures: up to max slots in storage order. Returns their number.
 int32_t lesskv_cache_slots(const struct lesskv_cache * cache, int32_t head_kv, int32_t max, int32_t * pos, float * score);
 
+// One KV head where it lies, for a caller that keeps a sequence elsewhere from one micro-batch to the next (on a device) and brings it here
+// for all that is not attention. What is written here must be what a cache could hold: nothing checks it.
+struct lesskv_arrays {
+    void * k, * v;     // [B][D] of type_k, [B][Dv] of type_v; the first n slots are in use
+    int32_t * pos;     // [B]
+    float * score;     // [B]
+    float * H, * z;    // [R][Dv], [R]
+    int32_t n;
+    int32_t last;      // position of the newest token, -1 if none
+    int64_t folded;    // pairs evicted
+    int32_t * evicted; // highest position evicted, -1 if none
+};
+struct lesskv_arrays lesskv_cache_arrays(struct lesskv_cache * cache, int32_t head_kv);
+// Counts a micro-batch that was committed elsewhere: tokens, slots in use, and how many were evicted. Which were is for the caller to write,
+// together with the slots, before anything but statistics is asked.
+void lesskv_cache_count(struct lesskv_cache * cache, int32_t pos, int32_t n_tokens);
+
 // Serialised cache: native byte order, no pointers. load checks everything before it changes anything
 // (LESSKV_ERR_FORMAT) and restores bit for bit, slot order included.
 size_t             lesskv_cache_save_size(const struct lesskv_cache * cache);

@@ -31,6 +31,8 @@
 #define lesskv_cache_cut       LESSKV_NAME(lesskv_cache_cut)
 #define lesskv_cache_stats     LESSKV_NAME(lesskv_cache_stats)
 #define lesskv_cache_slots     LESSKV_NAME(lesskv_cache_slots)
+#define lesskv_cache_arrays    LESSKV_NAME(lesskv_cache_arrays)
+#define lesskv_cache_count     LESSKV_NAME(lesskv_cache_count)
 #define lesskv_cache_width     LESSKV_NAME(lesskv_cache_width)
 #define lesskv_cache_save_size LESSKV_NAME(lesskv_cache_save_size)
 #define lesskv_cache_save      LESSKV_NAME(lesskv_cache_save)

@@ -4,6 +4,7 @@
 
 #include "llama-impl.h"
 
+#include <cmath>
 #include <cstring>
 
 // Whether token i has the positions that a token of a text has: one, or with M-RoPE three that are equal, and a fourth that
@@ -34,7 +35,7 @@ llama_memory_context_ptr lesskv_memory::init_batch(llama_batch_allocr & balloc, 
         }
         in_flight = -1;
     }
-    if (!reserve_scratch()) {
+    if (!on_device && !reserve_scratch()) {
         return no(error);
     }
 
@@ -86,6 +87,9 @@ llama_memory_context_ptr lesskv_memory::init_batch(llama_batch_allocr & balloc, 
         if (seq.caches.empty() && !make(seq)) {
             return no(error);
         }
+        if (on_device && next[ub.seq_id[0][0]] > lesskv_device::max_pos) {
+            return no(format("LESS on the device counts %d positions, sequence %d has more: leave it beside the device", lesskv_device::max_pos, ub.seq_id[0][0]));
+        }
         if (adapter && adapter->bytes > 0 && !warned_context && (uint32_t) next[ub.seq_id[0][0]] > adapter->context) {
             warned_context = true;
             LLAMA_LOG_WARN("%s: the adapter was trained on contexts of %u tokens, this sequence is longer\n", __func__, adapter->context);
@@ -124,9 +128,14 @@ bool lesskv_memory::apply(const llama_ubatch & ubatch) {
         poison(s, "its layers have seen different numbers of tokens");
         return false;
     }
+    if (on_device && !take_seat(s)) {
+        return false;
+    }
     in_flight      = s;
     in_flight_seen = seen;
     in_flight_end  = seen + ubatch.n_tokens;
+    in_flight_pos    = ubatch.pos[0];
+    in_flight_tokens = (int32_t) ubatch.n_tokens;
     failed         = 0;
     return true;
 }
@@ -142,7 +151,51 @@ void lesskv_memory::note_status(const lesskv_memory_layer & l, lesskv_status sta
     }
 }
 
+int32_t lesskv_memory::seat_of(const llama_ubatch & ubatch) const {
+    return ubatch.seq_id && ubatch.seq_id[0] ? std::max(seqs[ubatch.seq_id[0][0]].seat, 0) : 0;
+}
+
+int32_t lesskv_memory::begin(llama_seq_id seq_id, const lesskv_device_inputs & graph) {
+    auto & seq  = seqs[seq_id];
+    check       = graph.check;
+    sched       = graph.sched;
+    n_begun     = n_begun % lesskv_device::max_pos + 1;
+    seq.at_work = true;
+    for (const auto & c : seq.caches) {
+        if (c) {
+            return (int32_t) stats_of(c.get()).kept; // in all layers and heads
+        }
+    }
+    return 0;
+}
+
+// A graph's last node has the number of the micro-batch: or it ended before, or a state is not finite and so is that.
+void lesskv_memory::end() {
+    float got;
+    ggml_backend_sched_synchronize(sched);
+    ggml_backend_tensor_get(check, &got, 0, sizeof(got));
+    auto & seq = seqs[in_flight];
+    for (const auto & l : layers) {
+        if (!std::isfinite(got) && !dev->finite(seq.seat, l.i)) {
+            note_status(l, LESSKV_ERR_FINITE);
+        }
+    }
+    if (got != number()) {
+        return;
+    }
+    for (const auto & c : seq.caches) {
+        if (c) {
+            lesskv_cache_count(c.get(), in_flight_pos, in_flight_tokens);
+        }
+    }
+    seq.at_work = false;
+    seq.ahead   = true;
+}
+
 bool lesskv_memory::computed() {
+    if (on_device && in_flight >= 0) {
+        end();
+    }
     const uint64_t what = failed.exchange(0);
     if (what == 0 && in_flight >= 0 && !consistent(seqs[in_flight], in_flight_end)) {
         poison(in_flight, "the graph of its last decode ended before its end: cb_eval says so by returning false");

@@ -1,5 +1,5 @@
-// The hooks inside the graph: one control input, and two custom nodes a layer, attend and commit, with the barrier that
-// ggml puts between any two nodes. A layer that shares another's cache attends before that one commits; each of the two then has a node
+// The hooks inside the graph. With LESS on the device its operations are lesskv-device-graph.cpp's. Without, there are
+// one control input, and two custom nodes a layer, attend and commit, with the barrier that ggml puts between any two nodes. A layer that shares another's cache attends before that one commits; each of the two then has a node
 // more, which gathers what pairs were worth to it.
 
 #include "lesskv-hooks.h"
@@ -42,8 +42,12 @@ struct shared {
 
 // What the nodes of a graph are given beside q, k and v.
 struct inputs {
-    explicit inputs(const llm_graph_context & g)
-        : mem(static_cast<const lesskv_memory_context *>(g.mctx)->memory()), control(new_control(g)) {
+    explicit inputs(const llm_graph_context & g) : mem(static_cast<const lesskv_memory_context *>(g.mctx)->memory()) {
+        if (mem->device()) {
+            device = std::make_unique<lesskv_device_inputs>(g, mem);
+            return;
+        }
+        control = new_control(g);
         for (const auto & [n, matrix] : mem->rotations()) {
             hadamard[n] = ggml_new_tensor_2d(g.ctx0, GGML_TYPE_F32, n, n);
             ggml_set_input(hadamard[n]);
@@ -52,6 +56,10 @@ struct inputs {
     }
 
     void set(const llama_ubatch * ub) {
+        if (device) {
+            device->set(ub);
+            return;
+        }
         set_control(control, ub);
         for (const auto & [n, t] : hadamard) {
             if (t->buffer) { // or no layer that is computed needs it
@@ -60,8 +68,13 @@ struct inputs {
         }
     }
 
-    const lesskv_memory * mem;
-    ggml_tensor * control;
+    // Whether the graph serves another micro-batch of as many tokens: the nodes have no other shapes, but on the device the sequence's own
+    // tensors.
+    bool serve(const llama_ubatch & ub) const { return !device || mem->seat_of(ub) == device->seat; }
+
+    lesskv_memory * mem;
+    std::unique_ptr<lesskv_device_inputs> device; // NULL: LESS is beside the device
+    ggml_tensor * control = nullptr;
     std::map<int32_t, ggml_tensor *> hadamard; // by size
     mutable std::map<size_t, shared> owners;   // by cache, while this graph is built
 };
@@ -73,8 +86,8 @@ struct input : public base, public inputs {
 
     void set_input(const llama_ubatch * ub) override { inputs::set(ub); }
 
-    // llm_graph_params has compared the number of tokens already, and nothing else shapes the nodes
-    bool can_reuse(const llm_graph_params &) override { return true; }
+    // llm_graph_params has compared the number of tokens already
+    bool can_reuse(const llm_graph_params & params) override { return serve(params.ubatch); }
 };
 
 // Stands where llama.cpp's input of a hybrid stands, with the input above in it.
@@ -195,6 +208,23 @@ ggml_tensor * new_node(const llm_graph_context & g, int64_t ne0, int64_t ne1, in
     return t;
 }
 
+// The output's projection, as in build_attn.
+ggml_tensor * project(const llm_graph_context & g, ggml_tensor * cur, ggml_tensor * wo, ggml_tensor * wo_b, ggml_tensor * wo_s) {
+    if (wo) {
+        if (g.arch == LLM_ARCH_GLM4 || g.arch == LLM_ARCH_GLM4_MOE || g.arch == LLM_ARCH_JAIS2) {
+            cur = g.build_lora_mm(wo, cur);
+            ggml_prec_set_acc(cur, GGML_PREC_F32);
+            cur = wo_s ? ggml_mul(g.ctx0, cur, wo_s) : cur;
+        } else {
+            cur = g.build_lora_mm(wo, cur, wo_s);
+        }
+    }
+    if (wo_b) {
+        cur = ggml_add(g.ctx0, cur, wo_b);
+    }
+    return cur;
+}
+
 ggml_tensor * build(
         const llm_graph_context & g, const inputs & in,
         ggml_tensor * wo, ggml_tensor * wo_b, ggml_tensor * wo_s,
@@ -230,6 +260,14 @@ ggml_tensor * build(
     l.scale = kq_scale;
 
     ggml_build_forward_expand(g.gf, q);
+    if (in.device) {
+        if (sinks || k->type != GGML_TYPE_F32 || v->type != GGML_TYPE_F32) {
+            mem->refuse("LESS on the device does not cover attention sinks, or keys and values that are not f32: leave it beside the device");
+        }
+        ggml_build_forward_expand(g.gf, v);
+        ggml_build_forward_expand(g.gf, k);
+        return project(g, in.device->attend(g, l, q, k, v), wo, wo_b, wo_s);
+    }
     if (l.rot_k) {
         q = llama_mul_mat_hadamard(g.ctx0, q, in.hadamard.at(l.rot_k));
     }
@@ -270,20 +308,7 @@ ggml_tensor * build(
     if (l.rot_v) { // H's part with it, which sums rotated values
         out = llama_mul_mat_hadamard(g.ctx0, out, in.hadamard.at(l.rot_v));
     }
-    ggml_tensor * cur = ggml_reshape_2d(g.ctx0, out, (int64_t) p.dv*p.n_head, g.n_tokens);
-    if (wo) {
-        if (g.arch == LLM_ARCH_GLM4 || g.arch == LLM_ARCH_GLM4_MOE || g.arch == LLM_ARCH_JAIS2) { // as in build_attn
-            cur = g.build_lora_mm(wo, cur);
-            ggml_prec_set_acc(cur, GGML_PREC_F32);
-            cur = wo_s ? ggml_mul(g.ctx0, cur, wo_s) : cur;
-        } else {
-            cur = g.build_lora_mm(wo, cur, wo_s);
-        }
-    }
-    if (wo_b) {
-        cur = ggml_add(g.ctx0, cur, wo_b);
-    }
-    return cur;
+    return project(g, ggml_reshape_2d(g.ctx0, out, (int64_t) p.dv*p.n_head, g.n_tokens), wo, wo_b, wo_s);
 }
 
 } // namespace
@@ -334,6 +359,11 @@ ggml_tensor * lesskv_build_attn(
 void lesskv_refuse_attn(const llm_graph_context & g) {
     static_cast<const lesskv_memory_context *>(g.mctx)->memory()->refuse(
             "LESS does not cover attention to keys alone, or to keys that an index chooses: turn it off for this model");
+}
+
+uint32_t lesskv_graph_nodes(llama_memory_i * memory) {
+    auto * mem = dynamic_cast<lesskv_memory *>(memory);
+    return mem && mem->device() ? 160*(uint32_t) mem->all_layers().size() : 0;
 }
 
 bool lesskv_computed(llama_memory_context_i * mctx) {

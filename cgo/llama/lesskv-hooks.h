@@ -34,6 +34,9 @@ llama_memory_i * lesskv_create_hybrid(
         const llama_memory_i::layer_filter_cb & attends,
         const llama_memory_i::layer_filter_cb & recurs);
 
+// llama_context::graph_max_nodes: how many more nodes a graph of LESS has than upstream's.
+uint32_t lesskv_graph_nodes(llama_memory_i * memory);
+
 // llama_context::process_ubatch, once the graph has been computed. False: the nodes of LESS failed, and so has the decode.
 bool lesskv_computed(llama_memory_context_i * mctx);
 

@@ -12,6 +12,9 @@
 #include <cstdio>
 
 std::map<ggml_backend_buffer_type_t, size_t> lesskv_memory::memory_breakdown() const {
+    if (dev) {
+        return dev->memory();
+    }
     lesskv_info inf;
     info(inf);
     // what a budget in bytes counts; scratch is computing's, as upstream's buffers for it are not part of a cache
@@ -63,10 +66,15 @@ void lesskv_memory::info(lesskv_info & out) const {
     out.bytes_state    = state*out.n_seq;
     out.bytes_sequence = slots + state;
     out.bytes_scratch = scratch_size;
+    if (dev) { // all that a device has room for is taken at once; the caches here are but asked now and then
+        out.bytes_scratch = out.bytes_slots + out.bytes_state;
+        out.bytes_slots   = dev->bytes_slots();
+        out.bytes_state   = dev->bytes_state();
+    }
     if (adapter) {
         out.rank          = adapter->bytes > 0 ? adapter->rank : 0; // or it is an allocation alone
         out.hidden        = adapter->bytes > 0 ? adapter->hidden : 0;
-        out.bytes_kernels = bytes_kernels;
+        out.bytes_kernels = bytes_kernels + (dev ? dev->bytes_kernels() : 0);
         snprintf(out.adapter_sha256, sizeof(out.adapter_sha256), "%s", adapter->sha256.c_str());
     }
 }
@@ -121,7 +129,7 @@ int32_t lesskv_memory::slots(llama_seq_id seq_id, int32_t il, int32_t head_kv, i
         return -1;
     }
     const auto * c = cache(seq_id, layers[layer_of[il]].i);
-    if (!c || head_kv < 0 || head_kv >= layers[layer_of[il]].params.n_head_kv) {
+    if (!c || !home(seqs[seq_id]) || head_kv < 0 || head_kv >= layers[layer_of[il]].params.n_head_kv) {
         return -1;
     }
     return lesskv_cache_slots(c, head_kv, max, pos, score);

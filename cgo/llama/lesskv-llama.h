@@ -42,6 +42,7 @@ struct lesskv_config {
     bool    force_adapter;     // load it although its fingerprint is another model's (geometry must still fit)
     const struct lesskv_adapter * loaded; // an adapter that is loaded already, in the place of the two; it must outlive the context
     bool    reference;         // run the plain loops that judge the fast kernels: slow, for tests
+    bool    device;            // slots, state and attention are where the layers' weights are ("LESS on the device" in algorithm.md)
     bool    profile;           // measure where the time goes: lesskv_get_profile
     char *  error;             // where a refusal is written, or NULL
     size_t  error_size;

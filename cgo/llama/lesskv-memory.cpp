@@ -41,6 +41,7 @@ lesskv_memory::lesskv_memory(
     config_error_size = cfg.error_size;
     use_reference     = cfg.reference || forced_reference();
     use_profile       = cfg.profile;
+    on_device         = cfg.device;
 
     char why[512];
     if (!lesskv_supported(&model, why, sizeof(why))) {
@@ -61,7 +62,9 @@ lesskv_memory::lesskv_memory(
     resolve_budget(cfg);
     warn_adapter();
 
-    if (!reserve_scratch()) {
+    if (on_device) {
+        place();
+    } else if (!reserve_scratch()) {
         refuse(error);
     }
 
@@ -70,6 +73,20 @@ lesskv_memory::lesskv_memory(
     LLAMA_LOG_INFO("%s: LESS cache: policy %s, budget %d (heavy %d, recent %d, pinned %d)%s, %s\n", __func__,
             lesskv_policy_name(policy), budget, heavy, budget - heavy, pinned, spread() ? ", spread by layer and head" : "",
             adapter && adapter->bytes > 0 ? ("rank " + std::to_string(adapter->rank)).c_str() : "sparse only");
+}
+
+// Makes the tensors of LESS on the device.
+void lesskv_memory::place() {
+    const auto why = use_reference || use_profile ? std::string("LESS on the device does not run the kernels: leave out the plain loops and the profile, or leave it beside the device") :
+        lesskv_device::refusal(layers, spread(), cparams.n_ubatch);
+    if (!why.empty()) {
+        refuse(why);
+    }
+    try {
+        dev = std::make_unique<const lesskv_device>(model, layers, cparams.n_ubatch, cparams.n_seq_max);
+    } catch (const std::exception & e) {
+        refuse(e.what());
+    }
 }
 
 // Makes a layer that has no keys and values of its own a sharer; lesskv_supported has seen to it that the two fit.
@@ -116,7 +133,7 @@ void lesskv_memory::resolve(const lesskv_config & cfg, const layer_filter_cb & a
         }
     }
     const auto is_here = [&](uint32_t il) { return hparams.n_head_kv(il) > 0 && (!attends || attends(il)); };
-    type_k = type_v = LESSKV_TYPE_Q8_0;
+    type_k = type_v = on_device ? LESSKV_TYPE_F16 : LESSKV_TYPE_Q8_0;
     for (uint32_t il = 0; il < hparams.n_layer(); ++il) {
         if (is_here(il) && lesskv_row_size(LESSKV_TYPE_Q8_0, hparams.n_embd_head_k(il)) == 0) {
             type_k = LESSKV_TYPE_F16;

@@ -1,9 +1,11 @@
-// lesskv-memory.h: the LESS cache as a llama_memory_i. It holds no ggml tensor: the slots and states are the kernels' own
-// (lesskv.h), one lesskv_cache for each layer of each sequence, made when a sequence first decodes.
+// lesskv-memory.h: the LESS cache as a llama_memory_i. The slots and states are the kernels' own (lesskv.h), one lesskv_cache for each layer of
+// each sequence, made when a sequence first decodes. With LESS on the device a sequence that decodes has a seat there beside; its caches count
+// what it takes in, and get the rest when they are asked for more.
 
 #pragma once
 
 #include "lesskv-adapter.h"
+#include "lesskv-device.h"
 #include "lesskv-llama.h"
 #include "lesskv.h"
 
@@ -97,6 +99,11 @@ public:
     double *              reference_worth(const lesskv_memory_layer & l); // NULL: the fast kernels
     float *               worth_of(size_t i) { return worths[i].empty() ? nullptr : worths[i].data(); } // of a cache that is shared, or NULL
     void                  note_status(const lesskv_memory_layer & l, lesskv_status status); // of a node; from any thread
+    const std::vector<lesskv_memory_layer> & all_layers() const { return layers; }
+    const lesskv_device * device() const { return dev.get(); } // NULL: slots and attention are here
+    int32_t               seat_of(const llama_ubatch & ubatch) const; // of the micro-batch's sequence; the first while a graph is reserved
+    int32_t               begin(llama_seq_id seq_id, const lesskv_device_inputs & graph); // it is computed now; returns the slots in use
+    float                 number() const { return (float) n_begun; } // of the micro-batch that is computed
     bool                  computed(); // whether the nodes of the micro-batch in flight did well; poisons its sequence if not
 
     // for lesskv-api.cpp
@@ -120,9 +127,17 @@ protected:
     struct sequence {
         std::vector<cache_ptr> caches; // by layer; empty: no token yet
         std::string poison;            // why it refuses to decode; empty: it doesn't
+
+        // with LESS on the device
+        int32_t  seat = -1;            // its place there; -1: it has none
+        uint64_t used = 0;             // when it last decoded
+        bool     at_work = false;      // a micro-batch has begun and is not known to have ended well: what is there is of no use
+        mutable bool ahead = false;    // what is there is newer than the caches
     };
 
     bool valid(llama_seq_id seq_id) const;
+    bool home(const sequence & seq) const; // brings what the device has into the caches; false: it does not answer
+    bool take_seat(llama_seq_id seq_id);   // the way there; false: the same
     void poison(llama_seq_id seq_id, const std::string & why);
     llama_pos pos_max(const sequence & seq) const;
 
@@ -143,6 +158,9 @@ protected:
 
     int64_t      in_flight_end = 0; // what they have seen once it is done
 
+    llama_pos    in_flight_pos    = 0; // of its first token
+    int32_t      in_flight_tokens = 0;
+
     mutable std::string error;
 
 private:
@@ -162,7 +180,9 @@ private:
     uint64_t full_bytes(const lesskv_memory_layer & l) const; // of the unmodified f16 cache at n_ctx tokens
     void load_adapter(const lesskv_config & cfg);
     bool reserve_scratch();
+    void place();                      // with LESS on the device
     bool make(sequence & seq);         // its caches; false: no memory
+    void end();                        // what begin began, once it has been computed: the caches count it
     bool consistent(const sequence & seq, int64_t seen) const; // every layer has seen that many tokens
     bool can_cut(const sequence & seq, llama_pos p0) const;
     llama_pos pos_min(const sequence & seq) const;
@@ -185,6 +205,7 @@ private:
     bool swa_full = false; // only to say what the unmodified cache would hold
     bool use_reference = false;
     bool use_profile = false;
+    bool on_device = false;
     std::vector<lesskv_profile> profiles;
     std::vector<double> worth; // of the plain loops: what pairs were worth, from attend to commit
     std::vector<std::vector<float>>  worths;     // by cache, of those that are shared: the same, from the owner's attend to its commit
@@ -198,6 +219,12 @@ private:
     std::map<int32_t, std::vector<float>> hadamard; // normalised, by size
     std::vector<lesskv_memory_layer> layers;
     std::vector<int32_t> layer_of; // by il; -1: no attention
+
+    std::unique_ptr<const lesskv_device> dev;
+    uint64_t              n_used  = 0;  // decodes of sequences that had a seat
+    uint64_t              n_begun = 0;  // micro-batches on the device, as far as f32 counts
+    ggml_tensor *         check = nullptr; // of the graph that is computed there, and its scheduler
+    ggml_backend_sched_t  sched = nullptr;
 
     std::unique_ptr<void, free_scratch> scratch;
     size_t scratch_size = 0;

@@ -35,7 +35,62 @@ bool lesskv_memory::make(sequence & seq) {
     return true;
 }
 
+bool lesskv_memory::home(const sequence & seq) const {
+    if (!seq.ahead || seq.at_work) { // of what did not end well nothing is asked
+        return true;
+    }
+    try {
+        for (const auto & l : layers) {
+            if (seq.caches[l.i]) {
+                dev->download(seq.seat, l.i, seq.caches[l.i].get());
+            }
+        }
+    } catch (const std::exception & e) {
+        return fail(e.what());
+    }
+    seq.ahead = false;
+    return true;
+}
+
+bool lesskv_memory::take_seat(llama_seq_id seq_id) {
+    auto & seq = seqs[seq_id];
+    seq.used = ++n_used;
+    if (seq.seat >= 0) {
+        return true;
+    }
+    std::vector<sequence *> in(dev->seats());
+    for (auto & s : seqs) {
+        if (s.seat >= 0) {
+            in[s.seat] = &s;
+        }
+    }
+    int32_t seat = 0; // a free one, or that of the sequence that has not decoded for longest
+    for (int32_t i = 1; i < dev->seats() && in[seat]; ++i) {
+        seat = !in[i] || in[i]->used < in[seat]->used ? i : seat;
+    }
+    if (auto * last = in[seat]) {
+        if (!home(*last)) {
+            return false;
+        }
+        last->seat = -1;
+    }
+    try {
+        for (const auto & l : layers) {
+            if (seq.caches[l.i]) {
+                dev->upload(seat, l.i, seq.caches[l.i].get());
+            }
+        }
+    } catch (const std::exception & e) {
+        return fail(e.what());
+    }
+    seq.seat = seat;
+    return true;
+}
+
 bool lesskv_memory::consistent(const sequence & seq, int64_t seen) const {
+    if (seq.at_work) {
+        return false;
+    }
     for (const auto & c : seq.caches) {
         if (c && stats_of(c.get()).seen != seen) {
             return false;
@@ -56,6 +111,9 @@ llama_pos lesskv_memory::pos_max(const sequence & seq) const {
 
 // The lowest position to which the sequence can be cut back. Of a sliding window it is the one whose own window is still held.
 llama_pos lesskv_memory::pos_min(const sequence & seq) const {
+    if (!home(seq)) {
+        return pos_max(seq); // nothing is cut from it
+    }
     llama_pos res = -1;
     for (const auto & l : layers) {
         const auto * c = l.i < seq.caches.size() ? seq.caches[l.i].get() : nullptr;
@@ -147,6 +205,9 @@ bool lesskv_memory::seq_rm(llama_seq_id seq_id, llama_pos p0, llama_pos p1) {
             return fail(format("positions %d to %d of sequence %d can't be removed: only the end of a sequence can be cut off, and it ends at %d",
                         p0, p1, s, pos_max(seq)));
         }
+        if (!home(seq)) {
+            return false;
+        }
         if (!can_cut_beside(s, p0)) {
             return fail(format("sequence %d can't be cut back to position %d: its recurrent layers hold the state of its end, position %d, and no longer that one",
                         s, p0, pos_max(seq)));
@@ -162,6 +223,7 @@ bool lesskv_memory::seq_rm(llama_seq_id seq_id, llama_pos p0, llama_pos p1) {
         if (clears(seq)) {
             seq = {};
         } else if (p0 <= pos_max(seq) && p0 < p1) {
+            seq.seat = -1; // and goes there anew
             for (auto & c : seq.caches) {
                 if (c && lesskv_cache_cut(c.get(), p0) != LESSKV_OK) {
                     poison(s, "it could be cut in some layers only");
@@ -202,6 +264,10 @@ void lesskv_memory::seq_cp(llama_seq_id src, llama_seq_id dst, llama_pos p0, lla
         return;
     }
     sequence copy;
+    if (!home(from)) {
+        poison(dst, format("sequence %d could not be read from its device", src));
+        return;
+    }
     if (!make(copy)) {
         poison(dst, format("no memory for a copy of sequence %d", src));
         return;

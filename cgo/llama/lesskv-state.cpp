@@ -10,7 +10,7 @@
 #include <stdexcept>
 
 // A part of a state, without what can be made again from tokens, is for caches that have such a part. LLAMA_STATE_SEQ_FLAGS_ON_DEVICE is
-// served: nothing of a LESS cache is on a device, and what upstream leaves there is in the state itself.
+// served: what upstream leaves on a device is in the state itself.
 void lesskv_memory::check_flags(llama_state_seq_flags flags) {
     if (flags & LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY) {
         throw std::runtime_error("a part of a state (LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY) was asked for: a LESS cache is saved and loaded whole, leave the flag out");
@@ -123,6 +123,9 @@ void lesskv_memory::check_header(llama_io_read_i & io) const {
 }
 
 void lesskv_memory::write_seq(llama_io_write_i & io, const sequence & seq) const {
+    if (!home(seq)) {
+        throw std::runtime_error(error);
+    }
     std::vector<uint8_t> buf;
     uint32_t n = 0;
     for (const auto & c : seq.caches) {

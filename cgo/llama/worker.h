@@ -24,6 +24,7 @@ using wire::failure, wire::max_payload, wire::refuse, wire::reply, wire::request
 constexpr int64_t max_i32     = INT32_MAX;
 constexpr int64_t max_ctx     = 1 << 30;
 constexpr int64_t max_threads = 512; // GGML_MAX_N_THREADS
+constexpr int64_t max_seq     = 256; // LLAMA_MAX_SEQ
 
 // llama.cpp's log.
 struct log_lines {
@@ -89,7 +90,7 @@ private:
     int64_t meta_number(const std::string & key, int64_t otherwise) const;
     std::string with_reason(const std::string & what) const;
     llama_memory_t cache() const { return llama_get_memory(ctx.get()); }
-    int64_t n_seq() const { return llama_n_seq_max(ctx.get()); }
+    int64_t n_seq() const { return unified ? max_seq : llama_n_seq_max(ctx.get()); }
     int32_t seq_of(request & req, const char * key = "seq") const { return int32_t(req.integer(key, 0, n_seq() - 1)); }
 
     // worker_open.cpp

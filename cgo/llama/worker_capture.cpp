@@ -17,6 +17,9 @@ void capture::take(const ggml_tensor * t, int il) {
     const ggml_tensor * q = t->src[0];
     const ggml_tensor * k = t->src[1];
     const ggml_tensor * v = t->src[2];
+    if (!k || !v) {
+        return; // LESS on the device has no node with all of them
+    }
     const int32_t head[6] = { il, int32_t(q->ne[2]), int32_t(q->ne[1]), int32_t(k->ne[1]), int32_t(q->ne[0]), int32_t(v->ne[0]) };
     append(head, sizeof(head));
     append(q);

@@ -6,8 +6,6 @@
 
 namespace {
 
-constexpr int64_t max_seq = 256; // LLAMA_MAX_SEQ
-
 ggml_type parse_type(const char * key, const std::string & name) {
     for (const ggml_type t : { GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_Q8_0, GGML_TYPE_Q4_0 }) {
         if (name == ggml_type_name(t)) {
@@ -135,6 +133,7 @@ void worker::open(request & req, reply & out) {
     config.adapter       = adapter.c_str();
     config.force_adapter = req.flag("force_adapter", false);
     config.reference     = req.flag("reference", false);
+    config.device        = req.flag("on_device", false);
     config.profile       = req.flag("profile", false);
     config.error         = &config_error[0];
     config.error_size    = config_error.size();

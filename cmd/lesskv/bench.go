@@ -98,6 +98,7 @@ them for once, and compares.`,
 	addUbatch(f, &o.Ubatch, 512)
 	addThreads(f, &o.Threads, "")
 	addGPULayers(f, &o.GPULayers, ", dealt out to the methods")
+	f.BoolVar(&o.OnDevice, "device", false, "LESS where the layers are, not in main memory")
 	f.BoolVar(&o.Profile, "profile", false, "say where LESS's time goes, and how its attention compares with a matrix product")
 	f.Var((*tokens)(&o.Growth), "growth", "feed LESS so many `tokens`, and say how much its peak grew from 2,048 on")
 	addOutput(f, &o.json, "`file` for all samples, as JSON")

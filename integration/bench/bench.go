@@ -109,6 +109,9 @@ func (b *bench) load() error {
 	if b.model, err = weights.ReadModel(b.path); err != nil {
 		return err
 	}
+	if o.SlotType == "" && o.OnDevice {
+		o.SlotType = "f16"
+	}
 	if o.SlotType == "" {
 		o.SlotType = worker.DefaultSlots(b.model)
 	}
@@ -257,7 +260,7 @@ func (b *bench) tokens(n int) []int32 {
 }
 
 func (b *bench) less(m Method) *worker.LESS {
-	l := &worker.LESS{Policy: b.o.Policy, Budget: b.methodSlots(m), Profile: b.o.Profile}
+	l := &worker.LESS{Policy: b.o.Policy, Budget: b.methodSlots(m), OnDevice: b.o.OnDevice, Profile: b.o.Profile}
 	l.TypeK, l.TypeV, _ = worker.SlotTypes(b.slotType(m)) // checked with the options
 	if m.LESS {
 		l.Adapter = b.adapter

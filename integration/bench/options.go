@@ -99,6 +99,7 @@ type Options struct {
 	Ubatch    int    // 512
 	Threads   int    // all CPUs
 	GPULayers int    // layers on devices; none
+	OnDevice  bool   // LESS on them too, and its slots f16 where nothing else is said
 	RPC       string // servers whose devices are among them, host:port with commas between them: as many for each method
 	Profile   bool   // where LESS's time goes
 	Processes bool   // what a process takes that is opened for each of the contexts

@@ -62,6 +62,9 @@ func (r *Result) Table(w io.Writer) error {
 	if r.GPU > 0 {
 		device = fmt.Sprintf(", %d layers on a device", r.GPU)
 	}
+	if r.Device {
+		device += ", LESS on the device"
+	}
 	fmt.Fprintf(w, "%s on %s (%s), %d threads, micro-batches of %d%s\n", r.Model, r.CPU, r.System, r.Threads, r.Ubatch, device)
 	fmt.Fprintf(w, "LESS: %s, %d slots per KV head in %s, rank %d, hidden size %d, kernels in %s\n", r.Policy, r.Budget, r.Slots, r.Rank, r.Hidden, r.Kernels)
 	for _, phase := range []Phase{Prompt, Decode} {

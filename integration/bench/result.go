@@ -28,6 +28,7 @@ type Result struct {
 	Model   string    `json:"model"`
 	Threads int       `json:"threads"`
 	GPU     int       `json:"gpu_layers,omitempty"` // layers on a device
+	Device  bool      `json:"on_device,omitempty"`  // LESS on it too
 	Ubatch  int       `json:"ubatch"`
 	Layers  int       `json:"layers"`
 	Budget  int       `json:"budget"` // slots per KV head
@@ -106,7 +107,7 @@ func (r *Result) process(method string, context int) int64 {
 func newResult(o *Options, name string, m *weights.Model, budget int) Result {
 	return Result{
 		Time: time.Now().UTC().Truncate(time.Second), CPU: cpuName(), System: runtime.GOOS + "/" + runtime.GOARCH,
-		Model: name, Threads: o.Threads, GPU: o.GPULayers, Ubatch: o.Ubatch, Layers: m.Layers, Budget: budget, Policy: o.Policy,
+		Model: name, Threads: o.Threads, GPU: o.GPULayers, Device: o.OnDevice, Ubatch: o.Ubatch, Layers: m.Layers, Budget: budget, Policy: o.Policy,
 		Slots: o.SlotType, Rank: o.Rank, Hidden: o.Hidden, Kernels: o.KernelType.String(),
 	}
 }

@@ -51,6 +51,7 @@ type LESS struct {
 	Adapter      string  // path; none: sparse only
 	ForceAdapter bool    // whatever the fingerprint says
 	Reference    bool    // the kernels' plain loops
+	OnDevice     bool    // slots, state and attention are where the layers are
 	Profile      bool    // Profile will be used
 }
 
@@ -127,7 +128,7 @@ func (c *Config) args() []any {
 	real("rope_scale", float64(c.RopeScale))
 	if l := c.LESS; l != nil {
 		args = append(args, "less", true, "budget", l.Budget, "budget_bytes", l.BudgetBytes, "force_adapter", l.ForceAdapter,
-			"reference", l.Reference, "profile", l.Profile)
+			"reference", l.Reference, "on_device", l.OnDevice, "profile", l.Profile)
 		text("policy", l.Policy)
 		text("slots", strings.Trim(strings.ReplaceAll(fmt.Sprint(l.Slots), " ", ","), "[]"))
 		real("budget_share", l.BudgetShare)

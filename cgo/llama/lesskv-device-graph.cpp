@@ -1,0 +1,249 @@
+// lesskv-device-graph.cpp: attention, scores, eviction and folds as ggml operations. Shapes and formulas are those of "LESS on the device" in
+// algorithm.md: all are of fixed size for a micro-batch of T tokens, whatever the slots hold. ggml computes nodes in the order in which
+// they were added, which is that of the steps of a micro-batch.
+
+#include "lesskv-device.h"
+#include "lesskv-memory.h"
+
+#include "llama-batch.h"
+#include "llama-graph.h"
+#include "llama-impl.h"
+
+#include <cfloat>
+#include <cmath>
+#include <cstring>
+
+// Above every score: what keeps the newest and the pinned.
+static const float KEPT = 1e12f;
+
+// What pairs were worth, [W, Hkv], of the weights of n queries of each KV head, [W, n, Hkv]: their largest or their mean. A weight that is no
+// number counts as none.
+static ggml_tensor * pooled(ggml_context * ctx, ggml_tensor * weights, ggml_op_pool op) {
+    const int n = (int) weights->ne[1];
+    auto * t = ggml_pool_2d(ctx, ggml_relu(ctx, weights), op, 1, n, 1, n, 0, 0);
+    return ggml_reshape_2d(ctx, t, t->ne[0], t->ne[2]);
+}
+
+static ggml_tensor * sum_of(ggml_context * ctx, ggml_tensor * weights) {
+    return ggml_scale(ctx, pooled(ctx, weights, GGML_OP_POOL_AVG), (float) weights->ne[1]);
+}
+
+// Of all queries of a KV head: its query heads lie behind one another.
+static ggml_tensor * by_head(ggml_context * ctx, ggml_tensor * weights, int64_t n_head_kv) {
+    return ggml_reshape_3d(ctx, weights, weights->ne[0], weights->ne[1]*weights->ne[2]/n_head_kv, n_head_kv);
+}
+
+static ggml_tensor * score_h2o(ggml_context * ctx, ggml_tensor * score, ggml_tensor * weights, int64_t n_head_kv) {
+    return ggml_add(ctx, score, sum_of(ctx, by_head(ctx, weights, n_head_kv)));
+}
+
+static ggml_tensor * score_peak(ggml_context * ctx, ggml_tensor * score, ggml_tensor * weights, int64_t n_head_kv) {
+    score = ggml_scale(ctx, score, powf(0.95f, (float) weights->ne[1]/32));
+    auto * worth = pooled(ctx, by_head(ctx, weights, n_head_kv), GGML_OP_POOL_MAX);
+    return ggml_add(ctx, score, ggml_relu(ctx, ggml_sub(ctx, worth, score))); // the larger of the two
+}
+
+static ggml_tensor * score_tova(ggml_context * ctx, ggml_tensor *, ggml_tensor * weights, int64_t n_head_kv) {
+    auto * w = weights;
+    w = ggml_view_3d(ctx, w, w->ne[0], w->ne[2]/n_head_kv, n_head_kv, w->nb[2], w->nb[2]*(w->ne[2]/n_head_kv), (w->ne[1] - 1)*w->nb[1]);
+    return sum_of(ctx, ggml_cont(ctx, w));
+}
+
+// The policies that are known here. score [W, Hkv] was the pairs', of new ones 0; weights [W, T, Hq].
+static const struct {
+    const char * name;
+    ggml_tensor * (*score)(ggml_context * ctx, ggml_tensor * score, ggml_tensor * weights, int64_t n_head_kv); // NULL: the oldest stay
+} policies[] = {
+    { "h2o",    score_h2o  },
+    { "lambda", nullptr    },
+    { "peak",   score_peak },
+    { "tova",   score_tova },
+};
+
+static decltype(&policies[0]) policy_of(const lesskv_policy * policy) {
+    for (const auto & p : policies) {
+        if (strcmp(p.name, lesskv_policy_name(policy)) == 0) {
+            return &p;
+        }
+    }
+    return nullptr;
+}
+
+bool lesskv_device::knows(const lesskv_policy * policy) {
+    return policy_of(policy) != nullptr;
+}
+
+lesskv_device_inputs::lesskv_device_inputs(const llm_graph_context & g, lesskv_memory * mem) : mem(mem), seat(mem->seat_of(g.ubatch)) {
+    const auto & layers = mem->all_layers();
+    slots = layers[0].params.budget.slots;
+    heads = 0;
+    for (const auto & l : layers) {
+        heads = std::max(heads, l.params.n_head_kv);
+    }
+    const auto input = [&](ggml_type type, int64_t ne0, int64_t ne1, int64_t ne2, const char * name) {
+        auto * t = ggml_new_tensor_3d(g.ctx0, type, ne0, ne1, ne2);
+        ggml_set_input(t);
+        g.cb(t, name, -1);
+        return t;
+    };
+    const int64_t T = g.n_tokens, W = slots + T;
+    fresh    = input(GGML_TYPE_I32, T, 1, 1, "lesskv_fresh");
+    arrivals = input(GGML_TYPE_F32, T, heads, 1, "lesskv_arrivals");
+    mask     = input(GGML_TYPE_F32, W, 1, T, "lesskv_mask");
+    unused   = input(GGML_TYPE_F32, W, 1, 1, "lesskv_unused");
+    middle   = input(GGML_TYPE_F32, 1, 1, 1, "lesskv_middle");
+    half     = input(GGML_TYPE_F32, 1, 1, 1, "lesskv_half");
+    number   = input(GGML_TYPE_F32, 1, 1, 1, "lesskv_number");
+    check    = number;
+    sched    = g.sched;
+}
+
+template <class T>
+static void set(ggml_tensor * t, const std::vector<T> & values) {
+    if (t->buffer) { // or nothing that is computed needs it
+        ggml_backend_tensor_set(t, values.data(), 0, ggml_nbytes(t));
+    }
+}
+
+void lesskv_device_inputs::set(const llama_ubatch * ub) {
+    const auto & layer = mem->all_layers()[0].params;
+    const int32_t T = (int32_t) ub->n_tokens, W = slots + T, used = mem->begin(ub->seq_id[0][0], *this);
+
+    std::vector<int32_t> rows(T);
+    std::vector<float> pos((size_t) T*heads), sees((size_t) W*T), first(W);
+    for (int32_t t = 0; t < T; ++t) {
+        rows[t] = slots + t;
+        for (int32_t j = 0; j < heads; ++j) {
+            pos[(size_t) j*T + t] = (float) (ub->pos[0] + t);
+        }
+        for (int32_t i = 0; i < W; ++i) {
+            sees[(size_t) t*W + i] = i < used || (i >= slots && i <= slots + t) ? 0.0f : -INFINITY;
+        }
+    }
+    for (int32_t i = used; i < slots; ++i) {
+        first[i] = 2*KEPT*(float) (slots - i + 1); // in this order, so that slots in use are the first ones
+    }
+    const float lowest = (float) layer.pinned, highest = (float) (ub->pos[0] + T - 1 - (layer.budget.slots - layer.budget.heavy)); // that may go
+    ::set(fresh,    rows);
+    ::set(arrivals, pos);
+    ::set(mask,     sees);
+    ::set(unused,   first);
+    ::set(middle,   std::vector<float>{ -(lowest + highest)/2 });
+    ::set(half,     std::vector<float>{ -(highest - lowest)/2 });
+    ::set(number,   std::vector<float>{ mem->number() });
+}
+
+ggml_tensor * lesskv_device_inputs::attend(const llm_graph_context & g, const lesskv_memory_layer & l, ggml_tensor * q, ggml_tensor * k, ggml_tensor * v) const {
+    auto * ctx = g.ctx0;
+    const auto & p = l.params;
+    const auto   t = mem->device()->layer(ctx, l.i, seat);
+    const int64_t T = g.n_tokens, B = slots, W = B + T, Hq = p.n_head, Hkv = p.n_head_kv, D = p.dk, Dv = p.dv;
+    const auto run = [&](ggml_tensor * x, const char * name) {
+        if (!mem->device()->computes(x, l.il)) {
+            mem->refuse(format("LESS on the device: that of layer %d cannot compute %s (%s): leave it beside the device", l.il, ggml_op_desc(x), name));
+        }
+        g.cb(x, name, l.il);
+        ggml_build_forward_expand(g.gf, x);
+    };
+
+    // 1. Attend: k and v behind the slots, rounded to their type; then softmax over A = slots and micro-batch.
+    q = ggml_permute(ctx, q, 0, 2, 1, 3);
+    k = ggml_permute(ctx, k, 0, 2, 1, 3);
+    v = ggml_permute(ctx, v, 0, 2, 1, 3);
+    auto * all_k  = ggml_set_rows(ctx, t.k, k, fresh);
+    auto * all_v  = ggml_set_rows(ctx, t.v, v, fresh);
+    auto * keys   = ggml_view_3d(ctx, all_k, D,  W, Hkv, all_k->nb[1], all_k->nb[2], 0);
+    auto * values = ggml_view_3d(ctx, all_v, Dv, W, Hkv, all_v->nb[1], all_v->nb[2], 0);
+
+    auto * logits = ggml_mul_mat(ctx, keys->type == GGML_TYPE_F32 ? keys : ggml_cast(ctx, keys, GGML_TYPE_F32), q); // [W, T, Hq]
+    float scale = l.scale;
+    if (l.soft_cap > 0) {
+        logits = ggml_scale(ctx, ggml_tanh(ctx, ggml_scale(ctx, logits, scale/l.soft_cap)), l.soft_cap);
+        scale  = 1;
+    }
+    logits = ggml_reshape_3d(ctx, logits, W, 1, T*Hq); // a row has the mask of its token
+    auto * weights = ggml_reshape_3d(ctx, ggml_soft_max_ext(ctx, logits, mask, scale, 0.0f), W, T, Hq);
+    auto * columns = ggml_permute(ctx, values, 1, 0, 2, 3);
+    columns = columns->type == GGML_TYPE_F32 ? ggml_cont(ctx, columns) : ggml_cast(ctx, columns, GGML_TYPE_F32); // [W, Dv, Hkv]
+    auto * out = ggml_mul_mat(ctx, columns, weights); // [Dv, T, Hq]
+
+    if (t.state) { // one token more, of logit L = scale_i + log(phi.z) and value phi H / phi.z: A has the share of a softmax with L as its sink
+        auto * phi = ggml_scale(ctx, ggml_mul_mat(ctx, t.phi[0], q), l.scale*sqrtf((float) D));
+        phi = ggml_abs(ctx, ggml_gelu_erf(ctx, ggml_mul_mat(ctx, t.phi[1], ggml_gelu_erf(ctx, phi)))); // [R, T, Hq]
+        auto * sums = ggml_mul_mat(ctx, t.state, phi); // [Dv + 1, T, Hq]
+        auto * mass = ggml_cont(ctx, ggml_view_3d(ctx, sums, 1, T, Hq, sums->nb[1], sums->nb[2], Dv*sums->nb[0]));
+        auto * L = ggml_log(ctx, mass); // -INFINITY: it is left out
+        if (t.phi_scale) {
+            L = ggml_add(ctx, L, t.phi_scale);
+        }
+        auto * value = ggml_div(ctx, ggml_view_3d(ctx, sums, Dv, T, Hq, sums->nb[1], sums->nb[2], 0), ggml_scale_bias(ctx, mass, 1, FLT_MIN));
+
+        auto * share = ggml_soft_max_ext(ctx, logits, mask, scale, 0.0f);
+        ggml_soft_max_add_sinks(share, ggml_reshape_1d(ctx, L, T*Hq));
+        share = ggml_reshape_3d(ctx, ggml_sum_rows(ctx, share), 1, T, Hq);
+        out = ggml_add(ctx, value, ggml_mul(ctx, ggml_sub(ctx, out, value), share));
+    }
+    out = ggml_cont(ctx, ggml_permute(ctx, out, 0, 2, 1, 3)); // [Dv, Hq, T]
+    run(out, "lesskv_attn");
+
+    // 2. Score.
+    auto * score = t.score;
+    if (score) {
+        score = policy_of(p.policy)->score(ctx, ggml_pad(ctx, score, (int) T, 0, 0, 0), weights, Hkv); // [W, Hkv]
+    }
+
+    // 3. Evict: the T that have the largest of these keys go, empty slots before all others.
+    auto * pos  = ggml_concat(ctx, t.pos, Hkv == heads ? arrivals : ggml_view_2d(ctx, arrivals, T, Hkv, arrivals->nb[1], 0), 0); // [W, Hkv]
+    auto * away = ggml_abs(ctx, ggml_add(ctx, pos, middle));
+    auto * kept = ggml_step(ctx, ggml_add(ctx, away, half)); // 1: the newest and the pinned
+    auto * keys_to_go = ggml_add(ctx, ggml_scale(ctx, kept, -KEPT), unused);
+    keys_to_go = score ? ggml_sub(ctx, keys_to_go, score) : ggml_add(ctx, keys_to_go, pos);
+
+    const bool all_new_stay = T <= p.budget.slots - p.budget.heavy;
+    ggml_tensor * go, * stay = nullptr;
+    if (all_new_stay && T == 1) {
+        go = ggml_reshape_2d(ctx, ggml_argmax(ctx, keys_to_go), 1, Hkv);
+    } else {
+        auto * order = ggml_argsort(ctx, keys_to_go, GGML_SORT_ORDER_ASC);
+        stay = ggml_view_2d(ctx, order, B, Hkv, order->nb[1], 0); // empty slots last
+        go   = ggml_view_2d(ctx, order, T, Hkv, order->nb[1], B*order->nb[0]);
+    }
+
+    // 4. Fold: psi of an empty slot, which is 0, is 0.
+    auto * state = t.state;
+    if (state) {
+        auto * psi = ggml_get_rows(ctx, keys, go);
+        psi = ggml_gelu_erf(ctx, ggml_mul_mat(ctx, t.psi[0], psi));
+        psi = ggml_gelu_erf(ctx, ggml_mul_mat(ctx, t.psi[1], psi));
+        psi = ggml_abs(ctx, ggml_mul_mat(ctx, psi, t.psi[2])); // [T, R, Hkv]
+        auto * gone = ggml_cont(ctx, ggml_permute(ctx, ggml_get_rows(ctx, values, go), 1, 0, 2, 3)); // [T, Dv, Hkv]
+        auto * z = ggml_reshape_3d(ctx, ggml_sum_rows(ctx, psi), psi->ne[1], 1, Hkv);
+        state = ggml_add_inplace(ctx, state, ggml_concat(ctx, ggml_mul_mat(ctx, psi, gone), z, 1));
+        run(state, "lesskv_state");
+    }
+
+    // What stays, in slots [n, B.., Hkv]: all [n, W, Hkv] are the pairs, of which some are new.
+    const auto keep = [&](ggml_tensor * slots, ggml_tensor * all, ggml_tensor * added, const char * name) {
+        auto * kept = all_new_stay ? ggml_set_rows(ctx, slots, added, go) :
+            ggml_cpy(ctx, ggml_get_rows(ctx, all, stay), ggml_view_3d(ctx, slots, slots->ne[0], B, Hkv, slots->nb[1], slots->nb[2], 0));
+        run(kept, name);
+        return kept;
+    };
+    const auto numbers = [&](ggml_tensor * slots, ggml_tensor * all, const char * name) { // one for each pair
+        auto * rows = ggml_reshape_3d(ctx, all, 1, W, Hkv);
+        return keep(ggml_reshape_3d(ctx, slots, 1, B, Hkv), rows, ggml_view_3d(ctx, rows, 1, T, Hkv, rows->nb[1], rows->nb[2], B*rows->nb[1]), name);
+    };
+    keep(all_k, keys, k, "lesskv_keys");
+    keep(all_v, values, v, "lesskv_values");
+    pos = numbers(t.pos, pos, "lesskv_positions");
+    if (score) {
+        auto * old = all_new_stay ? ggml_cpy(ctx, ggml_view_2d(ctx, score, B, Hkv, score->nb[1], 0), t.score) : t.score;
+        numbers(old, score, "lesskv_scores");
+    }
+
+    auto * odd = ggml_scale(ctx, state ? state : pos, 0.0f);
+    check = ggml_add(ctx, check, ggml_sum(ctx, odd));
+    ggml_set_output(check);
+    run(check, "lesskv_check");
+    return ggml_reshape_2d(ctx, out, Dv*Hq, T);
+}

@@ -1,0 +1,255 @@
+// lesskv-device.cpp: the tensors of LESS on the device, and a sequence's way to them and back.
+
+#include "lesskv-device.h"
+#include "lesskv-memory.h"
+
+#include "llama-impl.h"
+#include "llama-model.h"
+
+#include <algorithm>
+#include <cmath>
+#include <stdexcept>
+
+std::string lesskv_device::refusal(const std::vector<lesskv_memory_layer> & layers, bool spread, uint32_t n_ubatch) {
+    const auto no = [](const std::string & what, const std::string & instead = "") {
+        return "LESS on the device does not cover " + what + ": " + instead + "leave it beside the device";
+    };
+    if (spread) {
+        return no("budgets by layer and head");
+    }
+    for (const auto & l : layers) {
+        const auto & p = l.params;
+        if (l.shares || l.last_sharer >= 0) {
+            return no("layers that share another layer's cache");
+        }
+        if (p.n_swa > 0) {
+            return no("layers with a sliding window");
+        }
+        for (const auto type : { p.type_k, p.type_v }) {
+            if (type != LESSKV_TYPE_F32 && type != LESSKV_TYPE_F16) {
+                return no(format("slots of type %s", ggml_type_name((ggml_type) type)), "use f16 or f32, or ");
+            }
+        }
+        if (!knows(p.policy)) {
+            return no(format("the policy %s", lesskv_policy_name(p.policy)));
+        }
+        if ((uint64_t) n_ubatch*p.n_head > 65535) { // rows that a GPU's soft max has room for
+            return no(format("micro-batches of %u tokens with %d heads", n_ubatch, p.n_head), format("lower n_ubatch to %d, or ", 65535/p.n_head));
+        }
+    }
+    return "";
+}
+
+lesskv_device::lesskv_device(const llama_model & model, const std::vector<lesskv_memory_layer> & layers, int32_t n_ubatch, int32_t n_seats)
+    : n_seats(n_seats), model(model), all(layers.size()) {
+    std::map<ggml_backend_buffer_type_t, ggml_context *> ctxs;
+    for (const auto & l : layers) {
+        auto *& ctx = ctxs[ggml_backend_dev_buffer_type(model.dev_layer(l.il))];
+        if (!ctx) {
+            ctx = ggml_init({ 16*layers.size()*ggml_tensor_overhead(), nullptr, true });
+            contexts.emplace_back(ctx);
+        }
+        const auto & p = l.params;
+        const int64_t B = p.budget.slots;
+        const auto f32 = [&](int64_t a, int64_t b, int64_t c, int64_t d) { return ggml_new_tensor_4d(ctx, GGML_TYPE_F32, a, b, c, d); };
+        auto & t = all[l.i];
+        t.k   = ggml_new_tensor_4d(ctx, (ggml_type) p.type_k, p.dk, B + n_ubatch, p.n_head_kv, n_seats);
+        t.v   = ggml_new_tensor_4d(ctx, (ggml_type) p.type_v, p.dv, B + n_ubatch, p.n_head_kv, n_seats);
+        t.pos = f32(B, p.n_head_kv, n_seats, 1);
+        if (lesskv_worth_size(&p, 1) > 0) {
+            t.score = f32(B, p.n_head_kv, n_seats, 1);
+        }
+        if (const auto * w = p.kernels) {
+            t.state  = f32(w->rank, p.dv + 1, p.n_head_kv, n_seats);
+            t.phi[0] = f32(p.dk, w->hidden, p.n_head, 1);
+            t.phi[1] = f32(w->hidden, w->rank, p.n_head, 1);
+            t.psi[0] = f32(p.dk, w->hidden, p.n_head_kv, 1);
+            t.psi[1] = f32(w->hidden, w->rank, p.n_head_kv, 1);
+            t.psi[2] = f32(w->rank, w->rank, p.n_head_kv, 1);
+            t.phi_scale = w->phi_scale ? f32(1, 1, p.n_head, 1) : nullptr;
+        }
+    }
+    for (const auto & [type, ctx] : ctxs) {
+        ggml_backend_buffer_ptr buffer(ggml_backend_alloc_ctx_tensors_from_buft(ctx, type));
+        if (!buffer) {
+            size_t size = 0;
+            for (auto * t = ggml_get_first_tensor(ctx); t; t = ggml_get_next_tensor(ctx, t)) {
+                size += ggml_nbytes(t);
+            }
+            throw std::runtime_error(format("LESS on the device: %s has no %.1f MiB for its slots and state: lower the budget, n_ubatch or the number of sequences, or leave it beside the device",
+                        ggml_backend_buft_name(type), size/1048576.0));
+        }
+        ggml_backend_buffer_clear(buffer.get(), 0);
+        buffers.push_back(std::move(buffer));
+    }
+    for (const auto & l : layers) {
+        if (l.params.kernels) {
+            load_kernels(l.i, l.params);
+        }
+    }
+}
+
+static void set_floats(ggml_tensor * t, const lesskv_mat & mat) {
+    std::vector<float> values(ggml_nelements(t));
+    lesskv_to_f32(mat.type, values.data(), mat.data, (int64_t) values.size());
+    ggml_backend_tensor_set(t, values.data(), 0, ggml_nbytes(t));
+}
+
+void lesskv_device::load_kernels(size_t i, const lesskv_layer & params) {
+    const auto & t = all[i];
+    const auto & w = *params.kernels;
+    for (int n = 0; n < 2; ++n) {
+        set_floats(t.phi[n], w.phi[n]);
+    }
+    for (int n = 0; n < 3; ++n) {
+        set_floats(t.psi[n], w.psi[n]);
+    }
+    if (t.phi_scale) {
+        ggml_backend_tensor_set(t.phi_scale, w.phi_scale, 0, ggml_nbytes(t.phi_scale));
+    }
+}
+
+lesskv_device_layer lesskv_device::layer(ggml_context * ctx, size_t i, int32_t seat) const {
+    lesskv_device_layer t = all[i];
+    for (auto ** x : { &t.k, &t.v, &t.state }) {
+        *x = *x ? ggml_view_3d(ctx, *x, (*x)->ne[0], (*x)->ne[1], (*x)->ne[2], (*x)->nb[1], (*x)->nb[2], seat*(*x)->nb[3]) : nullptr;
+    }
+    for (auto ** x : { &t.pos, &t.score }) {
+        *x = *x ? ggml_view_2d(ctx, *x, (*x)->ne[0], (*x)->ne[1], (*x)->nb[1], seat*(*x)->nb[2]) : nullptr;
+    }
+    return t;
+}
+
+// All of a tensor that belongs to one seat, a KV head after the other; n: of that many seats.
+namespace {
+struct part {
+    part(ggml_tensor * t, int32_t seat, int32_t n) : t(t), at(t ? seat*(ggml_nbytes(t)/n) : 0), data(t ? ggml_nbytes(t)/n : 0) {}
+
+    void read()        { if (t) { ggml_backend_tensor_get(t, data.data(), at, data.size()); } }
+    void write() const { if (t) { ggml_backend_tensor_set(t, data.data(), at, data.size()); } }
+
+    template <class T = char>
+    T * head(int32_t j, int32_t n_head) { return reinterpret_cast<T *>(data.data() + j*(data.size()/n_head)); }
+
+    ggml_tensor * t;
+    size_t at;
+    std::vector<char> data;
+};
+}
+
+void lesskv_device::upload(int32_t seat, size_t i, lesskv_cache * cache) const {
+    const auto & t = all[i];
+    const auto & p = *lesskv_cache_layer(cache);
+    part k(t.k, seat, n_seats), v(t.v, seat, n_seats), pos(t.pos, seat, n_seats), score(t.score, seat, n_seats), state(t.state, seat, n_seats);
+    for (int32_t j = 0; j < p.n_head_kv; ++j) {
+        const auto a = lesskv_cache_arrays(cache, j);
+        std::copy_n((const char *) a.k, a.n*lesskv_row_size(p.type_k, p.dk), k.head(j, p.n_head_kv)); // zeros behind it: psi of an empty slot is 0
+        std::copy_n((const char *) a.v, a.n*lesskv_row_size(p.type_v, p.dv), v.head(j, p.n_head_kv));
+        std::copy_n(a.pos, a.n, pos.head<float>(j, p.n_head_kv));
+        for (int32_t n = 0; t.score && n < a.n; ++n) {
+            score.head<float>(j, p.n_head_kv)[n] = std::isfinite(a.score[n]) ? a.score[n] : 0; // what is sorted there must be a number
+        }
+        for (int32_t r = 0; t.state && r < p.kernels->rank; ++r) {
+            auto * to = state.head<float>(j, p.n_head_kv) + r;
+            for (int32_t c = 0; c < p.dv; ++c) {
+                to[(size_t) c*p.kernels->rank] = a.H[(size_t) r*p.dv + c];
+            }
+            to[(size_t) p.dv*p.kernels->rank] = a.z[r];
+        }
+    }
+    for (const auto * x : { &k, &v, &pos, &score, &state }) {
+        x->write();
+    }
+}
+
+// The newest position below last that is none of n: all that are older and missing were evicted before.
+static int32_t highest_missing(const int32_t * pos, int32_t n, int32_t last) {
+    std::vector<bool> held(n);
+    for (int32_t i = 0; i < n; ++i) {
+        if (pos[i] <= last && pos[i] > last - n) {
+            held[last - pos[i]] = true;
+        }
+    }
+    return last - (int32_t) (std::find(held.begin(), held.end(), false) - held.begin());
+}
+
+void lesskv_device::download(int32_t seat, size_t i, lesskv_cache * cache) const {
+    const auto & t = all[i];
+    const auto & p = *lesskv_cache_layer(cache);
+    part k(t.k, seat, n_seats), v(t.v, seat, n_seats), pos(t.pos, seat, n_seats), score(t.score, seat, n_seats), state(t.state, seat, n_seats);
+    for (auto * x : { &k, &v, &pos, &score, &state }) {
+        x->read();
+    }
+    for (int32_t j = 0; j < p.n_head_kv; ++j) {
+        const auto a = lesskv_cache_arrays(cache, j);
+        std::copy_n(k.head(j, p.n_head_kv), a.n*lesskv_row_size(p.type_k, p.dk), (char *) a.k);
+        std::copy_n(v.head(j, p.n_head_kv), a.n*lesskv_row_size(p.type_v, p.dv), (char *) a.v);
+        std::copy_n(pos.head<float>(j, p.n_head_kv), a.n, a.pos);
+        if (t.score) {
+            std::copy_n(score.head<float>(j, p.n_head_kv), a.n, a.score);
+        } else {
+            std::fill_n(a.score, a.n, 0.0f);
+        }
+        if (a.folded > 0) {
+            *a.evicted = highest_missing(a.pos, a.n, a.last);
+        }
+        for (int32_t r = 0; t.state && r < p.kernels->rank; ++r) {
+            const auto * from = state.head<float>(j, p.n_head_kv) + r;
+            for (int32_t c = 0; c < p.dv; ++c) {
+                a.H[(size_t) r*p.dv + c] = from[(size_t) c*p.kernels->rank];
+            }
+            a.z[r] = from[(size_t) p.dv*p.kernels->rank];
+        }
+    }
+}
+
+bool lesskv_device::finite(int32_t seat, size_t i) const {
+    part state(all[i].state, seat, n_seats);
+    state.read();
+    const auto * x = state.head<float>(0, 1);
+    return std::all_of(x, x + state.data.size()/sizeof(*x), [](float y) { return std::isfinite(y); });
+}
+
+bool lesskv_device::computes(const ggml_tensor * node, int32_t il) const {
+    return ggml_backend_dev_supports_op(model.dev_layer(il), node);
+}
+
+std::map<ggml_backend_buffer_type_t, size_t> lesskv_device::memory() const {
+    std::map<ggml_backend_buffer_type_t, size_t> sizes;
+    for (const auto & b : buffers) {
+        sizes[ggml_backend_buffer_get_type(b.get())] += ggml_backend_buffer_get_size(b.get());
+    }
+    return sizes;
+}
+
+static uint64_t bytes_of(std::initializer_list<ggml_tensor *> tensors) {
+    uint64_t bytes = 0;
+    for (const auto * t : tensors) {
+        bytes += t ? ggml_nbytes(t) : 0;
+    }
+    return bytes;
+}
+
+uint64_t lesskv_device::bytes_slots() const {
+    uint64_t bytes = 0;
+    for (const auto & t : all) {
+        bytes += bytes_of({ t.k, t.v, t.pos, t.score });
+    }
+    return bytes;
+}
+
+uint64_t lesskv_device::bytes_state() const {
+    uint64_t bytes = 0;
+    for (const auto & t : all) {
+        bytes += bytes_of({ t.state });
+    }
+    return bytes;
+}
+
+uint64_t lesskv_device::bytes_kernels() const {
+    uint64_t bytes = 0;
+    for (const auto & t : all) {
+        bytes += bytes_of({ t.phi[0], t.phi[1], t.psi[0], t.psi[1], t.psi[2], t.phi_scale });
+    }
+    return bytes;
+}

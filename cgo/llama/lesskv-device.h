@@ -1,0 +1,89 @@
+// lesskv-device.h: LESS on the device ("LESS on the device" in algorithm.md): the slots and the state of every layer as ggml tensors where the
+// layer's weights are, and its attention, scores, eviction and folds as ggml operations over them.
+
+#pragma once
+
+#include "lesskv.h"
+
+#include "ggml-backend.h"
+#include "ggml-cpp.h"
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+struct lesskv_memory_layer;
+struct llama_model;
+struct llama_ubatch;
+struct llm_graph_context;
+class lesskv_memory;
+
+// One layer's tensors, of all sequences that have a seat, or of one. U: the spare rows, as many as a micro-batch has tokens, in which k and v
+// are put before it is known where they stay.
+struct lesskv_device_layer {
+    ggml_tensor * k = nullptr, * v = nullptr; // [D, B + U, Hkv, seats], [Dv, B + U, Hkv, seats]
+    ggml_tensor * pos   = nullptr;            // f32 [B, Hkv, seats]
+    ggml_tensor * score = nullptr;            // f32 [B, Hkv, seats]; NULL where the policy has none
+    ggml_tensor * state = nullptr;            // f32 [R, Dv + 1, Hkv, seats]: H, transposed, and behind it z; NULL without kernels
+    ggml_tensor * phi[2] = {};                // f32 [D, R', Hq], [R', R, Hq]
+    ggml_tensor * psi[3] = {};                // f32 [D, R', Hkv], [R', R, Hkv], [R, R, Hkv]
+    ggml_tensor * phi_scale = nullptr;        // f32 [1, 1, Hq], or NULL
+};
+
+class lesskv_device {
+public:
+    static constexpr int32_t max_pos = 1 << 23; // positions are f32 there, and so are halves of their sums
+
+    // What of a configuration is not served; "" if all of it is.
+    static std::string refusal(const std::vector<lesskv_memory_layer> & layers, bool spread, uint32_t n_ubatch);
+
+    static bool knows(const lesskv_policy * policy);
+
+    // Takes its memory at once, for so many sequences. Throws std::runtime_error if a device has not as much.
+    lesskv_device(const llama_model & model, const std::vector<lesskv_memory_layer> & layers, int32_t n_ubatch, int32_t n_seats);
+
+    int32_t seats() const { return n_seats; }
+    bool computes(const ggml_tensor * node, int32_t il) const; // whether layer il's device can; what is not written there can be computed elsewhere
+    lesskv_device_layer layer(ggml_context * ctx, size_t i, int32_t seat) const; // views
+    void upload  (int32_t seat, size_t i, lesskv_cache * cache) const;
+    void download(int32_t seat, size_t i, lesskv_cache * cache) const;
+
+    bool finite(int32_t seat, size_t i) const; // H and z of a layer
+
+    std::map<ggml_backend_buffer_type_t, size_t> memory() const;
+    uint64_t bytes_slots() const, bytes_state() const, bytes_kernels() const; // of all seats
+
+private:
+    void load_kernels(size_t i, const lesskv_layer & params);
+
+    int32_t n_seats;
+    const llama_model & model;
+    std::vector<lesskv_device_layer> all; // by layer
+    std::vector<ggml_context_ptr> contexts;
+    std::vector<ggml_backend_buffer_ptr> buffers;
+};
+
+// What a graph is given beside q, k and v. W = B + T columns: the slots, then the micro-batch.
+struct lesskv_device_inputs {
+    lesskv_device_inputs(const llm_graph_context & g, lesskv_memory * mem);
+
+    void set(const llama_ubatch * ub);
+
+    // The attention of a layer, and behind it what its scores, slots and state become. q, k, v as build_attn gets them, f32; returns
+    // [Dv Hq, T].
+    ggml_tensor * attend(const llm_graph_context & g, const lesskv_memory_layer & l, ggml_tensor * q, ggml_tensor * k, ggml_tensor * v) const;
+
+    lesskv_memory * mem;
+    int32_t seat;           // of the sequence that the graph is for
+    int32_t slots, heads;   // B, and the most KV heads that a layer has
+    ggml_tensor * fresh;    // i32 [T]: the spare rows that the micro-batch takes
+    ggml_tensor * arrivals; // f32 [T, heads]: its positions
+    ggml_tensor * mask;     // f32 [W, 1, T]: 0 where a query sees a pair, -INFINITY where not
+    ggml_tensor * unused;   // f32 [W]: what makes empty slots the first to go; 0 for others
+    ggml_tensor * middle, * half; // f32 [1]: the middle of the positions that may go, and half the distance of their ends, both negated
+    ggml_tensor * number;   // f32 [1]: of the micro-batch
+    mutable ggml_tensor * check; // f32 [1]: the same, to which each layer adds 0, or NaN where its state is not finite
+    ggml_backend_sched_t sched;
+};

@@ -1,0 +1,242 @@
+package integration
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/lesskv/lesskv/integration/tinymodels"
+	"github.com/lesskv/lesskv/integration/worker"
+	"github.com/lesskv/lesskv/weights/gguf"
+)
+
+// LESS on the device is judged by the plain reference (TestContract) and by LESS beside it, on the CPU here, on devices in
+// TestDevicesLESSOnDevice.
+
+// openOnDevice opens a model with LESS on the device. False: it has windows, and that is refused.
+func openOnDevice(t *testing.T, m tinymodels.Model, c worker.Config) (*worker.Worker, bool) {
+	t.Helper()
+	less := *c.LESS
+	less.OnDevice = true
+	c.LESS = &less
+	w := start(t, worker.Patched)
+	_, err := w.Open(c)
+	if m.Window > 0 {
+		refusedWith(t, err, "LESS on the device does not cover layers with a sliding window")
+		return nil, false
+	}
+	require.NoError(t, err)
+	return w, true
+}
+
+// Where nothing is evicted LESS on the device is the unmodified runtime's attention to rounding, with micro-batches of any size: those whose
+// tokens all stay, and others.
+func TestOnDeviceNothingEvictedIsExact(t *testing.T) {
+	const tokens = 200
+	for _, m := range append(tinymodels.Supported(), tinymodels.Model{Name: "gopher-5m"}) {
+		t.Run(m.Name, func(t *testing.T) {
+			t.Parallel()
+			path, typ := gopher, "f16"
+			if m.Architecture != "" {
+				path, typ = write(t, m, gguf.F32), "f32"
+			}
+			c := worker.Config{Model: path, Context: 256, Ubatch: 64, TypeK: typ, TypeV: typ}
+			info, err := open(t, worker.Unmodified, c).Info()
+			require.NoError(t, err)
+			want := chatter.decode(t, open(t, worker.Unmodified, c), randomTokens(tokens, info.Vocab))
+			for _, heavy := range []int{10, 250} {
+				c.LESS = &worker.LESS{Policy: "peak", Budget: 256, Heavy: worker.Int(heavy), TypeK: typ, TypeV: typ}
+				w, served := openOnDevice(t, m, c)
+				if !served {
+					return
+				}
+				got := compare(t, want, chatter.decode(t, w, randomTokens(tokens, info.Vocab)))
+				t.Logf("largest difference %.2g, mean KL %.2g", got.max, got.kl)
+				if typ == "f32" {
+					assert.Less(t, got.max, 1e-3)
+				}
+				assert.Less(t, got.kl, 1e-5)
+				assert.Zero(t, got.flips)
+			}
+		})
+	}
+}
+
+// With evictions LESS on the device computes what it does beside it, keeps and folds as much, and holds the same pairs but for some that are as
+// good.
+func TestOnDeviceLESS(t *testing.T) {
+	for _, m := range append(tinymodels.Supported(), tinymodels.Model{Name: "gopher-5m"}) {
+		for _, policy := range []string{"peak", "lambda"} {
+			t.Run(m.Name+", "+policy, func(t *testing.T) {
+				t.Parallel()
+				c := worker.Config{Model: gopher, Context: 512, Ubatch: 32, LESS: &worker.LESS{Policy: policy, Budget: 40}}
+				if m.Architecture != "" {
+					c.Model = write(t, m, gguf.F32)
+				} else if policy == "peak" {
+					c.LESS = peak41()
+				}
+				on, served := openOnDevice(t, m, c)
+				if !served {
+					return
+				}
+				beside := open(t, worker.Patched, c)
+				info, err := on.Info()
+				require.NoError(t, err)
+				tokens := randomTokens(300, info.Vocab)
+				d := compare(t, chatter.decode(t, beside, tokens), chatter.decode(t, on, tokens))
+				t.Logf("largest difference %.2g, mean KL %.2g", d.max, d.kl)
+				if m.Architecture == "" {
+					assert.Less(t, d.max, logitBoundF16)
+				} else {
+					assert.Less(t, d.max, logitBound)
+				}
+				want, err := beside.Layers(0)
+				require.NoError(t, err)
+				got, err := on.Layers(0)
+				require.NoError(t, err)
+				assert.Equal(t, want, got)
+			})
+		}
+	}
+}
+
+// What LESS on the device does not cover is refused while the context is made, saying so.
+func TestOnDeviceRefused(t *testing.T) {
+	t.Parallel()
+	w := start(t, worker.Patched)
+	for says, less := range map[string]worker.LESS{
+		"slots of type q8_0":        {TypeK: "q8_0"},
+		"slots of type q4_0":        {TypeV: "q4_0"},
+		"budgets by layer and head": {Slots: byHead},
+		"the kernels":               {Reference: true},
+	} {
+		less.OnDevice = true
+		_, err := w.Open(worker.Config{Model: gopher, Context: 2048, LESS: &less})
+		refusedWith(t, err, says)
+		refusedWith(t, err, "beside the device")
+	}
+	_, err := w.Open(worker.Config{Model: gopher, Context: 2048, LESS: &worker.LESS{TypeK: "default", TypeV: "default", OnDevice: true}})
+	require.NoError(t, err, "f16 is the default there")
+}
+
+// A state that was saved beside the device goes on on it, and the other way round: it is one format.
+func TestOnDeviceStateOfBeside(t *testing.T) {
+	besideAndOn(t, func(t *testing.T, less *worker.LESS) {
+		w, tokens := openSequencesWith(t, less)
+		s := story{prompt: tokens[:200], reply: 7, second: tokens[200:]}
+		next, pos := s.begin(t, w, 0)
+		state, err := w.Save(0)
+		require.NoError(t, err)
+		want := s.end(t, w, 0, next, pos)
+
+		elsewhere := *less
+		elsewhere.OnDevice = !less.OnDevice
+		other, _ := openSequencesWith(t, &elsewhere)
+		_, err = other.Load(1, state)
+		require.NoError(t, err)
+		assert.Less(t, compare(t, want, s.end(t, other, 1, next, pos)).max, logitBoundF16)
+	})
+}
+
+// More sequences than the context was made for take turns on the device, and each goes on as if it had been there all the time.
+func TestOnDeviceSequencesTakeTurns(t *testing.T) {
+	t.Parallel()
+	less := peak41()
+	less.OnDevice = true
+	w := open(t, worker.Patched, worker.Config{Model: gopher, Context: 512, Ubatch: 32, Sequences: 2, Unified: true, LESS: less})
+	tokens := heldOut(t, w, 128)
+	want := atOnce.decode(t, w, tokens)
+	require.NoError(t, w.Clear())
+	for pos := 0; pos < len(tokens); pos += 32 {
+		for seq := range 4 {
+			out, err := w.Decode(seq, pos, tokens[pos:pos+32], worker.All)
+			require.NoError(t, err)
+			sameBits(t, &worker.Output{Width: want.Width, Values: want.Values[pos*want.Width : (pos+32)*want.Width]}, out)
+		}
+	}
+}
+
+// The bytes that are reported stand still from the first token on, and are those of the formula and of what "LESS on the device" adds to it.
+func TestOnDeviceMemory(t *testing.T) {
+	t.Parallel()
+	beside, tokens := openSequencesWith(t, peak41())
+	_, err := beside.Feed(0, 0, tokens[:50], worker.None)
+	require.NoError(t, err)
+	formula, err := beside.LESS()
+	require.NoError(t, err)
+
+	less := peak41()
+	less.OnDevice = true
+	w, _ := openSequencesWith(t, less)
+	info, err := w.Info()
+	require.NoError(t, err)
+	before, err := w.LESS()
+	require.NoError(t, err)
+	const seats, ubatch, size = 4, 32, 2 * 2 * 64 // of a pair of f16
+	spare := int64(info.Layers * info.HeadsKV * ubatch * size)
+	assert.Equal(t, seats*(formula.SlotBytes+spare), before.SlotBytes)
+	assert.Equal(t, seats*formula.StateBytes, before.StateBytes)
+	_, err = w.Feed(0, 0, tokens, worker.None)
+	require.NoError(t, err)
+	after, err := w.LESS()
+	require.NoError(t, err)
+	before.Sequences, before.ScratchBytes = 1, formula.SlotBytes+formula.StateBytes
+	assert.Equal(t, before, after)
+}
+
+// Decoding one token after another uses the graph of the one before.
+func TestOnDeviceGraphReuse(t *testing.T) {
+	c := worker.Config{Model: tiny(t, "llama"), Context: 512, Ubatch: 64, LESS: &worker.LESS{Budget: 64, OnDevice: true}}
+	w := open(t, worker.Patched, c)
+	byOne.decode(t, w, randomTokens(100, 384))
+	info, err := w.Info()
+	require.NoError(t, err)
+	assert.Greater(t, info.GraphsReused, 90)
+}
+
+// LESS on the device of layers on devices: splits are the unmodified runtime's, and what it computes is what it does on the CPU.
+func TestDevicesLESSOnDevice(t *testing.T) {
+	for _, d := range devices(t) {
+		for name, path := range deviceModels(t, tinymodels.Supported(), gguf.F16) {
+			t.Run(d.Name+", "+name, func(t *testing.T) {
+				t.Parallel()
+				c := worker.Config{Model: path, Context: 512, Ubatch: 32, LESS: &worker.LESS{Budget: 40}}
+				if name == "gopher-5m" {
+					c.LESS = peak41()
+				}
+				m, _ := tinymodels.Find(name)
+				cpu, served := openOnDevice(t, m, c)
+				if !served {
+					return
+				}
+				info, err := cpu.Info()
+				require.NoError(t, err)
+				tokens := randomTokens(300, info.Vocab)
+				want := chatter.decode(t, cpu, tokens)
+				layers, err := cpu.Layers(0)
+				require.NoError(t, err)
+
+				c.LESS.OnDevice = true
+				dev, _ := d.open(t, worker.Patched, c)
+				got := compare(t, want, chatter.decode(t, dev, tokens))
+				t.Logf("largest difference %.2g, mean KL %.2g", got.max, got.kl)
+				switch {
+				case d.Servers > 0:
+					assert.Less(t, got.max, logitBound)
+				case m.Experts:
+					assert.Less(t, got.kl, logitMeanBoundF16)
+				default:
+					assert.Less(t, got.max, logitBoundF16)
+				}
+				on, err := dev.Layers(0)
+				require.NoError(t, err)
+				assert.Equal(t, layers, on)
+				s, err := dev.Splits(1)
+				require.NoError(t, err)
+				assert.Positive(t, s.Cache)
+				t.Logf("%d parts, %d copies, %d bytes a token", s.Parts, s.Copies, s.Bytes)
+			})
+		}
+	}
+}
