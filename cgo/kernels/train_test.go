@@ -443,12 +443,14 @@ func BenchmarkTrainWindow(b *testing.B) {
 		weights := gauss(r, shape.Weights(), .1)
 		grad := make([]float32, len(weights))
 		scratch := make([]byte, shape.Scratch(tokens, 32))
-		b.Run(c.name+"/gradient", func(b *testing.B) {
-			b.ReportMetric(float64(len(scratch))/(1<<20), "MiB")
-			for b.Loop() {
-				_, err := w.Error(shape, weights, gram, scratch, grad)
-				require.NoError(b, err)
-			}
-		})
+		for every, name := range map[int]string{1: "gradient", 4: "gradient of a quarter"} {
+			b.Run(c.name+"/"+name, func(b *testing.B) {
+				b.ReportMetric(float64(len(scratch))/(1<<20), "MiB")
+				for b.Loop() {
+					_, err := w.ErrorOfPart(shape, weights, gram, scratch, grad, every, 1%every)
+					require.NoError(b, err)
+				}
+			})
+		}
 	}
 }

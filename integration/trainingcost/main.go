@@ -34,7 +34,7 @@ func main() {
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends the program
 	b := &bench{ctx: ctx}
-	flag.IntVar(&b.tokens, "tokens", 1_000_000, "tokens of the whole training")
+	flag.IntVar(&b.tokens, "tokens", 200_000, "tokens of the whole training")
 	flag.IntVar(&b.steps, "steps", train.DefaultSteps, "steps of the whole training")
 	flag.IntVar(&b.windows, "windows", 3, "windows of 2,048 tokens to record here")
 	flag.IntVar(&b.short, "short", 25, "steps to take here")
