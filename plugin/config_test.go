@@ -121,6 +121,15 @@ func TestEnvironment(t *testing.T) {
 		assert.Equal(t, []int{204, 50, 154, 0}, []int{s.Budget, s.Heavy, s.Recent, s.Pinned})
 		assert.EqualValues(t, 6*2*204*(64*4+64*2+8), s.SlotBytes)
 	})
+	t.Run("on the device", func(t *testing.T) {
+		t.Setenv("LESSKV", "on")
+		t.Setenv("LESSKV_BUDGET", "64")
+		assert.Zero(t, stats(t, open(t)).SlotBytes, "nothing was decoded")
+		t.Setenv("LESSKV_DEVICE", "on")
+		assert.Positive(t, stats(t, open(t)).SlotBytes, "room is taken at once")
+		_, err := llama.New(file(t, testdata.Model), lesskv.Enable(lesskv.Config{OnDevice: true, Keys: lesskv.Q8}))
+		assertSays(t, err, lesskv.ErrConfig, "LESS on the device does not cover slots of type q8_0")
+	})
 	t.Run("an option goes before it", func(t *testing.T) {
 		t.Setenv("LESSKV", "on")
 		t.Setenv("LESSKV_BUDGET", "not even a budget")

@@ -133,117 +133,175 @@ void lesskv_device_inputs::set(const llama_ubatch * ub) {
     ::set(number,   std::vector<float>{ mem->number() });
 }
 
-ggml_tensor * lesskv_device_inputs::attend(const llm_graph_context & g, const lesskv_memory_layer & l, ggml_tensor * q, ggml_tensor * k, ggml_tensor * v) const {
-    auto * ctx = g.ctx0;
-    const auto & p = l.params;
-    const auto   t = mem->device()->layer(ctx, l.i, seat);
-    const int64_t T = g.n_tokens, B = slots, W = B + T, Hq = p.n_head, Hkv = p.n_head_kv, D = p.dk, Dv = p.dv;
-    const auto run = [&](ggml_tensor * x, const char * name) {
-        if (!mem->device()->computes(x, l.il)) {
-            mem->refuse(format("LESS on the device: that of layer %d cannot compute %s (%s): leave it beside the device", l.il, ggml_op_desc(x), name));
-        }
-        g.cb(x, name, l.il);
-        ggml_build_forward_expand(g.gf, x);
-    };
+namespace {
 
-    // 1. Attend: k and v behind the slots, rounded to their type; then softmax over A = slots and micro-batch.
-    q = ggml_permute(ctx, q, 0, 2, 1, 3);
-    k = ggml_permute(ctx, k, 0, 2, 1, 3);
-    v = ggml_permute(ctx, v, 0, 2, 1, 3);
-    auto * all_k  = ggml_set_rows(ctx, t.k, k, fresh);
-    auto * all_v  = ggml_set_rows(ctx, t.v, v, fresh);
-    auto * keys   = ggml_view_3d(ctx, all_k, D,  W, Hkv, all_k->nb[1], all_k->nb[2], 0);
-    auto * values = ggml_view_3d(ctx, all_v, Dv, W, Hkv, all_v->nb[1], all_v->nb[2], 0);
+// The steps of a micro-batch in one layer.
+struct layer_graph {
+    layer_graph(const llm_graph_context & g, const lesskv_device_inputs & in, const lesskv_memory_layer & l)
+        : g(g), in(in), l(l), ctx(g.ctx0), t(in.mem->device()->layer(ctx, l.i, in.seat)), T(g.n_tokens), B(in.slots), W(B + T),
+          Hq(l.params.n_head), Hkv(l.params.n_head_kv), D(l.params.dk), Dv(l.params.dv),
+          all_new_stay(T <= l.params.budget.slots - l.params.budget.heavy) {}
 
-    auto * logits = ggml_mul_mat(ctx, keys->type == GGML_TYPE_F32 ? keys : ggml_cast(ctx, keys, GGML_TYPE_F32), q); // [W, T, Hq]
+    ggml_tensor * attend(ggml_tensor * q, ggml_tensor * k, ggml_tensor * v);
+    ggml_tensor * low_rank(ggml_tensor * q, ggml_tensor * logits, float scale, ggml_tensor * out);
+    void score();
+    void evict();
+    void fold();
+    void keep();
+    ggml_tensor * keep(ggml_tensor * slots, ggml_tensor * all, ggml_tensor * added, const char * name);
+    ggml_tensor * keep_numbers(ggml_tensor * slots, ggml_tensor * all, const char * name);
+    ggml_tensor * check(ggml_tensor * number);
+    ggml_tensor * run(ggml_tensor * x, const char * name);
+
+    ggml_tensor * columns(ggml_tensor * x) const; // [n, rows, ..] as f32 [rows, n, ..]
+    ggml_tensor * f32(ggml_tensor * x) const { return x->type == GGML_TYPE_F32 ? x : ggml_cast(ctx, x, GGML_TYPE_F32); }
+
+    const llm_graph_context    & g;
+    const lesskv_device_inputs & in;
+    const lesskv_memory_layer  & l;
+    ggml_context * ctx;
+    lesskv_device_layer t;
+    const int64_t T, B, W, Hq, Hkv, D, Dv;
+    const bool all_new_stay; // of a micro-batch: it is among the r newest
+
+    ggml_tensor * new_k, * new_v;       // [D, T, Hkv], [Dv, T, Hkv]
+    ggml_tensor * keys, * values;       // of all pairs, [D, W, Hkv], [Dv, W, Hkv]
+    ggml_tensor * weights;              // [W, T, Hq]
+    ggml_tensor * pos, * scores;        // [W, Hkv]; scores NULL where the policy has none
+    ggml_tensor * go, * stay = nullptr; // i32 [T, Hkv], [B, Hkv]
+};
+
+// What is written to the device's tensors must be computed there; the scheduler finds a place for the rest.
+ggml_tensor * layer_graph::run(ggml_tensor * x, const char * name) {
+    if (!in.mem->device()->computes(x, l.il)) {
+        in.mem->refuse(format("LESS on the device: that of layer %d cannot compute %s (%s): leave it beside the device", l.il, ggml_op_desc(x), name));
+    }
+    g.cb(x, name, l.il);
+    ggml_build_forward_expand(g.gf, x);
+    return x;
+}
+
+ggml_tensor * layer_graph::columns(ggml_tensor * x) const {
+    x = ggml_permute(ctx, x, 1, 0, 2, 3);
+    return x->type == GGML_TYPE_F32 ? ggml_cont(ctx, x) : ggml_cast(ctx, x, GGML_TYPE_F32);
+}
+
+// k and v behind the slots, rounded to their type; then softmax over A = slots and micro-batch.
+ggml_tensor * layer_graph::attend(ggml_tensor * q, ggml_tensor * k, ggml_tensor * v) {
+    q     = ggml_permute(ctx, q, 0, 2, 1, 3);
+    new_k = ggml_permute(ctx, k, 0, 2, 1, 3);
+    new_v = ggml_permute(ctx, v, 0, 2, 1, 3);
+    t.k = ggml_set_rows(ctx, t.k, new_k, in.fresh);
+    t.v = ggml_set_rows(ctx, t.v, new_v, in.fresh);
+    keys   = ggml_view_3d(ctx, t.k, D,  W, Hkv, t.k->nb[1], t.k->nb[2], 0);
+    values = ggml_view_3d(ctx, t.v, Dv, W, Hkv, t.v->nb[1], t.v->nb[2], 0);
+
+    auto * logits = ggml_mul_mat(ctx, f32(keys), q); // [W, T, Hq]
     float scale = l.scale;
     if (l.soft_cap > 0) {
         logits = ggml_scale(ctx, ggml_tanh(ctx, ggml_scale(ctx, logits, scale/l.soft_cap)), l.soft_cap);
         scale  = 1;
     }
-    logits = ggml_reshape_3d(ctx, logits, W, 1, T*Hq); // a row has the mask of its token
-    auto * weights = ggml_reshape_3d(ctx, ggml_soft_max_ext(ctx, logits, mask, scale, 0.0f), W, T, Hq);
-    auto * columns = ggml_permute(ctx, values, 1, 0, 2, 3);
-    columns = columns->type == GGML_TYPE_F32 ? ggml_cont(ctx, columns) : ggml_cast(ctx, columns, GGML_TYPE_F32); // [W, Dv, Hkv]
-    auto * out = ggml_mul_mat(ctx, columns, weights); // [Dv, T, Hq]
-
-    if (t.state) { // one token more, of logit L = scale_i + log(phi.z) and value phi H / phi.z: A has the share of a softmax with L as its sink
-        auto * phi = ggml_scale(ctx, ggml_mul_mat(ctx, t.phi[0], q), l.scale*sqrtf((float) D));
-        phi = ggml_abs(ctx, ggml_gelu_erf(ctx, ggml_mul_mat(ctx, t.phi[1], ggml_gelu_erf(ctx, phi)))); // [R, T, Hq]
-        auto * sums = ggml_mul_mat(ctx, t.state, phi); // [Dv + 1, T, Hq]
-        auto * mass = ggml_cont(ctx, ggml_view_3d(ctx, sums, 1, T, Hq, sums->nb[1], sums->nb[2], Dv*sums->nb[0]));
-        auto * L = ggml_log(ctx, mass); // -INFINITY: it is left out
-        if (t.phi_scale) {
-            L = ggml_add(ctx, L, t.phi_scale);
-        }
-        auto * value = ggml_div(ctx, ggml_view_3d(ctx, sums, Dv, T, Hq, sums->nb[1], sums->nb[2], 0), ggml_scale_bias(ctx, mass, 1, FLT_MIN));
-
-        auto * share = ggml_soft_max_ext(ctx, logits, mask, scale, 0.0f);
-        ggml_soft_max_add_sinks(share, ggml_reshape_1d(ctx, L, T*Hq));
-        share = ggml_reshape_3d(ctx, ggml_sum_rows(ctx, share), 1, T, Hq);
-        out = ggml_add(ctx, value, ggml_mul(ctx, ggml_sub(ctx, out, value), share));
+    logits  = ggml_reshape_3d(ctx, logits, W, 1, T*Hq); // a row has the mask of its token
+    weights = ggml_reshape_3d(ctx, ggml_soft_max_ext(ctx, logits, in.mask, scale, 0.0f), W, T, Hq);
+    auto * out = ggml_mul_mat(ctx, columns(values), weights); // [Dv, T, Hq]
+    if (t.state) {
+        out = low_rank(q, logits, scale, out);
     }
-    out = ggml_cont(ctx, ggml_permute(ctx, out, 0, 2, 1, 3)); // [Dv, Hq, T]
-    run(out, "lesskv_attn");
+    return run(ggml_cont(ctx, ggml_permute(ctx, out, 0, 2, 1, 3)), "lesskv_attn");
+}
 
-    // 2. Score.
-    auto * score = t.score;
-    if (score) {
-        score = policy_of(p.policy)->score(ctx, ggml_pad(ctx, score, (int) T, 0, 0, 0), weights, Hkv); // [W, Hkv]
+// One token more, of logit L = scale_i + log(phi.z) and value phi H / phi.z: A has the share of a softmax that has L as its sink.
+ggml_tensor * layer_graph::low_rank(ggml_tensor * q, ggml_tensor * logits, float scale, ggml_tensor * out) {
+    auto * phi = ggml_scale(ctx, ggml_mul_mat(ctx, t.phi[0], q), l.scale*sqrtf((float) D));
+    phi = ggml_abs(ctx, ggml_gelu_erf(ctx, ggml_mul_mat(ctx, t.phi[1], ggml_gelu_erf(ctx, phi)))); // [R, T, Hq]
+    auto * sums = ggml_mul_mat(ctx, t.state, phi); // [Dv + 1, T, Hq]
+    auto * mass = ggml_cont(ctx, ggml_view_3d(ctx, sums, 1, T, Hq, sums->nb[1], sums->nb[2], Dv*sums->nb[0]));
+    auto * L = ggml_log(ctx, mass); // -INFINITY: it is left out
+    if (t.phi_scale) {
+        L = ggml_add(ctx, L, t.phi_scale);
     }
+    auto * value = ggml_div(ctx, ggml_view_3d(ctx, sums, Dv, T, Hq, sums->nb[1], sums->nb[2], 0), ggml_scale_bias(ctx, mass, 1, FLT_MIN));
 
-    // 3. Evict: the T that have the largest of these keys go, empty slots before all others.
-    auto * pos  = ggml_concat(ctx, t.pos, Hkv == heads ? arrivals : ggml_view_2d(ctx, arrivals, T, Hkv, arrivals->nb[1], 0), 0); // [W, Hkv]
-    auto * away = ggml_abs(ctx, ggml_add(ctx, pos, middle));
-    auto * kept = ggml_step(ctx, ggml_add(ctx, away, half)); // 1: the newest and the pinned
-    auto * keys_to_go = ggml_add(ctx, ggml_scale(ctx, kept, -KEPT), unused);
-    keys_to_go = score ? ggml_sub(ctx, keys_to_go, score) : ggml_add(ctx, keys_to_go, pos);
+    auto * share = ggml_soft_max_ext(ctx, logits, in.mask, scale, 0.0f);
+    ggml_soft_max_add_sinks(share, ggml_reshape_1d(ctx, L, T*Hq));
+    share = ggml_reshape_3d(ctx, ggml_sum_rows(ctx, share), 1, T, Hq);
+    return ggml_add(ctx, value, ggml_mul(ctx, ggml_sub(ctx, out, value), share));
+}
 
-    const bool all_new_stay = T <= p.budget.slots - p.budget.heavy;
-    ggml_tensor * go, * stay = nullptr;
+void layer_graph::score() {
+    scores = t.score ? policy_of(l.params.policy)->score(ctx, ggml_pad(ctx, t.score, (int) T, 0, 0, 0), weights, Hkv) : nullptr;
+}
+
+// The T that have the largest keys go, empty slots before all others.
+void layer_graph::evict() {
+    auto * added = Hkv == in.heads ? in.arrivals : ggml_view_2d(ctx, in.arrivals, T, Hkv, in.arrivals->nb[1], 0);
+    pos = ggml_concat(ctx, t.pos, added, 0);
+    auto * away = ggml_abs(ctx, ggml_add(ctx, pos, in.middle));
+    auto * kept = ggml_step(ctx, ggml_add(ctx, away, in.half)); // 1: the newest and the pinned
+    auto * key  = ggml_add(ctx, ggml_scale(ctx, kept, -KEPT), in.unused);
+    key = scores ? ggml_sub(ctx, key, scores) : ggml_add(ctx, key, pos);
+
     if (all_new_stay && T == 1) {
-        go = ggml_reshape_2d(ctx, ggml_argmax(ctx, keys_to_go), 1, Hkv);
-    } else {
-        auto * order = ggml_argsort(ctx, keys_to_go, GGML_SORT_ORDER_ASC);
-        stay = ggml_view_2d(ctx, order, B, Hkv, order->nb[1], 0); // empty slots last
-        go   = ggml_view_2d(ctx, order, T, Hkv, order->nb[1], B*order->nb[0]);
+        go = ggml_reshape_2d(ctx, ggml_argmax(ctx, key), 1, Hkv);
+        return;
     }
+    auto * order = ggml_argsort(ctx, key, GGML_SORT_ORDER_ASC);
+    stay = ggml_view_2d(ctx, order, B, Hkv, order->nb[1], 0); // empty slots last
+    go   = ggml_view_2d(ctx, order, T, Hkv, order->nb[1], B*order->nb[0]);
+}
 
-    // 4. Fold: psi of an empty slot, which is 0, is 0.
-    auto * state = t.state;
-    if (state) {
-        auto * psi = ggml_get_rows(ctx, keys, go);
-        psi = ggml_gelu_erf(ctx, ggml_mul_mat(ctx, t.psi[0], psi));
-        psi = ggml_gelu_erf(ctx, ggml_mul_mat(ctx, t.psi[1], psi));
-        psi = ggml_abs(ctx, ggml_mul_mat(ctx, psi, t.psi[2])); // [T, R, Hkv]
-        auto * gone = ggml_cont(ctx, ggml_permute(ctx, ggml_get_rows(ctx, values, go), 1, 0, 2, 3)); // [T, Dv, Hkv]
-        auto * z = ggml_reshape_3d(ctx, ggml_sum_rows(ctx, psi), psi->ne[1], 1, Hkv);
-        state = ggml_add_inplace(ctx, state, ggml_concat(ctx, ggml_mul_mat(ctx, psi, gone), z, 1));
-        run(state, "lesskv_state");
+// psi of an empty slot, which is 0, is 0.
+void layer_graph::fold() {
+    auto * psi = ggml_get_rows(ctx, keys, go);
+    psi = ggml_gelu_erf(ctx, ggml_mul_mat(ctx, t.psi[0], psi));
+    psi = ggml_gelu_erf(ctx, ggml_mul_mat(ctx, t.psi[1], psi));
+    psi = ggml_abs(ctx, ggml_mul_mat(ctx, psi, t.psi[2])); // [T, R, Hkv]
+    auto * H = ggml_mul_mat(ctx, psi, columns(ggml_get_rows(ctx, values, go)));
+    auto * z = ggml_reshape_3d(ctx, ggml_sum_rows(ctx, psi), psi->ne[1], 1, Hkv);
+    t.state = run(ggml_add_inplace(ctx, t.state, ggml_concat(ctx, H, z, 1)), "lesskv_state");
+}
+
+// Of all pairs [n, W, Hkv], the last of which are those that were added, what stays becomes the slots [n, B.., Hkv].
+ggml_tensor * layer_graph::keep(ggml_tensor * slots, ggml_tensor * all, ggml_tensor * added, const char * name) {
+    return run(all_new_stay ? ggml_set_rows(ctx, slots, added, go) :
+        ggml_cpy(ctx, ggml_get_rows(ctx, all, stay), ggml_view_3d(ctx, slots, slots->ne[0], B, Hkv, slots->nb[1], slots->nb[2], 0)), name);
+}
+
+// The same of one number for each pair, all [W, Hkv].
+ggml_tensor * layer_graph::keep_numbers(ggml_tensor * slots, ggml_tensor * all, const char * name) {
+    auto * rows = ggml_reshape_3d(ctx, all, 1, W, Hkv);
+    return keep(ggml_reshape_3d(ctx, slots, 1, B, Hkv), rows, ggml_view_3d(ctx, rows, 1, T, Hkv, rows->nb[1], rows->nb[2], B*rows->nb[1]), name);
+}
+
+void layer_graph::keep() {
+    keep(t.k, keys, new_k, "lesskv_keys");
+    keep(t.v, values, new_v, "lesskv_values");
+    t.pos = keep_numbers(t.pos, pos, "lesskv_positions");
+    if (scores) { // those of all pairs have changed
+        auto * slots = all_new_stay ? ggml_cpy(ctx, ggml_view_2d(ctx, scores, B, Hkv, scores->nb[1], 0), t.score) : t.score;
+        keep_numbers(slots, scores, "lesskv_scores");
     }
+}
 
-    // What stays, in slots [n, B.., Hkv]: all [n, W, Hkv] are the pairs, of which some are new.
-    const auto keep = [&](ggml_tensor * slots, ggml_tensor * all, ggml_tensor * added, const char * name) {
-        auto * kept = all_new_stay ? ggml_set_rows(ctx, slots, added, go) :
-            ggml_cpy(ctx, ggml_get_rows(ctx, all, stay), ggml_view_3d(ctx, slots, slots->ne[0], B, Hkv, slots->nb[1], slots->nb[2], 0));
-        run(kept, name);
-        return kept;
-    };
-    const auto numbers = [&](ggml_tensor * slots, ggml_tensor * all, const char * name) { // one for each pair
-        auto * rows = ggml_reshape_3d(ctx, all, 1, W, Hkv);
-        return keep(ggml_reshape_3d(ctx, slots, 1, B, Hkv), rows, ggml_view_3d(ctx, rows, 1, T, Hkv, rows->nb[1], rows->nb[2], B*rows->nb[1]), name);
-    };
-    keep(all_k, keys, k, "lesskv_keys");
-    keep(all_v, values, v, "lesskv_values");
-    pos = numbers(t.pos, pos, "lesskv_positions");
-    if (score) {
-        auto * old = all_new_stay ? ggml_cpy(ctx, ggml_view_2d(ctx, score, B, Hkv, score->nb[1], 0), t.score) : t.score;
-        numbers(old, score, "lesskv_scores");
+// The number, plus 0 times the state, behind all that is written.
+ggml_tensor * layer_graph::check(ggml_tensor * number) {
+    auto * sum = ggml_add(ctx, number, ggml_sum(ctx, ggml_scale(ctx, t.state ? t.state : t.pos, 0.0f)));
+    ggml_set_output(sum);
+    return run(sum, "lesskv_check");
+}
+
+} // namespace
+
+ggml_tensor * lesskv_device_inputs::attend(const llm_graph_context & g, const lesskv_memory_layer & l, ggml_tensor * q, ggml_tensor * k, ggml_tensor * v) const {
+    layer_graph layer(g, *this, l);
+    auto * out = layer.attend(q, k, v);
+    layer.score();
+    layer.evict();
+    if (layer.t.state) {
+        layer.fold();
     }
-
-    auto * odd = ggml_scale(ctx, state ? state : pos, 0.0f);
-    check = ggml_add(ctx, check, ggml_sum(ctx, odd));
-    ggml_set_output(check);
-    run(check, "lesskv_check");
-    return ggml_reshape_2d(ctx, out, Dv*Hq, T);
+    layer.keep();
+    check = layer.check(check);
+    return ggml_reshape_2d(g.ctx0, out, out->ne[0]*out->ne[1], out->ne[2]);
 }
