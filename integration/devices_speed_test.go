@@ -94,6 +94,10 @@ func TestDevicesTable(t *testing.T) {
 	}
 	full := row("the device", nil, threads[len(threads)-1])
 	assert.Positive(t, full.Cache)
+	on := row("the device", &worker.LESS{Policy: "peak", BudgetShare: .05, OnDevice: true}, threads[len(threads)-1])
+	assert.Positive(t, on.Cache)
+	assert.Less(t, on.Cache, full.Cache)
+	assert.Equal(t, full.Parts, on.Parts, "no layer goes back and forth")
 	m, err := weights.ReadModel(model)
 	require.NoError(t, err)
 	parts, copies, bytes := wantSplits(m, max(d.Servers, 1))
@@ -106,10 +110,6 @@ func TestDevicesTable(t *testing.T) {
 		assert.Zero(t, less.Cache)
 		assert.Equal(t, []any{parts, copies, bytes}, []any{less.Parts, less.Copies, less.Bytes})
 	}
-	on := row("the device", &worker.LESS{Policy: "peak", BudgetShare: .05, OnDevice: true}, threads[len(threads)-1])
-	assert.Positive(t, on.Cache)
-	assert.Less(t, on.Cache, full.Cache)
-	assert.Equal(t, full.Parts, on.Parts, "no layer goes back and forth")
 	row("the CPU", &worker.LESS{Policy: "peak", BudgetShare: .05}, threads[len(threads)-1])
 	row("the CPU", &worker.LESS{Policy: "peak", BudgetShare: .05, OnDevice: true}, threads[len(threads)-1])
 	require.NoError(t, out.Flush())
