@@ -23,6 +23,7 @@ import (
 
 var cacheOptions = map[string]llama.ModelOption{
 	"off": lesskv.Disable(), "less": lesskv.Enable(lesskv.Config{Budget: lesskv.Tokens(41), Adapter: lesskv.NoAdapter}),
+	"less on the device": lesskv.Enable(lesskv.Config{Budget: lesskv.Tokens(41), Adapter: lesskv.NoAdapter, OnDevice: true}),
 }
 
 // options puts a model on the device.

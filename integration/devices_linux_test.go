@@ -77,3 +77,20 @@ func testTooSmall(t *testing.T) {
 	require.ErrorContains(t, err, "failed to allocate buffer for kv cache")
 	generate(t, load(t, gopher, append(all, cacheOptions["less"])...), code, 20)
 }
+
+// A device that has room for the weights and not for LESS's slots is an error that says so, before anything is computed.
+func TestDevicesTooSmallForSlots(t *testing.T) {
+	devicetest.NeedServers(t)
+	const tokens = 64 << 10
+	server := devicetest.Serve(t, "")
+	leave(t, server, 96<<20)
+	less := lesskv.Config{Budget: lesskv.Tokens(tokens), Adapter: lesskv.NoAdapter, OnDevice: true}
+	opts := []llama.ModelOption{llama.SetContext(tokens), llama.EnableF16Memory, llama.SetGPULayers(allLayers), lesskv.RPC(server.Address)}
+	_, err := llama.New(gopher, append(opts, lesskv.Enable(less))...)
+	require.ErrorIs(t, err, lesskv.ErrConfig)
+	require.ErrorContains(t, err, "for its slots and state")
+	less.Budget = lesskv.Tokens(100)
+	model, err := llama.New(gopher, append(opts, lesskv.Enable(less))...)
+	require.NoError(t, err)
+	model.Free()
+}

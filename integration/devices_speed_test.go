@@ -98,6 +98,9 @@ func TestDevicesTable(t *testing.T) {
 	assert.Positive(t, on.Cache)
 	assert.Less(t, on.Cache, full.Cache)
 	assert.Equal(t, full.Parts, on.Parts, "no layer goes back and forth")
+	if name == "gopher-5m" && d.Servers == 2 {
+		assert.Equal(t, []any{3, 19, int64(3756)}, []any{on.Parts, on.Copies, on.Bytes}, "as docs/devices.md has it")
+	}
 	m, err := weights.ReadModel(model)
 	require.NoError(t, err)
 	parts, copies, bytes := wantSplits(m, max(d.Servers, 1))
