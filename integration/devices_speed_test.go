@@ -94,6 +94,13 @@ func TestDevicesTable(t *testing.T) {
 	}
 	full := row("the device", nil, threads[len(threads)-1])
 	assert.Positive(t, full.Cache)
+	on := row("the device", &worker.LESS{Policy: "peak", BudgetShare: .05, OnDevice: true}, threads[len(threads)-1])
+	assert.Positive(t, on.Cache)
+	assert.Less(t, on.Cache, full.Cache)
+	assert.Equal(t, full.Parts, on.Parts, "no layer goes back and forth")
+	if name == "gopher-5m" && d.Servers == 2 {
+		assert.Equal(t, []any{3, 19, int64(3756)}, []any{on.Parts, on.Copies, on.Bytes}, "as docs/devices.md has it")
+	}
 	m, err := weights.ReadModel(model)
 	require.NoError(t, err)
 	parts, copies, bytes := wantSplits(m, max(d.Servers, 1))
@@ -105,13 +112,6 @@ func TestDevicesTable(t *testing.T) {
 		assert.Positive(t, less.Weights)
 		assert.Zero(t, less.Cache)
 		assert.Equal(t, []any{parts, copies, bytes}, []any{less.Parts, less.Copies, less.Bytes})
-	}
-	on := row("the device", &worker.LESS{Policy: "peak", BudgetShare: .05, OnDevice: true}, threads[len(threads)-1])
-	assert.Positive(t, on.Cache)
-	assert.Less(t, on.Cache, full.Cache)
-	assert.Equal(t, full.Parts, on.Parts, "no layer goes back and forth")
-	if name == "gopher-5m" && d.Servers == 2 {
-		assert.Equal(t, []any{3, 19, int64(3756)}, []any{on.Parts, on.Copies, on.Bytes}, "as docs/devices.md has it")
 	}
 	row("the CPU", &worker.LESS{Policy: "peak", BudgetShare: .05}, threads[len(threads)-1])
 	row("the CPU", &worker.LESS{Policy: "peak", BudgetShare: .05, OnDevice: true}, threads[len(threads)-1])
