@@ -24,7 +24,7 @@ import (
 )
 
 // The worker under the address sanitizer, with llama.cpp, and every source of ours under the undefined-behaviour one too, does what an
-// app does: it decodes prompts and tokens under every policy, with and without kernels, windows, strided inputs and layers that share or differ, copies, cuts,
+// app does: it decodes prompts and tokens under every policy, with and without kernels, windows, strided inputs layers that share or differ, and on the device, copies, cuts,
 // saves, restores, aborts. The sanitizers end the process at the first fault, and at its end if memory has leaked.
 func TestSanitizers(t *testing.T) {
 	if testing.Short() {
@@ -44,6 +44,9 @@ func TestSanitizers(t *testing.T) {
 		{"h2o, q8_0", gopher, worker.LESS{Policy: "h2o", Budget: 3, TypeK: "q8_0", TypeV: "q8_0"}},
 		{"h2o, kernels, q4_0", gopher, worker.LESS{Policy: "h2o", Budget: 41, TypeK: "q4_0", TypeV: "q4_0", Adapter: "testdata/gopher-5m.h2o-41.lesskv.gguf"}},
 		{"the plain loops", gopher, worker.LESS{Policy: "h2o", Budget: 41, Reference: true}},
+		{"on the device, kernels", gopher, worker.LESS{Policy: "peak", Budget: 41, Adapter: "testdata/gopher-5m.peak-41.lesskv.gguf", OnDevice: true}},
+		{"on the device, micro-batches beyond the recent", gopher, worker.LESS{Policy: "h2o", Budget: 16, TypeK: "f32", OnDevice: true}},
+		{"on the device, Mamba 2 beside attention", tiny(t, "falcon-h1"), worker.LESS{Policy: "lambda", Budget: 40, OnDevice: true}},
 		{"sliding windows", tiny(t, "gemma3"), worker.LESS{Policy: "h2o", Budget: 40}},
 		{"soft-cap", tiny(t, "gemma2"), worker.LESS{Policy: "peak", Budget: 40}},
 		{"strided", tiny(t, "falcon"), worker.LESS{Policy: "peak", Budget: 40}},
