@@ -148,6 +148,9 @@ func sanitizedRuntime(t *testing.T) layout.Layout {
 
 	// What is not under them is compiled already.
 	require.NoError(t, os.MkdirAll(sanitized.Objects(), 0o755))
+	lock, err := os.OpenFile(sanitized.Lock(), os.O_CREATE, 0o600) // a folder with things in it and without this is somebody else's
+	require.NoError(t, err)
+	require.NoError(t, lock.Close())
 	objects, err := os.ReadDir(build.Objects())
 	require.NoError(t, err)
 	for _, o := range objects {
