@@ -130,7 +130,7 @@ func TestSanitizedBinding(t *testing.T) {
 
 // notSanitized are tests of the plugin that measure memory or address space, of which a sanitizer takes its part, that preload a library where
 // the sanitizer's must be first, or do what others do a hundred times.
-var notSanitized = []string{"TestNUMA", "TestCheckpointPeak", "TestBudgetBeyondMemory", "TestSpeculativeSamplesAmongTheLikely"}
+var notSanitized = []string{"TestNUMA", "TestCheckpointPeak", "TestLoadStatePeak", "TestBudgetBeyondMemory", "TestSpeculativeSamplesAmongTheLikely"}
 
 // sanitizedRuntime assembles the patched runtime under the sanitizers, in a folder of the build folder: the second time only what has
 // changed is compiled. All of llama.cpp is under them in make soak.
