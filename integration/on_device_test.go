@@ -1,6 +1,9 @@
 package integration
 
 import (
+	"bytes"
+	"encoding/binary"
+	"math"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -137,6 +140,75 @@ func TestOnDeviceStateOfBeside(t *testing.T) {
 		require.NoError(t, err)
 		assert.Less(t, compare(t, want, s.end(t, other, 1, next, pos)).max, logitBoundF16)
 	})
+}
+
+// What a state says of positions and scores is data: none makes an operation write outside its tensors, with micro-batches whose tokens all stay
+// and others.
+func TestOnDeviceStateOfAnything(t *testing.T) {
+	t.Parallel()
+	w := open(t, worker.Patched, worker.Config{Model: gopher, Context: 512, Ubatch: 32, Sequences: 2, LESS: &worker.LESS{Policy: "peak", Budget: 41, OnDevice: true}})
+	tokens := heldOut(t, w, 200)
+	_, err := w.Feed(0, 0, tokens[:100], worker.None)
+	require.NoError(t, err)
+	state, err := w.Save(0)
+	require.NoError(t, err)
+	for name, change := range map[string]func(pos, score []byte){
+		"high scores":        func(_, score []byte) { fillWords(score, math.Float32bits(1e30)) },
+		"low scores":         func(_, score []byte) { fillWords(score, math.Float32bits(-1e30)) },
+		"scores at the edge": func(_, score []byte) { fillWords(score, math.Float32bits(1e12)) },
+		"one position":       func(pos, _ []byte) { fillWords(pos, 99) },
+		"the first position": func(pos, _ []byte) { fillWords(pos, 0) },
+	} {
+		changed := changeSlots(state, 64, change)
+		require.NotEqual(t, state, changed)
+		for _, n := range []int{1, 8, 32} {
+			_, err := w.Load(1, changed)
+			require.NoError(t, err, name)
+			for pos := 100; pos < 164; pos += n {
+				out, err := w.Decode(1, pos, tokens[pos:pos+n], worker.Last)
+				require.NoError(t, err, name)
+				assert.False(t, math.IsNaN(float64(out.Row(0)[0])), name)
+			}
+			_, err = w.Save(1)
+			assert.NoError(t, err, name)
+		}
+	}
+}
+
+func fillWords(words []byte, with uint32) {
+	for i := 0; i < len(words); i += 4 {
+		binary.LittleEndian.PutUint32(words[i:], with)
+	}
+}
+
+// changeSlots changes the positions and scores of every head of a saved sequence with f16 slots and without kernels, whose heads have keys and
+// values of size; the checksums are right again.
+func changeSlots(state []byte, size int, change func(pos, score []byte)) []byte {
+	state = bytes.Clone(state)
+	begin := []byte("lesskv\x00\x02")
+	for at := bytes.Index(state, begin); ; {
+		blob := state[at:][:binary.LittleEndian.Uint64(state[at-8:])]
+		heads, head := int(binary.LittleEndian.Uint32(blob[28:])), blob[64:]
+		for range heads {
+			n := int(binary.LittleEndian.Uint32(head[8:]))
+			pos := head[32+n*2*2*size:]
+			change(pos[:4*n], pos[4*n:8*n])
+			head = pos[8*n:]
+		}
+		sum := uint64(0xcbf29ce484222325)
+		for i := 0; i < len(blob)-8; i += 8 {
+			var word [8]byte
+			copy(word[:], blob[i:len(blob)-8])
+			sum = (sum ^ binary.LittleEndian.Uint64(word[:])) * 0x100000001b3
+			sum ^= sum >> 32
+		}
+		binary.LittleEndian.PutUint64(blob[len(blob)-8:], sum)
+		next := bytes.Index(state[at+len(blob):], begin)
+		if next < 0 {
+			return state
+		}
+		at += len(blob) + next
+	}
 }
 
 // More sequences than the context was made for take turns on the device, and each goes on as if it had been there all the time.

@@ -147,7 +147,7 @@ void lesskv_device::upload(int32_t seat, size_t i, lesskv_cache * cache) const {
         std::copy_n((const char *) a.v, a.n*lesskv_row_size(p.type_v, p.dv), v.head(j, p.n_head_kv));
         std::copy_n(a.pos, a.n, pos.head<float>(j, p.n_head_kv));
         for (int32_t n = 0; t.score && n < a.n; ++n) {
-            score.head<float>(j, p.n_head_kv)[n] = std::isfinite(a.score[n]) ? a.score[n] : 0; // what is sorted there must be a number
+            score.head<float>(j, p.n_head_kv)[n] = std::isfinite(a.score[n]) ? std::clamp(a.score[n], -max_score, max_score) : 0; // or the order is lost
         }
         for (int32_t r = 0; t.state && r < p.kernels->rank; ++r) {
             auto * to = state.head<float>(j, p.n_head_kv) + r;

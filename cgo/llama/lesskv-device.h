@@ -35,6 +35,7 @@ struct lesskv_device_layer {
 class lesskv_device {
 public:
     static constexpr int32_t max_pos = 1 << 23; // positions are f32 there, and so are halves of their sums
+    static constexpr float max_score = 1e11f;   // of what a saved state says, far below what keeps the newest
 
     // What of a configuration is not served; "" if all of it is.
     static std::string refusal(const std::vector<lesskv_memory_layer> & layers, bool spread, uint32_t n_ubatch);
@@ -81,7 +82,7 @@ struct lesskv_device_inputs {
     ggml_tensor * fresh;    // i32 [T]: the spare rows that the micro-batch takes
     ggml_tensor * arrivals; // f32 [T, heads]: its positions
     ggml_tensor * mask;     // f32 [W, 1, T]: 0 where a query sees a pair, -INFINITY where not
-    ggml_tensor * unused;   // f32 [W]: what makes empty slots the first to go; 0 for others
+    ggml_tensor * unused;   // f32 [W]: what makes empty slots the first to go, and new pairs the last where all of them stay; 0 for others
     ggml_tensor * middle, * half; // f32 [1]: the middle of the positions that may go, and half the distance of their ends, both negated
     ggml_tensor * number;   // f32 [1]: of the micro-batch
     mutable ggml_tensor * check; // f32 [1]: the same, to which each layer adds 0, or NaN where its state is not finite
