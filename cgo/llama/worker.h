@@ -39,6 +39,7 @@ struct log_lines {
 struct capture {
     bool                 all = false;
     bool                 ends = false; // the graph, behind the first layer that is copied
+    bool                 throws = false; // there, as a caller's callback may
     std::set<int>        layers;
     int64_t              n = 0;
     std::vector<uint8_t> records;
