@@ -108,6 +108,7 @@ public:
 
     // for lesskv-api.cpp
 
+    bool valid(llama_seq_id seq_id) const; // in a unified context there are more than n_seq_max
     const std::string & last_error() const { return error; }
     lesskv_status last_status() const { return status; }
     virtual void info(lesskv_info & out) const;
@@ -135,7 +136,6 @@ protected:
         mutable bool ahead = false;    // what is there is newer than the caches
     };
 
-    bool valid(llama_seq_id seq_id) const;
     bool home(const sequence & seq) const; // brings what the device has into the caches; false: it does not answer
     bool take_seat(llama_seq_id seq_id);   // the way there; false: the same
     void poison(llama_seq_id seq_id, const std::string & why);
