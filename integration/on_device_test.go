@@ -119,7 +119,9 @@ func TestOnDeviceRefused(t *testing.T) {
 		refusedWith(t, err, says)
 		refusedWith(t, err, "beside the device")
 	}
-	_, err := w.Open(worker.Config{Model: gopher, Context: 2048, LESS: &worker.LESS{TypeK: "default", TypeV: "default", OnDevice: true}})
+	_, err := w.Open(worker.Config{Model: gopher, Context: 2048, KeepCache: true, LESS: &worker.LESS{OnDevice: true}})
+	refusedWith(t, err, "offload_kqv = false")
+	_, err = w.Open(worker.Config{Model: gopher, Context: 2048, LESS: &worker.LESS{TypeK: "default", TypeV: "default", OnDevice: true}})
 	require.NoError(t, err, "f16 is the default there")
 }
 

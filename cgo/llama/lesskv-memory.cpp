@@ -82,6 +82,9 @@ void lesskv_memory::place() {
     if (!why.empty()) {
         refuse(why);
     }
+    if (!cparams.offload_kqv) {
+        refuse("LESS on the device keeps the cache where the layers are, and offload_kqv = false asks for it in main memory: leave out one of the two");
+    }
     try {
         dev = std::make_unique<const lesskv_device>(model, layers, cparams.n_ubatch, cparams.n_seq_max);
     } catch (const std::exception & e) {

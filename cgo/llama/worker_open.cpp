@@ -89,6 +89,7 @@ void worker::open(request & req, reply & out) {
     params.flash_attn_type = req.flag("flash_attn", false) ? LLAMA_FLASH_ATTN_TYPE_ENABLED : LLAMA_FLASH_ATTN_TYPE_DISABLED;
     unified                = req.flag("kv_unified", false);
     params.kv_unified      = unified;
+    params.offload_kqv     = req.flag("offload_kqv", true);
     params.swa_full        = req.flag("swa_full", true);
     embeddings             = req.flag("embeddings", false);
     params.embeddings      = embeddings;
