@@ -259,6 +259,31 @@ func TestOnDeviceMemory(t *testing.T) {
 	assert.Equal(t, before, after)
 }
 
+// A budget in bytes is that of all sequences that the device has room for, a share of the full cache's one of theirs.
+func TestOnDeviceBudgetInBytes(t *testing.T) {
+	t.Parallel()
+	const seats, ubatch, size = 3, 32, 2 * 2 * 64
+	for _, unified := range []bool{false, true} {
+		full := 6 * 2 * size * 512
+		if !unified {
+			full *= seats // n_ctx is that of each
+		}
+		for _, less := range []worker.LESS{{Policy: "peak", BudgetBytes: int64(full / 4)}, {Policy: "peak", BudgetFull: .25}} {
+			less.OnDevice = true
+			context := 512
+			if !unified {
+				context *= seats
+			}
+			w := open(t, worker.Patched, worker.Config{Model: gopher, Context: context, Ubatch: ubatch, Sequences: seats, Unified: unified, LESS: &less})
+			info, err := w.LESS()
+			require.NoError(t, err)
+			assert.LessOrEqual(t, info.SlotBytes, int64(full/4))
+			assert.Greater(t, info.SlotBytes, int64(full/4-6*2*seats*(size+8)), "one more would not fit")
+			assert.Positive(t, info.Budget)
+		}
+	}
+}
+
 // Decoding one token after another uses the graph of the one before.
 func TestOnDeviceGraphReuse(t *testing.T) {
 	c := worker.Config{Model: tiny(t, "llama"), Context: 512, Ubatch: 64, LESS: &worker.LESS{Budget: 64, OnDevice: true}}

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <new>
 #include <string>
 #include <vector>
 
@@ -42,8 +43,17 @@ public:
 
     static bool knows(const lesskv_policy * policy);
 
-    // Takes its memory at once, for so many sequences. Throws std::runtime_error if a device has not as much.
-    lesskv_device(const llama_model & model, const std::vector<lesskv_memory_layer> & layers, int32_t n_ubatch, int32_t n_seats);
+    // Bytes that one with these layers takes, on all devices.
+    static uint64_t bytes(const std::vector<lesskv_memory_layer> & layers, int32_t n_ubatch, int32_t n_seats);
+
+    struct no_memory : std::bad_alloc {
+        no_memory(uint64_t bytes, uint64_t limit, const char * where) : bytes(bytes), limit(limit), where(where) {}
+        uint64_t bytes, limit; // that are asked for, that there are; 0: nobody says
+        std::string where;
+    };
+
+    // Takes its memory at once, for so many sequences; in main memory at most as much as is said. Throws no_memory.
+    lesskv_device(const llama_model & model, const std::vector<lesskv_memory_layer> & layers, int32_t n_ubatch, int32_t n_seats, uint64_t main_memory);
 
     int32_t seats() const { return n_seats; }
     bool computes(const ggml_tensor * node, int32_t il) const; // whether layer il's device can; what is not written there can be computed elsewhere

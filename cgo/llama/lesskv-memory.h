@@ -170,7 +170,8 @@ private:
     void share(lesskv_memory_layer & l);
     void resolve_budget(const lesskv_config & cfg); // lesskv-budget.cpp
     bool made_for_budget() const;                   // whether the adapter's phi and psi were trained under one
-    int64_t fit(uint64_t bytes) const;              // the largest B whose slots, state and kernels take no more; 0: none
+    int64_t fit(uint64_t bytes, bool all) const;    // the largest B that takes no more, as takes() counts; 0: none
+    uint64_t takes(int32_t budget, bool all) const; // slots, state of one sequence, kernels; all: with LESS on the device what it takes there
     void load_weights();
     void warn_adapter() const;
     bool spread() const; // whether heads have budgets of their own
@@ -180,7 +181,7 @@ private:
     uint64_t full_bytes(const lesskv_memory_layer & l) const; // of the unmodified f16 cache at n_ctx tokens
     void load_adapter(const lesskv_config & cfg);
     bool reserve_scratch();
-    void place();                      // with LESS on the device
+    void place(const lesskv_config & cfg); // with LESS on the device
     bool make(sequence & seq);         // its caches; false: no memory
     void end();                        // what begin began, once it has been computed: the caches count it
     bool consistent(const sequence & seq, int64_t seen) const; // every layer has seen that many tokens
