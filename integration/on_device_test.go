@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"math"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -123,6 +124,40 @@ func TestOnDeviceRefused(t *testing.T) {
 	refusedWith(t, err, "offload_kqv = false")
 	_, err = w.Open(worker.Config{Model: gopher, Context: 2048, LESS: &worker.LESS{TypeK: "default", TypeV: "default", OnDevice: true}})
 	require.NoError(t, err, "f16 is the default there")
+}
+
+// Of an operation that a device lacks the log warns once, and the CPU computes it; one that writes a tensor there must be the device's.
+func TestOnDeviceLacksOperation(t *testing.T) {
+	t.Parallel()
+	c := worker.Config{Model: gopher, Context: 512, Ubatch: 32, GPULayers: 99, Pretend: "TEST", LESS: peak41()}
+	c.LESS.OnDevice = true
+	tokens := randomTokens(100, 384)
+	w := open(t, worker.Patched, c)
+	want := chatter.decode(t, w, tokens)
+	log, err := w.Log()
+	require.NoError(t, err)
+	assert.NotContains(t, log, "cannot compute")
+
+	c.Lacks = "POOL_2D"
+	w = open(t, worker.Patched, c)
+	sameBits(t, want, chatter.decode(t, w, tokens))
+	log, err = w.Log()
+	require.NoError(t, err)
+	assert.Equal(t, 1, strings.Count(log, "cannot compute POOL_2D"), log)
+
+	c.Lacks = "SET_ROWS"
+	_, err = start(t, worker.Patched).Open(c)
+	refusedWith(t, err, "cannot compute SET_ROWS")
+}
+
+// Layers on Metal are refused, whose products have not been judged.
+func TestOnDeviceNotOnMetal(t *testing.T) {
+	t.Parallel()
+	c := worker.Config{Model: gopher, Context: 512, GPULayers: 2, Pretend: "MTL", LESS: &worker.LESS{OnDevice: true}}
+	_, err := start(t, worker.Patched).Open(c)
+	refusedWith(t, err, "does not cover layers on Metal")
+	c.LESS.OnDevice = false
+	open(t, worker.Patched, c)
 }
 
 // A state that was saved beside the device goes on on it, and the other way round: it is one format.

@@ -302,6 +302,7 @@ ggml_tensor * layer_graph::check(ggml_tensor * number) {
 } // namespace
 
 ggml_tensor * lesskv_device_inputs::attend(const llm_graph_context & g, const lesskv_memory_layer & l, ggml_tensor * q, ggml_tensor * k, ggml_tensor * v) const {
+    const int n_before = ggml_graph_n_nodes(g.gf);
     layer_graph layer(g, *this, l);
     auto * out = layer.attend(q, k, v);
     layer.score();
@@ -311,5 +312,12 @@ ggml_tensor * lesskv_device_inputs::attend(const llm_graph_context & g, const le
     }
     layer.keep();
     check = layer.check(check);
+    if (static_cast<const lesskv_memory_context *>(g.mctx)->micro_batches().empty()) { // the graph is reserved
+        for (int i = n_before; i < ggml_graph_n_nodes(g.gf); ++i) {
+            if (!mem->device()->computes(ggml_graph_node(g.gf, i), l.il)) {
+                mem->note_elsewhere(ggml_op_desc(ggml_graph_node(g.gf, i)), l.il);
+            }
+        }
+    }
     return ggml_reshape_2d(g.ctx0, out, out->ne[0]*out->ne[1], out->ne[2]);
 }

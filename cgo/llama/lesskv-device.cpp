@@ -8,9 +8,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <stdexcept>
 
-std::string lesskv_device::refusal(const std::vector<lesskv_memory_layer> & layers, bool spread, uint32_t n_ubatch) {
+std::string lesskv_device::refusal(const llama_model & model, const std::vector<lesskv_memory_layer> & layers, bool spread, uint32_t n_ubatch) {
     const auto no = [](const std::string & what, const std::string & instead = "") {
         return "LESS on the device does not cover " + what + ": " + instead + "leave it beside the device";
     };
@@ -29,6 +30,10 @@ std::string lesskv_device::refusal(const std::vector<lesskv_memory_layer> & laye
             if (type != LESSKV_TYPE_F32 && type != LESSKV_TYPE_F16) {
                 return no(format("slots of type %s", ggml_type_name((ggml_type) type)), "use f16 or f32, or ");
             }
+        }
+        auto * reg = ggml_backend_dev_backend_reg(model.dev_layer(l.il));
+        if (reg && strcmp(ggml_backend_reg_name(reg), "MTL") == 0) {
+            return no("layers on Metal, on which it has not been run and whose f32 products are of half precision");
         }
         if (!knows(p.policy)) {
             return no(format("the policy %s", lesskv_policy_name(p.policy)));

@@ -39,7 +39,7 @@ public:
     static constexpr float max_score = 1e11f;   // of what a saved state says, far below what keeps the newest
 
     // What of a configuration is not served; "" if all of it is.
-    static std::string refusal(const std::vector<lesskv_memory_layer> & layers, bool spread, uint32_t n_ubatch);
+    static std::string refusal(const llama_model & model, const std::vector<lesskv_memory_layer> & layers, bool spread, uint32_t n_ubatch);
 
     static bool knows(const lesskv_policy * policy);
 

@@ -78,7 +78,7 @@ lesskv_memory::lesskv_memory(
 // Makes the tensors of LESS on the device.
 void lesskv_memory::place(const lesskv_config & cfg) {
     const auto why = use_reference || use_profile ? std::string("LESS on the device does not run the kernels: leave out the plain loops and the profile, or leave it beside the device") :
-        lesskv_device::refusal(layers, spread(), cparams.n_ubatch);
+        lesskv_device::refusal(model, layers, spread(), cparams.n_ubatch);
     if (!why.empty()) {
         refuse(why);
     }
@@ -288,6 +288,12 @@ double * lesskv_memory::reference_worth(const lesskv_memory_layer & l) {
         return nullptr;
     }
     return ref_worths[l.i].empty() ? worth.data() : ref_worths[l.i].data();
+}
+
+void lesskv_memory::note_elsewhere(const char * op, int il) {
+    if (elsewhere.insert(op).second) {
+        LLAMA_LOG_WARN("lesskv: LESS on the device: that of layer %d cannot compute %s, which each micro-batch takes to the CPU and back\n", il, op);
+    }
 }
 
 void lesskv_memory::note_lora() {

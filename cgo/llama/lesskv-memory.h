@@ -18,6 +18,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -89,6 +90,7 @@ public:
     const std::map<int32_t, std::vector<float>> & rotations() const { return hadamard; } // that quantised slots need, by size
     [[noreturn]] void     refuse(const std::string & why) const; // throws; the reason goes to the configuration's error too
     bool                  fail(const std::string & why) const; // remembers and logs a refusal; returns false
+    void                  note_elsewhere(const char * op, int il); // warns, once for each, of what layer il's device leaves to the CPU
     void                  note_lora();          // warns, once, that an adapter was trained without it
     lesskv_cache *        cache(llama_seq_id seq_id, size_t i) const; // NULL if there is none
     void *                scratch_data() const { return scratch.get(); }
@@ -222,6 +224,7 @@ private:
     std::vector<int32_t> layer_of; // by il; -1: no attention
 
     std::unique_ptr<const lesskv_device> dev;
+    std::set<std::string> elsewhere;    // operations that were warned of
     uint64_t              n_used  = 0;  // decodes of sequences that had a seat
     uint64_t              n_begun = 0;  // micro-batches on the device, as far as f32 counts
     ggml_tensor *         check = nullptr; // of the graph that is computed there, and its scheduler

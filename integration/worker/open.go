@@ -33,6 +33,8 @@ type Config struct {
 	Rollback       int     // n_rs_seq: states of recurrent layers that a sequence can go back to, in tokens; 0
 
 	GPULayers int    // layers on devices, the last ones first; 0
+	Pretend   string // the one device is this machine's CPU under that backend's name, …
+	Lacks     string // … which lacks that operation of ggml
 	RPC       string // servers whose devices are among them: host:port, with commas between them
 
 	LESS *LESS // nil: off
@@ -123,6 +125,8 @@ func (c *Config) args() []any {
 	number("rollback", c.Rollback)
 	number("gpu_layers", c.GPULayers)
 	text("rpc", c.RPC)
+	text("pretend", c.Pretend)
+	text("lacks", c.Lacks)
 	text("type_k", c.TypeK)
 	text("type_v", c.TypeV)
 	real("rope_base", float64(c.RopeBase))
