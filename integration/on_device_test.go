@@ -1,6 +1,10 @@
 package integration
 
 import (
+	"bytes"
+	"encoding/binary"
+	"math"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -116,8 +120,44 @@ func TestOnDeviceRefused(t *testing.T) {
 		refusedWith(t, err, says)
 		refusedWith(t, err, "beside the device")
 	}
-	_, err := w.Open(worker.Config{Model: gopher, Context: 2048, LESS: &worker.LESS{TypeK: "default", TypeV: "default", OnDevice: true}})
+	_, err := w.Open(worker.Config{Model: gopher, Context: 2048, KeepCache: true, LESS: &worker.LESS{OnDevice: true}})
+	refusedWith(t, err, "offload_kqv = false")
+	_, err = w.Open(worker.Config{Model: gopher, Context: 2048, LESS: &worker.LESS{TypeK: "default", TypeV: "default", OnDevice: true}})
 	require.NoError(t, err, "f16 is the default there")
+}
+
+// Of an operation that a device lacks the log warns once, and the CPU computes it; one that writes a tensor there must be the device's.
+func TestOnDeviceLacksOperation(t *testing.T) {
+	t.Parallel()
+	c := worker.Config{Model: gopher, Context: 512, Ubatch: 32, GPULayers: 99, Pretend: "TEST", LESS: peak41()}
+	c.LESS.OnDevice = true
+	tokens := randomTokens(100, 384)
+	w := open(t, worker.Patched, c)
+	want := chatter.decode(t, w, tokens)
+	log, err := w.Log()
+	require.NoError(t, err)
+	assert.NotContains(t, log, "cannot compute")
+
+	c.Lacks = "POOL_2D"
+	w = open(t, worker.Patched, c)
+	sameBits(t, want, chatter.decode(t, w, tokens))
+	log, err = w.Log()
+	require.NoError(t, err)
+	assert.Equal(t, 1, strings.Count(log, "cannot compute POOL_2D"), log)
+
+	c.Lacks = "SET_ROWS"
+	_, err = start(t, worker.Patched).Open(c)
+	refusedWith(t, err, "cannot compute SET_ROWS")
+}
+
+// Layers on Metal are refused, whose products have not been judged.
+func TestOnDeviceNotOnMetal(t *testing.T) {
+	t.Parallel()
+	c := worker.Config{Model: gopher, Context: 512, GPULayers: 2, Pretend: "MTL", LESS: &worker.LESS{OnDevice: true}}
+	_, err := start(t, worker.Patched).Open(c)
+	refusedWith(t, err, "does not cover layers on Metal")
+	c.LESS.OnDevice = false
+	open(t, worker.Patched, c)
 }
 
 // A state that was saved beside the device goes on on it, and the other way round: it is one format.
@@ -137,6 +177,75 @@ func TestOnDeviceStateOfBeside(t *testing.T) {
 		require.NoError(t, err)
 		assert.Less(t, compare(t, want, s.end(t, other, 1, next, pos)).max, logitBoundF16)
 	})
+}
+
+// What a state says of positions and scores is data: none makes an operation write outside its tensors, with micro-batches whose tokens all stay
+// and others.
+func TestOnDeviceStateOfAnything(t *testing.T) {
+	t.Parallel()
+	w := open(t, worker.Patched, worker.Config{Model: gopher, Context: 512, Ubatch: 32, Sequences: 2, LESS: &worker.LESS{Policy: "peak", Budget: 41, OnDevice: true}})
+	tokens := heldOut(t, w, 200)
+	_, err := w.Feed(0, 0, tokens[:100], worker.None)
+	require.NoError(t, err)
+	state, err := w.Save(0)
+	require.NoError(t, err)
+	for name, change := range map[string]func(pos, score []byte){
+		"high scores":        func(_, score []byte) { fillWords(score, math.Float32bits(1e30)) },
+		"low scores":         func(_, score []byte) { fillWords(score, math.Float32bits(-1e30)) },
+		"scores at the edge": func(_, score []byte) { fillWords(score, math.Float32bits(1e12)) },
+		"one position":       func(pos, _ []byte) { fillWords(pos, 99) },
+		"the first position": func(pos, _ []byte) { fillWords(pos, 0) },
+	} {
+		changed := changeSlots(state, 64, change)
+		require.NotEqual(t, state, changed)
+		for _, n := range []int{1, 8, 32} {
+			_, err := w.Load(1, changed)
+			require.NoError(t, err, name)
+			for pos := 100; pos < 164; pos += n {
+				out, err := w.Decode(1, pos, tokens[pos:pos+n], worker.Last)
+				require.NoError(t, err, name)
+				assert.False(t, math.IsNaN(float64(out.Row(0)[0])), name)
+			}
+			_, err = w.Save(1)
+			assert.NoError(t, err, name)
+		}
+	}
+}
+
+func fillWords(words []byte, with uint32) {
+	for i := 0; i < len(words); i += 4 {
+		binary.LittleEndian.PutUint32(words[i:], with)
+	}
+}
+
+// changeSlots changes the positions and scores of every head of a saved sequence with f16 slots and without kernels, whose heads have keys and
+// values of size; the checksums are right again.
+func changeSlots(state []byte, size int, change func(pos, score []byte)) []byte {
+	state = bytes.Clone(state)
+	begin := []byte("lesskv\x00\x02")
+	for at := bytes.Index(state, begin); ; {
+		blob := state[at:][:binary.LittleEndian.Uint64(state[at-8:])]
+		heads, head := int(binary.LittleEndian.Uint32(blob[28:])), blob[64:]
+		for range heads {
+			n := int(binary.LittleEndian.Uint32(head[8:]))
+			pos := head[32+n*2*2*size:]
+			change(pos[:4*n], pos[4*n:8*n])
+			head = pos[8*n:]
+		}
+		sum := uint64(0xcbf29ce484222325)
+		for i := 0; i < len(blob)-8; i += 8 {
+			var word [8]byte
+			copy(word[:], blob[i:len(blob)-8])
+			sum = (sum ^ binary.LittleEndian.Uint64(word[:])) * 0x100000001b3
+			sum ^= sum >> 32
+		}
+		binary.LittleEndian.PutUint64(blob[len(blob)-8:], sum)
+		next := bytes.Index(state[at+len(blob):], begin)
+		if next < 0 {
+			return state
+		}
+		at += len(blob) + next
+	}
 }
 
 // More sequences than the context was made for take turns on the device, and each goes on as if it had been there all the time.
@@ -183,6 +292,31 @@ func TestOnDeviceMemory(t *testing.T) {
 	require.NoError(t, err)
 	before.Sequences, before.ScratchBytes = 1, formula.SlotBytes+formula.StateBytes
 	assert.Equal(t, before, after)
+}
+
+// A budget in bytes is that of all sequences that the device has room for, a share of the full cache's one of theirs.
+func TestOnDeviceBudgetInBytes(t *testing.T) {
+	t.Parallel()
+	const seats, ubatch, size = 3, 32, 2 * 2 * 64
+	for _, unified := range []bool{false, true} {
+		full := 6 * 2 * size * 512
+		if !unified {
+			full *= seats // n_ctx is that of each
+		}
+		for _, less := range []worker.LESS{{Policy: "peak", BudgetBytes: int64(full / 4)}, {Policy: "peak", BudgetFull: .25}} {
+			less.OnDevice = true
+			context := 512
+			if !unified {
+				context *= seats
+			}
+			w := open(t, worker.Patched, worker.Config{Model: gopher, Context: context, Ubatch: ubatch, Sequences: seats, Unified: unified, LESS: &less})
+			info, err := w.LESS()
+			require.NoError(t, err)
+			assert.LessOrEqual(t, info.SlotBytes, int64(full/4))
+			assert.Greater(t, info.SlotBytes, int64(full/4-6*2*seats*(size+8)), "one more would not fit")
+			assert.Positive(t, info.Budget)
+		}
+	}
 }
 
 // Decoding one token after another uses the graph of the one before.

@@ -256,6 +256,50 @@ func TestGraphEndedByItsCallback(t *testing.T) {
 	}
 }
 
+// An exception that leaves llama_decode in the middle of a micro-batch leaves nothing of it that is copied or saved, nor a copy that decodes:
+// not what the device held, nor what it never wrote. What else the context has goes on.
+func TestExceptionOutOfDecode(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		model  string
+		layer  int
+		tokens int // before
+	}{{gopher, 2, 100}, {gopher, 2, 0}, {tiny(t, "qwen35"), 3, 100}} {
+		w := open(t, worker.Patched, worker.Config{Model: c.model, Context: 512, Ubatch: 32, Sequences: 3, Capture: true, LESS: &worker.LESS{Budget: 40, OnDevice: true}})
+		tokens := randomTokens(120, 384)
+		fresh := atOnce.decode(t, w, tokens[:100])
+		require.NoError(t, w.Clear())
+		for seq, n := range []int{c.tokens, 100} {
+			if n > 0 {
+				_, err := w.Feed(seq, 0, tokens[:n], worker.None)
+				require.NoError(t, err)
+			}
+		}
+		require.NoError(t, w.ThrowBehind(c.layer))
+		_, err := w.Decode(0, c.tokens, tokens[c.tokens:c.tokens+1], worker.Last)
+		refusedWith(t, err, "asked to throw")
+		require.NoError(t, w.StopCapture())
+
+		_, err = w.Save(0)
+		refusedWith(t, err, "failed half-way")
+		_, err = w.Save(worker.End)
+		assert.Error(t, err)
+		_, _, err = w.Slots(0, c.layer, 0)
+		assert.Error(t, err)
+		if c.tokens > 0 { // or it is empty, and so is its copy
+			require.NoError(t, w.SeqCopy(0, 2, worker.End, worker.End))
+			_, err = w.Decode(2, c.tokens, tokens[c.tokens:c.tokens+1], worker.Last)
+			refusedWith(t, err, "until it is cleared")
+		}
+		_, err = w.Decode(0, c.tokens, tokens[c.tokens:c.tokens+1], worker.Last)
+		refusedWith(t, err, "until it is cleared")
+		_, err = w.Decode(1, 100, tokens[100:101], worker.Last)
+		require.NoError(t, err, "another sequence goes on")
+		require.NoError(t, w.SeqRemove(0, 0, worker.End))
+		sameBits(t, fresh, atOnce.decode(t, w, tokens[:100]))
+	}
+}
+
 // A key or value that is not finite is an error of the decode that would fold it, and of every one after that. Until then it is in
 // the output, as the full cache has it; without kernels it is dropped.
 func TestNotFinite(t *testing.T) {

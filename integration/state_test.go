@@ -177,6 +177,25 @@ func TestSaveAndRestore(t *testing.T) {
 	}
 }
 
+// In a unified context a sequence of any number is saved, not only the first n_seq_max.
+func TestSaveInUnifiedContext(t *testing.T) {
+	besideAndOn(t, func(t *testing.T, less *worker.LESS) {
+		w := open(t, worker.Patched, worker.Config{Model: gopher, Context: 512, Ubatch: 32, Sequences: 1, Unified: true, LESS: less})
+		tokens := heldOut(t, w, 120)
+		_, err := w.Feed(5, 0, tokens[:100], worker.None)
+		require.NoError(t, err)
+		state, err := w.Save(5)
+		require.NoError(t, err)
+		want, err := w.Feed(5, 100, tokens[100:], worker.All)
+		require.NoError(t, err)
+		_, err = w.Load(7, state)
+		require.NoError(t, err)
+		got, err := w.Feed(7, 100, tokens[100:], worker.All)
+		require.NoError(t, err)
+		sameBits(t, want, got)
+	})
+}
+
 // A state that was cut short or made under other settings is refused, saying why, and the running sequence goes on as if
 // nothing had been tried.
 func TestForeignStateIsRefused(t *testing.T) {

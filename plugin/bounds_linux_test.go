@@ -247,6 +247,9 @@ func TestBudgetBeyondMemory(t *testing.T) {
 	limitTo(t, limit, func() {
 		_, err := llama.New(file(t, testdata.Model), llama.SetContext(1<<30), budget(limit/10*11))
 		assertSays(t, err, lesskv.ErrFailed, "slots takes", "GiB")
+		on := lesskv.Config{Budget: lesskv.Tokens(int(limit / 10 * 11 / slot)), Adapter: lesskv.NoAdapter, OnDevice: true}
+		_, err = llama.New(file(t, testdata.Model), llama.SetContext(1<<30), lesskv.Enable(on))
+		assertSays(t, err, lesskv.ErrFailed, "slots takes", "GiB", "leave it beside the device")
 
 		model, err := llama.New(file(t, testdata.Model), llama.SetContext(1<<30), budget(limit/100*52))
 		if err != nil {

@@ -14,22 +14,32 @@ import (
 	lesskv "github.com/lesskv/lesskv/plugin"
 )
 
-// What is asked for in bytes and what is printed count the same: slots, the state of one sequence, kernels.
+// What is asked for in bytes and what is printed count the same: slots, the state of one sequence, kernels; on the device the rows in which a
+// micro-batch arrives and the kernels in f32 too.
 func TestBudgetInBytes(t *testing.T) {
 	long := strings.Repeat(prompt+"\n", 60)
-	for name, adapter := range map[string]string{"sparse": lesskv.NoAdapter, "kernels": file(t, testdata.Peak102)} {
-		t.Run(name, func(t *testing.T) {
-			const asked = 400 << 10
-			model := open(t, llama.SetNBatch(32), lesskv.Enable(lesskv.Config{Policy: lesskv.Peak, Budget: lesskv.Bytes(asked), Adapter: adapter}))
+	for _, c := range []struct {
+		name, adapter string
+		on            bool
+		asked         uint64
+	}{
+		{"sparse", lesskv.NoAdapter, false, 400 << 10},
+		{"kernels", file(t, testdata.Peak102), false, 400 << 10},
+		{"sparse, on the device", lesskv.NoAdapter, true, 400 << 10},
+		{"kernels, on the device", file(t, testdata.Peak102), true, 1200 << 10},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			model := open(t, llama.SetNBatch(32), lesskv.Enable(lesskv.Config{Policy: lesskv.Peak, Budget: lesskv.Bytes(c.asked), Adapter: c.adapter, OnDevice: c.on}))
 			predict(t, model, long, llama.SetBatch(32))
 			s := stats(t, model)
+			t.Logf("%d slots, %d bytes", s.Budget, s.CacheBytes)
 			require.Greater(t, s.Layers[0].Folded, int64(0), "the slots are full")
 			assert.Equal(t, s.SlotBytes+s.StateBytes+s.KernelBytes, s.CacheBytes)
-			assert.LessOrEqual(t, s.CacheBytes, uint64(asked))
+			assert.LessOrEqual(t, s.CacheBytes, c.asked)
 			const slot = 6 * 2 * (2*64*2 + 8) // one for each layer and head
-			assert.Greater(t, s.CacheBytes, uint64(asked-slot), "one more would not fit")
+			assert.Greater(t, s.CacheBytes, c.asked-slot, "one more would not fit")
 			assert.Positive(t, s.ScratchBytes)
-			assert.Equal(t, name == "kernels", s.KernelBytes > 0)
+			assert.Equal(t, c.adapter != lesskv.NoAdapter, s.KernelBytes > 0)
 		})
 	}
 }

@@ -228,10 +228,8 @@ void lesskv_cache_stats(const struct lesskv_cache * cache, struct lesskv_stats *
     }
     if (stats->folded > 0) {
         stats->pos_min = highest_evicted(cache) + 1;
-    } else {
-        for (int32_t i = 0; i < h->store.n; i++) {
-            stats->pos_min = stats->pos_min < 0 || h->store.pos[i] < stats->pos_min ? h->store.pos[i] : stats->pos_min;
-        }
+    } else if (h->store.n > 0) { // all positions are there; the slots may not be: lesskv_cache_count
+        stats->pos_min = h->last - h->store.n + 1;
     }
 }
 
@@ -329,7 +327,7 @@ void lesskv_cache_save(const struct lesskv_cache * cache, void * buf) {
 static bool head_ok(const struct lesskv_cache * cache, int32_t j, const struct saved_head * h, const struct saved_head * first) {
     const struct lesskv_budget budget = cache->head[j].budget;
     if (h->budget.slots != budget.slots || h->budget.heavy != budget.heavy || h->folded < 0 || h->folded > INT64_MAX - h->n || h->reserved != 0 ||
-        h->n + h->folded != first->n + first->folded || h->last != first->last) {
+        h->n + h->folded != first->n + first->folded || h->n + h->folded > h->last + INT64_C(1) || h->last != first->last) {
         return false;
     }
     return h->evicted >= -1 && h->evicted <= h->last && (h->evicted >= 0) == (h->folded > 0);

@@ -144,6 +144,17 @@ func TestStats(t *testing.T) {
 }
 
 // TestCut: what was cut is as if it had never been where nothing was evicted, and refused where it was folded.
+// A micro-batch that was committed elsewhere is counted, and no slot is read for it, which has not been written.
+func TestStatsOfWhatIsElsewhere(t *testing.T) {
+	cache, err := NewCache(Layer{Heads: 4, HeadsKV: 2, KeySize: 32, ValueSize: 32, KeyType: F16, ValueType: F16, Policy: "h2o", Budget: 8, Heavy: 4, Pinned: 1})
+	require.NoError(t, err)
+	defer cache.Close()
+	cache.count(100, 5)
+	require.Equal(t, Stats{Seen: 5, Kept: 5, PosMin: 100, PosMax: 104}, cache.Stats())
+	cache.count(105, 5)
+	require.Equal(t, 10, cache.Stats().Seen)
+}
+
 func TestCut(t *testing.T) {
 	for i, c := range cases() {
 		rng := rand.New(rand.NewPCG(15, uint64(i)))

@@ -83,6 +83,9 @@ func gemmPanels(m, n, k int, a, panels, c []float32) {
 	C.lesskv_gemm_panels(C.int32_t(m), C.int32_t(n), C.int32_t(k), floats(a), C.size_t(k), floats(panels), floats(c), C.size_t(n), floats(pack))
 }
 
+// count is lesskv_cache_count.
+func (c *Cache) count(pos, tokens int) { C.lesskv_cache_count(c.c, C.int32_t(pos), C.int32_t(tokens)) }
+
 func geluBack(x, d []float32) { C.gelu_back(floats(x), floats(d), C.int(len(x))) }
 
 // levels are the names of the instruction sets that the inner loops are compiled for and this processor has, the best one last; useLevel

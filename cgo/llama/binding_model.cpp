@@ -270,14 +270,17 @@ static void check_less_memory(const sequence & s, int n) {
 sequence new_sequence(const model & m, int n) {
     if (!m.less.on) {
         check_memory(m, n);
-    } else if (n > 1 && m.main.ctx) { // before the other context's scratch is asked for
+    } else if (n > 1 && m.main.ctx && !m.less.get().device) { // before the other context's scratch is asked for
         check_less_memory(m.main, n);
     }
     log_errors errors;
     char refused[2048] = "";
     auto params = m.cparams;
+    bool no_memory = false;
     lesskv_config less = m.less.get();
     if (m.less.on) {
+        less.main_memory = memory_limit()/n;
+        less.no_memory   = &no_memory;
         less.error      = refused;
         less.error_size = sizeof(refused);
         less.loaded     = m.adapter.get();
@@ -288,11 +291,11 @@ sequence new_sequence(const model & m, int n) {
     if (!s.ctx) {
         const std::string why = errors.text();
         if (*refused) {
-            fail(LLAMA_BINDING_CONFIG, "%s", refused);
+            fail(no_memory ? LLAMA_BINDING_FAILED : LLAMA_BINDING_CONFIG, "%s", refused);
         }
         fail(LLAMA_BINDING_FAILED, "cannot make a context of %u tokens: %s", params.n_ctx, why.empty() ? "llama.cpp gives no reason" : why.c_str());
     }
-    if (m.less.on) {
+    if (m.less.on && !less.device) { // which has it by now
         check_less_memory(s, n);
     }
     if (m.lora) {

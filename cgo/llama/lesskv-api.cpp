@@ -123,7 +123,7 @@ bool lesskv_not_finite(const llama_context * ctx) {
 
 uint64_t lesskv_state_size(const llama_context * ctx, int32_t seq_id) {
     const auto * mem = memory_of(ctx);
-    if (!mem || seq_id < 0 || seq_id >= (int32_t) llama_n_seq_max(ctx)) {
+    if (!mem || !mem->valid(seq_id)) {
         return 0;
     }
     return sizeof(uint32_t) + sizeof(llama_seq_id) + mem->state_size(seq_id); // llama.cpp begins with a magic number and the sequence

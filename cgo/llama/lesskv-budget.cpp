@@ -91,18 +91,29 @@ bool lesskv_memory::made_for_budget() const {
     return adapter && adapter->bytes > 0 && (int64_t) adapter->heavy + adapter->recent > 0;
 }
 
-int64_t lesskv_memory::fit(uint64_t bytes) const {
+uint64_t lesskv_memory::takes(int32_t budget, bool all) const {
+    if (!on_device || !all) {
+        return bytes_of(allocate(budget));
+    }
+    auto same = layers;
+    for (auto & l : same) {
+        l.params.budget.slots = budget;
+    }
+    return bytes_kernels + lesskv_device::bytes(same, cparams.n_ubatch, cparams.n_seq_max);
+}
+
+int64_t lesskv_memory::fit(uint64_t bytes, bool all) const {
     const int64_t n_ctx = cparams.n_ctx_seq;
-    if (bytes_of(allocate(1)) > bytes) {
+    if (takes(1, all) > bytes) {
         return 0;
     }
     int64_t n = 1, over = n_ctx + 1; // bytes grow with B, nearly: where slots differ in size a larger B may take less
     while (over - n > 1) {
         const int64_t b = n + (over - n)/2;
-        (bytes_of(allocate((int32_t) b)) <= bytes ? n : over) = b;
+        (takes((int32_t) b, all) <= bytes ? n : over) = b;
     }
     for (int64_t b = std::min(over + 8, n_ctx); b > n; --b) {
-        if (bytes_of(allocate((int32_t) b)) <= bytes) {
+        if (takes((int32_t) b, all) <= bytes) {
             n = b;
         }
     }
@@ -129,6 +140,7 @@ void lesskv_memory::resolve_budget(const lesskv_config & cfg) {
     }
     uint64_t bytes = cfg.budget_bytes;
     if (cfg.budget_full > 0.0) {
+        full *= on_device && !cparams.kv_unified ? cparams.n_seq_max : 1; // where all sequences have room at once, there and here
         bytes = (uint64_t) std::max(1.0, std::min(cfg.budget_full, 1e6)*full); // more than all that there can be is no more than that
     }
     pinned = cfg.pinned;
@@ -154,17 +166,17 @@ void lesskv_memory::resolve_budget(const lesskv_config & cfg) {
     } else if (cfg.budget > 0) {
         n = cfg.budget;
     } else if (bytes > 0) {
-        n = fit(bytes);
+        n = fit(bytes, true);
         if (n == 0) {
-            refuse(format("a budget of %.3f MiB is too small: state, kernels, sliding windows and one slot in every head take %.3f MiB",
-                        bytes/1048576.0, bytes_of(slots)/1048576.0));
+            refuse(format("a budget of %.3f MiB is too small: state, kernels, sliding windows and one slot in every head take %.3f MiB%s",
+                        bytes/1048576.0, takes(1, true)/1048576.0, on_device ? ", on the device with room for n_ubatch tokens, and all that for each sequence" : ""));
         }
     } else if (cfg.budget_share > 0.0) {
         n = std::max<int64_t>(64, (int64_t) std::floor(std::min(cfg.budget_share, 1.0)*n_ctx));
     } else if (made_for_budget()) { // "Defaults" in algorithm.md
         n = (int64_t) adapter->heavy + adapter->recent;
     } else {
-        n = std::max<int64_t>(1024, fit(bounded/12 + windows));
+        n = std::max<int64_t>(1024, fit(bounded/12 + windows, false));
     }
     if (made_for_budget() && !cfg.slots && n == (int64_t) adapter->heavy + adapter->recent && n <= n_ctx && (int32_t) adapter->heavy != lesskv_policy_heavy(policy, (int32_t) n)) {
         asked = std::max((int32_t) adapter->heavy, pinned);

@@ -13,7 +13,7 @@
 #include <cmath>
 #include <cstring>
 
-// Above every score: what keeps the newest and the pinned.
+// Above every score, for upload takes care of those of a saved state: what keeps the newest and the pinned.
 static const float KEPT = 1e12f;
 
 // What pairs were worth, [W, Hkv], of the weights of n queries of each KV head, [W, n, Hkv]: their largest or their mean. A weight that is no
@@ -59,6 +59,11 @@ static const struct {
     { "peak",   score_peak },
     { "tova",   score_tova },
 };
+
+// Of a micro-batch: it is among the r newest.
+static bool all_new_stay(const lesskv_layer & l, int64_t n_tokens) {
+    return n_tokens <= l.budget.slots - l.budget.heavy;
+}
 
 static decltype(&policies[0]) policy_of(const lesskv_policy * policy) {
     for (const auto & p : policies) {
@@ -123,6 +128,9 @@ void lesskv_device_inputs::set(const llama_ubatch * ub) {
     for (int32_t i = used; i < slots; ++i) {
         first[i] = 2*KEPT*(float) (slots - i + 1); // in this order, so that slots in use are the first ones
     }
+    if (all_new_stay(layer, T)) { // whatever the slots hold: who goes is a row of theirs, in which another is put
+        std::fill(first.begin() + slots, first.end(), -1e30f);
+    }
     const float lowest = (float) layer.pinned, highest = (float) (ub->pos[0] + T - 1 - (layer.budget.slots - layer.budget.heavy)); // that may go
     ::set(fresh,    rows);
     ::set(arrivals, pos);
@@ -140,7 +148,7 @@ struct layer_graph {
     layer_graph(const llm_graph_context & g, const lesskv_device_inputs & in, const lesskv_memory_layer & l)
         : g(g), in(in), l(l), ctx(g.ctx0), t(in.mem->device()->layer(ctx, l.i, in.seat)), T(g.n_tokens), B(in.slots), W(B + T),
           Hq(l.params.n_head), Hkv(l.params.n_head_kv), D(l.params.dk), Dv(l.params.dv),
-          all_new_stay(T <= l.params.budget.slots - l.params.budget.heavy) {}
+          all_new_stay(::all_new_stay(l.params, T)) {}
 
     ggml_tensor * attend(ggml_tensor * q, ggml_tensor * k, ggml_tensor * v);
     ggml_tensor * low_rank(ggml_tensor * q, ggml_tensor * logits, float scale, ggml_tensor * out);
@@ -162,7 +170,7 @@ struct layer_graph {
     ggml_context * ctx;
     lesskv_device_layer t;
     const int64_t T, B, W, Hq, Hkv, D, Dv;
-    const bool all_new_stay; // of a micro-batch: it is among the r newest
+    const bool all_new_stay;
 
     ggml_tensor * new_k, * new_v;       // [D, T, Hkv], [Dv, T, Hkv]
     ggml_tensor * keys, * values;       // of all pairs, [D, W, Hkv], [Dv, W, Hkv]
@@ -294,6 +302,7 @@ ggml_tensor * layer_graph::check(ggml_tensor * number) {
 } // namespace
 
 ggml_tensor * lesskv_device_inputs::attend(const llm_graph_context & g, const lesskv_memory_layer & l, ggml_tensor * q, ggml_tensor * k, ggml_tensor * v) const {
+    const int n_before = ggml_graph_n_nodes(g.gf);
     layer_graph layer(g, *this, l);
     auto * out = layer.attend(q, k, v);
     layer.score();
@@ -303,5 +312,12 @@ ggml_tensor * lesskv_device_inputs::attend(const llm_graph_context & g, const le
     }
     layer.keep();
     check = layer.check(check);
+    if (static_cast<const lesskv_memory_context *>(g.mctx)->micro_batches().empty()) { // the graph is reserved
+        for (int i = n_before; i < ggml_graph_n_nodes(g.gf); ++i) {
+            if (!mem->device()->computes(ggml_graph_node(g.gf, i), l.il)) {
+                mem->note_elsewhere(ggml_op_desc(ggml_graph_node(g.gf, i)), l.il);
+            }
+        }
+    }
     return ggml_reshape_2d(g.ctx0, out, out->ne[0]*out->ne[1], out->ne[2]);
 }

@@ -8,9 +8,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <stdexcept>
 
-std::string lesskv_device::refusal(const std::vector<lesskv_memory_layer> & layers, bool spread, uint32_t n_ubatch) {
+std::string lesskv_device::refusal(const llama_model & model, const std::vector<lesskv_memory_layer> & layers, bool spread, uint32_t n_ubatch) {
     const auto no = [](const std::string & what, const std::string & instead = "") {
         return "LESS on the device does not cover " + what + ": " + instead + "leave it beside the device";
     };
@@ -30,6 +31,10 @@ std::string lesskv_device::refusal(const std::vector<lesskv_memory_layer> & laye
                 return no(format("slots of type %s", ggml_type_name((ggml_type) type)), "use f16 or f32, or ");
             }
         }
+        auto * reg = ggml_backend_dev_backend_reg(model.dev_layer(l.il));
+        if (reg && strcmp(ggml_backend_reg_name(reg), "MTL") == 0) {
+            return no("layers on Metal, on which it has not been run and whose f32 products are of half precision");
+        }
         if (!knows(p.policy)) {
             return no(format("the policy %s", lesskv_policy_name(p.policy)));
         }
@@ -40,44 +45,72 @@ std::string lesskv_device::refusal(const std::vector<lesskv_memory_layer> & laye
     return "";
 }
 
-lesskv_device::lesskv_device(const llama_model & model, const std::vector<lesskv_memory_layer> & layers, int32_t n_ubatch, int32_t n_seats)
-    : n_seats(n_seats), model(model), all(layers.size()) {
-    std::map<ggml_backend_buffer_type_t, ggml_context *> ctxs;
+// A layer's tensors, without memory.
+static lesskv_device_layer new_tensors(ggml_context * ctx, const lesskv_layer & p, int32_t n_ubatch, int32_t n_seats) {
+    const int64_t B = p.budget.slots;
+    const auto f32 = [&](int64_t a, int64_t b, int64_t c, int64_t d) { return ggml_new_tensor_4d(ctx, GGML_TYPE_F32, a, b, c, d); };
+    lesskv_device_layer t;
+    t.k   = ggml_new_tensor_4d(ctx, (ggml_type) p.type_k, p.dk, B + n_ubatch, p.n_head_kv, n_seats);
+    t.v   = ggml_new_tensor_4d(ctx, (ggml_type) p.type_v, p.dv, B + n_ubatch, p.n_head_kv, n_seats);
+    t.pos = f32(B, p.n_head_kv, n_seats, 1);
+    if (lesskv_worth_size(&p, 1) > 0) {
+        t.score = f32(B, p.n_head_kv, n_seats, 1);
+    }
+    if (const auto * w = p.kernels) {
+        t.state  = f32(w->rank, p.dv + 1, p.n_head_kv, n_seats);
+        t.phi[0] = f32(p.dk, w->hidden, p.n_head, 1);
+        t.phi[1] = f32(w->hidden, w->rank, p.n_head, 1);
+        t.psi[0] = f32(p.dk, w->hidden, p.n_head_kv, 1);
+        t.psi[1] = f32(w->hidden, w->rank, p.n_head_kv, 1);
+        t.psi[2] = f32(w->rank, w->rank, p.n_head_kv, 1);
+        t.phi_scale = w->phi_scale ? f32(1, 1, p.n_head, 1) : nullptr;
+    }
+    return t;
+}
+
+static ggml_context * new_context(size_t n_layers) {
+    return ggml_init({ 16*n_layers*ggml_tensor_overhead(), nullptr, true });
+}
+
+static uint64_t bytes_in(ggml_context * ctx) {
+    uint64_t bytes = 0;
+    for (auto * t = ggml_get_first_tensor(ctx); t; t = ggml_get_next_tensor(ctx, t)) {
+        bytes += ggml_nbytes(t);
+    }
+    return bytes;
+}
+
+uint64_t lesskv_device::bytes(const std::vector<lesskv_memory_layer> & layers, int32_t n_ubatch, int32_t n_seats) {
+    const ggml_context_ptr ctx(new_context(layers.size()));
     for (const auto & l : layers) {
-        auto *& ctx = ctxs[ggml_backend_dev_buffer_type(model.dev_layer(l.il))];
+        new_tensors(ctx.get(), l.params, n_ubatch, n_seats);
+    }
+    return bytes_in(ctx.get());
+}
+
+lesskv_device::lesskv_device(const llama_model & model, const std::vector<lesskv_memory_layer> & layers, int32_t n_ubatch, int32_t n_seats, uint64_t main_memory)
+    : n_seats(n_seats), model(model), all(layers.size()) {
+    std::map<ggml_backend_dev_t, ggml_context *> ctxs;
+    for (const auto & l : layers) {
+        auto *& ctx = ctxs[model.dev_layer(l.il)];
         if (!ctx) {
-            ctx = ggml_init({ 16*layers.size()*ggml_tensor_overhead(), nullptr, true });
+            ctx = new_context(layers.size());
             contexts.emplace_back(ctx);
         }
-        const auto & p = l.params;
-        const int64_t B = p.budget.slots;
-        const auto f32 = [&](int64_t a, int64_t b, int64_t c, int64_t d) { return ggml_new_tensor_4d(ctx, GGML_TYPE_F32, a, b, c, d); };
-        auto & t = all[l.i];
-        t.k   = ggml_new_tensor_4d(ctx, (ggml_type) p.type_k, p.dk, B + n_ubatch, p.n_head_kv, n_seats);
-        t.v   = ggml_new_tensor_4d(ctx, (ggml_type) p.type_v, p.dv, B + n_ubatch, p.n_head_kv, n_seats);
-        t.pos = f32(B, p.n_head_kv, n_seats, 1);
-        if (lesskv_worth_size(&p, 1) > 0) {
-            t.score = f32(B, p.n_head_kv, n_seats, 1);
-        }
-        if (const auto * w = p.kernels) {
-            t.state  = f32(w->rank, p.dv + 1, p.n_head_kv, n_seats);
-            t.phi[0] = f32(p.dk, w->hidden, p.n_head, 1);
-            t.phi[1] = f32(w->hidden, w->rank, p.n_head, 1);
-            t.psi[0] = f32(p.dk, w->hidden, p.n_head_kv, 1);
-            t.psi[1] = f32(w->hidden, w->rank, p.n_head_kv, 1);
-            t.psi[2] = f32(w->rank, w->rank, p.n_head_kv, 1);
-            t.phi_scale = w->phi_scale ? f32(1, 1, p.n_head, 1) : nullptr;
+        all[l.i] = new_tensors(ctx, l.params, n_ubatch, n_seats);
+    }
+    for (const auto & [device, ctx] : ctxs) { // all of them before any memory is taken: of more than there is the system may end the process
+        size_t free, total;
+        ggml_backend_dev_memory(device, &free, &total);
+        const uint64_t limit = ggml_backend_dev_type(device) == GGML_BACKEND_DEVICE_TYPE_CPU ? std::min<uint64_t>(total, main_memory) : free;
+        if (total > 0 && bytes_in(ctx) > limit) { // or the device does not say
+            throw no_memory(bytes_in(ctx), limit, ggml_backend_dev_name(device));
         }
     }
-    for (const auto & [type, ctx] : ctxs) {
-        ggml_backend_buffer_ptr buffer(ggml_backend_alloc_ctx_tensors_from_buft(ctx, type));
+    for (const auto & [device, ctx] : ctxs) {
+        ggml_backend_buffer_ptr buffer(ggml_backend_alloc_ctx_tensors_from_buft(ctx, ggml_backend_dev_buffer_type(device)));
         if (!buffer) {
-            size_t size = 0;
-            for (auto * t = ggml_get_first_tensor(ctx); t; t = ggml_get_next_tensor(ctx, t)) {
-                size += ggml_nbytes(t);
-            }
-            throw std::runtime_error(format("LESS on the device: %s has no %.1f MiB for its slots and state: lower the budget, n_ubatch or the number of sequences, or leave it beside the device",
-                        ggml_backend_buft_name(type), size/1048576.0));
+            throw no_memory(bytes_in(ctx), 0, ggml_backend_dev_name(device));
         }
         ggml_backend_buffer_clear(buffer.get(), 0);
         buffers.push_back(std::move(buffer));
@@ -147,7 +180,7 @@ void lesskv_device::upload(int32_t seat, size_t i, lesskv_cache * cache) const {
         std::copy_n((const char *) a.v, a.n*lesskv_row_size(p.type_v, p.dv), v.head(j, p.n_head_kv));
         std::copy_n(a.pos, a.n, pos.head<float>(j, p.n_head_kv));
         for (int32_t n = 0; t.score && n < a.n; ++n) {
-            score.head<float>(j, p.n_head_kv)[n] = std::isfinite(a.score[n]) ? a.score[n] : 0; // what is sorted there must be a number
+            score.head<float>(j, p.n_head_kv)[n] = std::isfinite(a.score[n]) ? std::clamp(a.score[n], -max_score, max_score) : 0; // or the order is lost
         }
         for (int32_t r = 0; t.state && r < p.kernels->rank; ++r) {
             auto * to = state.head<float>(j, p.n_head_kv) + r;
@@ -216,8 +249,8 @@ bool lesskv_device::computes(const ggml_tensor * node, int32_t il) const {
 
 std::map<ggml_backend_buffer_type_t, size_t> lesskv_device::memory() const {
     std::map<ggml_backend_buffer_type_t, size_t> sizes;
-    for (const auto & b : buffers) {
-        sizes[ggml_backend_buffer_get_type(b.get())] += ggml_backend_buffer_get_size(b.get());
+    for (const auto & ctx : contexts) {
+        sizes[ggml_backend_buffer_get_type(ggml_get_first_tensor(ctx.get())->buffer)] += bytes_in(ctx.get());
     }
     return sizes;
 }

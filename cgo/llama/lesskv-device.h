@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <new>
 #include <string>
 #include <vector>
 
@@ -35,14 +36,24 @@ struct lesskv_device_layer {
 class lesskv_device {
 public:
     static constexpr int32_t max_pos = 1 << 23; // positions are f32 there, and so are halves of their sums
+    static constexpr float max_score = 1e11f;   // of what a saved state says, far below what keeps the newest
 
     // What of a configuration is not served; "" if all of it is.
-    static std::string refusal(const std::vector<lesskv_memory_layer> & layers, bool spread, uint32_t n_ubatch);
+    static std::string refusal(const llama_model & model, const std::vector<lesskv_memory_layer> & layers, bool spread, uint32_t n_ubatch);
 
     static bool knows(const lesskv_policy * policy);
 
-    // Takes its memory at once, for so many sequences. Throws std::runtime_error if a device has not as much.
-    lesskv_device(const llama_model & model, const std::vector<lesskv_memory_layer> & layers, int32_t n_ubatch, int32_t n_seats);
+    // Bytes that one with these layers takes, on all devices.
+    static uint64_t bytes(const std::vector<lesskv_memory_layer> & layers, int32_t n_ubatch, int32_t n_seats);
+
+    struct no_memory : std::bad_alloc {
+        no_memory(uint64_t bytes, uint64_t limit, const char * where) : bytes(bytes), limit(limit), where(where) {}
+        uint64_t bytes, limit; // that are asked for, that there are; 0: nobody says
+        std::string where;
+    };
+
+    // Takes its memory at once, for so many sequences; in main memory at most as much as is said. Throws no_memory.
+    lesskv_device(const llama_model & model, const std::vector<lesskv_memory_layer> & layers, int32_t n_ubatch, int32_t n_seats, uint64_t main_memory);
 
     int32_t seats() const { return n_seats; }
     bool computes(const ggml_tensor * node, int32_t il) const; // whether layer il's device can; what is not written there can be computed elsewhere
@@ -81,7 +92,7 @@ struct lesskv_device_inputs {
     ggml_tensor * fresh;    // i32 [T]: the spare rows that the micro-batch takes
     ggml_tensor * arrivals; // f32 [T, heads]: its positions
     ggml_tensor * mask;     // f32 [W, 1, T]: 0 where a query sees a pair, -INFINITY where not
-    ggml_tensor * unused;   // f32 [W]: what makes empty slots the first to go; 0 for others
+    ggml_tensor * unused;   // f32 [W]: what makes empty slots the first to go, and new pairs the last where all of them stay; 0 for others
     ggml_tensor * middle, * half; // f32 [1]: the middle of the positions that may go, and half the distance of their ends, both negated
     ggml_tensor * number;   // f32 [1]: of the micro-batch
     mutable ggml_tensor * check; // f32 [1]: the same, to which each layer adds 0, or NaN where its state is not finite

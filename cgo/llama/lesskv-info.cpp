@@ -13,7 +13,9 @@
 
 std::map<ggml_backend_buffer_type_t, size_t> lesskv_memory::memory_breakdown() const {
     if (dev) {
-        return dev->memory();
+        auto sizes = dev->memory();
+        sizes[ggml_backend_cpu_buffer_type()] += bytes_kernels; // as they were read
+        return sizes;
     }
     lesskv_info inf;
     info(inf);
@@ -67,6 +69,7 @@ void lesskv_memory::info(lesskv_info & out) const {
     out.bytes_sequence = slots + state;
     out.bytes_scratch = scratch_size;
     if (dev) { // all that a device has room for is taken at once; the caches here are but asked now and then
+        out.bytes_sequence = (dev->bytes_slots() + dev->bytes_state())/dev->seats();
         out.bytes_scratch = out.bytes_slots + out.bytes_state;
         out.bytes_slots   = dev->bytes_slots();
         out.bytes_state   = dev->bytes_state();

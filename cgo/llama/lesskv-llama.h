@@ -31,7 +31,8 @@ struct lesskv_config {
     const char * policy;       // a name of lesskv_policy_text; default: the adapter's, without one peak
     int32_t budget;            // slots per KV head, B; one of the four budgets, else the default ("Defaults" in algorithm.md)
     double  budget_share;      // of n_ctx: B = max(64, floor(share n_ctx))
-    uint64_t budget_bytes;     // one sequence: the largest B that fits after state and kernels
+    uint64_t budget_bytes;     // one sequence: the largest B that fits after state and kernels; with device: all of the n_seq_max sequences,
+                               // after the rows for n_ubatch tokens and the kernels in f32 too
     double  budget_full;       // the same, as a share of the bytes of the full f16 cache at n_ctx tokens
     const int32_t * slots;     // B of every KV head that has a budget, layer by layer, in the place of these four; NULL: the adapter's
     int32_t n_slots;           // allocation spreads B over them, or all have the same
@@ -43,6 +44,8 @@ struct lesskv_config {
     const struct lesskv_adapter * loaded; // an adapter that is loaded already, in the place of the two; it must outlive the context
     bool    reference;         // run the plain loops that judge the fast kernels: slow, for tests
     bool    device;            // slots, state and attention are where the layers' weights are ("LESS on the device" in algorithm.md)
+    uint64_t main_memory;      // with device: the most bytes that layers on the CPU may take; 0: what the machine has
+    bool *  no_memory;         // set to true where a refusal is for lack of memory, or NULL
     bool    profile;           // measure where the time goes: lesskv_get_profile
     char *  error;             // where a refusal is written, or NULL
     size_t  error_size;
@@ -83,9 +86,10 @@ struct lesskv_info {
     int32_t  n_layer_kernels;               // layers that have kernels
     int32_t  rank, hidden;                  // 0 without an adapter
     int32_t  n_seq;                         // sequences that hold memory now
-    uint64_t bytes_slots, bytes_state;      // of those sequences
+    uint64_t bytes_slots, bytes_state;      // of those sequences; with device: of n_seq_max, and the rows for n_ubatch tokens are slots
     uint64_t bytes_sequence;                // both, of one sequence that holds memory
-    uint64_t bytes_kernels, bytes_scratch;
+    uint64_t bytes_kernels;                 // as they were read; with device: and in f32 there
+    uint64_t bytes_scratch;                 // of computing; with device: what sequences have in main memory beside, when they are read
     uint64_t bytes_full;                    // what the unmodified f16 cache of n_ctx tokens holds, recurrent layers not counted
     uint64_t bytes_recurrent;               // of recurrent layers, for all sequences, whatever they hold; no budget counts them
     char     adapter_sha256[65];            // "" without an adapter

@@ -63,7 +63,7 @@ lesskv_memory::lesskv_memory(
     warn_adapter();
 
     if (on_device) {
-        place();
+        place(cfg);
     } else if (!reserve_scratch()) {
         refuse(error);
     }
@@ -76,14 +76,25 @@ lesskv_memory::lesskv_memory(
 }
 
 // Makes the tensors of LESS on the device.
-void lesskv_memory::place() {
+void lesskv_memory::place(const lesskv_config & cfg) {
     const auto why = use_reference || use_profile ? std::string("LESS on the device does not run the kernels: leave out the plain loops and the profile, or leave it beside the device") :
-        lesskv_device::refusal(layers, spread(), cparams.n_ubatch);
+        lesskv_device::refusal(model, layers, spread(), cparams.n_ubatch);
     if (!why.empty()) {
         refuse(why);
     }
+    if (!cparams.offload_kqv) {
+        refuse("LESS on the device keeps the cache where the layers are, and offload_kqv = false asks for it in main memory: leave out one of the two");
+    }
     try {
-        dev = std::make_unique<const lesskv_device>(model, layers, cparams.n_ubatch, cparams.n_seq_max);
+        dev = std::make_unique<const lesskv_device>(model, layers, cparams.n_ubatch, cparams.n_seq_max,
+                cfg.main_memory > 0 ? cfg.main_memory : UINT64_MAX);
+    } catch (const lesskv_device::no_memory & e) {
+        if (cfg.no_memory) {
+            *cfg.no_memory = true;
+        }
+        refuse(format("LESS on the device: a budget of %d slots takes %.1f GiB of %s%s: ask for a smaller one, a smaller n_ubatch (%u), fewer sequences (%u), or leave it beside the device",
+                    budget, e.bytes/1073741824.0, e.where.c_str(), e.limit ? format(", and there are %.1f", e.limit/1073741824.0).c_str() : ", which has not as much",
+                    cparams.n_ubatch, cparams.n_seq_max));
     } catch (const std::exception & e) {
         refuse(e.what());
     }
@@ -277,6 +288,12 @@ double * lesskv_memory::reference_worth(const lesskv_memory_layer & l) {
         return nullptr;
     }
     return ref_worths[l.i].empty() ? worth.data() : ref_worths[l.i].data();
+}
+
+void lesskv_memory::note_elsewhere(const char * op, int il) {
+    if (elsewhere.insert(op).second) {
+        LLAMA_LOG_WARN("lesskv: LESS on the device: that of layer %d cannot compute %s, which each micro-batch takes to the CPU and back\n", il, op);
+    }
 }
 
 void lesskv_memory::note_lora() {

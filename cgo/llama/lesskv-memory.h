@@ -18,6 +18,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -89,6 +90,7 @@ public:
     const std::map<int32_t, std::vector<float>> & rotations() const { return hadamard; } // that quantised slots need, by size
     [[noreturn]] void     refuse(const std::string & why) const; // throws; the reason goes to the configuration's error too
     bool                  fail(const std::string & why) const; // remembers and logs a refusal; returns false
+    void                  note_elsewhere(const char * op, int il); // warns, once for each, of what layer il's device leaves to the CPU
     void                  note_lora();          // warns, once, that an adapter was trained without it
     lesskv_cache *        cache(llama_seq_id seq_id, size_t i) const; // NULL if there is none
     void *                scratch_data() const { return scratch.get(); }
@@ -108,6 +110,7 @@ public:
 
     // for lesskv-api.cpp
 
+    bool valid(llama_seq_id seq_id) const; // in a unified context there are more than n_seq_max
     const std::string & last_error() const { return error; }
     lesskv_status last_status() const { return status; }
     virtual void info(lesskv_info & out) const;
@@ -135,7 +138,6 @@ protected:
         mutable bool ahead = false;    // what is there is newer than the caches
     };
 
-    bool valid(llama_seq_id seq_id) const;
     bool home(const sequence & seq) const; // brings what the device has into the caches; false: it does not answer
     bool take_seat(llama_seq_id seq_id);   // the way there; false: the same
     void poison(llama_seq_id seq_id, const std::string & why);
@@ -170,7 +172,8 @@ private:
     void share(lesskv_memory_layer & l);
     void resolve_budget(const lesskv_config & cfg); // lesskv-budget.cpp
     bool made_for_budget() const;                   // whether the adapter's phi and psi were trained under one
-    int64_t fit(uint64_t bytes) const;              // the largest B whose slots, state and kernels take no more; 0: none
+    int64_t fit(uint64_t bytes, bool all) const;    // the largest B that takes no more, as takes() counts; 0: none
+    uint64_t takes(int32_t budget, bool all) const; // slots, state of one sequence, kernels; all: with LESS on the device what it takes there
     void load_weights();
     void warn_adapter() const;
     bool spread() const; // whether heads have budgets of their own
@@ -180,7 +183,7 @@ private:
     uint64_t full_bytes(const lesskv_memory_layer & l) const; // of the unmodified f16 cache at n_ctx tokens
     void load_adapter(const lesskv_config & cfg);
     bool reserve_scratch();
-    void place();                      // with LESS on the device
+    void place(const lesskv_config & cfg); // with LESS on the device
     bool make(sequence & seq);         // its caches; false: no memory
     void end();                        // what begin began, once it has been computed: the caches count it
     bool consistent(const sequence & seq, int64_t seen) const; // every layer has seen that many tokens
@@ -221,6 +224,7 @@ private:
     std::vector<int32_t> layer_of; // by il; -1: no attention
 
     std::unique_ptr<const lesskv_device> dev;
+    std::set<std::string> elsewhere;    // operations that were warned of
     uint64_t              n_used  = 0;  // decodes of sequences that had a seat
     uint64_t              n_begun = 0;  // micro-batches on the device, as far as f32 counts
     ggml_tensor *         check = nullptr; // of the graph that is computed there, and its scheduler

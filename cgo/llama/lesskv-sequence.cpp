@@ -36,7 +36,10 @@ bool lesskv_memory::make(sequence & seq) {
 }
 
 bool lesskv_memory::home(const sequence & seq) const {
-    if (!seq.ahead || seq.at_work) { // of what did not end well nothing is asked
+    if (seq.at_work) {
+        return fail("its last decode failed half-way, and what the device holds of the sequence is of no use: clear it");
+    }
+    if (!seq.ahead) {
         return true;
     }
     try {
@@ -69,7 +72,7 @@ bool lesskv_memory::take_seat(llama_seq_id seq_id) {
         seat = !in[i] || in[i]->used < in[seat]->used ? i : seat;
     }
     if (auto * last = in[seat]) {
-        if (!home(*last)) {
+        if (!last->at_work && !home(*last)) { // or there is nothing to bring
             return false;
         }
         last->seat = -1;
@@ -111,7 +114,7 @@ llama_pos lesskv_memory::pos_max(const sequence & seq) const {
 
 // The lowest position to which the sequence can be cut back. Of a sliding window it is the one whose own window is still held.
 llama_pos lesskv_memory::pos_min(const sequence & seq) const {
-    if (!home(seq)) {
+    if (seq.at_work || !home(seq)) {
         return pos_max(seq); // nothing is cut from it
     }
     llama_pos res = -1;
@@ -265,7 +268,7 @@ void lesskv_memory::seq_cp(llama_seq_id src, llama_seq_id dst, llama_pos p0, lla
     }
     sequence copy;
     if (!home(from)) {
-        poison(dst, format("sequence %d could not be read from its device", src));
+        poison(dst, format("sequence %d could not be read from its device: %s", src, std::string(error).c_str()));
         return;
     }
     if (!make(copy)) {

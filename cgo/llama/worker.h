@@ -39,6 +39,7 @@ struct log_lines {
 struct capture {
     bool                 all = false;
     bool                 ends = false; // the graph, behind the first layer that is copied
+    bool                 throws = false; // there, as a caller's callback may
     std::set<int>        layers;
     int64_t              n = 0;
     std::vector<uint8_t> records;
@@ -96,12 +97,16 @@ private:
     // worker_open.cpp
 
     void check_cache_type(const char * key, ggml_type type, const char * length_key) const;
-    void load_model(const std::string & path, int32_t n_gpu_layers, const std::string & rpc);
+    void load_model(const std::string & path, int32_t n_gpu_layers, const std::string & rpc, ggml_backend_dev_t other = nullptr);
     void release();
     void describe(reply & out) const;
     void open (request & req, reply & out);
     void close(request & req, reply & out);
     void info (request & req, reply & out);
+
+    // worker_pretend.cpp
+
+    static ggml_backend_dev_t pretended_device(const std::string & name, const std::string & lacks);
 
     // worker_devices.cpp
 

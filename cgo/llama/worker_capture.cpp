@@ -7,6 +7,9 @@ bool capture::callback(ggml_tensor * t, bool ask, void * self) {
     int  il  = -1;
     char end = '\0'; // views of the node are named after it, with more behind
     const bool wanted = sscanf(t->name, "lesskv_attn-%d%c", &il, &end) == 1 && (c.all || c.layers.count(il) > 0);
+    if (!ask && wanted && c.throws) {
+        throw failure("the callback was asked to throw");
+    }
     if (!ask && wanted) {
         c.take(t, il);
     }
@@ -56,6 +59,7 @@ void capture::append(const ggml_tensor * t) {
 void worker::set_capture(request & req, reply &) {
     const std::string which = req.text("layers", "all");
     const bool        ends  = req.flag("ends", false);
+    const bool        throws = req.flag("throws", false);
     req.done();
     if (!can_capture) {
         refuse("open with capture=1 first");
@@ -75,6 +79,7 @@ void worker::set_capture(request & req, reply &) {
     copies.all    = which == "all";
     copies.layers = std::move(some);
     copies.ends   = ends;
+    copies.throws = throws;
 }
 
 void worker::captured(request & req, reply & out) {

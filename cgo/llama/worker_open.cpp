@@ -43,7 +43,7 @@ void worker::check_cache_type(const char * key, ggml_type type, const char * len
     }
 }
 
-void worker::load_model(const std::string & path, int32_t n_gpu_layers, const std::string & rpc) {
+void worker::load_model(const std::string & path, int32_t n_gpu_layers, const std::string & rpc, ggml_backend_dev_t other) {
     if (model) {
         refuse("a model is open: close it first");
     }
@@ -51,7 +51,7 @@ void worker::load_model(const std::string & path, int32_t n_gpu_layers, const st
         refuse("open wants path=FILE");
     }
     llama_model_params params = llama_model_default_params();
-    auto list = devices::all(rpc);
+    auto list = other ? std::vector<ggml_backend_dev_t>{ other, nullptr } : devices::all(rpc);
     if (n_gpu_layers > 0 && list.size() == 1) {
         refuse("gpu_layers=%d: there is no device for them: assemble the runtime with -backend, look for its driver, or name servers", n_gpu_layers);
     }
@@ -77,6 +77,8 @@ void worker::open(request & req, reply & out) {
     llama_context_params params = llama_context_default_params();
     const std::string path   = req.text("path");
     const std::string rpc    = req.text("rpc");
+    const std::string pretend = req.text("pretend");
+    const std::string lacks   = req.text("lacks");
     const int32_t     layers = int32_t(req.integer("gpu_layers", 0, max_i32, 0));
     params.n_ctx           = uint32_t(req.integer("n_ctx", 0, max_ctx, 0));
     params.n_batch         = uint32_t(req.integer("n_batch", 1, max_ctx, 2048));
@@ -89,6 +91,7 @@ void worker::open(request & req, reply & out) {
     params.flash_attn_type = req.flag("flash_attn", false) ? LLAMA_FLASH_ATTN_TYPE_ENABLED : LLAMA_FLASH_ATTN_TYPE_DISABLED;
     unified                = req.flag("kv_unified", false);
     params.kv_unified      = unified;
+    params.offload_kqv     = req.flag("offload_kqv", true);
     params.swa_full        = req.flag("swa_full", true);
     embeddings             = req.flag("embeddings", false);
     params.embeddings      = embeddings;
@@ -150,7 +153,7 @@ void worker::open(request & req, reply & out) {
 #endif
     req.done();
 
-    load_model(path, layers, rpc);
+    load_model(path, layers, rpc, pretend.empty() ? nullptr : pretended_device(pretend, lacks));
     try {
         check_cache_type("type_k", params.type_k, "attention.key_length");
         check_cache_type("type_v", params.type_v, "attention.value_length");

@@ -154,6 +154,12 @@ func (w *Worker) EndBehind(layer int) error {
 	return err
 }
 
+// ThrowBehind makes it throw there, which leaves llama_decode as an exception.
+func (w *Worker) ThrowBehind(layer int) error {
+	_, err := w.call("capture", nil, "layers", layer, "throws", 1)
+	return err
+}
+
 // StopCapture copies no more. What was copied can still be taken.
 func (w *Worker) StopCapture() error {
 	_, err := w.call("capture", nil, "layers", "none")

@@ -24,6 +24,7 @@ type Config struct {
 	FlashAttention bool
 	Unified        bool    // kv_unified: one buffer for all sequences of the unmodified cache
 	WindowOnly     bool    // swa_full=0: the unmodified cache holds no more of a sliding-window layer than its window
+	KeepCache      bool    // offload_kqv=0: the cache of layers on devices is in main memory
 	Embeddings     bool    // rows are embeddings, not logits
 	Capture        bool    // Capture and Captured will be used; LESS only
 	Ahead          bool    // a context of the layers that predict further tokens
@@ -32,6 +33,8 @@ type Config struct {
 	Rollback       int     // n_rs_seq: states of recurrent layers that a sequence can go back to, in tokens; 0
 
 	GPULayers int    // layers on devices, the last ones first; 0
+	Pretend   string // the one device is this machine's CPU under that backend's name, …
+	Lacks     string // … which lacks that operation of ggml
 	RPC       string // servers whose devices are among them: host:port, with commas between them
 
 	LESS *LESS // nil: off
@@ -97,7 +100,7 @@ func Share(bytes int64, threads, workers int) int {
 func Int(n int) *int { return &n }
 
 func (c *Config) args() []any {
-	args := []any{"path", c.Model, "flash_attn", c.FlashAttention, "kv_unified", c.Unified, "swa_full", !c.WindowOnly,
+	args := []any{"path", c.Model, "flash_attn", c.FlashAttention, "kv_unified", c.Unified, "swa_full", !c.WindowOnly, "offload_kqv", !c.KeepCache,
 		"embeddings", c.Embeddings, "capture", c.Capture, "ahead", c.Ahead}
 	number := func(key string, n int) {
 		if n != 0 {
@@ -122,6 +125,8 @@ func (c *Config) args() []any {
 	number("rollback", c.Rollback)
 	number("gpu_layers", c.GPULayers)
 	text("rpc", c.RPC)
+	text("pretend", c.Pretend)
+	text("lacks", c.Lacks)
 	text("type_k", c.TypeK)
 	text("type_v", c.TypeV)
 	real("rope_base", float64(c.RopeBase))
