@@ -87,8 +87,9 @@ func TestDevicesTooSmallForSlots(t *testing.T) {
 	less := lesskv.Config{Budget: lesskv.Tokens(tokens), Adapter: lesskv.NoAdapter, OnDevice: true}
 	opts := []llama.ModelOption{llama.SetContext(tokens), llama.EnableF16Memory, llama.SetGPULayers(allLayers), lesskv.RPC(server.Address)}
 	_, err := llama.New(gopher, append(opts, lesskv.Enable(less))...)
-	require.ErrorIs(t, err, lesskv.ErrConfig)
-	require.ErrorContains(t, err, "for its slots and state")
+	require.ErrorIs(t, err, lesskv.ErrFailed)
+	require.ErrorContains(t, err, "a budget of 65536 slots takes 0.2 GiB of RPC")
+	require.ErrorContains(t, err, "which has not as much")
 	less.Budget = lesskv.Tokens(100)
 	model, err := llama.New(gopher, append(opts, lesskv.Enable(less))...)
 	require.NoError(t, err)
