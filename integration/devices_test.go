@@ -104,6 +104,24 @@ func TestDevicesNothingEvictedIsExact(t *testing.T) {
 	}
 }
 
+// sameLESS decodes tokens with LESS on the CPU and with layers on the device, and compares what they compute and what each layer kept and
+// folded.
+func (d device) sameLESS(t *testing.T, cpu, dev *worker.Worker, tokens []int32, experts bool) {
+	t.Helper()
+	if d.Rounds() {
+		sameButForTies(t, cpu, dev, tokens, experts, logitBoundF16)
+	} else {
+		got := compare(t, chatter.decode(t, cpu, tokens), chatter.decode(t, dev, tokens))
+		t.Logf("largest difference %.2g, mean KL %.2g", got.max, got.kl)
+		assert.Less(t, got.max, logitBound)
+	}
+	layers, err := cpu.Layers(0)
+	require.NoError(t, err)
+	on, err := dev.Layers(0)
+	require.NoError(t, err)
+	assert.Equal(t, layers, on)
+}
+
 // LESS beside offloaded layers evicts and computes what it does with all of them on the CPU, and its cache is in main memory.
 func TestDevicesLESS(t *testing.T) {
 	for _, d := range devices(t) {
@@ -124,19 +142,8 @@ func TestDevicesLESS(t *testing.T) {
 					require.NoError(t, err)
 					tokens := randomTokens(300, info.Vocab)
 					dev, _ := d.open(t, worker.Patched, c)
-					if d.Rounds() {
-						m, _ := tinymodels.Find(name)
-						sameButForTies(t, w, dev, tokens, m.Experts, logitBoundF16)
-					} else {
-						got := compare(t, chatter.decode(t, w, tokens), chatter.decode(t, dev, tokens))
-						t.Logf("largest difference %.2g, mean KL %.2g", got.max, got.kl)
-						assert.Less(t, got.max, logitBound)
-					}
-					layers, err := w.Layers(0)
-					require.NoError(t, err)
-					on, err := dev.Layers(0)
-					require.NoError(t, err)
-					assert.Equal(t, layers, on)
+					m, _ := tinymodels.Find(name)
+					d.sameLESS(t, w, dev, tokens, m.Experts)
 					s, err := dev.Splits(1)
 					require.NoError(t, err)
 					assert.Positive(t, s.Weights)
@@ -171,11 +178,7 @@ func TestDevicesSomeLayers(t *testing.T) {
 				assert.Zero(t, s.Cache)
 				c.GPULayers = 0
 				w = open(t, worker.Patched, c)
-				if d.Rounds() {
-					sameButForTies(t, w, dev, tokens, false, logitBoundF16)
-				} else {
-					assert.Less(t, compare(t, chatter.decode(t, w, tokens), chatter.decode(t, dev, tokens)).max, logitBound)
-				}
+				d.sameLESS(t, w, dev, tokens, false)
 			}
 			assert.Positive(t, weights[0])
 			assert.Less(t, weights[0], weights[1])

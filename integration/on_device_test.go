@@ -349,18 +349,7 @@ func TestDevicesLESSOnDevice(t *testing.T) {
 				tokens := randomTokens(300, info.Vocab)
 				c.LESS.OnDevice = true
 				dev, _ := d.open(t, worker.Patched, c)
-				if d.Rounds() {
-					sameButForTies(t, cpu, dev, tokens, m.Experts, logitBoundF16)
-				} else {
-					got := compare(t, chatter.decode(t, cpu, tokens), chatter.decode(t, dev, tokens))
-					t.Logf("largest difference %.2g, mean KL %.2g", got.max, got.kl)
-					assert.Less(t, got.max, logitBound)
-				}
-				layers, err := cpu.Layers(0)
-				require.NoError(t, err)
-				on, err := dev.Layers(0)
-				require.NoError(t, err)
-				assert.Equal(t, layers, on)
+				d.sameLESS(t, cpu, dev, tokens, m.Experts)
 				s, err := dev.Splits(1)
 				require.NoError(t, err)
 				assert.Positive(t, s.Cache)
