@@ -174,24 +174,23 @@ func (f *fitter) samples() (train, all int) {
 	return f.train * n, (f.train + f.valid) * n
 }
 
-// error returns a sample's mean error of a token, with weights or without, relative to sparse-only's once that is known.
+// error returns a sample's error, with weights or without.
 func (f *fitter) error(i int, w []float32, grad []float32) (kernels.TrainError, error) {
+	return f.errorOfPart(i, w, grad, 1, 0)
+}
+
+func (f *fitter) errorOfPart(i int, w []float32, grad []float32, every, from int) (kernels.TrainError, error) {
 	window, budget := f.sample(i)
 	data, err := f.data.read(window, budget)
 	if err != nil {
 		return kernels.TrainError{}, err
 	}
-	return data.Error(f.shape, w, f.gram, f.scratch, grad)
+	return data.ErrorOfPart(f.shape, w, f.gram, f.scratch, grad, every, from)
 }
 
 // step is error of one of `part` parts of the sample's queries, with its gradient, as it would be for all of them.
 func (f *fitter) step(i, from int, w []float32, grad []float32) (float64, error) {
-	window, budget := f.sample(i)
-	data, err := f.data.read(window, budget)
-	if err != nil {
-		return 0, err
-	}
-	e, err := data.ErrorOfPart(f.shape, w, f.gram, f.scratch, grad, part, from)
+	e, err := f.errorOfPart(i, w, grad, part, from)
 	if err != nil || e.Tokens == 0 {
 		return 0, err
 	}
