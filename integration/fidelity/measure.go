@@ -36,7 +36,7 @@ var goals = []goal{
 	{363, .1018, .012, []string{"q8_0"}, effort{3, 4}},
 	{679, .0467, .007, []string{"q8_0"}, effort{2, 2}},
 	{174, .1961, .03, []string{"q4_0"}, effort{2, 2}},
-	{1728, .0105, .002, []string{"q8_0"}, effort{2, -1}},
+	{1728, .0105, .002, []string{"q8_0"}, effort{3, 3}},
 }
 
 type measurer struct {
