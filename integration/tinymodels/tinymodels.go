@@ -52,7 +52,7 @@ func All() []Model {
 		{Name: "qwen35moe", Architecture: "qwen35moe", Attends: []int{3}, Experts: true, build: qwen35MoE},                 // the same with experts
 		{Name: "qwen3next", Architecture: "qwen3next", Attends: []int{3}, Experts: true, build: qwen3Next},                 // delta net, beta and alpha in one
 		{Name: "lfm2", Architecture: "lfm2", Attends: []int{2, 4}, build: lfm2},                                            // short convolutions
-		{Name: "lfm2-window", Architecture: "lfm2", Attends: []int{2, 4}, Window: 32, build: lfm2Window},                   // the same, and no layer with a budget
+		{Name: "lfm2-window", Architecture: "lfm2", Attends: []int{2, 4}, Window: 32, build: lfm2Window},                   // the same, and no layer with a budget: v0.5.0 has no hybrid that attends to all in some layers and to a window in others
 		{Name: "lfm2moe", Architecture: "lfm2moe", Attends: []int{2, 4}, Experts: true, build: lfm2MoE},                    // the same with experts
 		{Name: "granitehybrid", Architecture: "granitehybrid", Attends: []int{2, 4}, build: graniteHybrid},                 // Mamba 2, four scales
 		{Name: "nemotron_h", Architecture: "nemotron_h", Attends: []int{2, 6}, build: nemotronH},                           // Mamba 2, layers that are neither, no RoPE
