@@ -157,8 +157,14 @@ func TestRun(t *testing.T) {
 	o := options(t, "a.gguf")
 	var stages []Stage
 	o.Progress = func(e Event) { stages = append(stages, e.Stage) }
+	var told *Report
+	o.Trained = func(r *Report) {
+		told = r
+		assert.NoFileExists(t, o.Output)
+	}
 	report, err := Run(context.Background(), o, &fake{}, windows(t))
 	require.NoError(t, err)
+	assert.Same(t, report, told)
 	assert.Equal(t, []int{1}, report.Exact)
 	require.Len(t, report.Layers, 2)
 	for _, l := range report.Layers {
