@@ -14,6 +14,7 @@ import (
 
 	"github.com/lesskv/lesskv/cgo"
 	"github.com/lesskv/lesskv/cgo/kernels"
+	"github.com/lesskv/lesskv/integration/provenance"
 	"github.com/lesskv/lesskv/patches/layout"
 )
 
@@ -25,7 +26,7 @@ func TestVersion(t *testing.T) {
 	}
 	status, out, _ = command("", "--version")
 	assert.Equal(t, exitOK, status)
-	assert.Equal(t, "lesskv version "+version()+"\n", out)
+	assert.Equal(t, "lesskv version "+provenance.Version()+"\n", out)
 	status, _, _ = command("", "version", "x")
 	assert.Equal(t, exitUsage, status)
 }

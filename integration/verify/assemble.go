@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/lesskv/lesskv/integration/distance"
+	"github.com/lesskv/lesskv/integration/provenance"
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/patches/layout"
 )
@@ -20,6 +21,7 @@ func (v *verifier) report(r *Report, groups []*group) error {
 	v.info.File, v.info.Name, v.info.Architecture = filepath.Base(v.plan.Model), v.model.Name, v.model.Architecture
 	v.info.SHA256, v.info.Layers, v.info.Context = v.sums[0], v.model.Layers, v.model.Context
 	r.Version, r.Model, r.Runtime = ReportVersion, v.info, unmodified(v.paths[worker.Unmodified])
+	r.Build = provenance.Of(v.paths[worker.Patched])
 	if v.plan.SlotType != "f16" {
 		r.SlotType = v.plan.SlotType
 	}

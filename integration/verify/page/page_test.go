@@ -25,6 +25,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/lesskv/lesskv/integration/provenance"
 	"github.com/lesskv/lesskv/integration/verify"
 )
 
@@ -106,6 +107,30 @@ func TestOnDevices(t *testing.T) {
 			require.NoError(t, err)
 			assert.Equal(t, layers > 0, strings.Contains(html.UnescapeString(string(text)), "Every runtime had 7 layers on devices."), p)
 		}
+	}
+}
+
+// What made the report is at the foot of each page; a report of before it was recorded has none.
+func TestBuild(t *testing.T) {
+	r := *report(t)
+	line := r.Build.Line()
+	require.NotEmpty(t, line)
+	for _, known := range []bool{true, false} {
+		if !known {
+			r.Build = provenance.Build{}
+		}
+		text, err := Markdown(&r)
+		require.NoError(t, err)
+		assert.Equal(t, known, strings.HasSuffix(string(text), "\n\n"+line+"\n"))
+		text, err = HTML(&r)
+		require.NoError(t, err)
+		assert.Equal(t, known, strings.Contains(html.UnescapeString(string(text)), "<p id=\"build\">"+line+"</p>"))
+		var b strings.Builder
+		require.NoError(t, Table(&b, &r))
+		assert.Equal(t, known, strings.Contains(strings.Join(strings.Fields(b.String()), " "), line))
+		text, err = r.JSON()
+		require.NoError(t, err)
+		assert.Equal(t, known, strings.Contains(string(text), "\n \"build\": {"))
 	}
 }
 
