@@ -201,11 +201,31 @@ func name(method, policy string) string {
 func (r *Report) Measured() []*Row {
 	var out []*Row
 	for _, row := range r.Rows {
-		if row.Method != Off && row.Method != Whole && row.Method != Plain {
+		if row.measured() {
 			out = append(out, row)
 		}
 	}
 	return out
+}
+
+// measured tells whether a row says how good a method is, not whether the build is to be trusted.
+func (r *Row) measured() bool {
+	return r.Method != Off && r.Method != NothingEvicted && r.Method != Reference
+}
+
+// UnmarshalJSON reads a row, also of a report that has the names which checks had before.
+func (r *Row) UnmarshalJSON(data []byte) error {
+	type fields Row
+	if err := json.Unmarshal(data, (*fields)(r)); err != nil {
+		return err
+	}
+	switch r.Method {
+	case "whole":
+		r.Method = NothingEvicted
+	case "plain":
+		r.Method = Reference
+	}
+	return nil
 }
 
 // Row returns the row of a setting, or nil.
