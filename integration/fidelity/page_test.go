@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"regexp"
 	"strconv"
@@ -39,6 +40,17 @@ func TestReadme(t *testing.T) {
 		if cells[5] != "not measured" {
 			rounded(s.Before, cells[5])
 		}
+	}
+}
+
+// What was the best before at each byte count is of docs/verify/report.md: peak with LESS, and the runtime's own q4_0.
+func TestBefore(t *testing.T) {
+	text, err := os.ReadFile("../../docs/verify/report.md")
+	require.NoError(t, err)
+	for _, g := range goals {
+		row := regexp.MustCompile(fmt.Sprintf(`(?m)^\| [^|]+ \| (?:peak LESS|q4_0)[^|]* \| \d+ \| %d \| [^|]+ \| [^|]+ \| ([\d.]+) `, g.kib)).FindSubmatch(text)
+		require.NotNil(t, row, "%d KiB", g.kib)
+		assert.Equal(t, strconv.FormatFloat(g.before, 'f', 4, 64), string(row[1]), "%d KiB", g.kib)
 	}
 }
 
