@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/lesskv/lesskv/integration/distance"
 	"github.com/lesskv/lesskv/integration/greedy"
 	"github.com/lesskv/lesskv/integration/tinymodels"
 	"github.com/lesskv/lesskv/integration/worker"
@@ -214,7 +215,8 @@ func TestGuidance(t *testing.T) {
 			guide.Keep = guide.Tokens()
 			mix := func(a, b []float32) []float32 {
 				mixed := make([]float32, len(a))
-				na, nb := logSumExp(a), logSumExp(b)
+				_, na := distance.LogSum(a)
+				_, nb := distance.LogSum(b)
 				for j := range mixed {
 					la, lb := float64(a[j])-na, float64(b[j])-nb
 					mixed[j] = float32(lb + scale*(la-lb))

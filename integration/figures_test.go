@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/lesskv/lesskv/integration/distance"
 	"github.com/lesskv/lesskv/integration/reference"
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/weights"
@@ -128,7 +129,7 @@ func TestReferenceFigures(t *testing.T) {
 			rows = append(rows, row)
 		}
 	}
-	sums := make([]reference.Metrics, len(rows))
+	points := make([][]*distance.Points, len(rows))
 	t.Run("windows", func(t *testing.T) {
 		var mu sync.Mutex
 		for i := range windows {
@@ -148,10 +149,10 @@ func TestReferenceFigures(t *testing.T) {
 					}
 					logits, err := model.Logits(tokens, method.Attention())
 					require.NoError(t, err)
-					var m reference.Metrics
-					m.Add(full, logits, tokens, row.budget+row.ubatch)
+					p, err := distance.Compare(full, logits, tokens)
+					require.NoError(t, err)
 					mu.Lock()
-					sums[j].Merge(m)
+					points[j] = append(points[j], p)
 					mu.Unlock()
 				}
 			})
@@ -162,14 +163,14 @@ func TestReferenceFigures(t *testing.T) {
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "policy, B, T\tadapter\tfull ppl\tppl\tKL\ttop-1\tKL off by")
 	for j, row := range rows {
-		s := &sums[j]
+		s := distance.Mean(row.budget+row.ubatch, points[j]...)
 		fmt.Fprintf(w, "%v %d, %d\t%s\t%.3f\t%.3f\t%.4f\t%.4f\t%+.2f %%\n", row.policy, row.budget, row.ubatch, row.adapter,
-			s.FullPerplexity(), s.Perplexity(), s.KL(), s.Top1(), 100*(s.KL()/row.kl-1))
+			s.FullPerplexity, s.Perplexity, s.KL, s.Top1, 100*(s.KL/row.kl-1))
 		name := fmt.Sprintf("%v %d, %d, adapter %q", row.policy, row.budget, row.ubatch, row.adapter)
-		assert.InEpsilon(t, row.full, s.FullPerplexity(), 2e-4, name)
-		assert.InEpsilon(t, row.perplexity, s.Perplexity(), 2e-3, name)
-		assert.InEpsilon(t, row.kl, s.KL(), 5e-3, name)
-		assert.Less(t, math.Abs(row.top1-s.Top1()), 1e-3, name)
+		assert.InEpsilon(t, row.full, s.FullPerplexity, 2e-4, name)
+		assert.InEpsilon(t, row.perplexity, s.Perplexity, 2e-3, name)
+		assert.InEpsilon(t, row.kl, s.KL, 5e-3, name)
+		assert.Less(t, math.Abs(row.top1-s.Top1), 1e-3, name)
 	}
 	w.Flush()
 	t.Log("\n" + b.String())
@@ -197,9 +198,9 @@ func TestAdapters(t *testing.T) {
 				if adapter != "" {
 					less.Adapter = adapterPath(adapter)
 				}
-				var m reference.Metrics
-				m.Add(full, logits(worker.Patched, less), tokens, budget+32)
-				return m.KL()
+				p, err := distance.Compare(full, logits(worker.Patched, less), tokens)
+				require.NoError(t, err)
+				return distance.Mean(budget+32, p).KL
 			}
 			name := fmt.Sprintf("%s-%d", policy, budget)
 			own, other, plus := kl(budget, name), kl(budget, "reference-"+name), kl(budget+7, "")

@@ -10,7 +10,9 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"gonum.org/v1/gonum/stat"
 
+	"github.com/lesskv/lesskv/integration/distance"
 	"github.com/lesskv/lesskv/integration/tinymodels"
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/weights/gguf"
@@ -127,8 +129,8 @@ func sameBits(t *testing.T, want, got *worker.Output) {
 	}
 }
 
-// distance says how far logits are from those they should equal.
-type distance struct {
+// deviation says how far logits are from those they should equal.
+type deviation struct {
 	max      float64 // largest difference of two logits
 	kl       float64 // mean KL(want || got) of a row, in nats
 	flips    int     // rows whose most likely token differs although the margin over the second exceeds four times max
@@ -136,12 +138,12 @@ type distance struct {
 	clearTop int // rows whose margin exceeds that
 }
 
-func compare(t *testing.T, want, got *worker.Output) distance {
+func compare(t *testing.T, want, got *worker.Output) deviation {
 	t.Helper()
 	require.Equal(t, want.Width, got.Width)
 	require.Equal(t, want.Len(), got.Len())
 	require.NotZero(t, want.Len())
-	d := distance{rows: want.Len()}
+	d := deviation{rows: want.Len()}
 	for i, x := range want.Values {
 		diff := math.Abs(float64(x) - float64(got.Values[i]))
 		if math.IsNaN(diff) {
@@ -149,9 +151,11 @@ func compare(t *testing.T, want, got *worker.Output) distance {
 		}
 		d.max = max(d.max, diff)
 	}
+	var points distance.Points
+	require.NoError(t, points.Add(distance.Expect(want), got, nil))
+	d.kl = stat.Mean(points.KL, nil)
 	for i := range want.Len() {
 		p, q := want.Row(i), got.Row(i)
-		d.kl += kl(p, q) / float64(d.rows)
 		first, margin := top(p)
 		if margin > 4*d.max {
 			d.clearTop++
@@ -175,27 +179,4 @@ func top(row []float32) (index int, margin float64) {
 		}
 	}
 	return index, float64(row[index]) - second
-}
-
-// kl returns KL(softmax(p) || softmax(q)) in nats.
-func kl(p, q []float32) float64 {
-	lp, lq := logSumExp(p), logSumExp(q)
-	var sum float64
-	for i := range p {
-		a := float64(p[i]) - lp
-		sum += math.Exp(a) * (a - (float64(q[i]) - lq))
-	}
-	return sum
-}
-
-func logSumExp(row []float32) float64 {
-	m := math.Inf(-1)
-	for _, x := range row {
-		m = max(m, float64(x))
-	}
-	var sum float64
-	for _, x := range row {
-		sum += math.Exp(float64(x) - m)
-	}
-	return m + math.Log(sum)
 }

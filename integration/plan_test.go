@@ -200,12 +200,13 @@ func TestPlannedProcess(t *testing.T) {
 		require.NoError(t, err)
 		p := memory.Process{Weights: memory.Weights(f), Compute: memory.Compute(m, c.Ubatch)}
 		if c.LESS == nil {
-			p.Cache, err = memory.Full(m, c.Context, gguf.F16)
+			p.Slots, err = memory.Full(m, c.Context, gguf.F16)
 			require.NoError(t, err)
 		} else {
 			plan, err := memory.Less(m, memory.Cache{Context: c.Context, Budget: memory.Budget{Tokens: c.LESS.Budget}, Pinned: 1, Key: gguf.F16, Value: gguf.F16})
 			require.NoError(t, err)
-			p.Cache, p.Scratch = plan.Cache(), memory.Scratch(m, plan.Most, c.Ubatch, c.Threads)
+			p.Kernels, p.Slots, p.State = plan.Kernels, plan.Slots, plan.State
+			p.Scratch = memory.Scratch(m, plan.Most, c.Ubatch, c.Threads)
 			info, err := w.LESS()
 			require.NoError(t, err)
 			t.Logf("scratch %d, planned %d", info.ScratchBytes, p.Scratch)

@@ -23,6 +23,8 @@ import (
 	"github.com/lesskv/lesskv/cgo"
 	"github.com/lesskv/lesskv/patches/internal/assemble"
 	"github.com/lesskv/lesskv/patches/internal/toolchain"
+	"github.com/lesskv/lesskv/patches/layout"
+	"github.com/lesskv/lesskv/patches/usage"
 )
 
 //go:embed llama.cpp/*.patch go-llama.cpp/*.patch ggml-rpc/*.patch
@@ -32,10 +34,11 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends the program
-	if err := run(ctx, os.Args[1:], os.Stderr); err != nil && !errors.Is(err, flag.ErrHelp) {
+	err := run(ctx, os.Args[1:], os.Stderr)
+	if status := usage.Status(err); status != 0 {
 		fmt.Fprintln(os.Stderr, "lesskv:", explain(err))
 		stop()
-		os.Exit(1)
+		os.Exit(status)
 	}
 }
 
@@ -54,7 +57,7 @@ func run(ctx context.Context, args []string, log io.Writer) error {
 	flags.StringVar(&o.Trees, "tree", "", "patched, unmodified (what everything is verified against) or all (default all, with -app patched)")
 	flags.StringVar(&o.Preset, "preset", "native", "instruction sets: native (this machine) or portable (x86-64-v3; armv8.2-a with dotprod and fp16)")
 	flags.StringVar(&o.March, "march", "", "`value` of -march, instead of the preset's")
-	flags.StringVar(&o.Llama, "llama", os.Getenv("LESSKV_LLAMA"), "a `folder` with llama.cpp, instead of fetching it (default $LESSKV_LLAMA)")
+	flags.StringVar(&o.Llama, "llama", os.Getenv(layout.SourcesVariable), "a `folder` with llama.cpp, instead of fetching it (default $LESSKV_LLAMA)")
 	flags.StringVar(&o.Backends, "backend", "cpu", "ggml's backends, with commas between them: cpu, and blas, cuda, metal, rpc")
 	flags.StringVar(&o.CUDAArch, "cuda-arch", "", "the GPU `architectures` that CUDA is compiled for, as 90 or 89,90 (default those of this machine's GPUs)")
 	flags.IntVar(&o.Jobs, "j", 0, "compilers at a time (default one for each CPU)")
@@ -62,10 +65,10 @@ func run(ctx context.Context, args []string, log io.Writer) error {
 	flags.StringVar(&o.Sanitize, "sanitize", "", "`what` is compiled with the address sanitizer, and this project's own with that of undefined behaviour, for tests: all, or part, without ggml's loops and the models' graphs")
 	flags.BoolVar(&verbose, "v", false, "print the commands")
 	if err := flags.Parse(args); err != nil {
-		return err
+		return usage.Errorf("%w", err)
 	}
-	if flags.NArg() > 0 {
-		return fmt.Errorf("unexpected argument %q: everything is a flag, see -help", flags.Arg(0))
+	if err := usage.NoArguments(flags); err != nil {
+		return err
 	}
 	if err := toolchain.CheckTarget(runtime.GOOS, runtime.GOARCH); err != nil {
 		return err
@@ -81,15 +84,15 @@ func run(ctx context.Context, args []string, log io.Writer) error {
 	}
 	switch {
 	case clean && o.App != "":
-		return errors.New("-clean is for a checkout: -undo takes an app's tie out, and -prune deletes the runtimes in the user's cache directory that no app uses any more")
+		return usage.Errorf("-clean is for a checkout: -undo takes an app's tie out, and -prune deletes the runtimes in the user's cache directory that no app uses any more")
 	case o.Replace && o.App == "":
-		return errors.New("-replace is for apps: a replace in this module's go.mod would break go run MODULE@VERSION")
+		return usage.Errorf("-replace is for apps: a replace in this module's go.mod would break go run MODULE@VERSION")
 	case install && (o.App != "" || clean || undo || prune || o.Trees != "all"):
-		return errors.New("-install goes without -app, -clean, -undo, -prune and -tree: it assembles both trees, which verify and bench compare")
+		return usage.Errorf("-install goes without -app, -clean, -undo, -prune and -tree: it assembles both trees, which verify and bench compare")
 	case install:
 		return installCommand(ctx, o)
 	case prune && (o.App != "" || clean || undo):
-		return errors.New("-prune goes alone: it looks at the runtimes of all apps")
+		return usage.Errorf("-prune goes alone: it looks at the runtimes of all apps")
 	case prune:
 		return assemble.Prune(ctx, o)
 	case clean:

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"regexp"
 	"syscall"
@@ -12,27 +13,32 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/lesskv/lesskv/patches/internal/series"
+	"github.com/lesskv/lesskv/patches/usage"
 )
 
 func TestArguments(t *testing.T) {
 	for _, test := range []struct {
-		args []string
-		want string
+		args   []string
+		want   string
+		status int
 	}{
-		{[]string{"-tree", "both"}, "want all, patched or unmodified"},
-		{[]string{"-preset", "fast"}, "want native or portable"},
-		{[]string{"-app", ".", "-clean"}, "-undo takes an app's tie out"},
-		{[]string{"-prune", "-app", "."}, "-prune goes alone"},
-		{[]string{"-replace"}, "-replace is for apps"},
-		{[]string{"-install", "-app", "."}, "-install goes without -app"},
-		{[]string{"-install", "-tree", "patched"}, "-install goes without -app"},
-		{[]string{"build"}, "everything is a flag"},
-		{[]string{"-nonsense"}, "-nonsense"},
-		{[]string{"-app", "no-such-folder", "-undo"}, "the app's go.mod"},
+		{[]string{"-tree", "both"}, "want all, patched or unmodified", 2},
+		{[]string{"-preset", "fast"}, "want native or portable", 2},
+		{[]string{"-app", ".", "-clean"}, "-undo takes an app's tie out", 2},
+		{[]string{"-prune", "-app", "."}, "-prune goes alone", 2},
+		{[]string{"-replace"}, "-replace is for apps", 2},
+		{[]string{"-install", "-app", "."}, "-install goes without -app", 2},
+		{[]string{"-install", "-tree", "patched"}, "-install goes without -app", 2},
+		{[]string{"build"}, "everything is a flag", 2},
+		{[]string{"-nonsense"}, "-nonsense", 2},
+		{[]string{"-app", "no-such-folder", "-undo"}, "the app's go.mod", 1},
 	} {
 		var log bytes.Buffer
-		require.ErrorContains(t, run(t.Context(), test.args, &log), test.want, "%v", test.args)
+		err := run(t.Context(), test.args, &log)
+		require.ErrorContains(t, err, test.want, "%v", test.args)
+		require.Equal(t, test.status, usage.Status(err), "%v", test.args)
 	}
+	require.Zero(t, usage.Status(run(t.Context(), []string{"-help"}, io.Discard)))
 }
 
 func TestExplain(t *testing.T) {

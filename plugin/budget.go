@@ -42,7 +42,7 @@ func number(x float64) string { return strconv.FormatFloat(x, 'f', -1, 64) }
 // ParseBudget reads a budget as LESSKV_BUDGET and the flag have it: "1024" tokens, "5%" of the context, "64MiB" of memory
 // (or KiB, GiB), "1/16" of the full f16 cache's memory, "" the default. The error says what is wrong with it.
 func ParseBudget(s string) (Budget, error) {
-	if err := llama.CheckLESSKVBudget(s); err != nil {
+	if _, err := llama.ParseLESSKVBudget(s); err != nil {
 		return Budget{}, err
 	}
 	return Budget{s}, nil

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -31,6 +32,7 @@ type benchOptions struct {
 	check   bool
 	targets string
 	into    string
+	page    bool
 	quiet   bool
 }
 
@@ -69,6 +71,8 @@ them for once, and compares.`,
 			switch {
 			case len(args) > 1 || len(args) == 1 && o.Model != "":
 				return usageError{fmt.Errorf("%q: want one model, -m MODEL", args[len(args)-1])}
+			case o.page && o.targets == "":
+				return usageError{errors.New("--page: want the folder of --targets")}
 			case len(args) == 1: // as it was given before there was -m
 				o.Model = args[0]
 			case o.Model == "" && o.targets == "":
@@ -106,6 +110,7 @@ them for once, and compares.`,
 	f.BoolVar(&o.check, "check", false, "compare filled caches with decoded ones, at the largest context")
 	f.StringVar(&o.targets, "targets", "", "measure what the project promises; results are kept in this `folder`, and what is there is not measured again")
 	f.StringVar(&o.into, "into", "", "put the table of --targets between the marks of this `file`")
+	f.BoolVar(&o.page, "page", false, "measure nothing: show what the folder of --targets has")
 	addQuiet(f, &o.quiet)
 	f.SortFlags = false
 	aliases(f, map[string]string{"methods": "method", "contexts": "context"})
@@ -127,7 +132,7 @@ func (o *benchOptions) run(cmd *cobra.Command) error {
 	out := cmd.OutOrStdout()
 	err := func() error {
 		if o.targets != "" {
-			return bench.Targets(ctx, out, o.targets, o.Model, o.into, o.Options)
+			return o.measureTargets(ctx, out)
 		}
 		if o.check {
 			checks, err := bench.CompareFilled(ctx, o.Options)
@@ -155,6 +160,24 @@ func (o *benchOptions) run(cmd *cobra.Command) error {
 	if err != nil && ctx.Err() != nil {
 		return errInterrupted
 	}
+	return err
+}
+
+// measureTargets measures what is not there yet, if anything may be measured, and shows all that is.
+func (o *benchOptions) measureTargets(ctx context.Context, w io.Writer) error {
+	if !o.page {
+		if err := bench.MeasureTargets(ctx, o.targets, o.Model, o.Options); err != nil {
+			return err
+		}
+	}
+	if o.into != "" {
+		return bench.WriteTargets(o.targets, o.into)
+	}
+	text, err := bench.TargetsPage(o.targets)
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(text)
 	return err
 }
 

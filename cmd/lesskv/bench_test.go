@@ -3,9 +3,12 @@
 package main
 
 import (
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 func TestBench(t *testing.T) {
@@ -14,6 +17,21 @@ func TestBench(t *testing.T) {
 	assert.Contains(t, out, "decoding, tokens/s")
 	assert.NotContains(t, out, "prompt,")
 	assert.Empty(t, stderr)
+}
+
+// With --page a folder of results is shown, and nothing is measured: not what is missing there either.
+func TestBenchPage(t *testing.T) {
+	dir, growth := t.TempDir(), "gopher-5m-growth.json"
+	data, err := os.ReadFile(filepath.Join("../../docs/performance", growth))
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, growth), data, 0o644))
+	status, out, stderr := command("", "bench", "--targets", dir, "--page")
+	require.Equal(t, exitOK, status, stderr)
+	assert.Contains(t, out, "| growth of peak memory from 2k to 64k tokens of context, gopher-5m | ≤ 2 MiB | 0.0195 MiB (0.0195 to 0.0195, 1) | met |\n")
+	assert.Contains(t, out, "not measured")
+	files, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	assert.Len(t, files, 1)
 }
 
 func TestBenchUsage(t *testing.T) {
@@ -35,6 +53,8 @@ func TestBenchUsage(t *testing.T) {
 		{[]string{"--policy=magic", "smollm2-135m"}, "magic"},
 		{[]string{"--type=q9", "smollm2-135m"}, "q9"},
 		{[]string{"no-such-shape"}, `no shape "no-such-shape"`},
+		{[]string{"--page"}, "--page: want the folder of --targets"},
+		{[]string{"--targets", t.TempDir(), "no-such-group"}, `no group "no-such-group"`},
 	} {
 		status, _, stderr := command("", append([]string{"bench", "-q"}, test.args...)...)
 		assert.Equal(t, exitUsage, status, "%v: %s", test.args, stderr)

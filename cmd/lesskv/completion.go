@@ -7,13 +7,21 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// endings are the ends of the names of what flags name.
-var endings = map[string][]string{"model": {"gguf"}, "adapter": {"gguf"}, "plot": {"png", "svg"}}
+// endings are the ends of the names of what flags name, and of what the commands write with -o.
+var (
+	endings = map[string][]string{"model": {"gguf"}, "adapter": {"gguf"}, "plot": {"png", "svg"}, "data": {"txt", "md", "tokens"}, "prompts": {"jsonl"}, "into": {"md"}}
+	outputs = map[string][]string{"plan": {"png", "svg"}, "train": {"gguf"}, "tune": {"gguf"}, "merge": {"gguf"}, "import": {"gguf"}, "bench": {"json"}}
+)
+
+// folders tells whether a flag of a command names a folder.
+func folders(command, flag string) bool {
+	return slices.Contains([]string{"dir", "recordings", "targets"}, flag) || command == "verify" && flag == "output"
+}
 
 // complete tells a shell what the flags of all commands take: files by their endings, and words.
 func complete(root *cobra.Command) error {
 	slots := []string{"f16", "f32", "q8_0", "q4_0"}
-	words := map[string][]string{"policy": policyNames(), "type": slots}
+	words := map[string][]string{"policy": policyNames(), "type": slots, "recall": recallNames()}
 	var err error
 	for _, c := range root.Commands() {
 		c.Flags().VisitAll(func(f *pflag.Flag) {
@@ -27,8 +35,15 @@ func complete(root *cobra.Command) error {
 			case f.Name == "method":
 				of = methodNames(c.Name())
 			}
-			if ends := endings[f.Name]; ends != nil && err == nil {
+			ends := endings[f.Name]
+			if f.Name == "output" {
+				ends = outputs[c.Name()]
+			}
+			if ends != nil && err == nil {
 				err = c.MarkFlagFilename(f.Name, ends...)
+			}
+			if folders(c.Name(), f.Name) && err == nil {
+				err = c.MarkFlagDirname(f.Name)
 			}
 			if len(of) > 0 && err == nil {
 				err = c.RegisterFlagCompletionFunc(f.Name, cobra.FixedCompletions(slices.Clone(of), cobra.ShellCompDirectiveNoFileComp))

@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -18,16 +19,18 @@ import (
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/patches/layout"
 	"github.com/lesskv/lesskv/patches/limits"
+	"github.com/lesskv/lesskv/patches/pins"
 )
 
 func newDoctor() *cobra.Command {
 	return &cobra.Command{
 		Use:   "doctor",
 		Short: "Look at machine, compiler and runtime, with a short test of it",
-		Long: `Look at what lesskv needs: CPU, memory, compiler and the runtime that is
-assembled for this folder; then compute some tokens with the built-in model,
-with the unmodified runtime and with LESS before anything is evicted, and
-compare. The status is 3 if something does not hold.`,
+		Long: `Look at what lesskv needs: CPU, memory, compiler, the go command, llama.cpp's
+sources, and the runtime that is assembled for this folder; then compute some
+tokens with the built-in model, with the unmodified runtime and with LESS
+before anything is evicted, and compare. The status is 3 if something does not
+hold.`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error { return examine(cmd.Context(), cmd.OutOrStdout()) },
 	}
@@ -55,6 +58,10 @@ func examine(ctx context.Context, w io.Writer) error {
 		found, err := compiler(ctx, c.variable, c.fallback)
 		report(c.name, found, err)
 	}
+	found, err := goCommand(ctx)
+	report("go", found, err)
+	found, err = sources()
+	report("sources", found, err)
 	l, err := layout.Find(".")
 	state, good := "", false
 	if err == nil {
@@ -86,7 +93,50 @@ func cpu() string {
 	if level := cpuid.CPU.X64Level(); level > 0 {
 		text += fmt.Sprintf(", x86-64-v%d", level)
 	}
+	for _, f := range []struct {
+		id   cpuid.FeatureID
+		name string
+	}{{cpuid.ASIMDDP, "dotprod"}, {cpuid.ASIMDHP, "fp16"}, {cpuid.I8MM, "i8mm"}, {cpuid.SVE, "sve"}} { // of arm64, as -march has them
+		if cpuid.CPU.Has(f.id) {
+			text += ", " + f.name
+		}
+	}
 	return text
+}
+
+// goCommand asks the go command which it is.
+func goCommand(ctx context.Context) (string, error) {
+	out, err := exec.CommandContext(ctx, "go", "version").Output()
+	if err != nil {
+		return "", fmt.Errorf("%w: the runtime can't be assembled without it (https://go.dev/dl)", err)
+	}
+	return printable(strings.TrimPrefix(strings.TrimSpace(string(out)), "go version ")), nil
+}
+
+// sources says where llama.cpp is, or where it would be fetched from, in the order in which an assembly looks.
+func sources() (string, error) {
+	release := "llama.cpp " + pins.Llama.Tag
+	if dir := os.Getenv(layout.SourcesVariable); dir != "" {
+		if _, err := os.Stat(filepath.Join(dir, "CMakeLists.txt")); err != nil {
+			return "", fmt.Errorf("$%s: %w: want a checkout of %s or its unpacked release there", layout.SourcesVariable, err, release)
+		}
+		return fmt.Sprintf("%s, which $%s names", dir, layout.SourcesVariable), nil
+	}
+	kept, err := layout.KeptSources()
+	if err != nil {
+		return "", err
+	}
+	if _, err := os.Stat(kept); err == nil {
+		return fmt.Sprintf("%s, in %s", release, kept), nil
+	}
+	if _, err := exec.LookPath("git"); err != nil { // which opens npm's package too
+		return "", fmt.Errorf("%s is not kept here, and can't be fetched: %w (Debian, Ubuntu: apt-get install git); or name a folder that has it in $%s", release, err, layout.SourcesVariable)
+	}
+	text := fmt.Sprintf("%s is not kept here: git fetches it from %s", release, pins.Llama.Repository)
+	if _, err := exec.LookPath("npm"); err != nil {
+		return text + "; no npm, which would where that is out of reach", nil
+	}
+	return text + ", or npm where that is out of reach", nil
 }
 
 // compiler asks the compiler that cgo would use what it is.

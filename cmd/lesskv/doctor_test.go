@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/lesskv/lesskv/cgo"
 	"github.com/lesskv/lesskv/cgo/kernels"
+	"github.com/lesskv/lesskv/integration/provenance"
 	"github.com/lesskv/lesskv/patches/layout"
 )
 
@@ -24,7 +26,7 @@ func TestVersion(t *testing.T) {
 	}
 	status, out, _ = command("", "--version")
 	assert.Equal(t, exitOK, status)
-	assert.Equal(t, "lesskv version "+version()+"\n", out)
+	assert.Equal(t, "lesskv version "+provenance.Version()+"\n", out)
 	status, _, _ = command("", "version", "x")
 	assert.Equal(t, exitUsage, status)
 }
@@ -34,6 +36,8 @@ func TestDoctor(t *testing.T) {
 	require.Equal(t, exitOK, status, out+stderr)
 	assert.Contains(t, out, "LESS is the unmodified runtime to ")
 	assert.NotContains(t, out, "BAD")
+	assert.Contains(t, out, "go1.")
+	assert.Contains(t, out, "llama.cpp v0.5.0")
 }
 
 // What is wrong is said, and the status is 3: no compiler, a runtime of other sources, none.
@@ -45,7 +49,7 @@ func TestDoctorFinds(t *testing.T) {
 	assert.Equal(t, exitChecks, status)
 	assert.Contains(t, out, "BAD: no-such-compiler")
 	assert.Contains(t, out, "no libbinding.a")
-	assert.Contains(t, stderr, "2 of 5 checks failed")
+	assert.Contains(t, stderr, "2 of 7 checks failed")
 
 	t.Setenv("CXX", "")
 	require.NoError(t, os.MkdirAll(build.Package(), 0o755))
@@ -55,7 +59,7 @@ func TestDoctorFinds(t *testing.T) {
 	status, out, stderr = command("", "doctor")
 	assert.Equal(t, exitChecks, status)
 	assert.Contains(t, out, "stale, cgo/kernels/adapter.h differs")
-	assert.Contains(t, stderr, "1 of 5 checks failed")
+	assert.Contains(t, stderr, "1 of 7 checks failed")
 	status, out, _ = command("", "version")
 	assert.Equal(t, exitOK, status)
 	assert.Contains(t, out, "stale")
@@ -71,7 +75,52 @@ func TestDoctorFinds(t *testing.T) {
 	status, out, stderr = command("", "doctor") // the archive is another
 	assert.Equal(t, exitChecks, status)
 	assert.Contains(t, out, "BAD: up to date, but not the one in this lesskv")
-	assert.Contains(t, stderr, "1 of 5 checks failed")
+	assert.Contains(t, stderr, "1 of 7 checks failed")
+}
+
+// It says where llama.cpp is, or where it would come from, in the order in which an assembly looks for it.
+func TestDoctorSources(t *testing.T) {
+	home, tools := t.TempDir(), t.TempDir()
+	for _, name := range []string{"HOME", "XDG_CACHE_HOME"} {
+		t.Setenv(name, home)
+	}
+	tool := func(name string) {
+		require.NoError(t, os.WriteFile(filepath.Join(tools, name), []byte("#!/bin/sh\n"), 0o755))
+	}
+	t.Setenv("PATH", tools)
+	t.Setenv(layout.SourcesVariable, "")
+	_, err := sources()
+	assert.ErrorContains(t, err, "can't be fetched")
+	assert.ErrorContains(t, err, "apt-get install git")
+	tool("git")
+	said, err := sources()
+	require.NoError(t, err)
+	assert.Contains(t, said, "git fetches it from https://github.com/")
+	assert.Contains(t, said, "no npm")
+	tool("npm")
+	said, err = sources()
+	require.NoError(t, err)
+	assert.Contains(t, said, ", or npm")
+
+	kept, err := layout.KeptSources()
+	require.NoError(t, err)
+	require.True(t, strings.HasPrefix(kept, home))
+	require.NoError(t, os.MkdirAll(kept, 0o755))
+	said, err = sources()
+	require.NoError(t, err)
+	assert.Equal(t, "llama.cpp v0.5.0, in "+kept, said)
+
+	named := t.TempDir()
+	t.Setenv(layout.SourcesVariable, named)
+	_, err = sources()
+	assert.ErrorContains(t, err, "$LESSKV_LLAMA: ")
+	write(t, named, "CMakeLists.txt", "")
+	said, err = sources()
+	require.NoError(t, err)
+	assert.Equal(t, named+", which $LESSKV_LLAMA names", said)
+
+	_, err = goCommand(t.Context())
+	assert.ErrorContains(t, err, "https://go.dev/dl")
 }
 
 // Outside a checkout the command finds the worker of the runtime that it was linked with.

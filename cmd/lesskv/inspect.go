@@ -1,14 +1,11 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"maps"
 	"os"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,9 +13,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/lesskv/lesskv/docs"
 	"github.com/lesskv/lesskv/integration/wordwrap"
 	"github.com/lesskv/lesskv/weights"
+	"github.com/lesskv/lesskv/weights/describe"
 	"github.com/lesskv/lesskv/weights/gguf"
 	"github.com/lesskv/lesskv/weights/memory"
 )
@@ -73,19 +70,6 @@ func (s sheet) line(name, format string, args ...any) {
 	}
 }
 
-// served says whether LESS serves a model of an architecture, and what it keeps of a text, as docs/models.md has it. Latent attention shows
-// in the metadata, whatever the architecture.
-func served(f *gguf.File, architecture string) (less, keeps string) {
-	if f.Has(architecture + ".attention.key_length_mla") {
-		architecture = "deepseek2"
-	}
-	all := docs.Architectures()
-	if i := slices.IndexFunc(all, func(a docs.Architecture) bool { return a.Name == architecture }); i >= 0 {
-		return all[i].LESS, all[i].Memory
-	}
-	return "yes, if its layers attend in the usual way: the runtime looks while it loads the model", "not known here"
-}
-
 func inspectModel(w io.Writer, path string) error {
 	f, err := gguf.Open(path)
 	if err != nil {
@@ -96,7 +80,7 @@ func inspectModel(w io.Writer, path string) error {
 	if err != nil {
 		return err
 	}
-	less, keeps := served(f, architecture)
+	less, keeps := describe.Served(f, architecture)
 	refused := strings.HasPrefix(less, "no")
 	m, err := weights.ReadModel(path)
 	if err != nil && !refused {
@@ -113,15 +97,15 @@ func inspectModel(w io.Writer, path string) error {
 		bytes += uint64(t.Size)
 		elements += t.Elements()
 	}
-	s.line("weights", "%s parameters, most of them %s, %s", count(elements), mostOf(f.Tensors), mib(bytes))
+	s.line("weights", "%s parameters, most of them %s, %s", count(elements), describe.Type(f.Tensors), mib(bytes))
 	if m == nil {
 		s.line("memory", "%s", keeps)
 		s.line("LESS", "%s", less)
 		return s.w.Flush()
 	}
 	s.line("trained", "for %d tokens, with a vocabulary of %d", m.Context, m.Vocab)
-	s.line("layers", "%d: %s", m.Layers, layersOf(m))
-	s.line("heads", "%s", headsOf(m))
+	s.line("layers", "%d: %s", m.Layers, describe.Layers(m))
+	s.line("heads", "%s", describe.Heads(m))
 	s.line("memory", "%s", keeps)
 	s.line("LESS", "%s", less)
 	if !refused {
@@ -169,99 +153,6 @@ func besideModel(path string, m *weights.Model) string {
 	return beside + " fits"
 }
 
-// layersOf counts the layers by what they do.
-func layersOf(m *weights.Model) string {
-	var all, windowed, shared, recurrent, neither int
-	window := 0
-	for i := range m.Layers {
-		switch {
-		case m.Attends(i) && m.Shares(i):
-			shared++
-		case m.Attends(i) && m.Window(i) > 0:
-			windowed++
-			window = m.Window(i)
-		case m.Attends(i):
-			all++
-		case m.Recurrent(i):
-			recurrent++
-		default:
-			neither++
-		}
-		if m.Attends(i) && m.Recurrent(i) {
-			recurrent++
-		}
-	}
-	var parts []string
-	add := func(n int, text string) {
-		if n > 0 {
-			parts = append(parts, fmt.Sprintf("%d %s", n, text))
-		}
-	}
-	add(all, "attend to the whole text")
-	add(windowed, fmt.Sprintf("in a window of %d tokens", window))
-	add(shared, "attend to another's keys and values")
-	add(recurrent, "recurrent")
-	add(neither, "without either")
-	return strings.Join(parts, ", ")
-}
-
-// headsOf describes the heads, layer by layer where they differ.
-func headsOf(m *weights.Model) string {
-	describe := func(i int) string {
-		s := m.Layer(i)
-		if !m.Attends(i) {
-			return "none"
-		}
-		text := fmt.Sprintf("%d query heads, %d of keys and values, %d wide", s.Heads, s.HeadsKV, s.KeyLength)
-		if s.ValueLength != s.KeyLength {
-			text = fmt.Sprintf("%d query heads, %d of keys %d wide and values %d wide", s.Heads, s.HeadsKV, s.KeyLength, s.ValueLength)
-		}
-		return text
-	}
-	runs := group(m.Layers, describe)
-	if len(runs) == 1 {
-		return "each layer has " + describe(0)
-	}
-	var lines []string
-	for text, layers := range runs {
-		lines = append(lines, fmt.Sprintf("%s: %s", layers, text))
-	}
-	slices.SortFunc(lines, func(a, b string) int { return firstNumber(a) - firstNumber(b) })
-	return strings.Join(lines, "\n")
-}
-
-// group collects layers of which the same is said: "layers 0 to 4, 6".
-func group(n int, describe func(int) string) map[string]string {
-	runs := map[string][][2]int{}
-	for i := range n {
-		text := describe(i)
-		r := runs[text]
-		if len(r) > 0 && r[len(r)-1][1] == i-1 {
-			r[len(r)-1][1] = i
-			continue
-		}
-		runs[text] = append(r, [2]int{i, i})
-	}
-	out := map[string]string{}
-	for text, r := range runs {
-		var parts []string
-		for _, ab := range r {
-			part := strconv.Itoa(ab[0])
-			if ab[1] > ab[0] {
-				part += fmt.Sprintf("-%d", ab[1])
-			}
-			parts = append(parts, part)
-		}
-		out[text] = "layers " + strings.Join(parts, ", ")
-	}
-	return out
-}
-
-func firstNumber(s string) int {
-	n, _ := strconv.Atoi(regexp.MustCompile(`\d+`).FindString(s))
-	return n
-}
-
 func inspectAdapter(w io.Writer, path, model string) error {
 	a, err := weights.Read(path)
 	if err != nil {
@@ -270,108 +161,33 @@ func inspectAdapter(w io.Writer, path, model string) error {
 	s := newSheet(w)
 	s.line("file", "%s, an adapter", path)
 	s.line("made for", "%q (%s), fingerprint %.16s…", printable(a.BaseName), printable(a.Architecture), a.Fingerprint)
-	phi, psi := 0, 0
-	types := map[string]bool{}
-	for i := range a.Kernels {
-		k := &a.Kernels[i]
-		if k.HasPhi() {
-			phi++
-		}
-		if k.HasPsi() {
-			psi++
-			types[k.Psi[0].Type.String()] = true
-		}
-	}
 	if a.Bytes() == 0 {
 		s.line("phi and psi", "none: what is evicted is lost")
 	} else {
-		s.line("phi and psi", "phi of %d and psi of %d layers of %d, rank %d, hidden size %d, %s, %s", phi, psi, a.Layers, a.Rank, a.Hidden, strings.Join(slices.Sorted(maps.Keys(types)), " and "), size(a.Bytes()))
-		if scales := scalesOf(a); scales != nil {
+		phi, psi, types := describe.Kernels(a)
+		s.line("phi and psi", "phi of %d and psi of %d layers of %d, rank %d, hidden size %d, %s, %s", phi, psi, a.Layers, a.Rank, a.Hidden, strings.Join(types, " and "), size(a.Bytes()))
+		if scales := describe.Scales(a); scales != nil {
 			s.line("scales", "of %d query heads, %.1f to %.1f", len(scales), slices.Min(scales), slices.Max(scales))
 		}
 		t := a.Trained
 		s.line("trained for", "policy %s, %d slots a head (%d heavy, %d recent),\nmicro-batches of %d tokens, texts of up to %d", printable(t.Policy), t.Heavy+t.Recent, t.Heavy, t.Recent, t.Ubatch, t.Context)
 	}
-	s.line("allocation", "%s", allocationOf(a))
-	if made, validation := madeBy(a.Description); made != "" {
-		s.line("made by", "%s", made)
-		if validation != "" {
-			s.line("validation", "%s", validation)
-		}
+	if a.Budget == nil {
+		s.line("allocation", "none: every head has the same budget")
+	} else {
+		s.line("allocation", "%d heads; per cent of the slots above the least, by layer:\n%s", len(a.Budget), wordwrap.Words(describe.Allocation(a), 60))
+	}
+	name := "made by"
+	for _, line := range describe.MadeBy(a.Description) {
+		s.line(name, "%s", printable(line))
+		name = ""
+	}
+	if errs := describe.Validation(a.Description); errs != nil {
+		s.line("validation", "error by layer, sparse only being 1:\n%s", wordwrap.Words(errs, 60))
 	}
 	fits, err := fitsModel(path, model, a)
 	s.line("model", "%s", fits)
 	return errors.Join(s.w.Flush(), err)
-}
-
-// scalesOf returns what query heads add to the logit of the low-rank part.
-func scalesOf(a *weights.Adapter) (scales []float32) {
-	for i := range a.Kernels {
-		scales = append(scales, a.Kernels[i].Scale.Values...)
-	}
-	return scales
-}
-
-// allocationOf says how an adapter spreads a budget.
-func allocationOf(a *weights.Adapter) string {
-	if a.Budget == nil {
-		return "none: every head has the same budget"
-	}
-	var sum float64
-	for _, w := range a.Budget {
-		sum += float64(w)
-	}
-	var parts []string
-	head := 0
-	for i := range a.Layers {
-		n := a.Layer(i).HeadsKV
-		var layer float64
-		for _, w := range a.Budget[head : head+n] {
-			layer += float64(w)
-		}
-		head += n
-		if n > 0 && sum > 0 {
-			parts = append(parts, fmt.Sprintf("%.1f", 100*layer/sum))
-		} else {
-			parts = append(parts, "-")
-		}
-	}
-	return fmt.Sprintf("%d heads; per cent of the slots above the least, by layer:\n%s", len(a.Budget), wordwrap.Words(parts, 60))
-}
-
-var (
-	trainedLine    = regexp.MustCompile(`(?m)^made by (.*?), with (\{.*\})$`)
-	validationLine = regexp.MustCompile(`(?m)^layer (\d+): validation error ([0-9.]+) of sparse only's$`)
-)
-
-// madeBy reads a description: how an adapter was made, and what validation found layer by layer.
-func madeBy(description string) (made, validation string) {
-	var errs []string
-	for _, v := range validationLine.FindAllStringSubmatch(description, -1) {
-		errs = append(errs, v[1]+": "+v[2])
-	}
-	if errs != nil {
-		validation = "error by layer, sparse only being 1:\n" + wordwrap.Words(errs, 60)
-	}
-	found := trainedLine.FindAllStringSubmatch(description, -1)
-	if found == nil {
-		first, _, _ := strings.Cut(description, "\n")
-		return printable(first), validation
-	}
-	var lines []string
-	for _, f := range found {
-		lines = append(lines, printable(f[1]))
-	}
-	var options struct {
-		Rate    float64
-		Steps   int
-		Seed    int
-		Budgets []int
-	}
-	if json.Unmarshal([]byte(found[0][2]), &options) == nil {
-		lines = append(lines, fmt.Sprintf("budgets %v, at most %d steps of %g, seed %d", options.Budgets, options.Steps, options.Rate, options.Seed))
-	}
-	return strings.Join(lines, "\n"), validation
 }
 
 // fitsModel says whether an adapter fits a model: the one named, or the one beside it. The error is the reason why the one named is none.
@@ -398,18 +214,6 @@ func fitsModel(path, model string, a *weights.Adapter) (string, error) {
 		return fmt.Sprintf("does not fit %s:\n%v", model, err), nil
 	}
 	return strings.Join(append([]string{"fits " + model}, warnings...), "\n"), nil
-}
-
-// mostOf names the type that most bytes of some tensors have.
-func mostOf(tensors []gguf.Info) string {
-	bytes := map[gguf.Type]int64{}
-	most := gguf.F32
-	for _, t := range tensors {
-		if bytes[t.Type] += t.Size; bytes[t.Type] >= bytes[most] {
-			most = t.Type
-		}
-	}
-	return most.String()
 }
 
 // count writes a number in thousands, millions and so on.

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/lesskv/lesskv/integration/provenance"
 	"github.com/lesskv/lesskv/patches/layout"
 	"github.com/lesskv/lesskv/weights/memory"
 )
@@ -60,7 +61,7 @@ func newRoot() *cobra.Command {
 		return checkEmpty(cmd)
 	}
 	root.AddCommand(newPlan(), newInspect(), newMerge(), newImport(), newVersion(), newDoctor())
-	root.Version = version()
+	root.Version = provenance.Version()
 	root.AddCommand(runtimeCommands()...)
 	if err := complete(root); err != nil {
 		panic(err) // a flag that is not there, or twice

@@ -41,6 +41,7 @@ var linked struct{ base, flags, compiler, archive, level string }
 func policyNames() []string       { return nil }
 func policyText() string          { return "" }
 func methodNames(string) []string { return nil }
+func recallNames() []string       { return nil }
 
 // linkedFolder returns the build folder of the runtime in this command: none.
 func linkedFolder() string { return "" }

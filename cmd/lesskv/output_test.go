@@ -4,6 +4,8 @@ package main
 
 import (
 	"bytes"
+	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -210,6 +212,44 @@ func TestPrintedFirst(t *testing.T) {
 			assert.Equal(t, exitFailed, status, progress.String())
 			assert.Contains(t, stdout.String(), c.says)
 			assert.Contains(t, progress.String(), filepath.Base(out))
+		})
+	}
+}
+
+// usurper is an output that puts a folder in the place of a file once something was printed.
+type usurper struct {
+	bytes.Buffer
+	says, place string
+}
+
+func (u *usurper) Write(p []byte) (int, error) {
+	n, err := u.Buffer.Write(p)
+	if bytes.Contains(u.Bytes(), []byte(u.says)) {
+		err = errors.Join(err, os.MkdirAll(u.place, 0o755))
+	}
+	return n, err
+}
+
+// The adapter, too, is written after what is printed of it, and what led to it is kept if that fails.
+func TestAdapterWrittenLast(t *testing.T) {
+	dir, _ := verifyFiles(t)
+	for name, c := range map[string]struct {
+		args []string
+		says string
+	}{
+		"train": {append([]string{"train", "-m", filepath.Join(dir, "model.gguf"), "-d", filepath.Join(dir, "book.txt"), "--plot", "none"}, quickly...), "best step"},
+		"tune":  {append(tuneQuickly(dir), "--plot", "none"), "this allocation"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			output := filepath.Join(t.TempDir(), "a.gguf")
+			stdout := &usurper{says: c.says, place: output}
+			var stderr bytes.Buffer
+			args := append(c.args, "-o", output)
+			assert.Equal(t, exitFailed, execute(t.Context(), args, strings.NewReader(""), stdout, &stderr), stderr.String())
+			assert.DirExists(t, output+".work")
+			require.NoError(t, os.Remove(output))
+			assert.Equal(t, exitOK, execute(t.Context(), args, strings.NewReader(""), io.Discard, &stderr), stderr.String())
+			assert.FileExists(t, output)
 		})
 	}
 }

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -17,6 +19,7 @@ import (
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/patches/limits"
 	"github.com/lesskv/lesskv/weights"
+	"github.com/lesskv/lesskv/weights/describe"
 	"github.com/lesskv/lesskv/weights/gguf"
 	"github.com/lesskv/lesskv/weights/memory"
 )
@@ -78,27 +81,13 @@ it.`,
 
 // A plan is what is known of a model, and the rows that were worked out.
 type plan struct {
+	memory.Plan
 	path     string // as the user gave it; "" is the built-in model
 	adapter  string // as the user gave it
-	model    *weights.Model
-	weights  uint64
-	bound    uint64
 	from     string // where the bound comes from
 	types    string // as the user gave them
-	copies   int    // of the cache
 	contexts []int
 	budgets  []budget
-	cache    memory.Cache // but for context and budget
-	rows     []planRow
-}
-
-// A planRow is one cache at one context.
-type planRow struct {
-	context int
-	name    string // of the cache: "full f16", or the budget as it was given
-	budget  *budget
-	slots   int // of a head; 0: the full cache
-	process memory.Process
 }
 
 func (o *planOptions) run(w io.Writer) error {
@@ -111,17 +100,18 @@ func (o *planOptions) run(w io.Writer) error {
 			return err
 		}
 	}
-	if err := p.work(o); err != nil {
+	if err := p.work(); err != nil {
 		return err
 	}
-	fits := p.print(w)
+	p.print(w)
+	p.advise(w)
 	if o.picture != "" {
 		if err := p.draw(o.picture); err != nil {
 			return err
 		}
 	}
-	if !fits {
-		return fmt.Errorf("%w into %s at a context of %d tokens, the smallest that was asked for", errRoom, size(p.bound), p.contexts[0])
+	if !slices.ContainsFunc(p.Rows, p.Fits) {
+		return fmt.Errorf("%w into %s at a context of %d tokens, the smallest that was asked for", errRoom, size(p.Bound), p.contexts[0])
 	}
 	return nil
 }
@@ -135,42 +125,43 @@ func (o *planOptions) checkPicture(inputs []string) error {
 
 // plan reads the command line, the model and its adapter.
 func (o *planOptions) plan() (p *plan, inputs []string, err error) {
-	p = &plan{path: o.model, adapter: o.adapter, copies: o.copies}
+	p = &plan{path: o.model, adapter: o.adapter}
+	p.Copies, p.Ubatch, p.Threads = o.copies, o.ubatch, o.threads
 	path := o.model
 	if path == "" {
 		if path, err = testdata.Path(testdata.Model); err != nil {
 			return nil, nil, err
 		}
 	}
-	if p.model, err = weights.ReadModel(path); err != nil {
+	if p.Model, err = weights.ReadModel(path); err != nil {
 		return nil, nil, err
 	}
 	f, err := gguf.Open(path)
 	if err != nil {
 		return nil, nil, err
 	}
-	p.weights = memory.Weights(f)
-	less, _ := served(f, p.model.Architecture)
+	p.Weights = memory.Weights(f)
+	less, _ := describe.Served(f, p.Model.Architecture)
 	f.Close()
 	if strings.HasPrefix(less, "no") {
-		return nil, nil, fmt.Errorf("%s: LESS does not serve the architecture %s: %s", path, p.model.Architecture, less)
+		return nil, nil, fmt.Errorf("%s: LESS does not serve the architecture %s: %s", path, p.Model.Architecture, less)
 	}
 	if err := o.bound(p); err != nil {
 		return nil, nil, err
 	}
-	if p.contexts, err = o.contextsOf(p.model); err != nil {
+	if p.contexts, err = o.contextsOf(p.Model); err != nil {
 		return nil, nil, err
 	}
 	if p.budgets = o.budgets; p.budgets == nil {
 		p.budgets = []budget{{}, {memory.Budget{Share: .05}, "5%"}}
 	}
 	if p.types = o.types; p.types == "" {
-		p.cache.Key, p.cache.Value = memory.SlotTypes(p.model)
-	} else if p.cache.Key, p.cache.Value, err = worker.GGUFTypes(o.types); err != nil {
+		p.Cache.Key, p.Cache.Value = memory.SlotTypes(p.Model)
+	} else if p.Cache.Key, p.Cache.Value, err = worker.GGUFTypes(o.types); err != nil {
 		return nil, nil, usageError{err}
 	}
-	if p.cache.Pinned = 1; o.model == "" {
-		p.cache.Policy = builtinPolicy
+	if p.Cache.Pinned = 1; o.model == "" {
+		p.Cache.Policy = builtinPolicy
 	}
 	inputs = []string{path}
 	used, err := o.readAdapter(p, path)
@@ -188,21 +179,21 @@ func (o *planOptions) readAdapter(p *plan, model string) (path string, err error
 	if err != nil || path == "" {
 		return "", err
 	}
-	p.cache.Adapter, err = readAdapter(path, p.model)
+	p.Cache.Adapter, err = readAdapter(path, p.Model)
 	return path, err
 }
 
 // bound finds out how much memory there is.
 func (o *planOptions) bound(p *plan) error {
 	if o.memory > 0 {
-		p.bound, p.from = uint64(o.memory), "--memory"
+		p.Bound, p.from = uint64(o.memory), "--memory"
 		return nil
 	}
 	n, ok := limits.Memory()
 	if !ok {
 		return usageError{errors.New("this system does not say how much memory is free: want --memory, as in --memory 8G")}
 	}
-	p.bound, p.from = uint64(n), "available on this machine"
+	p.Bound, p.from = uint64(n), "available on this machine"
 	return nil
 }
 
@@ -225,43 +216,34 @@ func (o *planOptions) contextsOf(m *weights.Model) (all []int, err error) {
 var slotNames = map[gguf.Type]struct{ text, option string }{gguf.F16: {"f16", "F16"}, gguf.F32: {"f32", "F32"}, gguf.Q8_0: {"q8_0", "Q8"}, gguf.Q4_0: {"q4_0", "Q4"}}
 
 // work fills in the rows, context by context.
-func (p *plan) work(o *planOptions) error {
-	compute := memory.Compute(p.model, o.ubatch)
+func (p *plan) work() error {
 	for _, context := range p.contexts {
 		for _, t := range []gguf.Type{gguf.F16, gguf.Q8_0, gguf.Q4_0} {
-			bytes, err := memory.Full(p.model, context, t)
-			if err != nil {
-				continue // heads that don't fill its blocks
+			if err := p.AddFull(context, t); err != nil && !errors.Is(err, memory.ErrType) { // heads that don't fill its blocks
+				return err
 			}
-			p.rows = append(p.rows, planRow{context: context, name: "full " + strings.ToLower(t.String()),
-				process: memory.Process{Weights: p.weights, Cache: bytes + p.model.RecurrentBytes(), Compute: compute}})
 		}
 		for _, b := range p.budgets {
-			c := p.cache
-			c.Context, c.Budget = context, b.Budget
-			bytes, err := memory.Less(p.model, c)
+			err := p.AddLESS(context, b.Budget)
 			if errors.Is(err, memory.ErrBudget) {
 				return fmt.Errorf("--budget %s at a context of %d: %w", b.text, context, err)
 			} else if err != nil {
 				return err
 			}
-			p.rows = append(p.rows, planRow{context, "LESS " + cmp.Or(b.text, "default"), &b, bytes.Budget, memory.Process{
-				Weights: p.weights, Cache: bytes.Cache() + bytes.Recurrent, Copies: bytes.Checkpoints(p.model, o.copies), Compute: compute,
-				Scratch: memory.Scratch(p.model, bytes.Most, o.ubatch, o.threads)}})
 		}
 	}
 	return nil
 }
 
-// print writes the table and the line to copy, and tells whether anything fits.
-func (p *plan) print(w io.Writer) (fits bool) {
+// print writes the table.
+func (p *plan) print(w io.Writer) {
 	s := newSheet(w)
-	s.line("model", "%s: weights %s, trained for %d tokens", printable(p.name()), size(p.weights), p.model.Context)
-	s.line("memory", "%s, %s", size(p.bound), p.from)
-	if a := p.cache.Adapter; a != nil {
+	s.line("model", "%s: weights %s, trained for %d tokens", printable(p.name()), size(p.Weights), p.Model.Context)
+	s.line("memory", "%s, %s", size(p.Bound), p.from)
+	if a := p.Cache.Adapter; a != nil {
 		var parts []string
 		if a.Bytes() > 0 {
-			parts = append(parts, fmt.Sprintf("phi and psi, rank %d, %s", a.Rank, size(a.Bytes())))
+			parts = append(parts, fmt.Sprintf("phi and psi, rank %d, %s", a.Rank, size(p.Rows[len(p.Rows)-1].Process.Kernels)))
 		}
 		if a.Budget != nil {
 			parts = append(parts, "budgets by head")
@@ -270,31 +252,55 @@ func (p *plan) print(w io.Writer) (fits bool) {
 	}
 	s.w.Flush()
 	fmt.Fprintln(w)
-	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(tw, "context\tcache\tslots\tcache\tcopies\tscratch\tprocess\tfits\t")
+	var table bytes.Buffer
+	tw := tabwriter.NewWriter(&table, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(tw, "context\tcache\tslots\tslots\tstate\tcopies\tscratch\tprocess\tfits\t")
+	fmt.Fprintln(tw, "\t\ta head\tMiB\tMiB\tMiB\tMiB\tMiB\t\t")
 	var last int
-	for _, r := range p.rows {
-		context, slots, copies, scratch, yes := "", "all", "-", "-", "no"
-		if r.context != last {
-			context, last = strconv.Itoa(r.context), r.context
+	for _, r := range p.Rows {
+		context, fits, x := "", "no", r.Process
+		if r.Context != last {
+			context, last = strconv.Itoa(r.Context), r.Context
 		}
-		if r.budget != nil {
-			slots, copies, scratch = strconv.Itoa(r.slots), size(r.process.Copies), size(r.process.Scratch)
+		if p.Fits(r) {
+			fits = "yes"
 		}
-		if p.holds(r) {
-			yes, fits = "yes", true
+		slots, copies, scratch := "all", "-", "-"
+		if !r.Full {
+			slots, copies, scratch = strconv.Itoa(r.Slots), column(x.Copies), column(x.Scratch)
 		}
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t\n", context, r.name, slots, size(r.process.Cache), copies, scratch, size(r.process.Total()), yes)
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t\n", context, p.cacheOf(r), slots, column(x.Slots), column(x.State), copies, scratch, column(x.Total()), fits)
 	}
 	tw.Flush()
-	if p.copies > 0 {
-		fmt.Fprintf(w, "\nCopies are the checkpoints of an app or a chat, %d of them; run keeps none.\n", p.copies)
+	for line := range strings.Lines(table.String()) {
+		fmt.Fprintln(w, strings.TrimRight(line, " \n"))
 	}
-	p.advise(w)
-	return fits
+	if p.Copies > 0 {
+		fmt.Fprintf(w, "\nCopies are the checkpoints of an app or a chat, %d of them; run keeps none.\n", p.Copies)
+	}
 }
 
-func (p *plan) holds(r planRow) bool { return r.process.Total() <= p.bound }
+// column writes bytes in MiB, for a column of them.
+func column(bytes uint64) string {
+	if bytes == 0 {
+		return "-"
+	}
+	x := float64(bytes) / (1 << 20)
+	return strconv.FormatFloat(x, 'f', max(0, 2-int(math.Log10(max(x, 1)))), 64)
+}
+
+// cacheOf names the cache of a row: a LESS cache by its budget as the user gave it.
+func (p *plan) cacheOf(r memory.Row) string {
+	if r.Full {
+		return "full " + strings.ToLower(r.Type.String())
+	}
+	return "LESS " + cmp.Or(p.budgetOf(r).text, "default")
+}
+
+func (p *plan) budgetOf(r memory.Row) budget {
+	i := slices.IndexFunc(p.budgets, func(b budget) bool { return b.Budget == r.Budget })
+	return p.budgets[i]
+}
 
 func (p *plan) name() string {
 	if p.path == "" {
@@ -303,47 +309,34 @@ func (p *plan) name() string {
 	return filepath.Base(p.path)
 }
 
-// best returns the row to advise: at the longest context at which anything fits, the full f16 cache, or else the LESS cache by default or with most slots.
-func (p *plan) best() (best planRow, ok bool) {
-	for _, r := range p.rows {
-		if !p.holds(r) || r.budget == nil && r.name != "full f16" {
-			continue
-		}
-		if !ok || r.context > best.context || best.budget != nil && r.better(best) {
-			best, ok = r, true
-		}
-	}
-	return best, ok
-}
-
 // advise writes the line to copy.
 func (p *plan) advise(w io.Writer) {
-	r, ok := p.best()
+	r, ok := p.Best()
 	if !ok {
 		return
 	}
-	byDefault, given := p.byDefault(r.context)
-	if r.budget != nil {
-		fmt.Fprintf(w, "\nTo hold %d tokens:\n\n", r.context)
+	byDefault, given := p.Default(r.Context)
+	if !r.Full {
+		fmt.Fprintf(w, "\nTo hold %d tokens:\n\n", r.Context)
 	} else {
-		bytes := r.process.Total()
-		l, ok := p.most(r.context, bytes)
+		bytes := r.Process.Total()
+		l, ok := p.Below(r.Context, bytes)
 		switch {
-		case given && byDefault.process.Total()+r.process.Cache/8 > bytes:
+		case given && byDefault.Process.Total()+(r.Process.Slots+r.Process.State)/8 > bytes:
 			fmt.Fprintf(w, `
 The full cache of %d tokens fits. At so short a context LESS by default saves
 next to nothing: it keeps %d slots a head, and checkpoints beside them.
 A smaller budget saves memory, at a price: lesskv verify says which.
-`, r.context, byDefault.slots)
+`, r.Context, byDefault.Slots)
 			return
 		case !ok:
-			fmt.Fprintf(w, "\nThe full cache of %d tokens fits, and LESS with these budgets takes no less.\n", r.context)
+			fmt.Fprintf(w, "\nThe full cache of %d tokens fits, and LESS with these budgets takes no less.\n", r.Context)
 			return
 		}
-		fmt.Fprintf(w, "\nThe full cache of %d tokens fits. LESS leaves %s to others:\n\n", r.context, size(bytes-l.process.Total()))
+		fmt.Fprintf(w, "\nThe full cache of %d tokens fits. LESS leaves %s to others:\n\n", r.Context, size(bytes-l.Process.Total()))
 		r = l
 	}
-	flags, options := []string{fmt.Sprintf("-c %d", r.context)}, []string{}
+	flags, options := []string{fmt.Sprintf("-c %d", r.Context)}, []string{}
 	variables := []string{"LESSKV=on"}
 	add := func(flag, variable, option string) {
 		flags, variables, options = append(flags, flag), append(variables, variable), append(options, option)
@@ -351,12 +344,11 @@ A smaller budget saves memory, at a price: lesskv verify says which.
 	if p.path != "" {
 		flags = append(flags, "-m "+quote(p.path))
 	}
-	if r.budget.text != "" {
-		budget := quote(r.budget.text)
-		add("-b "+budget, "LESSKV_BUDGET="+budget, "Budget: "+r.budget.option())
+	if b := p.budgetOf(r); b.text != "" {
+		add("-b "+quote(b.text), "LESSKV_BUDGET="+quote(b.text), "Budget: "+b.option())
 	}
 	if p.types != "" {
-		k, v := slotNames[p.cache.Key], slotNames[p.cache.Value]
+		k, v := slotNames[p.Cache.Key], slotNames[p.Cache.Value]
 		add("--type "+p.types, "LESSKV_TYPE="+p.types, fmt.Sprintf("Keys: lesskv.%s, Values: lesskv.%s", k.option, v.option))
 	}
 	switch p.adapter {
@@ -367,48 +359,21 @@ A smaller budget saves memory, at a price: lesskv verify says which.
 		add("-w "+quote(p.adapter), "LESSKV_ADAPTER="+quote(p.adapter), fmt.Sprintf("Adapter: %q", p.adapter))
 	}
 	switch {
-	case p.copies == 0:
+	case p.Copies == 0:
 		add("--checkpoints 0", "LESSKV_CHECKPOINTS=0", "Checkpoints: lesskv.None")
-	case p.copies != memory.DefaultCheckpoints:
-		n := strconv.Itoa(p.copies)
+	case p.Copies != memory.DefaultCheckpoints:
+		n := strconv.Itoa(p.Copies)
 		add("--checkpoints "+n, "LESSKV_CHECKPOINTS="+n, "Checkpoints: "+n)
 	}
-	fmt.Fprintf(w, "  option       llama.SetContext(%d),\n               lesskv.Enable(lesskv.Config{%s})\n", r.context, strings.Join(options, ", "))
+	fmt.Fprintf(w, "  option       llama.SetContext(%d),\n               lesskv.Enable(lesskv.Config{%s})\n", r.Context, strings.Join(options, ", "))
 	fmt.Fprintf(w, "  environment  %s\n", strings.Join(variables, " "))
 	fmt.Fprintf(w, "  flags        lesskv run %s\n", strings.Join(flags, " "))
-	if given && r.slots < byDefault.slots {
-		fmt.Fprintf(w, "\nThe default, %d slots a head, does not fit. What fewer cost: lesskv verify.\n", byDefault.slots)
+	if given && r.Slots < byDefault.Slots {
+		fmt.Fprintf(w, "\nThe default, %d slots a head, does not fit. What fewer cost: lesskv verify.\n", byDefault.Slots)
 	}
-	if r.context > p.model.Context {
-		fmt.Fprintf(w, "\nThe model was trained for %d tokens; with LESS a text ends there.\n", p.model.Context)
+	if r.Context > p.Model.Context {
+		fmt.Fprintf(w, "\nThe model was trained for %d tokens; with LESS a text ends there.\n", p.Model.Context)
 	}
-}
-
-// byDefault returns the LESS cache of a context with the default budget, if that is among the rows.
-func (p *plan) byDefault(context int) (planRow, bool) {
-	i := slices.IndexFunc(p.rows, func(r planRow) bool { return r.context == context && r.budget != nil && r.budget.text == "" })
-	if i < 0 {
-		return planRow{}, false
-	}
-	return p.rows[i], true
-}
-
-// better tells whether a LESS cache is rather advised than another, or than none: that by default, or else the one with more slots.
-func (r planRow) better(than planRow) bool {
-	if than.budget != nil && (r.budget.text == "") != (than.budget.text == "") {
-		return r.budget.text == ""
-	}
-	return r.slots > than.slots
-}
-
-// most returns the LESS cache of a context to advise, of those with which a process takes less than so many bytes.
-func (p *plan) most(context int, bytes uint64) (most planRow, ok bool) {
-	for _, r := range p.rows {
-		if r.context == context && r.budget != nil && r.process.Total() < bytes && r.better(most) {
-			most, ok = r, true
-		}
-	}
-	return most, ok
 }
 
 // option writes a budget as an app does.

@@ -40,13 +40,14 @@ func (p *plan) draw(path string) error {
 	full, less := 0, 0
 	var names []string
 	lines := map[string]plotter.XYs{}
-	for _, r := range p.rows {
-		if lines[r.name] == nil {
-			names = append(names, r.name)
+	for _, r := range p.Rows {
+		name := p.cacheOf(r)
+		if lines[name] == nil {
+			names = append(names, name)
 		}
-		mib := float64(r.process.Total()) / (1 << 20)
+		mib := float64(r.Process.Total()) / (1 << 20)
 		lowest, highest = math.Min(lowest, mib), math.Max(highest, mib)
-		lines[r.name] = append(lines[r.name], plotter.XY{X: float64(r.context), Y: mib})
+		lines[name] = append(lines[name], plotter.XY{X: float64(r.Context), Y: mib})
 	}
 	for _, name := range names {
 		line, points, err := plotter.NewLinePoints(lines[name])
@@ -69,7 +70,7 @@ func (p *plan) draw(path string) error {
 	if first == last { // one point has no range
 		first, last = first/2, last*2
 	}
-	if bound := float64(p.bound) / (1 << 20); bound > lowest/4 && bound < 4*highest { // else it would leave the lines no room
+	if bound := float64(p.Bound) / (1 << 20); bound > lowest/4 && bound < 4*highest { // else it would leave the lines no room
 		limit, err := plotter.NewLine(plotter.XYs{{X: first, Y: bound}, {X: last, Y: bound}})
 		if err != nil {
 			return err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -23,7 +24,8 @@ func report(w io.Writer, name string, model *llama.LLama, t lesskv.Timings) erro
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	line := func(name, format string, args ...any) { fmt.Fprintf(tw, name+"\t"+format+"\n", args...) }
 	fmt.Fprintln(tw)
-	line("model", "%s, %s, %s, context %d", name, s.Model, mib(s.ModelBytes), s.Context)
+	kind := strings.Replace(s.Model, " ?B", "", 1) // llama.cpp's name of a size that it has none for
+	line("model", "%s, %s, %s, context %d", name, kind, mib(s.ModelBytes), s.Context)
 	line("prompt", "%d tokens, %s", t.Prompt, prompt(t))
 	line("generated", "%d tokens, %s, ended by %s", t.Generated, speed(t.Generated, t.GenerateTime), ending[t.Stop])
 	if !s.Enabled {

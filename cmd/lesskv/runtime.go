@@ -45,6 +45,9 @@ func methodNames(command string) (names []string) {
 	return names
 }
 
+// recallNames are the words that --recall takes.
+func recallNames() []string { return append(verify.RecallKinds(), "none") }
+
 // linkedFolder returns the build folder of the runtime in this command, from where its source lay; "" if it was built with -trimpath.
 func linkedFolder() string {
 	file, _ := runtime.FuncForPC(reflect.ValueOf(llama.New).Pointer()).FileLine(reflect.ValueOf(llama.New).Pointer())

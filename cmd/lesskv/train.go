@@ -162,15 +162,20 @@ func (o *trainOptions) run(cmd *cobra.Command) (err error) {
 	fmt.Fprintf(out, "%d tokens of text; %d windows of %d tokens for training, %d for validation\n", len(text), len(windows.Train), o.context, len(windows.Valid))
 	p := &progress{w: out, quiet: o.quiet, began: time.Now(), done: map[int]int{}}
 	o.Progress = p.event
+	var printed error
+	o.Trained = func(report *train.Report) { // before files are written, which may fail
+		p.end()
+		if len(report.Shared) > 0 {
+			fmt.Fprintf(out, "layers %v share the cache of a layer that is not trained here: they are trained with it\n", report.Shared)
+		}
+		printed = table(cmd.OutOrStdout(), report)
+	}
 	report, err := train.Run(ctx, o.Options, r, windows)
 	p.end()
 	if err != nil {
 		return stopped(ctx, out, err)
 	}
-	if len(report.Shared) > 0 {
-		fmt.Fprintf(out, "layers %v share the cache of a layer that is not trained here: they are trained with it\n", report.Shared)
-	}
-	err = o.table(cmd.OutOrStdout(), report) // first: the picture may fail
+	err = errors.Join(printed, o.written(cmd.OutOrStdout(), report))
 	if o.plot != "none" {
 		err = errors.Join(err, train.Plot(report, o.plot))
 	}
@@ -269,7 +274,7 @@ func (o *trainOptions) outputs(texts []document) error {
 }
 
 // table prints how the layers came out.
-func (o *trainOptions) table(w io.Writer, report *train.Report) error {
+func table(w io.Writer, report *train.Report) error {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(tw, "layer\tstart\ttraining\tvalidation\tbaseline+\tbest step\ttime\t")
 	for _, l := range report.Layers {
@@ -278,11 +283,16 @@ func (o *trainOptions) table(w io.Writer, report *train.Report) error {
 	if err := tw.Flush(); err != nil {
 		return err
 	}
+	_, err := fmt.Fprint(w, "\nErrors of the layers' outputs, those of the sparse policy alone being 1.\nBaseline+ has the state's bytes as more slots.\n")
+	return err
+}
+
+// written says what was written.
+func (o *trainOptions) written(w io.Writer, report *train.Report) error {
 	stat, err := os.Stat(o.Output)
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(w, "\nErrors of the layers' outputs, those of the sparse policy alone being 1.\nBaseline+ has the state's bytes as more slots.\n%s: %s, kernels of %s in memory\n",
-		o.Output, mib(uint64(stat.Size())), mib(report.Adapter.Bytes()))
+	_, err = fmt.Fprintf(w, "%s: %s, kernels of %s in memory\n", o.Output, mib(uint64(stat.Size())), mib(report.Adapter.Bytes()))
 	return err
 }

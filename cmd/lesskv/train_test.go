@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -117,6 +118,17 @@ func TestTrain(t *testing.T) {
 	require.Equal(t, exitOK, status, report)
 	assert.NotEmpty(t, text)
 	assert.Contains(t, report, "kernels of rank 4", "run finds %s", adapter)
+
+	// inspect has the validation by layer that train printed
+	status, said, stderr := command("", "inspect", adapter)
+	require.Equal(t, exitOK, status, stderr)
+	_, said, ok := strings.Cut(said, "validation   error by layer, sparse only being 1:\n")
+	require.True(t, ok, said)
+	rows := regexp.MustCompile(`(?m)^ +(\d) +[\d.]+ +[\d.]+ +([\d.]+) +`).FindAllStringSubmatch(string(out), -1)
+	require.Len(t, rows, 6)
+	for _, row := range rows {
+		assert.Contains(t, said, row[1]+": "+row[2])
+	}
 }
 
 // TestTrainFullDisk: on a disk that is too small the command says so; with more room the same command goes on.

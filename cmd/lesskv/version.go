@@ -11,11 +11,11 @@ import (
 	"path"
 	"path/filepath"
 	"runtime"
-	"runtime/debug"
 
 	"github.com/spf13/cobra"
 
 	"github.com/lesskv/lesskv/cgo"
+	"github.com/lesskv/lesskv/integration/provenance"
 	"github.com/lesskv/lesskv/patches/layout"
 )
 
@@ -38,7 +38,7 @@ func noArguments(_ *cobra.Command, args []string) error {
 
 func printVersion(w io.Writer) error {
 	s := newSheet(w)
-	s.line("lesskv", "%s", version())
+	s.line("lesskv", "%s", provenance.Version())
 	s.line("go", "%s, %s/%s", runtime.Version(), runtime.GOOS, runtime.GOARCH)
 	if linked.base == "" {
 		s.line("runtime", "none: this lesskv was built without cgo")
@@ -58,28 +58,6 @@ func printVersion(w io.Writer) error {
 	}
 	s.line("assembled", "%s: %s", l, state)
 	return s.w.Flush()
-}
-
-// version returns the module's version or the commit, as the go command recorded it.
-func version() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "unknown"
-	}
-	text := info.Main.Version
-	commit, changed := "", ""
-	for _, s := range info.Settings {
-		switch {
-		case s.Key == "vcs.revision":
-			commit = s.Value
-		case s.Key == "vcs.modified" && s.Value == "true":
-			changed = ", with changes"
-		}
-	}
-	if commit != "" {
-		text += fmt.Sprintf(", commit %.12s%s", commit, changed)
-	}
-	return text
 }
 
 // stateOf says whether an assembled runtime is what this command would make and has linked; good tells it.

@@ -142,7 +142,7 @@ func (b *bench) load() error {
 	if b.budget, err = b.slots(o.top()); err != nil {
 		return err
 	}
-	b.result = newResult(o, name, b.model, b.budget)
+	b.result = newResult(o, name, patched, b.model, b.budget)
 	return nil
 }
 

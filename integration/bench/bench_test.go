@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/lesskv/lesskv/integration/provenance"
 	"github.com/lesskv/lesskv/integration/tinymodels"
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/patches/limits"
@@ -75,6 +76,10 @@ func TestRun(t *testing.T) {
 	assert.Greater(t, grown, int64(3840*6*2*2*64*2*9/10), "the cache alone; peaks of two processes differ by more")
 	require.NoError(t, PlotContext(filepath.Join(dir, "context.png"), r, processes))
 
+	patched, err := worker.Path(worker.Patched)
+	require.NoError(t, err)
+	assert.Equal(t, provenance.Of(patched), r.Build)
+
 	path := filepath.Join(dir, "r.json")
 	require.NoError(t, r.Write(path))
 	again, err := Read(path)
@@ -83,6 +88,7 @@ func TestRun(t *testing.T) {
 	var text bytes.Buffer
 	require.NoError(t, r.Table(&text))
 	assert.Contains(t, text.String(), "q8_0-fa")
+	assert.Contains(t, text.String(), "\n"+r.Tools()+"\nLESS: h2o")
 	require.NoError(t, Plot(filepath.Join(dir, "r.png"), r))
 }
 

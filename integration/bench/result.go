@@ -2,12 +2,12 @@ package bench
 
 import (
 	"fmt"
-	"runtime"
 	"slices"
 	"time"
 
 	"gonum.org/v1/gonum/stat"
 
+	"github.com/lesskv/lesskv/integration/provenance"
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/weights"
 )
@@ -22,21 +22,21 @@ const (
 
 // Result is what Run measured, as JSON has it.
 type Result struct {
-	Time    time.Time `json:"time"`
-	CPU     string    `json:"cpu"`
-	System  string    `json:"system"` // GOOS/GOARCH
-	Model   string    `json:"model"`
-	Threads int       `json:"threads"`
-	GPU     int       `json:"gpu_layers,omitempty"` // layers on a device
-	Device  bool      `json:"on_device,omitempty"`  // LESS on it too
-	Ubatch  int       `json:"ubatch"`
-	Layers  int       `json:"layers"`
-	Budget  int       `json:"budget"` // slots per KV head
-	Policy  string    `json:"policy"`
-	Slots   string    `json:"slots"` // type
-	Rank    int       `json:"rank"`
-	Hidden  int       `json:"hidden"`
-	Kernels string    `json:"kernels"` // type
+	Time time.Time `json:"time"`
+	provenance.Build
+
+	Model   string `json:"model"`
+	Threads int    `json:"threads"`
+	GPU     int    `json:"gpu_layers,omitempty"` // layers on a device
+	Device  bool   `json:"on_device,omitempty"`  // LESS on it too
+	Ubatch  int    `json:"ubatch"`
+	Layers  int    `json:"layers"`
+	Budget  int    `json:"budget"` // slots per KV head
+	Policy  string `json:"policy"`
+	Slots   string `json:"slots"` // type
+	Rank    int    `json:"rank"`
+	Hidden  int    `json:"hidden"`
+	Kernels string `json:"kernels"` // type
 
 	Samples []Sample `json:"samples,omitempty"`
 	Memory  []Memory `json:"memory,omitempty"`
@@ -104,9 +104,9 @@ func (r *Result) process(method string, context int) int64 {
 	return 0
 }
 
-func newResult(o *Options, name string, m *weights.Model, budget int) Result {
+func newResult(o *Options, name, program string, m *weights.Model, budget int) Result {
 	return Result{
-		Time: time.Now().UTC().Truncate(time.Second), CPU: cpuName(), System: runtime.GOOS + "/" + runtime.GOARCH,
+		Time: time.Now().UTC().Truncate(time.Second), Build: provenance.Of(program),
 		Model: name, Threads: o.Threads, GPU: o.GPULayers, Device: o.OnDevice, Ubatch: o.Ubatch, Layers: m.Layers, Budget: budget, Policy: o.Policy,
 		Slots: o.SlotType, Rank: o.Rank, Hidden: o.Hidden, Kernels: o.KernelType.String(),
 	}

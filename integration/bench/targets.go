@@ -5,10 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -160,51 +160,63 @@ func node(r *Result) Spread {
 	return spread([]float64{r.Node.Node / r.Node.Matmul})
 }
 
-// The marks that Targets puts its table between.
+// The marks that WriteTargets puts its table between.
 const (
 	tableBegin = "<!-- lesskv bench: the table below is written by it -->"
 	tableEnd   = "<!-- lesskv bench: end -->"
 )
 
-// Targets measures what the project promises and prints it as a table. Every group's result is kept in dir, and is not
-// measured again if it is there; only names the group to measure now, all if empty. With into, the table goes into that file,
-// between its marks, and the pictures beside it as dir.png and dir-context.png. Of o, only Dir, Threads, Repeat and Progress count.
-func Targets(ctx context.Context, w io.Writer, dir, only, into string, o Options) error {
-	if err := CheckTargets(dir, into); err != nil {
-		return err
+// MeasureTargets measures what the project promises, one group after the other, and keeps each group's result in dir. It does not measure
+// again what is there; only names the group to measure, all if empty. Of o, only Dir, Threads, Repeat and Progress count.
+func MeasureTargets(ctx context.Context, dir, only string, o Options) error {
+	if only != "" && !slices.ContainsFunc(groups(), func(g group) bool { return g.name == only }) {
+		return fmt.Errorf("bench: no group %q among the targets: %w", only, ErrOption)
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	results := map[string]*Result{}
-	known := false
 	for _, g := range groups() {
 		path := filepath.Join(dir, g.name+".json")
-		r, err := Read(path)
-		known = known || only == g.name
+		if _, err := Read(path); err == nil || only != "" && only != g.name {
+			continue
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		mine := Options{Dir: o.Dir, Threads: o.Threads, Repeat: o.Repeat, Progress: o.Progress,
+			Budget: worker.Budget{Share: .05}, Policy: "h2o", SlotType: "f16"} // as their names say, and as they have been
+		g.options(&mine)
+		r, err := Run(ctx, mine)
+		if err != nil {
+			return err
+		}
+		if err := r.Write(path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// readTargets reads the results of the groups that were measured.
+func readTargets(dir string) (map[string]*Result, error) {
+	results := map[string]*Result{}
+	for _, g := range groups() {
+		r, err := Read(filepath.Join(dir, g.name+".json"))
 		switch {
 		case err == nil:
+			results[g.name] = r
 		case !errors.Is(err, fs.ErrNotExist):
-			return err
-		case only != "" && only != g.name:
-			continue
-		default:
-			mine := Options{Dir: o.Dir, Threads: o.Threads, Repeat: o.Repeat, Progress: o.Progress,
-				Budget: worker.Budget{Share: .05}, Policy: "h2o", SlotType: "f16"} // as their names say, and as they have been
-			g.options(&mine)
-			if r, err = Run(ctx, mine); err != nil {
-				return err
-			}
-			if err := r.Write(path); err != nil {
-				return err
-			}
+			return nil, err
 		}
-		results[g.name] = r
 	}
-	if only != "" && !known {
-		return fmt.Errorf("bench: no group %q among the targets: %w", only, ErrOption)
-	}
+	return results, nil
+}
 
+// TargetsPage is the table of targets and, group by group, what was measured, by the results that are in dir. It measures nothing.
+func TargetsPage(dir string) ([]byte, error) {
+	results, err := readTargets(dir)
+	if err != nil {
+		return nil, err
+	}
 	var b bytes.Buffer
 	b.WriteString("| measure | target | measured: median (least to most, rounds) | |\n|---|---|---|---|\n")
 	for _, t := range targets() {
@@ -228,13 +240,22 @@ func Targets(ctx context.Context, w io.Writer, dir, only, into string, o Options
 		if r := results[g.name]; r != nil {
 			fmt.Fprintf(&b, "\n### %s\n\n```\n", g.name)
 			if err := r.Table(&b); err != nil {
-				return err
+				return nil, err
 			}
 			b.WriteString("```\n")
 		}
 	}
-	if into == "" {
-		_, err := w.Write(b.Bytes())
+	return b.Bytes(), nil
+}
+
+// WriteTargets puts TargetsPage between the marks of a file, and draws the pictures beside dir: DIR.png and DIR-context.png.
+func WriteTargets(dir, into string) error {
+	results, err := readTargets(dir)
+	if err != nil {
+		return err
+	}
+	text, err := TargetsPage(dir)
+	if err != nil {
 		return err
 	}
 	var drawn []*Result
@@ -254,15 +275,13 @@ func Targets(ctx context.Context, w io.Writer, dir, only, into string, o Options
 			return err
 		}
 	}
-	return replace(into, b.String())
+	return replace(into, string(text))
 }
 
-// CheckTargets tells before anything is measured whether Targets can read what is in dir, and put its table into a file.
+// CheckTargets tells before anything is measured whether what is in dir can be read, and the table put into a file.
 func CheckTargets(dir, into string) error {
-	for _, g := range groups() {
-		if _, err := Read(filepath.Join(dir, g.name+".json")); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
+	if _, err := readTargets(dir); err != nil {
+		return err
 	}
 	if into == "" {
 		return nil
@@ -293,5 +312,10 @@ func replace(path, text string) error {
 	if err != nil {
 		return err
 	}
-	return outfile.WriteBytes(path, []byte(before+tableBegin+"\n\n"+text+"\n"+tableEnd+after))
+	return outfile.WriteBytes(path, []byte(between(before, text, after)))
+}
+
+// between is a file with a text between its marks.
+func between(before, text, after string) string {
+	return before + tableBegin + "\n\n" + text + "\n" + tableEnd + after
 }

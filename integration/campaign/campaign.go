@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/lesskv/lesskv/patches/layout"
+	"github.com/lesskv/lesskv/patches/usage"
 )
 
 // A campaign gives targets their time.
@@ -38,7 +39,7 @@ func (c *campaign) prepare(ctx context.Context, only *regexp.Regexp) error {
 		}
 	}
 	if len(c.left) == 0 {
-		return fmt.Errorf("no target matches %q", only)
+		return usage.Errorf("no target matches %q", only)
 	}
 	c.binaries = map[string]string{}
 	if !slices.ContainsFunc(c.left, func(t target) bool { return t.harness != "" }) {

@@ -16,9 +16,19 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/lesskv/lesskv/patches/layout"
+	"github.com/lesskv/lesskv/patches/usage"
 )
 
 const root = "../.."
+
+// A wrong command line is one, by the exit status too.
+func TestUsage(t *testing.T) {
+	run := func(only string) error {
+		return run(t.Context(), time.Minute, time.Minute, only, t.TempDir(), false, false)
+	}
+	assert.Equal(t, 2, usage.Status(run("(")))
+	assert.Equal(t, 2, usage.Status(run("no such target")))
+}
 
 // Every fuzz function of the repository is a target, and every harness.
 func TestTargets(t *testing.T) {

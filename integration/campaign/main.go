@@ -29,6 +29,7 @@ import (
 	"github.com/gofrs/flock"
 
 	"github.com/lesskv/lesskv/patches/layout"
+	"github.com/lesskv/lesskv/patches/usage"
 )
 
 func main() {
@@ -42,16 +43,20 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends the program
-	if err := run(ctx, *total, *turn, *only, *dir, *table, *merge); err != nil {
+	err := usage.NoArguments(flag.CommandLine)
+	if err == nil {
+		err = run(ctx, *total, *turn, *only, *dir, *table, *merge)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "campaign:", err)
-		os.Exit(1)
+		os.Exit(usage.Status(err))
 	}
 }
 
 func run(ctx context.Context, total, turn time.Duration, only, dir string, table, merge bool) error {
 	pattern, err := regexp.Compile(only)
 	if err != nil {
-		return fmt.Errorf("-only: %w", err)
+		return usage.Errorf("-only: %w", err)
 	}
 	build, err := layout.Find(".")
 	if err != nil {

@@ -33,6 +33,26 @@ func TestPoints(t *testing.T) {
 	assert.Error(t, p.Add(Expect(full), rows([]float32{1, 2}), nil), "one row beside two")
 }
 
+// Two sequences of two tokens, by hand: over all positions, and over the last ones alone, which have no next token.
+func TestMean(t *testing.T) {
+	ln := func(x float64) float32 { return float32(math.Log(x)) }
+	full := []float32{ln(.5), ln(.5), ln(.9), ln(.1)}
+	other, err := Compare(full, []float32{ln(.25), ln(.75), ln(.9), ln(.1)}, []int32{0, 1})
+	require.NoError(t, err)
+	same, err := Compare(full, full, []int32{0, 0})
+	require.NoError(t, err)
+	m := Mean(0, other, same)
+	assert.InDelta(t, (.5*math.Log(2)+.5*math.Log(2./3))/4, m.KL, 1e-6)
+	assert.InDelta(t, 2, m.FullPerplexity, 1e-6)
+	assert.InDelta(t, math.Sqrt(2/.75), m.Perplexity, 1e-6)
+	assert.InDelta(t, .75, m.Top1, 1e-9)
+	last := Mean(1, other, same)
+	assert.InDelta(t, 0, last.KL, 1e-9)
+	assert.Equal(t, 1., last.Top1)
+	_, err = Compare(full, full[:2], []int32{0, 1})
+	assert.Error(t, err)
+}
+
 // Logits that are not finite are a fault, whosever they are and wherever they stand; a token that cannot come, of -Inf, is none.
 func TestFaults(t *testing.T) {
 	nan, inf := float32(math.NaN()), float32(math.Inf(1))

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/lesskv/lesskv/patches/limits"
+	"github.com/lesskv/lesskv/patches/usage"
 	"github.com/lesskv/lesskv/weights/outfile"
 )
 
@@ -37,14 +38,16 @@ func main() {
 	context.AfterFunc(ctx, stop) // a second signal ends the program
 	ctx, cancel := context.WithTimeout(ctx, *limit)
 	defer cancel()
-	err = run(ctx, *work, *threads, *page)
+	if err = usage.NoArguments(flag.CommandLine); err == nil {
+		err = run(ctx, *work, *threads, *page)
+	}
 	switch {
 	case errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil:
 		fmt.Fprintln(os.Stderr, "fidelity: not finished: the same command goes on here")
-		os.Exit(2)
+		os.Exit(1)
 	case err != nil:
 		fmt.Fprintln(os.Stderr, "fidelity:", err)
-		os.Exit(1)
+		os.Exit(usage.Status(err))
 	}
 }
 

@@ -135,6 +135,9 @@ Where the full cache answers less than half, nothing else was asked. Targets: 95
 	if slices.Sort(missing); len(missing) > 0 {
 		say("\n## Not measured yet\n\nThe run was ended before these; the command goes on there: %s.", strings.Join(missing, ", "))
 	}
+	if line := r.Build.Line(); line != "" {
+		say("\n%s", line)
+	}
 	return b.Bytes()
 }
 

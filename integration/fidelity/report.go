@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/lesskv/lesskv/integration/heldout"
+	"github.com/lesskv/lesskv/integration/provenance"
 	"github.com/lesskv/lesskv/integration/tune"
 	"github.com/lesskv/lesskv/integration/verify"
 	"github.com/lesskv/lesskv/integration/worker"
@@ -16,14 +17,15 @@ import (
 
 // A Report is what was measured, and all that the page has numbers of.
 type Report struct {
-	Model   string   `json:"model"`
-	Sizes   []Size   `json:"sizes"`
-	Left    Left     `json:"left"`
-	Layers  Layers   `json:"layers"`
-	Ubatch  []Ubatch `json:"ubatch"`
-	Prose   []Prose  `json:"prose"`
-	Recall  []Recall `json:"recall"`
-	Windows int      `json:"windows"`
+	Model   string           `json:"model"`
+	Build   provenance.Build `json:"build,omitzero"`
+	Sizes   []Size           `json:"sizes"`
+	Left    Left             `json:"left"`
+	Layers  Layers           `json:"layers"`
+	Ubatch  []Ubatch         `json:"ubatch"`
+	Prose   []Prose          `json:"prose"`
+	Recall  []Recall         `json:"recall"`
+	Windows int              `json:"windows"`
 }
 
 // A Size is one byte count. Rows are of the candidates, the one that tune would recommend first.
@@ -118,7 +120,7 @@ func kib(n int64) worker.Budget { return worker.Budget{Bytes: n << 10} }
 
 // report measures all sections, and hands over what there is after each.
 func (m *measurer) report(save func(*Report) error) error {
-	r := &Report{Model: filepath.Base(m.model), Windows: len(m.windows)}
+	r := &Report{Model: filepath.Base(m.model), Windows: len(m.windows), Build: provenance.Of(m.worker)}
 	best := map[int64]*allocation{}
 	for _, section := range []func(*Report, map[int64]*allocation) error{m.sizes, m.recalled("1/20", "q8_0"), m.left, m.layers, m.prosaic, m.recalled("1/50", "q4_0"), m.ubatches} {
 		if err := section(r, best); err != nil {

@@ -26,6 +26,7 @@ import (
 
 	"github.com/lesskv/lesskv/integration/testdata"
 	"github.com/lesskv/lesskv/integration/worker"
+	"github.com/lesskv/lesskv/patches/usage"
 )
 
 func main() {
@@ -33,7 +34,7 @@ func main() {
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends the program
 	n := flag.Int("n", 200, "kills of each")
-	only := flag.String("only", "train,tune,verify,state,cache", "what to kill")
+	only := flag.String("only", strings.Join(victims, ","), "what to kill")
 	seed := flag.Uint64("seed", uint64(time.Now().UnixNano()), "seed of the moments")
 	app := flag.String("app", "", "be the app: write state or cache to the `file` that follows, until killed")
 	less := flag.Bool("less", false, "with -app: with LESS")
@@ -42,6 +43,9 @@ func main() {
 		if *app != "" {
 			return write(*app, flag.Arg(0), *less)
 		}
+		if err := check(*n, strings.Split(*only, ",")); err != nil {
+			return err
+		}
 		fmt.Printf("%d kills of each, seed %d\n", *n, *seed)
 		k := &killer{ctx: ctx, n: *n, random: rand.New(rand.NewPCG(*seed, 9))}
 		return k.all(strings.Split(*only, ","))
@@ -49,8 +53,24 @@ func main() {
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "kills:", err)
 		stop()
-		os.Exit(1)
+		os.Exit(usage.Status(err))
 	}
+}
+
+// victims are what can be killed.
+var victims = []string{"train", "tune", "verify", "state", "cache"}
+
+// check refuses a command line that makes no sense before anything is killed.
+func check(n int, names []string) error {
+	if n < 1 {
+		return usage.Errorf("-n %d: want 1 at least", n)
+	}
+	for _, name := range names {
+		if !slices.Contains(victims, name) {
+			return usage.Errorf("-only %s: want some of %s", name, strings.Join(victims, ","))
+		}
+	}
+	return usage.NoArguments(flag.CommandLine)
 }
 
 type killer struct {
@@ -72,23 +92,21 @@ func (k *killer) all(names []string) error {
 			return err
 		}
 		start := time.Now()
-		var what string
+		var found string
 		switch name {
 		case "train":
-			what, err = k.train()
+			found, err = k.train()
 		case "tune":
-			what, err = k.tune()
+			found, err = k.tune()
 		case "verify":
-			what, err = k.verify()
-		case "state", "cache":
-			what, err = k.app(name)
-		default:
-			return fmt.Errorf("-only %s: want train, tune, verify, state or cache", name)
+			found, err = k.verify()
+		default: // state, cache
+			found, err = k.app(name)
 		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
-		fmt.Printf("%-7s  %3d kills: %s (%s)\n", name, k.n, what, time.Since(start).Round(time.Second))
+		fmt.Printf("%-7s  %3d kills: %s (%s)\n", name, k.n, found, time.Since(start).Round(time.Second))
 	}
 	return nil
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/lesskv/lesskv/integration/distance"
 	"github.com/lesskv/lesskv/integration/testdata"
 	"github.com/lesskv/lesskv/integration/worker"
+	"github.com/lesskv/lesskv/patches/usage"
 )
 
 const (
@@ -35,16 +36,20 @@ func main() {
 	tokens := flag.Int("tokens", 1_000_000, "tokens of the sequence")
 	budget := flag.Int("budget", 102, "slots per KV head")
 	flag.Parse()
-	if err := run(ctx, *tokens, *budget); err != nil {
+	err := usage.NoArguments(flag.CommandLine)
+	if err == nil {
+		err = run(ctx, *tokens, *budget)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "million:", err)
 		stop()
-		os.Exit(1)
+		os.Exit(usage.Status(err))
 	}
 }
 
 func run(ctx context.Context, n, budget int) error {
 	if least := rows * 10 * ubatch; n < least {
-		return fmt.Errorf("%d tokens: want %d at least, so that a tenth of them fills the cache", n, least)
+		return usage.Errorf("-tokens %d: want %d at least, so that a tenth of them fills the cache", n, least)
 	}
 	model, err := testdata.Path(testdata.Model)
 	if err != nil {

@@ -435,27 +435,3 @@ func TestModel(t *testing.T) {
 	_, err = m.Logits([]int32{1, 4096}, Exact(l, 2))
 	assert.ErrorContains(t, err, "token 1 is 4096")
 }
-
-func TestMetrics(t *testing.T) {
-	ln := func(p ...float64) []float32 {
-		x := make([]float32, len(p))
-		for i := range p {
-			x[i] = float32(math.Log(p[i]) + 3) // logits need not be normalised
-		}
-		return x
-	}
-	full := append(ln(0.5, 0.5), ln(0.9, 0.1)...)
-	method := append(ln(0.25, 0.75), ln(0.8, 0.2)...)
-	var m Metrics
-	m.Add(full, method, []int32{0, 1}, 0)
-	var twice Metrics
-	twice.Merge(m)
-	twice.Merge(m)
-	for _, m := range []Metrics{m, twice} {
-		assert.InDelta(t, 1/0.5, m.FullPerplexity(), 1e-6)
-		assert.InDelta(t, 1/0.75, m.Perplexity(), 1e-6)
-		kl := (0.5*math.Log(0.5/0.25) + 0.5*math.Log(0.5/0.75) + 0.9*math.Log(0.9/0.8) + 0.1*math.Log(0.1/0.2)) / 2
-		assert.InDelta(t, kl, m.KL(), 1e-6)
-		assert.InDelta(t, 0.5, m.Top1(), 1e-9)
-	}
-}

@@ -6,7 +6,6 @@
 package main
 
 import (
-	"errors"
 	"flag"
 	"fmt"
 	"image"
@@ -22,6 +21,7 @@ import (
 	"golang.org/x/image/font/opentype"
 	"golang.org/x/image/math/fixed"
 
+	"github.com/lesskv/lesskv/patches/usage"
 	"github.com/lesskv/lesskv/weights/outfile"
 )
 
@@ -38,13 +38,13 @@ func main() {
 	flag.Parse()
 	if err := run(*out, *delay, *hold, flag.Args()); err != nil {
 		fmt.Fprintln(os.Stderr, "screencast:", err)
-		os.Exit(1)
+		os.Exit(usage.Status(err))
 	}
 }
 
 func run(out string, delay, hold int, screens []string) error {
 	if out == "" || len(screens) == 0 {
-		return errors.New("want -o and the screens")
+		return usage.Errorf("want -o and the screens")
 	}
 	t, err := newTerminal()
 	if err != nil {

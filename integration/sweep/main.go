@@ -19,12 +19,13 @@ import (
 	"strings"
 
 	"github.com/lesskv/lesskv/cgo/kernels"
+	"github.com/lesskv/lesskv/integration/distance"
 	"github.com/lesskv/lesskv/integration/heldout"
 	"github.com/lesskv/lesskv/integration/record"
-	"github.com/lesskv/lesskv/integration/reference"
 	"github.com/lesskv/lesskv/integration/testdata"
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/patches/limits"
+	"github.com/lesskv/lesskv/patches/usage"
 	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/gguf"
 	"github.com/lesskv/lesskv/weights/outfile"
@@ -79,10 +80,13 @@ func main() {
 	flag.StringVar(&s.source, "d", filepath.Join("integration", "testdata", testdata.TrainSample), "text to train on")
 	out := flag.String("o", filepath.Join("docs", "training.png"), "where the picture goes")
 	flag.Parse()
-	if err := s.run(*windows, *out); err != nil {
+	if err = usage.NoArguments(flag.CommandLine); err == nil {
+		err = s.run(*windows, *out)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "sweep:", err)
 		stop()
-		os.Exit(1)
+		os.Exit(usage.Status(err))
 	}
 }
 
@@ -243,9 +247,11 @@ func (s *sweep) kl(less worker.LESS) (float64, worker.LESSInfo, error) {
 	if err != nil {
 		return 0, info, err
 	}
-	var m reference.Metrics
+	all := make([]*distance.Points, len(s.windows.Windows))
 	for i, w := range s.windows.Windows {
-		m.Add(s.full[i], got[i], w, s.budget+heldout.Ubatch)
+		if all[i], err = distance.Compare(s.full[i], got[i], w); err != nil {
+			return 0, info, err
+		}
 	}
-	return m.KL(), info, nil
+	return distance.Mean(s.budget+heldout.Ubatch, all...).KL, info, nil
 }

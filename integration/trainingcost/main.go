@@ -22,6 +22,7 @@ import (
 	"github.com/lesskv/lesskv/integration/tinymodels"
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/patches/limits"
+	"github.com/lesskv/lesskv/patches/usage"
 	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/gguf"
 	"github.com/lesskv/lesskv/weights/train"
@@ -42,16 +43,18 @@ func main() {
 	flag.StringVar(&b.work, "work", "", "folder for the model, 1.1 GB, and the recordings (default: a temporary one)")
 	write := flag.String("write", "", "write the model to this `file` and do nothing else")
 	flag.Parse()
-	var err error
-	if *write != "" {
+	err := usage.NoArguments(flag.CommandLine)
+	switch {
+	case err != nil:
+	case *write != "":
 		err = tinymodels.Llama1B().Write(*write, gguf.Q8_0, 1)
-	} else {
+	default:
 		err = b.run()
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "trainingcost:", err)
 		stop()
-		os.Exit(1)
+		os.Exit(usage.Status(err))
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/lesskv/lesskv/integration/distance"
+	"github.com/lesskv/lesskv/integration/provenance"
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/patches/layout"
 )
@@ -20,6 +21,7 @@ func (v *verifier) report(r *Report, groups []*group) error {
 	v.info.File, v.info.Name, v.info.Architecture = filepath.Base(v.plan.Model), v.model.Name, v.model.Architecture
 	v.info.SHA256, v.info.Layers, v.info.Context = v.sums[0], v.model.Layers, v.model.Context
 	r.Version, r.Model, r.Runtime = ReportVersion, v.info, unmodified(v.paths[worker.Unmodified])
+	r.Build = provenance.Of(v.paths[worker.Patched])
 	if v.plan.SlotType != "f16" {
 		r.SlotType = v.plan.SlotType
 	}
@@ -128,12 +130,12 @@ func (v *verifier) reportGroup(r *Report, g *group) error {
 			row.Fault = "not measured"
 			continue
 		}
-		if row.Method == Off || row.Method == Whole {
+		if row.Method == Off || row.Method == NothingEvicted {
 			row.From = 0 // nothing is ever evicted
 		}
 		row.Measures = v.draw.measure(read[x], row.From, v.plan.Block)
 		row.FullPerplexity = v.draw.of(of(x, row.From), sums.fullPerplexity)
-		if row.Method == Off || row.Method == Whole || row.Method == Plain {
+		if !row.measured() {
 			if row.Method == Off {
 				row.Generation = v.generation(g, x)
 			}
@@ -219,12 +221,12 @@ func frontier(g *group, common int) Frontier {
 	return f
 }
 
-// wholeKL bounds what rounding may do to a cache that evicts nothing.
-const wholeKL = 1e-4
+// nothingEvictedKL bounds what rounding may do to a cache that evicts nothing.
+const nothingEvictedKL = 1e-4
 
-// plainKL bounds what it may do between the kernels' two loops, by the type of the slots. Where the last bits of a sum differ, a
+// referenceKL bounds what it may do between the kernels' two loops, by the type of the slots. Where the last bits of a sum differ, a
 // later key or value may be rounded to the next step, and that is the further away the coarser the type.
-var plainKL = map[string]float64{"": 1e-3, F32: 1e-3, "f16": 1e-3, Q8: 5e-3, Q4: 2e-2}
+var referenceKL = map[string]float64{"": 1e-3, F32: 1e-3, "f16": 1e-3, Q8: 5e-3, Q4: 2e-2}
 
 // trusted says whether the build is what it claims to be.
 func (g *group) trusted(read map[*run][]*distance.Points) []Check {
@@ -233,7 +235,7 @@ func (g *group) trusted(read map[*run][]*distance.Points) []Check {
 	for _, row := range g.rows {
 		c := Check{Context: g.context, Ubatch: g.ubatch, Method: row.Method, Policy: row.Policy, Budget: row.Budget, Built: true}
 		switch {
-		case row.Method != Off && row.Method != Whole && row.Method != Plain:
+		case row.measured():
 			continue
 		case row.Fault != "":
 			c.Requirement, c.Reason = row.Method, row.Fault
@@ -242,23 +244,23 @@ func (g *group) trusted(read map[*run][]*distance.Points) []Check {
 			c.Found = row.KLMax
 			gen := row.Generation
 			c.OK = row.KLMax == 0 && row.KL.Value == 0 && row.Increase.Value == 0 && row.Top1.Value == 1 && (gen == nil || gen.Same == gen.Prompts)
-		case row.Method == Whole:
-			c.Requirement = fmt.Sprintf("whole: a budget of the whole context equals the full cache to rounding, mean KL <= %g (%s)", wholeKL, at)
-			c.Found, c.OK = row.KL.Value, row.KL.Value <= wholeKL && row.KL.Value >= -wholeKL
-		case row.Method == Plain:
+		case row.Method == NothingEvicted:
+			c.Requirement = fmt.Sprintf("nothing-evicted: a budget of the whole context equals the full cache to rounding, mean KL <= %g (%s)", nothingEvictedKL, at)
+			c.Found, c.OK = row.KL.Value, row.KL.Value <= nothingEvictedKL && row.KL.Value >= -nothingEvictedKL
+		case row.Method == Reference:
 			l := row.run.config.LESS
-			bound := max(plainKL[l.TypeK], plainKL[l.TypeV])
-			c.Requirement = fmt.Sprintf("plain: the kernels' plain loops agree with the fast ones, %s %d, mean difference of KL <= %g (%s)", row.Policy, row.Budget, bound, at)
-			fast, plain := read[row.fast], read[row.run]
-			if len(fast) == 0 || len(plain) == 0 {
+			bound := max(referenceKL[l.TypeK], referenceKL[l.TypeV])
+			c.Requirement = fmt.Sprintf("reference: the kernels' plain loops agree with the fast ones, %s %d, mean difference of KL <= %g (%s)", row.Policy, row.Budget, bound, at)
+			fast, reference := read[row.fast], read[row.run]
+			if len(fast) == 0 || len(reference) == 0 {
 				c.Reason = "not measured"
 				break
 			}
 			var sum float64
-			for i, x := range plain[0].KL {
+			for i, x := range reference[0].KL {
 				sum += math.Abs(x - fast[0].KL[i])
 			}
-			c.Found = sum / float64(len(plain[0].KL))
+			c.Found = sum / float64(len(reference[0].KL))
 			if c.OK = c.Found <= bound; !distance.Finite(c.Found) {
 				c.Found, c.Reason = 0, "logits that are not finite"
 			}

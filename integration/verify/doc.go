@@ -27,8 +27,8 @@
 //	LESS        sparse, and what is evicted is folded into the state
 //
 // Three more say whether the build is to be trusted, and are checked in every run: off (the patched runtime without LESS,
-// which must equal the unmodified one bit for bit), whole (a budget of the whole context, which must equal it to rounding),
-// and plain (the kernels' plain loops, which must agree with the fast ones).
+// which must equal the unmodified one bit for bit), nothing-evicted (a budget of the whole context, which must equal it to
+// rounding), and reference (the kernels' plain loops, which must agree with the fast ones).
 //
 // # Positions
 //

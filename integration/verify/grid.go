@@ -37,7 +37,7 @@ type group struct {
 type row struct {
 	Row
 	run  *run
-	fast *run // of a plain run: what it must agree with
+	fast *run // of a reference run: what it must agree with
 }
 
 // An adapter is a file that was given, read.
@@ -151,8 +151,8 @@ func (v *verifier) fillChecks(g *group, budget, from int) {
 	off := v.cache(g, "f16")
 	off.tree, off.optional = worker.Patched, false
 	g.addRow(Row{Method: Off, Budget: budget, Slots: g.context, From: from}, v.add(g, off))
-	whole := v.less(g, "lambda", "f16", g.context, nil) // rounded as the full cache is
-	g.addRow(Row{Method: Whole, Budget: budget, Slots: g.context, From: from}, v.add(g, whole))
+	all := v.less(g, "lambda", "f16", g.context, nil) // rounded as the full cache is
+	g.addRow(Row{Method: NothingEvicted, Budget: budget, Slots: g.context, From: from}, v.add(g, all))
 }
 
 func (v *verifier) fillGroup(g *group, first bool) error {
@@ -240,15 +240,15 @@ func (v *verifier) fillGroup(g *group, first bool) error {
 		if first {
 			for _, policy := range v.plan.Policies {
 				r := less(policy, budget, choose(v.adapters, policy, budget))
-				row(Plain, policy, budget, add(plain(r))).fast = add(r)
+				row(Reference, policy, budget, add(reference(r))).fast = add(r)
 			}
 		}
 	}
 	return nil
 }
 
-// plain is a run with the kernels' plain loops, which are slow.
-func plain(r run) run {
+// reference is a run with the kernels' plain loops, which are slow.
+func reference(r run) run {
 	l := *r.config.LESS
 	l.Reference = true
 	r.config.LESS, r.few = &l, true

@@ -32,9 +32,9 @@ const (
 	LESS     = "LESS"
 
 	// Checked in every run.
-	Off   = "off"
-	Whole = "whole"
-	Plain = "plain"
+	Off            = "off"             // the patched runtime without LESS
+	NothingEvicted = "nothing-evicted" // a budget of the whole context
+	Reference      = "reference"       // the kernels' reference: plain loops
 )
 
 // Methods lists what can be asked for, in the order of a table.

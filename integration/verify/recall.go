@@ -261,7 +261,7 @@ func (v *verifier) recallReport(g *group) []Recall {
 			}
 			for _, row := range g.rows {
 				var said answers
-				if one.Weak || row.Method == Full || row.Method == Plain || !v.store.Load(v.recallKey(g, row.run), &said) {
+				if one.Weak || row.Method == Full || row.Method == Reference || !v.store.Load(v.recallKey(g, row.run), &said) {
 					continue
 				}
 				m := RecallMethod{Method: row.Method, Policy: row.Policy, Budget: row.Budget, Types: row.Types, Within: row.Within}

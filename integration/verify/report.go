@@ -3,24 +3,27 @@ package verify
 import (
 	"encoding/json"
 	"fmt"
+
+	"github.com/lesskv/lesskv/integration/provenance"
 )
 
 // ReportVersion is that of the report's fields.
 const ReportVersion = 1
 
-// A Report is what was measured. Its JSON holds no time and no path, so that the same plan gives the same bytes; Peaks, and
-// the peaks in Reading, are measured anew by each run.
+// A Report is what was measured. Its JSON holds no time and no path, so that the same plan gives the same bytes with the same build on the
+// same machine; Peaks, and the peaks in Reading, are measured anew by each run.
 type Report struct {
-	Version  int           `json:"version"`
-	Model    ModelInfo     `json:"model"`
-	Runtime  string        `json:"runtime"`             // what "unmodified" means
-	SlotType string        `json:"slot_type,omitempty"` // of sparse caches; f16
-	Adapters []AdapterInfo `json:"adapters"`
-	Text     TextInfo      `json:"text"`
-	GPU      int           `json:"gpu_layers,omitempty"` // layers that every runtime had on devices
-	Seed     uint64        `json:"seed"`
-	Samples  int           `json:"samples"`
-	Block    int           `json:"block"` // consecutive positions that are drawn together
+	Version  int              `json:"version"`
+	Model    ModelInfo        `json:"model"`
+	Runtime  string           `json:"runtime"` // what "unmodified" means
+	Build    provenance.Build `json:"build,omitzero"`
+	SlotType string           `json:"slot_type,omitempty"` // of sparse caches; f16
+	Adapters []AdapterInfo    `json:"adapters"`
+	Text     TextInfo         `json:"text"`
+	GPU      int              `json:"gpu_layers,omitempty"` // layers that every runtime had on devices
+	Seed     uint64           `json:"seed"`
+	Samples  int              `json:"samples"`
+	Block    int              `json:"block"` // consecutive positions that are drawn together
 
 	Rows     []*Row     `json:"rows"`
 	Recall   []Recall   `json:"recall,omitempty"`
@@ -198,11 +201,31 @@ func name(method, policy string) string {
 func (r *Report) Measured() []*Row {
 	var out []*Row
 	for _, row := range r.Rows {
-		if row.Method != Off && row.Method != Whole && row.Method != Plain {
+		if row.measured() {
 			out = append(out, row)
 		}
 	}
 	return out
+}
+
+// measured tells whether a row says how good a method is, not whether the build is to be trusted.
+func (r *Row) measured() bool {
+	return r.Method != Off && r.Method != NothingEvicted && r.Method != Reference
+}
+
+// UnmarshalJSON reads a row, also of a report that has the names which checks had before.
+func (r *Row) UnmarshalJSON(data []byte) error {
+	type fields Row
+	if err := json.Unmarshal(data, (*fields)(r)); err != nil {
+		return err
+	}
+	switch r.Method {
+	case "whole":
+		r.Method = NothingEvicted
+	case "plain":
+		r.Method = Reference
+	}
+	return nil
 }
 
 // Row returns the row of a setting, or nil.

@@ -14,8 +14,10 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/lesskv/lesskv/integration/provenance"
 	"github.com/lesskv/lesskv/integration/tinymodels"
 	"github.com/lesskv/lesskv/integration/verify"
+	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/weights/gguf"
 )
 
@@ -49,6 +51,9 @@ func TestRun(t *testing.T) {
 	r, err := verify.Run(context.Background(), small(t))
 	require.NoError(t, err)
 	assert.Empty(t, r.Failed())
+	patched, err := worker.Path(worker.Patched)
+	require.NoError(t, err)
+	assert.Equal(t, provenance.Of(patched), r.Build)
 
 	// A build beside itself: zero, not nearly zero, on every measure, generations included.
 	off := r.Row(192, 32, 41, "", verify.Off)

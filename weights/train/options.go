@@ -59,6 +59,7 @@ type Options struct {
 	Disk     int64 // bytes that recordings may take; all that is free but a tenth
 	Memory   int64 // bytes that training may take, beside the model; 0: no bound
 	Progress func(Event)
+	Trained  func(*Report) // is told how the layers came out before the adapter is written, which may fail
 
 	// Recordings is a folder in which recordings stay, for other runs with the same model, text and context, whatever
 	// else they change. "": they are in the work folder, each as long as its layer needs it.

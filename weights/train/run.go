@@ -179,6 +179,9 @@ func Run(ctx context.Context, o Options, r Runtime, w Windows) (*Report, error) 
 	if err := report.Adapter.Convert(o.Type); err != nil {
 		return nil, err
 	}
+	if o.Trained != nil {
+		o.Trained(report)
+	}
 	if err := report.Adapter.Write(o.Output); err != nil {
 		return nil, diskError(err)
 	}

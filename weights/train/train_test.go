@@ -42,6 +42,7 @@ type fake struct {
 	constant float32 // added to one element of layer 2's keys; its queries have a constant 1 there
 	turning  bool    // -1 every other query
 	dead     bool    // layer 2's second query head has queries of 0
+	faint    bool    // of tokens from 16 on, layer 2's keys hardly count beside those of others
 }
 
 func rounded(x []float32) []float32 { return kernels.F16.ToF32(kernels.F16.FromF32(x), len(x)) }
@@ -79,6 +80,11 @@ func (f *fake) Record(tokens []int32, layers []int, each func(Attention) error) 
 				one = -1
 			}
 			a.Q[i*heads*size], a.Q[(i*heads+1)*size] = one, one
+		}
+		for i := 0; l == 2 && f.faint && i < len(tokens); i++ {
+			if tokens[i] >= 16 {
+				a.K[i*size], a.Q[i*heads*size], a.Q[(i*heads+1)*size] = -30, 1, 1
+			}
 		}
 		for i := 0; l == 2 && f.dead && i < len(tokens); i++ {
 			clear(a.Q[(i*heads+1)*size:][:size])
@@ -157,8 +163,14 @@ func TestRun(t *testing.T) {
 	o := options(t, "a.gguf")
 	var stages []Stage
 	o.Progress = func(e Event) { stages = append(stages, e.Stage) }
+	var told *Report
+	o.Trained = func(r *Report) {
+		told = r
+		assert.NoFileExists(t, o.Output)
+	}
 	report, err := Run(context.Background(), o, &fake{}, windows(t))
 	require.NoError(t, err)
+	assert.Same(t, report, told)
 	assert.Equal(t, []int{1}, report.Exact)
 	require.Len(t, report.Layers, 2)
 	for _, l := range report.Layers {
@@ -258,6 +270,38 @@ func TestLargeLogits(t *testing.T) {
 			assert.Len(t, a.Kernels[2].Scale.Values, heads)
 		})
 	}
+}
+
+// TestWorseThanSparse: a layer whose kernels are further off on the validation windows than the sparse policy alone gets none, which is said with
+// the error that was found. Here all pairs of the training windows count alike, and of those of validation the first alone, which is kept.
+func TestWorseThanSparse(t *testing.T) {
+	o := options(t, "a.gguf")
+	w := windows(t)
+	for i, tokens := range w.Valid {
+		w.Valid[i] = slices.Clone(tokens)
+		for j := 1; j < len(tokens); j++ {
+			w.Valid[i][j] += 16
+		}
+	}
+	var said string
+	o.Progress = func(e Event) {
+		if e.Stage == Finished && e.Layer == 2 {
+			said = e.Sparse
+		}
+	}
+	report, err := Run(context.Background(), o, &fake{faint: true}, w)
+	require.NoError(t, err)
+	require.Len(t, report.Layers, 2)
+	l := report.Layers[1]
+	assert.Greater(t, l.Valid, 1., "what was found, not a 1 that stands for nothing")
+	assert.Equal(t, fmt.Sprintf("with them the error of its output is %.3f of sparse-only's on the validation windows", l.Valid), l.Sparse)
+	assert.Equal(t, l.Sparse, said)
+	assert.Empty(t, report.Layers[0].Sparse)
+	a, err := weights.Read(o.Output)
+	require.NoError(t, err)
+	assert.False(t, a.Kernels[0].Empty())
+	assert.True(t, a.Kernels[2].Empty())
+	assert.Contains(t, a.Description, fmt.Sprintf("layer 2: validation error %.3f of sparse only's", l.Valid))
 }
 
 // TestDeadHead: a query head whose queries are all 0, as those of pruned or padded heads, does not cost the layer its kernels, and has no

@@ -1,13 +1,27 @@
 package page
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/lesskv/lesskv/integration/verify"
 )
+
+// A report of before the checks were renamed is read as one of today.
+func TestOldNames(t *testing.T) {
+	var r verify.Report
+	require.NoError(t, json.Unmarshal([]byte(`{"rows":[{"method":"off"},{"method":"whole"},{"method":"plain","policy":"peak","kl":{"value":1}},{"method":"sparse","context":5}]}`), &r))
+	assert.Equal(t, verify.NothingEvicted, r.Rows[1].Method)
+	assert.Equal(t, verify.Reference, r.Rows[2].Method)
+	assert.Equal(t, 1.0, r.Rows[2].KL.Value)
+	require.Len(t, r.Measured(), 1)
+	assert.Equal(t, 5, r.Measured()[0].Context)
+}
 
 // What is written is known again, so that the next run may replace it, and what only has the name is not.
 func TestFiles(t *testing.T) {

@@ -68,6 +68,9 @@ func Markdown(r *verify.Report) ([]byte, error) {
 	for _, f := range r.Findings {
 		fmt.Fprintln(&b, "-", f)
 	}
+	if line := r.Build.Line(); line != "" {
+		fmt.Fprintf(&b, "\n%s\n", line)
+	}
 	return b.Bytes(), nil
 }
 

@@ -25,6 +25,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/lesskv/lesskv/integration/provenance"
 	"github.com/lesskv/lesskv/integration/verify"
 )
 
@@ -106,6 +107,30 @@ func TestOnDevices(t *testing.T) {
 			require.NoError(t, err)
 			assert.Equal(t, layers > 0, strings.Contains(html.UnescapeString(string(text)), "Every runtime had 7 layers on devices."), p)
 		}
+	}
+}
+
+// What made the report is at the foot of each page; a report of before it was recorded has none.
+func TestBuild(t *testing.T) {
+	r := *report(t)
+	line := r.Build.Line()
+	require.NotEmpty(t, line)
+	for _, known := range []bool{true, false} {
+		if !known {
+			r.Build = provenance.Build{}
+		}
+		text, err := Markdown(&r)
+		require.NoError(t, err)
+		assert.Equal(t, known, strings.HasSuffix(string(text), "\n\n"+line+"\n"))
+		text, err = HTML(&r)
+		require.NoError(t, err)
+		assert.Equal(t, known, strings.Contains(html.UnescapeString(string(text)), "<p id=\"build\">"+line+"</p>"))
+		var b strings.Builder
+		require.NoError(t, Table(&b, &r))
+		assert.Equal(t, known, strings.Contains(strings.Join(strings.Fields(b.String()), " "), line))
+		text, err = r.JSON()
+		require.NoError(t, err)
+		assert.Equal(t, known, strings.Contains(string(text), "\n \"build\": {"))
 	}
 }
 
@@ -211,22 +236,29 @@ func TestBrowser(t *testing.T) {
 		require.NotNil(t, row, "%v", m)
 		assert.Equal(t, strconv.FormatFloat(row.Common.KL.Value, 'g', -1, 64), m["kl"])
 		assert.Equal(t, strconv.FormatInt(row.Bytes.Total, 10), m["bytes"])
-		points[fmt.Sprintln(m["context"], m["ubatch"], m["policy"], m["method"], m["bytes"])] = true
+		points[fmt.Sprintln(m["context"], m["ubatch"], m["panel"], m["policy"], m["method"], m["bytes"])] = true
 	}
+	type place struct{ ubatch, policy string }
+	panels, top := map[place]bool{}, 0.0
 	for _, row := range r.Measured() {
-		if _, shown := methodColours[row.Method]; shown {
-			assert.True(t, points[fmt.Sprintln(row.Context, row.Ubatch, row.Policy, row.Method, row.Bytes.Total)], "%s at budget %d", row.Name(), row.Budget)
+		for _, policy := range verify.Policies() {
+			if _, shown := methodColours[row.Method]; shown && (row.Policy == policy || row.Policy == "") {
+				panels[place{strconv.Itoa(row.Ubatch), policy}] = true
+				top = math.Max(top, row.Common.KL.High)
+				assert.True(t, points[fmt.Sprintln(row.Context, row.Ubatch, policy, row.Policy, row.Method, row.Bytes.Total)], "%s at budget %d in the panel of %s", row.Name(), row.Budget, policy)
+			}
 		}
 	}
 	assert.Len(t, marks, len(points))
+	assert.Len(t, panels, 2*len(verify.Policies()))
 
-	// heights are KL, and widths the logarithm of bytes, in each panel
-	for _, ubatch := range []string{"32", "16"} {
+	// heights are the logarithm of KL, and widths that of bytes, in each panel
+	for panel := range panels {
 		var x, y [][2]float64
 		for _, m := range marks {
-			if m["ubatch"] == ubatch {
+			if m["ubatch"] == panel.ubatch && m["panel"] == panel.policy {
 				x = append(x, [2]float64{math.Log(number64(t, m["bytes"])), number64(t, m["cx"])})
-				y = append(y, [2]float64{number64(t, m["kl"]), number64(t, m["cy"])})
+				y = append(y, [2]float64{math.Log(math.Max(number64(t, m["kl"]), top/depth)), number64(t, m["cy"])})
 			}
 		}
 		for _, line := range [][][2]float64{x, y} {

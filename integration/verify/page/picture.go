@@ -22,6 +22,7 @@ type Picture struct {
 	Title   string
 	Caption string
 	panels  []*panel
+	columns int // panels of a row; 0: all
 }
 
 // Single tells whether the picture is one plot alone.
@@ -64,15 +65,29 @@ func newPanel(title, x, y string) *panel {
 	return &panel{plot: p}
 }
 
-func (p *Picture) width() vg.Length { return panelWidth * vg.Length(len(p.panels)) }
+// grid is how many panels lie beside and below each other.
+func (p *Picture) grid() (columns, rows int) {
+	columns = len(p.panels)
+	if p.columns > 0 {
+		columns = min(columns, p.columns)
+	}
+	return columns, (len(p.panels) + columns - 1) / columns
+}
 
-// draw puts the panels side by side, and returns the canvas of each.
+func (p *Picture) size() (width, height vg.Length) {
+	columns, rows := p.grid()
+	return panelWidth * vg.Length(columns), panelHeight * vg.Length(rows)
+}
+
+// draw puts the panels side by side, row by row, and returns the canvas of each.
 func (p *Picture) draw(c vg.CanvasSizer) []draw.Canvas {
 	all := draw.New(c)
+	width, height := p.size()
+	columns, _ := p.grid()
 	var out []draw.Canvas
 	for i, x := range p.panels {
-		left := panelWidth * vg.Length(i)
-		one := draw.Crop(all, left+margin, left+panelWidth-p.width()-margin, margin, -margin)
+		left, top := panelWidth*vg.Length(i%columns), panelHeight*vg.Length(i/columns)
+		one := draw.Crop(all, left+margin, left+panelWidth-width-margin, height-top-panelHeight+margin, -top-margin)
 		x.plot.Draw(one)
 		out = append(out, one)
 	}
@@ -81,7 +96,7 @@ func (p *Picture) draw(c vg.CanvasSizer) []draw.Canvas {
 
 // PNG returns the picture for a README.
 func (p *Picture) PNG() ([]byte, error) {
-	c := vgimg.NewWith(vgimg.UseWH(p.width(), panelHeight), vgimg.UseDPI(96))
+	c := vgimg.NewWith(vgimg.UseWH(p.size()), vgimg.UseDPI(96))
 	p.draw(c)
 	var b bytes.Buffer
 	_, err := (vgimg.PngCanvas{Canvas: c}).WriteTo(&b)
@@ -90,7 +105,8 @@ func (p *Picture) PNG() ([]byte, error) {
 
 // SVG returns the picture for a page, with its marks over it.
 func (p *Picture) SVG() (string, error) {
-	c := vgsvg.NewWith(vgsvg.UseWH(p.width(), panelHeight))
+	_, height := p.size()
+	c := vgsvg.NewWith(vgsvg.UseWH(p.size()))
 	canvases := p.draw(c)
 	var b bytes.Buffer
 	if _, err := c.WriteTo(&b); err != nil {
@@ -102,7 +118,7 @@ func (p *Picture) SVG() (string, error) {
 		inner := x.plot.DataCanvas(canvases[i])
 		toX, toY := x.plot.Transforms(&inner)
 		for _, m := range x.marks {
-			fmt.Fprintf(&marks, `<circle cx="%.3f" cy="%.3f" r="5" fill="transparent"`, float64(toX(m.x)), float64(panelHeight-toY(m.y)))
+			fmt.Fprintf(&marks, `<circle cx="%.3f" cy="%.3f" r="5" fill="transparent"`, float64(toX(m.x)), float64(height-toY(m.y)))
 			for _, k := range slices.Sorted(maps.Keys(m.data)) {
 				fmt.Fprintf(&marks, ` data-%s="%s"`, k, html.EscapeString(m.data[k]))
 			}

@@ -150,6 +150,9 @@ func rest(w io.Writer, r *verify.Report) error {
 	for _, n := range r.Notes {
 		fmt.Fprintln(w, wordwrap.Hanging("note: ", n, columns))
 	}
+	if line := r.Build.Line(); line != "" {
+		fmt.Fprintln(w, wordwrap.Hanging("", line, columns))
+	}
 	for _, c := range r.Checks {
 		word := "holds:  "
 		if !c.OK {

@@ -21,6 +21,7 @@ import (
 	"github.com/lesskv/lesskv/patches/internal/tree"
 	"github.com/lesskv/lesskv/patches/internal/workspace"
 	"github.com/lesskv/lesskv/patches/layout"
+	"github.com/lesskv/lesskv/patches/usage"
 )
 
 // format goes into every stamp. It changes when this program makes something else of the same sources with the same flags.
@@ -149,7 +150,7 @@ func (a *assembly) tie() (string, error) {
 func (a *assembly) prepare(ctx context.Context) error {
 	var err error
 	if !slices.Contains([]string{"all", patched.String(), unmodified.String()}, a.Trees) {
-		return fmt.Errorf("-tree %q: want all, patched or unmodified", a.Trees)
+		return usage.Errorf("-tree %q: want all, patched or unmodified", a.Trees)
 	}
 	if err = sanitizing(a.Sanitize).check(); err != nil {
 		return err

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -241,7 +242,16 @@ func TestBothTrees(t *testing.T) {
 	require.Equal(t, "#include \"falcon.cpp\"\n#include \"gpt2.cpp\"\n", b.read(l.Sources(), "src/models/lesskv-all.cpp")[len("// Generated: every model in one unit.\n"):])
 	require.Equal(t, "#define LLAMA_VERSION \"0.5.0\"\n#define LLAMA_COMMIT \"llama.cpp v0.5.0\"\n", b.read(l.Sources(), "src/llama-version.h"))
 	require.Contains(t, b.read(l.UnmodifiedSources(), "ggml/src/ggml-version.h"), "0.25.1")
-	require.Contains(t, b.read(l.Package(), "zz_lesskv_build.go"), "LesskvRuntime  = \"llama.cpp v0.5.0\"\n")
+	stamp, err := l.Stamp()
+	require.NoError(t, err)
+	require.Equal(t, "llama.cpp v0.5.0", stamp.Runtime)
+	require.Len(t, stamp.Archive, 64)
+	for _, said := range []string{stamp.Archive, stamp.Flags, stamp.Compiler} { // as the Go package says
+		require.NotEmpty(t, said)
+		require.Contains(t, b.read(l.Package(), layout.StampFile), strconv.Quote(said))
+	}
+	_, err = layout.Layout(t.TempDir()).Stamp()
+	require.ErrorIs(t, err, fs.ErrNotExist)
 	require.Contains(t, b.read(l.Sources(), "less/lesskv-cpu-features.h"), "LESSKV_CPU_FEATURES")
 	require.Contains(t, b.read(l.Package(), "llama.go"), "N = 2")
 	require.FileExists(t, filepath.Join(l.Package(), "examples/main.go"))

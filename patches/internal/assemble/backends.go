@@ -11,6 +11,7 @@ import (
 	"github.com/lesskv/lesskv/patches/internal/source"
 	"github.com/lesskv/lesskv/patches/internal/toolchain"
 	"github.com/lesskv/lesskv/patches/internal/tree"
+	"github.com/lesskv/lesskv/patches/usage"
 )
 
 // A backend is one of ggml's that can be chosen beside the CPU's: the sources in ggml/src/ggml-NAME.
@@ -69,7 +70,7 @@ func parseBackends(list string) ([]backend, error) {
 			for _, b := range backends {
 				names = append(names, b.name)
 			}
-			return nil, fmt.Errorf("-backend %q: want some of %s, with commas between them", list, strings.Join(names, ", "))
+			return nil, usage.Errorf("-backend %q: want some of %s, with commas between them", list, strings.Join(names, ", "))
 		default:
 			chosen = append(chosen, backends[i])
 		}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/lesskv/lesskv/patches/internal/build"
 	"github.com/lesskv/lesskv/patches/internal/tree"
+	"github.com/lesskv/lesskv/patches/layout"
 )
 
 // pack makes the Go package in a staging folder and puts it in the place of the old one, which a go.work may name: it is
@@ -43,7 +44,7 @@ func (a *assembly) pack(ctx context.Context, b *build.Builder, goLlama tree.Tree
 			}
 		}
 	}
-	if err := goLlama.Add("zz_lesskv_build.go", stampFile(hash, a.release.String(), strings.Join(a.recipe.isa, " "), a.recipe.compiler, a.recipe.extraLibs())); err != nil {
+	if err := goLlama.Add(layout.StampFile, stampFile(hash, a.release.String(), strings.Join(a.recipe.isa, " "), a.recipe.compiler, a.recipe.extraLibs())); err != nil {
 		return nil, err
 	}
 	for p, data := range goLlama {

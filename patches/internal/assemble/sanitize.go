@@ -1,8 +1,9 @@
 package assemble
 
 import (
-	"fmt"
 	"strings"
+
+	"github.com/lesskv/lesskv/patches/usage"
 )
 
 // A sanitizing says what a runtime for tests has under the sanitizers (-sanitize).
@@ -22,7 +23,7 @@ func (s sanitizing) check() error {
 	case sanitizeNothing, sanitizePart, sanitizeAll:
 		return nil
 	}
-	return fmt.Errorf("-sanitize %q: want part or all", string(s))
+	return usage.Errorf("-sanitize %q: want part or all", string(s))
 }
 
 // flags are those of a source, beside what it is compiled with anyway. This project's have the sanitizer of undefined behaviour too.

@@ -13,6 +13,8 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+
+	"github.com/lesskv/lesskv/patches/usage"
 )
 
 // A Toolchain is the compilers and the target of one assembly.
@@ -204,7 +206,7 @@ func (t *Toolchain) ISA(preset, march string) ([]string, error) {
 	switch preset {
 	case "native":
 		if t.GOARCH != runtime.GOARCH || t.GOOS != runtime.GOOS {
-			return nil, fmt.Errorf("preset native means this machine, but the target is %s/%s: choose -preset portable or -march", t.GOOS, t.GOARCH)
+			return nil, usage.Errorf("preset native means this machine, but the target is %s/%s: choose -preset portable or -march", t.GOOS, t.GOARCH)
 		}
 		if t.GOARCH == "arm64" {
 			return []string{"-mcpu=native"}, nil
@@ -219,5 +221,5 @@ func (t *Toolchain) ISA(preset, march string) ([]string, error) {
 		}
 		return []string{"-march=x86-64-v3"}, nil
 	}
-	return nil, fmt.Errorf("preset %q: want native or portable", preset)
+	return nil, usage.Errorf("preset %q: want native or portable", preset)
 }

@@ -1,0 +1,34 @@
+// Package picturetest compares pictures in tests.
+package picturetest
+
+import (
+	"bytes"
+	"image/png"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// few is the share of the pixels that may differ: processors round the last bit of a curve otherwise.
+const few = 0.001
+
+// Same fails unless two PNGs show the same. help says how to make the one that is shown anew.
+func Same(t *testing.T, made, shown []byte, help string) {
+	t.Helper()
+	a, err := png.Decode(bytes.NewReader(made))
+	require.NoError(t, err)
+	b, err := png.Decode(bytes.NewReader(shown))
+	require.NoError(t, err)
+	require.Equal(t, a.Bounds(), b.Bounds(), help)
+	size, differ := a.Bounds().Size(), 0
+	for y := range size.Y {
+		for x := range size.X {
+			ar, ag, ab, _ := a.At(x, y).RGBA()
+			br, bg, bb, _ := b.At(x, y).RGBA()
+			if ar>>12 != br>>12 || ag>>12 != bg>>12 || ab>>12 != bb>>12 {
+				differ++
+			}
+		}
+	}
+	require.Less(t, float64(differ), few*float64(size.X*size.Y), help)
+}
