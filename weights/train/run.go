@@ -12,12 +12,12 @@ import (
 	"regexp"
 	"slices"
 
-	"github.com/gofrs/flock"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/gguf"
+	"github.com/lesskv/lesskv/weights/lock"
 	"github.com/lesskv/lesskv/weights/outfile"
 )
 
@@ -115,11 +115,11 @@ func Run(ctx context.Context, o Options, r Runtime, w Windows) (*Report, error) 
 	if o.Recordings != "" {
 		s.recordings = filepath.Join(o.Recordings, p.recording.folder())
 	}
-	lock, err := enter(s.dir, p)
+	alone, err := enter(s.dir, p)
 	if err != nil {
 		return nil, err
 	}
-	defer lock.Close()
+	defer alone.Release()
 
 	all, err := r.Layers()
 	if err != nil {
@@ -189,7 +189,7 @@ func Run(ctx context.Context, o Options, r Runtime, w Windows) (*Report, error) 
 var ours = regexp.MustCompile(`^(lock|(plan\.json|layer-\d{3,}\.(gguf|json))(\.part\.tmp)?|layer-\d{3,}\.(recording|replay-\d+))$`)
 
 // enter makes a folder or goes on in it, alone. p is what its content depends on.
-func enter(dir string, p any) (*flock.Flock, error) {
+func enter(dir string, p any) (*lock.Lock, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, diskError(err)
 	}
@@ -202,11 +202,12 @@ func enter(dir string, p any) (*flock.Flock, error) {
 			return nil, fmt.Errorf("train: %s is no run's: move it out of the work folder, or choose another output: %w", filepath.Join(dir, e.Name()), ErrOther)
 		}
 	}
-	lock := flock.New(filepath.Join(dir, "lock"))
-	if ok, err := lock.TryLock(); err != nil {
-		return nil, diskError(fmt.Errorf("train: %w", err))
-	} else if !ok {
+	l, err := lock.Try(filepath.Join(dir, "lock"))
+	if errors.Is(err, lock.ErrBusy) {
 		return nil, fmt.Errorf("train: %s is in use by a run that goes on: wait for it, or choose another: %w", dir, ErrOther)
+	}
+	if err != nil {
+		return nil, diskError(fmt.Errorf("train: %w", err))
 	}
 	path := filepath.Join(dir, "plan.json")
 	want := describe(p)
@@ -218,10 +219,10 @@ func enter(dir string, p any) (*flock.Flock, error) {
 		err = fmt.Errorf("train: %s was begun with\n%s\nand this run wants\n%s\nGive the same options to go on, choose another output, or remove the folder: %w", dir, have, want, ErrOther)
 	}
 	if err != nil {
-		lock.Close()
+		l.Release()
 		return nil, err
 	}
-	return lock, nil
+	return l, nil
 }
 
 // passes records and fits the layers, as many at a time as the disk has room for.
