@@ -14,6 +14,7 @@ import (
 	llama "github.com/go-skynet/go-llama.cpp"
 	"github.com/spf13/cobra"
 
+	"github.com/lesskv/lesskv/patches/progress"
 	lesskv "github.com/lesskv/lesskv/plugin"
 )
 
@@ -275,7 +276,7 @@ func (c *chat) status() error {
 	if t.Stop == "context" {
 		fmt.Fprintf(c.err, "the context is full after %d tokens: /reset, or a larger one (-c)\n", t.Prompt+t.Generated-1)
 	}
-	if !onTerminal(c.err) {
+	if !progress.OnTerminal(c.err) {
 		return nil
 	}
 	s, err := lesskv.Stats(c.model)

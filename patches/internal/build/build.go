@@ -18,10 +18,10 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/lesskv/lesskv/patches/internal/progress"
 	"github.com/lesskv/lesskv/patches/internal/toolchain"
 	"github.com/lesskv/lesskv/patches/internal/tree"
 	"github.com/lesskv/lesskv/patches/limits"
+	"github.com/lesskv/lesskv/patches/progress"
 	"github.com/lesskv/lesskv/weights/outfile"
 )
 
@@ -110,8 +110,15 @@ func (b *Builder) Compile(ctx context.Context, jobs []Job) ([][]string, error) {
 		return cmp.Or(cmp.Compare(weight(y), weight(x)), strings.Compare(x[0].key, y[0].key))
 	})
 
-	meter := progress.New(b.Log, "compiling", total)
-	defer meter.Finish()
+	meter := progress.New(b.Log, false)
+	defer meter.End()
+	done := 0
+	step := func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		done++
+		meter.Show(progress.Status{Stage: "compiling", Done: int64(done), Total: int64(total), Unit: "files"})
+	}
 	limit := b.Jobs
 	if limit <= 0 {
 		limit = limits.CPUs()
@@ -134,7 +141,7 @@ func (b *Builder) Compile(ctx context.Context, jobs []Job) ([][]string, error) {
 					}
 				}
 				objects[m.job][m.unit] = object
-				meter.Step()
+				step()
 			}
 			return nil
 		})
