@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/klauspost/cpuid/v2"
 	"gonum.org/v1/gonum/stat"
 
 	"github.com/lesskv/lesskv/integration/worker"
@@ -106,7 +107,7 @@ func (r *Result) process(method string, context int) int64 {
 
 func newResult(o *Options, name string, m *weights.Model, budget int) Result {
 	return Result{
-		Time: time.Now().UTC().Truncate(time.Second), CPU: cpuName(), System: runtime.GOOS + "/" + runtime.GOARCH,
+		Time: time.Now().UTC().Truncate(time.Second), CPU: cpuid.CPU.BrandName, System: runtime.GOOS + "/" + runtime.GOARCH,
 		Model: name, Threads: o.Threads, GPU: o.GPULayers, Device: o.OnDevice, Ubatch: o.Ubatch, Layers: m.Layers, Budget: budget, Policy: o.Policy,
 		Slots: o.SlotType, Rank: o.Rank, Hidden: o.Hidden, Kernels: o.KernelType.String(),
 	}

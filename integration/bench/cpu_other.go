@@ -1,5 +1,0 @@
-//go:build !linux && !darwin
-
-package bench
-
-func cpuName() string { return "" }
