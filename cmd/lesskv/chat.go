@@ -16,6 +16,7 @@ import (
 
 	"github.com/lesskv/lesskv/patches/progress"
 	lesskv "github.com/lesskv/lesskv/plugin"
+	"github.com/lesskv/lesskv/weights/memory"
 )
 
 // chatOptions are the flags of chat.
@@ -283,9 +284,9 @@ func (c *chat) status() error {
 	if err != nil {
 		return err
 	}
-	line := fmt.Sprintf("%d tokens, %d of them new; cache %s", t.Prompt+t.Generated, t.Evaluated+t.Generated, mib(s.CacheBytes))
+	line := fmt.Sprintf("%d tokens, %d of them new; cache %s", t.Prompt+t.Generated, t.Evaluated+t.Generated, memory.Size(s.CacheBytes))
 	if s.Enabled {
-		line += fmt.Sprintf(" + checkpoints %s", mib(s.CheckpointBytes))
+		line += fmt.Sprintf(" + checkpoints %s", memory.Size(s.CheckpointBytes))
 	}
 	if os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" {
 		line = "\x1b[2m" + line + "\x1b[0m"

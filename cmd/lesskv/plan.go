@@ -121,7 +121,7 @@ func (o *planOptions) run(w io.Writer) error {
 		}
 	}
 	if !fits {
-		return fmt.Errorf("%w into %s at a context of %d tokens, the smallest that was asked for", errRoom, size(p.bound), p.contexts[0])
+		return fmt.Errorf("%w into %s at a context of %d tokens, the smallest that was asked for", errRoom, memory.Size(p.bound), p.contexts[0])
 	}
 	return nil
 }
@@ -256,12 +256,12 @@ func (p *plan) work(o *planOptions) error {
 // print writes the table and the line to copy, and tells whether anything fits.
 func (p *plan) print(w io.Writer) (fits bool) {
 	s := newSheet(w)
-	s.line("model", "%s: weights %s, trained for %d tokens", printable(p.name()), size(p.weights), p.model.Context)
-	s.line("memory", "%s, %s", size(p.bound), p.from)
+	s.line("model", "%s: weights %s, trained for %d tokens", printable(p.name()), memory.Size(p.weights), p.model.Context)
+	s.line("memory", "%s, %s", memory.Size(p.bound), p.from)
 	if a := p.cache.Adapter; a != nil {
 		var parts []string
 		if a.Bytes() > 0 {
-			parts = append(parts, fmt.Sprintf("phi and psi, rank %d, %s", a.Rank, size(a.Bytes())))
+			parts = append(parts, fmt.Sprintf("phi and psi, rank %d, %s", a.Rank, memory.Size(a.Bytes())))
 		}
 		if a.Budget != nil {
 			parts = append(parts, "budgets by head")
@@ -279,12 +279,12 @@ func (p *plan) print(w io.Writer) (fits bool) {
 			context, last = strconv.Itoa(r.context), r.context
 		}
 		if r.budget != nil {
-			slots, copies, scratch = strconv.Itoa(r.slots), size(r.process.Copies), size(r.process.Scratch)
+			slots, copies, scratch = strconv.Itoa(r.slots), memory.Size(r.process.Copies), memory.Size(r.process.Scratch)
 		}
 		if p.holds(r) {
 			yes, fits = "yes", true
 		}
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t\n", context, r.name, slots, size(r.process.Cache), copies, scratch, size(r.process.Total()), yes)
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t\n", context, r.name, slots, memory.Size(r.process.Cache), copies, scratch, memory.Size(r.process.Total()), yes)
 	}
 	tw.Flush()
 	if p.copies > 0 {
@@ -340,7 +340,7 @@ A smaller budget saves memory, at a price: lesskv verify says which.
 			fmt.Fprintf(w, "\nThe full cache of %d tokens fits, and LESS with these budgets takes no less.\n", r.context)
 			return
 		}
-		fmt.Fprintf(w, "\nThe full cache of %d tokens fits. LESS leaves %s to others:\n\n", r.context, size(bytes-l.process.Total()))
+		fmt.Fprintf(w, "\nThe full cache of %d tokens fits. LESS leaves %s to others:\n\n", r.context, memory.Size(bytes-l.process.Total()))
 		r = l
 	}
 	flags, options := []string{fmt.Sprintf("-c %d", r.context)}, []string{}

@@ -284,6 +284,6 @@ func (o *trainOptions) table(w io.Writer, report *train.Report) error {
 		return err
 	}
 	_, err = fmt.Fprintf(w, "\nErrors of the layers' outputs, those of the sparse policy alone being 1.\nBaseline+ has the state's bytes as more slots.\n%s: %s, kernels of %s in memory\n",
-		o.Output, mib(uint64(stat.Size())), mib(report.Adapter.Bytes()))
+		o.Output, memory.Size(stat.Size()), memory.Size(report.Adapter.Bytes()))
 	return err
 }

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lesskv/lesskv/patches/progress"
+	"github.com/lesskv/lesskv/weights/memory"
 	"github.com/lesskv/lesskv/weights/train"
 )
 
@@ -41,7 +42,7 @@ func (p *trainProgress) event(e train.Event) {
 	switch e.Stage {
 	case train.Planned:
 		p.layers = e.Total
-		p.meter.Printf("recordings of %d of %d layers at a time: %s (%s for a layer)\nin %s\n", e.Done, e.Total, mib(uint64(e.Bytes)*uint64(e.Done)), mib(uint64(e.Bytes)), e.Folder)
+		p.meter.Printf("recordings of %d of %d layers at a time: %s (%s for a layer)\nin %s\n", e.Done, e.Total, memory.Size(e.Bytes*int64(e.Done)), memory.Size(e.Bytes), e.Folder)
 	case train.Recording:
 		p.meter.Show(progress.Status{Stage: "recording", Done: int64(e.Done), Total: int64(e.Total), Unit: "windows"})
 	case train.Fitting:
@@ -77,7 +78,7 @@ func (p *trainProgress) spent(w io.Writer, worker int64, model string) error {
 	all := time.Since(p.began).Round(time.Second)
 	line := fmt.Sprintf("%v, of which %v were recording", all, p.taken.Round(time.Second))
 	if own := peakMemory(); own > 0 && worker > 0 {
-		line += fmt.Sprintf("\nat most %s of memory beside the model's %s", mib(uint64(max(0, own+worker-stat.Size()))), mib(uint64(stat.Size())))
+		line += fmt.Sprintf("\nat most %s of memory beside the model's %s", memory.Size(max(0, own+worker-stat.Size())), memory.Size(stat.Size()))
 	}
 	_, err = fmt.Fprintln(w, line)
 	return err

@@ -18,6 +18,7 @@ import (
 	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/gguf"
 	"github.com/lesskv/lesskv/weights/lock"
+	"github.com/lesskv/lesskv/weights/memory"
 	"github.com/lesskv/lesskv/weights/outfile"
 )
 
@@ -80,7 +81,7 @@ func (o *Options) plan(w Windows) plan {
 	for _, part := range [][][]int32{w.Train, w.Valid} {
 		fmt.Fprintln(h, len(part))
 		for _, tokens := range part {
-			h.Write(memory(tokens))
+			h.Write(raw(tokens))
 		}
 	}
 	r := recording{recordingFormat, o.Model.Fingerprint, o.Source, hex.EncodeToString(h.Sum(nil)), o.Context}
@@ -240,11 +241,11 @@ func (s *store) passes(ctx context.Context, r Runtime, layers []Layer, w Windows
 	n := int(min(room/each, int64(len(layers))))
 	switch {
 	case n == 0:
-		return fmt.Errorf("train: %d windows of %d tokens take %d MiB for a layer, %s has room for %d: give less text, or another place: %w",
-			s.windows, s.o.Context, each>>20, s.recordings, room>>20, ErrDisk)
+		return fmt.Errorf("train: %d windows of %d tokens take %s for a layer, %s has room for %s: give less text, or another place: %w",
+			s.windows, s.o.Context, memory.Size(each), s.recordings, memory.Size(room), ErrDisk)
 	case n < len(layers) && s.shared():
-		return fmt.Errorf("train: %d layers of %d MiB are to stay in %s, which has room for %d: give fewer layers at a time, less text, or another place: %w",
-			len(layers), each>>20, s.recordings, n, ErrDisk)
+		return fmt.Errorf("train: %d layers of %s are to stay in %s, which has room for %d: give fewer layers at a time, less text, or another place: %w",
+			len(layers), memory.Size(each), s.recordings, n, ErrDisk)
 	}
 	n = s.o.atOnce(n, members*most.windowMemory())
 	s.o.Progress(Event{Stage: Planned, Layer: layers[0].Index, Done: n, Total: len(layers), Bytes: each, Folder: s.recordings})
