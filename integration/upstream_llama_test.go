@@ -24,6 +24,7 @@ import (
 	"github.com/lesskv/lesskv/patches/layout"
 	"github.com/lesskv/lesskv/patches/limits"
 	"github.com/lesskv/lesskv/patches/pins"
+	"github.com/lesskv/lesskv/weights/outfile"
 )
 
 // upstreamsTests is the folder that holds llama.cpp's own tests and what they need, as they were released: it is fetched like
@@ -241,10 +242,9 @@ void llama_print_build_info(const char *, FILE *) {}
 			if filepath.Ext(source) == ".c" {
 				command, args = cc, nil
 			}
-			if err := execute(t, command, append(append(args, flags...), "-c", source, "-o", path+".tmp")...); err != nil {
-				return err
-			}
-			return os.Rename(path+".tmp", path)
+			return outfile.Make(path, func(part string) error {
+				return execute(t, command, append(append(args, flags...), "-c", source, "-o", part)...)
+			})
 		})
 		return path
 	}

@@ -13,13 +13,13 @@ import (
 	"time"
 
 	llama "github.com/go-skynet/go-llama.cpp"
-	"github.com/gofrs/flock"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/lesskv/lesskv/integration/testdata"
 	lesskv "github.com/lesskv/lesskv/plugin"
 	"github.com/lesskv/lesskv/weights/gguf"
+	"github.com/lesskv/lesskv/weights/lock"
 )
 
 // A state that another model loads goes on as the first would have: with the text that was there, from the cache.
@@ -333,8 +333,8 @@ func TestStateAfterAKilledSave(t *testing.T) {
 	require.NoFileExists(t, part)
 	require.NoError(t, model.LoadState(path))
 
-	lock := flock.New(part)
-	require.NoError(t, lock.Lock())
+	other, err := lock.Try(part)
+	require.NoError(t, err)
 	saved := make(chan error)
 	go func() { saved <- model.SaveState(path) }()
 	select {
@@ -343,7 +343,7 @@ func TestStateAfterAKilledSave(t *testing.T) {
 	case <-time.After(50 * time.Millisecond):
 	}
 	require.NoError(t, os.Rename(part, path)) // as the other ends
-	require.NoError(t, lock.Unlock())
+	require.NoError(t, other.Release())
 	require.NoError(t, <-saved)
 	require.NoError(t, model.LoadState(path))
 	require.NoFileExists(t, part)

@@ -6,17 +6,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
-	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
 
 	"github.com/lesskv/lesskv/integration/bench"
 	"github.com/lesskv/lesskv/integration/worker"
+	"github.com/lesskv/lesskv/patches/progress"
 	"github.com/lesskv/lesskv/weights"
 )
 
@@ -127,8 +126,12 @@ func (o *benchOptions) run(cmd *cobra.Command) error {
 		return err
 	}
 	o.RPC = rpcServers(cmd.ErrOrStderr(), "bench", o.GPULayers)
-	bar := &benchBar{w: cmd.ErrOrStderr(), quiet: o.quiet}
-	o.Progress = bar.show
+	meter := progress.New(cmd.ErrOrStderr(), o.quiet)
+	o.Progress = func(done, total float64, what string) {
+		if what != "" {
+			meter.Show(progress.Status{Text: what, Done: int64(1000 * done / max(total, 1)), Total: 1000})
+		}
+	}
 	out := cmd.OutOrStdout()
 	err := func() error {
 		if o.targets != "" {
@@ -136,14 +139,14 @@ func (o *benchOptions) run(cmd *cobra.Command) error {
 		}
 		if o.check {
 			checks, err := bench.CompareFilled(ctx, o.Options)
-			bar.end()
+			meter.End()
 			for _, c := range checks {
 				fmt.Fprintln(out, c)
 			}
 			return err
 		}
 		r, err := bench.Run(ctx, o.Options)
-		bar.end()
+		meter.End()
 		if err != nil {
 			return err
 		}
@@ -156,7 +159,7 @@ func (o *benchOptions) run(cmd *cobra.Command) error {
 		}
 		return err
 	}()
-	bar.end()
+	meter.End()
 	if err != nil && ctx.Err() != nil {
 		return errInterrupted
 	}
@@ -238,42 +241,4 @@ func (o *benchOptions) outputs() error {
 		outputs = append(outputs, output{"--plot", o.plot, pictureFile(o.plot)})
 	}
 	return checkOutputs([]string{o.Model, o.Adapter}, outputs...)
-}
-
-// benchBar shows how far a measurement is: a bar with the time left on a terminal, a line for each round elsewhere.
-type benchBar struct {
-	w     io.Writer
-	quiet bool
-	bar   *progressbar.ProgressBar
-	total float64
-	last  string
-}
-
-func (b *benchBar) show(done, total float64, what string) {
-	if b.quiet || what == "" {
-		return
-	}
-	if !onTerminal(b.w) {
-		group, _, _ := strings.Cut(what, ":")
-		if group != b.last {
-			b.last = group
-			fmt.Fprintln(b.w, group)
-		}
-		return
-	}
-	if b.bar == nil || total != b.total {
-		b.end()
-		b.total = total
-		b.bar = progressbar.NewOptions(1000, progressbar.OptionSetWriter(b.w), progressbar.OptionSetPredictTime(true),
-			progressbar.OptionSetWidth(24), progressbar.OptionClearOnFinish())
-	}
-	b.bar.Describe(fmt.Sprintf("%-32s", what))
-	b.bar.Set(int(1000 * done / max(total, 1)))
-}
-
-func (b *benchBar) end() {
-	if b.bar != nil {
-		b.bar.Clear()
-		b.bar = nil
-	}
 }

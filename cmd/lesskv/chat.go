@@ -14,7 +14,9 @@ import (
 	llama "github.com/go-skynet/go-llama.cpp"
 	"github.com/spf13/cobra"
 
+	"github.com/lesskv/lesskv/patches/progress"
 	lesskv "github.com/lesskv/lesskv/plugin"
+	"github.com/lesskv/lesskv/weights/memory"
 )
 
 // chatOptions are the flags of chat.
@@ -275,16 +277,16 @@ func (c *chat) status() error {
 	if t.Stop == "context" {
 		fmt.Fprintf(c.err, "the context is full after %d tokens: /reset, or a larger one (-c)\n", t.Prompt+t.Generated-1)
 	}
-	if !onTerminal(c.err) {
+	if !progress.OnTerminal(c.err) {
 		return nil
 	}
 	s, err := lesskv.Stats(c.model)
 	if err != nil {
 		return err
 	}
-	line := fmt.Sprintf("%d tokens, %d of them new; cache %s", t.Prompt+t.Generated, t.Evaluated+t.Generated, mib(s.CacheBytes))
+	line := fmt.Sprintf("%d tokens, %d of them new; cache %s", t.Prompt+t.Generated, t.Evaluated+t.Generated, memory.Size(s.CacheBytes))
 	if s.Enabled {
-		line += fmt.Sprintf(" + checkpoints %s", mib(s.CheckpointBytes))
+		line += fmt.Sprintf(" + checkpoints %s", memory.Size(s.CheckpointBytes))
 	}
 	if os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" {
 		line = "\x1b[2m" + line + "\x1b[0m"

@@ -20,6 +20,7 @@ import (
 	"github.com/lesskv/lesskv/patches/layout"
 	"github.com/lesskv/lesskv/patches/limits"
 	"github.com/lesskv/lesskv/patches/pins"
+	"github.com/lesskv/lesskv/weights/memory"
 )
 
 func newDoctor() *cobra.Command {
@@ -49,11 +50,11 @@ func examine(ctx context.Context, w io.Writer) error {
 		s.line(name, "%s", found)
 	}
 	report("cpu", cpu(), nil)
-	memory := "not known"
+	available := "not known"
 	if n, ok := limits.Memory(); ok {
-		memory = size(uint64(n)) + " available"
+		available = memory.Size(n) + " available"
 	}
-	report("memory", memory, nil)
+	report("memory", available, nil)
 	for _, c := range []struct{ name, variable, fallback string }{{"C", "CC", "gcc"}, {"C++", "CXX", "g++"}} {
 		found, err := compiler(ctx, c.variable, c.fallback)
 		report(c.name, found, err)

@@ -213,3 +213,15 @@ func assertOneLine(t *testing.T, name, stderr string) {
 		assert.NotEqual(t, parts[i-1], parts[i], "twice: %s", stderr)
 	}
 }
+
+func TestParseBytes(t *testing.T) {
+	for text, want := range map[string]int64{"1": 1, "500M": 500 << 20, "8g": 8 << 30, "20G": 20 << 30, "1T": 1 << 40, "1.5GiB": 3 << 29, "64 MiB": 64 << 20, "2kB": 2048} {
+		got, err := parseBytes(text)
+		require.NoError(t, err, text)
+		require.Equal(t, want, got, text)
+	}
+	for _, text := range []string{"", "0", "-1", "G", "lots", "1X", "NaN", "0.5", "9000000000G", "99999999999999999999P", "1 G B"} {
+		_, err := parseBytes(text)
+		require.ErrorContains(t, err, "want bytes", text)
+	}
+}

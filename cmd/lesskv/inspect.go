@@ -97,7 +97,7 @@ func inspectModel(w io.Writer, path string) error {
 		bytes += uint64(t.Size)
 		elements += t.Elements()
 	}
-	s.line("weights", "%s parameters, most of them %s, %s", count(elements), describe.Type(f.Tensors), mib(bytes))
+	s.line("weights", "%s parameters, most of them %s, %s", count(elements), describe.Type(f.Tensors), memory.Size(bytes))
 	if m == nil {
 		s.line("memory", "%s", keeps)
 		s.line("LESS", "%s", less)
@@ -121,7 +121,7 @@ func inspectBytes(s sheet, m *weights.Model) {
 	var each []string
 	for _, t := range []gguf.Type{gguf.F16, gguf.Q8_0, gguf.Q4_0} {
 		if bytes, err := memory.Full(m, 256, t); err == nil {
-			each = append(each, fmt.Sprintf("%s in %v", size(bytes/256), t))
+			each = append(each, fmt.Sprintf("%s in %v", memory.Size(bytes/256), t))
 		}
 	}
 	s.line("a token takes", "%s of the full cache", strings.Join(each, ", "))
@@ -130,10 +130,10 @@ func inspectBytes(s sheet, m *weights.Model) {
 	key, value := memory.SlotTypes(m)
 	less, lessErr := memory.Less(m, memory.Cache{Context: context, Pinned: 1, Key: key, Value: value})
 	if err == nil && lessErr == nil {
-		s.line("32k tokens", "%s in full, %s with LESS by default and without an adapter: %d slots a head", size(full), size(less.Cache()), less.Budget)
+		s.line("32k tokens", "%s in full, %s with LESS by default and without an adapter: %d slots a head", memory.Size(full), memory.Size(less.Cache()), less.Budget)
 	}
 	if m.RecurrentBytes() > 0 {
-		s.line("recurrent", "%s, whatever the text", size(m.RecurrentBytes()))
+		s.line("recurrent", "%s, whatever the text", memory.Size(m.RecurrentBytes()))
 	}
 }
 
@@ -165,7 +165,7 @@ func inspectAdapter(w io.Writer, path, model string) error {
 		s.line("phi and psi", "none: what is evicted is lost")
 	} else {
 		phi, psi, types := describe.Kernels(a)
-		s.line("phi and psi", "phi of %d and psi of %d layers of %d, rank %d, hidden size %d, %s, %s", phi, psi, a.Layers, a.Rank, a.Hidden, strings.Join(types, " and "), size(a.Bytes()))
+		s.line("phi and psi", "phi of %d and psi of %d layers of %d, rank %d, hidden size %d, %s, %s", phi, psi, a.Layers, a.Rank, a.Hidden, strings.Join(types, " and "), memory.Size(a.Bytes()))
 		if scales := describe.Scales(a); scales != nil {
 			s.line("scales", "of %d query heads, %.1f to %.1f", len(scales), slices.Min(scales), slices.Max(scales))
 		}
@@ -225,17 +225,6 @@ func count(n uint64) string {
 		}
 	}
 	return strconv.FormatFloat(x, 'f', 1, 64) + unit
-}
-
-// size writes bytes in KiB, MiB or GiB.
-func size(bytes uint64) string {
-	x, unit := float64(bytes)/(1<<10), "KiB"
-	for _, u := range []string{"MiB", "GiB"} {
-		if x >= 1024 {
-			x, unit = x/1024, u
-		}
-	}
-	return fmt.Sprintf("%.4g %s", x, unit)
 }
 
 // printable replaces what a file may have in its texts and a terminal would obey.

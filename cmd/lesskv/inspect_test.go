@@ -36,8 +36,8 @@ func TestInspectModel(t *testing.T) {
 	status, out, stderr := command("", "inspect", filepath.Join(dir, "m.gguf"))
 	require.Equal(t, exitOK, status, stderr)
 	for _, want := range []string{
-		"name           gopher-5m\n", "architecture   llama\n", "5.2 million parameters, most of them F16, 9.89 MiB\n", "for 2048 tokens, with a vocabulary of 4096\n",
-		"each layer has 4 query heads, 2 of keys and values, 64 wide\n", "LESS           yes\n", "3 KiB in F16, 1.594 KiB in Q8_0, 0.8438 KiB in Q4_0",
+		"name           gopher-5m\n", "architecture   llama\n", "5.2 million parameters, most of them F16, 9.888 MiB\n", "for 2048 tokens, with a vocabulary of 4096\n",
+		"each layer has 4 query heads, 2 of keys and values, 64 wide\n", "LESS           yes\n", "3 KiB in F16, 1.594 KiB in Q8_0, 864 B in Q4_0",
 		"96 MiB in full, 7.999 MiB with LESS by default", "m.lesskv.gguf fits\n", "f581b82c0e399464add631180258cd1d701849517b08e673fafbdc117facafff\n",
 	} {
 		assert.Contains(t, out, want)

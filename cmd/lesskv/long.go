@@ -9,11 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
-	"time"
 
-	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"github.com/lesskv/lesskv/weights"
 )
@@ -97,16 +94,4 @@ func stopped(ctx context.Context, w io.Writer, err error) error {
 	}
 	fmt.Fprintln(w, "interrupted; the same command goes on where this one stopped")
 	return errInterrupted
-}
-
-// onTerminal tells whether somebody looks at what is written: a bar is for them.
-func onTerminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd()))
-}
-
-// newBar returns a bar that counts.
-func newBar(w io.Writer, total int, what string) *progressbar.ProgressBar {
-	return progressbar.NewOptions(total, progressbar.OptionSetWriter(w), progressbar.OptionSetDescription(what), progressbar.OptionShowCount(),
-		progressbar.OptionSetWidth(20), progressbar.OptionSetPredictTime(true), progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish())
 }

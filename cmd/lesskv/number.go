@@ -5,8 +5,8 @@ import (
 	"fmt"
 	"math"
 	"strconv"
-	"strings"
 
+	"github.com/docker/go-units"
 	"github.com/spf13/pflag"
 )
 
@@ -62,21 +62,11 @@ func (n *number[T]) Set(s string) error {
 	return nil
 }
 
-// mib writes bytes in MiB.
-func mib(bytes uint64) string { return fmt.Sprintf("%.2f MiB", float64(bytes)/(1<<20)) }
-
-// parseBytes reads 500M, 20G or 1T, and plain bytes.
+// parseBytes reads 500M, 20GiB or 1.5T, units of 1024, and plain bytes.
 func parseBytes(s string) (int64, error) {
-	shift := 0
-	for i, unit := range []string{"K", "M", "G", "T"} {
-		if strings.HasSuffix(strings.ToUpper(s), unit) {
-			s, shift = s[:len(s)-1], 10*(i+1)
-			break
-		}
-	}
-	n, err := strconv.ParseInt(s, 10, 64)
-	if err != nil || n < 1 || n > (1<<62)>>shift {
+	n, err := units.RAMInBytes(s)
+	if err != nil || n < 1 || n > 1<<62 {
 		return 0, errors.New("want bytes, or a number with K, M, G or T")
 	}
-	return n << shift, nil
+	return n, nil
 }

@@ -111,7 +111,7 @@ func (o *planOptions) run(w io.Writer) error {
 		}
 	}
 	if !slices.ContainsFunc(p.Rows, p.Fits) {
-		return fmt.Errorf("%w into %s at a context of %d tokens, the smallest that was asked for", errRoom, size(p.Bound), p.contexts[0])
+		return fmt.Errorf("%w into %s at a context of %d tokens, the smallest that was asked for", errRoom, memory.Size(p.Bound), p.contexts[0])
 	}
 	return nil
 }
@@ -238,12 +238,12 @@ func (p *plan) work() error {
 // print writes the table.
 func (p *plan) print(w io.Writer) {
 	s := newSheet(w)
-	s.line("model", "%s: weights %s, trained for %d tokens", printable(p.name()), size(p.Weights), p.Model.Context)
-	s.line("memory", "%s, %s", size(p.Bound), p.from)
+	s.line("model", "%s: weights %s, trained for %d tokens", printable(p.name()), memory.Size(p.Weights), p.Model.Context)
+	s.line("memory", "%s, %s", memory.Size(p.Bound), p.from)
 	if a := p.Cache.Adapter; a != nil {
 		var parts []string
 		if a.Bytes() > 0 {
-			parts = append(parts, fmt.Sprintf("phi and psi, rank %d, %s", a.Rank, size(p.Rows[len(p.Rows)-1].Process.Kernels)))
+			parts = append(parts, fmt.Sprintf("phi and psi, rank %d, %s", a.Rank, memory.Size(p.Rows[len(p.Rows)-1].Process.Kernels)))
 		}
 		if a.Budget != nil {
 			parts = append(parts, "budgets by head")
@@ -333,7 +333,7 @@ A smaller budget saves memory, at a price: lesskv verify says which.
 			fmt.Fprintf(w, "\nThe full cache of %d tokens fits, and LESS with these budgets takes no less.\n", r.Context)
 			return
 		}
-		fmt.Fprintf(w, "\nThe full cache of %d tokens fits. LESS leaves %s to others:\n\n", r.Context, size(bytes-l.Process.Total()))
+		fmt.Fprintf(w, "\nThe full cache of %d tokens fits. LESS leaves %s to others:\n\n", r.Context, memory.Size(bytes-l.Process.Total()))
 		r = l
 	}
 	flags, options := []string{fmt.Sprintf("-c %d", r.Context)}, []string{}

@@ -13,6 +13,7 @@ import (
 	llama "github.com/go-skynet/go-llama.cpp"
 
 	lesskv "github.com/lesskv/lesskv/plugin"
+	"github.com/lesskv/lesskv/weights/memory"
 )
 
 // report prints how fast the last completion was and what its cache holds.
@@ -25,11 +26,11 @@ func report(w io.Writer, name string, model *llama.LLama, t lesskv.Timings) erro
 	line := func(name, format string, args ...any) { fmt.Fprintf(tw, name+"\t"+format+"\n", args...) }
 	fmt.Fprintln(tw)
 	kind := strings.Replace(s.Model, " ?B", "", 1) // llama.cpp's name of a size that it has none for
-	line("model", "%s, %s, %s, context %d", name, kind, mib(s.ModelBytes), s.Context)
+	line("model", "%s, %s, %s, context %d", name, kind, memory.Size(s.ModelBytes), s.Context)
 	line("prompt", "%d tokens, %s", t.Prompt, prompt(t))
 	line("generated", "%d tokens, %s, ended by %s", t.Generated, speed(t.Generated, t.GenerateTime), ending[t.Stop])
 	if !s.Enabled {
-		line("cache", "%s: the full cache of %d tokens, without LESS", mib(s.CacheBytes), s.Context)
+		line("cache", "%s: the full cache of %d tokens, without LESS", memory.Size(s.CacheBytes), s.Context)
 		return tw.Flush()
 	}
 	var budgets []int // of the heads that have one
@@ -56,19 +57,19 @@ func report(w io.Writer, name string, model *llama.LLama, t lesskv.Timings) erro
 		}
 		line("tokens", "%d seen, %d kept, %d %s", first.Seen, first.Kept, first.Folded, what)
 	}
-	line("cache", "%s: slots %s, state %s, kernels %s", mib(s.CacheBytes), mib(s.SlotBytes), mib(s.StateBytes), mib(s.KernelBytes))
-	line("scratch", "%s, beside the cache", mib(s.ScratchBytes))
+	line("cache", "%s: slots %s, state %s, kernels %s", memory.Size(s.CacheBytes), memory.Size(s.SlotBytes), memory.Size(s.StateBytes), memory.Size(s.KernelBytes))
+	line("scratch", "%s, beside the cache", memory.Size(s.ScratchBytes))
 	if s.Checkpoints > 0 {
 		copies := "copies"
 		if s.Checkpoints == 1 {
 			copies = "copy"
 		}
-		line("checkpoints", "%s: %d %s of the cache", mib(s.CheckpointBytes), s.Checkpoints, copies)
+		line("checkpoints", "%s: %d %s of the cache", memory.Size(s.CheckpointBytes), s.Checkpoints, copies)
 	}
 	if s.RecurrentBytes > 0 {
-		line("recurrent", "%s: the states of the other layers, which have one size", mib(s.RecurrentBytes))
+		line("recurrent", "%s: the states of the other layers, which have one size", memory.Size(s.RecurrentBytes))
 	}
-	line("full cache", "%s; this one is %.1f %% of it", mib(s.FullBytes), 100*float64(s.CacheBytes)/float64(max(s.FullBytes, 1)))
+	line("full cache", "%s; this one is %.1f %% of it", memory.Size(s.FullBytes), 100*float64(s.CacheBytes)/float64(max(s.FullBytes, 1)))
 	return tw.Flush()
 }
 

@@ -39,7 +39,7 @@ func TestRun(t *testing.T) {
 	assert.NotContains(t, text, "full cache", "the report is not part of the text")
 	for _, want := range []string{
 		"generated   150 tokens", "tokens/s", "ended by -n", "peak, 102 of 2048 tokens: 25 heavy (1 pinned), 77 recent\n            kernels of rank 8",
-		"102 kept", "folded", "full cache  6.00 MiB",
+		"102 kept", "folded", "full cache  6 MiB",
 	} {
 		assert.Contains(t, report, want)
 	}
@@ -54,7 +54,7 @@ func TestRunWithout(t *testing.T) {
 	status, text, report := greedy("", "-n5", "--less=off", "func main() {")
 	assert.Equal(t, exitOK, status, report)
 	assert.NotEmpty(t, text)
-	assert.Contains(t, report, "6.00 MiB: the full cache of 2048 tokens, without LESS")
+	assert.Contains(t, report, "6 MiB: the full cache of 2048 tokens, without LESS")
 }
 
 func TestRunFlags(t *testing.T) {

@@ -120,7 +120,7 @@ func TestStatus(t *testing.T) {
 		"train, policy":          {train("--policy=newest"), exitUsage, "newest"},
 		"train, budget":          {train("-b500"), exitUsage, "nothing is evicted before the end of a window of 256 tokens"},
 		"train, heavy":           {train("-b64", "--heavy=100"), exitUsage, "100 are heavy"},
-		"train, rank":            {train("-b64", "--rank=65536", "--hidden=65536"), exitFailed, "MiB are free"},
+		"train, rank":            {train("-b64", "--rank=65536", "--hidden=65536"), exitFailed, "B are free"},
 		"train, rate":            {train("--rate=NaN"), exitUsage, "--rate NaN"},
 		"train, an adapter":      {[]string{"train", "-m", adapter, "-d", long}, exitFailed, "give the base model's file"},
 		"train, an empty model":  {[]string{"train", "-m", empty, "-d", long}, exitFailed, "empty.gguf"},
@@ -148,7 +148,7 @@ func TestStatus(t *testing.T) {
 		"bench, shape":           {[]string{"bench", "no-such-shape"}, exitUsage, "no shape"},
 		"bench, growth":          {[]string{"bench", "--growth=9000k", "gopher-5m"}, exitUsage, "a growth to 9216000 tokens"},
 		"bench, policy":          {[]string{"bench", "--policy=newest", "gopher-5m"}, exitUsage, "newest"},
-		"bench, rank":            {[]string{"bench", "--rank=65536", "--hidden=65536", "--dir", dir, "-c0", model}, exitFailed, "GiB are free"},
+		"bench, rank":            {[]string{"bench", "--rank=65536", "--hidden=65536", "--dir", dir, "-c0", model}, exitFailed, "B are free"},
 		"bench, cell":            {[]string{"bench", "--cell=0s", "gopher-5m"}, exitUsage, "--cell 0s"},
 		"merge, a model":         {[]string{"merge", "-o", none, model}, exitFailed, "not a LESS adapter"},
 		"merge, no such part":    {[]string{"merge", "-o", none, filepath.Join(dir, "part")}, exitFailed, "no such file"},
@@ -163,7 +163,7 @@ func TestStatus(t *testing.T) {
 			status, out, stderr := command("", c.args...)
 			assert.Equal(t, c.status, status, stderr)
 			assert.Contains(t, stderr, c.says)
-			assert.NotContains(t, stderr, "recorded", "before the work")
+			assert.NotContains(t, stderr, "recording: ", "before the work")
 			assert.Empty(t, out)
 		})
 	}

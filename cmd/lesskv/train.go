@@ -19,6 +19,7 @@ import (
 	"github.com/lesskv/lesskv/integration/record"
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/patches/limits"
+	"github.com/lesskv/lesskv/patches/progress"
 	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/memory"
 	"github.com/lesskv/lesskv/weights/train"
@@ -160,7 +161,7 @@ func (o *trainOptions) run(cmd *cobra.Command) (err error) {
 	}
 	out := cmd.ErrOrStderr()
 	fmt.Fprintf(out, "%d tokens of text; %d windows of %d tokens for training, %d for validation\n", len(text), len(windows.Train), o.context, len(windows.Valid))
-	p := &progress{w: out, quiet: o.quiet, began: time.Now(), done: map[int]int{}}
+	p := &trainProgress{meter: progress.New(out, o.quiet), began: time.Now(), done: map[int]int{}}
 	o.Progress = p.event
 	var printed error
 	o.Trained = func(report *train.Report) { // before files are written, which may fail
@@ -171,7 +172,7 @@ func (o *trainOptions) run(cmd *cobra.Command) (err error) {
 		printed = table(cmd.OutOrStdout(), report)
 	}
 	report, err := train.Run(ctx, o.Options, r, windows)
-	p.end()
+	p.meter.End()
 	if err != nil {
 		return stopped(ctx, out, err)
 	}
@@ -293,6 +294,6 @@ func (o *trainOptions) written(w io.Writer, report *train.Report) error {
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(w, "%s: %s, kernels of %s in memory\n", o.Output, mib(uint64(stat.Size())), mib(report.Adapter.Bytes()))
+	_, err = fmt.Fprintf(w, "%s: %s, kernels of %s in memory\n", o.Output, memory.Size(stat.Size()), memory.Size(report.Adapter.Bytes()))
 	return err
 }

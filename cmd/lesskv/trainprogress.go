@@ -10,32 +10,28 @@ import (
 	"sync"
 	"time"
 
-	"github.com/schollz/progressbar/v3"
 	"golang.org/x/sys/unix"
 
+	"github.com/lesskv/lesskv/patches/progress"
+	"github.com/lesskv/lesskv/weights/memory"
 	"github.com/lesskv/lesskv/weights/train"
 )
 
-// progress shows events: a bar on a terminal, a line for each layer and now and then elsewhere.
-type progress struct {
-	w     io.Writer
-	quiet bool
+// trainProgress shows events, and keeps what the run takes.
+type trainProgress struct {
+	meter *progress.Meter
 	began time.Time
 
 	mu     sync.Mutex
 	taken  time.Duration // by recording
 	since  time.Time     // when the recording of this pass began; zero when it is over
 	layers int           // to be fitted
-	bar    *progressbar.ProgressBar
-	stage  train.Stage
-	done   map[int]int // steps of each layer
-	lately time.Time
+	done   map[int]int   // steps of each layer
 }
 
-func (p *progress) event(e train.Event) {
+func (p *trainProgress) event(e train.Event) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	terminal := onTerminal(p.w)
 	switch {
 	case e.Stage == train.Recording && p.since.IsZero():
 		p.since = time.Now()
@@ -43,66 +39,38 @@ func (p *progress) event(e train.Event) {
 		p.taken += time.Since(p.since)
 		p.since = time.Time{}
 	}
-	switch {
-	case e.Stage == train.Planned:
+	switch e.Stage {
+	case train.Planned:
 		p.layers = e.Total
-		fmt.Fprintf(p.w, "recordings of %d of %d layers at a time: %s (%s for a layer)\nin %s\n", e.Done, e.Total, mib(uint64(e.Bytes)*uint64(e.Done)), mib(uint64(e.Bytes)), e.Folder)
-	case e.Stage == train.Finished:
-		if terminal && p.bar != nil {
-			p.bar.Clear()
-		}
+		p.meter.Printf("recordings of %d of %d layers at a time: %s (%s for a layer)\nin %s\n", e.Done, e.Total, memory.Size(e.Bytes*int64(e.Done)), memory.Size(e.Bytes), e.Folder)
+	case train.Recording:
+		p.meter.Show(progress.Status{Stage: "recording", Done: int64(e.Done), Total: int64(e.Total), Unit: "windows"})
+	case train.Fitting:
+		p.done[e.Layer] = e.Done
+		total := int64(e.Total) * int64(p.layers)
+		p.meter.Show(progress.Status{Stage: "fitting", Text: fmt.Sprintf("layer %d: %.3f", e.Layer, e.Valid),
+			Line: fmt.Sprintf("layer %d: training %.3f, validation %.3f, baseline+ %.3f", e.Layer, e.Train, e.Valid, e.Plus),
+			Done: min(p.steps(), total), Total: total, Unit: "steps"}) // layers that share a cache end beside those that are counted
+	case train.Finished:
+		p.done[e.Layer] = e.Total
 		if e.Sparse != "" {
-			fmt.Fprintf(p.w, "layer %d: warning: it gets no kernels and runs sparse only: %s\n", e.Layer, e.Sparse)
-			p.add(e.Layer, e.Total)
+			p.meter.Printf("layer %d: warning: it gets no kernels and runs sparse only: %s\n", e.Layer, e.Sparse)
 			break
 		}
-		fmt.Fprintf(p.w, "layer %d: validation %.3f of sparse-only (baseline+ %.3f), best step %d of %d\n", e.Layer, e.Valid, e.Plus, e.Done, e.Total)
-		p.add(e.Layer, e.Total)
-	case p.quiet || e.Stage == train.Replaying:
-	case e.Stage == train.Recording:
-		p.show(terminal, e.Stage, e.Total, "recording")
-		if p.bar != nil {
-			p.bar.Set(e.Done)
-		} else if time.Since(p.lately) > 10*time.Second {
-			p.lately = time.Now()
-			fmt.Fprintf(p.w, "recorded %d of %d windows\n", e.Done, e.Total)
-		}
-	case e.Stage == train.Fitting:
-		p.show(terminal, e.Stage, e.Total*p.layers, "fitting")
-		if p.bar != nil {
-			p.bar.Describe(fmt.Sprintf("layer %d: %.3f", e.Layer, e.Valid))
-			p.add(e.Layer, e.Done)
-		} else if time.Since(p.lately) > 10*time.Second {
-			p.lately = time.Now()
-			fmt.Fprintf(p.w, "layer %d: training %.3f, validation %.3f, baseline+ %.3f, step %d of %d\n", e.Layer, e.Train, e.Valid, e.Plus, e.Done, e.Total)
-		}
+		p.meter.Printf("layer %d: validation %.3f of sparse-only (baseline+ %.3f), best step %d of %d\n", e.Layer, e.Valid, e.Plus, e.Done, e.Total)
 	}
 }
 
-// show starts a new bar where a stage begins.
-func (p *progress) show(terminal bool, stage train.Stage, total int, what string) {
-	if !terminal || p.bar != nil && p.stage == stage {
-		return
+// steps returns how many steps of all layers are done.
+func (p *trainProgress) steps() (n int64) {
+	for _, done := range p.done {
+		n += int64(done)
 	}
-	p.end()
-	p.stage = stage
-	p.bar = newBar(p.w, total, what)
-	if stage == train.Fitting {
-		for _, n := range p.done { // of the passes before
-			p.bar.Add(n)
-		}
-	}
-}
-
-func (p *progress) add(layer, done int) {
-	if p.bar != nil {
-		p.bar.Add(done - p.done[layer])
-	}
-	p.done[layer] = done
+	return n
 }
 
 // spent prints what the run took: time, and the most memory of this process and the one that runs the model.
-func (p *progress) spent(w io.Writer, worker int64, model string) error {
+func (p *trainProgress) spent(w io.Writer, worker int64, model string) error {
 	stat, err := os.Stat(model)
 	if err != nil {
 		return err
@@ -110,7 +78,7 @@ func (p *progress) spent(w io.Writer, worker int64, model string) error {
 	all := time.Since(p.began).Round(time.Second)
 	line := fmt.Sprintf("%v, of which %v were recording", all, p.taken.Round(time.Second))
 	if own := peakMemory(); own > 0 && worker > 0 {
-		line += fmt.Sprintf("\nat most %s of memory beside the model's %s", mib(uint64(max(0, own+worker-stat.Size()))), mib(uint64(stat.Size())))
+		line += fmt.Sprintf("\nat most %s of memory beside the model's %s", memory.Size(max(0, own+worker-stat.Size())), memory.Size(stat.Size()))
 	}
 	_, err = fmt.Fprintln(w, line)
 	return err
@@ -126,11 +94,4 @@ func peakMemory() int64 {
 		return int64(u.Maxrss) // in bytes there, in KiB elsewhere
 	}
 	return int64(u.Maxrss) << 10
-}
-
-func (p *progress) end() {
-	if p.bar != nil {
-		p.bar.Clear()
-		p.bar = nil
-	}
 }

@@ -8,9 +8,7 @@ import (
 	"fmt"
 	"io"
 	"text/tabwriter"
-	"time"
 
-	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
 
 	"github.com/lesskv/lesskv/cgo/kernels"
@@ -18,6 +16,7 @@ import (
 	"github.com/lesskv/lesskv/integration/record"
 	"github.com/lesskv/lesskv/integration/tune"
 	"github.com/lesskv/lesskv/integration/worker"
+	"github.com/lesskv/lesskv/patches/progress"
 	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/memory"
 	"github.com/lesskv/lesskv/weights/train"
@@ -143,10 +142,14 @@ func (o *tuneOptions) run(cmd *cobra.Command) error {
 	if err := o.cut(ctx, cmd, texts); err != nil {
 		return err
 	}
-	p := &tuneProgress{w: cmd.ErrOrStderr(), quiet: o.quiet}
-	o.Progress = p.event
+	meter := progress.New(cmd.ErrOrStderr(), o.quiet)
+	o.Progress = func(e tune.Event) {
+		if e.Total > 0 {
+			meter.Show(progress.Status{Stage: string(e.Stage), Done: int64(e.Done), Total: int64(e.Total), Unit: "measurements"})
+		}
+	}
 	r, err := tune.Run(ctx, o.Options)
-	p.end()
+	meter.End()
 	if err != nil {
 		return stopped(ctx, cmd.ErrOrStderr(), err)
 	}
@@ -262,37 +265,4 @@ limited as a whole.
 %s: %s
 `, r.Budget, float64(r.Bytes)/1024, o.types, r.Equal, r.EqualValid, r.Tuned, r.TunedValid, o.output, holds)
 	return err
-}
-
-// tuneProgress shows events: a bar on a terminal, a line now and then elsewhere.
-type tuneProgress struct {
-	w      io.Writer
-	quiet  bool
-	stage  tune.Stage
-	bar    *progressbar.ProgressBar
-	lately time.Time
-}
-
-func (p *tuneProgress) event(e tune.Event) {
-	if p.quiet || e.Total == 0 {
-		return
-	}
-	if onTerminal(p.w) {
-		if p.stage != e.Stage {
-			p.end()
-			p.bar = newBar(p.w, e.Total, string(e.Stage))
-		}
-		p.bar.Set(e.Done)
-	} else if p.stage != e.Stage || time.Since(p.lately) > 10*time.Second {
-		p.lately = time.Now()
-		fmt.Fprintf(p.w, "%s: measured %d of %d\n", e.Stage, e.Done, e.Total)
-	}
-	p.stage = e.Stage
-}
-
-func (p *tuneProgress) end() {
-	if p.bar != nil {
-		p.bar.Clear()
-		p.bar = nil
-	}
 }

@@ -14,6 +14,8 @@ import (
 	"syscall"
 
 	"golang.org/x/term"
+
+	"github.com/lesskv/lesskv/patches/progress"
 )
 
 // turns are the user's part of a chat.
@@ -24,7 +26,7 @@ type turns interface {
 
 // newTurns reads turns from a terminal, with an editable line on the first of the outputs that is one, or else line by line.
 func newTurns(in io.Reader, outs ...io.Writer) turns {
-	if i := slices.IndexFunc(outs, onTerminal); i >= 0 {
+	if i := slices.IndexFunc(outs, progress.OnTerminal); i >= 0 {
 		if f, ok := in.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
 			return &typed{in: f, out: outs[i].(*os.File), history: term.NewTerminal(nil, "").History}
 		}

@@ -23,6 +23,7 @@ import (
 	"github.com/lesskv/lesskv/integration/verify/page"
 	"github.com/lesskv/lesskv/integration/wordwrap"
 	"github.com/lesskv/lesskv/integration/worker"
+	"github.com/lesskv/lesskv/patches/progress"
 	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/outfile"
 )
@@ -169,10 +170,10 @@ func (o *verifyOptions) measure(ctx context.Context, cmd *cobra.Command) (*verif
 		return nil, err
 	}
 	o.RPC = rpcServers(cmd.ErrOrStderr(), "verify", o.GPULayers)
-	m := &meter{w: cmd.ErrOrStderr(), quiet: o.quiet}
-	o.Progress = m.show
+	meter := progress.New(cmd.ErrOrStderr(), o.quiet)
+	o.Progress = func(p verify.Progress) { meter.Show(progress.Status{Text: p.Stage, Done: p.Done, Total: p.Total}) }
 	report, err := verify.Run(ctx, o.Plan)
-	m.end()
+	meter.End()
 	if err != nil {
 		return nil, err
 	}

@@ -174,8 +174,8 @@ func (b *bench) affordsKernels() error {
 		return shape.Weights()
 	}))
 	if have, ok := limits.Memory(); ok && need > have {
-		return fmt.Errorf("bench: random kernels of rank %d and hidden size %d take about %.1f GiB, %.1f GiB are free; lower one of the two: %w",
-			b.o.Rank, b.o.Hidden, float64(need)/(1<<30), float64(have)/(1<<30), ErrMemory)
+		return fmt.Errorf("bench: random kernels of rank %d and hidden size %d take about %s, %s are free; lower one of the two: %w",
+			b.o.Rank, b.o.Hidden, memory.Size(need), memory.Size(have), ErrMemory)
 	}
 	return nil
 }
@@ -208,8 +208,8 @@ func (b *bench) fits() error {
 		need += size
 	}
 	if need > float64(have) {
-		return fmt.Errorf("bench: %s with %d methods at %d tokens, in micro-batches of %d, takes about %.1f GiB, %.1f GiB are free; ask for fewer methods, a smaller context or micro-batch: %w",
-			b.result.Model, len(b.o.Methods), b.o.top(), b.o.Ubatch, need/(1<<30), float64(have)/(1<<30), ErrMemory)
+		return fmt.Errorf("bench: %s with %d methods at %d tokens, in micro-batches of %d, takes about %s, %s are free; ask for fewer methods, a smaller context or micro-batch: %w",
+			b.result.Model, len(b.o.Methods), b.o.top(), b.o.Ubatch, memory.Size(int64(need)), memory.Size(have), ErrMemory)
 	}
 	return nil
 }

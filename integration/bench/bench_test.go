@@ -209,8 +209,8 @@ func TestHalvesOfShapes(t *testing.T) {
 	require.NoError(t, err)
 	patched, err := worker.Path(worker.Patched)
 	require.NoError(t, err)
-	halves := []string{"gopher-5m.123.tmp", "llama-3.2-1b.45.tmp.part.tmp", "qwen3-0.6b.6.tmp.quantised"}
-	others := []string{"gopher-5m.tmp", "gopher-5m.123.tmp.bak", "my gopher-5m.123.tmp", "gopher-5m.mine.tmp", "llama-3.2-1b.45.tmp.part"}
+	halves := []string{"gopher-5m-Q4_0-0123456789ab.gguf.raw", "llama-3.2-1b-Q8_0-0123456789ab.gguf.raw.part.tmp", "qwen3-0.6b-F16-0123456789ab.gguf.part.tmp"}
+	others := []string{"gopher-5m.gguf.raw", "gopher-5m-Q4_0-0123456789ab.gguf.raw.bak", "my gopher-5m-Q4_0-0123456789ab.gguf.raw", "gopher-5m-Q4_0-mine.gguf.raw", "llama-3.2-1b.gguf.part.tmp"}
 	for _, name := range slices.Concat(halves, others) {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte("half"), 0o644))
 	}

@@ -40,7 +40,7 @@ func TestLimits(t *testing.T) {
 	dir := t.TempDir()
 	_, err := Run(t.Context(), Options{Model: "gopher-5m", Dir: dir, Contexts: []int{0}, Threads: 1, Rank: weights.MaxSize, Hidden: weights.MaxSize})
 	require.ErrorIs(t, err, ErrMemory)
-	assert.ErrorContains(t, err, "take about 1537.1 GiB")
+	assert.ErrorContains(t, err, "take about 1.501 TiB")
 	left, err := filepath.Glob(filepath.Join(dir, "*.lesskv.gguf*"))
 	require.NoError(t, err)
 	assert.Empty(t, left)

@@ -11,13 +11,11 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"time"
-
-	"github.com/gofrs/flock"
 
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/gguf"
+	"github.com/lesskv/lesskv/weights/lock"
 	"github.com/lesskv/lesskv/weights/outfile"
 )
 
@@ -116,37 +114,33 @@ func (s Shape) Build(ctx context.Context, dir, kind, workerPath string, threads 
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
 	}
-	lock := flock.New(filepath.Join(dir, "lock")) // who has it makes a shape: what else is half made is of a run that was killed
-	defer lock.Close()
-	if _, err := lock.TryLockContext(ctx, 100*time.Millisecond); err != nil {
+	alone, err := lock.Wait(ctx, filepath.Join(dir, "lock"), nil) // who has it makes a shape: what else is half made is of a run that was killed
+	if err != nil {
 		return "", err
 	}
+	defer alone.Release()
 	if err := removeHalves(dir); err != nil {
 		return "", err
 	}
 	if made() { // by the run that had the lock before
 		return path, nil
 	}
-	half, err := os.CreateTemp(dir, s.Name+".*.tmp")
-	if err != nil {
-		return "", err
-	}
-	half.Close()
-	defer os.Remove(half.Name())
-	if err := gguf.WriteFile(half.Name(), s.pairs(), s.tensors()); err != nil {
-		return "", fmt.Errorf("bench: writing %s: %w", s.Name, err)
-	}
-	w, err := worker.Start(ctx, workerPath)
-	if err != nil {
-		return "", err
-	}
-	defer w.Close()
-	whole := half.Name() + ".quantised"
-	defer os.Remove(whole)
-	if err := w.Quantize(half.Name(), whole, kind, threads); err != nil {
-		return "", fmt.Errorf("bench: %s as %s: %w", s.Name, kind, err)
-	}
-	return path, os.Rename(whole, path)
+	return path, outfile.Make(path, func(part string) error {
+		raw := path + ".raw"
+		defer os.Remove(raw)
+		if err := gguf.WriteFile(raw, s.pairs(), s.tensors()); err != nil {
+			return fmt.Errorf("bench: writing %s: %w", s.Name, err)
+		}
+		w, err := worker.Start(ctx, workerPath)
+		if err != nil {
+			return err
+		}
+		defer w.Close()
+		if err := w.Quantize(raw, part, kind, threads); err != nil {
+			return fmt.Errorf("bench: %s as %s: %w", s.Name, kind, err)
+		}
+		return nil
+	})
 }
 
 // halves are the names of what is no shape yet.
@@ -155,7 +149,7 @@ var halves = func() *regexp.Regexp {
 	for _, s := range Shapes() {
 		names = append(names, regexp.QuoteMeta(s.Name))
 	}
-	return regexp.MustCompile(`^(` + strings.Join(names, "|") + `)\.\d+\.tmp(\.part\.tmp|\.quantised)?$`)
+	return regexp.MustCompile(`^(` + strings.Join(names, "|") + `)-[A-Z0-9_]+-[0-9a-f]{12}\.gguf(\.raw|(\.raw)?\.part\.tmp)$`)
 }()
 
 // removeHalves deletes what runs that were killed have left, which may be gigabytes.

@@ -14,7 +14,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -26,10 +25,9 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/gofrs/flock"
-
 	"github.com/lesskv/lesskv/patches/layout"
 	"github.com/lesskv/lesskv/patches/usage"
+	"github.com/lesskv/lesskv/weights/lock"
 )
 
 func main() {
@@ -81,11 +79,11 @@ func run(ctx context.Context, total, turn time.Duration, only, dir string, table
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	lock := flock.New(filepath.Join(dir, "lock"))
-	if ok, err := lock.TryLock(); err != nil || !ok {
-		return errors.Join(fmt.Errorf("%s is in use: another campaign runs there", dir), err)
+	alone, err := lock.Try(filepath.Join(dir, "lock"))
+	if err != nil {
+		return fmt.Errorf("another campaign must not run there: %w", err)
 	}
-	defer lock.Unlock()
+	defer alone.Release()
 
 	c := &campaign{build: build, root: root, dir: dir, progress: p}
 	if err := c.prepare(ctx, pattern); err != nil {

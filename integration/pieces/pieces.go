@@ -14,8 +14,7 @@ import (
 	"path/filepath"
 	"regexp"
 
-	"github.com/gofrs/flock"
-
+	"github.com/lesskv/lesskv/weights/lock"
 	"github.com/lesskv/lesskv/weights/outfile"
 )
 
@@ -29,7 +28,7 @@ var (
 // whatever plan it was made for. A file is the SHA-256 of the rest of it, and a gob: one that is damaged is as good as none.
 type Store struct {
 	Dir       string
-	lock      *flock.Flock
+	lock      *lock.Lock
 	temporary bool
 }
 
@@ -60,9 +59,8 @@ func Open(dir string) (*Store, error) {
 			return nil, fmt.Errorf("%s: move it, or choose another folder: %w", filepath.Join(dir, e.Name()), ErrForeign)
 		}
 	}
-	s.lock = flock.New(filepath.Join(dir, "lock"))
-	ok, err := s.lock.TryLock()
-	if err == nil && !ok {
+	s.lock, err = lock.Try(filepath.Join(dir, "lock"))
+	if errors.Is(err, lock.ErrBusy) {
 		err = fmt.Errorf("%s: wait for the run that uses it, or choose another: %w", dir, ErrBusy)
 	}
 	if err != nil {
@@ -77,7 +75,7 @@ func (s *Store) Close() {
 		os.RemoveAll(s.Dir)
 	}
 	if s.lock != nil {
-		s.lock.Close()
+		s.lock.Release()
 	}
 }
 

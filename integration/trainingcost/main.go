@@ -25,6 +25,7 @@ import (
 	"github.com/lesskv/lesskv/patches/usage"
 	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/gguf"
+	"github.com/lesskv/lesskv/weights/memory"
 	"github.com/lesskv/lesskv/weights/train"
 )
 
@@ -181,7 +182,7 @@ func (b *bench) print(layers []train.LayerReport, recording time.Duration, layer
 	fmt.Printf("  replay            %6.2f s a window and layer\n", perReplay)
 	fmt.Printf("  step              %6.2f s\n", perStep)
 	fmt.Printf("  validation        %6.2f s a window\n", perLook)
-	fmt.Printf("  memory            %6.0f MiB for the runtime and %.0f for training, of which the model is %.0f\n", mib(worker), mib(own), mib(model))
+	fmt.Printf("  memory            %s for the runtime and %s for training, of which the model is %s\n", memory.Size(worker), memory.Size(own), memory.Size(model))
 
 	windows := b.tokens / window
 	valid := windows / 10
@@ -189,8 +190,6 @@ func (b *bench) print(layers []train.LayerReport, recording time.Duration, layer
 	all := perWindow*float64(windows) + n*layer/float64(b.threads)
 	fmt.Printf("worked out for %d tokens and %d steps, none of them saved by stopping early:\n", b.tokens, b.steps)
 	fmt.Printf("  recording         %6.2f h for all layers together\n", perWindow*float64(windows)/3600)
-	fmt.Printf("  one layer         %6.2f h on one thread; %.1f GiB on the disk while it is trained\n", layer/3600, float64(layerBytes)/float64(b.windows)*float64(windows)/(1<<30))
+	fmt.Printf("  one layer         %6.2f h on one thread; %s on the disk while it is trained\n", layer/3600, memory.Size(layerBytes/int64(b.windows)*int64(windows)))
 	fmt.Printf("  %d layers         %6.2f h on %d threads, recording included\n", len(layers), all/3600, b.threads)
 }
-
-func mib(n int64) float64 { return float64(n) / (1 << 20) }

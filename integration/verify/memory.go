@@ -2,11 +2,11 @@ package verify
 
 import (
 	"fmt"
-	"strings"
 
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/patches/limits"
 	"github.com/lesskv/lesskv/weights"
+	"github.com/lesskv/lesskv/weights/memory"
 )
 
 // overhead is what a process takes beside model, cache and computing.
@@ -56,11 +56,11 @@ func (v *verifier) admit(groups []*group) error {
 		for _, r := range g.runs {
 			if need := v.info.Bytes + v.process(g.full) + v.process(r) + v.ours(g.ubatch, 1); need > v.plan.Memory {
 				return fmt.Errorf("verify: %s beside the full cache takes %s (model %s, full cache %s, this one %s, the rest is computing), and the bound is %s: set a larger one, or a smaller context or micro-batch: %w",
-					r.describe(), mib(need), mib(v.info.Bytes), mib(g.full.bytes), mib(r.bytes), mib(v.plan.Memory), ErrMemory)
+					r.describe(), memory.Size(need), memory.Size(v.info.Bytes), memory.Size(g.full.bytes), memory.Size(r.bytes), memory.Size(v.plan.Memory), ErrMemory)
 			}
 			if !v.fitsDevices(g, []*run{r}) {
 				return fmt.Errorf("verify: on the devices %s takes %s and the full cache %s (weights %s of each, the rest is caches and computing), and the bound there is %s: put fewer layers there, or take a smaller context or micro-batch: %w",
-					r.describe(), mib(v.device(r)), mib(v.device(g.full)), mib(v.devices.weights), mib(v.devices.free[0]), ErrMemory)
+					r.describe(), memory.Size(v.device(r)), memory.Size(v.device(g.full)), memory.Size(v.devices.weights), memory.Size(v.devices.free[0]), ErrMemory)
 			}
 		}
 	}
@@ -68,10 +68,10 @@ func (v *verifier) admit(groups []*group) error {
 		c := *groups[0].full
 		c.config.Context, c.bytes = context, v.fullBytes[context]
 		if need := v.info.Bytes + v.process(&c); need > v.plan.Memory {
-			return fmt.Errorf("verify: peak memory at a context of %d takes %s, and the bound is %s: %w", context, mib(need), mib(v.plan.Memory), ErrMemory)
+			return fmt.Errorf("verify: peak memory at a context of %d takes %s, and the bound is %s: %w", context, memory.Size(need), memory.Size(v.plan.Memory), ErrMemory)
 		}
 		if need := v.device(&c); v.plan.GPULayers > 0 && need > v.devices.free[0] {
-			return fmt.Errorf("verify: peak memory at a context of %d takes %s of the devices', and the bound there is %s: %w", context, mib(need), mib(v.devices.free[0]), ErrMemory)
+			return fmt.Errorf("verify: peak memory at a context of %d takes %s of the devices', and the bound there is %s: %w", context, memory.Size(need), memory.Size(v.devices.free[0]), ErrMemory)
 		}
 	}
 	return nil
@@ -107,11 +107,7 @@ func (v *verifier) check(workers []*worker.Worker) error {
 		total += m.Anon
 	}
 	if total > v.plan.Memory {
-		return fmt.Errorf("verify: %d processes take %s, and the bound is %s: %w", len(workers), mib(total), mib(v.plan.Memory), ErrMemory)
+		return fmt.Errorf("verify: %d processes take %s, and the bound is %s: %w", len(workers), memory.Size(total), memory.Size(v.plan.Memory), ErrMemory)
 	}
 	return nil
-}
-
-func mib(n int64) string {
-	return strings.Replace(fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)), ".0 ", " ", 1)
 }

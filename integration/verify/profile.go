@@ -9,6 +9,7 @@ import (
 	"github.com/lesskv/lesskv/integration/distance"
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/weights"
+	"github.com/lesskv/lesskv/weights/memory"
 )
 
 // A Profile says what a policy holds at the end of the first window, in the first context and micro-batch.
@@ -61,7 +62,7 @@ func (v *verifier) profiles(ctx context.Context, groups []*group) ([]Profile, er
 	}
 	kept := int64(g.context*v.model.Sum(func(s weights.Shape) int { return s.HeadsKV * s.KeyLength })) * 4
 	if need := v.info.Bytes + v.process(g.full) + 3*kept + v.ours(g.ubatch, 1); need > v.plan.Memory {
-		v.note("no profile of the layers: the keys of a window in f32 beside the rest take %s, and the bound is %s", mib(need), mib(v.plan.Memory))
+		v.note("no profile of the layers: the keys of a window in f32 beside the rest take %s, and the bound is %s", memory.Size(need), memory.Size(v.plan.Memory))
 		return nil, nil
 	}
 	var exact []exactKV // when the first profile wants it

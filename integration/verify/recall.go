@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/lesskv/lesskv/integration/worker"
+	"github.com/lesskv/lesskv/weights/memory"
 )
 
 // promptMark stands for the prompt in a template.
@@ -81,7 +82,7 @@ func (v *verifier) readTasks(ctx context.Context, w *worker.Worker, context int)
 	n := len(v.plan.Recall) * len(recallLengths) * len(recallDepths) * v.plan.Tasks
 	if need := int64(n) * int64(context) * 4; need > v.plan.Memory-v.info.Bytes-overhead {
 		return fmt.Errorf("verify: %d recall tasks of a context of %d take %s, and the bound is %s: want fewer, or a smaller context: %w",
-			n, context, mib(need), mib(v.plan.Memory), ErrMemory)
+			n, context, memory.Size(need), memory.Size(v.plan.Memory), ErrMemory)
 	}
 	before, after, _ := strings.Cut(v.plan.Template, promptMark)
 	var fault error

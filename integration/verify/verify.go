@@ -12,6 +12,7 @@ import (
 	"github.com/lesskv/lesskv/integration/pieces"
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/weights"
+	"github.com/lesskv/lesskv/weights/memory"
 )
 
 // verifier is a plan on its way to a report.
@@ -133,7 +134,7 @@ func begin(ctx context.Context, p Plan) (_ *verifier, err error) {
 	}
 	v.info = ModelInfo{Bytes: size.Size()}
 	if need := v.info.Bytes + overhead; need > v.plan.Memory {
-		return nil, fmt.Errorf("verify: %s alone takes %s, and the bound is %s: %w", p.Model, mib(need), mib(v.plan.Memory), ErrMemory)
+		return nil, fmt.Errorf("verify: %s alone takes %s, and the bound is %s: %w", p.Model, memory.Size(need), memory.Size(v.plan.Memory), ErrMemory)
 	}
 	v.say("reading the model", 0)
 	if v.sums[0], err = pieces.HashFile(p.Model); err != nil {

@@ -1,6 +1,6 @@
 // Package limits says how many CPUs and how much memory this process may use: what the machine has, and the control groups (v1 and
 // v2) that hold the process allow. Threads and bounds that nobody set come from here. cgo/llama/binding_limits.cpp knows the same for
-// apps.
+// apps. Libraries know a part: gopsutil what the machine has, automemlimit what a group allows, and neither what is left of that.
 package limits
 
 import (

@@ -5,6 +5,8 @@ import (
 	"math"
 	"strconv"
 	"strings"
+
+	"github.com/docker/go-units"
 )
 
 // A Budget is what a cache may keep ("Budgets" in algorithm.md). At most one of these is not zero; the zero value is the default,
@@ -16,7 +18,8 @@ type Budget struct {
 	Full   float64 // the same, as a share of the bytes of the full f16 cache as apps have it (func Full), up to 1
 }
 
-var units = map[string]float64{"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+// suffixes are those that the runtime takes, and no others: "64M" is nothing to it.
+var suffixes = map[string]float64{"KiB": units.KiB, "MiB": units.MiB, "GiB": units.GiB}
 
 // ParseBudget reads a budget as the runtime does: "1024" tokens, "5%" of the context, "64MiB" (or KiB, GiB), "1/16" of the full f16
 // cache's bytes, "" the default, and is the one that commands use. It fails with ErrBudget.
@@ -29,7 +32,7 @@ func ParseBudget(s string) (Budget, error) {
 			return Budget{Share: min(x/100, 1)}, nil
 		}
 	}
-	for unit, size := range units {
+	for unit, size := range suffixes {
 		digits, ok := strings.CutSuffix(s, unit)
 		if x, positive := positive(digits); ok && positive && x*size >= 1 && x*size < 1<<62 {
 			return Budget{Bytes: int64(x * size)}, nil

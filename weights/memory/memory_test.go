@@ -153,3 +153,10 @@ func TestPinnedBesideTrained(t *testing.T) {
 		}
 	}
 }
+
+func TestSize(t *testing.T) {
+	for bytes, want := range map[uint64]string{0: "0 B", 1023: "1023 B", 1024: "1 KiB", 1000 << 10: "1000 KiB", 10_368_000: "9.888 MiB", 96 << 20: "96 MiB", 5 << 30: "5 GiB", 1_648_000_000_000: "1.499 TiB"} {
+		require.Equal(t, want, Size(bytes))
+		require.Equal(t, want, Size(int64(bytes)))
+	}
+}

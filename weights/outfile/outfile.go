@@ -1,51 +1,79 @@
-// Package outfile writes the files that commands make: one is there whole or not at all, and what was there before stays until
-// everything is on the disk.
+// Package outfile writes files: one is there whole or not at all, and what was there before stays until everything is on the disk.
+// Libraries (renameio, natefinch/atomic) call the unfinished file by a name of its own each time: what runs that were killed have left
+// piles up, and two runs don't see each other.
 package outfile
 
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 
-	"golang.org/x/sys/unix"
+	"github.com/lesskv/lesskv/weights/lock"
 )
 
 // Write makes the file at path, or replaces it, by what fill writes. Where it fails, the old one is untouched. A link stays one: the
 // file behind it is made or replaced. What is no file, such as /dev/stdout, is written to. Until it is whole a file has the name
 // of Part, under a lock: what a process that was killed has left there is taken over by the next that writes the file.
-func Write(path string, fill func(w io.Writer) error) (err error) {
+func Write(path string, fill func(w io.Writer) error) error {
 	path = Resolve(path)
-	old, err := os.Stat(path)
-	if err == nil && !old.Mode().IsRegular() {
+	if old, err := os.Stat(path); err == nil && !old.Mode().IsRegular() {
 		f, err := os.OpenFile(path, os.O_WRONLY, 0)
 		if err != nil {
 			return err
 		}
 		return errors.Join(buffered(f, fill), f.Close())
 	}
-	replaces := err == nil // else there is none yet, or making it will say why not
-	f, err := openPart(Part(path))
+	mine, err := lock.Wait(context.Background(), Part(path), nil)
 	if err != nil {
 		return named(path, err)
 	}
+	defer mine.Release() // when the file has another name, or none
+	return replace(path, func(part string) error {
+		f, err := os.OpenFile(part, os.O_WRONLY|os.O_TRUNC, 0)
+		if err != nil {
+			return err
+		}
+		if err := buffered(f, fill); err != nil {
+			f.Close()
+			return err
+		}
+		return f.Close()
+	})
+}
+
+// Make is Write where another program writes the file: run runs it, and is given the name that the program is to write to, which no file
+// has then. Programs replace what they write, a lock on it included: the caller keeps away others that make the same file.
+func Make(path string, run func(part string) error) error {
+	path = Resolve(path)
+	if err := os.Remove(Part(path)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return replace(path, run)
+}
+
+// replace gives the file that fill makes the permissions of the one at path, if there is one, and its name, once it is on the disk.
+func replace(path string, fill func(part string) error) (err error) {
+	part := Part(path)
 	defer func() {
 		if err != nil {
-			os.Remove(f.Name()) // while it is locked
-			f.Close()
+			os.Remove(part)
 			err = named(path, err)
 		}
 	}()
-	if err := f.Truncate(0); err != nil {
+	if err := fill(part); err != nil {
 		return err
 	}
-	if err := buffered(f, fill); err != nil {
+	f, err := os.Open(part)
+	if err != nil {
 		return err
 	}
-	if replaces {
+	defer f.Close()
+	if old, err := os.Stat(path); err == nil { // else there is none yet, or the renaming will say why not
 		if err := f.Chmod(old.Mode().Perm()); err != nil {
 			return err
 		}
@@ -53,10 +81,7 @@ func Write(path string, fill func(w io.Writer) error) (err error) {
 	if err := f.Sync(); err != nil {
 		return err
 	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	return f.Close()
+	return os.Rename(part, path)
 }
 
 // WriteFrom is Write of all that data has, such as a picture.
@@ -94,34 +119,6 @@ func Resolve(path string) string {
 	return path
 }
 
-// openPart opens the file that is to be renamed, once no other process writes it.
-func openPart(name string) (*os.File, error) {
-	for {
-		f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o666)
-		if err != nil {
-			return nil, err
-		}
-		for {
-			if err = unix.Flock(int(f.Fd()), unix.LOCK_EX); err != unix.EINTR {
-				break
-			}
-		}
-		if err != nil {
-			f.Close()
-			return nil, &fs.PathError{Op: "lock", Path: name, Err: err}
-		}
-		mine, err := f.Stat()
-		if err != nil {
-			f.Close()
-			return nil, err
-		}
-		if now, err := os.Stat(name); err == nil && os.SameFile(mine, now) {
-			return f, nil
-		}
-		f.Close() // the other has renamed or removed it
-	}
-}
-
 func buffered(w io.Writer, fill func(io.Writer) error) error {
 	b := bufio.NewWriterSize(w, 1<<16)
 	if err := fill(b); err != nil {
@@ -132,10 +129,10 @@ func buffered(w io.Writer, fill func(io.Writer) error) error {
 
 // named makes an error about the unfinished file one about the file that was asked for.
 func named(path string, err error) error {
-	if e, ok := err.(*fs.PathError); ok {
+	if e, ok := err.(*fs.PathError); ok && e.Path == Part(path) {
 		return &fs.PathError{Op: e.Op, Path: path, Err: e.Err}
 	}
-	if e, ok := err.(*os.LinkError); ok {
+	if e, ok := err.(*os.LinkError); ok && e.Old == Part(path) {
 		return &fs.PathError{Op: e.Op, Path: path, Err: e.Err}
 	}
 	return err

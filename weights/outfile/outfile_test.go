@@ -129,3 +129,36 @@ func TestAtOnce(t *testing.T) {
 	require.Equal(t, strings.Repeat(got[:1], 1<<17), got)
 	require.Equal(t, []string{"x"}, names(t, dir))
 }
+
+// What another program writes under the name of Part is the file in the end, or nothing of it stays.
+func TestMake(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "x")
+	require.NoError(t, os.WriteFile(outfile.Part(path), []byte("half, of a run that was killed"), 0o644))
+	write := func(text string, err error) func(string) error {
+		return func(part string) error {
+			require.NoFileExists(t, part)
+			return errors.Join(os.WriteFile(part, []byte(text), 0o755), err)
+		}
+	}
+	require.NoError(t, outfile.Make(path, write("one", nil)))
+	require.Equal(t, "one", read(t, path))
+	info, err := os.Stat(path)
+	require.NoError(t, err)
+	require.NotZero(t, info.Mode()&0o100, "a program stays one")
+
+	require.ErrorIs(t, outfile.Make(path, write("two", syscall.ENOSPC)), syscall.ENOSPC)
+	require.ErrorIs(t, outfile.Make(path, func(string) error { return nil }), os.ErrNotExist, "it wrote nothing")
+	require.Equal(t, "one", read(t, path))
+	require.Equal(t, []string{"x"}, names(t, dir))
+}
+
+// An error of what is read while a file is written names that.
+func TestErrorOfAnInput(t *testing.T) {
+	dir := t.TempDir()
+	err := outfile.Write(filepath.Join(dir, "x"), func(io.Writer) error {
+		_, err := os.ReadFile(filepath.Join(dir, "input"))
+		return err
+	})
+	require.ErrorContains(t, err, filepath.Join(dir, "input")+":")
+}

@@ -370,7 +370,7 @@ type unit struct{ start, step float64 }
 // constant have numbers that are a hundred times as large as the others: their weights are smaller, and so are the steps of these.
 func units(h []uint16, heads, size int) []unit {
 	square := make([]float64, heads*size)
-	for i, x := range kernels.F16.ToF32(memory(h), len(h)) {
+	for i, x := range kernels.F16.ToF32(raw(h), len(h)) {
 		square[i%len(square)] += float64(x) * float64(x) * float64(len(square)) / float64(len(h))
 	}
 	const large = 4 // times the usual

@@ -8,6 +8,7 @@ import (
 	"github.com/lesskv/lesskv/cgo/kernels"
 	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/gguf"
+	"github.com/lesskv/lesskv/weights/memory"
 )
 
 // The faults that errors of this package wrap.
@@ -290,8 +291,8 @@ func (o *Options) enough() error {
 	o = o.largest()
 	kernels := int64(o.Layers[1]-o.Layers[0]) * 8 * int64(o.shape().Weights()) // in f32, and as they are written
 	if most := max(kernels, o.windowMemory(), o.fitMemory()); o.Memory > 0 && most > o.Memory {
-		return fmt.Errorf("train: rank %d and hidden size %d in windows of %d tokens: recording takes %d MiB of memory, fitting %d MiB for a layer, the kernels of %d layers %d MiB, and %d MiB are free; lower one of these: %w",
-			o.Rank, o.Hidden, o.Context, o.windowMemory()>>20, o.fitMemory()>>20, o.Layers[1]-o.Layers[0], kernels>>20, o.Memory>>20, ErrMemory)
+		return fmt.Errorf("train: rank %d and hidden size %d in windows of %d tokens: recording takes %s of memory, fitting %s for a layer, the kernels of %d layers %s, and %s are free; lower one of these: %w",
+			o.Rank, o.Hidden, o.Context, memory.Size(o.windowMemory()), memory.Size(o.fitMemory()), o.Layers[1]-o.Layers[0], memory.Size(kernels), memory.Size(o.Memory), ErrMemory)
 	}
 	return nil
 }

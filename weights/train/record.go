@@ -29,11 +29,11 @@ func (s *store) record(ctx context.Context, r Runtime, layers []Layer, windows [
 		return nil
 	}
 	if s.shared() {
-		lock, err := enter(s.recordings, p)
+		alone, err := enter(s.recordings, p)
 		if err != nil {
 			return err
 		}
-		defer lock.Close()
+		defer alone.Release()
 		missing, from = s.unrecorded(layers) // another run may have been at work
 	}
 	files := map[int]*os.File{}

@@ -12,12 +12,13 @@ import (
 	"regexp"
 	"slices"
 
-	"github.com/gofrs/flock"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/gguf"
+	"github.com/lesskv/lesskv/weights/lock"
+	"github.com/lesskv/lesskv/weights/memory"
 	"github.com/lesskv/lesskv/weights/outfile"
 )
 
@@ -80,7 +81,7 @@ func (o *Options) plan(w Windows) plan {
 	for _, part := range [][][]int32{w.Train, w.Valid} {
 		fmt.Fprintln(h, len(part))
 		for _, tokens := range part {
-			h.Write(memory(tokens))
+			h.Write(raw(tokens))
 		}
 	}
 	r := recording{recordingFormat, o.Model.Fingerprint, o.Source, hex.EncodeToString(h.Sum(nil)), o.Context}
@@ -115,11 +116,11 @@ func Run(ctx context.Context, o Options, r Runtime, w Windows) (*Report, error) 
 	if o.Recordings != "" {
 		s.recordings = filepath.Join(o.Recordings, p.recording.folder())
 	}
-	lock, err := enter(s.dir, p)
+	alone, err := enter(s.dir, p)
 	if err != nil {
 		return nil, err
 	}
-	defer lock.Close()
+	defer alone.Release()
 
 	all, err := r.Layers()
 	if err != nil {
@@ -192,7 +193,7 @@ func Run(ctx context.Context, o Options, r Runtime, w Windows) (*Report, error) 
 var ours = regexp.MustCompile(`^(lock|(plan\.json|layer-\d{3,}\.(gguf|json))(\.part\.tmp)?|layer-\d{3,}\.(recording|replay-\d+))$`)
 
 // enter makes a folder or goes on in it, alone. p is what its content depends on.
-func enter(dir string, p any) (*flock.Flock, error) {
+func enter(dir string, p any) (*lock.Lock, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, diskError(err)
 	}
@@ -205,11 +206,12 @@ func enter(dir string, p any) (*flock.Flock, error) {
 			return nil, fmt.Errorf("train: %s is no run's: move it out of the work folder, or choose another output: %w", filepath.Join(dir, e.Name()), ErrOther)
 		}
 	}
-	lock := flock.New(filepath.Join(dir, "lock"))
-	if ok, err := lock.TryLock(); err != nil {
-		return nil, diskError(fmt.Errorf("train: %w", err))
-	} else if !ok {
+	l, err := lock.Try(filepath.Join(dir, "lock"))
+	if errors.Is(err, lock.ErrBusy) {
 		return nil, fmt.Errorf("train: %s is in use by a run that goes on: wait for it, or choose another: %w", dir, ErrOther)
+	}
+	if err != nil {
+		return nil, diskError(fmt.Errorf("train: %w", err))
 	}
 	path := filepath.Join(dir, "plan.json")
 	want := describe(p)
@@ -221,10 +223,10 @@ func enter(dir string, p any) (*flock.Flock, error) {
 		err = fmt.Errorf("train: %s was begun with\n%s\nand this run wants\n%s\nGive the same options to go on, choose another output, or remove the folder: %w", dir, have, want, ErrOther)
 	}
 	if err != nil {
-		lock.Close()
+		l.Release()
 		return nil, err
 	}
-	return lock, nil
+	return l, nil
 }
 
 // passes records and fits the layers, as many at a time as the disk has room for.
@@ -242,11 +244,11 @@ func (s *store) passes(ctx context.Context, r Runtime, layers []Layer, w Windows
 	n := int(min(room/each, int64(len(layers))))
 	switch {
 	case n == 0:
-		return fmt.Errorf("train: %d windows of %d tokens take %d MiB for a layer, %s has room for %d: give less text, or another place: %w",
-			s.windows, s.o.Context, each>>20, s.recordings, room>>20, ErrDisk)
+		return fmt.Errorf("train: %d windows of %d tokens take %s for a layer, %s has room for %s: give less text, or another place: %w",
+			s.windows, s.o.Context, memory.Size(each), s.recordings, memory.Size(room), ErrDisk)
 	case n < len(layers) && s.shared():
-		return fmt.Errorf("train: %d layers of %d MiB are to stay in %s, which has room for %d: give fewer layers at a time, less text, or another place: %w",
-			len(layers), each>>20, s.recordings, n, ErrDisk)
+		return fmt.Errorf("train: %d layers of %s are to stay in %s, which has room for %d: give fewer layers at a time, less text, or another place: %w",
+			len(layers), memory.Size(each), s.recordings, n, ErrDisk)
 	}
 	n = s.o.atOnce(n, members*most.windowMemory())
 	s.o.Progress(Event{Stage: Planned, Layer: layers[0].Index, Done: n, Total: len(layers), Bytes: each, Folder: s.recordings})

@@ -146,16 +146,16 @@ func (o *Options) window() *kernels.TrainWindow {
 	}
 }
 
-func memory[T uint16 | float32 | int32](s []T) []byte {
+func raw[T uint16 | float32 | int32](s []T) []byte {
 	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(s))), len(s)*int(unsafe.Sizeof(s[0])))
 }
 
 func recordParts(w *kernels.TrainWindow) [][]byte {
-	return [][]byte{memory(w.Q), memory(w.K), memory(w.V), memory(w.Full)}
+	return [][]byte{raw(w.Q), raw(w.K), raw(w.V), raw(w.Full)}
 }
 
 func replayParts(w *kernels.TrainWindow) [][]byte {
-	return [][]byte{memory(w.Sparse), memory(w.LSE), memory(w.Evicted)}
+	return [][]byte{raw(w.Sparse), raw(w.LSE), raw(w.Evicted)}
 }
 
 func readAt(f *os.File, at int64, parts [][]byte) error {

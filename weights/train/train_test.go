@@ -546,9 +546,9 @@ func TestRecordings(t *testing.T) {
 
 	o := options(t, "busy.gguf")
 	o.Recordings, o.Source = shared, "a third"
-	lock, err := enter(filepath.Join(shared, recordingOf(&o, w).folder()), recordingOf(&o, w))
+	alone, err := enter(filepath.Join(shared, recordingOf(&o, w).folder()), recordingOf(&o, w))
 	require.NoError(t, err)
-	defer lock.Close()
+	defer alone.Release()
 	_, err = Run(context.Background(), o, f, w)
 	assert.ErrorIs(t, err, ErrOther, "another run records")
 	o.Disk = 50_000

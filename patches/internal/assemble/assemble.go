@@ -118,7 +118,7 @@ func Run(ctx context.Context, o Options) error {
 		a.logf("%s made in %s%s", a.out, time.Since(start).Round(time.Second), uses)
 	}
 	if a.App != "" && a.Build == "" {
-		if err := a.prune(ctx, filepath.Dir(string(a.out)), a.out, abandoned); err != nil {
+		if err := a.prune(filepath.Dir(string(a.out)), a.out, abandoned); err != nil {
 			a.logf("old runtimes stay: %v", err)
 		}
 	}

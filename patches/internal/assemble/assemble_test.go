@@ -18,11 +18,11 @@ import (
 
 	"github.com/lesskv/lesskv/patches/internal/assemble"
 	"github.com/lesskv/lesskv/patches/internal/fake"
-	"github.com/lesskv/lesskv/patches/internal/lock"
 	"github.com/lesskv/lesskv/patches/internal/source"
 	"github.com/lesskv/lesskv/patches/internal/workspace"
 	"github.com/lesskv/lesskv/patches/layout"
 	"github.com/lesskv/lesskv/patches/pins"
+	"github.com/lesskv/lesskv/weights/lock"
 )
 
 const llamaPatch = `From 0 Mon Sep 17 00:00:00 2001
@@ -565,7 +565,7 @@ func TestPrune(t *testing.T) {
 	require.Len(t, runtimes(), 2)
 
 	// and long ago, but a run is at work in it
-	l, err := lock.Acquire(t.Context(), first.Lock(), func() {})
+	l, err := lock.Wait(t.Context(), first.Lock(), func() {})
 	require.NoError(t, err)
 	age(first, long)
 	require.Contains(t, b.run(), string(first)+" stays: another run is at work in it")
@@ -839,7 +839,7 @@ func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
 func TestLockIsHeld(t *testing.T) {
 	b := newBench(t)
-	l, err := lock.Acquire(t.Context(), b.layout().Lock(), func() {})
+	l, err := assemble.Acquire(t.Context(), b.layout(), func() {})
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()

@@ -150,7 +150,7 @@ func TestBackendCUDA(t *testing.T) {
 	require.NotContains(t, one, " -fPIC")
 	require.Contains(t, line(t, commands, "ggml-backend-reg.cpp"), "-DGGML_USE_CUDA -DGGML_USE_RPC ")
 	require.Contains(t, commands, "fattn-vec-instance-f16-f16.cu")
-	require.Contains(t, line(t, commands, "lesskv-worker.tmp"), "-lcudart -lcublas -lcuda ")
+	require.Contains(t, line(t, commands, "lesskv-worker.part.tmp"), "-lcudart -lcublas -lcuda ")
 	require.Contains(t, b.read(b.layout().Package(), "zz_lesskv_build.go"), "// #cgo LDFLAGS: -lcudart -lcublas -lcuda\nimport \"C\"\n")
 
 	b.did()
@@ -178,7 +178,7 @@ func TestBackendBLAS(t *testing.T) {
 	commands := b.commands()
 	require.Contains(t, line(t, commands, "-c ggml/src/ggml-blas/ggml-blas.cpp"), "-DGGML_BLAS_USE_OPENBLAS")
 	require.Contains(t, line(t, commands, "ggml-backend-reg.cpp"), "-DGGML_USE_BLAS ")
-	require.Contains(t, line(t, commands, "lesskv-worker.tmp"), "-lopenblas ")
+	require.Contains(t, line(t, commands, "lesskv-worker.part.tmp"), "-lopenblas ")
 	require.Contains(t, b.read(b.layout().Package(), "zz_lesskv_build.go"), "// #cgo LDFLAGS: -lopenblas\nimport \"C\"\n")
 	b.did()
 	b.header("cblas.h", "void openblas_set_num_threads(int);\n// another version\n")
@@ -194,7 +194,7 @@ func TestBackendBLASOnMacOS(t *testing.T) {
 	t.Setenv("GOARCH", "arm64")
 	commands := b.commands()
 	require.Contains(t, line(t, commands, "-c ggml/src/ggml-blas/ggml-blas.cpp"), "-DGGML_BLAS_USE_ACCELERATE -DACCELERATE_NEW_LAPACK -DACCELERATE_LAPACK_ILP64")
-	require.Contains(t, line(t, commands, "lesskv-worker.tmp"), "-framework Accelerate")
+	require.Contains(t, line(t, commands, "lesskv-worker.part.tmp"), "-framework Accelerate")
 	require.NotContains(t, commands, "openblas")
 }
 
@@ -209,7 +209,7 @@ func TestBackendMetal(t *testing.T) {
 	commands := b.commands()
 	require.Contains(t, line(t, commands, "-c ggml/src/ggml-metal/ggml-metal-device.m"), "-DGGML_METAL_EMBED_LIBRARY")
 	require.NotContains(t, line(t, commands, "-c ggml/src/ggml-metal/ggml-metal-device.m"), "-std=")
-	require.Contains(t, line(t, commands, "lesskv-worker.tmp"), "-framework Foundation -framework Metal -framework MetalKit")
+	require.Contains(t, line(t, commands, "lesskv-worker.part.tmp"), "-framework Foundation -framework Metal -framework MetalKit")
 	embedded := "ggml/src/ggml-metal/lesskv-embedded/"
 	require.Contains(t, commands, "-c "+embedded+"fa.S")
 	require.Equal(t, "// impl.h\n// ggml-common.h\n// quantize.h\nkernel cpy;\n", b.read(b.layout().Sources(), embedded+"cpy.metal"))

@@ -7,9 +7,9 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/lesskv/lesskv/patches/internal/lock"
 	"github.com/lesskv/lesskv/patches/internal/workspace"
 	"github.com/lesskv/lesskv/patches/layout"
+	"github.com/lesskv/lesskv/weights/lock"
 )
 
 // Clean unties the checkout and deletes the build folder: first the go.work, which must not name a missing folder.

@@ -2,7 +2,9 @@ package assemble
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -11,9 +13,9 @@ import (
 
 	"golang.org/x/mod/modfile"
 
-	"github.com/lesskv/lesskv/patches/internal/lock"
 	"github.com/lesskv/lesskv/patches/layout"
 	"github.com/lesskv/lesskv/patches/pins"
+	"github.com/lesskv/lesskv/weights/lock"
 )
 
 // find finds the module that is tied, and the build folder.
@@ -107,5 +109,13 @@ func Acquire(ctx context.Context, out layout.Layout, waiting func()) (*lock.Lock
 			return nil, fmt.Errorf("%s is not empty and was not made by this program: name another folder with -build", out)
 		}
 	}
-	return lock.Acquire(ctx, out.Lock(), waiting)
+	for {
+		if err := os.MkdirAll(string(out), 0o755); err != nil {
+			return nil, err
+		}
+		l, err := lock.Wait(ctx, out.Lock(), waiting)
+		if !errors.Is(err, fs.ErrNotExist) {
+			return l, err
+		} // the holder has removed the folder
+	}
 }

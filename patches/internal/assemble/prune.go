@@ -13,11 +13,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/lesskv/lesskv/patches/internal/lock"
 	"github.com/lesskv/lesskv/patches/internal/source"
 	"github.com/lesskv/lesskv/patches/internal/tree"
 	"github.com/lesskv/lesskv/patches/internal/workspace"
 	"github.com/lesskv/lesskv/patches/layout"
+	"github.com/lesskv/lesskv/weights/lock"
 )
 
 // abandoned is how long a runtime in the user's cache directory stays that no known app is tied to, and from which none was built; and
@@ -71,7 +71,7 @@ func Prune(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	if err := o.prune(ctx, dir, "", 0); err != nil {
+	if err := o.prune(dir, "", 0); err != nil {
 		return err
 	}
 	sources, err := o.released()
@@ -83,7 +83,7 @@ func Prune(ctx context.Context, o Options) error {
 
 // prune deletes the runtimes in dir to which no known app is tied, and which nothing has read for so long; with age, only those of
 // which the apps are known. One that a run is at work in stays, and so does but.
-func (o *Options) prune(ctx context.Context, dir string, but layout.Layout, age time.Duration) error {
+func (o *Options) prune(dir string, but layout.Layout, age time.Duration) error {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -99,18 +99,18 @@ func (o *Options) prune(ctx context.Context, dir string, but layout.Layout, age 
 		if _, err := os.Stat(out.Lock()); err != nil {
 			continue // not one of ours
 		}
-		busy, stop := context.WithCancel(ctx)
-		l, err := lock.Acquire(busy, out.Lock(), stop) // waits for nobody
-		if err != nil {
-			stop()
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
+		l, err := lock.Try(out.Lock())
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			continue // another run has just removed it
+		case errors.Is(err, lock.ErrBusy):
 			o.logf("%s stays: another run is at work in it", out)
+			continue
+		case err != nil:
+			o.logf("%s stays: %v", out, err)
 			continue
 		}
 		err = func() error {
-			defer stop()
 			tied, known := apps(out)
 			switch {
 			case len(tied) > 0:

@@ -22,7 +22,7 @@ func TestSanitize(t *testing.T) {
 	}
 	require.Contains(t, line(t, commands, "-c src/llama.cpp"), "-fsanitize=address ")
 	require.Contains(t, line(t, commands, "-c less/select.c"), "-fsanitize=address,undefined ")
-	require.Contains(t, line(t, commands, "lesskv-worker.tmp"), "-fsanitize=address,undefined")
+	require.Contains(t, line(t, commands, "lesskv-worker.part.tmp"), "-fsanitize=address,undefined")
 	stamp, err := os.ReadFile(filepath.Join(b.layout().Package(), "zz_lesskv_build.go"))
 	require.NoError(t, err)
 	require.Contains(t, string(stamp), "// #cgo LDFLAGS: -fsanitize=address,undefined\n")

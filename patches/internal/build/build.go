@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -19,10 +18,11 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/lesskv/lesskv/patches/internal/progress"
 	"github.com/lesskv/lesskv/patches/internal/toolchain"
 	"github.com/lesskv/lesskv/patches/internal/tree"
 	"github.com/lesskv/lesskv/patches/limits"
+	"github.com/lesskv/lesskv/patches/progress"
+	"github.com/lesskv/lesskv/weights/outfile"
 )
 
 // A Unit is one source file to compile.
@@ -110,8 +110,15 @@ func (b *Builder) Compile(ctx context.Context, jobs []Job) ([][]string, error) {
 		return cmp.Or(cmp.Compare(weight(y), weight(x)), strings.Compare(x[0].key, y[0].key))
 	})
 
-	meter := progress.New(b.Log, "compiling", total)
-	defer meter.Finish()
+	meter := progress.New(b.Log, false)
+	defer meter.End()
+	done := 0
+	step := func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		done++
+		meter.Show(progress.Status{Stage: "compiling", Done: int64(done), Total: int64(total), Unit: "files"})
+	}
 	limit := b.Jobs
 	if limit <= 0 {
 		limit = limits.CPUs()
@@ -134,7 +141,7 @@ func (b *Builder) Compile(ctx context.Context, jobs []Job) ([][]string, error) {
 					}
 				}
 				objects[m.job][m.unit] = object
-				meter.Step()
+				step()
 			}
 			return nil
 		})
@@ -162,7 +169,7 @@ func (b *Builder) compile(ctx context.Context, dir string, u Unit, key string, h
 	return b.Store.put(u.Source, key, headers(data, u.Source, hashes), hashes, object)
 }
 
-// Archive makes a fresh archive of the objects, whose base names must differ, under a temporary name and renames it to path.
+// Archive makes a fresh archive of the objects, whose base names must differ. It is at path whole or not at all.
 func (b *Builder) Archive(ctx context.Context, path string, objects []string) error {
 	seen := map[string]bool{}
 	for _, o := range objects {
@@ -172,29 +179,20 @@ func (b *Builder) Archive(ctx context.Context, path string, objects []string) er
 			seen[name] = true
 		}
 	}
-	tmp := path + ".tmp"
-	if err := os.Remove(tmp); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	defer os.Remove(tmp)
 	mode := "rcsD" // D: no dates and owners, equal objects make an equal archive
 	if b.Tools.GOOS == "darwin" {
 		mode = "rcs"
 	}
-	if err := b.run(ctx, "", path, slices.Concat(b.Tools.AR, []string{mode, tmp}, objects)); err != nil {
-		return err
-	}
-	return os.Rename(tmp, path)
+	return outfile.Make(path, func(part string) error {
+		return b.run(ctx, "", path, slices.Concat(b.Tools.AR, []string{mode, part}, objects))
+	})
 }
 
-// Link links the objects into a program under a temporary name and renames it to path.
+// Link links the objects into a program. It is at path whole or not at all.
 func (b *Builder) Link(ctx context.Context, path string, objects, libs []string) error {
-	tmp := path + ".tmp"
-	defer os.Remove(tmp)
-	if err := b.run(ctx, "", path, slices.Concat(b.Tools.CXX, []string{"-o", tmp}, objects, libs)); err != nil {
-		return err
-	}
-	return os.Rename(tmp, path)
+	return outfile.Make(path, func(part string) error {
+		return b.run(ctx, "", path, slices.Concat(b.Tools.CXX, []string{"-o", part}, objects, libs))
+	})
 }
 
 func (b *Builder) run(ctx context.Context, dir, what string, command []string) error {

@@ -48,7 +48,7 @@ if [ "$mode" = preprocess ]; then
 	exit
 fi
 if [ -z "$src" ]; then
-	cat $sources > "$out" && chmod +x "$out" && echo "link $(basename "$out" .tmp)" >> "$FAKE_LOG"
+	cat $sources > "$out" && chmod +x "$out" && echo "link $(basename "$out" .part.tmp)" >> "$FAKE_LOG"
 	exit
 fi
 if grep -q '^#sleep' "$src"; then sleep 60; fi
@@ -69,7 +69,7 @@ shift
 out=$1; shift
 basename -a "$@" > "$out"
 cat "$@" >> "$out"
-echo "archive $(basename "$out" .tmp)" >> "$FAKE_LOG"
+echo "archive $(basename "$out" .part.tmp)" >> "$FAKE_LOG"
 `
 
 // Toolchain makes CC, CXX and AR fakes for the test. What it returns lists, and forgets, what they did since the last

@@ -16,9 +16,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/lesskv/lesskv/patches/internal/lock"
 	"github.com/lesskv/lesskv/patches/internal/tree"
 	"github.com/lesskv/lesskv/patches/pins"
+	"github.com/lesskv/lesskv/weights/lock"
 )
 
 // A Source is the files of a release that are used, by their paths in it.
@@ -155,7 +155,7 @@ func Fetch(ctx context.Context, o Options) (*Source, error) {
 	if err := os.MkdirAll(o.Cache, 0o755); err != nil {
 		return nil, err
 	}
-	l, err := lock.Acquire(ctx, filepath.Join(o.Cache, "lock"), func() { o.logf("another run is fetching llama.cpp; waiting for it") })
+	l, err := lock.Wait(ctx, filepath.Join(o.Cache, "lock"), func() { o.logf("another run is fetching llama.cpp; waiting for it") })
 	if err != nil {
 		return nil, err
 	}
@@ -248,7 +248,7 @@ func Prune(ctx context.Context, o Options, age time.Duration) error {
 	if err != nil {
 		return err
 	}
-	l, err := lock.Acquire(ctx, filepath.Join(o.Cache, "lock"), func() { o.logf("another run is fetching llama.cpp; waiting for it") })
+	l, err := lock.Wait(ctx, filepath.Join(o.Cache, "lock"), func() { o.logf("another run is fetching llama.cpp; waiting for it") })
 	if err != nil {
 		return err
 	}

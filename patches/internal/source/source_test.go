@@ -14,9 +14,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/lesskv/lesskv/patches/internal/fake"
-	"github.com/lesskv/lesskv/patches/internal/lock"
 	"github.com/lesskv/lesskv/patches/internal/source"
 	"github.com/lesskv/lesskv/patches/pins"
+	"github.com/lesskv/lesskv/weights/lock"
 )
 
 // The sums are those of what is used, and of nothing that was forgotten.
@@ -305,7 +305,7 @@ func TestPrune(t *testing.T) {
 	current = append(current, "llama.cpp-v0.3.9", "llama.cpp-v0.1.0")
 
 	prune(30*day, append(current, "llama.cpp-v0.4.1-tests")...)
-	l, err := lock.Acquire(t.Context(), filepath.Join(b.o.Cache, "lock"), func() {})
+	l, err := lock.Wait(t.Context(), filepath.Join(b.o.Cache, "lock"), func() {})
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
 	b.o.Log = writerFunc(func(p []byte) (int, error) { cancel(); return len(p), nil })

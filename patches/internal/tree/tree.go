@@ -11,6 +11,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+
+	"github.com/lesskv/lesskv/weights/outfile"
 )
 
 // A Tree is files by slash-separated path.
@@ -106,15 +108,10 @@ func (t Tree) Sync(dir string) error {
 	return nil
 }
 
-// WriteFile writes a file under a temporary name and renames it into place; its folder is made.
+// WriteFile writes a file, which is there whole or not at all; its folder is made.
 func WriteFile(path string, data []byte) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
-	tmp := path + ".tmp"
-	if err := os.WriteFile(tmp, data, 0o644); err != nil {
-		os.Remove(tmp)
-		return err
-	}
-	return os.Rename(tmp, path)
+	return outfile.WriteBytes(path, data)
 }

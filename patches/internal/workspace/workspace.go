@@ -15,6 +15,7 @@ import (
 	"golang.org/x/mod/modfile"
 
 	"github.com/lesskv/lesskv/patches/pins"
+	"github.com/lesskv/lesskv/weights/outfile"
 )
 
 const (
@@ -346,21 +347,12 @@ func strip(data []byte) []byte {
 	return data
 }
 
-// write replaces a file as a whole and keeps its mode; equal contents are left alone.
+// write replaces a file as a whole; equal contents are left alone.
 func write(file string, old, data []byte) error {
 	if old != nil && bytes.Equal(old, data) {
 		return nil
 	}
-	mode := fs.FileMode(0o644)
-	if info, err := os.Stat(file); err == nil {
-		mode = info.Mode().Perm()
-	}
-	tmp := file + ".lesskv-tmp"
-	if err := os.WriteFile(tmp, data, mode); err != nil {
-		os.Remove(tmp)
-		return err
-	}
-	return os.Rename(tmp, file)
+	return outfile.WriteBytes(file, data)
 }
 
 // exclude tells the git checkout around dir, if there is one, to ignore dir's go.work: in its own list, which no commit holds.

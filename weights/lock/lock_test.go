@@ -2,31 +2,35 @@ package lock_test
 
 import (
 	"context"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/lesskv/lesskv/patches/internal/lock"
+	"github.com/lesskv/lesskv/weights/lock"
 )
 
 func never(t *testing.T) func() { return func() { t.Error("waited for a free lock") } }
 
 func TestSecondWaits(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "build", ".lock")
-	first, err := lock.Acquire(t.Context(), path, never(t))
+	path := filepath.Join(t.TempDir(), ".lock")
+	first, err := lock.Wait(t.Context(), path, never(t))
 	require.NoError(t, err)
 
 	waiting, got := make(chan bool), make(chan error)
 	go func() {
-		second, err := lock.Acquire(context.Background(), path, func() { close(waiting) })
+		second, err := lock.Wait(context.Background(), path, func() { close(waiting) })
 		if err == nil {
 			err = second.Release()
 		}
 		got <- err
 	}()
 	<-waiting
+	_, err = lock.Try(path)
+	require.ErrorIs(t, err, lock.ErrBusy)
+	require.ErrorContains(t, err, path)
 	select {
 	case <-got:
 		t.Fatal("both hold the lock")
@@ -38,12 +42,12 @@ func TestSecondWaits(t *testing.T) {
 
 func TestRemovedWhileWaiting(t *testing.T) {
 	path := filepath.Join(t.TempDir(), ".lock")
-	first, err := lock.Acquire(t.Context(), path, never(t))
+	first, err := lock.Wait(t.Context(), path, never(t))
 	require.NoError(t, err)
 	waiting := make(chan bool)
 	got := make(chan *lock.Lock)
 	go func() {
-		second, err := lock.Acquire(context.Background(), path, func() { close(waiting) })
+		second, err := lock.Wait(context.Background(), path, func() { close(waiting) })
 		if err != nil {
 			t.Error(err)
 		}
@@ -56,7 +60,15 @@ func TestRemovedWhileWaiting(t *testing.T) {
 
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
-	_, err = lock.Acquire(ctx, path, func() {})
+	_, err = lock.Wait(ctx, path, func() {})
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	require.NoError(t, second.Release())
+}
+
+// A folder that is not there is not made: another may just have removed it.
+func TestNoFolder(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "none")
+	_, err := lock.Try(filepath.Join(dir, ".lock"))
+	require.ErrorIs(t, err, os.ErrNotExist)
+	require.NoDirExists(t, dir)
 }
