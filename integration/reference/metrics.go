@@ -2,7 +2,7 @@ package reference
 
 import "math"
 
-// Metrics sums what a method's logits are worth against the full cache's, over positions.
+// Metrics compares a method's logits with the full cache's, in sums over positions.
 type Metrics struct {
 	n, targets   int
 	nllFull, nll float64
