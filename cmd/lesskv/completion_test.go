@@ -16,23 +16,23 @@ import (
 func TestCompletion(t *testing.T) {
 	policies := strings.Join(kernels.PolicyNames(), "\n") + "\n:4\n"
 	for line, want := range map[string]string{
-		"run --policy ":    policies,
-		"tune --policy ":   policies,
-		"verify --policy ": policies,
-		"import --policy ": "h2o\nlambda\n:4\n",
-		"run --type ":      "f16\nf32\nq8_0\nq4_0\n:4\n",
-		"tune --type ":     "f16\nf32\nq8_0\nq4_0\n:4\n",
-		"train --kernels ": "f16\nf32\nq8_0\n:4\n",
-		"bench --policy ":  policies,
-		"bench -m ":        "gguf\n:8\n",
-		"train -w ":        "gguf\n:8\n",
-		"verify -w ":       "gguf\n:8\n",
-		"plan --type ":     "f16\nf32\nq8_0\nq4_0\n:4\n",
-		"run -m ":          "gguf\n:8\n", // files of that ending
-		"train --plot ":    "png\nsvg\n:8\n",
-		"inspect ":         "gguf\n:8\n",
-		"bench --method ":  strings.Join(methodNames("bench"), "\n") + "\n:4\n",
-		"verify --method ": strings.Join(verify.Methods(), "\n") + "\n:4\n",
+		"run --policy ":     policies,
+		"tune --policy ":    policies,
+		"verify --policy ":  policies,
+		"import --policy ":  "h2o\nlambda\n:4\n",
+		"run --type ":       "f16\nf32\nq8_0\nq4_0\n:4\n",
+		"tune --type ":      "f16\nf32\nq8_0\nq4_0\n:4\n",
+		"train --phi-type ": "f16\nf32\nq8_0\n:4\n",
+		"bench --policy ":   policies,
+		"bench -m ":         "gguf\n:8\n",
+		"train -w ":         "gguf\n:8\n",
+		"verify -w ":        "gguf\n:8\n",
+		"plan --type ":      "f16\nf32\nq8_0\nq4_0\n:4\n",
+		"run -m ":           "gguf\n:8\n", // files of that ending
+		"train --plot ":     "png\nsvg\n:8\n",
+		"inspect ":          "gguf\n:8\n",
+		"bench --method ":   strings.Join(methodNames("bench"), "\n") + "\n:4\n",
+		"verify --method ":  strings.Join(verify.Methods(), "\n") + "\n:4\n",
 	} {
 		status, out, stderr := command("", append([]string{"__complete"}, strings.Split(line, " ")...)...)
 		require.Equal(t, exitOK, status, stderr)

@@ -99,7 +99,7 @@ func stopped(ctx context.Context, w io.Writer, err error) error {
 	return errInterrupted
 }
 
-// onTerminal tells whether somebody looks at what is written: a bar is for them.
+// onTerminal reports whether somebody looks at what is written: a bar is for them.
 func onTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))

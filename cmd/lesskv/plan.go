@@ -43,9 +43,9 @@ func newPlan() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "plan [-m MODEL] [--memory 8G]",
 		Short: "Say which context and budget fit into how much memory",
-		Long: `Say what a process with a model takes, by context and budget, beside the full
-cache in f16, q8_0 and q4_0: what fits into the bound or, without --memory,
-into what this machine and its control groups leave; and the line to copy.
+		Long: `Say how much memory a process with a model takes, by context and budget, beside
+the full cache in f16, q8_0 and q4_0; what of it fits into --memory or, without
+it, into what this machine and its control groups leave; and the line to copy.
 
 Weights and caches are exact; scratch, and the process as a whole, are
 estimates. Only the model's header is read. Nothing is loaded or measured. An
@@ -253,7 +253,7 @@ func (p *plan) work(o *planOptions) error {
 	return nil
 }
 
-// print writes the table and the line to copy, and tells whether anything fits.
+// print writes the table and the line to copy, and reports whether anything fits.
 func (p *plan) print(w io.Writer) (fits bool) {
 	s := newSheet(w)
 	s.line("model", "%s: weights %s, trained for %d tokens", printable(p.name()), size(p.weights), p.model.Context)
@@ -393,7 +393,7 @@ func (p *plan) byDefault(context int) (planRow, bool) {
 	return p.rows[i], true
 }
 
-// better tells whether a LESS cache is rather advised than another, or than none: that by default, or else the one with more slots.
+// better reports whether a LESS cache is rather advised than another, or than none: that by default, or else the one with more slots.
 func (r planRow) better(than planRow) bool {
 	if than.budget != nil && (r.budget.text == "") != (than.budget.text == "") {
 		return r.budget.text == ""

@@ -52,7 +52,7 @@ func (p *progress) event(e train.Event) {
 			p.bar.Clear()
 		}
 		if e.Sparse != "" {
-			fmt.Fprintf(p.w, "layer %d: warning: it gets no kernels and runs sparse only: %s\n", e.Layer, e.Sparse)
+			fmt.Fprintf(p.w, "layer %d: warning: it gets no phi and psi and runs sparse only: %s\n", e.Layer, e.Sparse)
 			p.add(e.Layer, e.Total)
 			break
 		}

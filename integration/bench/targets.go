@@ -137,7 +137,7 @@ func targets() []target {
 		}},
 		{"LESS's attention node in a prompt, smollm2-135m: floating-point rate against the runtime's own matmul of the same shapes", 0.6, false, "x", "smollm2-135m-profile", node},
 		{"the same, llama-3.2-1b", 0.6, false, "x", "llama-3.2-1b-profile", node},
-		{"total bytes at 32k, llama-3.2-1b, budget 5%, kernels included, against the full f16 cache", 0.07, true, "x", "llama-3.2-1b", func(r *Result) Spread {
+		{"total bytes at 32k, llama-3.2-1b, budget 5%, phi and psi included, against the full f16 cache", 0.07, true, "x", "llama-3.2-1b", func(r *Result) Spread {
 			m, ok := r.memory("less", 32768)
 			if !ok {
 				return Spread{}

@@ -111,7 +111,7 @@ func number(x float64) string { return strconv.FormatFloat(x, 'g', -1, 64) }
 // quality is KL against bytes, a panel for each context and micro-batch. All points of a panel count the same positions.
 func quality(r *verify.Report) ([]*Picture, error) {
 	pic := &Picture{Name: "quality", Title: "Distance from the full cache against bytes",
-		Caption: "KL divergence from the full f16 cache, with 95 % intervals, over the positions that all budgets share. Bytes are those of one sequence; LESS's include its kernels. Lower and further left is better."}
+		Caption: "KL divergence from the full f16 cache, with 95 % intervals, over the positions that all budgets share. Bytes are those of one sequence; LESS's include phi and psi. Lower and further left is better."}
 	top := 0.0
 	for _, s := range settings(r) {
 		p := newPanel(fmt.Sprintf("context %d, micro-batches of %d", s.context, s.ubatch), "KiB of one sequence", "KL to the full cache, nats")
