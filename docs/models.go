@@ -17,7 +17,7 @@ type Architecture struct {
 	LESS   string // "yes", with a restriction perhaps, or "no: " and why
 }
 
-var rows = regexp.MustCompile("(?m)^\\| `([^`]+)` \\| ([^|]+) \\| ([^|]+) \\| ([^|]+) \\| \\w+ \\|$")
+var rows = regexp.MustCompile("(?m)^\\| `([^`]+)` \\| ([^|]+) \\| ([^|]+) \\| ([^|]+) \\| [\\w, ]+ \\|$")
 
 // Architectures returns the rows of models.md. An architecture that stands in none is served if its layers attend in the usual way.
 func Architectures() (all []Architecture) {

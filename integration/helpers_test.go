@@ -20,7 +20,7 @@ import (
 
 const gopher = "testdata/gopher-5m.gguf"
 
-// soak tells whether this is make soak, which does in full what make test does in part.
+// soak reports whether this is make soak, which does in full what make test does in part.
 func soak() bool { return os.Getenv("LESSKV_SOAK") != "" }
 
 // start starts a worker that lives as long as the test, and 20 minutes at most.

@@ -111,7 +111,7 @@ func (f *failing) after(n int) error {
 	return err
 }
 
-// happened tells whether the allocation has failed, and lets all that follow succeed.
+// happened reports whether the allocation has failed, and lets all that follow succeed.
 func (f *failing) happened() (bool, error) {
 	var b [4]byte
 	if _, err := f.file.ReadAt(b[:], 0); err != nil {
@@ -405,7 +405,7 @@ func (p *player) shrink(steps []move, done []string, err error) ([]move, []strin
 	return steps, done, err
 }
 
-// poisoned tells whether an error says that a sequence refuses to decode.
+// poisoned reports whether an error says that a sequence refuses to decode.
 func poisoned(err error) bool {
 	var e *worker.Error
 	return errors.As(err, &e) && strings.Contains(e.Message, "until it is cleared")

@@ -118,7 +118,7 @@ func TestOnDeviceRefused(t *testing.T) {
 		less.OnDevice = true
 		_, err := w.Open(worker.Config{Model: gopher, Context: 2048, LESS: &less})
 		refusedWith(t, err, says)
-		refusedWith(t, err, "beside the device")
+		refusedWith(t, err, "cache in main memory")
 	}
 	_, err := w.Open(worker.Config{Model: gopher, Context: 2048, KeepCache: true, LESS: &worker.LESS{OnDevice: true}})
 	refusedWith(t, err, "offload_kqv = false")

@@ -249,7 +249,7 @@ func TestBudgetBeyondMemory(t *testing.T) {
 		assertSays(t, err, lesskv.ErrFailed, "slots takes", "GiB")
 		on := lesskv.Config{Budget: lesskv.Tokens(int(limit / 10 * 11 / slot)), Adapter: lesskv.NoAdapter, OnDevice: true}
 		_, err = llama.New(file(t, testdata.Model), llama.SetContext(1<<30), lesskv.Enable(on))
-		assertSays(t, err, lesskv.ErrFailed, "slots takes", "GiB", "leave it beside the device")
+		assertSays(t, err, lesskv.ErrFailed, "slots takes", "GiB", "keep the cache in main memory")
 
 		model, err := llama.New(file(t, testdata.Model), llama.SetContext(1<<30), budget(limit/100*52))
 		if err != nil {

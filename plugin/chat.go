@@ -6,8 +6,8 @@ import llama "github.com/go-skynet/go-llama.cpp"
 type Message = llama.LESSKVMessage
 
 // ChatPrompt returns the text of a chat, for Predict, in the form of the model's own template, with the assistant's turn begun. It fails with
-// ErrMissing where the model has no template, or none of the usual ones: llama.cpp tells those by their look, and runs no template. What reads
-// like a control token in a message becomes one. It may be called while the model serves a call.
+// ErrMissing where the model has no template, or none of the usual ones: llama.cpp recognises those by pieces of
+// their text, and runs no template. The text of a control token in a message becomes that token. It may be called while the model serves a call.
 func ChatPrompt(model *llama.LLama, messages ...Message) (string, error) {
 	return model.LESSKVChat(messages, true)
 }

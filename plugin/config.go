@@ -8,12 +8,12 @@ import (
 
 // A Config says what the cache keeps. The zero value is the best setting that needs no training, as docs/quality.md measured it.
 type Config struct {
-	// Budget is how many pairs stay, for each layer and KV head. Zero is what the adapter's phi and psi were trained for; without them, as
-	// many as fit into a twelfth of the bytes of the full f16 cache at the context, and 1,024 at least.
+	// Budget is how many slots each KV head of each layer has; a slot holds one token. Zero is what the adapter's phi and psi were trained
+	// for; without them, as many as fit into a twelfth of the bytes of the full f16 cache at the context, and 1,024 at least.
 	Budget Budget
-	Policy Policy // which stay; zero: the one that the adapter was trained with, Peak without one
+	Policy Policy // which tokens stay; zero: the one that the adapter was trained with, Peak without one
 
-	// Heavy is how many of the budget are chosen by score; the rest are the most recent. 0 is the policy's own share (half
+	// Heavy is how many slots of the budget hold tokens chosen by score; the rest hold the most recent. 0 is the policy's own share (half
 	// of the budget for H2O, a quarter for Peak).
 	Heavy int
 	// Pinned is how many first tokens of a sequence always stay; they count as heavy. 0 is the default, 1.
@@ -21,8 +21,8 @@ type Config struct {
 
 	Keys, Values SlotType // how they are stored; zero: Q8, or F16 where the head size is no multiple of 32
 
-	// Adapter is the path of the trained kernels. "" is the model's path with .lesskv.gguf for .gguf, if there is such a
-	// file; NoAdapter is none.
+	// Adapter is the path of the adapter: phi and psi, budgets by head, or both. "" is the model's path with .lesskv.gguf for .gguf, if there
+	// is such a file; NoAdapter is none.
 	Adapter string
 	// ForceAdapter accepts an adapter that was made for a model of the same shape with other weights, like the base of a
 	// fine-tune.
@@ -42,7 +42,7 @@ type Config struct {
 // None sets Heavy, Pinned or Checkpoints to zero; 0 means the default.
 const None = -1
 
-// NoAdapter, as Adapter, runs without kernels: what is evicted is lost.
+// NoAdapter, as Adapter, runs without an adapter: what is evicted is lost.
 const NoAdapter = llama.LESSKVNoAdapter
 
 // Enable makes llama.New give the model a LESS cache. A configuration that makes no sense is an error of llama.New's:
@@ -70,7 +70,7 @@ func Disable() llama.ModelOption {
 	}
 }
 
-// A Policy decides which pairs stay: a name that [Policies] lists.
+// A Policy decides which tokens stay: a name that [Policies] lists.
 type Policy string
 
 // The first policies; there may be more.

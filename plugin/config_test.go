@@ -178,7 +178,7 @@ func TestParseBudget(t *testing.T) {
 		require.Error(t, err, bad)
 		sameBudget(t, bad)
 		assert.Contains(t, err.Error(), `"`+bad+`"`)
-		assert.Contains(t, err.Error(), "want tokens (1024), a share of the context (5%), memory (64MiB), or a share of the full cache's (1/16)")
+		assert.Contains(t, err.Error(), "want slots a head (1024), a share of the context (5%), memory (64MiB), or a share of the full cache's (1/16)")
 	}
 	assert.Equal(t, "25%", lesskv.Share(0.25).String())
 	assert.Equal(t, "7%", lesskv.Share(0.07).String())

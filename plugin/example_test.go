@@ -51,7 +51,7 @@ func ExampleEnable() {
 	fmt.Println(err)
 	// Output:
 	// true
-	// failed loading model: budget "0": nothing would be kept; want tokens (1024), a share of the context (5%), memory (64MiB), or a share of the full cache's (1/16)
+	// failed loading model: budget "0": nothing would be kept; want slots a head (1024), a share of the context (5%), memory (64MiB), or a share of the full cache's (1/16)
 }
 
 // A call ends with its request.

@@ -31,7 +31,8 @@ type Flags struct {
 //	-lesskv-device
 //	-lesskv-checkpoints 2
 //
-// With an empty prefix the first of them is -less. Wrong values are errors of Parse where they can be told without the model.
+// With an empty prefix the first of them is -less. Parse returns an error for a value that is wrong for every model; the rest are errors of
+// llama.New.
 func RegisterFlags(fs *flag.FlagSet, prefix string) *Flags {
 	f := &Flags{}
 	add := func(name, usage string, set func(string) error) {
@@ -46,7 +47,7 @@ func RegisterFlags(fs *flag.FlagSet, prefix string) *Flags {
 	}
 	fs.Var(boolValue{func(on bool) { f.on, f.off = on, !on }}, name, "a KV cache of constant size; =off for the unmodified one")
 	c := &f.config
-	add("budget", "what stays in the cache: `N` tokens, N% of the context, NMiB of memory or 1/N of the full f16 cache's (default: what the adapter was trained for; without phi and psi 1/12, or 1024 tokens if that is more)", func(s string) (err error) {
+	add("budget", "what stays in the cache: `N` slots a head, N% of the context, NMiB of memory or 1/N of the full f16 cache's (default: what the adapter was trained for; without phi and psi 1/12, or 1024 slots a head if that is more)", func(s string) (err error) {
 		c.Budget, err = ParseBudget(s)
 		return err
 	})
@@ -58,7 +59,7 @@ func RegisterFlags(fs *flag.FlagSet, prefix string) *Flags {
 		c.Policy = Policy(s)
 		return nil
 	})
-	add("heavy", "`tokens` of the budget that are chosen by score (default: the policy's share)", parseCount(&c.Heavy))
+	add("heavy", "`slots` of the budget that are chosen by score (default: the policy's share)", parseCount(&c.Heavy))
 	add("pinned", "first `tokens` that always stay (default 1)", parseCount(&c.Pinned))
 	add("type", "`type` of the stored keys and values: f16, f32, q8_0, q4_0, or one for each: q4_0,q8_0 (default: q8_0, or f16 where heads do not fill its blocks)", func(s string) error {
 		keys, values, two := strings.Cut(s, ",")
@@ -68,7 +69,7 @@ func RegisterFlags(fs *flag.FlagSet, prefix string) *Flags {
 		c.Keys, c.Values = SlotType(keys), SlotType(values)
 		return nil
 	})
-	add("adapter", "`path` of the trained kernels, or none (default: MODEL.lesskv.gguf beside the model)", func(s string) error {
+	add("adapter", "`path` of the adapter, or none (default: MODEL.lesskv.gguf beside the model)", func(s string) error {
 		c.Adapter = s
 		return nil
 	})
@@ -81,7 +82,7 @@ func RegisterFlags(fs *flag.FlagSet, prefix string) *Flags {
 // Config returns what the flags say.
 func (f *Flags) Config() Config { return f.config }
 
-// Off tells whether LESS was switched off outright.
+// Off reports whether LESS was switched off outright.
 func (f *Flags) Off() bool { return f.off }
 
 // Option returns Enable or Disable, as the flags say; where none was given it leaves the choice to the environment.

@@ -102,7 +102,7 @@ func TestCheckpointPeak(t *testing.T) {
 	assert.Less(t, grown, int64(s.SlotBytes/2))
 }
 
-// alone runs a test again in a process of its own, whose heap no other test has left pieces of, and tells whether this is that one.
+// alone runs a test again in a process of its own, whose heap no other test has left pieces of, and reports whether this is that one.
 func alone(t *testing.T) bool {
 	t.Helper()
 	const child = "LESSKV_TEST_ALONE"

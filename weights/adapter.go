@@ -9,7 +9,7 @@ import (
 	"github.com/lesskv/lesskv/weights/gguf"
 )
 
-// Geometry is what of a model's attention an adapter's kernels depend on. The numbers of heads and their lengths are those of every
+// Geometry is what of a model's attention phi and psi depend on. The numbers of heads and their lengths are those of every
 // layer or, where PerLayer is not nil, of the first.
 type Geometry struct {
 	Layers      int // of the model
@@ -68,12 +68,12 @@ type Trained struct {
 	Context int // tokens of the longest sequence
 }
 
-// Adapter is the trained kernels of a model. Its zero layers run sparse-only.
+// Adapter is the file of phi and psi, of budgets by head, or of both, for one model. Its zero layers run sparse-only.
 type Adapter struct {
 	Architecture string // general.architecture of the base model
 	Geometry
 	Rank        int // R, of the low-rank state
-	Hidden      int // R', inside the kernels
+	Hidden      int // R', the width inside phi and psi
 	Trained     Trained
 	BaseName    string // the base model's, for people
 	Fingerprint string // the base model's, Model.Fingerprint
@@ -83,7 +83,7 @@ type Adapter struct {
 	SHA256      string    // of the file that it was read from, lower-case hex; "" if it wasn't
 }
 
-// Kernels are the matrices of a layer ("Kernels" in algorithm.md). The zero value, without any, runs sparse-only. A layer that shares
+// Kernels are the matrices of a layer ("phi and psi" in algorithm.md). The zero value, without any, runs sparse-only. A layer that shares
 // another's cache has Phi alone, and that other one Psi if any that attends to its cache has Phi.
 //
 //	phi(q) = |gelu(gelu(q W1) W2)|       Phi[0] [Hq][R'][D]   Phi[1] [Hq][R][R']
@@ -103,7 +103,7 @@ type Matrix struct {
 // Encode returns the values in their type, as the file holds them and the C kernels take them.
 func (m Matrix) Encode() ([]byte, error) { return gguf.Encode(nil, m.Type, m.Values) }
 
-// Empty tells whether the layer has no kernels and runs sparse-only.
+// Empty reports whether the layer has neither phi nor psi and runs sparse-only.
 func (k *Kernels) Empty() bool {
 	for _, m := range k.matrices() {
 		if len(m.Values) > 0 {
@@ -121,10 +121,10 @@ func (k *Kernels) HasPsi() bool {
 	return len(k.Psi[0].Values) > 0 || len(k.Psi[1].Values) > 0 || len(k.Psi[2].Values) > 0
 }
 
-// hasScale tells whether a layer's query heads have scales.
+// hasScale reports whether a layer's query heads have scales.
 func (k *Kernels) hasScale() bool { return len(k.Scale.Values) > 0 }
 
-// has tells whether a layer has what a matrix is a part of.
+// has reports whether a layer has what a matrix is a part of.
 func (k *Kernels) has(p part) bool {
 	switch p.of {
 	case ofPhi:
@@ -155,7 +155,7 @@ const (
 	ofScale
 )
 
-// needs tells whether a layer that has p must have another part too.
+// needs reports whether a layer that has p must have another part too.
 func (p part) needs(other part, version uint32) bool {
 	return other.of != ofScale && (version == 1 || p.of == other.of || p.of == ofScale && other.of == ofPhi)
 }
@@ -195,7 +195,7 @@ func (a *Adapter) parts(layer int) [6]part {
 	}
 }
 
-// Bytes returns what the kernels weigh in memory ("Memory" in algorithm.md), once per model.
+// Bytes returns the bytes of phi and psi in memory ("Memory" in algorithm.md), once per model.
 func (a *Adapter) Bytes() uint64 {
 	var n uint64
 	for i := range a.Kernels {
@@ -207,12 +207,12 @@ func (a *Adapter) Bytes() uint64 {
 	return n
 }
 
-// Convert gives the kernels another type, F32, F16 or Q8_0, and rounds the values to it. psi.2 and the scale stay F32, and matrices whose
+// Convert gives phi and psi another type, F32, F16 or Q8_0, and rounds the values to it. psi.2 and the scale stay F32, and matrices whose
 // rows don't fill Q8_0's blocks of 32 become F16 instead: phi.1 and psi.1 at a hidden size of 16, for example. So do those that Q8_0
 // would round too coarsely, as where keys have a constant and its weights are a hundredth of the others. It fails with gguf.ErrRange, and nothing is changed, if a value is too large for the type.
 func (a *Adapter) Convert(t gguf.Type) error {
 	if t != gguf.F32 && t != gguf.F16 && t != gguf.Q8_0 {
-		return &Error{Item: "kernels", Err: gguf.ErrType, Found: t.String(), Wanted: "F32, F16 or Q8_0"}
+		return &Error{Item: "phi and psi", Err: gguf.ErrType, Found: t.String(), Wanted: "F32, F16 or Q8_0"}
 	}
 	converted := make([]Kernels, len(a.Kernels))
 	for i := range a.Kernels {
@@ -239,7 +239,7 @@ func (a *Adapter) Convert(t gguf.Type) error {
 	return nil
 }
 
-// uneven tells whether an input of a head has weights so much smaller than others of its block of 32 that Q8_0, which rounds a block to
+// uneven reports whether an input of a head has weights so much smaller than others of its block of 32 that Q8_0, which rounds a block to
 // 1/127 of its largest weight, would leave little of them.
 func uneven(values []float32, dims []uint64) bool {
 	const most, block = 16, 32
@@ -259,7 +259,7 @@ func uneven(values []float32, dims []uint64) bool {
 	return false
 }
 
-// New returns an adapter for a model, without kernels: every layer sparse-only until they are put in.
+// New returns an adapter for a model, without phi and psi: every layer runs sparse-only until they are put in.
 func New(m *Model, rank, hidden int, trained Trained) *Adapter {
 	return &Adapter{
 		Architecture: m.Architecture,
@@ -273,14 +273,14 @@ func New(m *Model, rank, hidden int, trained Trained) *Adapter {
 	}
 }
 
-// Zero returns an adapter whose kernels are all zero, F32: it must act as none at all, because phi(q).z is zero.
+// Zero returns an adapter whose phi and psi are all zero, F32: it must act as none at all, because phi(q).z is zero.
 func Zero(m *Model, rank, hidden int, trained Trained) *Adapter {
 	a := New(m, rank, hidden, trained)
 	a.fill(m, func() float64 { return 0 })
 	return a
 }
 
-// Random returns an adapter with normally distributed kernels, F32, which turn inputs of unit variance into features of
+// Random returns an adapter with normally distributed phi and psi, F32, which turn inputs of unit variance into features of
 // about that size: for tests, in which what is folded must matter. The same arguments give the same values.
 func Random(m *Model, rank, hidden int, trained Trained, seed uint64) *Adapter {
 	a := New(m, rank, hidden, trained)
@@ -289,7 +289,7 @@ func Random(m *Model, rank, hidden int, trained Trained, seed uint64) *Adapter {
 	return a
 }
 
-// fill draws the kernels of every layer that attends, and of one that shares another's cache phi alone, from a distribution of unit
+// fill draws phi and psi of every layer that attends, and of one that shares another's cache phi alone, from a distribution of unit
 // variance, and divides them by the root of what they sum over. It gives no layer scales.
 func (a *Adapter) fill(m *Model, draw func() float64) {
 	for i := range a.Kernels {

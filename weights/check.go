@@ -5,7 +5,7 @@ import (
 	"fmt"
 )
 
-// Check tells whether an adapter fits a model. A wrong geometry fails with ErrGeometry, one *Error for each number; where that fits,
+// Check reports whether an adapter fits a model. A wrong geometry fails with ErrGeometry, one *Error for each number; where that fits,
 // another model's fingerprint fails with ErrFingerprint, which a user may overrule. The warnings are for people.
 func Check(a *Adapter, m *Model) (warnings []string, err error) {
 	var faults []error
@@ -67,7 +67,7 @@ func checkShared(a *Adapter, m *Model) (faults []error) {
 	return faults
 }
 
-// CheckUse tells whether an adapter serves the way it is to be used. Another policy fails with ErrPolicy; another budget
+// CheckUse reports whether an adapter serves the way it is to be used. Another policy fails with ErrPolicy; another budget
 // or a longer context is a warning. Micro-batches of another size are none: docs/training.md. Zero numbers in use are not compared.
 func CheckUse(a *Adapter, use Trained) (warnings []string, err error) {
 	if use.Policy != a.Trained.Policy {

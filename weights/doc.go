@@ -1,4 +1,4 @@
-// Package weights reads, checks and writes adapters: the trained kernels phi and psi of LESS for one base model, as a GGUF
+// Package weights reads, checks and writes adapters: the trained functions phi and psi of LESS for one base model, as a GGUF
 // file ("The adapter file" in algorithm.md), and reads what an adapter must fit from the model's own GGUF.
 //
 //	adapter, err := weights.Read("model.lesskv.gguf")

@@ -107,7 +107,7 @@ func read(path string, r io.ReaderAt, size int64) (*Adapter, error) {
 	return a, nil
 }
 
-// IsAdapter tells whether the file at path is an adapter, of whatever version and model.
+// IsAdapter reports whether the file at path is an adapter, of whatever version and model.
 func IsAdapter(path string) bool {
 	f, err := gguf.Open(path)
 	if err != nil {
@@ -202,7 +202,7 @@ func (a *Adapter) readKeys(f *gguf.File) error {
 	return a.checkKeys(f.Name)
 }
 
-// checkLayer checks the sizes of a layer. One without key/value heads has no attention, and no kernels.
+// checkLayer checks the sizes of a layer. One without key/value heads has no attention, and neither phi nor psi.
 func (a *Adapter) checkLayer(file string, layer int, s Shape) error {
 	of := ""
 	if a.PerLayer != nil {
@@ -331,7 +331,7 @@ func (a *Adapter) readKernels(f *gguf.File) error {
 	return nil
 }
 
-// knows tells whether a version of the format has that part of a layer: none without attention, and no scale in the first.
+// knows reports whether a version of the format has that part of a layer: none without attention, and no scale in the first.
 func (a *Adapter) knows(layer int, p part, version uint32) bool {
 	return a.Layer(layer).HeadsKV > 0 && (version > 1 || p.of != ofScale)
 }
@@ -439,7 +439,7 @@ func (a *Adapter) Write(path string) error {
 		return err
 	}
 	if len(a.Kernels) != a.Layers {
-		return &Error{File: path, Item: "kernels", Err: ErrTensor, Found: fmt.Sprintf("those of %d layers", len(a.Kernels)), Wanted: fmt.Sprint(a.Layers)}
+		return &Error{File: path, Item: "phi and psi", Err: ErrTensor, Found: fmt.Sprintf("those of %d layers", len(a.Kernels)), Wanted: fmt.Sprint(a.Layers)}
 	}
 	pairs := []gguf.KeyValue{
 		{Key: keyGeneralType, Value: generalType},

@@ -23,17 +23,17 @@ func (m *Model) Window(layer int) int {
 	return 0
 }
 
-// Recurrent tells whether a layer keeps a state of its own, which has one size: a Mamba layer, a delta net, a short convolution.
+// Recurrent reports whether a layer keeps a state of its own, which has one size: a Mamba layer, a delta net, a short convolution.
 func (m *Model) Recurrent(layer int) bool {
 	return m.kinds.recurrent != nil && m.kinds.recurrent[layer]
 }
 
-// Attends tells whether a layer attends to keys and values, its own or another layer's.
+// Attends reports whether a layer attends to keys and values, its own or another layer's.
 func (m *Model) Attends(layer int) bool {
 	return m.Layer(layer).HeadsKV > 0 && (!m.Recurrent(layer) || m.kinds.both)
 }
 
-// Shares tells whether a layer has no keys and values of its own, and attends to another's.
+// Shares reports whether a layer has no keys and values of its own, and attends to another's.
 func (m *Model) Shares(layer int) bool { return m.Owner(layer) != layer }
 
 // RecurrentBytes returns what the recurrent layers keep of one sequence.

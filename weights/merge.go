@@ -32,9 +32,9 @@ func differ(found, wanted string) (string, string) {
 	return found, wanted
 }
 
-// Merge joins adapters of one model that have kernels of different layers, as machines that share the work of training make them.
+// Merge joins adapters of one model that have phi and psi of different layers, as machines that share the work of training make them.
 // An adapter with weights of budgets gives them to all.
-// It fails with ErrMerge if they differ in anything but their layers, or if two have kernels of the same one.
+// It fails with ErrMerge if they differ in anything but their layers, or if two have phi or psi of the same one.
 func Merge(adapters ...*Adapter) (*Adapter, error) {
 	if len(adapters) == 0 {
 		return nil, &Error{Item: "adapters", Err: ErrMerge, Found: "none", Wanted: "one at least"}
@@ -88,7 +88,7 @@ func Merge(adapters ...*Adapter) (*Adapter, error) {
 				continue
 			}
 			if from[l] != 0 {
-				return nil, &Error{Item: fmt.Sprintf("layer %d", l), Err: ErrMerge, Found: fmt.Sprintf("kernels in adapters %d and %d", from[l], i+1), Wanted: "them in one"}
+				return nil, &Error{Item: fmt.Sprintf("layer %d", l), Err: ErrMerge, Found: fmt.Sprintf("phi and psi in adapters %d and %d", from[l], i+1), Wanted: "them in one"}
 			}
 			from[l] = i + 1
 			merged.Kernels[l] = a.Kernels[l]

@@ -148,7 +148,7 @@ func (m *contract) step(u *Ubatch) []float64 {
 // plain is the policy in plain Go, and what a layer without a window goes by.
 func (l *Layer) plain() *reference.Policy { return reference.PolicyOf(l.Policy) }
 
-// scored tells whether scores decide what stays.
+// scored reports whether scores decide what stays.
 func (l *Layer) scored() bool { return l.Window == 0 && l.plain().Scored() }
 
 // attend is "Attention of one query", and what pairs gain by it.
@@ -268,7 +268,7 @@ func (m *contract) evict(j int, theirs []int32) {
 	m.pairs[j] = append(kept, recent...)
 }
 
-// tied tells whether rounding could have put two scores in either order. Where all pairs are worth the same, it has no say: each
+// tied reports whether rounding could have put two scores in either order. Where all pairs are worth the same, it has no say: each
 // side computes the same scores, and the newer one stays.
 func (c *testCase) tied(a, b float64) bool {
 	return !c.mute && math.Abs(a-b) <= 2*scoreBound*c.slack()*max(1, a, b)

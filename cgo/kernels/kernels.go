@@ -23,7 +23,7 @@ type Shape struct {
 	Hidden  int // R'
 }
 
-// Kernels are the trained kernels of one layer ("Kernels" in algorithm.md), in C memory. The caches made with them must
+// Kernels are the trained functions of one layer ("phi and psi" in algorithm.md), in C memory. The caches made with them must
 // be closed first.
 type Kernels struct {
 	shape Shape

@@ -55,7 +55,7 @@ struct lesskv_mat {
     const void *     data;
 };
 
-// The trained kernels of one layer ("Kernels" in algorithm.md). Not owned. Without phi (data NULL in both) the layer's own queries
+// The trained functions of one layer ("phi and psi" in algorithm.md). Not owned. Without phi (data NULL in both) the layer's own queries
 // read the slots alone, and psi folds for those of sharers; a sharer has phi alone.
 //     phi(q) = |gelu(gelu(q W1) W2)|       phi[0] [Hq][R'][D]   phi[1] [Hq][R][R']
 //     psi(k) = |gelu(gelu(k U1) U2) U3|    psi[0] [Hkv][R'][D]  psi[1] [Hkv][R][R']  psi[2] [Hkv][R][R]

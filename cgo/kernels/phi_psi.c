@@ -1,4 +1,4 @@
-// phi_psi.c: the learned kernels ("Kernels" in algorithm.md; LESS, equations 5 and 6).
+// phi_psi.c: the learned functions ("phi and psi" in algorithm.md; LESS, equations 5 and 6).
 //
 //     phi(q) = | gelu( gelu(q W1) W2 ) |       psi(k) = | gelu( gelu(k U1) U2 ) U3 |
 //

@@ -327,7 +327,7 @@ static void load_lora(const load_options & o, model & m) {
         fail(LLAMA_BINDING_MISSING, "the LoRA adapter %s is an activated one (aLoRA), to be switched on by tokens of the prompt: not in this runtime", o.lora);
     }
     if (m.less.on) {
-        log(GGML_LOG_LEVEL_WARN, "lesskv: the LoRA adapter %s changes the model: kernels that were trained without it fit less well\n", o.lora);
+        log(GGML_LOG_LEVEL_WARN, "lesskv: the LoRA adapter %s changes the model: phi and psi were trained without it and fit less well\n", o.lora);
     }
 }
 

@@ -1,4 +1,4 @@
-// lesskv-adapter.h: reading the trained kernels ("The adapter file" in algorithm.md), and a model's fingerprint.
+// lesskv-adapter.h: reading phi and psi ("The adapter file" in algorithm.md), and a model's fingerprint.
 
 #pragma once
 

@@ -168,7 +168,7 @@ void lesskv_memory::resolve_budget(const lesskv_config & cfg) {
     } else if (bytes > 0) {
         n = fit(bytes, true);
         if (n == 0) {
-            refuse(format("a budget of %.3f MiB is too small: state, kernels, sliding windows and one slot in every head take %.3f MiB%s",
+            refuse(format("a budget of %.3f MiB is too small: state, phi and psi, sliding windows and one slot in every head take %.3f MiB%s",
                         bytes/1048576.0, takes(1, true)/1048576.0, on_device ? ", on the device with room for n_ubatch tokens, and all that for each sequence" : ""));
         }
     } else if (cfg.budget_share > 0.0) {

@@ -88,7 +88,7 @@ llama_memory_context_ptr lesskv_memory::init_batch(llama_batch_allocr & balloc, 
             return no(error);
         }
         if (on_device && next[ub.seq_id[0][0]] > lesskv_device::max_pos) {
-            return no(format("LESS on the device counts %d positions, sequence %d has more: leave it beside the device", lesskv_device::max_pos, ub.seq_id[0][0]));
+            return no(format("LESS on the device counts %d positions, sequence %d has more: keep the cache in main memory", lesskv_device::max_pos, ub.seq_id[0][0]));
         }
         if (adapter && adapter->bytes > 0 && !warned_context && (uint32_t) next[ub.seq_id[0][0]] > adapter->context) {
             warned_context = true;

@@ -182,7 +182,7 @@ struct layer_graph {
 // What is written to the device's tensors must be computed there; the scheduler finds a place for the rest.
 ggml_tensor * layer_graph::run(ggml_tensor * x, const char * name) {
     if (!in.mem->device()->computes(x, l.il)) {
-        in.mem->refuse(format("LESS on the device: that of layer %d cannot compute %s (%s): leave it beside the device", l.il, ggml_op_desc(x), name));
+        in.mem->refuse(format("LESS on the device: that of layer %d cannot compute %s (%s): keep the cache in main memory", l.il, ggml_op_desc(x), name));
     }
     g.cb(x, name, l.il);
     ggml_build_forward_expand(g.gf, x);

@@ -13,7 +13,7 @@
 
 std::string lesskv_device::refusal(const llama_model & model, const std::vector<lesskv_memory_layer> & layers, bool spread, uint32_t n_ubatch) {
     const auto no = [](const std::string & what, const std::string & instead = "") {
-        return "LESS on the device does not cover " + what + ": " + instead + "leave it beside the device";
+        return "LESS on the device does not cover " + what + ": " + instead + "keep the cache in main memory";
     };
     if (spread) {
         return no("budgets by layer and head");

@@ -262,7 +262,7 @@ ggml_tensor * build(
     ggml_build_forward_expand(g.gf, q);
     if (in.device) {
         if (sinks || k->type != GGML_TYPE_F32 || v->type != GGML_TYPE_F32) {
-            mem->refuse("LESS on the device does not cover attention sinks, or keys and values that are not f32: leave it beside the device");
+            mem->refuse("LESS on the device does not cover attention sinks, or keys and values that are not f32: keep the cache in main memory");
         }
         ggml_build_forward_expand(g.gf, v);
         ggml_build_forward_expand(g.gf, k);

@@ -17,7 +17,7 @@
 
 #include <strings.h>
 
-// The variable that makes every LESS cache of a process run the plain loops, whatever its configuration says: to find out
+// The variable that makes every LESS cache of a process run the reference loops, whatever its configuration says: to find out
 // whether a fast path is at fault.
 static bool forced_reference() {
     const char * value = getenv("LESSKV_REFERENCE");
@@ -28,7 +28,7 @@ static bool forced_reference() {
     if (!on) {
         return false;
     }
-    LLAMA_LOG_WARN("lesskv: LESSKV_REFERENCE=%s: the kernels' plain loops run, which are slow\n", value);
+    LLAMA_LOG_WARN("lesskv: LESSKV_REFERENCE=%s: the reference loops run, which are slow\n", value);
     return true;
 }
 
@@ -77,7 +77,7 @@ lesskv_memory::lesskv_memory(
 
 // Makes the tensors of LESS on the device.
 void lesskv_memory::place(const lesskv_config & cfg) {
-    const auto why = use_reference || use_profile ? std::string("LESS on the device does not run the kernels: leave out the plain loops and the profile, or leave it beside the device") :
+    const auto why = use_reference || use_profile ? std::string("LESS on the device does not run the kernels: leave out the reference loops and the profile, or keep the cache in main memory") :
         lesskv_device::refusal(model, layers, spread(), cparams.n_ubatch);
     if (!why.empty()) {
         refuse(why);
@@ -92,7 +92,7 @@ void lesskv_memory::place(const lesskv_config & cfg) {
         if (cfg.no_memory) {
             *cfg.no_memory = true;
         }
-        refuse(format("LESS on the device: a budget of %d slots takes %.1f GiB of %s%s: ask for a smaller one, a smaller n_ubatch (%u), fewer sequences (%u), or leave it beside the device",
+        refuse(format("LESS on the device: a budget of %d slots takes %.1f GiB of %s%s: ask for a smaller one, a smaller n_ubatch (%u), fewer sequences (%u), or keep the cache in main memory",
                     budget, e.bytes/1073741824.0, e.where.c_str(), e.limit ? format(", and there are %.1f", e.limit/1073741824.0).c_str() : ", which has not as much",
                     cparams.n_ubatch, cparams.n_seq_max));
     } catch (const std::exception & e) {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -50,19 +51,19 @@ func newBench() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "bench -m MODEL|SHAPE [flags]",
 		Short: "Measure speed and memory beside the unmodified runtime",
-		Long: `Measure how fast prompts and decoding are at growing contexts, and what process
-and cache take, for LESS, its sparse policy alone, and the unmodified runtime
-with and without flash attention and with quantised caches. Each method has a
-process of its own; every round visits all of them, and ratios are taken round
-by round.
+		Long: `Measure how fast prompts and decoding are as the context grows, and how much
+memory process and cache take, for LESS, its sparse policy alone, and the
+unmodified runtime with and without flash attention and with quantised caches.
+Each method has a process of its own. Every round visits all of them, and ratios
+are taken within a round.
 
 A SHAPE is a model with random weights that is made on the first call and kept:
 ` + strings.Join(names, ", ") + `.
-Without an adapter its kernels are random too.
+Without an adapter its phi and psi are random too.
 
-Long contexts are not decoded: the unmodified cache is filled with copies of one
-micro-batch, LESS's with what it holds once its slots are full. --check decodes
-them for once, and compares.`,
+Long contexts are not decoded token by token. The unmodified cache is filled
+with copies of one micro-batch, LESS's with what it holds once its slots are
+full. --check decodes them once, and compares.`,
 		Example: `  lesskv bench -m smollm2-135m
   lesskv bench -m llama-3.2-1b --method f16,less -c 512,32k --profile
   lesskv bench --targets results`,
@@ -84,35 +85,35 @@ them for once, and compares.`,
 	f := cmd.Flags()
 	addModel(f, &o.Model, ", or a shape")
 	f.StringVar(&o.Quant, "quant", "Q4_0", "type of a shape's matrices, by llama.cpp's names")
-	f.StringVar(&o.Dir, "dir", "", "`folder` of shapes and random kernels (default: in the user's cache folder)")
-	f.StringSliceVar(&o.methods, "method", nil, "ways to hold the cache: f16, f16-fa, q8_0-fa, q4_0-fa, sparse, less (default: these), sparse-unequal: heads with budgets of 0.25 and 1.75 times the mean")
-	addContexts(f, &o.Contexts, "512,2k,8k,32k", "; what is measured comes behind, 0 is an empty cache")
+	f.StringVar(&o.Dir, "dir", "", "`folder` of shapes and random adapters (default: in the user's cache folder)")
+	f.StringSliceVar(&o.methods, "method", nil, "caches: f16, f16-fa, q8_0-fa, q4_0-fa, sparse, less (default: these), sparse-unequal (heads with budgets of 0.25 and 1.75 times the mean)")
+	addContexts(f, &o.Contexts, "512,2k,8k,32k", "; 0 is an empty cache")
 	o.limit = -1
 	f.Var((*tokens)(&o.limit), "prompt-limit", "measure prompts up to this context, 0 for none (default: all)")
 	addNumber(f, &o.Repeat, "rounds", "r", 5, 1, 10000, "rounds")
-	f.DurationVar(&o.Cell, "cell", 30*time.Second, "no more rounds of a prompt's cell after it took so long")
+	f.DurationVar(&o.Cell, "cell", 30*time.Second, "no more rounds for a prompt at one context after it took this long")
 	addBudget(f, &o.budget, "; the context is the largest"+defaultBudget)
 	addPolicy(f, &o.Policy, "", defaultPolicy)
 	addType(f, &o.SlotType, defaultType)
 	addAdapter(f, &o.Adapter, ", or none: random ones"+beside)
-	addNumber(f, &o.Rank, "rank", "", 8, 1, weights.MaxSize, "rank of random kernels")
-	addNumber(f, &o.Hidden, "hidden", "", 16, 1, weights.MaxSize, "hidden size of random kernels")
-	addWord(f, &o.matrix, "kernels", "type of random phi and psi", "f16", "q8_0")
+	addNumber(f, &o.Rank, "rank", "", 8, 1, weights.MaxSize, "rank of random phi and psi")
+	addNumber(f, &o.Hidden, "hidden", "", 16, 1, weights.MaxSize, "hidden size of random phi and psi")
+	addWord(f, &o.matrix, "phi-type", "type of random phi and psi", "f16", "q8_0")
 	addUbatch(f, &o.Ubatch, 512)
 	addThreads(f, &o.Threads, "")
-	addGPULayers(f, &o.GPULayers, ", dealt out to the methods")
-	f.BoolVar(&o.OnDevice, "device", false, "LESS where the layers are, not in main memory")
+	addGPULayers(f, &o.GPULayers, ", divided among the methods")
+	f.BoolVar(&o.OnDevice, "device", false, "the cache and its attention where the layers are, not in main memory")
 	f.BoolVar(&o.Profile, "profile", false, "say where LESS's time goes, and how its attention compares with a matrix product")
-	f.Var((*tokens)(&o.Growth), "growth", "feed LESS so many `tokens`, and say how much its peak grew from 2,048 on")
+	f.Var((*tokens)(&o.Growth), "growth", "read so many `tokens` with LESS, and say how much its peak memory grew from 2,048 on")
 	addOutput(f, &o.json, "`file` for all samples, as JSON")
 	f.StringVar(&o.plot, "plot", "", "`file` for a picture, .png")
-	f.BoolVar(&o.check, "check", false, "compare filled caches with decoded ones, at the largest context")
-	f.StringVar(&o.targets, "targets", "", "measure what the project promises; results are kept in this `folder`, and what is there is not measured again")
-	f.StringVar(&o.into, "into", "", "put the table of --targets between the marks of this `file`")
+	f.BoolVar(&o.check, "check", false, "compare a filled cache with a decoded one, at the largest context")
+	f.StringVar(&o.targets, "targets", "", "measure the project's targets; results are kept in this `folder`, and what is there is not measured again")
+	f.StringVar(&o.into, "into", "", "write the table of --targets between the marks in this `file`")
 	f.BoolVar(&o.page, "page", false, "measure nothing: show what the folder of --targets has")
 	addQuiet(f, &o.quiet)
 	f.SortFlags = false
-	aliases(f, map[string]string{"methods": "method", "contexts": "context"})
+	aliases(f, map[string]string{"methods": "method", "contexts": "context", "kernels": "phi-type"})
 	return cmd
 }
 

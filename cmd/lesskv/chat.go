@@ -41,20 +41,22 @@ func newChat() *cobra.Command {
 		Use:   "chat [-m MODEL] [flags]",
 		Short: "Chat with a model, in memory that does not grow",
 		Long: `Chat with a model on a terminal, or through pipes with one line a turn. The
-cache is kept from turn to turn; a turn that is answered anew resumes from a
+cache is kept from turn to turn. A turn that is answered anew resumes from a
 checkpoint. On a terminal a line behind each answer says what the cache holds.
 
 ` + chatHelp + `
 
-Turns are in the form of the model's own template where llama.cpp knows it: it
-tells the usual ones (ChatML, Llama 2, 3 and 4, Mistral, Gemma, Phi, DeepSeek,
-Granite, Command R, GLM, Falcon, EXAONE and some more) by their look, and runs
-no Jinja. For any other, and for a model without one, turns are lines that begin
-with "User:" and "Assistant:", which a warning says. Without -m the model is
-gopher-5m, which is built in, has no template and writes Go.
+Turns have the form of the model's own template if llama.cpp knows it. llama.cpp
+does not run the template (Jinja); it recognises the usual ones by pieces of
+their text: ChatML, Llama 2, 3 and 4, Mistral, Gemma, Phi, DeepSeek, Granite,
+Command R, GLM, Falcon, EXAONE and some more. For any other, and for a model
+without one, turns are lines that begin with "User:" and "Assistant:", and a
+warning says so. Without -m the model is gopher-5m, which is built in, has no
+template and writes Go.
 
-SIGTERM ends the chat, and so does Ctrl-C (SIGINT) through pipes: the status is
-130 then. LESSKV_* hold as for run. NO_COLOR leaves colours out.`,
+SIGTERM ends the chat with status 130, and so do a second Ctrl-C while an answer
+ends and, through pipes, one Ctrl-C. Ended at the prompt, the status is 0.
+LESSKV_* hold as for run. NO_COLOR leaves colours out.`,
 		Example: `  lesskv chat -m model.gguf -b 5% --system "Answer in one sentence."
   printf 'Hello\nAnd again\n' | lesskv chat -m model.gguf -n 50`,
 		Args: func(_ *cobra.Command, args []string) error {
@@ -193,7 +195,7 @@ func (c *chat) answer(messages []lesskv.Message) error {
 	return c.status()
 }
 
-// templated tells whether the model has a chat template that llama.cpp knows.
+// templated reports whether the model has a chat template that llama.cpp knows.
 func (c *chat) templated() bool {
 	_, err := lesskv.ChatPrompt(c.model, lesskv.Message{Role: "user", Text: "."})
 	return !errors.Is(err, lesskv.ErrMissing)

@@ -22,7 +22,7 @@ func TestCompletion(t *testing.T) {
 		"import --policy ":  "h2o\nlambda\n:4\n",
 		"run --type ":       "f16\nf32\nq8_0\nq4_0\n:4\n",
 		"tune --type ":      "f16\nf32\nq8_0\nq4_0\n:4\n",
-		"train --kernels ":  "f16\nf32\nq8_0\n:4\n",
+		"train --phi-type ": "f16\nf32\nq8_0\n:4\n",
 		"bench --policy ":   policies,
 		"bench -m ":         "gguf\n:8\n",
 		"train -w ":         "gguf\n:8\n",

@@ -37,7 +37,7 @@ func TestDefaultsFitTogether(t *testing.T) {
 	require.Equal(t, exitOK, status, stderr)
 	warnings, report, _ := strings.Cut(stderr, "\nmodel ")
 	assert.Empty(t, warnings)
-	assert.Contains(t, report, "peak, 128 of 2048 tokens: 32 heavy (1 pinned), 96 recent\n            kernels of rank 8")
+	assert.Contains(t, report, "peak, 128 of 2048 tokens: 32 heavy (1 pinned), 96 recent\n            phi and psi of rank 8")
 
 	status, out, stderr := command("", "verify", "-m", "model.gguf", "-d", "text.txt", "-c", "256", "--windows", "1", "-n0", "--recall", "none", "--policy", "peak", "--method", "sparse,LESS",
 		"--json", "-q", "-t1")

@@ -28,10 +28,9 @@ func newDoctor() *cobra.Command {
 		Use:   "doctor",
 		Short: "Look at machine, compiler and runtime, with a short test of it",
 		Long: `Look at what lesskv needs: CPU, memory, compiler, the go command, llama.cpp's
-sources, and the runtime that is assembled for this folder; then compute some
-tokens with the built-in model, with the unmodified runtime and with LESS
-before anything is evicted, and compare. The status is 3 if something does not
-hold.`,
+sources, and the runtime that is assembled for this folder. Then compute some
+tokens of the built-in model with the unmodified runtime and with LESS, before
+anything is evicted, and compare. The status is 3 if something does not hold.`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error { return examine(cmd.Context(), cmd.OutOrStdout()) },
 	}

@@ -26,18 +26,18 @@ const (
 	builtin = " (default: gopher-5m, built in)"
 	beside  = " (default: MODEL.lesskv.gguf beside the model)"
 
-	defaultBudget = " (default: what phi and psi were trained for, without them 1/12, or 1024 pairs if that is more)"
+	defaultBudget = " (default: what phi and psi were trained for, without them 1/12, or 1024 slots a head if that is more)"
 	defaultPolicy = " (default: the adapter's, peak without one)"
 	defaultType   = " (default: q8_0, or f16 where heads do not fill its blocks)"
 )
 
-const adapterHelp = "adapter `file`: phi and psi, or budgets by head"
+const adapterHelp = "adapter `file`: phi and psi, budgets by head, or both"
 
 func addAdapter(f *pflag.FlagSet, to *string, otherwise string) {
 	f.StringVarP(to, "adapter", "w", "", adapterHelp+otherwise)
 }
 
-const budgetHelp = "what the cache keeps: `N` pairs a head, N% of the context, NMiB, or 1/N of the full f16 cache's bytes"
+const budgetHelp = "what the cache keeps: `N` slots a head, N% of the context, NMiB, or 1/N of the full f16 cache's bytes"
 
 func addBudget(f *pflag.FlagSet, to *budget, otherwise string) {
 	f.VarP(to, "budget", "b", budgetHelp+otherwise)
@@ -106,7 +106,7 @@ func addThreads(f *pflag.FlagSet, to *int, otherwise string) {
 }
 
 func addGPULayers(f *pflag.FlagSet, to *int, otherwise string) {
-	addNumber(f, to, "gpu-layers", "", 0, 0, most, "layers on devices: this machine's, and before them those of the servers in LESSKV_RPC"+otherwise)
+	addNumber(f, to, "gpu-layers", "", 0, 0, most, "layers on devices: first those of the servers in LESSKV_RPC, then this machine's"+otherwise)
 }
 
 func addTexts(f *pflag.FlagSet, to *[]string) {

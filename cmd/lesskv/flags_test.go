@@ -92,10 +92,10 @@ func TestHelpFits(t *testing.T) {
 func TestEarlierSpellings(t *testing.T) {
 	for command, flags := range map[string]map[string][2]string{
 		"run":    {"batch": {"ubatch", "64"}},
-		"train":  {"allocation": {"adapter", "tuned.gguf"}, "tokens": {"text-tokens", "1000"}, "type": {"kernels", "q8_0"}},
+		"train":  {"allocation": {"adapter", "tuned.gguf"}, "tokens": {"text-tokens", "1000"}, "type": {"phi-type", "q8_0"}, "kernels": {"phi-type", "q8_0"}},
 		"tune":   {"types": {"type", "q4_0,q8_0"}},
 		"verify": {"text": {"data", "[book.txt]"}},
-		"bench":  {"contexts": {"context", "512,2k"}, "methods": {"method", "[f16,less]"}},
+		"bench":  {"contexts": {"context", "512,2k"}, "methods": {"method", "[f16,less]"}, "kernels": {"phi-type", "q8_0"}},
 	} {
 		for old, now := range flags {
 			cmd, _, err := newRoot().Find([]string{command})
@@ -155,7 +155,7 @@ func TestWrongInputToEveryCommand(t *testing.T) {
 				wrong = append(wrong, append(slices.Clone(missing[name]), "--"+flag+"="))
 			}
 		}
-		for _, value := range []string{"--budget=0", "--budget=lots", "--context=-1", "--type=q9", "--ubatch=0", "--threads=-1", "--memory=lots", "--policy=newest", "--kernels=q4_1", "--rotary=odd"} {
+		for _, value := range []string{"--budget=0", "--budget=lots", "--context=-1", "--type=q9", "--ubatch=0", "--threads=-1", "--memory=lots", "--policy=newest", "--phi-type=q4_1", "--rotary=odd"} {
 			flag, _, _ := strings.Cut(strings.TrimPrefix(value, "--"), "=")
 			if cmd.Flags().Lookup(flag) != nil && (name != "import" || flag != "policy") {
 				wrong = append(wrong, append(slices.Clone(missing[name]), value))

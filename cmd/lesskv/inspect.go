@@ -25,12 +25,12 @@ func newInspect() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "inspect [-m MODEL] FILE",
 		Short: "Say what a model or an adapter is, and whether LESS serves it",
-		Long: `Say what a GGUF file is. Of a model: its layers and heads, what it remembers of
-a text, whether LESS serves it, and what a token and a slot take. Of an
-adapter: for which model and use it was made, and whether it fits the model of
--m (default: the one beside it, MODEL.gguf for MODEL.lesskv.gguf).
+		Long: `Say what a GGUF file is. For a model: its layers and heads, its kind of memory,
+whether LESS serves it, and the bytes of a token and a slot. For an adapter: for
+which model and use it was made, and whether it fits the model of -m (default:
+the one beside it, MODEL.gguf for MODEL.lesskv.gguf).
 
-Only the file's header is read, and of a model its small tensors.`,
+Only the file's header and, of a model, its small tensors are read.`,
 		Example: `  lesskv inspect model.gguf
   lesskv inspect -m model.gguf trained.lesskv.gguf`,
 		Args: func(_ *cobra.Command, args []string) error {

@@ -62,6 +62,6 @@ func summary(cmd *cobra.Command, path string, a *weights.Adapter) error {
 			with++
 		}
 	}
-	_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s: kernels for %d of %d layers, rank %d, hidden size %d, %s in memory\n", path, with, a.Layers, a.Rank, a.Hidden, memory.Size(a.Bytes()))
+	_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s: phi and psi for %d of %d layers, rank %d, hidden size %d, %s in memory\n", path, with, a.Layers, a.Rank, a.Hidden, memory.Size(a.Bytes()))
 	return err
 }

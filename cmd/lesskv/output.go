@@ -46,7 +46,7 @@ func pictureFile(path string) kind {
 	return kind{"a PNG picture", starts("\x89PNG\r\n\x1a\n")}
 }
 
-// starts tells whether a file begins with one of some texts.
+// starts reports whether a file begins with one of some texts.
 func starts(texts ...string) func(path string) bool {
 	return func(path string) bool {
 		f, err := os.Open(path)

@@ -46,9 +46,9 @@ func newPlan() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "plan [-m MODEL] [--memory 8G]",
 		Short: "Say which context and budget fit into how much memory",
-		Long: `Say what a process with a model takes, by context and budget, beside the full
-cache in f16, q8_0 and q4_0: what fits into the bound or, without --memory,
-into what this machine and its control groups leave; and the line to copy.
+		Long: `Say how much memory a process with a model takes, by context and budget, beside
+the full cache in f16, q8_0 and q4_0; what of it fits into --memory or, without
+it, into what this machine and its control groups leave; and the line to copy.
 
 Weights and caches are exact; scratch, and the process as a whole, are
 estimates. Only the model's header is read. Nothing is loaded or measured. An

@@ -42,7 +42,7 @@ func report(w io.Writer, name string, model *llama.LLama, t lesskv.Timings) erro
 	} else {
 		line("LESS", "%s, %d of %d tokens: %d heavy (%d pinned), %d recent", s.Policy, s.Budget, s.Context, s.Heavy, s.Pinned, s.Recent)
 	}
-	line("", "%s", kernelsOf(s))
+	line("", "%s", phiAndPsi(s))
 	if len(s.Layers) > 0 {
 		first := s.Layers[0]
 		for _, l := range s.Layers { // a sliding window says nothing about the budget
@@ -57,7 +57,7 @@ func report(w io.Writer, name string, model *llama.LLama, t lesskv.Timings) erro
 		}
 		line("tokens", "%d seen, %d kept, %d %s", first.Seen, first.Kept, first.Folded, what)
 	}
-	line("cache", "%s: slots %s, state %s, kernels %s", memory.Size(s.CacheBytes), memory.Size(s.SlotBytes), memory.Size(s.StateBytes), memory.Size(s.KernelBytes))
+	line("cache", "%s: slots %s, state %s, phi and psi %s", memory.Size(s.CacheBytes), memory.Size(s.SlotBytes), memory.Size(s.StateBytes), memory.Size(s.KernelBytes))
 	line("scratch", "%s, beside the cache", memory.Size(s.ScratchBytes))
 	if s.Checkpoints > 0 {
 		copies := "copies"
@@ -95,11 +95,11 @@ var ending = map[string]string{
 	"context":   "the context",
 }
 
-func kernelsOf(s lesskv.CacheStats) string {
+func phiAndPsi(s lesskv.CacheStats) string {
 	if s.Rank == 0 {
 		return "sparse only"
 	}
-	return fmt.Sprintf("kernels of rank %d", s.Rank)
+	return fmt.Sprintf("phi and psi of rank %d", s.Rank)
 }
 
 func speed(tokens int, d time.Duration) string {

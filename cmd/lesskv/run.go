@@ -32,17 +32,17 @@ func newRun() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "run [flags] [PROMPT]",
 		Short: "Stream a completion, and say what the cache takes",
-		Long: `Stream the completion of a prompt to standard output, token by token, and say
-on standard error how fast it was and what the cache held beside what the full
+		Long: `Stream the completion of a prompt to standard output, token by token. Print on
+standard error how fast it was, and what the cache held beside what the full
 cache would.
 
-The prompt is the argument, the file of -f, or standard input; of the last two
-one newline at the end is left out. Without -m the model is gopher-5m, which is
-built in and writes Go. Ctrl-C ends the text, a second one the program.
+The prompt is the argument, the file of -f, or standard input. From a file or
+standard input one newline at the end is removed. Without -m the model is
+gopher-5m, which is built in and writes Go. Ctrl-C ends the text, a second one
+the program.
 
-A prompt that begins with - goes behind --. Where no flag of the cache is
-given, LESSKV=off and the other variables LESSKV_* of the plugin's manual say
-what these would.`,
+Put a prompt that begins with - behind --. If no flag of the cache is given, the
+variables LESSKV, LESSKV_BUDGET and so on of the plugin's manual are used.`,
 		Example: `  lesskv run "func (s *Server) ListenAndServe() error {"
   lesskv run -m model.gguf -f prompt.txt -n 500 -b 1/16
   git diff | lesskv run -m model.gguf --less=off`,

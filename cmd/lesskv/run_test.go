@@ -38,7 +38,7 @@ func TestRun(t *testing.T) {
 	assert.NotEmpty(t, text)
 	assert.NotContains(t, text, "full cache", "the report is not part of the text")
 	for _, want := range []string{
-		"generated   150 tokens", "tokens/s", "ended by -n", "peak, 102 of 2048 tokens: 25 heavy (1 pinned), 77 recent\n            kernels of rank 8",
+		"generated   150 tokens", "tokens/s", "ended by -n", "peak, 102 of 2048 tokens: 25 heavy (1 pinned), 77 recent\n            phi and psi of rank 8",
 		"102 kept", "folded", "full cache  6 MiB",
 	} {
 		assert.Contains(t, report, want)
@@ -59,10 +59,10 @@ func TestRunWithout(t *testing.T) {
 
 func TestRunFlags(t *testing.T) {
 	for want, args := range map[string][]string{
-		"h2o, 77 of 2048 tokens: 38 heavy (1 pinned), 39 recent\n            kernels":    {"--policy=h2o", "--budget=77"},
-		"lambda, 204 of 2048 tokens: 4 heavy (1 pinned), 200 recent\n            sparse": {"--policy=lambda", "--budget=10%"},
-		"peak, 1024 of 2048 tokens: 30 heavy (0 pinned), 994 recent\n            sparse": {"--heavy=30", "--pinned=0", "--adapter=none"},
-		"peak, 102 of 512 tokens: 25 heavy (1 pinned), 77 recent\n            kernels":   {"-c512", "--type=f32"},
+		"h2o, 77 of 2048 tokens: 38 heavy (1 pinned), 39 recent\n            phi and psi":  {"--policy=h2o", "--budget=77"},
+		"lambda, 204 of 2048 tokens: 4 heavy (1 pinned), 200 recent\n            sparse":   {"--policy=lambda", "--budget=10%"},
+		"peak, 1024 of 2048 tokens: 30 heavy (0 pinned), 994 recent\n            sparse":   {"--heavy=30", "--pinned=0", "--adapter=none"},
+		"peak, 102 of 512 tokens: 25 heavy (1 pinned), 77 recent\n            phi and psi": {"-c512", "--type=f32"},
 		"ended by a stop word":                          {"--stop=nil"},
 		"n_ctx_seq             = 2048":                  {"-v"},
 		"context 256":                                   {"-c256"},
@@ -115,7 +115,7 @@ func TestRunRefused(t *testing.T) {
 		"empty stdin":      {[]string{"run"}, exitUsage, "the prompt is empty"},
 		"-n":               {[]string{"run", "-n-2", "x"}, exitUsage, "--tokens -2"},
 		"no tokens":        {[]string{"run", "-n0", "x"}, exitUsage, "--tokens 0"},
-		"budget":           {[]string{"run", "--budget", "0", "x"}, exitUsage, "--budget 0: want tokens (1024)"},
+		"budget":           {[]string{"run", "--budget", "0", "x"}, exitUsage, "--budget 0: want slots a head (1024)"},
 		"no such file":     {[]string{"run", "-f", filepath.Join(dir, "none"), ""}, exitUsage, "give one of the two"},
 		"no such prompt":   {[]string{"run", "-f", filepath.Join(dir, "none")}, exitFailed, "none: no such file"},
 		"no such model":    {[]string{"run", "-m", filepath.Join(dir, "none"), "x"}, exitFailed, "none: No such file"},

@@ -45,8 +45,8 @@ func newTrain() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "train -m MODEL -d TEXT [flags]",
 		Short: "Train an adapter for a model on this machine",
-		Long: `Train the kernels of LESS for a model, and write them as an adapter that run
-and plugins take.
+		Long: `Train phi and psi, the functions of LESS, for a model, and write them as an
+adapter that run and plugins take.
 
 The text is files, folders of files, or - for standard input; a file whose name
 ends in .tokens is int32 token numbers, little-endian. The last tenth of it is
@@ -69,14 +69,14 @@ lesskv merge joins what they write.`,
 	addModel(f, &o.model, "")
 	addTexts(f, &o.texts)
 	addOutput(f, &o.Output, "`file` to write"+beside)
-	addAdapter(f, &o.spread, ", or none: how budgets are spread over layers and heads, as lesskv tune finds it (default: equally)")
+	addAdapter(f, &o.spread, ", or none: budgets by head, as lesskv tune finds them (default: equal ones)")
 	addPolicy(f, &o.Policy, "peak", "")
-	addBudgets(f, &o.budgets, "", " make one adapter for all (default: what -w was found for, without it what run would take, and half a window at most)")
+	addBudgets(f, &o.budgets, "", " make one adapter for all (default: the budget of -w, without it what run would take, but half a window at most)")
 	addNumber(f, &o.Heavy, "heavy", "", 0, 0, most, "heavy slots of the first budget, 0 for the policy's own share")
 	addNumber(f, &o.Pinned, "pinned", "", 1, 0, most, "first positions that are never evicted, 0 for none")
 	addUbatch(f, &o.Ubatch, 32)
 	addNumber(f, &o.Rank, "rank", "", train.DefaultRank, 1, weights.MaxSize, "rank of the low-rank state")
-	addNumber(f, &o.Hidden, "hidden", "", train.DefaultHidden, 1, weights.MaxSize, "hidden size of the kernels, which are memory too")
+	addNumber(f, &o.Hidden, "hidden", "", train.DefaultHidden, 1, weights.MaxSize, "hidden size of phi and psi, which take memory too")
 	addContext(f, &o.context, 2048, ": that of a window, 0 for the model's")
 	addTokens(f, &o.limit, "text-tokens", "", 200_000, 0, "how many tokens of the text to use, spread over it, 0 for all")
 	addNumber(f, &o.Steps, "steps", "", train.DefaultSteps, 1, most, "steps of the optimiser, one window each")
@@ -84,13 +84,13 @@ lesskv merge joins what they write.`,
 	f.StringVar(&o.layers, "layers", "", "`from-to` of the layers to train, counted from 0 (default: all)")
 	addThreads(f, &o.Threads, "")
 	addNumber(f, &o.Seed, "seed", "s", 1, 0, math.MaxUint64, "seed of the starting point: the same options give the same file")
-	addWord(f, &o.matrix, "kernels", "type of phi and psi", "f16", "f32", "q8_0")
+	addWord(f, &o.matrix, "phi-type", "type of phi and psi", "f16", "f32", "q8_0")
 	f.Var((*byteSize)(&o.Disk), "disk", "`bytes` that recordings may take at a time, as 20G (default: nine tenths of what is free)")
-	f.StringVar(&o.Recordings, "recordings", "", "`folder` in which recordings stay for other runs, whatever these change but model, text and context")
+	f.StringVar(&o.Recordings, "recordings", "", "`folder` in which recordings stay for other runs with the same model, text and context")
 	f.StringVar(&o.plot, "plot", "", "`file` for a picture of the layers' validation errors, .png or .svg; none for none (default: OUTPUT with .png)")
 	addQuiet(f, &o.quiet)
 	f.SortFlags = false
-	aliases(f, map[string]string{"allocation": "adapter", "tokens": "text-tokens", "type": "kernels"})
+	aliases(f, map[string]string{"allocation": "adapter", "tokens": "text-tokens", "type": "phi-type", "kernels": "phi-type"})
 	return cmd
 }
 
@@ -165,7 +165,7 @@ func (o *trainOptions) run(cmd *cobra.Command) (err error) {
 	o.Progress = p.event
 	var printed error
 	o.Trained = func(report *train.Report) { // before files are written, which may fail
-		p.end()
+		p.meter.End()
 		if len(report.Shared) > 0 {
 			fmt.Fprintf(out, "layers %v share the cache of a layer that is not trained here: they are trained with it\n", report.Shared)
 		}
@@ -284,7 +284,7 @@ func table(w io.Writer, report *train.Report) error {
 	if err := tw.Flush(); err != nil {
 		return err
 	}
-	_, err := fmt.Fprint(w, "\nErrors of the layers' outputs, those of the sparse policy alone being 1.\nBaseline+ has the state's bytes as more slots.\n")
+	_, err := fmt.Fprint(w, "\nErrors of the layers' outputs, relative to the sparse policy alone.\nBaseline+ spends the state's bytes on extra slots instead.\n")
 	return err
 }
 
@@ -294,6 +294,6 @@ func (o *trainOptions) written(w io.Writer, report *train.Report) error {
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(w, "%s: %s, kernels of %s in memory\n", o.Output, memory.Size(stat.Size()), memory.Size(report.Adapter.Bytes()))
+	_, err = fmt.Fprintf(w, "%s: %s; phi and psi take %s of memory\n", o.Output, memory.Size(stat.Size()), memory.Size(report.Adapter.Bytes()))
 	return err
 }

@@ -117,7 +117,7 @@ func TestTrain(t *testing.T) {
 	status, text, report := greedy("", "-m", filepath.Join(dir, "model.gguf"), "-n40", strings.Repeat("func main() {\n", 20))
 	require.Equal(t, exitOK, status, report)
 	assert.NotEmpty(t, text)
-	assert.Contains(t, report, "kernels of rank 4", "run finds %s", adapter)
+	assert.Contains(t, report, "phi and psi of rank 4", "run finds %s", adapter)
 
 	// inspect has the validation by layer that train printed
 	status, said, stderr := command("", "inspect", adapter)
@@ -201,7 +201,7 @@ func TestTrainJobs(t *testing.T) {
 			all := filepath.Join(dir, "all.gguf")
 			status, out, stderr := command("", "merge", "-o", all, filepath.Join(dir, "adapter.0.gguf"), filepath.Join(dir, "adapter.1.gguf"))
 			require.Equal(t, exitOK, status, stderr)
-			assert.Contains(t, out, "kernels for 2 of 6 layers")
+			assert.Contains(t, out, "phi and psi for 2 of 6 layers")
 			a, err := weights.Read(all)
 			require.NoError(t, err)
 			assert.False(t, a.Kernels[0].Empty() || a.Kernels[1].Empty())
@@ -220,7 +220,7 @@ func TestTrainUsage(t *testing.T) {
 		"nothing is evicted":         {"train", "-m", model, "-d", text, "-b", "64MiB"},
 		"one slot in every head":     {"train", "-m", model, "-d", text, "-b", "1KiB"},
 		"--layers 4-9":               {"train", "-m", model, "-d", text, "--layers", "4-9"},
-		"--kernels q4":               {"train", "-m", model, "-d", text, "--kernels", "q4"},
+		"--phi-type q4":              {"train", "-m", model, "-d", text, "--phi-type", "q4"},
 		"--disk lots":                {"train", "-m", model, "-d", text, "--disk", "lots"},
 		"a text is given with -d":    {"train", "-m", model, text},
 		"want adapters and a name":   {"merge", "a.gguf"},

@@ -54,7 +54,7 @@ func (p *trainProgress) event(e train.Event) {
 	case train.Finished:
 		p.done[e.Layer] = e.Total
 		if e.Sparse != "" {
-			p.meter.Printf("layer %d: warning: it gets no kernels and runs sparse only: %s\n", e.Layer, e.Sparse)
+			p.meter.Printf("layer %d: warning: it gets no phi and psi and runs sparse only: %s\n", e.Layer, e.Sparse)
 			break
 		}
 		p.meter.Printf("layer %d: validation %.3f of sparse-only (baseline+ %.3f), best step %d of %d\n", e.Layer, e.Valid, e.Plus, e.Done, e.Total)

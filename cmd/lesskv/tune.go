@@ -44,10 +44,10 @@ func newTune() *cobra.Command {
 that as an adapter that run, verify and plugins take: with the same bytes, the
 output is closer to that of the full cache.
 
-Each layer alone is limited to a few slots while all others are full, and what
-that costs is measured as the KL divergence from the full cache; then each head
-of the layers that matter. What is found is measured as a whole, on text that
-it was not tuned on too. The text is as for lesskv train.
+Each layer in turn is limited to a few slots while all others are full, and the
+KL divergence from the full cache is measured; then each head of the layers that
+matter. The allocation that results is measured as a whole, also on text that it
+was not tuned on. The text is as for lesskv train.
 
 Finished measurements are kept in a folder beside the output (OUTPUT.work)
 until the adapter is written: after Ctrl-C the same command goes on.`,
@@ -61,8 +61,8 @@ until the adapter is written: after Ctrl-C the same command goes on.`,
 	addModel(f, &o.Model, "")
 	addTexts(f, &o.texts)
 	addOutput(f, &o.output, "`file` to write"+beside)
-	addAdapter(f, &o.Adapter, ", or none: what is measured, and the output, have its phi and psi")
-	addBudget(f, &o.budget, " (default: what phi and psi of -w were trained for, without them what run would take, and half a window at most)")
+	addAdapter(f, &o.Adapter, ", or none: its phi and psi are used in the measurements and written to the output")
+	addBudget(f, &o.budget, " (default: what phi and psi of -w were trained for, without them what run would take, but half a window at most)")
 	addPolicy(f, &o.Policy, "peak", "")
 	addType(f, &o.types, defaultType)
 	addUbatch(f, &o.Ubatch, 32)

@@ -50,15 +50,15 @@ func newVerify() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "verify -m MODEL -w ADAPTER -d TEXT [flags]",
 		Short: "Measure how close LESS stays to the full cache, at what memory",
-		Long: `Read a text with every way to hold the cache, beside the full cache of the
-unmodified runtime in a process of its own, and report how far each is from it
-at how many bytes: a table here, and in the folder of -o report.json,
-report.csv, report.md, report.html (one file, no network) and the pictures as
-PNG.
+		Long: `Read a text with several kinds of cache, beside the full cache of the unmodified
+runtime in a process of its own, and report how far each is from the full cache
+and how many bytes it takes. The report is a table on standard output, and in
+the folder of -o report.json, report.csv, report.md, report.html (one file, no
+network) and the pictures as PNG.
 
 Exit status: 0 if every --require holds and the build is what it claims to be
 (switched off it equals the unmodified runtime bit for bit; with nothing
-evicted, to rounding; its fast kernels agree with the plain ones), 3 if not,
+evicted, to rounding; its kernels agree with the reference loops), 3 if not,
 with the reasons among the checks of report.json; 1 if it could not be
 measured, 2 for a wrong command line.
 
@@ -67,10 +67,10 @@ LESS's: "kl <= 0.2", "peak less 102: top1 > 0.85", "minus.baseline+.high < 0"
 (KL less that of Baseline+, upper end of the interval). Measures:
 ` + wordwrap.Words(verify.MeasureNames(), 80) + `
 
-With --bytes it finds what is best under so many bytes: every policy, with equal
-budgets and with the adapters that are given, in slots of several types,
-everything counted. Nothing is trained for it. It prints them by their distance
-from the full cache, the best first, and writes report.json alone.
+With --bytes it finds the best setting under a number of bytes, with everything
+counted: every policy, with equal budgets and with the adapters that are given,
+in slots of several types. Nothing is trained. It prints them by their distance
+from the full cache, the best first, and writes only report.json.
 
 Finished work is kept in OUTPUT/work until the report is written: after Ctrl-C
 or a crash the same command goes on. Without -m the model is gopher-5m, which is
@@ -88,20 +88,20 @@ built in with its adapters and a text that it has not seen.`,
 	addTexts(f, &o.texts)
 	addNumber(f, &o.Windows, "windows", "", 6, 1, 1<<20, "how many windows of the text to read")
 	addTokens(f, &o.Stride, "stride", "", 0, 0, "tokens between the starts of two windows (default: evenly over the text)")
-	f.BoolVar(&o.start, "bos", true, "put the model's first token before each window; =false to read them as they lie in the text")
+	f.BoolVar(&o.start, "bos", true, "put the model's start token before each window; =false to read them as they are in the text")
 	addContexts(f, &o.Contexts, "", ", windows have as many (default: the model's, 2048 at most)")
 	addBudgets(f, &o.budgets, "", defaultBudget)
-	f.Var(newList(&o.bytes, "budgets", parseBytesBudget), "bytes", "find what is best under so many bytes of one sequence, instead of budgets: shares of the full f16 cache's as 1/8,1/16, or 363KiB")
+	f.Var(newList(&o.bytes, "budgets", parseBytesBudget), "bytes", "find the best setting under so many bytes of one sequence, instead of budgets: shares of the full f16 cache's bytes as 1/8,1/16, or 363KiB")
 	addUbatches(f, &o.Ubatches, "32", "; generations, recall tasks and most pictures are of the first")
 	addPolicies(f, &o.Policies, verify.Policies())
 	addTypes(f, &o.types, "; with --bytes several may be given"+defaultType)
-	f.StringSliceVar(&o.Methods, "method", verify.Methods(), "ways to hold the cache")
+	f.StringSliceVar(&o.Methods, "method", verify.Methods(), "caches to compare")
 	addTokens(f, &o.Generate, "tokens", "n", 48, 0, "tokens of each greedy generation, 0 for none")
 	f.StringVar(&o.prompts, "prompts", "", "JSON lines `file` of generations: {\"prompt\": …, \"reference\": …} (default: the first halves of the windows)")
 	f.StringSliceVar(&o.Recall, "recall", verify.RecallKinds(), "recall tasks, or none")
 	addNumber(f, &o.Tasks, "tasks", "", 1, 1, 1<<20, "recall tasks of each kind, length and depth")
-	f.StringVar(&o.Template, "template", "", "what a recall task is put into, with {prompt} in it, as a chat model wants it")
-	addTokens(f, &o.Read, "read", "", 0, 0, "read so many tokens along, at each budget, without a full cache beside it")
+	f.StringVar(&o.Template, "template", "", "template of a recall task, with {prompt} in it, as a chat model needs it")
+	addTokens(f, &o.Read, "read", "", 0, 0, "read so many tokens at each budget, without a full cache")
 	f.Var(newList(&o.Peaks, "contexts", parseSomeTokens), "peaks", "`contexts` at which to measure the peak memory of both runtimes")
 	f.StringArrayVar(&o.requires, "require", nil, "`requirement` that must hold (may be given several times)")
 	addNumber(f, &o.Samples, "samples", "", 1000, 10, 100_000, "draws of the bootstrap")
@@ -111,7 +111,7 @@ built in with its adapters and a text that it has not seen.`,
 	addThreads(f, &o.Threads, "")
 	addGPULayers(f, &o.GPULayers, ", half of them the full cache's")
 	f.BoolVar(&o.json, "json", false, "print the report as JSON instead of the table")
-	f.BoolVar(&o.keep, "keep", false, "leave the work folder")
+	f.BoolVar(&o.keep, "keep", false, "keep the work folder")
 	addQuiet(f, &o.quiet)
 	f.SortFlags = false
 	aliases(f, map[string]string{"text": "data"})

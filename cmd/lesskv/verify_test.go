@@ -148,7 +148,7 @@ func TestVerifyRefused(t *testing.T) {
 	}{
 		"no text":        {[]string{"verify", "-m", filepath.Join(dir, "model.gguf")}, exitUsage, "want a text"},
 		"argument":       {append(flags, "book.txt"), exitUsage, "a text is given with -d"},
-		"budget":         {append(flags, "-b5.5"), exitUsage, "--budget 5.5: want tokens (1024)"},
+		"budget":         {append(flags, "-b5.5"), exitUsage, "--budget 5.5: want slots a head (1024)"},
 		"requirement":    {append(flags, "--require", "speed > 3"), exitUsage, "no measure speed"},
 		"method":         {append(flags, "--method=best"), exitUsage, `method "best"`},
 		"slots":          {append(flags, "--type=q4_1"), exitUsage, `slots of type "q4_1": want f16, f32, q8_0 or q4_0`},

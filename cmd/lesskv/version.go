@@ -98,7 +98,7 @@ func staleFile(l layout.Layout) (stale string, err error) {
 	return stale, err
 }
 
-// used tells whether the runtime has a source: what is for training alone belongs to the Go package.
+// used reports whether the runtime has a source: what is for training alone belongs to the Go package.
 func used(name string) bool {
 	ok, _ := path.Match("train*", path.Base(name))
 	return !ok

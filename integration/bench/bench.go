@@ -86,7 +86,7 @@ type bench struct {
 	result  Result
 }
 
-// load finds the model or builds it, and its kernels.
+// load finds the model or builds it, and its adapter.
 func (b *bench) load() error {
 	o := b.o
 	patched, err := worker.Path(worker.Patched)
@@ -166,7 +166,7 @@ func (b *bench) slots(context int) (int, error) {
 	return bytes.Budget, nil
 }
 
-// affordsKernels refuses random kernels that the machine has no memory for.
+// affordsKernels refuses random phi and psi that the machine has no memory for.
 func (b *bench) affordsKernels() error {
 	m := b.model
 	need := 8 * int64(m.Sum(func(s weights.Shape) int { // in f32, and as they are written
@@ -174,7 +174,7 @@ func (b *bench) affordsKernels() error {
 		return shape.Weights()
 	}))
 	if have, ok := limits.Memory(); ok && need > have {
-		return fmt.Errorf("bench: random kernels of rank %d and hidden size %d take about %s, %s are free; lower one of the two: %w",
+		return fmt.Errorf("bench: random phi and psi of rank %d and hidden size %d take about %s, %s are free; lower one of the two: %w",
 			b.o.Rank, b.o.Hidden, memory.Size(need), memory.Size(have), ErrMemory)
 	}
 	return nil

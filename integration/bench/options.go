@@ -26,7 +26,7 @@ type Method struct {
 	Tree worker.Tree
 	Type string // of the unmodified cache: f16, q8_0, q4_0
 	FA   bool   // with flash attention
-	LESS bool   // with kernels; sparse only without. Patched tree only
+	LESS bool   // with phi and psi; sparse only without. Patched tree only
 
 	// Patched tree only
 	Unequal   bool   // heads share the slots unequally
@@ -80,7 +80,7 @@ func FindMethods(names []string) ([]Method, error) {
 type Options struct {
 	Model string // path of a GGUF, or the name of a shape
 	Quant string // type of a shape's matrices; Q4_0
-	Dir   string // where shapes and random kernels lie
+	Dir   string // where shapes and random adapters lie
 
 	Methods     []Method      // all but special ones
 	Contexts    []int         // ascending; 0 is an empty cache; 512, 2k, 8k, 32k
@@ -91,8 +91,8 @@ type Options struct {
 	Budget     worker.Budget // of the largest context; the zero one is the runtime's default
 	Policy     string        // the adapter's, peak without one
 	SlotType   string        // of keys and values, or one for each, q4_0,q8_0; the runtime's default
-	Adapter    string        // path; random kernels
-	Rank       int           // of random kernels; 8
+	Adapter    string        // path; random phi and psi
+	Rank       int           // of random phi and psi; 8
 	Hidden     int           // 16
 	KernelType gguf.Type     // F16; F32 can't be asked for, as it is the zero
 
@@ -189,5 +189,5 @@ func (o *Options) top() int {
 	return max(o.Contexts[len(o.Contexts)-1], o.Ubatch)
 }
 
-// prompt tells whether the last micro-batch of a prompt of so many tokens is measured.
+// prompt reports whether the last micro-batch of a prompt of so many tokens is measured.
 func (o *Options) prompt(context int) bool { return context > 0 && context <= o.PromptLimit }

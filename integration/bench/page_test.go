@@ -1,7 +1,6 @@
 package bench
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -50,52 +49,60 @@ func TestPagePictures(t *testing.T) {
 
 // README.md's numbers of speed and memory are those of the results that are kept, rounded to as many digits as it has.
 func TestReadme(t *testing.T) {
-	text, err := os.ReadFile("../../README.md")
+	readme, err := os.ReadFile("../../README.md")
 	require.NoError(t, err)
+	text := strings.Join(strings.Fields(string(readme)), " ")
 	all, err := readTargets(results)
 	require.NoError(t, err)
-	r, processes := all["llama-3.2-1b"], all["llama-3.2-1b-processes"]
+	r, processes, byDefault := all["llama-3.2-1b"], all["llama-3.2-1b-processes"], all["llama-3.2-1b-default"]
 	require.NotNil(t, r)
 	require.NotNil(t, processes)
-	ratio := func(context int, phase Phase, to int) float64 {
-		return r.Ratio(Cell{"less", context, phase}, r.Best(to, phase)).Median
-	}
-	cache := func(method string) float64 {
-		m, ok := r.memory(method, 32768)
+	require.NotNil(t, byDefault)
+	lessCache, ok := byDefault.memory("less", 32768)
+	require.True(t, ok)
+
+	cache := func(method string, context int) float64 {
+		m, ok := r.memory(method, context)
 		require.True(t, ok, method)
 		return mib(m.Cache)
 	}
-	full, ok := r.memory("less", 32768)
-	require.True(t, ok)
-	wanted := map[string][]float64{
-		"decoding at 32k": {ratio(32768, Decode, 32768), ratio(32768, Decode, 0)},
-		"decoding at 512": {ratio(512, Decode, 512)},
-		"prompt of 512":   {ratio(512, Prompt, 512)},
-		"cache at 32k":    {cache("less"), mib(full.Full), cache("q4_0-fa")},
-	}
-	number := regexp.MustCompile(`(?:^|[\s(])(\d[\d,]*(?:\.\d+)?)`)
 	seen := 0
-	for _, row := range regexp.MustCompile(`(?m)^\| ([^|]+) \| ([^|]+) \|$`).FindAllStringSubmatch(string(text), -1) {
-		for label, values := range wanted {
-			if !strings.Contains(row[1], label) {
-				continue
-			}
-			seen++
-			found := number.FindAllStringSubmatch(row[2], -1)
-			require.Len(t, found, len(values), row[0])
-			for i, v := range values {
-				said := strings.ReplaceAll(found[i][1], ",", "")
-				_, decimals, _ := strings.Cut(said, ".")
-				assert.Equal(t, strconv.FormatFloat(v, 'f', len(decimals), 64), said, row[0])
-			}
+	for _, row := range regexp.MustCompile(`(?m)^\| ([\d,]+) \|((?: ?[\d,.]*(?: MiB)? \|){6})$`).FindAllStringSubmatch(string(readme), -1) {
+		context, err := strconv.Atoi(strings.ReplaceAll(row[1], ",", ""))
+		require.NoError(t, err)
+		want := []float64{r.Speed(r.Best(context, Decode)).Median, r.Speed(Cell{"less", context, Decode}).Median, cache("f16", context), cache("less", context)}
+		if context > 512 {
+			want = append(want, mib(processes.process("f16", context)), mib(processes.process("less", context)))
+		}
+		for i, v := range want {
+			assertRounded(t, v, strings.TrimSuffix(strings.TrimSpace(strings.Split(row[2], "|")[i]), " MiB"), row[0])
+		}
+		seen++
+	}
+	assert.Equal(t, 4, seen, "rows of the table")
+
+	ratio := func(r *Result, context int, phase Phase) float64 {
+		return r.Ratio(Cell{"less", context, phase}, r.Best(context, phase)).Median
+	}
+	for pattern, values := range map[string][]float64{
+		`LESS decodes ([\d.]+) times as fast\.`:                           {ratio(r, 32768, Decode)},
+		`q8_0 ([\d,]+) MiB \(the process ([\d,]+)\)`:                      {cache("q8_0-fa", 32768), mib(processes.process("q8_0-fa", 32768))},
+		`q4_0 ([\d,]+) MiB \(([\d,]+)\)`:                                  {cache("q4_0-fa", 32768), mib(processes.process("q4_0-fa", 32768))},
+		`with LESS as without \(([\d.]+) times\)`:                         {ratio(r, 512, Prompt)},
+		`([\d,]+) slots a head, ([\d.]+) MiB\) it decodes ([\d.]+) times`: {float64(byDefault.Budget), mib(lessCache.Cache), ratio(byDefault, 32768, Decode)},
+	} {
+		found := regexp.MustCompile(pattern).FindStringSubmatch(text)
+		require.NotNil(t, found, pattern)
+		for i, v := range values {
+			assertRounded(t, v, found[1+i], found[0])
 		}
 	}
-	assert.Equal(t, len(wanted), seen, "rows of the table")
+}
 
-	first, _, ok := strings.Cut(string(text), "\n## ")
-	require.True(t, ok)
-	for _, method := range []string{"less", "f16", "q8_0-fa", "q4_0-fa"} {
-		peak := fmt.Sprintf("%.0f", mib(processes.process(method, 32768)))
-		assert.Contains(t, strings.ReplaceAll(first, ",", ""), peak, "MiB of the process at 32k: %s", method)
-	}
+// assertRounded compares a number with what a page says of it, to as many digits as that has.
+func assertRounded(t *testing.T, v float64, said, where string) {
+	t.Helper()
+	said = strings.ReplaceAll(said, ",", "")
+	_, decimals, _ := strings.Cut(said, ".")
+	assert.Equal(t, strconv.FormatFloat(v, 'f', len(decimals), 64), said, where)
 }

@@ -69,7 +69,7 @@ func (r *Result) Table(w io.Writer) error {
 	if tools := r.Tools(); tools != "" {
 		fmt.Fprintln(w, tools)
 	}
-	fmt.Fprintf(w, "LESS: %s, %d slots per KV head in %s, rank %d, hidden size %d, kernels in %s\n", r.Policy, r.Budget, r.Slots, r.Rank, r.Hidden, r.Kernels)
+	fmt.Fprintf(w, "LESS: %s, %d slots per KV head in %s, rank %d, hidden size %d, phi and psi in %s\n", r.Policy, r.Budget, r.Slots, r.Rank, r.Hidden, r.Kernels)
 	for _, phase := range []Phase{Prompt, Decode} {
 		if !slices.ContainsFunc(r.Samples, func(s Sample) bool { return s.Phase == phase }) {
 			continue

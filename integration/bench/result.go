@@ -65,7 +65,7 @@ type Memory struct {
 	Context  int    `json:"context"`
 	Peak     int64  `json:"peak"` // of the process, while it prompted and decoded there
 	Resident int64  `json:"resident"`
-	Cache    int64  `json:"cache"` // of this context; LESS: slots, state and kernels
+	Cache    int64  `json:"cache"` // of this context; LESS: slots, state, phi and psi
 	Scratch  int64  `json:"scratch,omitempty"`
 	Full     int64  `json:"full"` // what an f16 cache of this context holds
 	Kept     int    `json:"kept,omitempty"`

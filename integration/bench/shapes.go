@@ -229,8 +229,8 @@ func (s Shape) tensors() []gguf.Tensor {
 	return list
 }
 
-// buildAdapter writes random kernels for a model into a folder and returns their path. Two models may have files of one name:
-// the kernels' says whose they are.
+// buildAdapter writes a random adapter for a model into a folder and returns their path. Two models may have files of one name:
+// the adapter says whose it is.
 func buildAdapter(m *weights.Model, dir, name string, o *Options) (string, error) {
 	path := filepath.Join(dir, fmt.Sprintf("%s-r%d-h%d-%s-%v-%s.lesskv.gguf", name, o.Rank, o.Hidden, o.Policy, o.KernelType, short(shapeFormat, m.Fingerprint, o.Ubatch)))
 	if _, err := weights.Read(path); err == nil {

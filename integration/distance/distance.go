@@ -31,7 +31,7 @@ func Expect(out *worker.Output) *Expected {
 	return e
 }
 
-// Points are what one run's logits are worth at each position of one window, beside the full cache's.
+// Points compare one run's logits with the full cache's, at each position of one window.
 type Points struct {
 	KL, NLL, Full []float64 // [tokens]; NLL and Full of the next token, 0 at the last position, which has none
 	Agree         []bool
@@ -72,7 +72,7 @@ func (p *Points) Add(e *Expected, out *worker.Output, next []int32) error {
 	return nil
 }
 
-// Finite tells whether all of some numbers are.
+// Finite reports whether all of some numbers are.
 func Finite(all ...float64) bool {
 	return !slices.ContainsFunc(all, func(x float64) bool { return math.IsNaN(x) || math.IsInf(x, 0) })
 }

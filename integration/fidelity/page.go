@@ -15,15 +15,15 @@ func (r *Report) page() []byte {
 	say := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	say(`# How near it stays
 
-What [`+"`lesskv tune`"+`](tuning.md) and slots of fewer bits come to at four byte counts, on `+"`%s`"+`, the small model of this repository: %d held-out windows of
-2,048 tokens, policy peak, everything against the unmodified runtime's f16 cache of 6,144 KiB. Bytes are those of one sequence with everything counted: slots with
-their scores and positions, state and kernels. KL is that of the full cache's predictions to the method's, in nats, with intervals of 95 %%; it is taken over the
-positions behind the first eviction of equal budgets. Nothing was tuned or trained on what is measured here. This page and [fidelity.json](fidelity.json), which has every
-number of it, are written by one command, in half an hour to an hour on two cores:
+This page shows how near the text stays with budgets by head, as [`+"`lesskv tune`"+`](tuning.md) finds them, and slots of fewer bits, at four byte counts. The model is `+"`%s`"+`, the small
+model of this repository; it reads %d held-out windows of 2,048 tokens with policy peak. Everything is compared with the unmodified runtime and its f16 cache of 6,144 KiB. Bytes are those of one
+sequence with everything counted: slots with their scores and positions, state, phi and psi. KL is the divergence from the full cache's predictions to the method's, in nats, with intervals of
+95 %%, over the positions behind the first eviction of equal budgets. Nothing was tuned or trained on what is measured here. One command writes this page and [fidelity.json](fidelity.json),
+which has all of its numbers, in half an hour to an hour on two cores:
 
     go run ./integration/fidelity
 
-It goes on where it was interrupted. Another model is asked by `+"`lesskv tune`"+` and [`+"`lesskv verify --bytes`"+`](verify.md).
+After an interruption it goes on where it stopped; `+"`-page`"+` only writes the page. For another model use `+"`lesskv tune`"+` and [`+"`lesskv verify --bytes`"+`](verify.md).
 
 ## Four byte counts
 
@@ -34,7 +34,7 @@ It goes on where it was interrupted. Another model is asked by `+"`lesskv tune`"
 		say("| %d | %.3f | %.3f | **%.4f** [%.4f, %.4f] | %s | %s | %.4f |", s.KiB, s.Before, s.Target, x.KL.Value, x.KL.Low, x.KL.High, verdict(x.KL.Value, s.Target), x.Name(), x.Equal.Value)
 	}
 	say(`
-How each came about: windows of the training text that it was tuned on, rounds of ` + "`tune`" + `, and the KL there, and on a window of it that was not tuned on.
+The next table says how each allocation was found: the windows of the training text that it was tuned on, the rounds of ` + "`tune`" + `, and the KL on these windows and on a window of the same text that was not tuned on.
 
 | KiB | slots | a head on average | bytes | most likely token agrees | windows | rounds | KL there | not tuned on |
 |---|---|---|---|---|---|---|---|---|`)
@@ -44,7 +44,7 @@ How each came about: windows of the training text that it was tuned on, rounds o
 		}
 	}
 	say(`
-The slots that each head has, by layer, head 0 / head 1:
+The slots of each head, by layer (head 0 / head 1):
 
 | KiB | layer 0 | 1 | 2 | 3 | 4 | 5 |
 |---|---|---|---|---|---|---|`)
@@ -59,10 +59,10 @@ The slots that each head has, by layer, head 0 / head 1:
 		say(`
 ## What is left, by head
 
-At %d KiB. The types of the slots alone, with nothing evicted, cost %.4f. Of the %.4f that the whole is away, each head alone would take off so much if it
-had the whole context:
+This is at %d KiB. The types of the slots alone, with nothing evicted, have a KL of %.4f; with the allocation it is %.4f. If a head alone had slots for the whole context, the KL
+would be lower by:
 
-| layer | head | slots | KL that it makes |
+| layer | head | slots | KL |
 |---|---|---|---|`, l.KiB, l.Types, l.KL)
 		for _, h := range l.Heads {
 			say("| %d | %d | %d | %.4f |", h.Layer, h.Head, h.Slots, h.Gain)
@@ -78,7 +78,7 @@ had the whole context:
 		say(`
 ## Other micro-batches
 
-The allocations above, which were tuned at micro-batches of 32. Means are over other positions at each, behind the first eviction.
+These are the allocations above, which were tuned at micro-batches of 32. KL is over the positions behind the first eviction, which differ by micro-batch.
 
 | KiB | micro-batches of | KL | equal budgets |
 |---|---|---|---|`)
@@ -90,7 +90,7 @@ The allocations above, which were tuned at micro-batches of 32. Means are over o
 		say(`
 ## A text that is not Go
 
-Pages of this repository, of a kind that the model was not trained on; the allocations were tuned on Go.
+The text is pages of this repository, of a kind that the model was not trained on. The allocations were tuned on Go.
 
 | KiB | KL | equal budgets |
 |---|---|---|`)
@@ -102,8 +102,8 @@ Pages of this repository, of a kind that the model was not trained on; the alloc
 		say(`
 ## Recall
 
-` + "[`gopher-recall-5m`](../integration/testdata/recall/README.md)" + ` is told a number and asked for it: a pass key among sentences that say nothing, a number under a name in
-held-out Go text, one of four of those. Budgets are a share of the bytes of the full f16 cache, everything counted. They were tuned on Go text that has no such task in it.
+` + "[`gopher-recall-5m`](../integration/testdata/recall/README.md)" + ` reads a number and is asked for it: a pass key among sentences that say nothing, a number under a name in
+held-out Go text, or one of four such numbers. Budgets are a share of the bytes of the full f16 cache, with everything counted. They were tuned on Go text without such tasks.
 Where the full cache answers less than half, nothing else was asked. Targets: 95 %% of what the full cache answers at 1/20, 70 %% at 1/50.
 
 | bytes | slots | budgets | task | tokens | full cache | answered | | at depth 0 | 1/4 | 1/2 | 3/4 | 1 |
@@ -133,7 +133,7 @@ Where the full cache answers less than half, nothing else was asked. Targets: 95
 		}
 	}
 	if slices.Sort(missing); len(missing) > 0 {
-		say("\n## Not measured yet\n\nThe run was ended before these; the command goes on there: %s.", strings.Join(missing, ", "))
+		say("\n## Not measured yet\n\nThe command was ended before it measured these, and goes on there: %s.", strings.Join(missing, ", "))
 	}
 	if line := r.Build.Line(); line != "" {
 		say("\n%s", line)

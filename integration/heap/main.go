@@ -1,4 +1,4 @@
-// Command heap tells whether the C heap of a program that links the runtime is glibc's own: before any model, with one loaded with LESS
+// Command heap reports whether the C heap of a program that links the runtime is glibc's own: before any model, with one loaded with LESS
 // off, and with one loaded with LESS on, which sets two of its parameters (plugin/doc.go, "Memory outside the cache").
 //
 //	go run ./integration/heap

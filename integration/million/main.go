@@ -81,7 +81,7 @@ func run(ctx context.Context, n, budget int) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("gopher-5m, peak with kernels, %d slots per KV head, a context of %d, micro-batches of %d tokens and of one, 1 thread\n\n", budget, info.Context, ubatch-1)
+	fmt.Printf("gopher-5m, peak with phi and psi, %d slots per KV head, a context of %d, micro-batches of %d tokens and of one, 1 thread\n\n", budget, info.Context, ubatch-1)
 	fmt.Printf("%10s  %12s  %10s  %8s  %12s  %14s  %10s  %8s\n", "tokens", "anonymous KiB", "peak KiB", "cache KiB", "kept a head", "folded a head", "perplexity", "tokens/s")
 	var first worker.Memory
 	var held int64

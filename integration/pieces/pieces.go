@@ -79,7 +79,7 @@ func (s *Store) Close() {
 	}
 }
 
-// Has tells whether a piece is there, whole.
+// Has reports whether a piece is there, whole.
 func (s *Store) Has(key string) bool {
 	_, ok := s.read(key)
 	return ok

@@ -98,7 +98,7 @@ func (s *Sharer) layer(owner *Layer) (Layer, error) {
 	return l, nil
 }
 
-// pair is a key, its value, and what they have been worth so far.
+// pair is a key, its value, and their score.
 type pair struct {
 	pos   int
 	k, v  []float64 // D, Dv, as the slots' type rounds them
@@ -285,7 +285,7 @@ func (h *head) step(pos, n int, asks []ask, k, v []float32, theirs []int32, pinn
 	return nil
 }
 
-// scored tells whether scores decide what stays.
+// scored reports whether scores decide what stays.
 func (h *head) scored() bool { return h.Window == 0 && h.Policy.Scored() }
 
 // rounded returns x as the slots hold it.

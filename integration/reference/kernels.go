@@ -5,7 +5,7 @@ import (
 	"math"
 )
 
-// Kernels are the trained weights of one layer ("Kernels" in algorithm.md), each matrix [heads][out][in], as the adapter file has
+// Kernels are the trained weights of one layer ("phi and psi" in algorithm.md), each matrix [heads][out][in], as the adapter file has
 // it: phi.0 and psi.0 from D to R', phi.1 and psi.1 from R' to R, psi.2 from R to R; phi has Hq heads and psi Hkv. A sharer has no
 // psi; a layer whose own queries see the slots alone, its cache being folded for sharers, has no phi.
 type Kernels struct {

@@ -38,10 +38,10 @@ func PolicyOf(name string) *Policy {
 // String returns the policy's name.
 func (p *Policy) String() string { return p.Name }
 
-// Scored tells whether scores decide what stays. Without them it is the oldest.
+// Scored reports whether scores decide what stays. Without them it is the oldest.
 func (p *Policy) Scored() bool { return p.Gain != nil }
 
-// Counts tells whether the weights of query t of n count.
+// Counts reports whether the weights of query t of n count.
 func (p *Policy) Counts(t, n int) bool { return p.Scored() && (p.Queries == 0 || t >= n-p.Queries) }
 
 // choose is step 3: which of the held pairs, in position order, stay. Positions below pinned do.

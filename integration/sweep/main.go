@@ -45,19 +45,19 @@ type series struct {
 }
 
 var sweeps = []series{
-	{"Hidden size of the kernels", "hidden size", []int{2, 4, 8, 16, 32, 64}, func(p *point, x int) { p.hidden = x }},
+	{"Hidden size of phi and psi", "hidden size", []int{2, 4, 8, 16, 32, 64}, func(p *point, x int) { p.hidden = x }},
 	{"Rank of the state", "rank", []int{4, 8, 16, 32}, func(p *point, x int) { p.rank = x }},
 	{"Training tokens", "tokens", []int{40_000, 200_000, 1_000_000}, func(p *point, x int) { p.tokens = x }},
 }
 
-// A result is a point and what it is worth.
+// A result is a point and what was measured of it.
 type result struct {
 	x          int
 	slots      int64 // bytes
 	state      int64
 	kernels    int64
 	kl         float64
-	same       float64 // KL of sparse-only with the bytes of state and kernels as more slots: Baseline++
+	same       float64 // KL of sparse-only with the bytes of state, phi and psi as extra slots: Baseline++
 	plus       float64 // with those of the state: Baseline+
 	validation float64 // mean of the layers' errors, sparse-only's being 1
 }
@@ -101,7 +101,7 @@ type sweep struct {
 	windows *heldout.Runner
 	full    [][]float32
 	text    []int32
-	sparse  map[int]float64 // KL by budget, without kernels
+	sparse  map[int]float64 // KL by budget, without phi and psi
 	done    map[point]result
 }
 
@@ -126,7 +126,7 @@ func (s *sweep) run(windows int, out string) (err error) {
 	fmt.Printf("gopher-5m, policy %s with %d slots, adapters in f16; sparse-only's KL is %.4f\n", s.policy, s.budget, sparse)
 	all := make([][]result, len(sweeps))
 	for i, v := range sweeps {
-		fmt.Printf("\n| %s | state, KiB | kernels, KiB | validation error | KL, nats | gap closed | per 100 KiB of state and kernels | per 100 KiB of all | Baseline+ | Baseline++ |\n|---|---|---|---|---|---|---|---|---|---|\n", v.unit)
+		fmt.Printf("\n| %s | state, KiB | phi and psi, KiB | validation error | KL, nats | gap closed | per 100 KiB of state, phi and psi | per 100 KiB of all | Baseline+ | Baseline++ |\n|---|---|---|---|---|---|---|---|---|---|\n", v.unit)
 		for _, x := range v.values {
 			p := base
 			v.set(&p, x)

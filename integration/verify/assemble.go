@@ -250,7 +250,7 @@ func (g *group) trusted(read map[*run][]*distance.Points) []Check {
 		case row.Method == Reference:
 			l := row.run.config.LESS
 			bound := max(referenceKL[l.TypeK], referenceKL[l.TypeV])
-			c.Requirement = fmt.Sprintf("reference: the kernels' plain loops agree with the fast ones, %s %d, mean difference of KL <= %g (%s)", row.Policy, row.Budget, bound, at)
+			c.Requirement = fmt.Sprintf("reference: the reference loops agree with the kernels, %s %d, mean difference of KL <= %g (%s)", row.Policy, row.Budget, bound, at)
 			fast, reference := read[row.fast], read[row.run]
 			if len(fast) == 0 || len(reference) == 0 {
 				c.Reason = "not measured"
@@ -301,7 +301,7 @@ func (r *Report) findings() []string {
 		if n == 0 {
 			continue
 		}
-		what := map[string]string{Plus: "the bytes of its state as slots", PlusPlus: "the bytes of its state and kernels as slots"}[other]
+		what := map[string]string{Plus: "the bytes of its state as slots", PlusPlus: "the bytes of its state, phi and psi as slots"}[other]
 		s := fmt.Sprintf("LESS against %s (%s), by KL: better in %d of %d settings, worse in %d, undecided in %d.", other, what, below, n, above, open)
 		if len(not) > 0 && below > 0 {
 			s += " Not better: " + list(not, 12) + "."

@@ -100,7 +100,7 @@ func (v *verifier) fit(ctx context.Context, context int) ([]candidate, error) {
 	return all, nil
 }
 
-// holds tells whether the model's heads fill the blocks of slots of a type.
+// holds reports whether the model's heads fill the blocks of slots of a type.
 func (v *verifier) holds(types string) bool {
 	k, value, _ := worker.SlotTypes(types)
 	return v.model.Max(func(s weights.Shape) int {

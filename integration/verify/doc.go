@@ -23,12 +23,12 @@
 //	window      the newest tokens alone
 //	sparse      a policy (Policies): what it evicts is lost
 //	Baseline+   sparse, with the bytes of LESS's state as more slots
-//	Baseline++  sparse, with the bytes of LESS's state and kernels as more slots
+//	Baseline++  sparse, with the bytes of LESS's state, phi and psi as extra slots
 //	LESS        sparse, and what is evicted is folded into the state
 //
 // Three more say whether the build is to be trusted, and are checked in every run: off (the patched runtime without LESS,
 // which must equal the unmodified one bit for bit), nothing-evicted (a budget of the whole context, which must equal it to
-// rounding), and reference (the kernels' plain loops, which must agree with the fast ones).
+// rounding), and reference (the reference loops, which must agree with the kernels).
 //
 // # Positions
 //

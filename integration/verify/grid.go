@@ -146,7 +146,7 @@ func (g *group) addRow(r Row, x *run) *row {
 	return w
 }
 
-// fillChecks plans what tells whether the build is what it claims to be.
+// fillChecks plans what reports whether the build is what it claims to be.
 func (v *verifier) fillChecks(g *group, budget, from int) {
 	off := v.cache(g, "f16")
 	off.tree, off.optional = worker.Patched, false
@@ -247,7 +247,7 @@ func (v *verifier) fillGroup(g *group, first bool) error {
 	return nil
 }
 
-// reference is a run with the kernels' plain loops, which are slow.
+// reference is a run with the kernels' reference loops, which are slow.
 func reference(r run) run {
 	l := *r.config.LESS
 	l.Reference = true

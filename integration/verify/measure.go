@@ -76,7 +76,7 @@ func (g *group) windowsOf(r *run) int {
 	return len(g.windows)
 }
 
-// missing tells whether a run has anything left to do.
+// missing reports whether a run has anything left to do.
 func (v *verifier) missing(g *group, r *run) bool {
 	if v.store.Has(v.faultKey(g, r)) {
 		return false

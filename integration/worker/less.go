@@ -12,7 +12,7 @@ type LESSInfo struct {
 	Budget, Heavy, Recent, Pinned int
 	Layers, WindowLayers          int // with a budget; with a sliding window
 	SharedLayers                  int // that share the cache of one of those
-	KernelLayers                  int // that have kernels
+	KernelLayers                  int // that have phi or psi
 	Rank, Hidden                  int // 0 without an adapter
 	Sequences                     int // that hold memory
 	SlotBytes, StateBytes         int64

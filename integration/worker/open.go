@@ -53,7 +53,7 @@ type LESS struct {
 	TypeK, TypeV string  // of the slots: f16, f32, q8_0, q4_0, or default, the runtime's; f16
 	Adapter      string  // path; none: sparse only
 	ForceAdapter bool    // whatever the fingerprint says
-	Reference    bool    // the kernels' plain loops
+	Reference    bool    // the kernels' reference loops
 	OnDevice     bool    // slots, state and attention are where the layers are
 	Profile      bool    // Profile will be used
 }

@@ -307,7 +307,7 @@ func (f *File) place(s *scanner, alignment uint64) error {
 	return nil
 }
 
-// Has tells whether the file has a key.
+// Has reports whether the file has a key.
 func (f *File) Has(key string) bool {
 	_, ok := f.values[key]
 	return ok

@@ -50,7 +50,7 @@ func Import(dir string, o Options) (*weights.Adapter, error) {
 			return nil, err
 		}
 		if owner := o.Model.Owner(layer); owner != layer {
-			return nil, fmt.Errorf("%s: layer %d shares the keys of layer %d, and has no kernels of this kind: %w", path, layer, owner, ErrCheckpoint)
+			return nil, fmt.Errorf("%s: layer %d shares the keys of layer %d, and has no phi and psi of its own: %w", path, layer, owner, ErrCheckpoint)
 		}
 		k, rank, hidden, err := o.layer(path, layer)
 		if err != nil {

@@ -14,7 +14,7 @@ import (
 type Budget struct {
 	Tokens int     // slots of a KV head
 	Share  float64 // of the context as the runtime rounds it up (Pad), up to 1: 0.05 is 5 %, at least 64 slots
-	Bytes  int64   // of one sequence: as many slots as fit, after state and kernels
+	Bytes  int64   // of one sequence: as many slots as fit, after state, phi and psi
 	Full   float64 // the same, as a share of the bytes of the full f16 cache as apps have it (func Full), up to 1
 }
 
@@ -48,7 +48,7 @@ func ParseBudget(s string) (Budget, error) {
 	if n, err := strconv.ParseInt(s, 10, 32); err == nil && n > 0 {
 		return Budget{Tokens: int(n)}, nil
 	}
-	return Budget{}, fmt.Errorf("want tokens (1024), a share of the context (5%%), memory (64MiB), or a share of the full cache's (1/16): %w", ErrBudget)
+	return Budget{}, fmt.Errorf("want slots a head (1024), a share of the context (5%%), memory (64MiB), or a share of the full cache's (1/16): %w", ErrBudget)
 }
 
 func positive(digits string) (float64, bool) {
@@ -56,7 +56,7 @@ func positive(digits string) (float64, bool) {
 	return x, err == nil && x > 0 && !math.IsInf(x, 0) // nor NaN
 }
 
-// InBytes tells whether the slots depend on the bytes of one.
+// InBytes reports whether the slots depend on the bytes of one.
 func (b Budget) InBytes() bool { return b.Bytes > 0 || b.Full > 0 }
 
 // Limit returns the bytes of a budget in bytes; full is what the full f16 cache takes at the context (Full).
@@ -99,7 +99,7 @@ func (l *layout) resolve(b Budget, full uint64) (int, error) {
 		n := l.fit(bytes)
 		if n == 0 {
 			least, _ := l.slots(1)
-			return 0, fmt.Errorf("%d bytes: state, kernels, sliding windows and one slot in every head take %d: %w", bytes, least+l.state+l.kernels, ErrBudget)
+			return 0, fmt.Errorf("%d bytes: state, phi and psi, sliding windows and one slot in every head take %d: %w", bytes, least+l.state+l.kernels, ErrBudget)
 		}
 		return n, nil
 	case l.trained > 0:

@@ -124,7 +124,7 @@ type layout struct {
 	trained int // the budget that phi and psi were made for; 0: none
 }
 
-// madeForBudget tells whether phi and psi were trained under a budget.
+// madeForBudget reports whether phi and psi were trained under a budget.
 func madeForBudget(a *weights.Adapter) bool {
 	return a != nil && a.Bytes() > 0 && a.Trained.Heavy+a.Trained.Recent > 0
 }

@@ -8,7 +8,7 @@ import (
 	"regexp"
 )
 
-// Is tells whether an entry of a folder is no folder, and its name, all of it, is one of those.
+// Is reports whether an entry of a folder is no folder, and its name, all of it, is one of those.
 func Is(e fs.DirEntry, names *regexp.Regexp) bool {
 	return !e.IsDir() && names.FindString(e.Name()) == e.Name()
 }

@@ -6,10 +6,10 @@
 //
 // # The method
 //
-// LESS trains a layer's kernels so that the layer's output, behind its output projection, is what the full cache gives
+// LESS trains a layer's phi and psi so that the layer's output, behind its output projection, is what the full cache gives
 // (section 3.3 of arXiv 2402.09398). The authors do it over S x S matrices; here it is the recurrence itself, in time
 // linear in S (cgo/kernels/train.h). The sparse part of every query and the moment at which every pair is evicted do not
-// depend on the kernels: they are computed once. Layers are independent of each other.
+// depend on phi and psi: they are computed once. Layers are independent of each other.
 //
 // # The folder
 //

@@ -25,8 +25,8 @@ type LayerReport struct {
 	Plus  float64 // Baseline+: sparse-only with the state's bytes as more slots
 	Times Times
 
-	// Sparse is why the layer has no kernels and runs sparse only, its errors being 1 then: what they would have to be is beyond
-	// single precision. "": it has kernels.
+	// Sparse is why the layer has no phi and psi and runs sparse only, its errors being 1 then: what they would have to be is beyond
+	// single precision. "": it has them.
 	Sparse string `json:",omitempty"`
 }
 
@@ -78,7 +78,7 @@ type fitter struct {
 	tokens  []int     // that it is the sum over
 }
 
-// fitted is what came of a layer: its kernels in F32, none if it is to run sparse only.
+// fitted is what came of a layer: its phi and psi in F32, none if it is to run sparse only.
 type fitted struct {
 	kernels weights.Kernels
 	report  LayerReport

@@ -92,7 +92,7 @@ type Event struct {
 	Plus        float64 // that of Baseline+, sparse-only with the state's bytes as more slots
 	Bytes       int64
 	Folder      string
-	Sparse      string // why a finished layer has no kernels; see LayerReport
+	Sparse      string // why a finished layer has no phi and psi; see LayerReport
 }
 
 func (o *Options) fill() error {
@@ -286,12 +286,12 @@ func (o Options) Check(context int) error {
 	return o.fill()
 }
 
-// enough refuses what would not fit into the memory: the kernels of all layers, and a window and a fit of one.
+// enough refuses what would not fit into the memory: phi and psi of all layers, and a window and a fit of one.
 func (o *Options) enough() error {
 	o = o.largest()
 	kernels := int64(o.Layers[1]-o.Layers[0]) * 8 * int64(o.shape().Weights()) // in f32, and as they are written
 	if most := max(kernels, o.windowMemory(), o.fitMemory()); o.Memory > 0 && most > o.Memory {
-		return fmt.Errorf("train: rank %d and hidden size %d in windows of %d tokens: recording takes %s of memory, fitting %s for a layer, the kernels of %d layers %s, and %s are free; lower one of these: %w",
+		return fmt.Errorf("train: rank %d and hidden size %d in windows of %d tokens: recording takes %s of memory, fitting %s for a layer, phi and psi of %d layers %s, and %s are free; lower one of these: %w",
 			o.Rank, o.Hidden, o.Context, memory.Size(o.windowMemory()), memory.Size(o.fitMemory()), o.Layers[1]-o.Layers[0], memory.Size(kernels), memory.Size(o.Memory), ErrMemory)
 	}
 	return nil
@@ -317,7 +317,7 @@ func (o *Options) atOnce(n int, each int64) int {
 	return int(max(1, min(int64(n), o.Memory/each)))
 }
 
-// adapter returns an adapter without kernels, as the options describe it.
+// adapter returns an adapter without phi and psi, as the options describe it.
 func (o *Options) adapter() *weights.Adapter {
 	h, _ := o.heavy(o.Budgets[0])
 	a := weights.New(o.Model, o.Rank, o.Hidden, weights.Trained{

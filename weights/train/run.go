@@ -25,7 +25,7 @@ import (
 // A Report is how a run went.
 type Report struct {
 	Layers  []LayerReport // that were fitted, now or in the runs before
-	Exact   []int         // layers with a sliding window, their own or the one that they share, which need no kernels
+	Exact   []int         // layers with a sliding window, their own or the one that they share, which need no phi and psi
 	Shared  []int         // layers that share the cache of one that is not of this run: it trains them too
 	Adapter *weights.Adapter
 }
@@ -56,7 +56,7 @@ func describe(v any) []byte {
 	return data
 }
 
-// fitMethod changes whenever the same recordings and options come to other kernels: layers that were fitted both ways don't mix.
+// fitMethod changes whenever the same recordings and options come to another phi or psi: layers that were fitted both ways don't mix.
 const fitMethod = 2 // versions before had none
 
 // plan is what a work folder's content depends on.

@@ -57,7 +57,7 @@ func HTML(r *verify.Report) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// Files returns the names of the report's files, but for the pictures, each with what tells whether a file is such a one.
+// Files returns the names of the report's files, but for the pictures, each with what reports whether a file is such a one.
 func Files() map[string]func(path string) bool {
 	begins := func(text string) func(string) bool {
 		return func(path string) bool {
@@ -86,7 +86,7 @@ func Files() map[string]func(path string) bool {
 // markdownStart is how Markdown begins.
 var markdownStart = regexp.MustCompile(`^[^\n]+, context \d+, \d+ windows\.[^\n]* Perplexity `)
 
-// IsPicture tells whether a file's name is that of one of the pictures.
+// IsPicture reports whether a file's name is that of one of the pictures.
 func IsPicture(name string) bool { return pictureNames.MatchString(name) }
 
 var pictureNames = regexp.MustCompile(`^(quality|position|layers|memory|held-\d+)\.png$`)

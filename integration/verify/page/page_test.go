@@ -320,7 +320,7 @@ func find(r *verify.Report, m map[string]string) *verify.Row {
 	return r.Row(n("context"), n("ubatch"), n("budget"), m["policy"], m["method"])
 }
 
-// coloured tells whether a mark's place has the colour of its method, give or take the edges.
+// coloured reports whether a mark's place has the colour of its method, give or take the edges.
 func coloured(img image.Image, t *testing.T, m map[string]string) bool {
 	want := methodColours[m["method"]]
 	x, y := int(number64(t, m["px"])), int(number64(t, m["py"]))

@@ -25,10 +25,10 @@ type Picture struct {
 	columns int // panels of a row; 0: all
 }
 
-// Single tells whether the picture is one plot alone.
+// Single reports whether the picture is one plot alone.
 func (p *Picture) Single() bool { return len(p.panels) == 1 }
 
-// Marked tells whether any of its points says its numbers.
+// Marked reports whether any of its points says its numbers.
 func (p *Picture) Marked() bool {
 	return slices.ContainsFunc(p.panels, func(x *panel) bool { return len(x.marks) > 0 })
 }
