@@ -165,7 +165,7 @@ func (o *trainOptions) run(cmd *cobra.Command) (err error) {
 	o.Progress = p.event
 	var printed error
 	o.Trained = func(report *train.Report) { // before files are written, which may fail
-		p.end()
+		p.meter.End()
 		if len(report.Shared) > 0 {
 			fmt.Fprintf(out, "layers %v share the cache of a layer that is not trained here: they are trained with it\n", report.Shared)
 		}
