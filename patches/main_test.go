@@ -21,7 +21,7 @@ func TestArguments(t *testing.T) {
 	}{
 		{[]string{"-tree", "both"}, "want all, patched or unmodified"},
 		{[]string{"-preset", "fast"}, "want native or portable"},
-		{[]string{"-app", ".", "-clean"}, "-undo takes an app's tie out"},
+		{[]string{"-app", ".", "-clean"}, "-undo unlinks an app"},
 		{[]string{"-prune", "-app", "."}, "-prune goes alone"},
 		{[]string{"-replace"}, "-replace is for apps"},
 		{[]string{"-install", "-app", "."}, "-install goes without -app"},
