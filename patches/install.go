@@ -17,7 +17,7 @@ import (
 const program = pins.Self + "/cmd/lesskv"
 
 // installCommand assembles the runtime and installs the command lesskv with it. In a checkout that is the checkout's. As go run
-// MODULE@VERSION it is that version's: go install MODULE/cmd/lesskv@VERSION would heed no go.work, which is how a module is tied to the
+// MODULE@VERSION it is that version's: go install MODULE/cmd/lesskv@VERSION would heed no go.work, which is how a module is linked to the
 // runtime, so that it is installed from a module of its own in the user's cache directory.
 func installCommand(ctx context.Context, o assemble.Options) error {
 	dir, err := assemble.Root(o.Dir, "")

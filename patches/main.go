@@ -49,8 +49,8 @@ func run(ctx context.Context, args []string, log io.Writer) error {
 	flags.SetOutput(log)
 	flags.StringVar(&o.App, "app", "", "assemble for the app whose go.mod is in this `folder`, under the user's cache directory")
 	flags.BoolVar(&install, "install", false, "assemble, and install the command lesskv with the runtime in it where go install puts programs")
-	flags.BoolVar(&o.Replace, "replace", false, "with -app: tie it by a replace in its go.mod instead of a go.work")
-	flags.BoolVar(&undo, "undo", false, "take out what ties the app (or this checkout) to the runtime")
+	flags.BoolVar(&o.Replace, "replace", false, "with -app: link it by a replace in its go.mod instead of a go.work")
+	flags.BoolVar(&undo, "undo", false, "unlink the app (or this checkout) from the runtime")
 	flags.BoolVar(&clean, "clean", false, "delete the build folder and the go.work of this checkout")
 	flags.BoolVar(&prune, "prune", false, "delete the runtimes in the user's cache directory that no app uses, and releases of llama.cpp there that this version does not")
 	flags.StringVar(&o.Build, "build", "", "the build `folder` (default build beside go.mod, or one in the user's cache directory)")
@@ -84,7 +84,7 @@ func run(ctx context.Context, args []string, log io.Writer) error {
 	}
 	switch {
 	case clean && o.App != "":
-		return usage.Errorf("-clean is for a checkout: -undo takes an app's tie out, and -prune deletes the runtimes in the user's cache directory that no app uses any more")
+		return usage.Errorf("-clean is for a checkout: -undo unlinks an app, and -prune deletes the runtimes in the user's cache directory that no app uses any more")
 	case o.Replace && o.App == "":
 		return usage.Errorf("-replace is for apps: a replace in this module's go.mod would break go run MODULE@VERSION")
 	case install && (o.App != "" || clean || undo || prune || o.Trees != "all"):

@@ -24,7 +24,7 @@ func TestArguments(t *testing.T) {
 	}{
 		{[]string{"-tree", "both"}, "want all, patched or unmodified", 2},
 		{[]string{"-preset", "fast"}, "want native or portable", 2},
-		{[]string{"-app", ".", "-clean"}, "-undo takes an app's tie out", 2},
+		{[]string{"-app", ".", "-clean"}, "-undo unlinks an app", 2},
 		{[]string{"-prune", "-app", "."}, "-prune goes alone", 2},
 		{[]string{"-replace"}, "-replace is for apps", 2},
 		{[]string{"-install", "-app", "."}, "-install goes without -app", 2},

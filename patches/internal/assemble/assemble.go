@@ -1,5 +1,5 @@
 // Package assemble makes the runtime: it takes the pinned sources, applies the two series, adds the sources of cgo/,
-// compiles, and ties a Go module to the result.
+// compiles, and links a Go module to the result.
 package assemble
 
 import (
@@ -35,7 +35,7 @@ type Options struct {
 	Dir     string // where the program was called: in a checkout of this module, unless App is set
 	App     string // the folder of an app's go.mod; "" for the checkout
 	Build   string // the build folder; "" for the default
-	Replace bool   // tie the app by a replace in its go.mod
+	Replace bool   // link the app by a replace in its go.mod
 	Trees   string // "all", "patched", or "unmodified": the one that everything is verified against
 	Preset  string // "native" or "portable"
 	March   string // replaces the preset's flags
@@ -62,7 +62,7 @@ func (o *Options) logf(format string, args ...any) {
 // An assembly is one run.
 type assembly struct {
 	Options
-	root     string // folder of the go.mod that is tied to the runtime
+	root     string // folder of the go.mod that is linked to the runtime
 	out      layout.Layout
 	tools    *toolchain.Toolchain
 	recipe   recipe
@@ -73,7 +73,7 @@ type assembly struct {
 	sources  tree.Tree // less/...
 }
 
-// Run assembles what is not there yet and ties the module to it.
+// Run assembles what is not there yet and links the module to it.
 func Run(ctx context.Context, o Options) error {
 	start := time.Now()
 	a := &assembly{Options: o}
@@ -123,7 +123,7 @@ func Run(ctx context.Context, o Options) error {
 		}
 	}
 	if unanswered := (*workspace.UnansweredError)(nil); errors.As(tied, &unanswered) {
-		a.logf("%v", tied) // not the tie's fault: a requirement may be missing yet
+		a.logf("%v", tied) // not the link's fault: a requirement may be missing yet
 		return nil
 	}
 	return tied

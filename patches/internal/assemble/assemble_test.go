@@ -427,7 +427,7 @@ func TestUnmodifiedAlone(t *testing.T) {
 	b.run()
 	require.FileExists(t, b.layout().UnmodifiedWorker())
 	require.NoDirExists(t, b.layout().Package())
-	require.NoFileExists(t, filepath.Join(b.dir, "go.work"), "there is nothing to tie to")
+	require.NoFileExists(t, filepath.Join(b.dir, "go.work"), "there is nothing to link to")
 }
 
 func TestClean(t *testing.T) {
@@ -570,7 +570,7 @@ func TestPrune(t *testing.T) {
 	age(first, long)
 	require.Contains(t, b.run(), string(first)+" stays: another run is at work in it")
 	require.NoError(t, l.Release())
-	require.Contains(t, b.run(), string(first)+" is gone")
+	require.Contains(t, b.run(), string(first)+" is deleted")
 	require.Len(t, runtimes(), 1)
 	require.NoDirExists(t, string(first))
 
@@ -602,7 +602,7 @@ const llamaMod = "module example.com/app\n\ngo 1.22\n\nrequire github.com/go-sky
 
 // A tie is what it says, or an error that says why the go command does not heed it. What the error advises helps, and -undo
 // leaves the files as they were.
-func TestTieThatDoesNotHold(t *testing.T) {
+func TestLinkThatDoesNotHold(t *testing.T) {
 	for name, test := range map[string]struct {
 		files   map[string]string // beside and above app/
 		env     [2]string
@@ -622,12 +622,12 @@ func TestTieThatDoesNotHold(t *testing.T) {
 		},
 		"GOWORK=off": {
 			env:  [2]string{"GOWORK", "off"},
-			want: []string{"GOWORK=off makes it ignore every go.work", "Unset GOWORK", "or tie with -replace"},
+			want: []string{"GOWORK=off makes it ignore every go.work", "Unset GOWORK", "or link with -replace"},
 			mend: func(b *bench, _ string) { b.Setenv("GOWORK", "") },
 		},
 		"GOWORK=off and then -replace": {
 			env:  [2]string{"GOWORK", "off"},
-			want: []string{"or tie with -replace"},
+			want: []string{"or link with -replace"},
 			mend: func(b *bench, _ string) { b.o.Replace = true },
 		},
 		"GOWORK=elsewhere": {
@@ -715,7 +715,7 @@ var vendored = map[string]string{
 }
 
 // What looks as if it were in the way, and is not.
-func TestTieThatHolds(t *testing.T) {
+func TestLinkThatHolds(t *testing.T) {
 	for name, test := range map[string]struct {
 		files   map[string]string
 		env     [2]string
@@ -758,13 +758,13 @@ func TestTieThatHolds(t *testing.T) {
 }
 
 // Where the go command can't say, that is no fault of the tie.
-func TestTieThatCannotBeSeen(t *testing.T) {
+func TestLinkThatCannotBeSeen(t *testing.T) {
 	b := newBench(t)
 	b.forApp(b.app)
 	b.o.Replace = true
 	log := b.run()
 	require.NotContains(t, log, "go.mod uses it")
-	require.Contains(t, log, "can't tell yet")
+	require.Contains(t, log, "can't say yet")
 	require.Contains(t, log, "is replaced but not required; to add it:\n\tgo get "+pins.GoLlama.Path)
 }
 

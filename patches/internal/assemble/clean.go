@@ -78,7 +78,7 @@ func sweep(out layout.Layout) error {
 	return nil
 }
 
-// Undo takes out what ties the module to the runtime. The runtime stays: other apps may use it.
+// Undo unlinks the module from the runtime. The runtime stays: other apps may use it.
 func Undo(o Options) error {
 	root, err := Root(o.Dir, o.App)
 	if err != nil {
@@ -89,7 +89,7 @@ func Undo(o Options) error {
 		o.logf("%s no longer names the runtime", f)
 	}
 	if err == nil && len(changed) == 0 {
-		o.logf("%s was not tied to the runtime", root)
+		o.logf("%s was not linked to the runtime", root)
 	}
 	return err
 }

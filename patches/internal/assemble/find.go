@@ -18,7 +18,7 @@ import (
 	"github.com/lesskv/lesskv/weights/lock"
 )
 
-// find finds the module that is tied, and the build folder.
+// find finds the module that is linked, and the build folder.
 func (a *assembly) find() error {
 	var err error
 	if a.root, err = Root(a.Dir, a.App); err != nil {
@@ -70,7 +70,7 @@ func checkPath(path string) error {
 	return nil
 }
 
-// Root returns the folder of the go.mod that is to be tied: the app's, or that of the checkout of this module around dir.
+// Root returns the folder of the go.mod that is to be linked: the app's, or that of the checkout of this module around dir.
 func Root(dir, app string) (string, error) {
 	if app != "" {
 		root, err := filepath.Abs(app)

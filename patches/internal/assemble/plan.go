@@ -97,7 +97,7 @@ func join(files tree.Tree, all, comment string, is func(string) bool) error {
 	return files.Add(all, []byte("// Generated: "+comment+".\n"+b.String()))
 }
 
-// joined tells whether a source is part of a unit that join added.
+// joined reports whether a source is part of a unit that join added.
 func joined(files tree.Tree, p string) bool {
 	return isModel(p) && p != allModels || isPolicy(p) && files[allPolicies] != nil
 }

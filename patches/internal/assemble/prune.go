@@ -124,7 +124,7 @@ func (o *Options) prune(dir string, but layout.Layout, age time.Duration) error 
 			if err := remove(out, l); err != nil {
 				return err
 			}
-			o.logf("%s is gone: no app is tied to it", out)
+			o.logf("%s is deleted: no app is linked to it", out)
 			return nil
 		}()
 		if err != nil {

@@ -16,9 +16,9 @@ import (
 	"github.com/lesskv/lesskv/patches/pins"
 )
 
-// A NotUsedError says that a module is tied to a runtime, but that the go command doesn't take it from there.
+// A NotUsedError says that a module is linked to a runtime, but that the go command doesn't take it from there.
 type NotUsedError struct {
-	Dir, File string // the module's folder, and the file that ties it
+	Dir, File string // the module's folder, and the file that links it
 	Want      string // the runtime's folder
 	Got       string // another folder, or what the go command says instead of one, or "" where it would not build in Dir
 	Why, Do   string
@@ -32,11 +32,11 @@ func (e *NotUsedError) Error() string {
 	case e.Got != "":
 		got = fmt.Sprintf("says %q", e.Got)
 	}
-	return fmt.Sprintf("%s takes %s from %s, but the go command in %s %s: %s. %s. -undo takes the tie out again",
+	return fmt.Sprintf("%s takes %s from %s, but the go command in %s %s: %s. %s. -undo removes the link again",
 		e.File, pins.GoLlama.Path, e.Want, e.Dir, got, e.Why, e.Do)
 }
 
-// An UnansweredError says that the go command can't tell where a tied module comes from, for a reason that lies elsewhere: no
+// An UnansweredError says that the go command can't say where a linked module comes from, for a reason that lies elsewhere: no
 // network, a requirement that is missing. Its own words say what to do.
 type UnansweredError struct {
 	Dir, File string
@@ -44,7 +44,7 @@ type UnansweredError struct {
 }
 
 func (e *UnansweredError) Error() string {
-	return fmt.Sprintf("%s is tied to the runtime, but the go command in %s can't tell yet that it uses it: %s", e.File, e.Dir, e.Words)
+	return fmt.Sprintf("%s links the module to the runtime, but the go command in %s can't say yet whether it is used: %s", e.File, e.Dir, e.Words)
 }
 
 // Check asks the go command in dir, in the environment as it is, whether it takes the module from runtime, as file says.
@@ -98,7 +98,7 @@ func Check(ctx context.Context, dir, file, runtime string) error {
 	return &NotUsedError{Dir: dir, File: file, Want: runtime, Got: got, Why: why, Do: do}
 }
 
-// check is what is known where a tie does not hold.
+// check is what is known where a link does not take effect.
 type check struct {
 	dir, file    string
 	work         string // GOWORK: a go.work's path, off, or ""
@@ -109,11 +109,11 @@ type check struct {
 // inWork reports whether the go command heeds a go.work.
 func (c *check) inWork() bool { return c.work != "" && c.work != "off" }
 
-// explain says why the tie does not hold, and what to do; "" if it is for none of the known reasons. got is the folder that the
+// explain says why the link does not take effect, and what to do; "" if it is for none of the known reasons. got is the folder that the
 // go command found, or its words.
 func (c *check) explain(got string) (why, do string) {
 	byWork := filepath.Base(c.file) == "go.work"
-	const unset = "Unset GOWORK (go env -u GOWORK, where go env -w set it), or tie with -replace"
+	const unset = "Unset GOWORK (go env -u GOWORK, where go env -w set it), or link with -replace"
 	switch {
 	case byWork && c.work == "off":
 		return "GOWORK=off makes it ignore every go.work", unset
@@ -122,7 +122,7 @@ func (c *check) explain(got string) (why, do string) {
 	case c.inWork() && c.mod == "mod":
 		do = "Take -mod=mod out of GOFLAGS (go env -u GOFLAGS, where go env -w set it)"
 		if byWork {
-			do += ", or tie with -replace"
+			do += ", or link with -replace"
 		}
 		return "GOFLAGS=-mod=mod and a go.work exclude each other", do
 	case c.modfile != "":

@@ -1,4 +1,4 @@
-// Package workspace ties a Go module to an assembled runtime and unties it again. Whatever it adds to a user's file is
+// Package workspace links a Go module to an assembled runtime and unlinks it again. Whatever it adds to a user's file is
 // text of its own that carries a mark, so that taking it out leaves the file as it was, byte for byte.
 package workspace
 
@@ -112,7 +112,7 @@ func UseReplace(dir, runtime string) (string, error) {
 	return file, err
 }
 
-// Uses reports whether the module in dir is tied to the runtime, by a go.work or a replace, this program's or the user's own.
+// Uses reports whether the module in dir is linked to the runtime, by a go.work or a replace, this program's or the user's own.
 func Uses(dir, runtime string) bool {
 	// the last two names, of which the first is like no other: paths may be relative
 	name := []byte(filepath.ToSlash(filepath.Join(filepath.Base(filepath.Dir(runtime)), filepath.Base(runtime))))
