@@ -98,6 +98,20 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
+// A go.work that is a link stays one: what it leads to is tied.
+func TestLinkStays(t *testing.T) {
+	dir := t.TempDir()
+	app, link := filepath.Join(dir, "app"), filepath.Join(dir, "app", "go.work")
+	write(t, dir, map[string]string{"app/go.mod": appMod, "mine/go.work": "go 1.22\n\nuse ../app\n"})
+	require.NoError(t, os.Symlink("../mine/go.work", link))
+	_, err := useWork(app, runtime(t))
+	require.NoError(t, err)
+	to, err := os.Readlink(link)
+	require.NoError(t, err)
+	require.Equal(t, "../mine/go.work", to)
+	require.Contains(t, read(t, dir)["mine/go.work"], "go-llama.cpp")
+}
+
 func TestOneTieTakesThePlaceOfTheOther(t *testing.T) {
 	dir, to := t.TempDir(), runtime(t)
 	files := map[string]string{"app/go.mod": appMod, "go.work": "go 1.22\n\nuse ./app\n"}
