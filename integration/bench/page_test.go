@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -49,60 +50,57 @@ func TestPagePictures(t *testing.T) {
 
 // README.md's numbers of speed and memory are those of the results that are kept, rounded to as many digits as it has.
 func TestReadme(t *testing.T) {
-	readme, err := os.ReadFile("../../README.md")
+	text, err := os.ReadFile("../../README.md")
 	require.NoError(t, err)
-	text := strings.Join(strings.Fields(string(readme)), " ")
+	_, section, ok := strings.Cut(string(text), "\n## How fast\n")
+	require.True(t, ok)
+	section, _, _ = strings.Cut(section, "\n## ")
 	all, err := readTargets(results)
 	require.NoError(t, err)
-	r, processes, byDefault := all["llama-3.2-1b"], all["llama-3.2-1b-processes"], all["llama-3.2-1b-default"]
+	r, processes := all["llama-3.2-1b"], all["llama-3.2-1b-processes"]
 	require.NotNil(t, r)
 	require.NotNil(t, processes)
-	require.NotNil(t, byDefault)
-	lessCache, ok := byDefault.memory("less", 32768)
-	require.True(t, ok)
-
 	cache := func(method string, context int) float64 {
 		m, ok := r.memory(method, context)
 		require.True(t, ok, method)
 		return mib(m.Cache)
 	}
-	seen := 0
-	for _, row := range regexp.MustCompile(`(?m)^\| ([\d,]+) \|((?: ?[\d,.]*(?: MiB)? \|){6})$`).FindAllStringSubmatch(string(readme), -1) {
+	process := func(method string, context int) float64 { return mib(processes.process(method, context)) }
+
+	// the table: speed, the cache and the process at a context, unmodified and with LESS
+	rows := regexp.MustCompile(`(?m)^\| ([\d,]+) \|(.*)\|$`).FindAllStringSubmatch(section, -1)
+	require.Len(t, rows, 4)
+	for _, row := range rows {
 		context, err := strconv.Atoi(strings.ReplaceAll(row[1], ",", ""))
 		require.NoError(t, err)
-		want := []float64{r.Speed(r.Best(context, Decode)).Median, r.Speed(Cell{"less", context, Decode}).Median, cache("f16", context), cache("less", context)}
-		if context > 512 {
-			want = append(want, mib(processes.process("f16", context)), mib(processes.process("less", context)))
+		want := []float64{r.Speed(r.Best(context, Decode)).Median, r.Speed(Cell{"less", context, Decode}).Median, cache("f16", context), cache("less", context), process("f16", context), process("less", context)}
+		cells := strings.Split(row[2], "|")
+		require.Len(t, cells, len(want), row[0])
+		for i, cell := range cells {
+			if number := strings.ReplaceAll(strings.TrimSuffix(strings.TrimSpace(cell), " MiB"), ",", ""); number != "" {
+				_, decimals, _ := strings.Cut(number, ".")
+				assert.Equal(t, strconv.FormatFloat(want[i], 'f', len(decimals), 64), number, row[0])
+			}
 		}
-		for i, v := range want {
-			assertRounded(t, v, strings.TrimSuffix(strings.TrimSpace(strings.Split(row[2], "|")[i]), " MiB"), row[0])
-		}
-		seen++
 	}
-	assert.Equal(t, 4, seen, "rows of the table")
 
-	ratio := func(r *Result, context int, phase Phase) float64 {
-		return r.Ratio(Cell{"less", context, phase}, r.Best(context, phase)).Median
+	// and what is said below it
+	section = strings.Join(strings.Fields(strings.ReplaceAll(section, ",", "")), " ")
+	says := func(format string, x float64) {
+		t.Helper()
+		assert.Contains(t, section, fmt.Sprintf(format, x))
 	}
-	for pattern, values := range map[string][]float64{
-		`LESS decodes ([\d.]+) times as fast\.`:                           {ratio(r, 32768, Decode)},
-		`q8_0 ([\d,]+) MiB \(the process ([\d,]+)\)`:                      {cache("q8_0-fa", 32768), mib(processes.process("q8_0-fa", 32768))},
-		`q4_0 ([\d,]+) MiB \(([\d,]+)\)`:                                  {cache("q4_0-fa", 32768), mib(processes.process("q4_0-fa", 32768))},
-		`with LESS as without \(([\d.]+) times\)`:                         {ratio(r, 512, Prompt)},
-		`([\d,]+) slots a head, ([\d.]+) MiB\) it decodes ([\d.]+) times`: {float64(byDefault.Budget), mib(lessCache.Cache), ratio(byDefault, 32768, Decode)},
-	} {
-		found := regexp.MustCompile(pattern).FindStringSubmatch(text)
-		require.NotNil(t, found, pattern)
-		for i, v := range values {
-			assertRounded(t, v, found[1+i], found[0])
-		}
+	says("%.1f times as fast", r.Ratio(Cell{"less", 32768, Decode}, r.Best(32768, Decode)).Median)
+	says("%.2f times", r.Ratio(Cell{"less", 512, Prompt}, r.Best(512, Prompt)).Median)
+	for _, method := range []string{"q8_0-fa", "q4_0-fa"} {
+		says("%.0f MiB", cache(method, 32768))
+		says("%.0f)", process(method, 32768))
 	}
-}
-
-// assertRounded compares a number with what a page says of it, to as many digits as that has.
-func assertRounded(t *testing.T, v float64, said, where string) {
-	t.Helper()
-	said = strings.ReplaceAll(said, ",", "")
-	_, decimals, _ := strings.Cut(said, ".")
-	assert.Equal(t, strconv.FormatFloat(v, 'f', len(decimals), 64), said, where)
+	byDefault := all["llama-3.2-1b-default"]
+	require.NotNil(t, byDefault)
+	m, ok := byDefault.memory("less", 32768)
+	require.True(t, ok)
+	says("%.0f slots a head", float64(byDefault.Budget))
+	says("%.0f MiB) it", mib(m.Cache))
+	says("%.1f times as fast", byDefault.Ratio(Cell{"less", 32768, Decode}, Cell{"q8_0-fa", 32768, Decode}).Median)
 }
