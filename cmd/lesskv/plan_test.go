@@ -191,7 +191,7 @@ func TestPlanRefused(t *testing.T) {
 		"memory":        {[]string{"--memory=lots"}, exitUsage, "--memory lots: want bytes"},
 		"context":       {[]string{"-c0"}, exitUsage, "--context 0: want 1 token"},
 		"contexts":      {[]string{"-c18014398509481985k"}, exitUsage, "want a number of tokens"},
-		"budget":        {[]string{"-b0%"}, exitUsage, "--budget 0%: want tokens"},
+		"budget":        {[]string{"-b0%"}, exitUsage, "--budget 0%: want slots a head"},
 		"types":         {[]string{"--type=f64"}, exitUsage, "want f16, f32"},
 		"picture":       {[]string{"-m", model, "-o", model}, exitUsage, "want a name that ends in .png"},
 		"not served":    {[]string{"-m", alibi}, exitFailed, "ALiBi"},
