@@ -37,11 +37,11 @@ func kept(t *testing.T, root, name string) string {
 }
 
 var (
-	numerals = regexp.MustCompile(`[-+]?\d[\d.]*(h|ms|s|m)?`)
+	numerals = regexp.MustCompile(`[-+]?\d[\d.]*( (B|KiB|MiB|GiB)\b|h|ms|s|m)?`)
 	builds   = regexp.MustCompile(`(?s)Measured by .*?\(\w+/\w+\)\.`)
 )
 
-// shape is what a command prints without what each run and machine has otherwise: numbers, the build, and where lines break.
+// shape is what a command prints without what each run and machine has otherwise: numbers and their units, the build, and where lines break.
 func shape(text string) string {
 	text = numerals.ReplaceAllString(builds.ReplaceAllString(text, "BUILD"), "#")
 	return strings.Join(strings.Fields(text), " ")
