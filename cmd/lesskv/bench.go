@@ -95,6 +95,7 @@ them for once, and compares.`,
 	addNumber(f, &o.Rank, "rank", "", 8, 1, weights.MaxSize, "rank of random kernels")
 	addNumber(f, &o.Hidden, "hidden", "", 16, 1, weights.MaxSize, "hidden size of random kernels")
 	addWord(f, &o.matrix, "kernels", "type of random phi and psi", "f16", "q8_0")
+	addNumber(f, &o.Sequences, "sequences", "", 0, 0, 256, "so many sequences that decode together too, a token of each in a batch")
 	addUbatch(f, &o.Ubatch, 512)
 	addThreads(f, &o.Threads, "")
 	addGPULayers(f, &o.GPULayers, ", dealt out to the methods")
