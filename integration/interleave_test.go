@@ -59,7 +59,7 @@ func TestInterleavings(t *testing.T) {
 	for _, k := range kinds {
 		require.Positive(t, counts[k.name], "never done: %s", k.name)
 	}
-	for _, outcome := range []string{"poisoned by an abort", "aborted between micro-batches", "no memory to decode", "no memory to compute", "no memory to copy", "no memory to load", "cut refused", "replayed"} {
+	for _, outcome := range []string{"poisoned by an abort", "poisoned beside another", "aborted between micro-batches", "no memory to decode", "no memory to compute", "no memory to copy", "no memory to load", "cut refused", "replayed"} {
 		require.Positive(t, counts[outcome], "never happened: %s", outcome)
 	}
 }
@@ -124,6 +124,7 @@ const (
 	playUbatch  = 8
 	playContext = 1024
 	replaySeq   = 2
+	fillerSeq   = 3 // beside that one where a graph had two
 )
 
 // A setting is a model with a LESS cache.
@@ -166,7 +167,7 @@ func interleavingSettings(t *testing.T) (all []setting) {
 		return m, path
 	}
 	config := func(path string, l *worker.LESS) worker.Config {
-		return worker.Config{Model: path, Context: playContext, Batch: 64, Ubatch: playUbatch, Sequences: 3, LESS: l}
+		return worker.Config{Model: path, Context: playContext, Batch: 64, Ubatch: playUbatch, Sequences: 4, LESS: l}
 	}
 	for i, model := range []string{"qwen3", "gemma2"} {
 		m, path := find(model)
@@ -270,6 +271,7 @@ func (f *failing) open(s *setting) (err error) {
 type event struct {
 	tokens []int32 // decoded in one call; nil: cut
 	cut    int
+	row    int // 1 or 2: where it was in a graph that the other sequence had a token in too; 0: it was alone
 }
 
 // A modelled sequence is what is known of one without asking it.
@@ -292,11 +294,14 @@ func (m *modelled) clone() modelled {
 }
 
 // decoded notes tokens of one call.
-func (m *modelled) decoded(s *setting, tokens []int32) {
+func (m *modelled) decoded(s *setting, tokens []int32) { m.decodedIn(s, 0, tokens...) }
+
+// decodedIn notes a token that was a row of a graph of two sequences, or with row 0 tokens of one.
+func (m *modelled) decodedIn(s *setting, row int, tokens ...int32) {
 	if len(tokens) == 0 {
 		return
 	}
-	m.events = append(m.events, event{tokens: tokens})
+	m.events = append(m.events, event{tokens: tokens, row: row})
 	m.length += len(tokens)
 	m.holds = true
 	if m.kept == nil {
@@ -309,6 +314,21 @@ func (m *modelled) decoded(s *setting, tokens []int32) {
 			m.kept[i][j] = min(m.kept[i][j]+len(tokens), slots)
 		}
 	}
+}
+
+// cutAt notes that the tokens from a position on, all of them slots, are gone.
+func (m *modelled) cutAt(at int) {
+	if at == 0 {
+		*m = modelled{}
+		return
+	}
+	for _, kept := range m.kept {
+		for i := range kept {
+			kept[i] = max(0, kept[i]-(m.length-at))
+		}
+	}
+	m.events = append(m.events, event{cut: at})
+	m.length = at
 }
 
 // A player plays steps.
@@ -332,6 +352,7 @@ var kinds = []struct {
 	do    func(p *player, seq int, rng *rand.Rand) (string, error)
 }{
 	{"decode", 10, (*player).decode},
+	{"decode together", 5, (*player).together},
 	{"abort", 2, (*player).abort},
 	{"fail", 2, (*player).fail},
 	{"clear", 1, (*player).clear},
@@ -588,12 +609,106 @@ func (p *player) decode(seq int, rng *rand.Rand) (string, error) {
 	case err != nil:
 		return done, err
 	default:
-		for i, x := range out.Values {
-			if math.IsNaN(float64(x)) || math.IsInf(float64(x), 0) {
-				return done, fmt.Errorf("logit %d is %v", i, x)
-			}
-		}
 		m.decoded(p.setting, tokens)
+		return done, finite(out)
+	}
+	return done, nil
+}
+
+func finite(out *worker.Output) error {
+	for i, x := range out.Values {
+		if math.IsNaN(float64(x)) || math.IsInf(float64(x), 0) {
+			return fmt.Errorf("logit %d is %v", i, x)
+		}
+	}
+	return nil
+}
+
+// together decodes a token of both sequences in one batch, now and then with an end to it in its middle. On the device they have a
+// graph each.
+func (p *player) together(seq int, rng *rand.Rand) (string, error) {
+	order := [2]int{seq, 1 - seq}
+	var batch []worker.Token
+	for _, i := range order {
+		batch = append(batch, worker.Token{ID: rng.Int32N(int32(p.info.Vocab)), Pos: int32(p.seqs[i].length), Seq: int32(i), Row: true})
+	}
+	a, b := &p.seqs[seq], &p.seqs[1-seq]
+	done := fmt.Sprintf("decodes a token at %d, together with the other one's at %d", a.length, b.length)
+	if a.poison || b.poison {
+		return done, p.unchanged(seq, func() error {
+			return p.unchanged(1-seq, func() error {
+				if _, err := p.DecodeEach(batch); !poisoned(err) {
+					return fmt.Errorf("a poisoned one decodes: %v", err)
+				}
+				return nil
+			})
+		})
+	}
+	within := a.holds && b.holds && p.setting.config.LESS.Reference && rng.IntN(2) == 0
+	aborted := !within && !p.setting.config.LESS.OnDevice && rng.IntN(4) == 0
+	if within {
+		if err := p.after(rng.IntN((2 + 4) * 2 * len(p.setting.caches))); err != nil {
+			return done, err
+		}
+		done += ", with an allocation that fails"
+	}
+	if aborted {
+		nodes := rng.IntN(400)
+		if err := p.AbortAfter(nodes); err != nil {
+			return done, err
+		}
+		done += fmt.Sprintf(", and is aborted after %d nodes", nodes)
+	}
+	out, err := p.DecodeEach(batch)
+	if err2 := p.AbortAfter(-1); err2 != nil {
+		return done, err2
+	}
+	if within {
+		happened, err2 := p.happened()
+		if err2 != nil || !happened {
+			return done, fmt.Errorf("no allocation has failed: %v", err2)
+		}
+	}
+	if err == nil && !within {
+		for i, token := range batch {
+			p.seqs[order[i]].decodedIn(p.setting, i+1, token.ID)
+		}
+		return done, finite(out)
+	}
+	if !within && !aborted {
+		return done, err
+	}
+	if err := refused(err, 0); err != nil {
+		return done, err
+	}
+	gone := 0
+	for i, token := range batch {
+		m := &p.seqs[order[i]]
+		if _, err := p.Save(order[i]); err != nil {
+			if !poisoned(err) {
+				return done, err
+			}
+			m.poison, m.holds = true, true
+			gone++
+			continue
+		}
+		_, hi, err := p.SeqPos(order[i])
+		if err != nil {
+			return done, err
+		}
+		at := m.length
+		if within { // it was done, or it would be poisoned
+			m.decodedIn(p.setting, i+1, token.ID)
+		}
+		if within && hi == at-1 { // and taken back
+			m.cutAt(at)
+		}
+	}
+	if within && gone != 1 {
+		return done, fmt.Errorf("one allocation has failed, and %d sequences are poisoned", gone)
+	}
+	if within {
+		p.counts["poisoned beside another"]++
 	}
 	return done, nil
 }
@@ -731,20 +846,11 @@ func (p *player) cut(seq int, rng *rand.Rand) (string, error) {
 	switch {
 	case at >= m.length && m.length > 0 || m.length == 0:
 		return done, p.unchanged(seq, func() error { return p.SeqRemove(seq, at, worker.End) })
-	case at == 0:
-		*m = modelled{}
-		return done, p.SeqRemove(seq, 0, worker.End)
-	case at < lowest:
+	case at > 0 && at < lowest:
 		p.counts["cut refused"]++
 		return done, p.unchanged(seq, func() error { return refused(p.SeqRemove(seq, at, worker.End), 0) })
 	}
-	for _, kept := range m.kept {
-		for i := range kept {
-			kept[i] = max(0, kept[i]-(m.length-at))
-		}
-	}
-	m.events = append(m.events, event{cut: at})
-	m.length = at
+	m.cutAt(at)
 	return done, p.SeqRemove(seq, at, worker.End)
 }
 
@@ -812,12 +918,21 @@ func (p *player) replay(seq int) error {
 	pos := 0
 	for _, e := range m.events {
 		var err error
-		if e.tokens == nil {
+		switch {
+		case e.tokens == nil:
 			pos, err = e.cut, p.SeqRemove(replaySeq, e.cut, worker.End)
-		} else {
+		case e.row == 0:
 			_, err = p.Decode(replaySeq, pos, e.tokens, worker.Last)
-			pos += len(e.tokens)
+		default: // beside anything
+			batch := []worker.Token{{ID: e.tokens[0], Pos: int32(pos), Seq: replaySeq, Row: true}, {ID: 9, Seq: fillerSeq, Row: true}}
+			if e.row == 2 {
+				slices.Reverse(batch)
+			}
+			if _, err = p.DecodeEach(batch); err == nil {
+				err = p.SeqRemove(fillerSeq, 0, worker.End)
+			}
 		}
+		pos += len(e.tokens)
 		if err != nil {
 			return fmt.Errorf("taking a fresh one its way: %w", err)
 		}

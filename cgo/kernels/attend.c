@@ -333,7 +333,7 @@ void lesskv_attend(const struct lesskv_cache * cache, const struct lesskv_ubatch
     }
     const struct lesskv_layer asking = lesskv_layer_asking(cache, ub), * l = &asking;
     struct scratch s = lesskv_scratch_plan(l, ub->n_tokens, n_threads, scratch, ith);
-    s.profile = ub->profile ? ub->profile + ith : NULL;
+    s.profile = ub->profile;
     lesskv_start(s.profile);
     const uint64_t begin = s.profile ? s.profile->last : 0;
     if (s.few) {

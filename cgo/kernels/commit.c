@@ -117,7 +117,7 @@ void lesskv_gather(const struct lesskv_cache * cache, const struct lesskv_ubatch
     if (ith >= workers || !s.worth) {
         return;
     }
-    struct lesskv_profile * profile = ub->profile ? ub->profile + ith : NULL;
+    struct lesskv_profile * profile = ub->profile;
     lesskv_start(profile);
     const uint64_t begin = profile ? profile->last : 0;
     const int32_t shares = shares_of(&l, &s);
@@ -261,7 +261,7 @@ enum lesskv_status lesskv_commit(struct lesskv_cache * cache, const struct lessk
     enum lesskv_status status = LESSKV_OK;
     const struct lesskv_layer * l = &cache->layer;
     struct scratch s = lesskv_scratch_plan(l, ub->n_tokens, n_threads, scratch, ith);
-    s.profile = ub->profile ? ub->profile + ith : NULL;
+    s.profile = ub->profile;
     lesskv_start(s.profile);
     const uint64_t begin = s.profile ? s.profile->last : 0;
     // a large micro-batch has much to add up, and may have one KV head: the sums are shared, the rest is the last one's

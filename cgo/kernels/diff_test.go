@@ -7,8 +7,10 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"testing"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
@@ -167,6 +169,58 @@ func sameButForTies(t *testing.T, c *testCase, j int, want, got *savedHead) {
 		}
 	}
 	t.Logf("%d pairs were tied", len(mine))
+}
+
+// TestCachesTogether: caches whose threads run at the same time, each with a scratch of its own and no barrier between them, are what each
+// is alone, bit for bit: so a graph may have a micro-batch of several sequences.
+func TestCachesTogether(t *testing.T) {
+	const threads, n = 3, 4
+	for i, c := range append(cases(), manySlots()...) {
+		t.Run(c.name, func(t *testing.T) {
+			rng := rand.New(rand.NewPCG(23, uint64(i)))
+			c.kernels(t, rng)
+			together, alone := make([]*Cache, n), c.cache(t)
+			fill := c.ubatch(rng, max(c.tokens[0], n), 0)
+			for j := range together { // of different lengths
+				together[j] = c.cache(t)
+				u := *fill
+				u.Tokens -= j
+				require.NoError(t, together[j].Attend(&u, 1))
+				require.NoError(t, together[j].Commit(&u, 1))
+			}
+			for step := range 3 {
+				us, want := make([]*Ubatch, n), make([][]byte, n)
+				states := make([][]byte, n)
+				size, err := c.layer.ScratchSize(1, threads)
+				require.NoError(t, err)
+				scratch := make([][]byte, n)
+				for j := range us {
+					us[j], scratch[j] = c.ubatch(rng, 1, fill.Tokens-j+step), bytes.Repeat([]byte{0xff}, size)
+					require.NoError(t, alone.CopyFrom(together[j]))
+					require.NoError(t, alone.Attend(us[j], 1))
+					want[j] = bytes.Clone(F32.FromF32(us[j].Out))
+					require.NoError(t, alone.Commit(us[j], 1))
+					states[j] = alone.Save()
+					clear(us[j].Out)
+				}
+				for _, call := range []func(*Cache, *Ubatch, []byte, int, int) error{(*Cache).AttendWith, (*Cache).CommitWith} {
+					var group sync.WaitGroup
+					for j, cache := range together {
+						group.Add(1)
+						go func() {
+							defer group.Done()
+							assert.NoError(t, call(cache, us[j], scratch[j], threads, threads))
+						}()
+					}
+					group.Wait()
+				}
+				for j, cache := range together {
+					require.Equal(t, want[j], F32.FromF32(us[j].Out), "output of cache %d", j)
+					require.Equal(t, states[j], cache.Save(), "cache %d", j)
+				}
+			}
+		})
+	}
 }
 
 // TestOddNumbers: NaN and infinite inputs give nonsense, not a crash, and a cleared cache is clean again.

@@ -12,7 +12,8 @@
 //     lesskv_commit   every thread; scores, evicts, folds
 //
 // Where other layers share the cache, they attend before that (lesskv_gather below). All split their work over (ith, nth), are right
-// for any nth >= 1, and give the same bits for every nth. Nothing here allocates but lesskv_cache_new, and lesskv_allocate while it
+// for any nth >= 1, and give the same bits for every nth. Calls for different caches, each with a scratch of its own, need no barrier
+// between them, and a thread may have another ith in each. Nothing here allocates but lesskv_cache_new, and lesskv_allocate while it
 // runs; nothing aborts or prints, and the list of policies, complete before main, and the choice of instruction sets are the only state that is global.
 //
 // Symbols: T tokens of the micro-batch, D = dk and Dv = dv the head sizes, Hq = n_head, Hkv = n_head_kv,
@@ -178,7 +179,7 @@ struct lesskv_ubatch {
     float * out;          // f32 [T][Hq][Dv], no gaps
     const struct lesskv_layer * layer; // NULL, or the sharer whose q, scale and out these are: lesskv_gather
     float * worth;        // NULL, or the area of lesskv_gather
-    struct lesskv_profile * profile; // [n_threads], where the time goes; or NULL
+    struct lesskv_profile * profile; // where the time of the calling thread goes; or NULL
 };
 
 // What attend and commit are busy with.

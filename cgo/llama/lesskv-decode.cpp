@@ -1,4 +1,4 @@
-// lesskv-decode.cpp: a batch becomes micro-batches of one sequence each, and a failed one is known.
+// lesskv-decode.cpp: a batch becomes graphs, of a micro-batch of one sequence or of a token of each of several, and a failed one is known.
 
 #include "lesskv-memory.h"
 
@@ -29,15 +29,12 @@ llama_memory_context_ptr lesskv_memory::init_batch(llama_batch_allocr & balloc, 
         return no("LESS needs causal attention, and this context has been switched to non-causal attention: switch it back, or turn LESS off for it");
     }
 
-    if (in_flight >= 0) { // a decode that ended in an exception
-        if (!consistent(seqs[in_flight], in_flight_seen)) {
-            poison(in_flight, "its last decode failed half-way");
+    for (const auto & f : in_flight) { // of a decode that ended in an exception
+        if (!f.whole && !consistent(seqs[f.seq], f.seen)) {
+            poison(f.seq, "its last decode failed half-way");
         }
-        in_flight = -1;
     }
-    if (!on_device && !reserve_scratch()) {
-        return no(error);
-    }
+    in_flight.clear();
 
     const llama_batch & batch = balloc.get_batch();
     for (int32_t i = 0; i < batch.n_tokens; ++i) {
@@ -53,20 +50,43 @@ llama_memory_context_ptr lesskv_memory::init_batch(llama_batch_allocr & balloc, 
         }
     }
 
+    std::vector<int32_t> behind(batch.n_tokens); // how many tokens of its sequence come after each
+    std::vector<int32_t> left(seqs.size(), 0);   // of each sequence, how many have no ubatch yet
+    for (int32_t i = batch.n_tokens - 1; i >= 0; --i) {
+        behind[i] = left[batch.seq_id[i][0]]++;
+    }
+    // How many neighbours in the batch, from the first token without a ubatch on, are each the last of their sequence: they have a graph together,
+    // which reads the weights once for all of them.
+    const auto last_ones = [&] {
+        const auto has_ubatch = [&](int32_t i) { return behind[i] >= left[batch.seq_id[i][0]]; };
+        int32_t first = 0;
+        while (first < batch.n_tokens && has_ubatch(first)) {
+            ++first;
+        }
+        int32_t end = first;
+        while (end < batch.n_tokens && end - first < (int32_t) n_ubatch && !has_ubatch(end) && behind[end] == 0) {
+            ++end;
+        }
+        return on_device ? 0 : end - first; // there a graph has the tensors of one sequence
+    };
+
     balloc.split_reset();
     std::vector<llama_ubatch> ubatches;
     std::vector<llama_pos>    next(seqs.size(), -1);
+    size_t together = 1;
     while (true) {
-        auto ub = balloc.split_seq(n_ubatch);
+        const int32_t n = last_ones();
+        auto ub = n > 1 ? balloc.split_simple(n) : balloc.split_seq(n_ubatch);
         if (ub.n_tokens == 0) {
             break;
         }
-        const llama_seq_id s = ub.seq_id[0][0];
-        if (next[s] < 0) {
-            const llama_pos end = pos_max(seqs[s]);
-            next[s] = end < 0 ? ub.pos[0] : end + 1;
-        }
+        together = std::max<size_t>(together, ub.n_seqs);
         for (uint32_t i = 0; i < ub.n_tokens; ++i) {
+            const llama_seq_id s = ub.seq_id[i][0];
+            if (next[s] < 0) {
+                const llama_pos end = pos_max(seqs[s]);
+                next[s] = end < 0 ? ub.pos[i] : end + 1;
+            }
             if (!on_a_line(ub, i)) {
                 return no(format("an embedding of sequence %d has the positions %d, %d, %d, as those of images have: LESS serves text, whose tokens have one position each; turn LESS off for images",
                             s, ub.pos[i], ub.pos[ub.n_tokens + i], ub.pos[2*ub.n_tokens + i]));
@@ -75,6 +95,7 @@ llama_memory_context_ptr lesskv_memory::init_batch(llama_batch_allocr & balloc, 
                 return no(format("the tokens of sequence %d must be in order: position %d where %d was expected", s, ub.pos[i], next[s]));
             }
             next[s]++;
+            left[s]--;
         }
         ubatches.push_back(std::move(ub));
     }
@@ -82,15 +103,20 @@ llama_memory_context_ptr lesskv_memory::init_batch(llama_batch_allocr & balloc, 
         return no("the batch could not be split into micro-batches");
     }
 
-    for (const auto & ub : ubatches) {
-        auto & seq = seqs[ub.seq_id[0][0]];
-        if (seq.caches.empty() && !make(seq)) {
+    if (!on_device && !reserve_scratch(together)) {
+        return no(error);
+    }
+    for (llama_seq_id s = 0; valid(s); ++s) {
+        if (next[s] < 0) {
+            continue; // it has no token in the batch
+        }
+        if (seqs[s].caches.empty() && !make(seqs[s])) {
             return no(error);
         }
-        if (on_device && next[ub.seq_id[0][0]] > lesskv_device::max_pos) {
-            return no(format("LESS on the device counts %d positions, sequence %d has more: keep the cache in main memory", lesskv_device::max_pos, ub.seq_id[0][0]));
+        if (on_device && next[s] > lesskv_device::max_pos) {
+            return no(format("LESS on the device counts %d positions, sequence %d has more: keep the cache in main memory", lesskv_device::max_pos, s));
         }
-        if (adapter && adapter->bytes > 0 && !warned_context && (uint32_t) next[ub.seq_id[0][0]] > adapter->context) {
+        if (adapter && adapter->bytes > 0 && !warned_context && (uint32_t) next[s] > adapter->context) {
             warned_context = true;
             LLAMA_LOG_WARN("%s: the adapter was trained on contexts of %u tokens, this sequence is longer\n", __func__, adapter->context);
         }
@@ -111,43 +137,43 @@ llama_memory_context_ptr lesskv_memory::init_update(llama_context * lctx, bool o
 }
 
 bool lesskv_memory::apply(const llama_ubatch & ubatch) {
-    const llama_seq_id s = ubatch.seq_id[0][0];
-    const auto & seq = seqs[s];
+    std::vector<flight> now;
+    for (uint32_t i = 0; i < ubatch.n_tokens; i += ubatch.n_seq_tokens) {
+        const llama_seq_id s = ubatch.seq_id[i][0];
+        const auto & seq = seqs[s];
 
-    int64_t seen = -1;
-    for (const auto & c : seq.caches) {
-        if (c) {
-            seen = stats_of(c.get()).seen;
-            break;
+        int64_t seen = -1;
+        for (const auto & c : seq.caches) {
+            if (c) {
+                seen = stats_of(c.get()).seen;
+                break;
+            }
         }
+        if (!seq.poison.empty()) {
+            return fail(seq.poison);
+        }
+        if (seen < 0 || !consistent(seq, seen)) {
+            poison(s, "its layers have seen different numbers of tokens");
+            return false;
+        }
+        if (on_device && !take_seat(s)) {
+            return false;
+        }
+        now.push_back({ s, seen, seen + ubatch.n_seq_tokens, ubatch.pos[i], (int32_t) ubatch.n_seq_tokens });
     }
-    if (!seq.poison.empty()) {
-        return fail(seq.poison);
-    }
-    if (seen < 0 || !consistent(seq, seen)) {
-        poison(s, "its layers have seen different numbers of tokens");
-        return false;
-    }
-    if (on_device && !take_seat(s)) {
-        return false;
-    }
-    in_flight      = s;
-    in_flight_seen = seen;
-    in_flight_end  = seen + ubatch.n_tokens;
-    in_flight_pos    = ubatch.pos[0];
-    in_flight_tokens = (int32_t) ubatch.n_tokens;
-    failed         = 0;
+    in_flight = std::move(now);
+    failed.clear();
     return true;
 }
 
 void lesskv_memory::done() {
-    in_flight = -1;
+    in_flight.clear();
 }
 
-void lesskv_memory::note_status(const lesskv_memory_layer & l, lesskv_status status) {
-    uint64_t none = 0;
+void lesskv_memory::note_status(llama_seq_id seq_id, const lesskv_memory_layer & l, lesskv_status status) {
     if (status != LESSKV_OK) {
-        failed.compare_exchange_strong(none, (uint64_t) l.i << 32 | (uint64_t) status);
+        std::lock_guard<std::mutex> lock(failing);
+        failed.emplace(seq_id, std::make_pair(layers[l.i].il, status));
     }
 }
 
@@ -174,10 +200,11 @@ void lesskv_memory::end() {
     float got;
     ggml_backend_sched_synchronize(sched);
     ggml_backend_tensor_get(check, &got, 0, sizeof(got));
-    auto & seq = seqs[in_flight];
+    const auto & f = in_flight[0]; // on the device there is one
+    auto & seq = seqs[f.seq];
     for (const auto & l : layers) {
         if (!std::isfinite(got) && !dev->finite(seq.seat, l.i)) {
-            note_status(l, LESSKV_ERR_FINITE);
+            note_status(f.seq, l, LESSKV_ERR_FINITE);
         }
     }
     if (got != number()) {
@@ -185,7 +212,7 @@ void lesskv_memory::end() {
     }
     for (const auto & c : seq.caches) {
         if (c) {
-            lesskv_cache_count(c.get(), in_flight_pos, in_flight_tokens);
+            lesskv_cache_count(c.get(), f.pos, f.n_tokens);
         }
     }
     seq.at_work = false;
@@ -193,21 +220,26 @@ void lesskv_memory::end() {
 }
 
 bool lesskv_memory::computed() {
-    if (on_device && in_flight >= 0) {
+    if (on_device && !in_flight.empty()) {
         end();
     }
-    const uint64_t what = failed.exchange(0);
-    if (what == 0 && in_flight >= 0 && !consistent(seqs[in_flight], in_flight_end)) {
-        poison(in_flight, "the graph of its last decode ended before its end: cb_eval says so by returning false");
-        in_flight = -1;
-        return false;
+    std::vector<flight> others;
+    for (const auto & f : in_flight) {
+        const auto how = failed.find(f.seq);
+        if (how != failed.end()) {
+            status = how->second.second;
+            poison(f.seq, format("layer %d: %s", how->second.first, lesskv_status_str(status)));
+        } else if (!consistent(seqs[f.seq], f.end)) {
+            poison(f.seq, "the graph of its last decode ended before its end: cb_eval says so by returning false");
+        } else {
+            others.push_back(f);
+            others.back().whole = true;
+        }
     }
-    if (what == 0) {
+    if (others.size() == in_flight.size()) {
         return true;
     }
-    status = (lesskv_status) (uint32_t) what;
-    poison(in_flight, format("layer %d: %s", layers[what >> 32].il, lesskv_status_str(status)));
-    in_flight = -1; // said already; llama_decode takes back what it can
+    in_flight = std::move(others); // of the rest it is said; llama_decode takes back what it can
     return false;
 }
 

@@ -1,6 +1,7 @@
 // The hooks inside the graph. With LESS on the device its operations are lesskv-device-graph.cpp's. Without, there are
-// one control input, and two custom nodes a layer, attend and commit, with the barrier that ggml puts between any two nodes. A layer that shares another's cache attends before that one commits; each of the two then has a node
-// more, which gathers what pairs were worth to it.
+// one control input, and two custom nodes a layer, attend and commit, with the barrier that ggml puts between any two nodes. A layer that
+// shares another's cache attends before that one commits; each of the two then has a node more, which gathers what pairs were worth to it.
+// Where a graph has a token of each of several sequences, a node does each one's micro-batch, in its own cache.
 
 #include "lesskv-hooks.h"
 #include "lesskv-hybrid.h"
@@ -14,25 +15,28 @@
 
 #include "ggml-backend.h"
 
-#include <cmath>
-#include <cstring>
 #include <map>
 #include <stdexcept>
+#include <vector>
 
 namespace {
 
-// {sequence, position of the first token}. The nodes read it when they run, so one graph serves every micro-batch of its
-// size, and reserving a graph needs no sequence.
+// {sequence, position} of each token. The nodes read it when they run, so one graph serves every ubatch of its size, and reserving a graph
+// needs no sequence.
 ggml_tensor * new_control(const llm_graph_context & g) {
-    ggml_tensor * t = ggml_new_tensor_1d(g.ctx0, GGML_TYPE_I32, 2);
+    ggml_tensor * t = ggml_new_tensor_2d(g.ctx0, GGML_TYPE_I32, 2, g.n_tokens);
     ggml_set_input(t);
     g.cb(t, "lesskv_control", -1);
     return t;
 }
 
 void set_control(ggml_tensor * t, const llama_ubatch * ub) {
-    const int32_t v[2] = { ub->seq_id[0][0], ub->pos[0] };
-    ggml_backend_tensor_set(t, v, 0, sizeof(v));
+    std::vector<int32_t> v;
+    for (uint32_t i = 0; i < ub->n_tokens; ++i) {
+        v.push_back(ub->seq_id[i][0]);
+        v.push_back(ub->pos[i]);
+    }
+    ggml_backend_tensor_set(t, v.data(), 0, v.size()*sizeof(v[0]));
 }
 
 // What a layer whose cache is shared has in a graph: its sharers attend to the same k and v.
@@ -68,8 +72,7 @@ struct inputs {
         }
     }
 
-    // Whether the graph serves another micro-batch of as many tokens: the nodes have no other shapes, but on the device the sequence's own
-    // tensors.
+    // Whether the graph serves another ubatch of as many tokens: the nodes have no other shapes, but on the device the sequence's own tensors.
     bool serve(const llama_ubatch & ub) const { return !device || mem->seat_of(ub) == device->seat; }
 
     lesskv_memory * mem;
@@ -115,83 +118,90 @@ struct hybrid_input : public base {
 
 enum { SRC_Q, SRC_K, SRC_V, SRC_CONTROL, SRC_SINKS };
 
-lesskv_ubatch ubatch_of(const lesskv_memory_layer & l, const ggml_tensor * q, const ggml_tensor * k, const ggml_tensor * v, const int32_t * control) {
-    lesskv_ubatch ub;
-    memset(&ub, 0, sizeof(ub));
-    ub.n_tokens = (int32_t) k->ne[2];
-    ub.pos      = control[1];
-    if (q) {
-        ub.q       = q->data;
-        ub.q_head  = q->nb[1];
-        ub.q_token = q->nb[2];
+// A micro-batch, of which a thread of a node does its share.
+struct task {
+    llama_seq_id   seq;
+    lesskv_cache * cache;
+    lesskv_ubatch  ub;     // without q, out and sinks
+    void *         scratch;
+    double *       worth;  // of the plain loops; NULL: the fast kernels
+    int            ith;
+};
+
+// Data of a tensor for the i-th token.
+template <class T>
+T * row(const ggml_tensor * t, int32_t i) {
+    return (T *) ((char *) t->data + i*t->nb[2]);
+}
+
+// Calls f with each micro-batch of a node and its first token: of one sequence with all tokens, or of several with one token each. These need no
+// barrier between them. A thread has another share of each, so that sequences whose work makes fewer shares than there are threads keep all
+// of them busy.
+template <class F>
+void each_task(const ggml_tensor * dst, int ith, int nth, const lesskv_memory_layer & l, F f) {
+    const ggml_tensor * k = dst->src[SRC_K], * v = dst->src[SRC_V];
+    const auto *  control  = (const int32_t (*)[2]) dst->src[SRC_CONTROL]->data;
+    const int32_t n_tokens = (int32_t) k->ne[2];
+    const int32_t n_task   = control[0][0] != control[n_tokens - 1][0] ? n_tokens : 1;
+    auto * mem = l.mem;
+    for (int32_t i = 0; i < n_task; ++i) {
+        task t = { control[i][0], mem->cache(control[i][0], l.i), {}, mem->scratch_of(i), mem->reference_worth(l, i), (ith + i) % nth };
+        if (!t.cache) {
+            return; // apply() has seen to it that there is one
+        }
+        auto & ub = t.ub;
+        ub.n_tokens = n_tokens/n_task;
+        ub.pos      = control[i][1];
+        ub.k        = row<void>(k, i);
+        ub.k_head   = k->nb[1];
+        ub.k_token  = k->nb[2];
+        ub.v        = row<void>(v, i);
+        ub.v_head   = v->nb[1];
+        ub.v_token  = v->nb[2];
+        ub.scale    = l.scale;
+        ub.soft_cap = l.soft_cap;
+        ub.layer    = l.shares ? &l.params : nullptr;
+        ub.worth    = mem->worth_of(l, i);
+        ub.profile  = mem->profile_of(ith);
+        f(t, i);
     }
-    ub.k       = k->data;
-    ub.k_head  = k->nb[1];
-    ub.k_token = k->nb[2];
-    ub.v       = v->data;
-    ub.v_head  = v->nb[1];
-    ub.v_token = v->nb[2];
-    ub.scale    = l.scale;
-    ub.soft_cap = l.soft_cap;
-    ub.layer    = l.shares ? &l.params : nullptr;
-    ub.worth    = l.mem->worth_of(l.i);
-    ub.profile  = l.mem->profile_data();
-    return ub;
 }
 
 void attend(ggml_tensor * dst, int ith, int nth, void * userdata) {
     const auto & l = *(const lesskv_memory_layer *) userdata;
-    auto * mem = l.mem;
-
-    const auto * control = (const int32_t *) dst->src[SRC_CONTROL]->data;
-    const auto * cache   = mem->cache(control[0], l.i);
-    if (!cache) {
-        return; // apply() has seen to it that there is one
-    }
-    auto ub = ubatch_of(l, dst->src[SRC_Q], dst->src[SRC_K], dst->src[SRC_V], control);
-    ub.out   = (float *) dst->data;
-    ub.sinks = dst->src[SRC_SINKS] ? (const float *) dst->src[SRC_SINKS]->data : nullptr;
-
-    if (double * worth = mem->reference_worth(l)) {
-        if (ith == 0) {
-            mem->note_status(l, lesskv_attend_ref(cache, &ub, worth));
+    const ggml_tensor * q = dst->src[SRC_Q], * sinks = dst->src[SRC_SINKS];
+    each_task(dst, ith, nth, l, [&](task & t, int32_t i) {
+        t.ub.q       = row<void>(q, i);
+        t.ub.q_head  = q->nb[1];
+        t.ub.q_token = q->nb[2];
+        t.ub.out     = row<float>(dst, i);
+        t.ub.sinks   = sinks ? (const float *) sinks->data : nullptr;
+        if (!t.worth) {
+            lesskv_attend(t.cache, &t.ub, t.scratch, l.mem->scratch_threads(), t.ith, nth);
+        } else if (t.ith == 0) {
+            l.mem->note_status(t.seq, l, lesskv_attend_ref(t.cache, &t.ub, t.worth));
         }
-        return;
-    }
-    lesskv_attend(cache, &ub, mem->scratch_data(), mem->scratch_threads(), ith, nth);
+    });
 }
 
 void gather(ggml_tensor * dst, int ith, int nth, void * userdata) {
     const auto & l = *(const lesskv_memory_layer *) userdata;
-    auto * mem = l.mem;
-
-    const auto * control = (const int32_t *) dst->src[SRC_CONTROL]->data;
-    const auto * cache   = mem->cache(control[0], l.i);
-    if (!cache || mem->reference_worth(l)) { // the plain loops have one place for it all
-        return;
-    }
-    const auto ub = ubatch_of(l, nullptr, dst->src[SRC_K], dst->src[SRC_V], control);
-    lesskv_gather(cache, &ub, mem->scratch_data(), mem->scratch_threads(), ith, nth);
+    each_task(dst, ith, nth, l, [&](task & t, int32_t) {
+        if (!t.worth) { // the plain loops have one place for it all
+            lesskv_gather(t.cache, &t.ub, t.scratch, l.mem->scratch_threads(), t.ith, nth);
+        }
+    });
 }
 
 void commit(ggml_tensor * dst, int ith, int nth, void * userdata) {
     const auto & l = *(const lesskv_memory_layer *) userdata;
-    auto * mem = l.mem;
-
-    const auto * control = (const int32_t *) dst->src[SRC_CONTROL]->data;
-    auto *       cache   = mem->cache(control[0], l.i);
-    if (!cache) {
-        return;
-    }
-    auto ub = ubatch_of(l, nullptr, dst->src[SRC_K], dst->src[SRC_V], control);
-
-    if (const double * worth = mem->reference_worth(l)) {
-        if (ith == 0) {
-            mem->note_status(l, lesskv_commit_ref(cache, &ub, worth, nullptr));
+    each_task(dst, ith, nth, l, [&](task & t, int32_t) {
+        if (!t.worth) {
+            l.mem->note_status(t.seq, l, lesskv_commit(t.cache, &t.ub, t.scratch, l.mem->scratch_threads(), t.ith, nth));
+        } else if (t.ith == 0) {
+            l.mem->note_status(t.seq, l, lesskv_commit_ref(t.cache, &t.ub, t.worth, nullptr));
         }
-        return;
-    }
-    mem->note_status(l, lesskv_commit(cache, &ub, mem->scratch_data(), mem->scratch_threads(), ith, nth));
+    });
 }
 
 // k or v as the slots will hold it.
@@ -297,7 +307,7 @@ ggml_tensor * build(
     auto & owner = mem->owner(l);
     if (owner.last_sharer >= 0) {
         in.owners.insert({ l.i, { k, v } });
-        if (mem->worth_of(l.i)) {
+        if (mem->worth_of(l, 0)) {
             then(gather, l, "lesskv_gather");
         }
     }

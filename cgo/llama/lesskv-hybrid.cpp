@@ -31,7 +31,10 @@ llama_memory_context_ptr lesskv_hybrid::init_batch(llama_batch_allocr & balloc, 
     if (attn->get_status() != LLAMA_MEMORY_STATUS_SUCCESS) {
         return attn;
     }
-    const auto & ubatches = static_cast<const lesskv_memory_context *>(attn.get())->micro_batches();
+    auto ubatches = static_cast<const lesskv_memory_context *>(attn.get())->micro_batches();
+    for (auto & ub : ubatches) {
+        ub.b_equal_seqs = true; // several sequences have a token each, which recurrent layers are told
+    }
     if (!recr->prepare(ubatches)) {
         fail("the recurrent layers have no room for the sequences of this batch");
         return std::make_unique<lesskv_memory_context>(this, LLAMA_MEMORY_STATUS_FAILED_PREPARE);
@@ -60,8 +63,12 @@ bool lesskv_hybrid_context::next() {
 }
 
 void lesskv_hybrid::begun(const llama_ubatch & ubatch) {
-    newest[ubatch.seq_id[0][0]] = ubatch.n_tokens;
-    in_flight_seen = -1; // a recurrent state that has gone on is not told from one that has not
+    for (uint32_t i = 0; i < ubatch.n_tokens; i += ubatch.n_seq_tokens) {
+        newest[ubatch.seq_id[i][0]] = ubatch.n_seq_tokens;
+    }
+    for (auto & f : in_flight) {
+        f.seen = -1; // a recurrent state that has gone on is not told from one that has not
+    }
 }
 
 void lesskv_hybrid::forget(llama_seq_id seq_id) {

@@ -1,5 +1,5 @@
 // lesskv-hybrid.h: the cache of models in which some layers attend and others are recurrent. Those that attend have the LESS
-// cache; the recurrent ones keep llama.cpp's memory, whose size never depended on the context. Both take the same micro-batches.
+// cache; the recurrent ones keep llama.cpp's memory, whose size never depended on the context. Both take the same ubatches.
 
 #pragma once
 
@@ -44,7 +44,7 @@ public:
     // for lesskv_hybrid_context
 
     llama_memory_recurrent * recurrent() const { return recr.get(); }
-    void begun(const llama_ubatch & ubatch); // the micro-batch has its place in both
+    void begun(const llama_ubatch & ubatch); // it has its place in both
 
 protected:
     bool can_cut_beside(llama_seq_id seq_id, llama_pos p0) const override;

@@ -64,7 +64,7 @@ lesskv_memory::lesskv_memory(
 
     if (on_device) {
         place(cfg);
-    } else if (!reserve_scratch()) {
+    } else if (!reserve_scratch(1)) {
         refuse(error);
     }
 
@@ -219,28 +219,35 @@ void lesskv_memory::free_scratch::operator()(void * p) const {
     ::operator delete(p, std::align_val_t(64));
 }
 
-// Sizes the scratch for the context's threads, which llama_set_n_threads may have changed.
-bool lesskv_memory::reserve_scratch() {
-    const int want = std::max(1, std::max(cparams.n_threads, cparams.n_threads_batch));
-    if (scratch && want <= n_threads) {
+// Sizes the scratch for the context's threads, which llama_set_n_threads may have changed, and for the sequences that decode together.
+bool lesskv_memory::reserve_scratch(size_t n_seqs) {
+    const int want = std::max({ 1, n_threads, cparams.n_threads, cparams.n_threads_batch });
+    if (scratch && want <= n_threads && n_seqs <= n_together) {
         return true;
     }
-    size_t size = 0;
+    n_seqs = std::max(n_seqs, n_together);
+    size_t size = 0, each = 0;
     for (const auto & l : layers) {
         size = std::max(size, lesskv_scratch_size(&l.params, cparams.n_ubatch, want));
+        each = std::max(each, lesskv_scratch_size(&l.params, 1, want));
     }
+    each = GGML_PAD(each, 64);
+    size = std::max(size, n_seqs*each);
     std::unique_ptr<void, free_scratch> p(::operator new(std::max<size_t>(size, 64), std::align_val_t(64), std::nothrow));
     if (!p) {
-        return fail(format("no memory for a scratch buffer of %.1f MiB: lower n_ubatch (%u) or the budget (%d)",
-                    size/1048576.0, cparams.n_ubatch, budget));
+        return fail(format("no memory for a scratch buffer of %.1f MiB: lower n_ubatch (%u), the budget (%d) or the number of sequences that decode together (%zu)",
+                    size/1048576.0, cparams.n_ubatch, budget, n_seqs));
     }
     if (use_profile) {
         profiles.resize(want);
     }
+    const auto worth_size = [&](const lesskv_memory_layer & l) { // rows of the plain loops are shorter
+        return std::max(lesskv_worth_size(&l.params, cparams.n_ubatch), n_seqs*lesskv_worth_size(&l.params, 1));
+    };
     if (use_reference) {
         size_t n = 1; // a layer whose policy asks for nothing needs none
         for (const auto & l : layers) {
-            n = std::max(n, lesskv_worth_size(&l.params, cparams.n_ubatch)); // rows of it are shorter
+            n = std::max(n, worth_size(l));
         }
         worth.resize(n);
         size += n*sizeof(worth[0]);
@@ -251,13 +258,14 @@ bool lesskv_memory::reserve_scratch() {
         if (l.last_sharer < 0) {
             continue;
         }
-        const size_t n = lesskv_worth_size(&l.params, cparams.n_ubatch);
-        worths[l.i].resize(n);
-        ref_worths[l.i].resize(use_reference ? n : 0); // rows of it are shorter
+        worths[l.i].resize(worth_size(l));
+        ref_worths[l.i].resize(use_reference ? worth_size(l) : 0);
         size += worths[l.i].size()*sizeof(float) + ref_worths[l.i].size()*sizeof(double);
     }
     scratch      = std::move(p);
     scratch_size = size;
+    scratch_each = each;
+    n_together   = n_seqs;
     n_threads    = want;
     return true;
 }
@@ -283,11 +291,15 @@ lesskv_memory_layer & lesskv_memory::layer(int il) {
     return layers[layer_of[il]];
 }
 
-double * lesskv_memory::reference_worth(const lesskv_memory_layer & l) {
+double * lesskv_memory::reference_worth(const lesskv_memory_layer & l, int32_t i) {
     if (!use_reference) {
         return nullptr;
     }
-    return ref_worths[l.i].empty() ? worth.data() : ref_worths[l.i].data();
+    return (ref_worths[l.i].empty() ? worth.data() : ref_worths[l.i].data()) + (size_t) i*lesskv_worth_size(&owner(l).params, 1);
+}
+
+float * lesskv_memory::worth_of(const lesskv_memory_layer & l, int32_t i) {
+    return worths[l.i].empty() ? nullptr : worths[l.i].data() + (size_t) i*lesskv_worth_size(&owner(l).params, 1);
 }
 
 void lesskv_memory::note_elsewhere(const char * op, int il) {

@@ -14,10 +14,10 @@
 #include "llama-memory.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <set>
 #include <string>
 #include <vector>
@@ -93,20 +93,20 @@ public:
     void                  note_elsewhere(const char * op, int il); // warns, once for each, of what layer il's device leaves to the CPU
     void                  note_lora();          // warns, once, that an adapter was trained without it
     lesskv_cache *        cache(llama_seq_id seq_id, size_t i) const; // NULL if there is none
-    void *                scratch_data() const { return scratch.get(); }
+    void *                scratch_of(int32_t i) const { return (char *) scratch.get() + (size_t) i*scratch_each; } // of the i-th sequence of a graph
     int                   scratch_threads() const { return n_threads; }
-    lesskv_profile *      profile_data() { return profiles.empty() ? nullptr : profiles.data(); } // by thread; NULL: off
+    lesskv_profile *      profile_of(int ith) { return (size_t) ith < profiles.size() ? &profiles[ith] : nullptr; } // NULL: off
     const std::vector<lesskv_profile> & profile() const { return profiles; }
     void                  reset_profile() { std::fill(profiles.begin(), profiles.end(), lesskv_profile{}); }
-    double *              reference_worth(const lesskv_memory_layer & l); // NULL: the fast kernels
-    float *               worth_of(size_t i) { return worths[i].empty() ? nullptr : worths[i].data(); } // of a cache that is shared, or NULL
-    void                  note_status(const lesskv_memory_layer & l, lesskv_status status); // of a node; from any thread
+    double *              reference_worth(const lesskv_memory_layer & l, int32_t i); // of the i-th sequence of a graph; NULL: the fast kernels
+    float *               worth_of(const lesskv_memory_layer & l, int32_t i); // the same of a cache that is shared, or NULL
+    void                  note_status(llama_seq_id seq_id, const lesskv_memory_layer & l, lesskv_status status); // of a node; from any thread
     const std::vector<lesskv_memory_layer> & all_layers() const { return layers; }
     const lesskv_device * device() const { return dev.get(); } // NULL: slots and attention are here
     int32_t               seat_of(const llama_ubatch & ubatch) const; // of the micro-batch's sequence; the first while a graph is reserved
     int32_t               begin(llama_seq_id seq_id, const lesskv_device_inputs & graph); // it is computed now; returns the slots in use
     float                 number() const { return (float) n_begun; } // of the micro-batch that is computed
-    bool                  computed(); // whether the nodes of the micro-batch in flight did well; poisons its sequence if not
+    bool                  computed(); // whether the nodes of the graph in flight did well; poisons the sequences for which they did not
 
     // for lesskv-api.cpp
 
@@ -155,13 +155,17 @@ protected:
 
     std::vector<sequence> seqs;
 
-    llama_seq_id in_flight = -1; // the sequence whose micro-batch was applied and is not known to be done
-    int64_t      in_flight_seen = 0; // what its layers had seen before; -1: it cannot be taken back whatever they have
+    // A sequence whose micro-batch was applied and is not known to be done.
+    struct flight {
+        llama_seq_id seq;
+        int64_t   seen; // what its layers had seen before; -1: it cannot be taken back whatever they have
+        int64_t   end;  // what they have seen once it is done
+        llama_pos pos;  // of its first token
+        int32_t   n_tokens;
+        bool      whole = false; // it is done, and the graph failed for another sequence
+    };
 
-    int64_t      in_flight_end = 0; // what they have seen once it is done
-
-    llama_pos    in_flight_pos    = 0; // of its first token
-    int32_t      in_flight_tokens = 0;
+    std::vector<flight> in_flight; // the sequences of a graph: one, or several with a token each
 
     mutable std::string error;
 
@@ -182,7 +186,7 @@ private:
     uint64_t bytes_of(const std::vector<int32_t> & slots) const; // of one sequence, and the kernels
     uint64_t full_bytes(const lesskv_memory_layer & l) const; // of the unmodified f16 cache at n_ctx tokens
     void load_adapter(const lesskv_config & cfg);
-    bool reserve_scratch();
+    bool reserve_scratch(size_t n_seqs); // for graphs of up to so many sequences
     void place(const lesskv_config & cfg); // with LESS on the device
     bool make(sequence & seq);         // its caches; false: no memory
     void end();                        // what begin began, once it has been computed: the caches count it
@@ -210,7 +214,7 @@ private:
     bool use_profile = false;
     bool on_device = false;
     std::vector<lesskv_profile> profiles;
-    std::vector<double> worth; // of the plain loops: what pairs were worth, from attend to commit
+    std::vector<double> worth; // of the plain loops: what pairs were worth, from attend to commit, sequence by sequence of the graph
     std::vector<std::vector<float>>  worths;     // by cache, of those that are shared: the same, from the owner's attend to its commit
     std::vector<std::vector<double>> ref_worths; // and of the plain loops
 
@@ -230,11 +234,14 @@ private:
     ggml_tensor *         check = nullptr; // of the graph that is computed there, and its scheduler
     ggml_backend_sched_t  sched = nullptr;
 
-    std::unique_ptr<void, free_scratch> scratch;
+    std::unique_ptr<void, free_scratch> scratch; // for one micro-batch of n_ubatch tokens, or one of a token for each of n_together sequences
     size_t scratch_size = 0;
-    int    n_threads = 0; // that the scratch is for
+    size_t scratch_each = 0; // of the latter
+    size_t n_together = 0;
+    int    n_threads = 0;    // that the scratch is for
 
-    std::atomic<uint64_t> failed{0}; // how a node failed, the status below its layer; 0: none did
+    std::mutex failing;
+    std::map<llama_seq_id, std::pair<int32_t, lesskv_status>> failed; // by sequence, in which layer a node first failed, and how
     lesskv_status status = LESSKV_OK; // of the nodes in the last decode
 
     bool warned_lora = false;
@@ -245,7 +252,8 @@ private:
     size_t config_error_size = 0;
 };
 
-// The micro-batches of one llama_decode. Made by lesskv_memory, valid until the decode ends.
+// The graphs of one llama_decode: a ubatch is a micro-batch of one sequence, or has a token of each of several. Made by lesskv_memory, valid
+// until the decode ends.
 class lesskv_memory_context : public llama_memory_context_i {
 public:
     lesskv_memory_context(lesskv_memory * mem, llama_memory_status status) : mem(mem), status(status) {}

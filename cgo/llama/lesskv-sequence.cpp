@@ -169,7 +169,7 @@ void lesskv_memory::clear(bool data) {
     for (auto & seq : seqs) {
         seq = {};
     }
-    in_flight = -1;
+    in_flight.clear();
     error.clear();
 }
 
@@ -187,13 +187,23 @@ bool lesskv_memory::seq_rm(llama_seq_id seq_id, llama_pos p0, llama_pos p1) {
         return p0 == 0 && p1 > pos_max(seq);
     };
 
-    // llama_decode takes back a micro-batch that failed in this way, and ignores the answer
-    if (in_flight >= s0 && in_flight < s1) {
-        auto & seq = seqs[in_flight];
-        if (!clears(seq) && !consistent(seq, in_flight_seen)) {
-            poison(in_flight, "its last decode failed or was aborted half-way, and what its layers took in cannot be taken back");
+    // llama_decode takes back a graph that failed in this way, sequence by sequence, and ignores the answer
+    for (size_t i = 0; i < in_flight.size();) {
+        const flight f = in_flight[i];
+        if (f.seq < s0 || f.seq >= s1) {
+            ++i;
+            continue;
         }
-        in_flight = -1;
+        in_flight.erase(in_flight.begin() + i);
+        if (clears(seqs[f.seq])) {
+            continue;
+        }
+        if (f.whole && !(can_cut_beside(f.seq, p0) && can_cut(seqs[f.seq], p0))) {
+            return false; // it is as good with its token
+        }
+        if (!f.whole && !consistent(seqs[f.seq], f.seen)) {
+            poison(f.seq, "its last decode failed or was aborted half-way, and what its layers took in cannot be taken back");
+        }
     }
 
     for (llama_seq_id s = s0; s < s1; ++s) {

@@ -278,7 +278,7 @@ void lesskv_memory::replace(std::vector<std::pair<uint32_t, sequence>> loaded, l
     for (auto & [s, seq] : loaded) {
         seqs[s] = std::move(seq);
     }
-    in_flight = -1;
+    in_flight.clear();
     error.clear();
 }
 

@@ -99,6 +99,7 @@ full. --check decodes them once, and compares.`,
 	addNumber(f, &o.Rank, "rank", "", 8, 1, weights.MaxSize, "rank of random phi and psi")
 	addNumber(f, &o.Hidden, "hidden", "", 16, 1, weights.MaxSize, "hidden size of random phi and psi")
 	addWord(f, &o.matrix, "phi-type", "type of random phi and psi", "f16", "q8_0")
+	addNumber(f, &o.Sequences, "sequences", "", 0, 0, 256, "so many sequences that decode together too, a token of each in a batch")
 	addUbatch(f, &o.Ubatch, 512)
 	addThreads(f, &o.Threads, "")
 	addGPULayers(f, &o.GPULayers, ", divided among the methods")

@@ -31,8 +31,8 @@ const (
 	sampleTime = 700 * time.Millisecond // that a sample of decoding takes, about
 	minTokens  = 4                      // and what it has at least and at most
 	maxTokens  = 64
-	warmTokens = 2 // a new graph, cold caches
-	headroom   = 2*maxTokens + warmTokens
+	warmTokens = 2                            // a new graph, cold caches
+	headroom   = 2 * (maxTokens + warmTokens) // one sequence, and then all of them
 )
 
 // Run measures. It fails with ErrOption, with ErrMemory before anything has begun, and with what the workers answer.
@@ -192,16 +192,16 @@ func (b *bench) fits() error {
 	}
 	m := b.model
 	need := float64(stat.Size()) // mapped once
-	rows := float64(b.context())
-	compute := float64(memory.Compute(m, b.o.Ubatch))
+	rows := float64(b.context()) // of one sequence
+	compute, sequences := float64(memory.Compute(m, b.o.Ubatch)), max(1, b.o.Sequences)
 	for _, method := range b.o.Methods {
 		need += compute
 		if method.Tree == worker.Patched {
 			n := b.methodSlots(method)
-			need += float64(n*b.slotBytes(b.slotType(method))) + float64(memory.Scratch(m, slices.Repeat([]int{n}, m.Layers), b.o.Ubatch, b.o.Threads))
+			need += float64(n*sequences*b.slotBytes(b.slotType(method))) + float64(memory.Scratch(m, slices.Repeat([]int{n}, m.Layers), b.o.Ubatch, b.o.Threads))
 			continue
 		}
-		size := 4 * rows * float64(b.rowBytes(method.Type)) / 2 // the cache, and a state to fill it from
+		size := float64(2+2*sequences) * rows * float64(b.rowBytes(method.Type)) / 2 // the cache, and a state to fill it from
 		if !method.FA {
 			size += 4 * rows * float64(b.o.Ubatch) * float64(m.Max(func(s weights.Shape) int { return s.Heads })) // the logits of a micro-batch
 		}
@@ -248,7 +248,7 @@ func (b *bench) rowBytes(kind string) int64 {
 	return int64(n)
 }
 
-// context is n_ctx.
+// context is n_ctx of a sequence.
 func (b *bench) context() int { return (b.o.top() + headroom + 255) / 256 * 256 }
 
 func (b *bench) tokens(n int) []int32 {
@@ -300,7 +300,8 @@ func (b *bench) start(m Method, context int, less *worker.LESS, servers string) 
 	if err != nil {
 		return nil, err
 	}
-	_, err = w.Open(worker.Config{Model: b.path, Context: context, Batch: b.o.Ubatch, Ubatch: b.o.Ubatch, Threads: b.o.Threads,
+	sequences := max(1, b.o.Sequences)
+	_, err = w.Open(worker.Config{Model: b.path, Context: sequences * context, Sequences: sequences, Batch: b.o.Ubatch, Ubatch: b.o.Ubatch, Threads: b.o.Threads,
 		TypeK: m.Type, TypeV: m.Type, FlashAttention: m.FA, GPULayers: b.o.GPULayers, RPC: servers, LESS: less})
 	if err != nil {
 		w.Close()
@@ -367,7 +368,7 @@ type runner struct {
 	w      *worker.Worker
 	states map[int][]byte        // by the tokens that they hold: unmodified, one micro-batch; LESS, what its cells begin with
 	spent  map[int]time.Duration // by prompts at each context
-	n      map[int]int           // tokens that a sample of decoding has
+	n      map[Cell]int          // decodes that a sample has
 }
 
 // settled is the number of tokens after which LESS's cost no longer changes: all slots are full, and the scores' spread has
@@ -384,7 +385,7 @@ func (r *runner) settled() int {
 func (r *runner) begins(tokens int) int { return min(tokens, r.settled()) }
 
 func (r *runner) setup() error {
-	r.states, r.spent, r.n = map[int][]byte{}, map[int]time.Duration{}, map[int]int{}
+	r.states, r.spent, r.n = map[int][]byte{}, map[int]time.Duration{}, map[Cell]int{}
 	b := r.bench
 	starts := []int{b.o.Ubatch}
 	if r.Tree == worker.Patched {
@@ -472,23 +473,65 @@ func (r *runner) measure(round, context int) error {
 		pos += n
 		return out.Elapsed, nil
 	}
-	t, err := greedy(warmTokens)
+	if err := r.decode(Sample{Context: context, Phase: Decode, Round: round, Tokens: 1}, greedy); err != nil {
+		return err
+	}
+	if round == 0 {
+		if err := r.memory(context); err != nil {
+			return err
+		}
+	}
+	if b.o.Sequences < 2 {
+		return nil
+	}
+	return r.together(round, context, pos)
+}
+
+// together takes a sample of all sequences, each with what the first one holds, that decode a token each in every batch.
+func (r *runner) together(round, context, pos int) error {
+	batch := make([]worker.Token, r.bench.o.Sequences)
+	for seq := 1; seq < len(batch); seq++ {
+		if err := r.w.SeqCopy(0, seq, worker.End, worker.End); err != nil {
+			return err
+		}
+	}
+	err := r.decode(Sample{Context: context, Phase: Together, Round: round, Tokens: len(batch)}, func(n int) (t time.Duration, err error) {
+		for range n {
+			for seq, id := range r.bench.tokens(len(batch)) {
+				batch[seq] = worker.Token{ID: id, Pos: int32(pos), Seq: int32(seq), Row: true}
+			}
+			out, err := r.w.DecodeEach(batch)
+			if err != nil {
+				return 0, err
+			}
+			t += out.Elapsed
+			pos++
+		}
+		return t, nil
+	})
 	if err != nil {
 		return err
 	}
-	if r.n[context] == 0 { // the same number in each round
-		r.n[context] = min(max(minTokens, int(sampleTime*warmTokens/max(t, 1))), maxTokens)
+	for seq := 1; seq < len(batch); seq++ {
+		if err := r.w.SeqRemove(seq, worker.End, worker.End); err != nil {
+			return err
+		}
 	}
-	n := r.n[context]
-	if err := r.sample(Sample{Context: context, Phase: Decode, Round: round, Tokens: n}, func() (time.Duration, error) {
-		return greedy(n)
-	}); err != nil {
+	return nil
+}
+
+// decode takes a sample of decoding: so many decodes of s.Tokens tokens as take about sampleTime, the same number in each round.
+func (r *runner) decode(s Sample, f func(n int) (time.Duration, error)) error {
+	t, err := f(warmTokens)
+	if err != nil {
 		return err
 	}
-	if round > 0 {
-		return nil
+	c := Cell{r.Name, s.Context, s.Phase}
+	if r.n[c] == 0 {
+		r.n[c] = min(max(minTokens, int(sampleTime*warmTokens/max(t, 1))), maxTokens)
 	}
-	return r.memory(context)
+	s.Tokens *= r.n[c]
+	return r.sample(s, func() (time.Duration, error) { return f(r.n[c]) })
 }
 
 // sample runs f and keeps how long it took, and where LESS's time went.

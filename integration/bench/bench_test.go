@@ -21,7 +21,7 @@ import (
 // TestRun measures a small shape with every method: what is measured, not how fast it is.
 func TestRun(t *testing.T) {
 	dir := t.TempDir()
-	o := Options{Model: "gopher-5m", Dir: dir, Methods: Methods(), Contexts: []int{0, 64, 320}, Ubatch: 64, Repeat: 2, Threads: 1, Profile: true, Growth: 8192,
+	o := Options{Model: "gopher-5m", Dir: dir, Methods: Methods(), Contexts: []int{0, 64, 320}, Ubatch: 64, Repeat: 2, Threads: 1, Profile: true, Growth: 8192, Sequences: 3,
 		Budget: worker.Budget{Tokens: 64}, SlotType: "f16", Policy: "h2o"}
 	r, err := Run(t.Context(), o)
 	require.NoError(t, err)
@@ -30,6 +30,7 @@ func TestRun(t *testing.T) {
 	for _, m := range r.Methods() {
 		for _, c := range r.Contexts() {
 			assert.Equal(t, 2, r.Speed(Cell{m, c, Decode}).N, "%s at %d", m, c)
+			assert.Equal(t, 2, r.Speed(Cell{m, c, Together}).N, "%s at %d", m, c)
 			want := 2
 			if c == 0 {
 				want = 0
@@ -61,6 +62,9 @@ func TestRun(t *testing.T) {
 	assert.EqualValues(t, 320*6*2*2*64*2, full.Cache)
 	assert.Equal(t, full.Cache, full.Full)
 	for _, s := range r.Samples {
+		if s.Phase == Together {
+			assert.Zero(t, s.Tokens%3, "of three sequences")
+		}
 		assert.Equal(t, strings.HasPrefix(s.Method, "less") || strings.HasPrefix(s.Method, "sparse"), len(s.Phases) == len(phaseNames), "%v", s)
 	}
 	require.NotNil(t, r.Node)
@@ -89,6 +93,7 @@ func TestRun(t *testing.T) {
 	require.NoError(t, r.Table(&text))
 	assert.Contains(t, text.String(), "q8_0-fa")
 	assert.Contains(t, text.String(), "\n"+r.Tools()+"\nLESS: h2o")
+	assert.Contains(t, text.String(), "3 sequences decoding together")
 	require.NoError(t, Plot(filepath.Join(dir, "r.png"), r))
 }
 
@@ -155,6 +160,8 @@ func TestRefused(t *testing.T) {
 	refused("a context of 100 tokens", err)
 	_, err = Run(t.Context(), Options{Model: "gopher-5m", SlotType: "q4_1"})
 	refused(`slots of type "q4_1"`, err)
+	_, err = Run(t.Context(), Options{Model: "gopher-5m", Sequences: 65, Ubatch: 64})
+	refused("65 sequences", err)
 	_, err = CompareFilled(t.Context(), Options{Model: "gopher-5m", Dir: t.TempDir(), Contexts: []int{64}, Ubatch: 64})
 	refused("64", err)
 	_, err = FindMethods([]string{"magic"})

@@ -14,6 +14,8 @@ import (
 	"github.com/lesskv/lesskv/weights/gguf"
 )
 
+const maxSequences = 256 // LLAMA_MAX_SEQ
+
 // The faults that errors of this package wrap.
 var (
 	ErrOption = errors.New("option that makes no sense")
@@ -96,6 +98,7 @@ type Options struct {
 	Hidden     int           // 16
 	KernelType gguf.Type     // F16; F32 can't be asked for, as it is the zero
 
+	Sequences int    // 2 or more: how fast so many decode together, too
 	Ubatch    int    // 512
 	Threads   int    // all CPUs
 	GPULayers int    // layers on devices; none
@@ -168,6 +171,9 @@ func (o *Options) fill() error {
 	if o.Repeat < 1 || o.Ubatch < 1 || o.Threads < 1 || o.Rank < 1 || o.Hidden < 1 || o.GPULayers < 0 || o.Growth < 0 {
 		return fmt.Errorf("bench: %d repetitions, micro-batches of %d, %d threads, rank %d, hidden size %d: %w",
 			o.Repeat, o.Ubatch, o.Threads, o.Rank, o.Hidden, ErrOption)
+	}
+	if o.Sequences < 0 || o.Sequences > min(maxSequences, o.Ubatch) {
+		return fmt.Errorf("bench: %d sequences: want at most %d, and no more than a micro-batch has tokens (%d): %w", o.Sequences, maxSequences, o.Ubatch, ErrOption)
 	}
 	if max(o.Rank, o.Hidden) > weights.MaxSize || o.Growth > 1<<20 {
 		return fmt.Errorf("bench: rank %d, hidden size %d, a growth to %d tokens: want at most %d, %d and %d: %w", o.Rank, o.Hidden, o.Growth, weights.MaxSize, weights.MaxSize, 1<<20, ErrOption)

@@ -70,11 +70,12 @@ func (r *Result) Table(w io.Writer) error {
 		fmt.Fprintln(w, tools)
 	}
 	fmt.Fprintf(w, "LESS: %s, %d slots per KV head in %s, rank %d, hidden size %d, phi and psi in %s\n", r.Policy, r.Budget, r.Slots, r.Rank, r.Hidden, r.Kernels)
-	for _, phase := range []Phase{Prompt, Decode} {
+	for _, phase := range []Phase{Prompt, Decode, Together} {
 		if !slices.ContainsFunc(r.Samples, func(s Sample) bool { return s.Phase == phase }) {
 			continue
 		}
-		fmt.Fprintf(w, "\n%s, tokens/s\n", map[Phase]string{Prompt: "prompt, its last micro-batch", Decode: "decoding"}[phase])
+		fmt.Fprintf(w, "\n%s, tokens/s\n", map[Phase]string{Prompt: "prompt, its last micro-batch", Decode: "decoding",
+			Together: fmt.Sprintf("%d sequences decoding together, all of their tokens", r.Sequences)}[phase])
 		r.grid(w, func(method string, context int) string {
 			c := Cell{method, context, phase}
 			s := r.Speed(c)

@@ -18,6 +18,8 @@ type Phase string
 const (
 	Prompt Phase = "prompt" // one micro-batch that ends at the context
 	Decode Phase = "decode" // tokens one by one behind the context
+
+	Together Phase = "together" // the same of several sequences, a token of each in a batch; speeds are of all of them
 )
 
 // Result is what Run measured, as JSON has it.
@@ -37,6 +39,8 @@ type Result struct {
 	Rank    int    `json:"rank"`
 	Hidden  int    `json:"hidden"`
 	Kernels string `json:"kernels"` // type
+
+	Sequences int `json:"sequences,omitempty"` // that decode together
 
 	Samples []Sample `json:"samples,omitempty"`
 	Memory  []Memory `json:"memory,omitempty"`
@@ -109,6 +113,7 @@ func newResult(o *Options, name, program string, m *weights.Model, budget int) R
 		Time: time.Now().UTC().Truncate(time.Second), Build: provenance.Of(program),
 		Model: name, Threads: o.Threads, GPU: o.GPULayers, Device: o.OnDevice, Ubatch: o.Ubatch, Layers: m.Layers, Budget: budget, Policy: o.Policy,
 		Slots: o.SlotType, Rank: o.Rank, Hidden: o.Hidden, Kernels: o.KernelType.String(),
+		Sequences: o.Sequences,
 	}
 }
 

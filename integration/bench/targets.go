@@ -64,6 +64,10 @@ func groups() []group {
 			o.Model, o.Methods, o.Processes = "llama-3.2-1b", methods("f16", "q8_0-fa", "q4_0-fa", "less"), true
 			o.Contexts = []int{2048, 4096, 8192, 16384, 32768}
 		}},
+		{"llama-3.2-1b-sequences", func(o *Options) {
+			o.Model, o.Methods, o.Sequences = "llama-3.2-1b", methods("f16", "f16-fa", "q8_0-fa", "q4_0-fa", "less"), 8
+			o.Contexts, o.PromptLimit, o.Budget = []int{1024}, -1, worker.Budget{Tokens: 1024}
+		}},
 		{"gopher-5m-growth", func(o *Options) {
 			o.Model, o.Contexts, o.Growth = "gopher-5m", []int{}, 65536
 		}},
@@ -144,6 +148,12 @@ func targets() []target {
 		}},
 		{"LESS's attention node in a prompt, smollm2-135m: floating-point rate against the runtime's own matmul of the same shapes", 0.6, false, "x", "smollm2-135m-profile", node},
 		{"the same, llama-3.2-1b", 0.6, false, "x", "llama-3.2-1b-profile", node},
+		{"8 sequences decoding together, llama-3.2-1b, 1k tokens each, 1,024 slots: tokens of all a second against one's", 3, false, "x", "llama-3.2-1b-sequences", func(r *Result) Spread {
+			return r.Ratio(at("less", 1024, Together), at("less", 1024, Decode))
+		}},
+		{"the same against the unmodified runtime's 8, the best of its caches", 1, false, "x", "llama-3.2-1b-sequences", func(r *Result) Spread {
+			return r.Ratio(at("less", 1024, Together), r.Best(1024, Together))
+		}},
 		{"total bytes at 32k, llama-3.2-1b, budget 5%, phi and psi included, against the full f16 cache", 0.07, true, "x", "llama-3.2-1b", func(r *Result) Spread {
 			m, ok := r.memory("less", 32768)
 			if !ok {
