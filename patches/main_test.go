@@ -5,7 +5,9 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"regexp"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -32,6 +34,18 @@ func TestArguments(t *testing.T) {
 	} {
 		var log bytes.Buffer
 		require.ErrorContains(t, run(t.Context(), test.args, &log), test.want, "%v", test.args)
+	}
+}
+
+// A warning in cgo/ is an error for make test, and for nobody else.
+func TestWhoIsStrict(t *testing.T) {
+	for target, strict := range map[string]bool{"test": true, "demo": false, "runtime": false} {
+		cmd := exec.Command("make", "-n", "-C", "..", target)
+		cmd.Env = append(os.Environ(), "MAKEFLAGS=", "MAKELEVEL=") // of the make that runs the tests
+		out, err := cmd.Output()
+		require.NoError(t, err)
+		require.Contains(t, string(out), "go run ./patches")
+		require.Equal(t, strict, strings.Contains(string(out), "go run ./patches -strict"), "make %s", target)
 	}
 }
 
