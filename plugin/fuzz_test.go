@@ -3,6 +3,7 @@ package lesskv_test
 import (
 	"bytes"
 	"errors"
+	"flag"
 	"math"
 	"os"
 	"path/filepath"
@@ -57,9 +58,31 @@ func FuzzBudget(f *testing.F) {
 	})
 }
 
+// flagValues are, for each flag but the one that switches LESS on and off, the value that says of a configuration what it says; false where
+// the flag is not to be given.
+var flagValues = map[string]func(c lesskv.Config) (value string, given bool){
+	"budget":        func(c lesskv.Config) (string, bool) { return c.Budget.String(), true },
+	"policy":        func(c lesskv.Config) (string, bool) { return string(c.Policy), true },
+	"heavy":         func(c lesskv.Config) (string, bool) { return strconv.Itoa(max(c.Heavy, 0)), c.Heavy != 0 },
+	"pinned":        func(c lesskv.Config) (string, bool) { return strconv.Itoa(max(c.Pinned, 0)), c.Pinned != 0 },
+	"type":          func(c lesskv.Config) (string, bool) { return string(c.Keys) + "," + string(c.Values), true },
+	"adapter":       func(c lesskv.Config) (string, bool) { return c.Adapter, true },
+	"force-adapter": func(c lesskv.Config) (string, bool) { return strconv.FormatBool(c.ForceAdapter), true },
+	"device":        func(c lesskv.Config) (string, bool) { return strconv.FormatBool(c.OnDevice), true },
+	"checkpoints":   func(c lesskv.Config) (string, bool) { return strconv.Itoa(max(c.Checkpoints, 0)), c.Checkpoints != 0 },
+}
+
 // FuzzFlags: any command line is a configuration or an error; flags that say the same as the configuration give it again.
 func FuzzFlags(f *testing.F) {
-	f.Add("-lesskv\n-lesskv-budget=5%\n-lesskv-policy=peak\n-lesskv-heavy=3\n-lesskv-pinned=0\n-lesskv-type=f16,q8_0\n-lesskv-adapter=none\n-lesskv-force-adapter\n-lesskv-device")
+	fs := flag.NewFlagSet("app", flag.ContinueOnError)
+	lesskv.RegisterFlags(fs, "lesskv-")
+	fs.VisitAll(func(fl *flag.Flag) {
+		if name, ok := strings.CutPrefix(fl.Name, "lesskv-"); ok {
+			require.Contains(f, flagValues, name, "a flag that is not tested here")
+		}
+	})
+	f.Add("-lesskv\n-lesskv-budget=5%\n-lesskv-policy=peak\n-lesskv-heavy=3\n-lesskv-pinned=0\n-lesskv-type=f16,q8_0\n-lesskv-adapter=none\n-lesskv-force-adapter\n-lesskv-device\n-lesskv-checkpoints=0")
+	f.Add("-lesskv-checkpoints\n5")
 	f.Add("-lesskv=off\n-lesskv-heavy\n4\nrest\n-x")
 	f.Fuzz(func(t *testing.T, line string) {
 		flags, err := parse("lesskv-", strings.Split(line, "\n")...)
@@ -77,15 +100,11 @@ func FuzzFlags(f *testing.F) {
 			return
 		}
 		require.NoError(t, llama.CheckLESSKVBudget(options.Budget))
-		count := func(n int) string { return strconv.Itoa(max(n, 0)) }
-		args := []string{"-lesskv-budget=" + c.Budget.String(), "-lesskv-policy=" + string(c.Policy), "-lesskv-adapter=" + c.Adapter,
-			"-lesskv-type=" + string(c.Keys) + "," + string(c.Values), "-lesskv-force-adapter=" + strconv.FormatBool(c.ForceAdapter),
-			"-lesskv-device=" + strconv.FormatBool(c.OnDevice)}
-		if c.Heavy != 0 {
-			args = append(args, "-lesskv-heavy="+count(c.Heavy))
-		}
-		if c.Pinned != 0 {
-			args = append(args, "-lesskv-pinned="+count(c.Pinned))
+		var args []string
+		for name, say := range flagValues {
+			if value, given := say(c); given {
+				args = append(args, "-lesskv-"+name+"="+value)
+			}
 		}
 		again, err := parse("lesskv-", args...)
 		require.NoError(t, err)
