@@ -14,6 +14,7 @@ import (
 	"github.com/lesskv/lesskv/integration/tinymodels"
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/patches/limits"
+	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/gguf"
 )
 
@@ -217,6 +218,19 @@ func TestHalvesOfShapes(t *testing.T) {
 		left = append(left, e.Name())
 	}
 	assert.ElementsMatch(t, append(others, "lock", filepath.Base(path)), left)
+}
+
+// What was kept in another format has another name, so that it is made again.
+func TestShapesOfAnotherFormat(t *testing.T) {
+	names := func() []string {
+		return []string{Shapes()[0].file("Q4_0"), adapterFile(&weights.Model{}, "x", &Options{})}
+	}
+	before := names()
+	shapeFormat++
+	t.Cleanup(func() { shapeFormat-- })
+	for i, name := range names() {
+		assert.NotEqual(t, before[i], name)
+	}
 }
 
 // TestWhole sums up a prompt whose micro-batches take a second more each.
