@@ -392,21 +392,27 @@ func notFinite(t *testing.T, c worker.Config) {
 	assert.NoError(t, err, "nothing is folded")
 }
 
-// Attention can be switched to non-causal after the context was made, and LESS cannot follow.
+// Attention can be switched to non-causal after the context was made, and LESS cannot follow: not beside the device, not on it, nor with recurrent
+// layers beside.
 func TestCausalAttentionSwitchedOff(t *testing.T) {
 	t.Parallel()
-	w, tokens := openSequences(t)
-	_, err := w.Decode(0, 0, tokens[:20], worker.Last)
-	require.NoError(t, err)
-	require.NoError(t, w.Causal(false))
-	_, err = w.Decode(0, 20, tokens[20:24], worker.Last)
-	var e *worker.Error
-	require.ErrorAs(t, err, &e)
-	assert.Equal(t, 1, e.Code)
-	assert.Contains(t, e.Message, "causal")
-	require.NoError(t, w.Causal(true))
-	_, err = w.Decode(0, 20, tokens[20:24], worker.Last)
-	assert.NoError(t, err, "nothing has changed")
+	for _, model := range []string{gopher, tiny(t, "qwen35")} {
+		for _, on := range []bool{false, true} {
+			w := open(t, worker.Patched, worker.Config{Model: model, Context: 512, Ubatch: 32, LESS: &worker.LESS{Budget: 40, OnDevice: on}})
+			tokens := randomTokens(24, 384)
+			_, err := w.Decode(0, 0, tokens[:20], worker.Last)
+			require.NoError(t, err)
+			require.NoError(t, w.Causal(false))
+			_, err = w.Decode(0, 20, tokens[20:24], worker.Last)
+			var e *worker.Error
+			require.ErrorAs(t, err, &e)
+			assert.Equal(t, 1, e.Code)
+			assert.Contains(t, e.Message, "causal")
+			require.NoError(t, w.Causal(true))
+			_, err = w.Decode(0, 20, tokens[20:24], worker.Last)
+			assert.NoError(t, err, "nothing has changed")
+		}
+	}
 }
 
 // The plain loops take what they need when the context is made, and no more than a number for each pair that a KV head can see.

@@ -332,6 +332,8 @@ func TestLongSums(t *testing.T) {
 	psi, err := c.layer.Kernels.Psi(0, F32.ToF32(pool.K, period*c.layer.KeySize))
 	require.NoError(t, err)
 
+	// about twice what algorithm.md has as measured, and what it claims of a million
+	bounds := map[int]float64{1000: 6e-7, 10_000: 3e-5, 100_000: 1.5e-4, 1_000_000: 1e-3, 10_000_000: 8e-2}
 	n := *folds
 	if testing.Short() {
 		n = min(n, 100_000)
@@ -364,7 +366,7 @@ func TestLongSums(t *testing.T) {
 			exact := sums[r*(c.layer.ValueSize+1)+c.layer.ValueSize]
 			require.InEpsilon(t, want[r], exact, 1e-6, "z of the reference")
 			require.Equal(t, float32(exact), judge.z[r])
-			require.InEpsilon(t, exact, float64(got.z[r]), 1e-8*float64(pos+T)+1e-6, "z after %d folds", pos+T)
+			require.InEpsilon(t, exact, float64(got.z[r]), bounds[pos+T], "z after %d folds", pos+T)
 			t.Logf("%d folds: z[%d] is off by %.1e", pos+T, r, float64(got.z[r])/exact-1)
 		}
 	}
