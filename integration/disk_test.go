@@ -3,12 +3,14 @@
 package integration
 
 import (
-	"bytes"
 	"fmt"
+	"io/fs"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -17,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/lesskv/lesskv/integration/bench"
 	"github.com/lesskv/lesskv/integration/checkpoints"
 	"github.com/lesskv/lesskv/integration/testdata"
 	"github.com/lesskv/lesskv/integration/worker"
@@ -46,7 +49,7 @@ func TestFullAndReadOnlyDisks(t *testing.T) {
 	}
 	train := []string{"train", "-m", "model.gguf", "-d", "text.txt", "-c", "256", "-b", "41", "--rank", "4", "--hidden", "8", "--steps", "2", "-t", "1", "--layers", "0-1"}
 	tune := []string{"tune", "-m", "model.gguf", "-d", "text.txt", "-c", "96", "-b", "16", "--ubatch", "16", "--windows", "1", "--rounds", "0", "-t", "1"}
-	bench := []string{"bench", "--method", "less", "-c", "64", "--ubatch", "64", "-r", "1", "-t", "1", "-q"}
+	measure := []string{"bench", "--method", "less", "-c", "64", "--ubatch", "64", "-r", "1", "-t", "1", "-q"}
 	for part, layers := range map[string]string{"part1.gguf": "0-1", "part2.gguf": "2-5"} {
 		cmd := exec.Command(program, append(train, "--plot", "none", "-o", part, "--layers", layers)...)
 		cmd.Dir, cmd.Env = tools, env
@@ -59,9 +62,14 @@ func TestFullAndReadOnlyDisks(t *testing.T) {
 	for i := range 6 {
 		checkpoints.Write(t, filepath.Join(dir, fmt.Sprintf("layer_%d.pth", i)), "", checkpoints.Layer(draw, checkpoints.Shape{Heads: 4, HeadsKV: 2, Size: 64, Hidden: 8, Rank: 4}, false))
 	}
+	results := filepath.Join(tools, "results")
+	require.NoError(t, os.Mkdir(results, 0o755))
+	require.NoError(t, (&bench.Result{Model: "gopher-5m"}).Write(filepath.Join(results, "gopher-5m-growth.json")))
+	const page = "<!-- lesskv bench: the table below is written by it -->\n<!-- lesskv bench: end -->\n"
+	require.NoError(t, os.WriteFile(filepath.Join(tools, "page.md"), []byte(page), 0o644))
 	for name, test := range map[string]struct {
 		args    []string
-		outputs []string // on the disk
+		outputs []string // on the disk; page.md is there before
 		rooms   []int64  // KiB that are free; what is needed is more
 	}{
 		"train, the recordings": {append(train, "--plot", "none", "-o", "DISK/x.gguf"), []string{"x.gguf"}, []int64{0, 8, 500}},
@@ -74,9 +82,10 @@ func TestFullAndReadOnlyDisks(t *testing.T) {
 		"merge":                 {[]string{"merge", "part1.gguf", "part2.gguf", "-o", "DISK/x.gguf"}, []string{"x.gguf"}, []int64{0, 8}},
 		"verify": {[]string{"verify", "-m", "model.gguf", "-d", "text.txt", "-c", "192", "-b", "41", "--windows", "2", "--policy", "lambda",
 			"--method", "sparse,LESS", "--recall", "none", "-n", "4", "--samples", "50", "-t", "1", "-o", "DISK/v"}, []string{"v/report.json", "v/report.html"}, []int64{0, 4, 40, 100}},
-		"bench, the samples":    {append(bench, "--dir", "TOOLS/bench", "-o", "DISK/x.json", "model.gguf"), []string{"x.json"}, []int64{0}},
-		"bench, the picture":    {append(bench, "--dir", "TOOLS/bench", "--plot", "DISK/x.png", "model.gguf"), []string{"x.png"}, []int64{0, 8}},
-		"bench, a shape":        {append(bench, "--dir", "DISK", "gopher-5m"), nil, []int64{0, 500, 5000}},
+		"bench, the samples":    {append(measure, "--dir", "TOOLS/bench", "-o", "DISK/x.json", "model.gguf"), []string{"x.json"}, []int64{0}},
+		"bench, the picture":    {append(measure, "--dir", "TOOLS/bench", "--plot", "DISK/x.png", "model.gguf"), []string{"x.png"}, []int64{0, 8}},
+		"bench, a shape":        {append(measure, "--dir", "DISK", "gopher-5m"), nil, []int64{0, 500, 5000}},
+		"bench, a page":         {[]string{"bench", "--targets", "TOOLS/results", "gopher-5m-growth", "--into", "DISK/page.md"}, []string{"page.md"}, []int64{0}},
 		"run, what is built in": {[]string{"run", "-n", "1", "func"}, nil, []int64{0, 5000}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -98,32 +107,23 @@ func TestFullAndReadOnlyDisks(t *testing.T) {
 				out, err := cmd.CombinedOutput()
 				return string(out), err
 			}
+			if slices.Contains(test.outputs, "page.md") {
+				require.NoError(t, os.WriteFile(filepath.Join(disk, "page.md"), []byte(page), 0o644))
+			}
 			// what is there before is of the kind that the command writes
 			out, err := run()
 			require.NoError(t, err, out)
-			before := map[string][]byte{}
+			before := filesOn(t, disk)
+			require.NotEmpty(t, before)
 			for _, path := range test.outputs {
-				before[path], err = os.ReadFile(filepath.Join(disk, path))
-				require.NoError(t, err)
+				require.Contains(t, before, path)
 			}
-			names := func() (list []string) {
-				entries, err := os.ReadDir(disk)
-				require.NoError(t, err)
-				for _, e := range entries {
-					if e.Name() != "filler" && !strings.HasSuffix(e.Name(), ".work") {
-						list = append(list, e.Name())
-					}
-				}
-				return list
-			}
-			beside := names()
 			if test.outputs == nil { // what is made for later: it is to be made again
 				entries, err := os.ReadDir(disk)
 				require.NoError(t, err)
 				for _, e := range entries {
 					require.NoError(t, os.RemoveAll(filepath.Join(disk, e.Name())))
 				}
-				beside = nil
 			}
 			check := func(reason, out string, err error) {
 				t.Helper()
@@ -131,13 +131,14 @@ func TestFullAndReadOnlyDisks(t *testing.T) {
 				assert.Regexp(t, reason, out)
 				assert.Contains(t, out, disk, "the file is named")
 				assert.NotContains(t, out, "panic")
-				for path, data := range before {
-					have, err := os.ReadFile(filepath.Join(disk, path))
-					require.NoError(t, err)
-					assert.True(t, bytes.Equal(data, have), "%s is as it was", path)
+				have := filesOn(t, disk)
+				for path, data := range have {
+					want, ok := before[path]
+					assert.True(t, ok, "%s lies beside", path)
+					assert.True(t, !ok || want == data, "%s is as it was", path)
 				}
 				if test.outputs != nil {
-					assert.Equal(t, beside, names(), "nothing lies beside")
+					assert.Len(t, have, len(before), "nothing is gone")
 				}
 			}
 			filler := filepath.Join(disk, "filler")
@@ -153,11 +154,29 @@ func TestFullAndReadOnlyDisks(t *testing.T) {
 			require.NoError(t, unix.Mount("", disk, "", unix.MS_REMOUNT, ""))
 			out, err = run()
 			require.NoError(t, err, out)
-			if test.outputs != nil {
-				assert.Equal(t, beside, names())
-			}
+			assert.Equal(t, slices.Sorted(maps.Keys(before)), slices.Sorted(maps.Keys(filesOn(t, disk))))
 		})
 	}
+}
+
+// filesOn returns the files on a disk with what is in them, but for the filler and what is kept of work that is not finished.
+func filesOn(t *testing.T, disk string) map[string]string {
+	t.Helper()
+	files := map[string]string{}
+	require.NoError(t, fs.WalkDir(os.DirFS(disk), ".", func(path string, d fs.DirEntry, err error) error {
+		switch name := d.Name(); {
+		case err != nil:
+			return err
+		case d.IsDir() && (name == "work" || strings.HasSuffix(name, ".work")):
+			return fs.SkipDir
+		case d.IsDir() || name == "filler":
+			return nil
+		}
+		data, err := os.ReadFile(filepath.Join(disk, path))
+		files[path] = string(data)
+		return err
+	}))
+	return files
 }
 
 // fill writes a file that leaves so many bytes on its disk.

@@ -99,14 +99,14 @@ func TestHybridEvicts(t *testing.T) {
 	for _, m := range hybrids(t) {
 		t.Run(m.Name, func(t *testing.T) {
 			c := worker.Config{Model: write(t, m, gguf.F32), Context: 512, Ubatch: 32, LESS: &worker.LESS{Budget: 40, TypeK: "f32", TypeV: "f32"}}
-			run := func() *worker.Output {
-				return chatter.decode(t, open(t, worker.Patched, c), randomTokens(300, 384))
-			}
-			fast := run()
+			tokens := randomTokens(300, 384)
+			w := open(t, worker.Patched, c)
+			fast := chatter.decode(t, w, tokens)
+			require.NoError(t, w.Clear())
 			c.LESS.Reference = true
-			assert.Less(t, compare(t, run(), fast).max, 1e-3)
+			sameButForTies(t, w, open(t, worker.Patched, c), tokens, m.Experts, 1e-3)
 			c.LESS.Reference, c.LESS.Budget = false, 512
-			all := run()
+			all := chatter.decode(t, open(t, worker.Patched, c), tokens)
 			if m.Window > 0 {
 				sameBits(t, all, fast) // no layer has a budget
 				return
@@ -140,7 +140,8 @@ func TestHybridKernels(t *testing.T) {
 		}
 		assert.Equal(t, attend, info.KernelLayers, name)
 		c.LESS.Reference = true
-		assert.Less(t, compare(t, chatter.decode(t, open(t, worker.Patched, c), tokens), fast).max, 1e-2, name)
+		require.NoError(t, w.Clear())
+		sameButForTies(t, w, open(t, worker.Patched, c), tokens, m.Experts, 1e-2)
 		c.LESS.Reference, c.LESS.Adapter = false, ""
 		assert.Greater(t, compare(t, chatter.decode(t, open(t, worker.Patched, c), tokens), fast).max, .05, "%s: what is folded counts", name)
 	}

@@ -21,6 +21,12 @@ const roundedTie = 0.1
 // rounding made one choose others.
 func sameButForTies(t *testing.T, one, other *worker.Worker, tokens []int32, experts bool, bound float64) {
 	t.Helper()
+	goOnAlike(t, one, other, 0, tokens, experts, bound)
+}
+
+// goOnAlike is sameButForTies behind what both have of sequence 0, whose next position is begin.
+func goOnAlike(t *testing.T, one, other *worker.Worker, begin int, tokens []int32, experts bool, bound float64) {
+	t.Helper()
 	const ubatch = 32
 	most := 0.0
 	for pos := 0; pos < len(tokens); {
@@ -31,7 +37,7 @@ func sameButForTies(t *testing.T, one, other *worker.Worker, tokens []int32, exp
 		var out [2]*worker.Output
 		for i, w := range []*worker.Worker{one, other} {
 			var err error
-			out[i], err = w.Feed(0, pos, tokens[pos:pos+n], worker.All)
+			out[i], err = w.Feed(0, begin+pos, tokens[pos:pos+n], worker.All)
 			require.NoError(t, err)
 		}
 		d := compare(t, out[0], out[1])

@@ -3,11 +3,13 @@ package integration
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/lesskv/lesskv/integration/tinymodels"
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/gguf"
@@ -225,6 +227,13 @@ func spoil(t *testing.T, tensor string) string {
 	return path
 }
 
+// spoilRow makes NaN of a row of a matrix in the model at path, which it returns.
+func spoilRow(t *testing.T, path, tensor string, row int) string {
+	t.Helper()
+	require.NoError(t, tinymodels.Spoil(path, tensor, row))
+	return path
+}
+
 // A callback of the scheduler that ends a graph in its middle leaves layers that have seen the tokens and others that have not: the
 // decode fails and the sequence refuses, of a hybrid too.
 func TestGraphEndedByItsCallback(t *testing.T) {
@@ -300,63 +309,110 @@ func TestExceptionOutOfDecode(t *testing.T) {
 	}
 }
 
-// A key or value that is not finite is an error of the decode that would fold it, and of every one after that. Until then it is in
-// the output, as the full cache has it; without kernels it is dropped.
+// A key or value that is not finite poisons its sequence where it is folded, whatever the slots' type: infinite in f16; NaN in one
+// element of a head of 64, which quantised slots rotate, and of one of 32, which they do not. It raises nothing while it is a slot, or
+// where nothing is folded.
 func TestNotFinite(t *testing.T) {
 	t.Parallel()
-	for _, tensor := range []string{"attn_k", "attn_v"} {
-		model := spoil(t, tensor)
-		for _, less := range []worker.LESS{{}, {Reference: true}, {OnDevice: true}} {
-			less.Budget, less.Adapter = 41, adapterPath("h2o-41")
-			c := worker.Config{Model: model, Context: 256, Ubatch: 16, Threads: 2, LESS: &less}
-			w := open(t, worker.Patched, c)
-			tokens := heldOut(t, w, 120)
-			_, err := w.Feed(0, 0, tokens[:41], worker.None)
-			require.NoError(t, err, "all of them are slots")
-			for i := range 2 {
-				_, err = w.Decode(0, 41, tokens[41:42], worker.Last)
-				var e *worker.Error
-				require.ErrorAs(t, err, &e)
-				assert.Equal(t, []int{-3, 1}[i], e.Code)
-				assert.Contains(t, e.Message, "layer 3: a key or value that is not finite")
-				assert.Contains(t, e.Message, "until it is cleared")
-			}
-			_, err = w.Save(0)
-			assert.Error(t, err)
-			require.NoError(t, w.SeqRemove(0, 0, worker.End))
-			_, err = w.Feed(0, 0, tokens[:41], worker.None)
-			assert.NoError(t, err)
-
-			// in the very first micro-batches
-			require.NoError(t, w.Clear())
-			_, err = w.Decode(0, 0, tokens[:120], worker.Last)
-			var e *worker.Error
-			require.ErrorAs(t, err, &e)
-			assert.Equal(t, -3, e.Code)
-
-			c.LESS.Adapter = ""
-			w = open(t, worker.Patched, c)
-			_, err = w.Feed(0, 0, tokens, worker.None)
-			assert.NoError(t, err, "nothing is folded")
+	falcon, err := tinymodels.Find("falcon")
+	require.NoError(t, err)
+	copied := func(t *testing.T) string {
+		data, err := os.ReadFile(gopher)
+		require.NoError(t, err)
+		path := filepath.Join(t.TempDir(), "gopher.gguf")
+		require.NoError(t, os.WriteFile(path, data, 0o644))
+		return path
+	}
+	for _, m := range []struct {
+		name  string
+		path  func(t *testing.T) string
+		types []string
+	}{
+		{"too large a key for f16", func(t *testing.T) string { return spoil(t, "attn_k") }, []string{"f16"}},
+		{"too large a value for f16", func(t *testing.T) string { return spoil(t, "attn_v") }, []string{"f16"}},
+		{"a key of 64", func(t *testing.T) string { return spoilRow(t, copied(t), "blk.3.attn_k.weight", 0) }, []string{"q8_0", "q4_0"}},
+		{"a value of 64", func(t *testing.T) string { return spoilRow(t, copied(t), "blk.3.attn_v.weight", 0) }, []string{"q8_0", "q4_0"}},
+		{"a key of 32", func(t *testing.T) string {
+			return spoilRow(t, write(t, falcon, gguf.F32), "blk.3.attn_qkv.weight", 4*32)
+		}, []string{"f32", "q8_0", "q4_0"}},
+		{"a value of 32", func(t *testing.T) string {
+			return spoilRow(t, write(t, falcon, gguf.F32), "blk.3.attn_qkv.weight", 5*32)
+		}, []string{"f16", "q8_0", "q4_0"}},
+	} {
+		for _, typ := range m.types {
+			t.Run(m.name+" "+typ, func(t *testing.T) {
+				t.Parallel()
+				path := m.path(t)
+				base, err := weights.ReadModel(path)
+				require.NoError(t, err)
+				adapter := filepath.Join(t.TempDir(), "adapter.gguf")
+				require.NoError(t, weights.Random(base, 4, 8, weights.Trained{Policy: "h2o", Heavy: 20, Recent: 21, Ubatch: 16, Context: 256}, 1).Write(adapter))
+				for _, less := range []worker.LESS{{}, {Reference: true}, {OnDevice: true}} {
+					if less.OnDevice && strings.HasPrefix(typ, "q") {
+						continue // refused there
+					}
+					less.Budget, less.Adapter, less.TypeK, less.TypeV = 41, adapter, typ, typ
+					notFinite(t, worker.Config{Model: path, Context: 256, Ubatch: 16, LESS: &less})
+				}
+			})
 		}
 	}
 }
 
-// Attention can be switched to non-causal after the context was made, and LESS cannot follow.
-func TestCausalAttentionSwitchedOff(t *testing.T) {
-	t.Parallel()
-	w, tokens := openSequences(t)
-	_, err := w.Decode(0, 0, tokens[:20], worker.Last)
-	require.NoError(t, err)
-	require.NoError(t, w.Causal(false))
-	_, err = w.Decode(0, 20, tokens[20:24], worker.Last)
+func notFinite(t *testing.T, c worker.Config) {
+	t.Helper()
+	w := open(t, worker.Patched, c)
+	tokens := randomTokens(120, 384)
+	_, err := w.Feed(0, 0, tokens[:41], worker.None)
+	require.NoError(t, err, "all of them are slots")
+	for i := range 2 {
+		_, err = w.Decode(0, 41, tokens[41:42], worker.Last)
+		var e *worker.Error
+		require.ErrorAs(t, err, &e)
+		assert.Equal(t, []int{-3, 1}[i], e.Code)
+		assert.Contains(t, e.Message, "layer 3: a key or value that is not finite")
+		assert.Contains(t, e.Message, "until it is cleared")
+	}
+	_, err = w.Save(0)
+	assert.Error(t, err)
+	require.NoError(t, w.SeqRemove(0, 0, worker.End))
+	_, err = w.Feed(0, 0, tokens[:41], worker.None)
+	assert.NoError(t, err)
+
+	// in the very first micro-batches
+	require.NoError(t, w.Clear())
+	_, err = w.Decode(0, 0, tokens[:120], worker.Last)
 	var e *worker.Error
 	require.ErrorAs(t, err, &e)
-	assert.Equal(t, 1, e.Code)
-	assert.Contains(t, e.Message, "causal")
-	require.NoError(t, w.Causal(true))
-	_, err = w.Decode(0, 20, tokens[20:24], worker.Last)
-	assert.NoError(t, err, "nothing has changed")
+	assert.Equal(t, -3, e.Code)
+
+	c.LESS.Adapter = ""
+	w = open(t, worker.Patched, c)
+	_, err = w.Feed(0, 0, tokens, worker.None)
+	assert.NoError(t, err, "nothing is folded")
+}
+
+// Attention can be switched to non-causal after the context was made, and LESS cannot follow: not beside the device, not on it, nor with recurrent
+// layers beside.
+func TestCausalAttentionSwitchedOff(t *testing.T) {
+	t.Parallel()
+	for _, model := range []string{gopher, tiny(t, "qwen35")} {
+		for _, on := range []bool{false, true} {
+			w := open(t, worker.Patched, worker.Config{Model: model, Context: 512, Ubatch: 32, LESS: &worker.LESS{Budget: 40, OnDevice: on}})
+			tokens := randomTokens(24, 384)
+			_, err := w.Decode(0, 0, tokens[:20], worker.Last)
+			require.NoError(t, err)
+			require.NoError(t, w.Causal(false))
+			_, err = w.Decode(0, 20, tokens[20:24], worker.Last)
+			var e *worker.Error
+			require.ErrorAs(t, err, &e)
+			assert.Equal(t, 1, e.Code)
+			assert.Contains(t, e.Message, "causal")
+			require.NoError(t, w.Causal(true))
+			_, err = w.Decode(0, 20, tokens[20:24], worker.Last)
+			assert.NoError(t, err, "nothing has changed")
+		}
+	}
 }
 
 // The plain loops take what they need when the context is made, and no more than a number for each pair that a KV head can see.

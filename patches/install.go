@@ -37,15 +37,29 @@ func installCommand(ctx context.Context, o assemble.Options) error {
 		return err
 	}
 	env := []string{"GOWORK=" + filepath.Join(dir, "go.work"), "CGO_CFLAGS=" + flags + " -DLESSKV_ASSEMBLED"}
-	if _, err := goCommand(ctx, dir, env, "install", program); err != nil {
-		return err
-	}
 	target, err := goCommand(ctx, dir, env, "list", "-f", "{{.Target}}", program)
 	if err != nil {
 		return err
 	}
+	if err := installProgram(ctx, dir, env, program, target); err != nil {
+		return err
+	}
 	fmt.Fprintf(o.Log, "lesskv: installed %s\n", target)
 	return nil
+}
+
+// installProgram builds a program for the module in dir and puts it at target, whole or not at all: go install would write into the one that is
+// there.
+func installProgram(ctx context.Context, dir string, env []string, program, target string) error {
+	if err := os.MkdirAll(filepath.Dir(target), 0o755); err != nil {
+		return err
+	}
+	part := target + ".part"
+	defer os.Remove(part)
+	if _, err := goCommand(ctx, dir, env, "build", "-o", part, program); err != nil {
+		return err
+	}
+	return os.Rename(part, target)
 }
 
 // moduleVersion is the version of this module that go run was given, "" in a checkout.

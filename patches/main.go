@@ -61,7 +61,7 @@ func run(ctx context.Context, args []string, log io.Writer) error {
 	flags.StringVar(&o.Backends, "backend", "cpu", "ggml's backends, with commas between them: cpu, and blas, cuda, metal, rpc")
 	flags.StringVar(&o.CUDAArch, "cuda-arch", "", "the GPU `architectures` that CUDA is compiled for, as 90 or 89,90 (default those of this machine's GPUs)")
 	flags.IntVar(&o.Jobs, "j", 0, "compilers at a time (default one for each CPU)")
-	flags.BoolVar(&o.Strict, "strict", false, "warnings of this project's own sources are errors, where they are compiled")
+	flags.BoolVar(&o.Strict, "strict", false, "warnings of this project's own sources are errors, also where an earlier run compiled them")
 	flags.StringVar(&o.Sanitize, "sanitize", "", "`what` is compiled with the address sanitizer, and this project's own with that of undefined behaviour, for tests: all, or part, without ggml's loops and the models' graphs")
 	flags.BoolVar(&verbose, "v", false, "print the commands")
 	if err := flags.Parse(args); err != nil {

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"regexp"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -39,6 +41,18 @@ func TestArguments(t *testing.T) {
 		require.Equal(t, test.status, usage.Status(err), "%v", test.args)
 	}
 	require.Zero(t, usage.Status(run(t.Context(), []string{"-help"}, io.Discard)))
+}
+
+// A warning in cgo/ is an error for make test, and for nobody else.
+func TestWhoIsStrict(t *testing.T) {
+	for target, strict := range map[string]bool{"test": true, "demo": false, "runtime": false} {
+		cmd := exec.Command("make", "-n", "-C", "..", target)
+		cmd.Env = append(os.Environ(), "MAKEFLAGS=", "MAKELEVEL=") // of the make that runs the tests
+		out, err := cmd.Output()
+		require.NoError(t, err)
+		require.Contains(t, string(out), "go run ./patches")
+		require.Equal(t, strict, strings.Contains(string(out), "go run ./patches -strict"), "make %s", target)
+	}
 }
 
 func TestExplain(t *testing.T) {

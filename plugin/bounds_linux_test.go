@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -174,22 +175,55 @@ func TestCheckpointWithoutMemory(t *testing.T) {
 	assert.Equal(t, want, predict(t, model, text))
 }
 
-// Linux promises more memory than there is, and ends a process that writes to it. A checkpoint that does not fit into what the machine, or
-// a control group, has left is not taken. The child has files of its own in the place of those that say so.
-func TestCheckpointBeyondMemory(t *testing.T) {
-	const child = "LESSKV_TEST_MEMORY"
+// confined runs the test again, in a process of its own in which files of the caller's are in the place of those that say what there is of the
+// machine and what control groups leave of it: meminfo, cgroup, and groups/... It returns what that process prints. There, inside is true
+// and the files are in their places; where that cannot be, the test is skipped.
+func confined(t *testing.T, files map[string]string) (out string, inside bool) {
+	t.Helper()
+	const child, nowhere = "LESSKV_TEST_CONFINED", "no mounts here"
+	places := map[string]string{"meminfo": "/proc/meminfo", "cgroup": "/proc/self/cgroup", "groups": "/sys/fs/cgroup"}
 	if dir := os.Getenv(child); dir != "" {
-		for file, at := range map[string]string{"meminfo": "/proc/meminfo", "cgroup": "/proc/self/cgroup", "groups": "/sys/fs/cgroup"} {
+		for file, at := range places {
 			if err := syscall.Mount(filepath.Join(dir, file), at, "", syscall.MS_BIND, ""); err != nil {
-				fmt.Println("no mounts here:", err)
-				return
+				fmt.Println(nowhere+":", err)
+				os.Exit(0)
 			}
 		}
-		model := open(t, sparse(64))
-		predict(t, model, prompt)
-		fmt.Println("checkpoints:", stats(t, model).Checkpoints)
-		return
+		return "", true
 	}
+	dir := t.TempDir()
+	for name, text := range files {
+		path := filepath.Join(dir, name)
+		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
+		require.NoError(t, os.WriteFile(path, []byte(text), 0o644))
+	}
+	require.NoError(t, os.MkdirAll(filepath.Join(dir, "groups", "memory"), 0o755))
+	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$")
+	cmd.Env = append(os.Environ(), child+"="+dir)
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
+		UidMappings: []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}},
+	}
+	printed, err := cmd.CombinedOutput()
+	if errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EINVAL) {
+		t.Skip("no namespaces here:", err)
+	}
+	require.NoError(t, err, string(printed))
+	if strings.Contains(string(printed), nowhere) {
+		t.Skip(string(printed))
+	}
+	return string(printed), false
+}
+
+// meminfo is the file of that name.
+func meminfo(availableKiB int) string {
+	return fmt.Sprintf("MemTotal: %d kB\nMemAvailable: %d kB\n", 1<<20, availableKiB)
+}
+
+// Linux promises more memory than there is, and ends a process that writes to it. A checkpoint that does not fit into what the machine, or
+// a control group, has left is not taken.
+func TestCheckpointBeyondMemory(t *testing.T) {
 	const v2, v1 = "0::/\n", "4:memory:/\n"
 	const gib, nearly = "1073741824", "1073741000"
 	for name, test := range map[string]struct {
@@ -207,31 +241,30 @@ func TestCheckpointBeyondMemory(t *testing.T) {
 		"group v1":           {1 << 20, map[string]string{"memory/memory.limit_in_bytes": gib, "memory/memory.usage_in_bytes": nearly}, v1, 0},
 		"group v1, no limit": {1 << 20, map[string]string{"memory/memory.limit_in_bytes": "9223372036854771712", "memory/memory.usage_in_bytes": nearly}, v1, 1},
 	} {
-		dir := t.TempDir()
-		files := map[string]string{"meminfo": fmt.Sprintf("MemTotal: %d kB\nMemAvailable: %d kB\n", 1<<20, test.available), "cgroup": test.version}
+		files := map[string]string{"meminfo": meminfo(test.available), "cgroup": test.version}
 		for name, text := range test.groups {
-			files[filepath.Join("groups", name)] = text + "\n"
+			files["groups/"+name] = text + "\n"
 		}
-		require.NoError(t, os.MkdirAll(filepath.Join(dir, "groups", "memory"), 0o755))
-		for name, text := range files {
-			require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644))
+		out, inside := confined(t, files)
+		if inside {
+			model := open(t, sparse(64))
+			predict(t, model, prompt)
+			fmt.Println("checkpoints:", stats(t, model).Checkpoints)
+			return
 		}
-		cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$")
-		cmd.Env = append(os.Environ(), child+"="+dir)
-		cmd.SysProcAttr = &syscall.SysProcAttr{
-			Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
-			UidMappings: []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}},
-			GidMappings: []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}},
+		assert.Contains(t, out, fmt.Sprintf("checkpoints: %d\n", test.want), name)
+	}
+}
+
+// A control group that leaves the process less time than there are CPUs leaves it fewer threads, whatever it asks for.
+func TestThreadsOfAControlGroup(t *testing.T) {
+	for quota, want := range map[string]int{"max": min(4, runtime.NumCPU()), "100000": 1, "50000": 1, "250000": min(2, runtime.NumCPU())} {
+		out, inside := confined(t, map[string]string{"meminfo": meminfo(1 << 20), "cgroup": "0::/\n", "groups/cpu.max": quota + " 100000\n"})
+		if inside {
+			fmt.Println("threads:", threads(t, open(t), 4))
+			return
 		}
-		out, err := cmd.CombinedOutput()
-		if errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EINVAL) {
-			t.Skip("no namespaces here:", err)
-		}
-		require.NoError(t, err, string(out))
-		if strings.Contains(string(out), "no mounts here") {
-			t.Skip(string(out))
-		}
-		assert.Contains(t, string(out), fmt.Sprintf("checkpoints: %d\n", test.want), name)
+		assert.Contains(t, out, fmt.Sprintf("threads: %d\n", want), quota)
 	}
 }
 

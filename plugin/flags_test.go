@@ -3,6 +3,7 @@ package lesskv_test
 import (
 	"flag"
 	"io"
+	"reflect"
 	"testing"
 
 	llama "github.com/go-skynet/go-llama.cpp"
@@ -29,6 +30,14 @@ func TestFlags(t *testing.T) {
 		Budget: budget, Policy: lesskv.Peak, Heavy: lesskv.None, Pinned: lesskv.None,
 		Keys: lesskv.F32, Values: lesskv.Q8, Adapter: "a.gguf", ForceAdapter: true, OnDevice: true, Checkpoints: 3,
 	}, f.Config())
+	for field, c := 0, reflect.ValueOf(f.Config()); field < c.NumField(); field++ {
+		assert.False(t, c.Field(field).IsZero(), "no flag sets %s", c.Type().Field(field).Name)
+	}
+	for field, o := 0, reflect.ValueOf(*llama.NewModelOptions(f.Option()).LESSKV); field < o.NumField(); field++ {
+		if name := o.Type().Field(field).Name; name != "Off" {
+			assert.False(t, o.Field(field).IsZero(), "Enable leaves out %s", name)
+		}
+	}
 
 	f, err = parse("", "-type", "f32")
 	require.NoError(t, err)

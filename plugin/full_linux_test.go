@@ -37,7 +37,7 @@ func TestStateOnAFullDisk(t *testing.T) {
 			limitFiles(t, room, func() {
 				assertSays(t, model.SaveState(path), lesskv.ErrFailed, path)
 				_, err := model.Predict(prompt+"\n\tx", llama.SetThreads(1), llama.SetTokens(1), llama.SetPathPromptCache(path), llama.EnablePromptCacheAll)
-				assert.Error(t, err)
+				assertSays(t, err, lesskv.ErrFailed, path, "cannot be written")
 			})
 			after, err := os.ReadFile(path)
 			require.NoError(t, err)
@@ -46,6 +46,40 @@ func TestStateOnAFullDisk(t *testing.T) {
 			require.NoError(t, err)
 			assert.Len(t, entries, 1, "no half of a file is left")
 		}
+	})
+}
+
+// A disk that may only be read: a state is not written, as an error says, and what is there stays, and serves.
+func TestStateOnAReadOnlyDisk(t *testing.T) {
+	modes(t, func(t *testing.T, cache llama.ModelOption) {
+		model := open(t, cache)
+		disk := t.TempDir()
+		if err := syscall.Mount("tmpfs", disk, "tmpfs", 0, ""); err != nil {
+			t.Skip("mounting a disk of its own takes root:", err)
+		}
+		t.Cleanup(func() { assert.NoError(t, syscall.Unmount(disk, 0)) })
+		path := filepath.Join(disk, "state")
+		require.NoError(t, model.Eval(prompt, llama.SetThreads(1)))
+		require.NoError(t, model.SaveState(path))
+		before, err := os.ReadFile(path)
+		require.NoError(t, err)
+		require.NoError(t, syscall.Mount("", disk, "", syscall.MS_REMOUNT|syscall.MS_RDONLY, ""))
+
+		longer := prompt + "\n\tx"
+		for _, to := range []string{path, filepath.Join(disk, "another")} {
+			assertSays(t, model.SaveState(to), lesskv.ErrFailed, to, "Read-only file system")
+			_, err := model.Predict(longer, llama.SetThreads(1), llama.SetTokens(1), llama.SetPathPromptCache(to))
+			assertSays(t, err, lesskv.ErrFailed, to, "Read-only file system")
+		}
+		predict(t, model, longer, llama.SetPathPromptCache(path), llama.EnablePromptCacheRO)
+		assert.Positive(t, timings(t, model).Cached)
+		require.NoError(t, model.LoadState(path))
+		after, err := os.ReadFile(path)
+		require.NoError(t, err)
+		assert.True(t, string(before) == string(after))
+		entries, err := os.ReadDir(disk)
+		require.NoError(t, err)
+		assert.Len(t, entries, 1)
 	})
 }
 

@@ -3,6 +3,7 @@ package lesskv_test
 import (
 	"bytes"
 	"errors"
+	"flag"
 	"math"
 	"os"
 	"path/filepath"
@@ -66,9 +67,31 @@ func sameBudget(t *testing.T, s string) {
 	require.Equal(t, want, got, "%q", s)
 }
 
+// flagValues are, for each flag but the one that switches LESS on and off, the value that says of a configuration what it says; false where
+// the flag is not to be given.
+var flagValues = map[string]func(c lesskv.Config) (value string, given bool){
+	"budget":        func(c lesskv.Config) (string, bool) { return c.Budget.String(), true },
+	"policy":        func(c lesskv.Config) (string, bool) { return string(c.Policy), true },
+	"heavy":         func(c lesskv.Config) (string, bool) { return strconv.Itoa(max(c.Heavy, 0)), c.Heavy != 0 },
+	"pinned":        func(c lesskv.Config) (string, bool) { return strconv.Itoa(max(c.Pinned, 0)), c.Pinned != 0 },
+	"type":          func(c lesskv.Config) (string, bool) { return string(c.Keys) + "," + string(c.Values), true },
+	"adapter":       func(c lesskv.Config) (string, bool) { return c.Adapter, true },
+	"force-adapter": func(c lesskv.Config) (string, bool) { return strconv.FormatBool(c.ForceAdapter), true },
+	"device":        func(c lesskv.Config) (string, bool) { return strconv.FormatBool(c.OnDevice), true },
+	"checkpoints":   func(c lesskv.Config) (string, bool) { return strconv.Itoa(max(c.Checkpoints, 0)), c.Checkpoints != 0 },
+}
+
 // FuzzFlags: any command line is a configuration or an error; flags that say the same as the configuration give it again.
 func FuzzFlags(f *testing.F) {
-	f.Add("-lesskv\n-lesskv-budget=5%\n-lesskv-policy=peak\n-lesskv-heavy=3\n-lesskv-pinned=0\n-lesskv-type=f16,q8_0\n-lesskv-adapter=none\n-lesskv-force-adapter\n-lesskv-device")
+	fs := flag.NewFlagSet("app", flag.ContinueOnError)
+	lesskv.RegisterFlags(fs, "lesskv-")
+	fs.VisitAll(func(fl *flag.Flag) {
+		if name, ok := strings.CutPrefix(fl.Name, "lesskv-"); ok {
+			require.Contains(f, flagValues, name, "a flag that is not tested here")
+		}
+	})
+	f.Add("-lesskv\n-lesskv-budget=5%\n-lesskv-policy=peak\n-lesskv-heavy=3\n-lesskv-pinned=0\n-lesskv-type=f16,q8_0\n-lesskv-adapter=none\n-lesskv-force-adapter\n-lesskv-device\n-lesskv-checkpoints=0")
+	f.Add("-lesskv-checkpoints\n5")
 	f.Add("-lesskv=off\n-lesskv-heavy\n4\nrest\n-x")
 	f.Fuzz(func(t *testing.T, line string) {
 		flags, err := parse("lesskv-", strings.Split(line, "\n")...)
@@ -87,15 +110,11 @@ func FuzzFlags(f *testing.F) {
 		}
 		_, err = llama.ParseLESSKVBudget(options.Budget)
 		require.NoError(t, err)
-		count := func(n int) string { return strconv.Itoa(max(n, 0)) }
-		args := []string{"-lesskv-budget=" + c.Budget.String(), "-lesskv-policy=" + string(c.Policy), "-lesskv-adapter=" + c.Adapter,
-			"-lesskv-type=" + string(c.Keys) + "," + string(c.Values), "-lesskv-force-adapter=" + strconv.FormatBool(c.ForceAdapter),
-			"-lesskv-device=" + strconv.FormatBool(c.OnDevice)}
-		if c.Heavy != 0 {
-			args = append(args, "-lesskv-heavy="+count(c.Heavy))
-		}
-		if c.Pinned != 0 {
-			args = append(args, "-lesskv-pinned="+count(c.Pinned))
+		var args []string
+		for name, say := range flagValues {
+			if value, given := say(c); given {
+				args = append(args, "-lesskv-"+name+"="+value)
+			}
 		}
 		again, err := parse("lesskv-", args...)
 		require.NoError(t, err)
@@ -105,9 +124,17 @@ func FuzzFlags(f *testing.F) {
 
 // FuzzLoadState: a state file with bytes changed, taken out or added is refused as such, and leaves the model as it was; one that is
 // taken is written as it was read, but for the number of the sequence. How the cache itself reads a state is fuzzed in C++, where the fuzzer sees its code.
-func FuzzLoadState(f *testing.F) {
+func FuzzLoadState(f *testing.F) { fuzzState(f, sparse(8)) }
+
+// FuzzLoadStateOff is FuzzLoadState with LESS off: llama.cpp's own reader, whose states have no checksum, so that much that was changed is
+// taken. What comes of it then is a text or an error.
+func FuzzLoadStateOff(f *testing.F) { fuzzState(f, lesskv.Disable()) }
+
+func fuzzState(f *testing.F, cache llama.ModelOption) {
 	dir := f.TempDir()
-	model := fuzzed(f)
+	model := fuzzed(f, cache)
+	less, err := lesskv.Stats(model)
+	require.NoError(f, err)
 	state, saved, bad := filepath.Join(dir, "state"), filepath.Join(dir, "saved"), filepath.Join(dir, "bad")
 	save := func(t testing.TB, path string) []byte {
 		require.NoError(t, model.SaveState(path))
@@ -123,17 +150,38 @@ func FuzzLoadState(f *testing.F) {
 	f.Add(uint(0), uint(0), []byte{})
 	f.Add(uint(8), uint(0), []byte{1, 2, 3})
 	f.Add(uint(300), uint(9), []byte{})
+	f.Add(uint(len(whole)-9), uint(2), []byte{7, 7})
 	f.Fuzz(func(t *testing.T, at, cut uint, put []byte) {
 		i := int(at % uint(len(whole)))
 		j := i + int(cut%uint(len(whole)-i+1))
 		b := bytes.Join([][]byte{whole[:i], put, whole[j:]}, nil)
 		require.NoError(t, os.WriteFile(bad, b, 0o644))
-		err := model.LoadState(bad)
+		load := func() (err error) {
+			fuzztest.Bounded(t, 1<<20, func() {
+				fuzztest.Resident(t, 16<<20+8*int64(len(b)), func() { err = model.LoadState(bad) })
+			})
+			return err
+		}
+		again := func() { // the next input finds the cache as this one did
+			require.NoError(t, os.WriteFile(saved, before, 0o644))
+			require.NoError(t, model.LoadState(saved))
+		}
+		was := save(t, saved) // without LESS the pairs may lie in another order than in before
+		err := load()
+		if err == nil && !less.Enabled {
+			if out, err := model.Predict("one text, and more", llama.SetThreads(1), llama.SetTokens(1)); err != nil {
+				require.Empty(t, out)
+				require.ErrorIs(t, err, lesskv.ErrFailed)
+			}
+			require.NoError(t, load(), "the same state again")
+		}
 		now := save(t, saved)
 		if err == nil {
-			require.NoError(t, os.WriteFile(saved, before, 0o644)) // first of all: the next input finds the cache as this one did
-			require.NoError(t, model.LoadState(saved))
-			require.Len(t, now, len(b))
+			again()
+			if !less.Enabled {
+				b = b[:min(len(b), len(now))] // llama.cpp does not look at what is behind a state
+			}
+			require.Equal(t, len(now), len(b))
 			differ := 0
 			for i := range b {
 				if b[i] != now[i] {
@@ -145,16 +193,15 @@ func FuzzLoadState(f *testing.F) {
 		}
 		require.ErrorIs(t, err, lesskv.ErrState)
 		if strings.Contains(err.Error(), "the cache has been emptied") { // it has more or fewer tokens than its cache
-			require.NoError(t, os.WriteFile(saved, before, 0o644))
-			require.NoError(t, model.LoadState(saved))
+			again()
 			return
 		}
-		require.True(t, bytes.Equal(before, now), "a state that was refused has changed the cache")
+		require.True(t, bytes.Equal(was, now), "a state that was refused has changed the cache")
 	})
 }
 
-// fuzzed loads a small model with LESS that says nothing.
-func fuzzed(f *testing.F) *llama.LLama {
+// fuzzed loads a small model that says nothing.
+func fuzzed(f *testing.F, cache llama.ModelOption) *llama.LLama {
 	f.Helper()
 	m, err := tinymodels.Find("llama")
 	require.NoError(f, err)
@@ -162,7 +209,7 @@ func fuzzed(f *testing.F) *llama.LLama {
 	require.NoError(f, err)
 	lesskv.SetLogOutput(&log{})
 	f.Cleanup(func() { lesskv.SetLogOutput(nil) })
-	model, err := llama.New(path, llama.SetContext(64), sparse(8))
+	model, err := llama.New(path, llama.SetContext(64), cache)
 	require.NoError(f, err)
 	f.Cleanup(model.Free)
 	return model
@@ -170,7 +217,7 @@ func fuzzed(f *testing.F) *llama.LLama {
 
 // FuzzGrammar: any text is a grammar, of which tokens are drawn, or refused; the next call is not the worse for it.
 func FuzzGrammar(f *testing.F) {
-	model := fuzzed(f)
+	model := fuzzed(f, sparse(8))
 	greedy := []llama.PredictOption{llama.SetThreads(1), llama.SetTokens(2), llama.SetTemperature(0)}
 	want, err := model.Predict("a", greedy...)
 	require.NoError(f, err)
@@ -182,7 +229,10 @@ func FuzzGrammar(f *testing.F) {
 		if strings.Contains(grammar, "\x00") {
 			return // C sees what is before it
 		}
-		_, err := model.Predict("a", append(greedy, llama.WithGrammar(grammar))...)
+		var err error
+		fuzztest.Bounded(t, 1<<20+64*len(grammar), func() {
+			fuzztest.Resident(t, 64<<20, func() { _, err = model.Predict("a", append(greedy, llama.WithGrammar(grammar))...) })
+		})
 		if err != nil && !(errors.Is(err, lesskv.ErrFailed) && strings.Contains(err.Error(), "the grammar allows none")) { // of the tokens
 			require.ErrorIs(t, err, lesskv.ErrArgument)
 		}

@@ -1,7 +1,6 @@
 package lesskv_test
 
 import (
-	"fmt"
 	"os"
 	"os/exec"
 	"strings"
@@ -11,6 +10,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/lesskv/lesskv/integration/fuzztest"
 	"github.com/lesskv/lesskv/integration/testdata"
 	lesskv "github.com/lesskv/lesskv/plugin"
 )
@@ -57,12 +57,10 @@ func TestLoadStatePeak(t *testing.T) {
 	require.Greater(t, stat.Size(), int64(8<<20), "large beside what else comes and goes")
 	require.NoError(t, model.LoadState(path)) // what is made once
 
-	if err := os.WriteFile("/proc/self/clear_refs", []byte("5"), 0); err != nil { // the peak begins anew
+	grown, err := fuzztest.Peak(func() { require.NoError(t, model.LoadState(path)) })
+	if err != nil {
 		t.Skip(err)
 	}
-	before := status(t, "VmHWM")
-	require.NoError(t, model.LoadState(path))
-	grown := status(t, "VmHWM") - before
 	t.Logf("a state of %d KiB, the peak grew by %d", stat.Size()>>10, grown>>10)
 	assert.Less(t, grown, stat.Size()*5/4)
 }
@@ -88,16 +86,16 @@ func TestCheckpointPeak(t *testing.T) {
 	assert.InEpsilon(t, s.SlotBytes, s.CheckpointBytes, 0.25)
 	require.Zero(t, evaluated()) // what is made once
 
-	if err := os.WriteFile("/proc/self/clear_refs", []byte("5"), 0); err != nil { // the peak begins anew
+	grown, err := fuzztest.Peak(func() {
+		for range 5 {
+			require.Zero(t, evaluated())
+			text += "\nx"
+			require.Positive(t, evaluated()) // another copy, in the place of the last
+		}
+	})
+	if err != nil {
 		t.Skip(err)
 	}
-	before := status(t, "VmHWM")
-	for range 5 {
-		require.Zero(t, evaluated())
-		text += "\nx"
-		require.Positive(t, evaluated()) // another copy, in the place of the last
-	}
-	grown := status(t, "VmHWM") - before
 	t.Logf("a cache of %d KiB, the peak grew by %d", s.SlotBytes>>10, grown>>10)
 	assert.Less(t, grown, int64(s.SlotBytes/2))
 }
@@ -117,17 +115,4 @@ func alone(t *testing.T) bool {
 		t.Skipf("%s", out)
 	}
 	return false
-}
-
-// status is a number of bytes of /proc/self/status.
-func status(t *testing.T, name string) int64 {
-	t.Helper()
-	text, err := os.ReadFile("/proc/self/status")
-	require.NoError(t, err)
-	_, line, ok := strings.Cut(string(text), name+":")
-	require.True(t, ok, name)
-	var kib int64
-	_, err = fmt.Sscan(line, &kib)
-	require.NoError(t, err)
-	return kib << 10
 }

@@ -146,19 +146,23 @@ func TestOptionsOfLength(t *testing.T) {
 	assert.NotEqual(t, whole, predict(t, less, long, llama.SetTokens(120), llama.SetBatch(8)))
 }
 
+// threads is how many of n a call takes.
+func threads(t *testing.T, model *llama.LLama, n int) int {
+	t.Helper()
+	debugLog(t)
+	lines := captureLog(t)
+	predict(t, model, prompt, llama.SetThreads(n), llama.SetTokens(1))
+	m := regexp.MustCompile(`set_n_threads: n_threads = (\d+)`).FindStringSubmatch(lines.String())
+	require.NotNil(t, m)
+	n, err := strconv.Atoi(m[1])
+	require.NoError(t, err)
+	return n
+}
+
 // Threads beyond the CPUs would take turns at waiting. llama.cpp logs how many it is to use.
 func TestThreadsOnePerCPU(t *testing.T) {
 	model := open(t)
-	debugLog(t)
-	used := func(n int) int {
-		lines := captureLog(t)
-		predict(t, model, prompt, llama.SetThreads(n), llama.SetTokens(1))
-		m := regexp.MustCompile(`set_n_threads: n_threads = (\d+)`).FindStringSubmatch(lines.String())
-		require.NotNil(t, m)
-		n, err := strconv.Atoi(m[1])
-		require.NoError(t, err)
-		return n
-	}
+	used := func(n int) int { return threads(t, model, n) }
 	assert.Equal(t, 1, used(1))
 	most := used(runtime.NumCPU() + 2)
 	t.Logf("%d threads of %d CPUs", most, runtime.NumCPU())

@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/lesskv/lesskv/integration/testdata"
+	"github.com/lesskv/lesskv/integration/tinymodels"
 	"github.com/lesskv/lesskv/integration/worker"
 	lesskv "github.com/lesskv/lesskv/plugin"
 	"github.com/lesskv/lesskv/weights"
@@ -527,7 +528,8 @@ func TestSampling(t *testing.T) {
 	assert.Equal(t, greedy, predict(t, model, prompt), "errors leave nothing behind")
 }
 
-// What is not finite and was to be folded is an error of a kind of its own; the model is usable after it.
+// What is not finite and was to be folded is an error of a kind of its own, with slots of f16, which end at 65,504, and with the default
+// type; the model is usable after it.
 func TestNotFinite(t *testing.T) {
 	data, err := testdata.Read(testdata.Model)
 	require.NoError(t, err)
@@ -540,20 +542,40 @@ func TestNotFinite(t *testing.T) {
 	for i := 1; i < len(raw); i += 2 {
 		raw[i] = raw[i]&0x83 | 0x74 // 16384 and more: the keys are beyond f16
 	}
-	path := filepath.Join(t.TempDir(), "spoilt.gguf")
-	require.NoError(t, os.WriteFile(path, data, 0o644))
+	large := filepath.Join(t.TempDir(), "large.gguf")
+	require.NoError(t, os.WriteFile(large, data, 0o644))
 
-	model := load(t, path, llama.SetContext(0), llama.EnableF16Memory,
-		lesskv.Enable(lesskv.Config{Keys: lesskv.F16, Values: lesskv.F16, Budget: lesskv.Tokens(41), Adapter: file(t, testdata.H2O41)}))
-	for range 2 {
-		err = model.Eval(strings.Repeat(prompt, 20), llama.SetThreads(1))
-		assert.ErrorIs(t, err, lesskv.ErrNotFinite)
-		assert.ErrorIs(t, err, lesskv.ErrFailed)
-		assert.ErrorContains(t, err, "layer 3")
-		assert.ErrorContains(t, err, "emptied")
-		assert.Zero(t, stats(t, model).Checkpoints)
-		assert.NoError(t, model.Eval(prompt, llama.SetThreads(1)), "nothing is folded")
-		assert.Equal(t, 1, stats(t, model).Checkpoints)
+	nan := filepath.Join(copied(t, map[string]string{"nan.gguf": testdata.Model}), "nan.gguf") // heads of 64, whose quantised keys are rotated
+	require.NoError(t, tinymodels.Spoil(nan, keys.Name, 0))
+	narrow := writeTiny(t, "falcon", gguf.F32, 1) // of 32, which are not
+	require.NoError(t, tinymodels.Spoil(narrow, "blk.3.attn_qkv.weight", 4*32))
+	base, err := weights.ReadModel(narrow)
+	require.NoError(t, err)
+	adapter := filepath.Join(t.TempDir(), "adapter.gguf")
+	require.NoError(t, weights.Random(base, 4, 8, weights.Trained{Policy: "h2o", Heavy: 20, Recent: 21, Ubatch: 32, Context: 256}, 1).Write(adapter))
+
+	for name, test := range map[string]struct {
+		model, adapter string
+		typ            lesskv.SlotType
+	}{
+		"f16":                    {large, file(t, testdata.H2O41), lesskv.F16},
+		"the default":            {nan, file(t, testdata.H2O41), ""},
+		"the default, unrotated": {narrow, adapter, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			model := load(t, test.model, llama.SetContext(0), llama.EnableF16Memory,
+				lesskv.Enable(lesskv.Config{Keys: test.typ, Values: test.typ, Budget: lesskv.Tokens(41), Adapter: test.adapter}))
+			for range 2 {
+				err = model.Eval(strings.Repeat("a line of a text;", 20), llama.SetThreads(1))
+				assert.ErrorIs(t, err, lesskv.ErrNotFinite)
+				assert.ErrorIs(t, err, lesskv.ErrFailed)
+				assert.ErrorContains(t, err, "layer 3")
+				assert.ErrorContains(t, err, "emptied")
+				assert.Zero(t, stats(t, model).Checkpoints)
+				assert.NoError(t, model.Eval("a line of a text;", llama.SetThreads(1)), "nothing is folded")
+				assert.Equal(t, 1, stats(t, model).Checkpoints)
+			}
+		})
 	}
 }
 

@@ -267,9 +267,6 @@ func TestNotFinite(t *testing.T) {
 		odds = odds[:2]
 	}
 	for i, c := range cases() {
-		if c.layer.KeyType != F16 && c.layer.KeyType != F32 || c.layer.ValueType != F16 && c.layer.ValueType != F32 {
-			continue
-		}
 		for _, o := range odds {
 			t.Run(fmt.Sprint(c.name, " key ", o.key, " ", o.x), func(t *testing.T) {
 				rng := rand.New(rand.NewPCG(16, uint64(i)))
@@ -280,11 +277,16 @@ func TestNotFinite(t *testing.T) {
 				for pos, n := 0, 0; n < len(c.tokens) && !folded; pos, n = pos+c.tokens[n], n+1 {
 					u := c.ubatch(rng, c.tokens[n], pos)
 					if at := odd - pos; at >= 0 && at < u.Tokens {
+						to, typ := u.V[at*u.VToken:], c.layer.ValueType
 						if o.key {
-							copy(u.K[at*u.KToken:], c.layer.KeyType.FromF32([]float32{o.x}))
-						} else {
-							copy(u.V[at*u.VToken:], c.layer.ValueType.FromF32([]float32{o.x}))
+							to, typ = u.K[at*u.KToken:], c.layer.KeyType
 						}
+						x := []float32{o.x}
+						if typ == Q80 || typ == Q40 { // a whole block
+							x = normal(rng, 32, 1)
+							x[rng.IntN(32)] = o.x
+						}
+						copy(to, typ.FromF32(x))
 					}
 					require.NoError(t, ref.CopyFrom(fast))
 					slots, _ := ref.Slots(0)
@@ -384,6 +386,8 @@ func TestLongSums(t *testing.T) {
 	psi, err := c.layer.Kernels.Psi(0, F32.ToF32(pool.K, period*c.layer.KeySize))
 	require.NoError(t, err)
 
+	// about twice what algorithm.md has as measured, and what it claims of a million
+	bounds := map[int]float64{1000: 6e-7, 10_000: 3e-5, 100_000: 1.5e-4, 1_000_000: 1e-3, 10_000_000: 8e-2}
 	n := *folds
 	if testing.Short() {
 		n = min(n, 100_000)
@@ -416,7 +420,7 @@ func TestLongSums(t *testing.T) {
 			exact := sums[r*(c.layer.ValueSize+1)+c.layer.ValueSize]
 			require.InEpsilon(t, want[r], exact, 1e-6, "z of the reference")
 			require.Equal(t, float32(exact), judge.z[r])
-			require.InEpsilon(t, exact, float64(got.z[r]), 1e-8*float64(pos+T)+1e-6, "z after %d folds", pos+T)
+			require.InEpsilon(t, exact, float64(got.z[r]), bounds[pos+T], "z after %d folds", pos+T)
 			t.Logf("%d folds: z[%d] is off by %.1e", pos+T, r, float64(got.z[r])/exact-1)
 		}
 	}

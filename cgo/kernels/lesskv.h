@@ -46,6 +46,10 @@ size_t lesskv_row_size(enum lesskv_type type, int64_t n);
 void lesskv_from_f32(enum lesskv_type type, void * dst, const float * src, int64_t n);
 void lesskv_to_f32  (enum lesskv_type type, float * dst, const void * src, int64_t n);
 
+// Of n floats that ggml rounded to a quantised type: the scale of each block that has one that is not finite becomes NaN, and with it all
+// 32, for ggml may lose a NaN. lesskv_from_f32 has done so. Nothing of f32 and f16, in which nothing is lost.
+void lesskv_mark_not_finite(enum lesskv_type type, void * dst, const float * src, int64_t n);
+
 // The instruction sets that the inner loops use here: "x86-64", "x86-64-v3", "x86-64-v4", "arm64", or "plain". What was compiled in, the
 // best that this processor has.
 const char * lesskv_level_name(void);

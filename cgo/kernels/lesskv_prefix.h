@@ -14,6 +14,7 @@
 #define lesskv_row_size        LESSKV_NAME(lesskv_row_size)
 #define lesskv_from_f32        LESSKV_NAME(lesskv_from_f32)
 #define lesskv_to_f32          LESSKV_NAME(lesskv_to_f32)
+#define lesskv_mark_not_finite LESSKV_NAME(lesskv_mark_not_finite)
 #define lesskv_status_str      LESSKV_NAME(lesskv_status_str)
 #define lesskv_policy_find     LESSKV_NAME(lesskv_policy_find)
 #define lesskv_policy_name     LESSKV_NAME(lesskv_policy_name)

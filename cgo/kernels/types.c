@@ -4,6 +4,7 @@
 #include "types.h"
 
 #include <math.h>
+#include <stdbool.h>
 #include <string.h>
 
 size_t lesskv_row_size(enum lesskv_type type, int64_t n) {
@@ -73,6 +74,28 @@ static void q8_0_from_f32(struct block_q8_0 * b, const float * x) {
     }
 }
 
+static bool all_finite(const float * x) {
+    uint32_t bits[32], odd = 0;
+    memcpy(bits, x, sizeof bits);
+    for (int i = 0; i < 32; i++) {
+        odd |= (bits[i] & 0x7f800000) == 0x7f800000;
+    }
+    return !odd;
+}
+
+void lesskv_mark_not_finite(enum lesskv_type type, void * dst, const float * src, int64_t n) {
+    if (type != LESSKV_TYPE_Q4_0 && type != LESSKV_TYPE_Q8_0) {
+        return;
+    }
+    const uint16_t nan = 0x7e00;
+    const size_t block = lesskv_row_size(type, 32);
+    for (int64_t i = 0; i < n / 32; i++) {
+        if (!all_finite(src + i * 32)) {
+            memcpy((char *) dst + (size_t) i * block, &nan, sizeof nan); // the scale is first in both
+        }
+    }
+}
+
 void lesskv_from_f32(enum lesskv_type type, void * dst, const float * src, int64_t n) {
     switch (type) {
         case LESSKV_TYPE_F32:
@@ -99,6 +122,7 @@ void lesskv_from_f32(enum lesskv_type type, void * dst, const float * src, int64
             }
             break;
     }
+    lesskv_mark_not_finite(type, dst, src, n);
 }
 
 void lesskv_to_f32(enum lesskv_type type, float * dst, const void * src, int64_t n) {

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -73,9 +74,6 @@ func TestQ80(t *testing.T) {
 	}
 	again := Q80.ToF32(Q80.FromF32(make([]float32, 32)), 32)
 	require.Equal(t, make([]float32, 32), again)
-
-	odd := []float32{float32(math.NaN()), float32(math.Inf(1)), float32(math.Inf(-1)), 1e38}
-	Q80.FromF32(append(odd, make([]float32, 28)...)) // no number comes out, but nothing breaks either
 }
 
 // TestQ40 holds the C side to the format, read in plain Go.
@@ -119,8 +117,35 @@ func TestQ40(t *testing.T) {
 	for _, v := range Q40.ToF32(Q40.FromF32(make([]float32, 32)), 32) {
 		require.Zero(t, v)
 	}
-	odd := []float32{float32(math.NaN()), float32(math.Inf(1)), float32(math.Inf(-1)), 1e38}
-	Q40.FromF32(append(odd, make([]float32, 28)...)) // no number comes out, but nothing breaks either
+}
+
+// TestNotFiniteBlocks: a block with a number that is not finite, or too large for the scale, has none that is finite, wherever it is; the
+// blocks beside it are as without.
+func TestNotFiniteBlocks(t *testing.T) {
+	rng := rand.New(rand.NewPCG(2, 4))
+	plain := normal(rng, 96, 1)
+	for _, typ := range []Type{Q80, Q40} {
+		want := typ.ToF32(typ.FromF32(plain), 96)
+		check := func(x []float32) {
+			t.Helper()
+			got := typ.ToF32(typ.FromF32(x), 96)
+			for i, y := range got {
+				if i/32 != 1 {
+					require.Equal(t, want[i], y)
+				} else {
+					require.False(t, finite(float64(y)), "%v, element %d is %v", typ, i-32, y)
+				}
+			}
+		}
+		for _, odd := range []float32{float32(math.NaN()), -float32(math.NaN()), float32(math.Inf(1)), float32(math.Inf(-1)), 1e38, -1e38} {
+			for at := range 32 {
+				x := slices.Clone(plain)
+				x[32+at] = odd
+				check(x)
+			}
+			check(slices.Concat(plain[:32], slices.Repeat([]float32{odd}, 32), plain[64:]))
+		}
+	}
 }
 
 func TestRowSize(t *testing.T) {

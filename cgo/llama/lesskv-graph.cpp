@@ -1,5 +1,5 @@
 // The hooks inside the graph. With LESS on the device its operations are lesskv-device-graph.cpp's. Without, there are
-// one control input, and two custom nodes a layer, attend and commit, with the barrier that ggml puts between any two nodes. A layer that
+// one control input, and two custom nodes a layer, attend and commit (and one for each of k and v, where slots are quantised), with the barrier that ggml puts between any two nodes. A layer that
 // shares another's cache attends before that one commits; each of the two then has a node more, which gathers what pairs were worth to it.
 // Where a graph has a token of each of several sequences, a node does each one's micro-batch, in its own cache.
 
@@ -14,6 +14,7 @@
 #include "llama-model.h"
 
 #include "ggml-backend.h"
+#include "ggml-cpu.h"
 
 #include <map>
 #include <stdexcept>
@@ -204,18 +205,39 @@ void commit(ggml_tensor * dst, int ith, int nth, void * userdata) {
     });
 }
 
-// k or v as the slots will hold it.
-ggml_tensor * rounded(ggml_context * ctx, ggml_tensor * x, lesskv_type type) {
-    return x->type == (ggml_type) type ? x : ggml_cast(ctx, x, (ggml_type) type);
+// Rows of k or v in a quantised type, as ggml rounds them, but for what is not finite.
+void quantise(ggml_tensor * dst, int ith, int nth, void * userdata) {
+    GGML_UNUSED(userdata);
+    const ggml_tensor * src = dst->src[0];
+    const auto from_float = ggml_get_type_traits_cpu(dst->type)->from_float;
+    for (int64_t i = ith; i < dst->ne[1]*dst->ne[2]; i += nth) {
+        const int64_t head = i % dst->ne[1], token = i / dst->ne[1];
+        const auto * from = (const float *) ((const char *) src->data + head*src->nb[1] + token*src->nb[2]);
+        char *       to   = (char *) dst->data + head*dst->nb[1] + token*dst->nb[2];
+        from_float(from, to, dst->ne[0]);
+        lesskv_mark_not_finite((lesskv_type) dst->type, to, from, dst->ne[0]);
+    }
 }
 
 // A node of ours: it works in main memory, which not every device says of it (an RPC server's says that it can compute everything).
-ggml_tensor * new_node(const llm_graph_context & g, int64_t ne0, int64_t ne1, int64_t ne2, ggml_tensor ** src, int n_src, ggml_custom_op_t what, lesskv_memory_layer & l, const char * name) {
-    ggml_tensor * t = ggml_custom_4d(g.ctx0, GGML_TYPE_F32, ne0, ne1, ne2, 1, src, n_src, what, GGML_N_TASKS_MAX, &l);
+ggml_tensor * new_node(const llm_graph_context & g, ggml_type type, int64_t ne0, int64_t ne1, int64_t ne2, ggml_tensor ** src, int n_src, ggml_custom_op_t what, lesskv_memory_layer & l, const char * name) {
+    ggml_tensor * t = ggml_custom_4d(g.ctx0, type, ne0, ne1, ne2, 1, src, n_src, what, GGML_N_TASKS_MAX, &l);
     ggml_backend_sched_set_tensor_backend(g.sched, t, g.backend_cpu);
     g.cb(t, name, l.il);
     ggml_build_forward_expand(g.gf, t); // nodes run as they are added
     return t;
+}
+
+// k or v as the slots will hold it.
+ggml_tensor * rounded(const llm_graph_context & g, ggml_tensor * x, ggml_type type, lesskv_memory_layer & l) {
+    if (x->type == type) {
+        return x;
+    }
+    if (!ggml_is_quantized(type)) {
+        return ggml_cast(g.ctx0, x, type);
+    }
+    x = x->type == GGML_TYPE_F32 ? x : ggml_cast(g.ctx0, x, GGML_TYPE_F32);
+    return new_node(g, type, x->ne[0], x->ne[1], x->ne[2], &x, 1, quantise, l, "lesskv_rounded");
 }
 
 // The output's projection, as in build_attn.
@@ -293,16 +315,16 @@ ggml_tensor * build(
         if (l.rot_v) {
             v = llama_mul_mat_hadamard(g.ctx0, v, in.hadamard.at(l.rot_v));
         }
-        k = rounded(g.ctx0, k, p.type_k);
-        v = rounded(g.ctx0, v, p.type_v);
+        k = rounded(g, k, (ggml_type) p.type_k, l);
+        v = rounded(g, v, (ggml_type) p.type_v, l);
     }
 
     ggml_tensor * src[] = { q, k, v, in.control, sinks };
-    ggml_tensor * out = new_node(g, p.dv, p.n_head, g.n_tokens, src, sinks ? 5 : 4, attend, l, "lesskv_attn");
+    ggml_tensor * out = new_node(g, GGML_TYPE_F32, p.dv, p.n_head, g.n_tokens, src, sinks ? 5 : 4, attend, l, "lesskv_attn");
 
     const auto then = [&](ggml_custom_op_t what, lesskv_memory_layer & of, const char * name) {
         src[SRC_Q] = out; // behind the attention
-        new_node(g, 1, 1, 1, src, 4, what, of, name);
+        new_node(g, GGML_TYPE_F32, 1, 1, 1, src, 4, what, of, name);
     };
     auto & owner = mem->owner(l);
     if (owner.last_sharer >= 0) {

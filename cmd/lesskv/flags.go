@@ -159,8 +159,11 @@ func parseBytesBudget(s string) (budget, error) {
 func (b *budget) String() string { return b.text }
 func (b *budget) Type() string   { return "budget" }
 
-func (b *budget) Set(s string) (err error) {
-	*b, err = parseBudget(strings.TrimSpace(s))
+func (b *budget) Set(s string) error {
+	x, err := parseBudget(strings.TrimSpace(s))
+	if err == nil {
+		*b = x
+	}
 	return err
 }
 

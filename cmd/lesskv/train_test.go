@@ -19,6 +19,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/lesskv/lesskv/integration/testdata"
+	"github.com/lesskv/lesskv/integration/tinymodels"
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/weights"
 )
@@ -129,6 +130,24 @@ func TestTrain(t *testing.T) {
 	for _, row := range rows {
 		assert.Contains(t, said, row[1]+": "+row[2])
 	}
+}
+
+// TestTrainSparseLayer: of a layer that nothing can be fitted to, here one whose keys are no numbers, the user is told, and the others are
+// trained.
+func TestTrainSparseLayer(t *testing.T) {
+	dir, _ := trainFiles(t)
+	model, out := filepath.Join(dir, "model.gguf"), filepath.Join(dir, "out.gguf")
+	require.NoError(t, tinymodels.Spoil(model, "blk.5.attn_k.weight", 0))
+	args := []string{"train", "-m", model, "-d", filepath.Join(dir, "texts", "a.txt"), "-o", out, "--plot", "none"}
+	status, stdout, stderr := command("", append(args, quickly...)...)
+	require.Equal(t, exitOK, status, stderr)
+	said := stdout + stderr
+	assert.Regexp(t, `(?m)^layer 0: validation \d`, said)
+	assert.Regexp(t, `(?m)^layer 5: warning: it gets no kernels and runs sparse only: .*beyond single precision`, said)
+	a, err := weights.Read(out)
+	require.NoError(t, err)
+	assert.False(t, a.Kernels[0].Empty())
+	assert.True(t, a.Kernels[5].Empty())
 }
 
 // TestTrainFullDisk: on a disk that is too small the command says so; with more room the same command goes on.

@@ -2,6 +2,7 @@ package bench
 
 import (
 	"bytes"
+	"image/png"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,6 +16,7 @@ import (
 	"github.com/lesskv/lesskv/integration/tinymodels"
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/patches/limits"
+	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/gguf"
 )
 
@@ -230,6 +232,37 @@ func TestHalvesOfShapes(t *testing.T) {
 		left = append(left, e.Name())
 	}
 	assert.ElementsMatch(t, append(others, "lock", filepath.Base(path)), left)
+}
+
+// A picture has lines from one context to another. Where there is one alone, 0 or not, it is there with its axes, and nothing fails.
+func TestPlotOfOneContext(t *testing.T) {
+	for _, c := range []int{0, 512} {
+		path := filepath.Join(t.TempDir(), "plot.png")
+		r := &Result{Model: "m", Ubatch: 64, Memory: []Memory{{Method: "less", Context: c, Cache: 1 << 20}}}
+		for _, phase := range []Phase{Prompt, Decode} {
+			r.Samples = append(r.Samples, Sample{Method: "less", Context: c, Phase: phase, Tokens: 64, Seconds: 1})
+		}
+		require.NoError(t, Plot(path, r), c)
+		f, err := os.Open(path)
+		require.NoError(t, err)
+		defer f.Close()
+		picture, err := png.Decode(f)
+		require.NoError(t, err, c)
+		assert.Greater(t, picture.Bounds().Dx(), 3*300, "three panels")
+	}
+}
+
+// What was kept in another format has another name, so that it is made again.
+func TestShapesOfAnotherFormat(t *testing.T) {
+	names := func() []string {
+		return []string{Shapes()[0].file("Q4_0"), adapterFile(&weights.Model{}, "x", &Options{})}
+	}
+	before := names()
+	shapeFormat++
+	t.Cleanup(func() { shapeFormat-- })
+	for i, name := range names() {
+		assert.NotEqual(t, before[i], name)
+	}
 }
 
 // TestWhole sums up a prompt whose micro-batches take a second more each.

@@ -88,7 +88,7 @@ func (s Shape) matrices() []matrix {
 }
 
 // shapeFormat goes into the name of a shape's file. It changes with what is written for one shape.
-const shapeFormat = 1
+var shapeFormat = 1
 
 // short returns some hex digits that differ with the parts.
 func short(parts ...any) string {
@@ -96,11 +96,16 @@ func short(parts ...any) string {
 	return hex.EncodeToString(sum[:6])
 }
 
+// file is what the shape's model in a type is called.
+func (s Shape) file(kind string) string {
+	return fmt.Sprintf("%s-%s-%s.gguf", s.Name, kind, short(shapeFormat, s))
+}
+
 // Build writes the shape as a model in a type of llama.cpp's, such as Q4_0, into a folder and returns its path. What is there
 // already, whole, is not written again. The worker at path quantises it.
 func (s Shape) Build(ctx context.Context, dir, kind, workerPath string, threads int) (path string, err error) {
 	kind = strings.ToUpper(kind)
-	path = filepath.Join(dir, fmt.Sprintf("%s-%s-%s.gguf", s.Name, kind, short(shapeFormat, s)))
+	path = filepath.Join(dir, s.file(kind))
 	made := func() bool {
 		f, err := gguf.Open(path)
 		if err == nil {
@@ -229,10 +234,14 @@ func (s Shape) tensors() []gguf.Tensor {
 	return list
 }
 
-// buildAdapter writes a random adapter for a model into a folder and returns their path. Two models may have files of one name:
-// the adapter says whose it is.
+// adapterFile names the file of random phi and psi for a model. Two models may have files of one name: this one says whose it is.
+func adapterFile(m *weights.Model, name string, o *Options) string {
+	return fmt.Sprintf("%s-r%d-h%d-%s-%v-%s.lesskv.gguf", name, o.Rank, o.Hidden, o.Policy, o.KernelType, short(shapeFormat, m.Fingerprint, o.Ubatch))
+}
+
+// buildAdapter writes a random adapter for a model into a folder and returns its path.
 func buildAdapter(m *weights.Model, dir, name string, o *Options) (string, error) {
-	path := filepath.Join(dir, fmt.Sprintf("%s-r%d-h%d-%s-%v-%s.lesskv.gguf", name, o.Rank, o.Hidden, o.Policy, o.KernelType, short(shapeFormat, m.Fingerprint, o.Ubatch)))
+	path := filepath.Join(dir, adapterFile(m, name, o))
 	if _, err := weights.Read(path); err == nil {
 		return path, nil
 	}

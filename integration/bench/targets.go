@@ -306,7 +306,10 @@ func CheckTargets(dir, into string) error {
 	if _, _, err := marked(into); err != nil {
 		return err
 	}
-	return unix.Access(into, unix.W_OK)
+	if err := unix.Access(into, unix.W_OK); err != nil {
+		return &fs.PathError{Op: "write", Path: into, Err: err}
+	}
+	return nil
 }
 
 // marked returns what is around the marks of a file.

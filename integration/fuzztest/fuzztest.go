@@ -1,4 +1,4 @@
-// Package fuzztest is what fuzz targets of several packages assert.
+// Package fuzztest is what fuzz targets of several packages assert, and other tests of memory.
 package fuzztest
 
 import (
@@ -14,6 +14,20 @@ func Bounded(t testing.TB, limit int, f func()) {
 	f()
 	if n := allocated() - before; n > uint64(limit) {
 		t.Fatalf("%d bytes were allocated, want %d at most", n, limit)
+	}
+}
+
+// Resident is Bounded for what C allocates: the process's resident memory may grow by limit bytes at its peak. Where the system does not tell,
+// nothing is asked.
+func Resident(t testing.TB, limit int64, f func()) {
+	t.Helper()
+	ran := false
+	grown, err := Peak(func() { ran = true; f() })
+	if !ran {
+		f()
+	}
+	if err == nil && grown > limit {
+		t.Fatalf("resident memory grew by %d bytes, want %d at most", grown, limit)
 	}
 }
 

@@ -13,7 +13,7 @@ import (
 )
 
 // workFormat goes into the name of every piece. It changes with how the pieces are computed.
-const workFormat = 3
+var workFormat = 3
 
 // beside is how many caches read a window beside the full one: its logits, which are large, are never kept.
 const beside = 4

@@ -103,6 +103,15 @@ func TestSpread(t *testing.T) {
 	assert.Equal(t, [][]int{{0}, {1, 2}, {3}, {4}, {5}}, partsOf([]Head{{Layer: 0, Measured: true}, {Layer: 1}, {Layer: 1}, {Layer: 2}, {Layer: 3, Measured: true}, {Layer: 3, Measured: true}}))
 }
 
+// A piece that was kept in another format has another name, so that it is measured again.
+func TestPiecesOfAnotherFormat(t *testing.T) {
+	m := &meter{o: &Options{}}
+	name := m.key(nil, nil)
+	workFormat++
+	t.Cleanup(func() { workFormat-- })
+	assert.NotEqual(t, name, m.key(nil, nil))
+}
+
 func TestOptions(t *testing.T) {
 	for name, o := range map[string]Options{
 		"no text":         {Budget: worker.Budget{Tokens: 4}},

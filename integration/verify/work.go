@@ -14,7 +14,7 @@ var (
 )
 
 // workFormat goes into the name of every piece. It changes with what the pieces hold, or how they are computed.
-const workFormat = 3
+var workFormat = 3
 
 // key names a piece by its kind and everything that it depends on beside the model and the workers.
 func (v *verifier) key(kind string, parts ...any) string {

@@ -29,11 +29,13 @@ func TestFind(t *testing.T) {
 	_, err := layout.Find(below)
 	require.ErrorIs(t, err, layout.ErrNotAssembled)
 	require.ErrorContains(t, err, "is in no Go module")
+	require.ErrorContains(t, err, layout.Variable, "another way out than to assemble one")
 
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "go.mod"), []byte("module m\n"), 0o644))
 	_, err = layout.Find(below)
 	require.ErrorIs(t, err, layout.ErrNotAssembled)
 	require.ErrorContains(t, err, "go run ./patches")
+	require.ErrorContains(t, err, layout.Variable)
 
 	beside := assembled(t, filepath.Join(dir, "build"))
 	found, err := layout.Find(below)

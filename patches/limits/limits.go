@@ -15,10 +15,7 @@ import (
 
 // CPUs returns how many threads can run at once: as many as there are CPUs that the process may run on, or fewer where GOMAXPROCS or
 // a control group's quota says so.
-func CPUs() int {
-	n := min(runtime.NumCPU(), runtime.GOMAXPROCS(0))
-	return max(1, min(n, int(system("/").quota())))
-}
+func CPUs() int { return system("/").cpus() }
 
 // Memory returns the bytes that new allocations can take, in this process and its children, without swapping. ok is false where
 // the system does not say.
@@ -72,6 +69,11 @@ func (s system) groups(controller string) (dirs []string, v2 bool) {
 		}
 	}
 	return dirs, v2
+}
+
+// cpus is CPUs where the system is this one.
+func (s system) cpus() int {
+	return max(1, min(runtime.NumCPU(), runtime.GOMAXPROCS(0), int(s.quota())))
 }
 
 // quota is the least share of time that the control groups give, in CPUs.

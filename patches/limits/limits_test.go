@@ -87,6 +87,7 @@ func TestControlGroups(t *testing.T) {
 				require.NoError(t, os.WriteFile(path, []byte(text), 0o644))
 			}
 			require.Equal(t, test.cpus, system(root).quota())
+			require.Equal(t, max(1, min(runtime.NumCPU(), runtime.GOMAXPROCS(0), int(test.cpus))), system(root).cpus())
 			require.Equal(t, test.room, system(root).room())
 			if binding != "" {
 				out, err := exec.Command(binding, root).CombinedOutput()

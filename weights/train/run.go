@@ -31,7 +31,7 @@ type Report struct {
 }
 
 // recordingFormat changes with what recordings, and the other files of a work folder, hold.
-const recordingFormat = 2
+var recordingFormat = 2
 
 // recording is what recordings depend on.
 type recording struct {

@@ -556,6 +556,17 @@ func TestRecordings(t *testing.T) {
 	assert.ErrorIs(t, err, ErrDisk, "what is to stay has to have room")
 }
 
+// Recordings in another format are made again, in a shared folder and in the work folder of the adapter.
+func TestRecordingsOfAnotherFormat(t *testing.T) {
+	o := Options{Model: &weights.Model{}}
+	before := o.plan(Windows{})
+	recordingFormat++
+	t.Cleanup(func() { recordingFormat-- })
+	after := o.plan(Windows{})
+	require.NotEqual(t, before.recording.folder(), after.recording.folder())
+	require.NotEqual(t, before, after)
+}
+
 // TestDamagedRecording: a bit that has turned on the disk since is no kernel that is a little worse, and what the error says helps.
 func TestDamagedRecording(t *testing.T) {
 	shared := t.TempDir()

@@ -41,7 +41,7 @@ type Options struct {
 	March   string // replaces the preset's flags
 	Llama   string // a folder with llama.cpp; "": the pinned release, from wherever it can be had
 	Jobs    int    // compilers at a time; 0: one for each CPU
-	Strict  bool   // warnings of our own sources are errors, where they are compiled
+	Strict  bool   // warnings of our own sources are errors
 
 	Sanitize string // what is compiled with sanitizers, for tests: part or all; "": nothing
 

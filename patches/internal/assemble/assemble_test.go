@@ -294,6 +294,32 @@ func TestSecondRunDoesNothing(t *testing.T) {
 	require.Empty(t, b.did())
 }
 
+// -strict finds a warning of our own sources in a runtime that is there, and compiles nothing again where there is none; llama.cpp's are
+// its own.
+func TestStrict(t *testing.T) {
+	b := newBench(t)
+	binding := b.code["llama/binding.cpp"]
+	b.code["llama/binding.cpp"] = &fstest.MapFile{Data: []byte("#include \"binding.h\"\n#warning unused\n")}
+	b.run()
+	b.o.Strict = true
+	b.did()
+	b.fail("#warning unused")
+	require.Empty(t, b.did())
+	b.o.Strict = false
+	require.Contains(t, b.run(), "is up to date", "a user's build is none the worse")
+
+	b.code["llama/binding.cpp"] = binding
+	b.run()
+	b.did()
+	b.o.Strict = true
+	b.run()
+	require.Equal(t, []string{"archive libbinding.a", "link lesskv-worker", "link lesskv-worker-unmodified"}, b.did())
+	for _, strict := range []bool{true, false} {
+		b.o.Strict = strict
+		require.Contains(t, b.run(), "is up to date")
+	}
+}
+
 func TestOneKernel(t *testing.T) {
 	b := newBench(t)
 	b.run()

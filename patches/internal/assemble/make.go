@@ -149,7 +149,7 @@ func (o *Options) released() (source.Options, error) {
 
 // finish links the worker of a tree, makes the Go package of the patched one, and stamps the tree.
 func (a *assembly) finish(ctx context.Context, b *build.Builder, k kind, files, goLlama tree.Tree, units []build.Unit, objects []string) error {
-	s := stamp{Inputs: a.inputs(k), Files: map[string]string{}}
+	s := stamp{Inputs: a.inputs(k), Files: map[string]string{}, Strict: a.Strict}
 	record := func(path string, hash string) error {
 		rel, err := filepath.Rel(string(a.out), path)
 		s.Files[filepath.ToSlash(rel)] = hash

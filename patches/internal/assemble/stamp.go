@@ -36,7 +36,8 @@ func (a *assembly) kinds() []kind {
 // A stamp says what a tree was made from and what it was when it was finished.
 type stamp struct {
 	Inputs string            `json:"inputs"`
-	Files  map[string]string `json:"files"` // SHA-256 by path in the build folder
+	Files  map[string]string `json:"files"`            // SHA-256 by path in the build folder
+	Strict bool              `json:"strict,omitempty"` // our own sources gave no warning
 }
 
 func (a *assembly) stampPath(k kind) string {
@@ -107,7 +108,7 @@ func (a *assembly) stale() ([]kind, error) {
 			return nil, err
 		}
 		var s stamp
-		if err != nil || json.Unmarshal(data, &s) != nil || s.Inputs != a.inputs(k) {
+		if err != nil || json.Unmarshal(data, &s) != nil || s.Inputs != a.inputs(k) || a.Strict && !s.Strict {
 			list = append(list, k)
 			continue
 		}

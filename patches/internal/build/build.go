@@ -31,7 +31,7 @@ type Unit struct {
 	Lang     toolchain.Language
 	Flags    []string // relative paths in them are relative to the tree
 	Identity string   // of the compiler with these flags, see toolchain.Toolchain.Identity
-	Strict   bool     // warnings are errors; the object is the same
+	Strict   bool     // warnings are errors, also those of an object that is there already
 	Weight   int      // bytes of source: the heaviest start first
 }
 
@@ -89,7 +89,7 @@ func (b *Builder) Compile(ctx context.Context, jobs []Job) ([][]string, error) {
 		hashes[i] = job.Files.Hashes()
 		for j, u := range job.Units {
 			m := member{i, j, sourceKey(u, b.Tools.Compiler(u.Lang), hashes[i])}
-			object, ok := b.Store.Lookup(u.Source, m.key, hashes[i])
+			object, ok := b.Store.Lookup(u.Source, m.key, hashes[i], u.Strict)
 			if !ok {
 				missing[m.key] = append(missing[m.key], m)
 				total++
@@ -133,7 +133,7 @@ func (b *Builder) Compile(ctx context.Context, jobs []Job) ([][]string, error) {
 				}
 				job := jobs[m.job]
 				u := job.Units[m.unit]
-				object, ok := b.Store.Lookup(u.Source, m.key, hashes[m.job])
+				object, ok := b.Store.Lookup(u.Source, m.key, hashes[m.job], u.Strict)
 				if !ok {
 					var err error
 					if object, err = b.compile(ctx, job.Dir, u, m.key, hashes[m.job]); err != nil {
@@ -159,14 +159,15 @@ func (b *Builder) compile(ctx context.Context, dir string, u Unit, key string, h
 	if u.Strict {
 		command = append(command, "-Werror")
 	}
-	if err := b.run(ctx, dir, u.Source, command); err != nil {
+	said, err := b.run(ctx, dir, u.Source, command)
+	if err != nil {
 		return "", err
 	}
 	data, err := os.ReadFile(depfile)
 	if err != nil {
 		return "", err
 	}
-	return b.Store.put(u.Source, key, headers(data, u.Source, hashes), hashes, object)
+	return b.Store.put(u.Source, key, headers(data, u.Source, hashes), hashes, object, u.Strict || said == "")
 }
 
 // Archive makes a fresh archive of the objects, whose base names must differ. It is at path whole or not at all.
@@ -184,18 +185,21 @@ func (b *Builder) Archive(ctx context.Context, path string, objects []string) er
 		mode = "rcs"
 	}
 	return outfile.Make(path, func(part string) error {
-		return b.run(ctx, "", path, slices.Concat(b.Tools.AR, []string{mode, part}, objects))
+		_, err := b.run(ctx, "", path, slices.Concat(b.Tools.AR, []string{mode, part}, objects))
+		return err
 	})
 }
 
 // Link links the objects into a program. It is at path whole or not at all.
 func (b *Builder) Link(ctx context.Context, path string, objects, libs []string) error {
 	return outfile.Make(path, func(part string) error {
-		return b.run(ctx, "", path, slices.Concat(b.Tools.CXX, []string{"-o", part}, objects, libs))
+		_, err := b.run(ctx, "", path, slices.Concat(b.Tools.CXX, []string{"-o", part}, objects, libs))
+		return err
 	})
 }
 
-func (b *Builder) run(ctx context.Context, dir, what string, command []string) error {
+// run runs a command and returns what it says.
+func (b *Builder) run(ctx context.Context, dir, what string, command []string) (string, error) {
 	if b.Trace != nil {
 		b.mu.Lock()
 		fmt.Fprintln(b.Trace, strings.Join(command, " "))
@@ -209,9 +213,9 @@ func (b *Builder) run(ctx context.Context, dir, what string, command []string) e
 	killWithChildren(cmd)
 	if err := cmd.Run(); err != nil {
 		if ctx.Err() != nil {
-			return ctx.Err()
+			return "", ctx.Err()
 		}
-		return &CommandError{What: what, Command: command, Output: out.String(), Err: err}
+		return "", &CommandError{What: what, Command: command, Output: out.String(), Err: err}
 	}
-	return nil
+	return out.String(), nil
 }

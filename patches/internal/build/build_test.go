@@ -189,6 +189,31 @@ func TestCompilerFails(t *testing.T) {
 	require.ErrorIs(t, err, syscall.ENOSPC)
 }
 
+// A warning is none of a plain run's business, and an error of a strict one, whoever compiled the source first. What gave none is not
+// compiled again.
+func TestStrict(t *testing.T) {
+	b := newBench(t)
+	job := b.job(with(sources, "src/b.c", "#warning of b\nint b;\n"))
+	b.compile(job)
+	b.did()
+	strict := func(job Job) error {
+		for i := range job.Units {
+			job.Units[i].Strict = true
+		}
+		_, err := b.b.Compile(t.Context(), []Job{job})
+		return err
+	}
+	for range 2 {
+		require.ErrorContains(t, strict(job), "#warning of b")
+		require.Empty(t, b.did(), "a.c gave none")
+	}
+	require.NoError(t, strict(b.job(sources)))
+	require.Equal(t, []string{"src/b.c"}, b.did())
+	require.NoError(t, strict(b.job(sources)))
+	b.compile(b.job(sources))
+	require.Empty(t, b.did())
+}
+
 func TestObjectNamesDiffer(t *testing.T) {
 	b := newBench(t)
 	objects := b.compile(b.job(map[string]string{

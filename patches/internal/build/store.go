@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -30,6 +29,7 @@ type Store struct{ Dir string }
 type record struct {
 	Headers [][]string        `json:"headers"` // the lists of headers that the source was seen to include
 	Sums    map[string]string `json:"sums"`    // SHA-256 of the objects, by object key
+	Quiet   map[string]bool   `json:"quiet"`   // by object key: the compiler had nothing to warn of
 }
 
 // keyLen is how many hex digits of a SHA-256 a name holds.
@@ -62,11 +62,15 @@ func (s *Store) temporary(source, key string) string {
 	return s.path(source, key, fmt.Sprintf(".tmp%d", os.Getpid()))
 }
 
-// Lookup finds the object of a source with the given key among files with the given hashes, and marks it as used.
-func (s *Store) Lookup(source, key string, hashes map[string]string) (string, bool) {
+// Lookup finds the object of a source with the given key among files with the given hashes, and marks it as used. quiet: only one that is
+// known to have been compiled without a warning.
+func (s *Store) Lookup(source, key string, hashes map[string]string, quiet bool) (string, bool) {
 	r := s.record(source, key)
 	for _, headers := range r.Headers {
 		k := objectKey(key, headers, hashes)
+		if quiet && !r.Quiet[k] {
+			continue
+		}
 		object := s.path(source, k, ".o")
 		if data, err := os.ReadFile(object); err != nil || tree.Hash(data) != r.Sums[k] {
 			continue // gone, or damaged: it is compiled anew
@@ -88,11 +92,14 @@ func (s *Store) record(source, key string) (r record) {
 	if r.Sums == nil {
 		r.Sums = map[string]string{}
 	}
+	if r.Quiet == nil {
+		r.Quiet = map[string]bool{}
+	}
 	return r
 }
 
 // put moves a fresh object into the store and returns its path there.
-func (s *Store) put(source, key string, headers []string, hashes map[string]string, object string) (string, error) {
+func (s *Store) put(source, key string, headers []string, hashes map[string]string, object string, quiet bool) (string, error) {
 	k := objectKey(key, headers, hashes)
 	to := s.path(source, k, ".o")
 	data, err := os.ReadFile(object)
@@ -106,11 +113,13 @@ func (s *Store) put(source, key string, headers []string, hashes map[string]stri
 	if !slices.ContainsFunc(r.Headers, func(l []string) bool { return slices.Equal(l, headers) }) {
 		r.Headers = append(r.Headers, headers)
 	}
-	maps.DeleteFunc(r.Sums, func(k, _ string) bool {
-		_, err := os.Stat(s.path(source, k, ".o"))
-		return err != nil // pruned
-	})
-	r.Sums[k] = tree.Hash(data)
+	r.Sums[k], r.Quiet[k] = tree.Hash(data), quiet
+	for k := range r.Sums {
+		if _, err := os.Stat(s.path(source, k, ".o")); err != nil { // pruned
+			delete(r.Sums, k)
+			delete(r.Quiet, k)
+		}
+	}
 	data, err = json.Marshal(r)
 	if err != nil {
 		return "", err

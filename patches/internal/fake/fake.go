@@ -20,7 +20,7 @@ import (
 // The compiler knows --version, -dM (FAKE_MACROS apart, an ISA flag defines __AVX2__), -E of lines that include with <> what the folder
 // FAKE_INCLUDE has, -c and linking. Its objects are the
 // source and the files that it includes with "", found in the tree's folders. A source that holds a line "#error TEXT" is
-// refused with that text; one that holds "#sleep" takes a minute.
+// refused with that text, one with "#warning TEXT" under -Werror; one that holds "#sleep" takes a minute.
 const compiler = `#!/bin/sh
 sources=
 while [ $# -gt 0 ]; do
@@ -33,6 +33,7 @@ while [ $# -gt 0 ]; do
 	-o) out=$2; shift;;
 	-c) src=$2; shift;;
 	-isystem|-framework) shift;;
+	-Werror) strict=1;;
 	-*) ;;
 	*) sources="$sources $1";;
 	esac
@@ -53,6 +54,7 @@ if [ -z "$src" ]; then
 fi
 if grep -q '^#sleep' "$src"; then sleep 60; fi
 if grep '^#error' "$src" >&2; then exit 1; fi
+if grep '^#warning' "$src" >&2 && [ -n "$strict" ]; then exit 1; fi
 headers=
 for h in $(sed -n 's/^#include "\(.*\)"$/\1/p' "$src"); do
 	for dir in . less include src; do
