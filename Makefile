@@ -51,7 +51,7 @@ soak-readme: runtime
 # what make test does in part: every cell of the contract's grid and every published row, by the plain Go reference; all of llama.cpp under the
 # sanitizers, with all of the plugin's tests; llama.cpp's tests of ggml
 soak-contract: runtime
-	LESSKV_SOAK=1 $(GO) test $(TESTFLAGS) -count=1 -timeout 2h -run '^(TestContract|TestReferenceFigures)$$' ./integration
+	LESSKV_SOAK=1 $(GO) test $(TESTFLAGS) -count=1 -timeout 2h -run '^(TestContract|TestReferenceFigures|TestPublished)$$' ./integration ./integration/verify
 
 soak-sanitize: runtime
 	LESSKV_SOAK=1 $(GO) test $(TESTFLAGS) -count=1 -timeout 2h -run '^TestSanitize' ./integration

@@ -106,7 +106,7 @@ var published = []struct {
 	{reference.Lambda, 102, 32, "", 17.410, figures{19.558, 0.1515, 0.8264}, false},
 	{reference.Lambda, 41, 32, "", 17.488, figures{22.645, 0.2950, 0.7574}, false},
 	{reference.Peak, 102, 32, "", 17.410, figures{19.473, 0.1347, 0.8345}, false},
-	{reference.Peak, 102, 32, "reference-peak-102", 17.410, figures{19.285, 0.1082, 0.8669}, true},
+	{reference.Peak, 102, 32, "reference-peak-102", 17.410, figures{19.285, 0.1082, 0.8669}, false},
 	{reference.Peak, 41, 32, "", 17.488, figures{22.174, 0.2610, 0.7710}, false},
 	{reference.Peak, 41, 32, "reference-peak-41", 17.488, figures{21.400, 0.2069, 0.8148}, false},
 	{reference.H2O, 102, 512, "", 16.826, figures{17.536, 0.0592, 0.8956}, false},

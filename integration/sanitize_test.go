@@ -129,8 +129,9 @@ func TestSanitizedBinding(t *testing.T) {
 }
 
 // notSanitized are tests of the plugin that measure memory or address space, of which a sanitizer takes its part, that preload a library where
-// the sanitizer's must be first, or do what others do a hundred times.
-var notSanitized = []string{"TestNUMA", "TestCheckpointPeak", "TestLoadStatePeak", "TestBudgetBeyondMemory", "TestSpeculativeSamplesAmongTheLikely"}
+// the sanitizer's must be first, or do what others do: a hundred times, or in a dozen processes with other limits.
+var notSanitized = []string{"TestNUMA", "TestCheckpointPeak", "TestLoadStatePeak", "TestBudgetBeyondMemory", "TestSpeculativeSamplesAmongTheLikely",
+	"TestCheckpointBeyondMemory", "TestThreadsOfAControlGroup"}
 
 // sanitizedRuntime assembles the patched runtime under the sanitizers, in a folder of the build folder: the second time only what has
 // changed is compiled. All of llama.cpp is under them in make soak.

@@ -162,6 +162,7 @@ func TestUpstreamsLlamaTests(t *testing.T) {
 			cmd.Env = append(os.Environ(), "LC_ALL=C")
 			out, err := cmd.CombinedOutput()
 			said := string(out[max(0, len(out)-4000):])
+			t.Logf("%v of a processor's time", cmd.ProcessState.UserTime()+cmd.ProcessState.SystemTime())
 			require.NoError(t, err, said)
 			require.Contains(t, string(out), r.says, said)
 		})

@@ -34,7 +34,7 @@ func TestDamagedMetadata(t *testing.T) {
 		require.NoError(t, err)
 		good, err := os.ReadFile(path)
 		require.NoError(t, err)
-		before := answer(path)
+		before := answer(path, 2)
 		require.NotContains(t, before, "damaged", name)
 		bad := filepath.Join(dir, "bad.gguf")
 		for i, n := range metadata(good) {
@@ -45,6 +45,10 @@ func TestDamagedMetadata(t *testing.T) {
 			if testing.Short() { // one of them
 				values = values[i%len(values):][:1]
 			}
+			threads := 1
+			if i%8 == 0 { // one of them ggml's own; two wait for each other by spinning
+				threads = 2
+			}
 			for _, v := range values {
 				data := bytes.Clone(good)
 				for i := range n.n {
@@ -52,12 +56,12 @@ func TestDamagedMetadata(t *testing.T) {
 				}
 				require.NoError(t, os.WriteFile(bad, data, 0o644))
 				t.Logf("%s: %s = %#x", name, n.key, v) // seen where the process ends
-				if strings.Contains(answer(bad), "gave up") {
+				if strings.Contains(answer(bad, threads), "gave up") {
 					gaveUp++
 				}
 			}
 		}
-		assert.Equal(t, before, answer(path), name)
+		assert.Equal(t, before, answer(path, 2), name)
 	}
 	least := 10
 	if testing.Short() {
@@ -67,13 +71,13 @@ func TestDamagedMetadata(t *testing.T) {
 }
 
 // answer is what a model of a path says, or why it does not.
-func answer(path string) string {
+func answer(path string, threads int) string {
 	model, err := llama.New(path, llama.SetContext(64), lesskv.Disable())
 	if err != nil {
 		return err.Error()
 	}
 	defer model.Free()
-	out, err := model.Predict("func", llama.SetThreads(2), llama.SetTokens(2), llama.SetTemperature(0)) // one of them ggml's own
+	out, err := model.Predict("func", llama.SetThreads(threads), llama.SetTokens(2), llama.SetTemperature(0))
 	if err != nil {
 		return err.Error()
 	}

@@ -21,6 +21,9 @@ import (
 // What train writes with its defaults run, verify and bench take with theirs: the same policy and budget, whatever the context, and nobody
 // warns. Windows are short and steps few here, to save time.
 func TestDefaultsFitTogether(t *testing.T) {
+	if testing.Short() {
+		t.Skip("no goroutine of the command's")
+	}
 	t.Chdir(unpacked(t, map[string]string{testdata.Model: "model.gguf"}))
 	held, err := testdata.Read(testdata.Heldout)
 	require.NoError(t, err)

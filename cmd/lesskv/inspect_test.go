@@ -46,6 +46,9 @@ func TestInspectModel(t *testing.T) {
 
 // What is said of a model is what the runtime does with it.
 func TestInspectAsTheRuntime(t *testing.T) {
+	if testing.Short() {
+		t.Skip("no goroutine of the command's")
+	}
 	path, err := worker.Path(worker.Patched)
 	require.NoError(t, err)
 	w, err := worker.Start(context.Background(), path)

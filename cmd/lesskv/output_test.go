@@ -51,6 +51,9 @@ func unchanged(t *testing.T, dir string) (check func()) {
 // An output never replaces what a command reads, nor a file of another kind, whatever it is called, and what can't be written is
 // found out before any work: the commands end at once, and nothing on the disk has changed.
 func TestOutputs(t *testing.T) {
+	if testing.Short() {
+		t.Skip("no goroutine of the command's")
+	}
 	dir := t.TempDir()
 	in := func(name string) string { return filepath.Join(dir, name) }
 	for from, to := range map[string]string{testdata.Model: "model.gguf", testdata.H2O102: "part.gguf", testdata.Peak102: "old.gguf"} {

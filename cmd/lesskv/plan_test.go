@@ -74,6 +74,9 @@ func TestPlanCheckpoints(t *testing.T) {
 
 // The flags and the environment that it advises are command lines of run, whose cache takes what was planned.
 func TestPlanAsRun(t *testing.T) {
+	if testing.Short() {
+		t.Skip("no goroutine of the command's")
+	}
 	dir := unpacked(t, map[string]string{testdata.Model: "it's.gguf", testdata.Peak102: "it's.lesskv.gguf", testdata.Peak41: "the other.gguf"})
 	model, other := filepath.Join(dir, "it's.gguf"), filepath.Join(dir, "the other.gguf")
 	for name, test := range map[string]struct {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -71,7 +72,11 @@ type bench struct {
 	sers  fstest.MapFS
 }
 
+// Under -short, as make test has the race detector, are those tests alone in which runs or compilers meet.
 func newBench(t *testing.T) *bench {
+	if testing.Short() && !slices.Contains([]string{"TestBothTrees", "TestInterruptedAndResumed", "TestTwoAtOnce", "TestLockIsHeld"}, t.Name()) {
+		t.Skip("nothing runs beside it")
+	}
 	goCache, err := exec.Command("go", "env", "GOCACHE").Output()
 	require.NoError(t, err)
 	t.Setenv("GOCACHE", string(bytes.TrimSpace(goCache)))
