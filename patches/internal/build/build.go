@@ -32,6 +32,7 @@ type Unit struct {
 	Flags    []string // relative paths in them are relative to the tree
 	Identity string   // of the compiler with these flags, see toolchain.Toolchain.Identity
 	Strict   bool     // warnings are errors; the object is the same
+	Generate []string // if not empty, the command that makes what is compiled of Source, itself on many CPUs; the file to make is added to it
 	Weight   int      // bytes of source: the heaviest start first
 }
 
@@ -69,7 +70,8 @@ type Builder struct {
 	Log   io.Writer // progress
 	Trace io.Writer // the commands, if not nil
 
-	mu sync.Mutex // over Trace
+	mu         sync.Mutex    // over Trace
+	generating chan struct{} // holds a place for each unit that may be generated at a time
 }
 
 // Compile compiles what the store does not hold and returns the objects of every job, in the order of its units.
@@ -116,6 +118,7 @@ func (b *Builder) Compile(ctx context.Context, jobs []Job) ([][]string, error) {
 	if limit <= 0 {
 		limit = limits.CPUs()
 	}
+	b.generating = make(chan struct{}, max(1, limit/4))
 	work, ctx := errgroup.WithContext(ctx)
 	work.SetLimit(limit)
 	for _, g := range groups {
@@ -148,11 +151,23 @@ func (b *Builder) compile(ctx context.Context, dir string, u Unit, key string, h
 	object, depfile := tmp+".o", tmp+".d"
 	defer os.Remove(object)
 	defer os.Remove(depfile)
-	command := slices.Concat(b.Tools.Compiler(u.Lang), u.Flags, []string{"-MD", "-MF", depfile, "-c", u.Source, "-o", object})
+	text := u.Source
+	if len(u.Generate) > 0 {
+		text = b.Store.path(u.Source, key, ".cpp") // a name that is always the same: the object holds it
+		defer os.Remove(text)
+		defer os.Remove(text + ".d") // in which upstream's program for shaders lists what they include
+		b.generating <- struct{}{}
+		err := b.Run(ctx, dir, u.Source, append(slices.Clone(u.Generate), text))
+		<-b.generating
+		if err != nil {
+			return "", err
+		}
+	}
+	command := slices.Concat(b.Tools.Compiler(u.Lang), u.Flags, []string{"-MD", "-MF", depfile, "-c", text, "-o", object})
 	if u.Strict {
 		command = append(command, "-Werror")
 	}
-	if err := b.run(ctx, dir, u.Source, command); err != nil {
+	if err := b.Run(ctx, dir, u.Source, command); err != nil {
 		return "", err
 	}
 	data, err := os.ReadFile(depfile)
@@ -181,7 +196,7 @@ func (b *Builder) Archive(ctx context.Context, path string, objects []string) er
 	if b.Tools.GOOS == "darwin" {
 		mode = "rcs"
 	}
-	if err := b.run(ctx, "", path, slices.Concat(b.Tools.AR, []string{mode, tmp}, objects)); err != nil {
+	if err := b.Run(ctx, "", path, slices.Concat(b.Tools.AR, []string{mode, tmp}, objects)); err != nil {
 		return err
 	}
 	return os.Rename(tmp, path)
@@ -191,13 +206,14 @@ func (b *Builder) Archive(ctx context.Context, path string, objects []string) er
 func (b *Builder) Link(ctx context.Context, path string, objects, libs []string) error {
 	tmp := path + ".tmp"
 	defer os.Remove(tmp)
-	if err := b.run(ctx, "", path, slices.Concat(b.Tools.CXX, []string{"-o", tmp}, objects, libs)); err != nil {
+	if err := b.Run(ctx, "", path, slices.Concat(b.Tools.CXX, []string{"-o", tmp}, objects, libs)); err != nil {
 		return err
 	}
 	return os.Rename(tmp, path)
 }
 
-func (b *Builder) run(ctx context.Context, dir, what string, command []string) error {
+// Run runs a command in a folder, of which what says for which file; its failure is a *CommandError.
+func (b *Builder) Run(ctx context.Context, dir, what string, command []string) error {
 	if b.Trace != nil {
 		b.mu.Lock()
 		fmt.Fprintln(b.Trace, strings.Join(command, " "))
