@@ -12,8 +12,10 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@$(if $(findstring go1.24,$(she
 # what has goroutines of its own, or tests that have; but for the package whose judge, in plain Go, would take an hour
 RACE         = $(addprefix ./,$(sort $(filter-out integration/,$(dir $(shell grep -rlE --include='*.go' '\bgo func|errgroup\.|WaitGroup|Mutex|\.Parallel\(\)' cgo cmd integration patches plugin weights)))))
 
-# of make test-devices: ggml's backend. rpc runs anywhere; blas where OpenBLAS is; cuda, metal: on a machine that has one
+# of make test-devices: ggml's backend. rpc runs anywhere; blas where OpenBLAS is; vulkan on Mesa's device in software; cuda, metal, and
+# vulkan with LESSKV_TEST_DEVICES=local: on a machine that has one
 DEVICES     ?= rpc
+LESSKV_TEST_DEVICES ?= $(or $(filter rpc blas,$(DEVICES)),$(if $(filter vulkan,$(DEVICES)),software,local))
 
 .PHONY: demo test test-devices lesskv runtime lint sanitize clean soak soak-readme soak-contract soak-upstream soak-sanitize soak-race soak-machines soak-kernels soak-kills soak-million soak-interleavings soak-fuzz soak-sources
 
@@ -30,7 +32,8 @@ test: runtime
 # layers on devices (docs/devices.md). The checkout's runtime has the backend from then on, until make runtime; nothing is installed
 test-devices:
 	GOWORK=off $(GO) run ./patches -backend cpu,$(DEVICES)
-	LESSKV_TEST_DEVICES=$(if $(filter rpc blas,$(DEVICES)),$(DEVICES),local) $(GO) test $(TESTFLAGS) -p 1 -count=1 -timeout 30m -v \
+	LESSKV_TEST_DEVICES=$(LESSKV_TEST_DEVICES) $(if $(filter software,$(LESSKV_TEST_DEVICES)),VK_LOADER_DRIVERS_SELECT='*lvp*' GGML_VK_VISIBLE_DEVICES=0) \
+		$(GO) test $(TESTFLAGS) -p 1 -count=1 -timeout $(if $(filter software,$(LESSKV_TEST_DEVICES)),12h,30m) -v \
 		$(if $(filter blas,$(DEVICES)),-run '^Test(BLAS|NoDevice)$$' ./integration,-run '^Test(Devices|NoDevice)' ./integration ./integration/verify ./cmd/lesskv)
 
 # what takes long (docs/reliability.md), each step alone, and again where it stopped

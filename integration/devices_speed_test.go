@@ -23,7 +23,8 @@ import (
 func TestDevicesTable(t *testing.T) {
 	all := devices(t)
 	d, name, context := all[0], "gopher-5m", 2048
-	if d.Servers == 0 {
+	slow := d.Servers > 0 || d.Software
+	if !slow {
 		name, context = "llama-3.2-1b", 32768
 	}
 	if s := os.Getenv("LESSKV_TEST_SHAPE"); s != "" {
@@ -39,8 +40,8 @@ func TestDevicesTable(t *testing.T) {
 	var text strings.Builder
 	out := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(out, "%s, Q4_0, context %d\nlayers on\tcache\tthreads\ttokens/s\tat\tweights MiB\tcache MiB\tcompute MiB\tparts\tcopies\tbytes a token\n", name, context)
-	threads := []int{1} // beside servers, which have threads of their own
-	if d.Servers == 0 {
+	threads := []int{1} // beside what has threads of its own
+	if !slow {
 		threads = slices.Compact([]int{1, min(4, runtime.NumCPU()), min(8, runtime.NumCPU())})
 	}
 	row := func(on string, less *worker.LESS, threads int) worker.Splits {

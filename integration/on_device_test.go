@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"math"
+	"os"
 	"strings"
 	"testing"
 
@@ -142,14 +143,21 @@ func TestOnDeviceLacksOperation(t *testing.T) {
 	refusedWith(t, err, "cannot compute SET_ROWS")
 }
 
-// Layers on Metal are refused, whose products have not been judged.
-func TestOnDeviceNotOnMetal(t *testing.T) {
-	t.Parallel()
-	c := worker.Config{Model: gopher, Context: 512, GPULayers: 2, Pretend: "MTL", LESS: &worker.LESS{OnDevice: true}}
-	_, err := start(t, worker.Patched).Open(c)
-	refusedWith(t, err, "does not cover layers on Metal")
-	c.LESS.OnDevice = false
-	open(t, worker.Patched, c)
+// Layers on Metal are refused, whose products have not been judged, and on Vulkan where these are of half precision.
+func TestOnDeviceNotInHalfPrecision(t *testing.T) {
+	t.Setenv("GGML_VK_DISABLE_F16", "1")
+	on := func(backend string) worker.Config {
+		return worker.Config{Model: gopher, Context: 512, GPULayers: 2, Pretend: backend, LESS: &worker.LESS{OnDevice: true}}
+	}
+	open(t, worker.Patched, on("Vulkan"))
+	require.NoError(t, os.Unsetenv("GGML_VK_DISABLE_F16"))
+	for backend, says := range map[string]string{"MTL": "does not cover layers on Metal", "Vulkan": "set GGML_VK_DISABLE_F16=1 in the environment, or leave it beside the device"} {
+		c := on(backend)
+		_, err := start(t, worker.Patched).Open(c)
+		refusedWith(t, err, says)
+		c.LESS.OnDevice = false
+		open(t, worker.Patched, c)
+	}
 }
 
 // A state that was saved beside the device goes on on it, and the other way round: it is one format.

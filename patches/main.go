@@ -58,7 +58,7 @@ func run(ctx context.Context, args []string, log io.Writer) error {
 	flags.StringVar(&o.Preset, "preset", "native", "instruction sets: native (this machine) or portable (x86-64-v3; armv8.2-a with dotprod and fp16)")
 	flags.StringVar(&o.March, "march", "", "`value` of -march, instead of the preset's")
 	flags.StringVar(&o.Llama, "llama", os.Getenv(layout.SourcesVariable), "a `folder` with llama.cpp, instead of fetching it (default $LESSKV_LLAMA)")
-	flags.StringVar(&o.Backends, "backend", "cpu", "ggml's backends, with commas between them: cpu, and blas, cuda, metal, rpc")
+	flags.StringVar(&o.Backends, "backend", "cpu", "ggml's backends, with commas between them: cpu, and blas, cuda, metal, rpc, vulkan")
 	flags.StringVar(&o.CUDAArch, "cuda-arch", "", "the GPU `architectures` that CUDA is compiled for, as 90 or 89,90 (default those of this machine's GPUs)")
 	flags.IntVar(&o.Jobs, "j", 0, "compilers at a time (default one for each CPU)")
 	flags.BoolVar(&o.Strict, "strict", false, "warnings of this project's own sources are errors, also where an earlier run compiled them")

@@ -12,6 +12,10 @@
 #include <string>
 #include <vector>
 
+#ifdef __linux__
+extern "C" ggml_backend_reg_t ggml_backend_vk_reg(void) __attribute__((weak)); // the backend vulkan's
+#endif
+
 namespace devices {
 
 // Which devices the runtime was built for, whether or not there are any.
@@ -32,6 +36,9 @@ inline backends built_for() {
             all.local = true;
         }
     }
+#ifdef __linux__
+    all.local |= ggml_backend_vk_reg != nullptr; // without a driver it is not listed
+#endif
     return all;
 }
 

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <stdexcept>
 
@@ -32,8 +33,12 @@ std::string lesskv_device::refusal(const llama_model & model, const std::vector<
             }
         }
         auto * reg = ggml_backend_dev_backend_reg(model.dev_layer(l.il));
-        if (reg && strcmp(ggml_backend_reg_name(reg), "MTL") == 0) {
+        const std::string backend = reg ? ggml_backend_reg_name(reg) : "";
+        if (backend == "MTL") {
             return no("layers on Metal, on which it has not been run and whose f32 products are of half precision");
+        }
+        if (backend == "Vulkan" && !getenv("GGML_VK_DISABLE_F16")) { // a state's sums are beyond what f16 holds
+            return no("layers on Vulkan with f32 products of half precision", "set GGML_VK_DISABLE_F16=1 in the environment, or ");
         }
         if (!knows(p.policy)) {
             return no(format("the policy %s", lesskv_policy_name(p.policy)));

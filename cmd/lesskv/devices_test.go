@@ -5,6 +5,7 @@ package main
 import (
 	"encoding/json"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 
@@ -36,6 +37,20 @@ func TestDevicesRun(t *testing.T) {
 	if os.Getenv("LESSKV_RPC") != "" {
 		assert.Equal(t, want, text)
 	}
+}
+
+// Where there is no driver, and no server is named, layers on a device are an error, and are not computed on the CPU instead.
+func TestDevicesRunWithoutDevice(t *testing.T) {
+	want := "look for the GPU's driver"
+	if devicetest.All(t)[0].Servers > 0 {
+		want = "name servers (LESSKV_RPC=host:port)"
+	}
+	cmd := exec.Command(os.Args[0], "run", "-n4", "--gpu-layers=99", "func main() {")
+	cmd.Env = append(os.Environ(), playCommand+"=1", "CUDA_VISIBLE_DEVICES=-1", "VK_DRIVER_FILES=/no/driver.json", "VK_LOADER_DRIVERS_SELECT=")
+	out, err := cmd.CombinedOutput()
+	require.Error(t, err)
+	assert.Contains(t, string(out), "the runtime finds none: ")
+	assert.Contains(t, string(out), want)
 }
 
 // Each method has a process and servers of its own.

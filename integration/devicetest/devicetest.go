@@ -1,6 +1,7 @@
 // Package devicetest is for tests with layers on devices (make test-devices). LESSKV_TEST_DEVICES says which: rpc, servers on this
 // machine's loopback, which are processes of their own that take part in everything but speed; local, what this machine has (CUDA,
-// Metal); or blas, OpenBLAS beside the CPU's own products, which is no device that layers can be put on.
+// Metal, Vulkan); software, likewise, of a driver that computes on the CPU and in main memory (Mesa's for Vulkan); or blas, OpenBLAS beside
+// the CPU's own products, which is no device that layers can be put on.
 package devicetest
 
 import (
@@ -17,10 +18,11 @@ import (
 	"github.com/lesskv/lesskv/patches/layout"
 )
 
-// A Device is where a test's layers go: to how many servers, or (0) to this machine's own.
+// A Device is where a test's layers go: to how many servers, or (0) to this machine's own, which may be one in software.
 type Device struct {
-	Name    string
-	Servers int
+	Name     string
+	Servers  int
+	Software bool
 }
 
 // Rounds says that the device computes other bits than this machine's CPU: a GPU does, and a server of these tests is a CPU.
@@ -33,13 +35,14 @@ func All(t testing.TB) []Device {
 	case "", "blas":
 		t.Skip("no devices: LESSKV_TEST_DEVICES=" + kind + "; make test-devices")
 	case "rpc":
-		return []Device{{"two servers", 2}, {"three servers", 3}}
-	case "local":
-		// A GPU of NVIDIA's multiplies f32 as TF32, of 10 bits, unless it is told not to, and the unmodified attention with it.
+		return []Device{{Name: "two servers", Servers: 2}, {Name: "three servers", Servers: 3}}
+	case "local", "software":
+		// CUDA multiplies f32 as TF32, and Vulkan as f16, both of 10 bits, unless they are told not to, and the unmodified attention with it.
 		t.Setenv("NVIDIA_TF32_OVERRIDE", "0")
-		return []Device{{"this machine's", 0}}
+		t.Setenv("GGML_VK_DISABLE_F16", "1")
+		return []Device{{Name: "this machine's", Software: kind == "software"}}
 	default:
-		require.Fail(t, "LESSKV_TEST_DEVICES="+kind+": want rpc, local or blas")
+		require.Fail(t, "LESSKV_TEST_DEVICES="+kind+": want rpc, local, software or blas")
 	}
 	return nil
 }

@@ -8,13 +8,18 @@ import (
 	"github.com/stretchr/testify/assert"
 )
 
-// On a GPU the tests compare attention in f32, which cuBLAS would round to TF32.
+// On a GPU the tests compare attention in f32, which cuBLAS would round to TF32, and Vulkan's shaders to f16.
 func TestLocalDevicesMultiplyF32(t *testing.T) {
-	t.Setenv("LESSKV_TEST_DEVICES", "local")
-	t.Setenv("NVIDIA_TF32_OVERRIDE", "1")
-	all := All(t)
-	assert.True(t, all[0].Rounds())
-	assert.Equal(t, "0", os.Getenv("NVIDIA_TF32_OVERRIDE"))
+	for _, kind := range []string{"local", "software"} {
+		t.Setenv("LESSKV_TEST_DEVICES", kind)
+		t.Setenv("NVIDIA_TF32_OVERRIDE", "1")
+		t.Setenv("GGML_VK_DISABLE_F16", "")
+		all := All(t)
+		assert.True(t, all[0].Rounds())
+		assert.Equal(t, kind == "software", all[0].Software)
+		assert.Equal(t, "0", os.Getenv("NVIDIA_TF32_OVERRIDE"))
+		assert.Equal(t, "1", os.Getenv("GGML_VK_DISABLE_F16"))
+	}
 }
 
 // Ports that two tests ask for at the same time are not one. Without free's memory the system names a few of these twice.

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/lesskv/lesskv/patches/internal/build"
 	"github.com/lesskv/lesskv/patches/internal/source"
 	"github.com/lesskv/lesskv/patches/internal/toolchain"
 	"github.com/lesskv/lesskv/patches/internal/tree"
@@ -17,8 +18,8 @@ import (
 // A backend is one of ggml's that can be chosen beside the CPU's: the sources in ggml/src/ggml-NAME.
 type backend struct {
 	name  string
-	find  func(ctx context.Context, a *assembly) (machine, error) // looks for what it needs
-	files func(t tree.Tree) error                                 // adds what its build generates; nil: nothing
+	find  func(ctx context.Context, a *assembly) (machine, error)                     // looks for what it needs
+	files func(ctx context.Context, a *assembly, b *build.Builder, t tree.Tree) error // adds what its build generates; nil: nothing
 }
 
 // machine is what a backend needs of the machine that compiles it, as it was found there.
@@ -33,6 +34,7 @@ var backends = []backend{
 	{name: "cuda", find: findCUDA},
 	{name: "metal", find: findMetal, files: embedMetal},
 	{name: "rpc", find: func(context.Context, *assembly) (machine, error) { return machine{}, nil }},
+	{name: "vulkan", find: findVulkan, files: makeShaderProgram},
 }
 
 // A NeedError is something that a backend needs and this machine lacks.
@@ -121,6 +123,7 @@ func chosenFiles[T any](files map[string]T, chosen map[string]machine) map[strin
 func notCompiled(p string) bool {
 	name := path.Base(p)
 	return name == "transport-apple.cpp" || // RDMA over Thunderbolt
+		p == shaderProgram || path.Dir(p) == shaders+"feature-tests" || // of the build
 		strings.HasPrefix(name, "fattn-vec-instance-") && !slices.Contains(cudaAttention, strings.TrimSuffix(strings.TrimPrefix(name, "fattn-vec-instance-"), ".cu"))
 }
 
@@ -157,7 +160,7 @@ func findBLAS(ctx context.Context, a *assembly) (machine, error) {
 }
 
 // addBackends puts the sources of the chosen backends into a tree, and what their builds generate.
-func (a *assembly) addBackends(t tree.Tree) error {
+func (a *assembly) addBackends(ctx context.Context, bld *build.Builder, t tree.Tree) error {
 	for p, data := range chosenFiles(a.devices.Files, a.recipe.backends) {
 		if err := t.Add(p, data); err != nil {
 			return err
@@ -165,7 +168,7 @@ func (a *assembly) addBackends(t tree.Tree) error {
 	}
 	for _, b := range a.backends {
 		if b.files != nil {
-			if err := b.files(t); err != nil {
+			if err := b.files(ctx, a, bld, t); err != nil {
 				return err
 			}
 		}

@@ -222,5 +222,177 @@ func TestBackendMetal(t *testing.T) {
 func TestBackendUnknown(t *testing.T) {
 	b := newBench(t)
 	b.o.Backends = "cpu,opencl"
-	b.fail(`-backend "cpu,opencl": want some of cpu, blas, cuda, metal, rpc, with commas between them`)
+	b.fail(`-backend "cpu,opencl": want some of cpu, blas, cuda, metal, rpc, vulkan, with commas between them`)
+}
+
+// shaderProgram stands for upstream's: of the fake compiler's programs the text is what runs.
+const shaderProgram = `#!/bin/sh
+while [ $# -gt 0 ]; do
+	case $1 in
+	--glslc) glslc=$2;;
+	--source) source=$2;;
+	--target-hpp) header=$2;;
+	--target-cpp) made=$2;;
+	esac
+	shift
+done
+if [ -z "$source" ]; then echo "// of all shaders" > "$header"; exit; fi
+echo "x: $source" > "$made.d"
+"$glslc" "$source" > "$made"
+`
+
+// glslc stands for Debian 13's, which does not know everything either, and oldGLSLC for Debian 12's.
+const (
+	glslc = `case "$*" in
+--version) echo "shaderc v2025";;
+*vulkan1.3*) if grep -q bfloat16; then echo "error: '#extension' : extension not supported: GL_EXT_bfloat16" >&2; exit 1; fi;;
+*) echo "int spirv;"; cat "$1";;
+esac
+`
+	oldGLSLC = `case "$*" in
+--version) printf 'shaderc v2022\nspirv-tools v2022\n';;
+*) echo "error: '#extension' : extension not supported: $(sed -n 's/^#extension \([^ ]*\).*/\1/p')" >&2; exit 1;;
+esac
+`
+)
+
+// vulkanSDK is a folder with glslc and the headers, which VULKAN_SDK names and where the fake compiler finds headers.
+func (b *bench) vulkanSDK() string {
+	b.Helper()
+	dir := b.TempDir()
+	b.Setenv("GOOS", "linux")
+	b.Setenv("VULKAN_SDK", dir)
+	b.Setenv("FAKE_INCLUDE", filepath.Join(dir, "include"))
+	b.files(dir, map[string]string{
+		"bin/glslc":                        "#!/bin/sh\n" + glslc,
+		"include/vulkan/vulkan_core.h":     "struct VkLayerSettingsCreateInfoEXT;\n",
+		"include/spirv/unified1/spirv.hpp": "// SPIR-V\n",
+	})
+	require.NoError(b, os.Chmod(filepath.Join(dir, "bin/glslc"), 0o755))
+	b.o.Backends = "vulkan"
+	return dir
+}
+
+// Each shader is C++ that upstream's program makes with glslc, and is compiled again when any of what it may include changes.
+func TestBackendVulkan(t *testing.T) {
+	b := newBench(t)
+	sdk := b.vulkanSDK()
+	b.o.Jobs = 1
+	commands := b.commands()
+	const add, mul = "vulkan-shaders/add.comp --target-cpp ", "vulkan-shaders/mul_mm.comp --target-cpp "
+	require.Equal(t, 1, strings.Count(commands, add), "for both trees")
+	require.Less(t, strings.Index(commands, mul), strings.Index(commands, add), "what takes longest begins first")
+	require.NotContains(t, commands, "feature-tests")
+	for _, of := range []string{"-c ggml/src/ggml-vulkan/vulkan-shaders/vulkan-shaders-gen.cpp", "-c ggml/src/ggml-vulkan/ggml-vulkan.cpp"} {
+		one := line(t, commands, of)
+		require.Contains(t, one, "-DGGML_VULKAN_COOPMAT_GLSLC_SUPPORT -DGGML_VULKAN_COOPMAT2_GLSLC_SUPPORT ")
+		require.NotContains(t, one, "BFLOAT16", "which this glslc does not know")
+	}
+	require.Contains(t, line(t, commands, "ggml-backend-reg.cpp"), "-DGGML_USE_VULKAN ")
+	lib := filepath.Join(sdk, "lib")
+	libs := "-L" + lib + " -Wl,-rpath," + lib + " -lvulkan"
+	require.Contains(t, line(t, commands, "lesskv-worker.tmp"), libs+" ")
+	require.Contains(t, b.read(b.layout().Package(), "zz_lesskv_build.go"), "// #cgo LDFLAGS: "+libs+"\nimport \"C\"\n")
+	archive := b.read(b.layout().Package(), "libbinding.a")
+	require.Contains(t, archive, "int spirv;\nint add;")
+	require.NotContains(t, archive, "#!/bin/sh", "the program is none of the runtime's")
+	require.Contains(t, b.read(b.layout().UnmodifiedWorker()), "int spirv;\nint mul;")
+	require.Equal(t, "// of all shaders\n", b.read(b.layout().Sources(), "ggml/src/ggml-vulkan/ggml-vulkan-shaders.hpp"))
+	require.NoDirExists(t, filepath.Join(string(b.layout()), ".generated"))
+	left, err := filepath.Glob(filepath.Join(b.layout().Objects(), "*.cpp*"))
+	require.NoError(t, err)
+	for _, path := range left {
+		require.Regexp(t, `\.(o|deps)$`, path, "what an object was made of goes")
+	}
+	require.Contains(t, b.run(), "is up to date")
+	b.write(filepath.Join(sdk, "include/vulkan/vulkan_core.h"), "struct VkLayerSettingsCreateInfoEXT; // of another version\n")
+	require.Contains(t, b.commands(), add, "for other headers they are other objects")
+
+	b.o.Backends = ""
+	require.NotContains(t, b.commands(), "vulkan")
+	t.Setenv("VULKAN_SDK", "")
+	b.program("glslc", glslc)
+	b.o.Backends = "vulkan"
+	commands = b.commands()
+	require.NotContains(t, line(t, commands, "-c ggml/src/ggml-vulkan/ggml-vulkan.cpp"), sdk, "those of the system")
+	require.Contains(t, line(t, commands, "lesskv-worker.tmp"), " -lvulkan ")
+}
+
+// A shader that glslc refuses is an error with what it said, and the next run goes on from there.
+func TestBackendVulkanShaderFails(t *testing.T) {
+	b := newBench(t)
+	sdk := b.vulkanSDK()
+	b.o.Jobs = 1
+	b.write(filepath.Join(sdk, "bin/glslc"), "#!/bin/sh\ncase $1 in *add.comp) echo add.comp: no >&2; exit 1; esac\n"+glslc)
+	b.fail("add.comp: no")
+	b.write(filepath.Join(sdk, "bin/glslc"), "#!/bin/sh\n"+glslc)
+	commands := b.commands()
+	require.Contains(t, commands, "add.comp --target-cpp")
+	require.NotContains(t, commands, "mul_mm.comp --target-cpp", "which came before it")
+}
+
+// What is missing, or too old for this version, is said before anything is compiled.
+func TestBackendVulkanNeeds(t *testing.T) {
+	for name, test := range map[string]struct {
+		file, text string // of the SDK that is another; "": it is not there
+		wants      []string
+	}{
+		"no glslc":          {"bin/glslc", "", []string{"glslc, which compiles its shaders", "apt-get install glslc)"}},
+		"no headers":        {"include/vulkan/vulkan_core.h", "", []string{"vulkan/vulkan_core.h", "apt-get install libvulkan-dev)"}},
+		"no headers of two": {"include/spirv/unified1/spirv.hpp", "", []string{"spirv/unified1/spirv.hpp", "apt-get install spirv-headers)"}},
+		"old headers":       {"include/vulkan/vulkan_core.h", "// of 1.3.239\n", []string{"of 1.3.272 or later", "too old", "Debian 13 has newer ones"}},
+		"old glslc":         {"bin/glslc", "#!/bin/sh\n" + oldGLSLC, []string{"knows GL_KHR_cooperative_matrix", "glslang 13 or later", "too old, of shaderc v2022: Debian 13"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			path := filepath.Join(b.vulkanSDK(), test.file)
+			if test.text == "" {
+				require.NoError(t, os.Remove(path))
+			} else {
+				b.write(path, test.text)
+			}
+			err := b.fail("-backend vulkan needs ")
+			need := (*assemble.NeedError)(nil)
+			require.ErrorAs(t, err, &need)
+			for _, want := range test.wants {
+				require.ErrorContains(t, err, want)
+			}
+			require.Empty(t, b.did())
+		})
+	}
+	t.Run("a glslc that does not run", func(t *testing.T) {
+		b := newBench(t)
+		b.write(filepath.Join(b.vulkanSDK(), "bin/glslc"), "#!/bin/sh\n[ $1 = --version ] || { echo broken >&2; exit 3; }\n")
+		b.fail("exit status 3\nbroken")
+	})
+	t.Run("macOS", func(t *testing.T) {
+		b := newBench(t)
+		b.vulkanSDK()
+		t.Setenv("GOOS", "darwin")
+		t.Setenv("GOARCH", "arm64")
+		b.fail("-backend vulkan needs Linux")
+	})
+}
+
+// A driver is not needed to assemble, and where there is none that is said.
+func TestBackendVulkanDriver(t *testing.T) {
+	if found, _ := filepath.Glob("/etc/vulkan/icd.d/*.json"); len(found) > 0 {
+		t.Skip("this machine has one in /etc")
+	}
+	b := newBench(t)
+	b.vulkanSDK()
+	share := t.TempDir()
+	for _, name := range []string{"VK_DRIVER_FILES", "VK_ICD_FILENAMES", "VK_ADD_DRIVER_FILES"} {
+		t.Setenv(name, "")
+	}
+	for _, name := range []string{"XDG_CONFIG_HOME", "XDG_CONFIG_DIRS", "XDG_DATA_HOME", "XDG_DATA_DIRS"} {
+		t.Setenv(name, t.TempDir()+":"+share)
+	}
+	const warning = "apt-get install mesa-vulkan-drivers"
+	require.Contains(t, b.run(), warning)
+	b.files(share, map[string]string{"vulkan/icd.d/lvp_icd.json": "{}"})
+	require.NotContains(t, b.run(), warning)
+	require.NoError(t, os.RemoveAll(filepath.Join(share, "vulkan")))
+	t.Setenv("VK_DRIVER_FILES", "/a/driver.json")
+	require.NotContains(t, b.run(), warning)
 }

@@ -26,6 +26,17 @@ func (a *assembly) make(ctx context.Context, kinds []kind) error {
 	if err != nil {
 		return err
 	}
+	store := &build.Store{Dir: a.out.Objects()}
+	if err := os.MkdirAll(store.Dir, 0o755); err != nil {
+		return err
+	}
+	b := &build.Builder{Tools: a.tools, Store: store, Jobs: a.Jobs, Log: a.Log, Trace: a.Trace}
+	if len(a.backends) > 0 {
+		defer os.RemoveAll(a.generated())
+		if err := a.addBackends(ctx, b, base); err != nil {
+			return err
+		}
+	}
 	trees := map[kind]tree.Tree{}
 	jobs := make([]build.Job, len(kinds))
 	for i, k := range kinds {
@@ -70,11 +81,6 @@ func (a *assembly) make(ctx context.Context, kinds []kind) error {
 		jobs[i] = build.Job{Dir: a.dir(k), Files: t, Units: r.units(t)}
 	}
 
-	store := &build.Store{Dir: a.out.Objects()}
-	if err := os.MkdirAll(store.Dir, 0o755); err != nil {
-		return err
-	}
-	b := &build.Builder{Tools: a.tools, Store: store, Jobs: a.Jobs, Log: a.Log, Trace: a.Trace}
 	objects, err := b.Compile(ctx, jobs)
 	if err != nil {
 		return err
@@ -119,9 +125,6 @@ func (a *assembly) fetch(ctx context.Context) (llama, goLlama tree.Tree, err err
 		}
 		var err error
 		llama, err = llamaTree(a.release)
-		if err == nil && len(a.backends) > 0 {
-			err = a.addBackends(llama)
-		}
 		return err
 	})
 	work.Go(func() error {

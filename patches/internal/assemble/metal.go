@@ -7,6 +7,7 @@ import (
 	"path"
 	"strings"
 
+	"github.com/lesskv/lesskv/patches/internal/build"
 	"github.com/lesskv/lesskv/patches/internal/tree"
 )
 
@@ -27,7 +28,7 @@ const (
 
 // embedMetal makes, of each file of kernels, one with all that it includes, which the driver compiles where the program runs, and
 // the assembly that puts it into the program: upstream's GGML_METAL_EMBED_LIBRARY.
-func embedMetal(t tree.Tree) error {
+func embedMetal(_ context.Context, _ *assembly, _ *build.Builder, t tree.Tree) error {
 	made := tree.Tree{}
 	for _, p := range t.Paths() {
 		if !strings.HasPrefix(p, metal+"kernels/") || path.Ext(p) != ".metal" {

@@ -115,6 +115,7 @@ type recipe struct {
 	identity     map[identityKey]string
 	compiler     string             // what the C++ compiler calls itself
 	backends     map[string]machine // the chosen ones, by name
+	shaders      shaderMaker        // of the backend vulkan
 }
 
 type identityKey struct {
@@ -156,6 +157,11 @@ func (r *recipe) units(files tree.Tree) []build.Unit {
 			u.Lang = toolchain.CUDA
 			u.Flags = []string{"-DNDEBUG", "-std=c++17"} // the others are g++'s
 			u.Weight = cudaWeight(p, u.Weight)
+		case ".comp":
+			u.Lang = toolchain.CXX
+			u.Generate = r.shaders.makes(p)
+			u.Weight = shaderWeight(p, u.Weight)
+			flags("-std=c++17")
 		default:
 			continue
 		}
@@ -216,6 +222,9 @@ func (r *recipe) units(files tree.Tree) []build.Unit {
 		if m, ok := r.backends[ofBackend(p)]; ok {
 			flags(m.flags...)
 			u.Identity += m.identity
+		}
+		if len(u.Generate) > 0 {
+			u.Identity += r.shaders.identity
 		}
 		if hot {
 			flags(r.isa...)

@@ -32,6 +32,7 @@ type Unit struct {
 	Flags    []string // relative paths in them are relative to the tree
 	Identity string   // of the compiler with these flags, see toolchain.Toolchain.Identity
 	Strict   bool     // warnings are errors, also those of an object that is there already
+	Generate []string // if not empty, the command that makes what is compiled of Source, itself on many CPUs; the file to make is added to it
 	Weight   int      // bytes of source: the heaviest start first
 }
 
@@ -69,7 +70,8 @@ type Builder struct {
 	Log   io.Writer // progress
 	Trace io.Writer // the commands, if not nil
 
-	mu sync.Mutex // over Trace
+	mu         sync.Mutex    // over Trace
+	generating chan struct{} // holds a place for each unit that may be generated at a time
 }
 
 // Compile compiles what the store does not hold and returns the objects of every job, in the order of its units.
@@ -123,6 +125,7 @@ func (b *Builder) Compile(ctx context.Context, jobs []Job) ([][]string, error) {
 	if limit <= 0 {
 		limit = limits.CPUs()
 	}
+	b.generating = make(chan struct{}, max(1, limit/4))
 	work, ctx := errgroup.WithContext(ctx)
 	work.SetLimit(limit)
 	for _, g := range groups {
@@ -155,11 +158,23 @@ func (b *Builder) compile(ctx context.Context, dir string, u Unit, key string, h
 	object, depfile := tmp+".o", tmp+".d"
 	defer os.Remove(object)
 	defer os.Remove(depfile)
-	command := slices.Concat(b.Tools.Compiler(u.Lang), u.Flags, []string{"-MD", "-MF", depfile, "-c", u.Source, "-o", object})
+	text := u.Source
+	if len(u.Generate) > 0 {
+		text = b.Store.path(u.Source, key, ".cpp") // a name that is always the same: the object holds it
+		defer os.Remove(text)
+		defer os.Remove(text + ".d") // in which upstream's program for shaders lists what they include
+		b.generating <- struct{}{}
+		_, err := b.Run(ctx, dir, u.Source, append(slices.Clone(u.Generate), text))
+		<-b.generating
+		if err != nil {
+			return "", err
+		}
+	}
+	command := slices.Concat(b.Tools.Compiler(u.Lang), u.Flags, []string{"-MD", "-MF", depfile, "-c", text, "-o", object})
 	if u.Strict {
 		command = append(command, "-Werror")
 	}
-	said, err := b.run(ctx, dir, u.Source, command)
+	said, err := b.Run(ctx, dir, u.Source, command)
 	if err != nil {
 		return "", err
 	}
@@ -185,7 +200,7 @@ func (b *Builder) Archive(ctx context.Context, path string, objects []string) er
 		mode = "rcs"
 	}
 	return outfile.Make(path, func(part string) error {
-		_, err := b.run(ctx, "", path, slices.Concat(b.Tools.AR, []string{mode, part}, objects))
+		_, err := b.Run(ctx, "", path, slices.Concat(b.Tools.AR, []string{mode, part}, objects))
 		return err
 	})
 }
@@ -193,13 +208,13 @@ func (b *Builder) Archive(ctx context.Context, path string, objects []string) er
 // Link links the objects into a program. It is at path whole or not at all.
 func (b *Builder) Link(ctx context.Context, path string, objects, libs []string) error {
 	return outfile.Make(path, func(part string) error {
-		_, err := b.run(ctx, "", path, slices.Concat(b.Tools.CXX, []string{"-o", part}, objects, libs))
+		_, err := b.Run(ctx, "", path, slices.Concat(b.Tools.CXX, []string{"-o", part}, objects, libs))
 		return err
 	})
 }
 
-// run runs a command and returns what it says.
-func (b *Builder) run(ctx context.Context, dir, what string, command []string) (string, error) {
+// Run runs a command in a folder and returns what it says; what names the file that it is for. Its failure is a *CommandError.
+func (b *Builder) Run(ctx context.Context, dir, what string, command []string) (string, error) {
 	if b.Trace != nil {
 		b.mu.Lock()
 		fmt.Fprintln(b.Trace, strings.Join(command, " "))

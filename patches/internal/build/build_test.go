@@ -102,6 +102,30 @@ func TestCompilesWhatChanged(t *testing.T) {
 	require.Equal(t, []string{"src/b.c"}, b.did(), "the compiler")
 }
 
+// What is compiled may be what a command makes of the source. It is on many CPUs itself, so that few of them run at a time, and leaves nothing.
+func TestGenerates(t *testing.T) {
+	b := newBench(t)
+	b.b.Jobs = 4
+	dir := t.TempDir()
+	alone := filepath.Join(dir, "alone")
+	maker := filepath.Join(dir, "maker")
+	require.NoError(t, os.WriteFile(maker, []byte("#!/bin/sh\nmkdir "+alone+" || exit 1\nsleep 0.05\necho \"made of $1;\" > \"$2\"\necho > \"$2.d\"\nrmdir "+alone+"\n"), 0o755))
+	job := b.job(with(sources, "src/c.c", "int c;\n"))
+	for i := range job.Units {
+		job.Units[i].Generate = []string{maker, job.Units[i].Source}
+	}
+	objects := b.compile(job)
+	data, err := os.ReadFile(objects[0][1])
+	require.NoError(t, err)
+	require.Equal(t, "made of src/b.c;\n", string(data))
+	left, err := filepath.Glob(filepath.Join(b.b.Store.Dir, "*.cpp*"))
+	require.NoError(t, err)
+	require.Empty(t, left)
+	b.did()
+	require.Equal(t, objects, b.compile(job))
+	require.Empty(t, b.did())
+}
+
 func TestTreesShareObjects(t *testing.T) {
 	b := newBench(t)
 	objects := b.compile(b.job(sources), b.job(with(sources, "include/a.h", "// patched\n")))

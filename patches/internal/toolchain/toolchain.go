@@ -21,6 +21,7 @@ import (
 type Toolchain struct {
 	CC, CXX, AR  []string // commands with their leading arguments
 	NVCC         []string `json:",omitempty"` // of CUDA, where that was asked for
+	GLSLC        string   `json:",omitempty"` // of Vulkan's shaders, likewise
 	GOOS, GOARCH string   // the target
 }
 
