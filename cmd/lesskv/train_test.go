@@ -143,7 +143,7 @@ func TestTrainSparseLayer(t *testing.T) {
 	require.Equal(t, exitOK, status, stderr)
 	said := stdout + stderr
 	assert.Regexp(t, `(?m)^layer 0: validation \d`, said)
-	assert.Regexp(t, `(?m)^layer 5: warning: it gets no kernels and runs sparse only: .*beyond single precision`, said)
+	assert.Regexp(t, `(?m)^layer 5: warning: it gets no phi and psi and runs sparse only: .*beyond single precision`, said)
 	a, err := weights.Read(out)
 	require.NoError(t, err)
 	assert.False(t, a.Kernels[0].Empty())
