@@ -151,7 +151,7 @@ func TestOnDeviceNotInHalfPrecision(t *testing.T) {
 	}
 	open(t, worker.Patched, on("Vulkan"))
 	require.NoError(t, os.Unsetenv("GGML_VK_DISABLE_F16"))
-	for backend, says := range map[string]string{"MTL": "does not cover layers on Metal", "Vulkan": "set GGML_VK_DISABLE_F16=1 in the environment, or leave it beside the device"} {
+	for backend, says := range map[string]string{"MTL": "does not cover layers on Metal", "Vulkan": "set GGML_VK_DISABLE_F16=1 in the environment, or keep the cache in main memory"} {
 		c := on(backend)
 		_, err := start(t, worker.Patched).Open(c)
 		refusedWith(t, err, says)

@@ -291,7 +291,7 @@ func TestBackendVulkan(t *testing.T) {
 	require.Contains(t, line(t, commands, "ggml-backend-reg.cpp"), "-DGGML_USE_VULKAN ")
 	lib := filepath.Join(sdk, "lib")
 	libs := "-L" + lib + " -Wl,-rpath," + lib + " -lvulkan"
-	require.Contains(t, line(t, commands, "lesskv-worker.tmp"), libs+" ")
+	require.Contains(t, line(t, commands, "lesskv-worker.part.tmp"), libs+" ")
 	require.Contains(t, b.read(b.layout().Package(), "zz_lesskv_build.go"), "// #cgo LDFLAGS: "+libs+"\nimport \"C\"\n")
 	archive := b.read(b.layout().Package(), "libbinding.a")
 	require.Contains(t, archive, "int spirv;\nint add;")
@@ -315,7 +315,7 @@ func TestBackendVulkan(t *testing.T) {
 	b.o.Backends = "vulkan"
 	commands = b.commands()
 	require.NotContains(t, line(t, commands, "-c ggml/src/ggml-vulkan/ggml-vulkan.cpp"), sdk, "those of the system")
-	require.Contains(t, line(t, commands, "lesskv-worker.tmp"), " -lvulkan ")
+	require.Contains(t, line(t, commands, "lesskv-worker.part.tmp"), " -lvulkan ")
 }
 
 // A shader that glslc refuses is an error with what it said, and the next run goes on from there.
