@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/lesskv/lesskv/integration/record"
+	"github.com/lesskv/lesskv/integration/activations"
 	"github.com/lesskv/lesskv/integration/reference"
 	"github.com/lesskv/lesskv/integration/tinymodels"
 	"github.com/lesskv/lesskv/integration/worker"
@@ -296,7 +296,7 @@ func trained(t *testing.T, path string, context, tokens, used int, o train.Optio
 	require.NoError(t, err)
 	program, err := worker.Path(worker.Patched)
 	require.NoError(t, err)
-	runtime, err := record.Open(t.Context(), program, path, context, 1)
+	runtime, err := activations.Open(t.Context(), program, path, context, 1)
 	require.NoError(t, err)
 	defer runtime.Close()
 	windows, err := train.Cut(randomTokens(tokens, 384), context, used, runtime.Start())

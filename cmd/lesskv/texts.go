@@ -13,7 +13,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	"github.com/lesskv/lesskv/integration/record"
+	"github.com/lesskv/lesskv/integration/activations"
 	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/memory"
 )
@@ -105,7 +105,7 @@ func slotsOf(b budget, c memory.Cache, m *weights.Model) (int, error) {
 }
 
 // readTexts returns the tokens of all documents, one after the other, each behind the token that starts a sequence.
-func readTexts(r *record.Runtime, stdin io.Reader, texts []document) ([]int32, error) {
+func readTexts(r *activations.Runtime, stdin io.Reader, texts []document) ([]int32, error) {
 	var all []int32
 	for _, d := range texts {
 		data, err := d.content(stdin)

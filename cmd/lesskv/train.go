@@ -15,8 +15,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/lesskv/lesskv/integration/activations"
 	"github.com/lesskv/lesskv/integration/pieces"
-	"github.com/lesskv/lesskv/integration/record"
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/patches/limits"
 	"github.com/lesskv/lesskv/patches/progress"
@@ -146,7 +146,7 @@ func (o *trainOptions) run(cmd *cobra.Command) (err error) {
 	if err != nil {
 		return err
 	}
-	r, err := record.Open(ctx, path, o.model, o.context, o.Threads)
+	r, err := activations.Open(ctx, path, o.model, o.context, o.Threads)
 	if err != nil {
 		return err
 	}

@@ -12,8 +12,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lesskv/lesskv/cgo/kernels"
+	"github.com/lesskv/lesskv/integration/activations"
 	"github.com/lesskv/lesskv/integration/pieces"
-	"github.com/lesskv/lesskv/integration/record"
 	"github.com/lesskv/lesskv/integration/tune"
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/patches/progress"
@@ -199,7 +199,7 @@ func (o *tuneOptions) cut(ctx context.Context, cmd *cobra.Command, texts []docum
 		return err
 	}
 	o.Worker = path
-	r, err := record.Open(ctx, path, o.Model, o.context, 1)
+	r, err := activations.Open(ctx, path, o.Model, o.context, 1)
 	if err != nil {
 		return err
 	}

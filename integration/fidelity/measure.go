@@ -9,8 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/lesskv/lesskv/integration/activations"
 	"github.com/lesskv/lesskv/integration/heldout"
-	"github.com/lesskv/lesskv/integration/record"
 	"github.com/lesskv/lesskv/integration/testdata"
 	"github.com/lesskv/lesskv/integration/tune"
 	"github.com/lesskv/lesskv/integration/verify"
@@ -73,7 +73,7 @@ func newMeasurer(ctx context.Context, work string, threads int) (*measurer, erro
 		return nil, err
 	}
 	m.windows = held.Windows
-	r, err := record.Open(ctx, m.worker, m.model, heldout.Tokens, 1)
+	r, err := activations.Open(ctx, m.worker, m.model, heldout.Tokens, 1)
 	if err != nil {
 		return nil, err
 	}

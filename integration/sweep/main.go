@@ -19,9 +19,9 @@ import (
 	"strings"
 
 	"github.com/lesskv/lesskv/cgo/kernels"
+	"github.com/lesskv/lesskv/integration/activations"
 	"github.com/lesskv/lesskv/integration/distance"
 	"github.com/lesskv/lesskv/integration/heldout"
-	"github.com/lesskv/lesskv/integration/record"
 	"github.com/lesskv/lesskv/integration/testdata"
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/patches/limits"
@@ -191,7 +191,7 @@ func (s *sweep) train(p point, path string) error {
 	if err != nil {
 		return err
 	}
-	r, err := record.Open(s.ctx, bin, s.model, heldout.Tokens, 1)
+	r, err := activations.Open(s.ctx, bin, s.model, heldout.Tokens, 1)
 	if err != nil {
 		return err
 	}

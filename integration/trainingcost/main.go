@@ -18,7 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/lesskv/lesskv/integration/record"
+	"github.com/lesskv/lesskv/integration/activations"
 	"github.com/lesskv/lesskv/integration/tinymodels"
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/patches/limits"
@@ -97,7 +97,7 @@ func (b *bench) run() error {
 	if err != nil {
 		return err
 	}
-	r, err := record.Open(b.ctx, path, model, window, b.threads)
+	r, err := activations.Open(b.ctx, path, model, window, b.threads)
 	if err != nil {
 		return err
 	}

@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/lesskv/lesskv/integration/record"
+	"github.com/lesskv/lesskv/integration/activations"
 	"github.com/lesskv/lesskv/integration/testdata"
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/weights/train"
@@ -136,7 +136,7 @@ func TestRun(t *testing.T) {
 	require.NoError(t, err)
 	path, err := worker.Path(worker.Patched)
 	require.NoError(t, err)
-	rt, err := record.Open(ctx, path, model, 768, 1)
+	rt, err := activations.Open(ctx, path, model, 768, 1)
 	require.NoError(t, err)
 	defer rt.Close()
 	text, err := os.ReadFile(filepath.Join("..", "testdata", testdata.TrainSample))

@@ -1,6 +1,6 @@
-// Package record lets the verification worker be the model that training learns from: it runs the patched runtime with a
+// Package activations lets the verification worker be the model that training learns from: it runs the patched runtime with a
 // LESS cache that evicts nothing, which is exact attention, and copies what the layers see.
-package record
+package activations
 
 import (
 	"context"
