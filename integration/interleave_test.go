@@ -624,8 +624,8 @@ func finite(out *worker.Output) error {
 	return nil
 }
 
-// together decodes a token of both sequences in one batch, now and then with an end to it in its middle. On the device they have a
-// graph each.
+// together decodes a token of both sequences in one batch, now and then with an end to it in its middle. On the device and in hybrids they
+// have a graph each.
 func (p *player) together(seq int, rng *rand.Rand) (string, error) {
 	order := [2]int{seq, 1 - seq}
 	var batch []worker.Token
@@ -645,7 +645,11 @@ func (p *player) together(seq int, rng *rand.Rand) (string, error) {
 		})
 	}
 	within := a.holds && b.holds && p.setting.config.LESS.Reference && rng.IntN(2) == 0
-	aborted := !within && !p.setting.config.LESS.OnDevice && rng.IntN(4) == 0
+	aborted := !within && !p.setting.config.LESS.OnDevice && (!p.setting.hybrid || a.holds && b.holds) && rng.IntN(4) == 0
+	rows := [2]int{1, 2}
+	if p.setting.hybrid {
+		rows = [2]int{}
+	}
 	if within {
 		if err := p.after(rng.IntN((2 + 4) * 2 * len(p.setting.caches))); err != nil {
 			return done, err
@@ -671,7 +675,7 @@ func (p *player) together(seq int, rng *rand.Rand) (string, error) {
 	}
 	if err == nil && !within {
 		for i, token := range batch {
-			p.seqs[order[i]].decodedIn(p.setting, i+1, token.ID)
+			p.seqs[order[i]].decodedIn(p.setting, rows[i], token.ID)
 		}
 		return done, finite(out)
 	}
@@ -697,8 +701,14 @@ func (p *player) together(seq int, rng *rand.Rand) (string, error) {
 			return done, err
 		}
 		at := m.length
+		if p.setting.hybrid {
+			if hi == at { // its graph was done before the other's failed
+				m.decodedIn(p.setting, rows[i], token.ID)
+			}
+			continue
+		}
 		if within { // it was done, or it would be poisoned
-			m.decodedIn(p.setting, i+1, token.ID)
+			m.decodedIn(p.setting, rows[i], token.ID)
 		}
 		if within && hi == at-1 { // and taken back
 			m.cutAt(at)

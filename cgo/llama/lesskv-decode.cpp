@@ -67,20 +67,22 @@ llama_memory_context_ptr lesskv_memory::init_batch(llama_batch_allocr & balloc, 
         while (end < batch.n_tokens && end - first < (int32_t) n_ubatch && !has_ubatch(end) && behind[end] == 0) {
             ++end;
         }
-        return on_device ? 0 : end - first; // there a graph has the tensors of one sequence
+        return end - first;
     };
+    const bool one_each = on_device || !groups(); // on the device a graph has the tensors of one sequence
+    if (!on_device && !reserve_scratch(1)) {
+        return no(error);
+    }
 
     balloc.split_reset();
     std::vector<llama_ubatch> ubatches;
     std::vector<llama_pos>    next(seqs.size(), -1);
-    size_t together = 1;
     while (true) {
-        const int32_t n = last_ones();
-        auto ub = n > 1 ? balloc.split_simple(n) : balloc.split_seq(n_ubatch);
+        const int32_t n = one_each ? 0 : last_ones();
+        auto ub = n > 1 && reserve_scratch(n) ? balloc.split_simple(n) : balloc.split_seq(n_ubatch);
         if (ub.n_tokens == 0) {
             break;
         }
-        together = std::max<size_t>(together, ub.n_seqs);
         for (uint32_t i = 0; i < ub.n_tokens; ++i) {
             const llama_seq_id s = ub.seq_id[i][0];
             if (next[s] < 0) {
@@ -103,9 +105,6 @@ llama_memory_context_ptr lesskv_memory::init_batch(llama_batch_allocr & balloc, 
         return no("the batch could not be split into micro-batches");
     }
 
-    if (!on_device && !reserve_scratch(together)) {
-        return no(error);
-    }
     for (llama_seq_id s = 0; valid(s); ++s) {
         if (next[s] < 0) {
             continue; // it has no token in the batch

@@ -31,10 +31,7 @@ llama_memory_context_ptr lesskv_hybrid::init_batch(llama_batch_allocr & balloc, 
     if (attn->get_status() != LLAMA_MEMORY_STATUS_SUCCESS) {
         return attn;
     }
-    auto ubatches = static_cast<const lesskv_memory_context *>(attn.get())->micro_batches();
-    for (auto & ub : ubatches) {
-        ub.b_equal_seqs = true; // several sequences have a token each, which recurrent layers are told
-    }
+    const auto & ubatches = static_cast<const lesskv_memory_context *>(attn.get())->micro_batches();
     if (!recr->prepare(ubatches)) {
         fail("the recurrent layers have no room for the sequences of this batch");
         return std::make_unique<lesskv_memory_context>(this, LLAMA_MEMORY_STATUS_FAILED_PREPARE);

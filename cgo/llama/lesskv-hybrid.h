@@ -48,6 +48,9 @@ public:
 
 protected:
     bool can_cut_beside(llama_seq_id seq_id, llama_pos p0) const override;
+    // llama_memory_recurrent makes room for a group by moving the states of other sequences, in the group's own graph: if that graph fails, theirs are
+    // wrong, and nothing says so.
+    bool groups() const override { return false; }
 
 private:
     using row = std::vector<uint8_t>; // the recurrent state of a sequence, layer by layer

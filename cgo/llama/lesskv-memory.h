@@ -145,6 +145,7 @@ protected:
 
     // Whether what a subclass keeps beside the caches can be cut back to p0, which is not after the sequence's end.
     virtual bool can_cut_beside(llama_seq_id seq_id, llama_pos p0) const;
+    virtual bool groups() const { return true; } // whether sequences that decode together may have one graph
 
     // Of a saved state, one sequence or (-1) all of them: which are in it; what is read of it, before anything here changes;
     // and what was read, in the place of what was here.
