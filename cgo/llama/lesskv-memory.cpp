@@ -220,7 +220,7 @@ void lesskv_memory::free_scratch::operator()(void * p) const {
 }
 
 // Sizes the scratch for the context's threads, which llama_set_n_threads may have changed, and for the sequences that decode together.
-bool lesskv_memory::reserve_scratch(size_t n_seqs) {
+bool lesskv_memory::reserve_scratch(size_t n_seqs) try {
     const int want = std::max({ 1, n_threads, cparams.n_threads, cparams.n_threads_batch });
     if (scratch && want <= n_threads && n_seqs <= n_together) {
         return true;
@@ -268,6 +268,9 @@ bool lesskv_memory::reserve_scratch(size_t n_seqs) {
     n_together   = n_seqs;
     n_threads    = want;
     return true;
+} catch (const std::bad_alloc &) {
+    return fail(format("no memory to compute with: lower n_ubatch (%u), the budget (%d) or the number of sequences that decode together (%zu)",
+                cparams.n_ubatch, budget, n_seqs));
 }
 
 void lesskv_memory::refuse(const std::string & why) const {
