@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/lesskv/lesskv/integration/picturetest"
+	"github.com/lesskv/lesskv/integration/pagetest"
 )
 
 const (
@@ -43,7 +43,7 @@ func TestPagePictures(t *testing.T) {
 		require.NoError(t, err)
 		shown, err := os.ReadFile(filepath.Join("../../docs", name))
 		require.NoError(t, err)
-		picturetest.Same(t, made, shown, anew)
+		pagetest.Same(t, made, shown, anew)
 	}
 }
 
@@ -75,7 +75,7 @@ func TestReadme(t *testing.T) {
 			want = append(want, mib(processes.process("f16", context)), mib(processes.process("less", context)))
 		}
 		for i, v := range want {
-			assertRounded(t, v, strings.TrimSuffix(strings.TrimSpace(strings.Split(row[2], "|")[i]), " MiB"), row[0])
+			pagetest.Rounded(t, v, strings.TrimSuffix(strings.TrimSpace(strings.Split(row[2], "|")[i]), " MiB"), row[0])
 		}
 		seen++
 	}
@@ -94,15 +94,7 @@ func TestReadme(t *testing.T) {
 		found := regexp.MustCompile(pattern).FindStringSubmatch(text)
 		require.NotNil(t, found, pattern)
 		for i, v := range values {
-			assertRounded(t, v, found[1+i], found[0])
+			pagetest.Rounded(t, v, found[1+i], found[0])
 		}
 	}
-}
-
-// assertRounded compares a number with what a page says of it, to as many digits as that has.
-func assertRounded(t *testing.T, v float64, said, where string) {
-	t.Helper()
-	said = strings.ReplaceAll(said, ",", "")
-	_, decimals, _ := strings.Cut(said, ".")
-	assert.Equal(t, strconv.FormatFloat(v, 'f', len(decimals), 64), said, where)
 }

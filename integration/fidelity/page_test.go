@@ -6,39 +6,40 @@ import (
 	"os"
 	"regexp"
 	"strconv"
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/lesskv/lesskv/integration/pagetest"
 	"github.com/lesskv/lesskv/integration/provenance"
 )
 
-// README.md's table has the numbers of the command, rounded to as many digits as it has.
-func TestReadme(t *testing.T) {
+// measured reads docs/fidelity.json.
+func measured(t *testing.T) (r Report) {
+	t.Helper()
 	data, err := os.ReadFile("../../docs/fidelity.json")
 	require.NoError(t, err)
-	var r Report
 	require.NoError(t, json.Unmarshal(data, &r))
+	return r
+}
+
+// README.md's table has the numbers of the command, rounded to as many digits as it has.
+func TestReadme(t *testing.T) {
+	r := measured(t)
 	readme, err := os.ReadFile("../../README.md")
 	require.NoError(t, err)
 	rows := regexp.MustCompile(`(?m)^\| ([\d,]+) \| ([\d.]+) % \| \*\*([\d.]+)\*\* \((\w+).*?\) \| ([\d.]+)[^|]* \| ([\d.]+|not measured) \|$`).FindAllStringSubmatch(string(readme), -1)
 	require.Len(t, rows, len(r.Sizes))
-	rounded := func(want float64, said string) {
-		t.Helper()
-		_, decimals, _ := strings.Cut(said, ".")
-		assert.Equal(t, strconv.FormatFloat(want, 'f', len(decimals), 64), said)
-	}
 	for i, s := range r.Sizes {
 		cells := rows[i][1:]
-		rounded(float64(s.KiB), strings.ReplaceAll(cells[0], ",", ""))
-		rounded(100*float64(s.KiB<<10)/full, cells[1])
-		rounded(s.Rows[0].KL.Value, cells[2])
+		pagetest.Rounded(t, float64(s.KiB), cells[0], rows[i][0])
+		pagetest.Rounded(t, 100*float64(s.KiB<<10)/full, cells[1], rows[i][0])
+		pagetest.Rounded(t, s.Rows[0].KL.Value, cells[2], rows[i][0])
 		assert.Equal(t, s.Rows[0].Types, cells[3])
-		rounded(s.Rows[0].Equal.Value, cells[4])
+		pagetest.Rounded(t, s.Rows[0].Equal.Value, cells[4], rows[i][0])
 		if cells[5] != "not measured" {
-			rounded(s.Before, cells[5])
+			pagetest.Rounded(t, s.Before, cells[5], rows[i][0])
 		}
 	}
 }
@@ -56,10 +57,7 @@ func TestBefore(t *testing.T) {
 
 // The page's numbers are those that the command has measured.
 func TestPage(t *testing.T) {
-	data, err := os.ReadFile("../../docs/fidelity.json")
-	require.NoError(t, err)
-	var r Report
-	require.NoError(t, json.Unmarshal(data, &r))
+	r := measured(t)
 	page, err := os.ReadFile("../../docs/fidelity.md")
 	require.NoError(t, err)
 	assert.Equal(t, string(page), string(r.page()), "go run ./integration/fidelity -page writes it anew")

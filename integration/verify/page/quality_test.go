@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/lesskv/lesskv/integration/picturetest"
+	"github.com/lesskv/lesskv/integration/pagetest"
 	"github.com/lesskv/lesskv/integration/verify"
 )
 
@@ -115,5 +115,5 @@ func TestQualityPicture(t *testing.T) {
 	}
 	shown, err := os.ReadFile(reports + "quality.png")
 	require.NoError(t, err)
-	picturetest.Same(t, made, shown, "run with "+update+"=1")
+	pagetest.Same(t, made, shown, "run with "+update+"=1")
 }

@@ -1,11 +1,14 @@
-// Package picturetest compares pictures in tests.
-package picturetest
+// Package pagetest compares what pages show, pictures and numbers, with what was measured.
+package pagetest
 
 import (
 	"bytes"
 	"image/png"
+	"strconv"
+	"strings"
 	"testing"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
@@ -31,4 +34,12 @@ func Same(t *testing.T, made, shown []byte, help string) {
 		}
 	}
 	require.Less(t, float64(differ), few*float64(size.X*size.Y), help)
+}
+
+// Rounded compares a number with what a page says of it, to as many digits as that has. where tells the place if they differ.
+func Rounded(t *testing.T, want float64, said, where string) {
+	t.Helper()
+	said = strings.ReplaceAll(said, ",", "")
+	_, decimals, _ := strings.Cut(said, ".")
+	assert.Equal(t, strconv.FormatFloat(want, 'f', len(decimals), 64), said, where)
 }
