@@ -60,12 +60,8 @@ bool lesskv_hybrid_context::next() {
 }
 
 void lesskv_hybrid::begun(const llama_ubatch & ubatch) {
-    for (uint32_t i = 0; i < ubatch.n_tokens; i += ubatch.n_seq_tokens) {
-        newest[ubatch.seq_id[i][0]] = ubatch.n_seq_tokens;
-    }
-    for (auto & f : in_flight) {
-        f.seen = -1; // a recurrent state that has gone on is not told from one that has not
-    }
+    newest[ubatch.seq_id[0][0]] = ubatch.n_tokens; // of one sequence: they have no graph together
+    in_flight[0].seen = -1; // a recurrent state that has gone on is not told from one that has not
 }
 
 void lesskv_hybrid::forget(llama_seq_id seq_id) {

@@ -1,5 +1,5 @@
 // lesskv-hybrid.h: the cache of models in which some layers attend and others are recurrent. Those that attend have the LESS
-// cache; the recurrent ones keep llama.cpp's memory, whose size never depended on the context. Both take the same ubatches.
+// cache; the recurrent ones keep llama.cpp's memory, whose size never depended on the context. Both take the same micro-batches.
 
 #pragma once
 

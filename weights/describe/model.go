@@ -14,8 +14,7 @@ import (
 )
 
 // Served says whether LESS serves a model of an architecture (it begins with yes or no), and what the model keeps of a text, as docs/models.md
-// has it. Latent attention shows
-// in the metadata, whatever the architecture.
+// has it. Latent attention shows in the metadata, whatever the architecture.
 func Served(f *gguf.File, architecture string) (less, keeps string) {
 	if f.Has(architecture + ".attention.key_length_mla") {
 		architecture = "deepseek2"
