@@ -9,6 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	cgo "github.com/lesskv/lesskv/cgo/kernels"
+	"github.com/lesskv/lesskv/integration/bench"
+	"github.com/lesskv/lesskv/integration/provenance"
 	"github.com/lesskv/lesskv/integration/tinymodels"
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/weights"
@@ -214,5 +216,28 @@ func TestPlannedProcess(t *testing.T) {
 		}
 		t.Logf("ubatch %d, LESS %t: peak %d KiB, planned %d", c.Ubatch, c.LESS != nil, got.Peak>>10, p.Total()>>10)
 		assert.InEpsilon(t, got.Peak, p.Total(), 0.33)
+	}
+}
+
+// Weights that ggml repacks for the CPU are copied out of the mapped file, and count once all the same.
+func TestRepackedWeightsOnce(t *testing.T) {
+	shape := bench.Shape{Name: "wide", Architecture: "llama", Layers: 2, Embedding: 1024, FeedForward: 8192, Heads: 8, HeadsKV: 2, HeadSize: 64, Vocab: 512, RopeBase: 10000}
+	builder, err := worker.Path(worker.Patched)
+	require.NoError(t, err)
+	path, err := shape.Build(t.Context(), t.TempDir(), "Q4_0", builder, 1)
+	require.NoError(t, err)
+	f, err := gguf.Open(path)
+	require.NoError(t, err)
+	defer f.Close()
+	bytes := int64(memory.Weights(f))
+	w := open(t, worker.Patched, worker.Config{Model: path, Context: 64, Batch: 32, Ubatch: 32, Threads: 1, FlashAttention: true})
+	_, err = w.Feed(0, 0, randomTokens(16, shape.Vocab), worker.None)
+	require.NoError(t, err)
+	got, err := w.Memory()
+	require.NoError(t, err)
+	t.Logf("weights %d KiB, peak %d, without mapped files %d", bytes>>10, got.Peak>>10, got.Anon>>10)
+	require.Less(t, got.Peak, bytes+bytes/2+20<<20)
+	if b := provenance.Of(builder); strings.HasPrefix(b.ISA, "x86-64-v") && strings.Contains(b.Flags, "-march=native") && b.ISA >= "x86-64-v3" {
+		require.Greater(t, got.Anon, bytes, "AVX2: they are repacked")
 	}
 }

@@ -6,6 +6,7 @@
 
 #include "llama-memory.h"
 
+#include <cstddef>
 #include <memory>
 
 struct ggml_tensor;
@@ -46,6 +47,10 @@ int lesskv_refuse_call(llama_memory_i * memory, const char * call);
 
 // llama_model::create_memory of a model that attends to the cache of another context. Throws std::runtime_error if that is LESS's.
 void lesskv_refuse_other(llama_memory_i * memory);
+
+// llama_model_loader::load_all_data, of a tensor that has been copied out of the mapped file: its pages leave the process's memory. They are
+// read again where somebody looks at them.
+void lesskv_release_mapped(const void * data, size_t size);
 
 // llm_graph_context::build_attn_inp_kv and _kv_iswa.
 llm_graph_input_attn_kv      * lesskv_build_inp_kv     (const llm_graph_context & g);

@@ -49,7 +49,7 @@ func TestAllocateAsC(t *testing.T) {
 	require.Greater(t, refused, 100)
 }
 
-// Weights are mapped, and nothing is made of them: quantised ones count once as well.
+// Weights count once, quantised ones too.
 func TestWeights(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "w.gguf")
 	require.NoError(t, gguf.WriteFile(path, nil, []gguf.Tensor{

@@ -24,8 +24,8 @@ func (p Process) Total() uint64 {
 	return p.Weights + p.Kernels + p.Slots + p.State + p.Copies + p.Scratch + p.Compute
 }
 
-// Weights returns what a model's tensors take in a process, each once: the runtime maps the file, and is built without ggml's repacking
-// for the CPU. (On a CPU with AMX, quantised ones may be there a second time.)
+// Weights returns what a model's tensors take in a process, each once: those that ggml repacks for the CPU are copied out of the mapped
+// file, and the pages that they came from leave the process.
 func Weights(f *gguf.File) (bytes uint64) {
 	for _, t := range f.Tensors {
 		bytes += uint64(t.Size)

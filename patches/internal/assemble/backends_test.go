@@ -86,6 +86,7 @@ func TestBackendRPC(t *testing.T) {
 		"archive libbinding.a", "ggml/src/ggml-backend-reg.cpp", "ggml/src/ggml-rpc/ggml-rpc.cpp", "ggml/src/ggml-rpc/ggml-rpc.cpp", // patched and not
 		"link ggml-rpc-server", "link lesskv-worker", "link lesskv-worker-unmodified", "tools/rpc/rpc-server.cpp",
 	}, b.did())
+	require.Contains(t, line(t, commands, "ggml-backend-reg.cpp"), "-DGGML_USE_CPU_REPACK ", "as in upstream's own build")
 	require.Contains(t, line(t, commands, "ggml-backend-reg.cpp"), "-DGGML_USE_RPC ")
 	require.Contains(t, b.read(b.layout().Package(), "libbinding.a"), "long rpc;")
 	require.NotContains(t, b.read(b.layout().Package(), "libbinding.a"), "int server;")

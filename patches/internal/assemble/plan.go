@@ -126,7 +126,7 @@ type identityKey struct {
 var (
 	common = []string{"-DNDEBUG", "-fPIC", "-fvisibility=hidden", "-pthread"}
 	ggml   = []string{
-		"-O3", "-DGGML_USE_CPU", "-DGGML_USE_LLAMAFILE",
+		"-O3", "-DGGML_USE_CPU", "-DGGML_USE_CPU_REPACK", "-DGGML_USE_LLAMAFILE",
 		"-Iggml/include", "-Iggml/src", "-Iggml/src/ggml-cpu",
 	}
 	llama = []string{"-O2", "-DGGML_USE_CPU", "-Iinclude", "-Isrc", "-Iggml/include", "-Iggml/src", "-Iless"}
