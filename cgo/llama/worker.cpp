@@ -9,7 +9,7 @@
 // Keys with a default are optional. seq is below n_seq_max; p0, p1: -1 stands for 0 and for infinity.
 //
 //     open       path, n_ctx=0 (the model's), n_batch=2048, n_ubatch=512, n_seq_max=1, threads=1, type_k=f16, type_v=f16
-//                (f32 f16 q8_0 q4_0), flash_attn=0, kv_unified=0, swa_full=1, embeddings=0, capture=0, rope_base=0,
+//                (f32 f16 q8_0 q4_0), flash_attn=0, kv_unified=0, swa_full=1, embeddings=0, capture=0, mmap=1, rope_base=0,
 //                rope_scale=0 (the model's), rollback=0 (n_rs_seq)
 //                gpu_layers=0, rpc="" (host:port of servers, with commas): layers on their devices and this machine's
 //                less=0, and with less=1 the fields of lesskv_config: policy, budget, budget_share, budget_bytes, budget_full, heavy,

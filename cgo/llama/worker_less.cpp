@@ -111,7 +111,7 @@ void worker::profile(request & req, reply & out) {
 void worker::supported(request & req, reply & out) {
     const std::string path = req.text("path");
     req.done();
-    load_model(path, 0, "");
+    load_model(path, true, 0, "");
     char reason[1024] = "";
     const bool ok = lesskv_supported(model.get(), reason, sizeof(reason));
     release();

@@ -43,7 +43,7 @@ void worker::check_cache_type(const char * key, ggml_type type, const char * len
     }
 }
 
-void worker::load_model(const std::string & path, int32_t n_gpu_layers, const std::string & rpc, ggml_backend_dev_t other) {
+void worker::load_model(const std::string & path, bool mapped, int32_t n_gpu_layers, const std::string & rpc, ggml_backend_dev_t other) {
     if (model) {
         refuse("a model is open: close it first");
     }
@@ -55,6 +55,7 @@ void worker::load_model(const std::string & path, int32_t n_gpu_layers, const st
     if (n_gpu_layers > 0 && list.size() == 1) {
         refuse("gpu_layers=%d: there is no device for them: assemble the runtime with -backend, look for its driver, or name servers", n_gpu_layers);
     }
+    params.load_mode    = mapped ? LLAMA_LOAD_MODE_MMAP : LLAMA_LOAD_MODE_NONE;
     params.n_gpu_layers = n_gpu_layers;
     params.devices      = list.data();
     model.reset(llama_model_load_from_file(path.c_str(), params));
@@ -77,6 +78,7 @@ void worker::open(request & req, reply & out) {
     llama_context_params params = llama_context_default_params();
     const std::string path   = req.text("path");
     const std::string rpc    = req.text("rpc");
+    const bool        mapped = req.flag("mmap", true);
     const std::string pretend = req.text("pretend");
     const std::string lacks   = req.text("lacks");
     const int32_t     layers = int32_t(req.integer("gpu_layers", 0, max_i32, 0));
@@ -153,7 +155,7 @@ void worker::open(request & req, reply & out) {
 #endif
     req.done();
 
-    load_model(path, layers, rpc, pretend.empty() ? nullptr : pretended_device(pretend, lacks));
+    load_model(path, mapped, layers, rpc, pretend.empty() ? nullptr : pretended_device(pretend, lacks));
     try {
         check_cache_type("type_k", params.type_k, "attention.key_length");
         check_cache_type("type_v", params.type_v, "attention.value_length");

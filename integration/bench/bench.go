@@ -302,7 +302,7 @@ func (b *bench) start(m Method, context int, less *worker.LESS, servers string) 
 	}
 	sequences := max(1, b.o.Sequences)
 	_, err = w.Open(worker.Config{Model: b.path, Context: sequences * context, Sequences: sequences, Batch: b.o.Ubatch, Ubatch: b.o.Ubatch, Threads: b.o.Threads,
-		TypeK: m.Type, TypeV: m.Type, FlashAttention: m.FA, GPULayers: b.o.GPULayers, RPC: servers, LESS: less})
+		TypeK: m.Type, TypeV: m.Type, FlashAttention: m.FA, ReadFile: b.o.Processes, GPULayers: b.o.GPULayers, RPC: servers, LESS: less})
 	if err != nil {
 		w.Close()
 		return nil, err
@@ -624,7 +624,8 @@ func (b *bench) rates() error {
 	return nil
 }
 
-// processes opens each method for each context, and says what the process takes behind one micro-batch and a few tokens.
+// processes opens each method for each context, and says what the process takes behind one micro-batch and a few tokens. The model's file is
+// read, not mapped: what ggml repacks the unmodified runtime has twice otherwise, once in pages that the system can take back.
 func (b *bench) processes() error {
 	for i, c := range b.o.Contexts {
 		for j, m := range b.o.Methods {

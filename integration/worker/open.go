@@ -26,6 +26,7 @@ type Config struct {
 	WindowOnly     bool    // swa_full=0: the unmodified cache holds no more of a sliding-window layer than its window
 	KeepCache      bool    // offload_kqv=0: the cache of layers on devices is in main memory
 	Embeddings     bool    // rows are embeddings, not logits
+	ReadFile       bool    // mmap=0: the model's file is read, not mapped
 	Capture        bool    // Capture and Captured will be used; LESS only
 	Ahead          bool    // a context of the layers that predict further tokens
 	RopeBase       float32 // rope_freq_base; the model's
@@ -101,7 +102,7 @@ func Int(n int) *int { return &n }
 
 func (c *Config) args() []any {
 	args := []any{"path", c.Model, "flash_attn", c.FlashAttention, "kv_unified", c.Unified, "swa_full", !c.WindowOnly, "offload_kqv", !c.KeepCache,
-		"embeddings", c.Embeddings, "capture", c.Capture, "ahead", c.Ahead}
+		"embeddings", c.Embeddings, "mmap", !c.ReadFile, "capture", c.Capture, "ahead", c.Ahead}
 	number := func(key string, n int) {
 		if n != 0 {
 			args = append(args, key, n)
