@@ -366,6 +366,7 @@ type runner struct {
 	Method
 	bench  *bench
 	w      *worker.Worker
+	slots  int                   // of the KV head with most of them; LESS
 	states map[int][]byte        // by the tokens that they hold: unmodified, one micro-batch; LESS, what its cells begin with
 	spent  map[int]time.Duration // by prompts at each context
 	n      map[Cell]int          // decodes that a sample has
@@ -374,11 +375,8 @@ type runner struct {
 // settled is the number of tokens after which LESS's cost no longer changes: all slots are full, and the scores' spread has
 // had time to grow.
 func (r *runner) settled() int {
-	u, slots := r.bench.o.Ubatch, r.bench.budget
-	if r.Unequal {
-		slots = slices.Max(r.bench.unequal())
-	}
-	return (slots + 2*u + u - 1) / u * u
+	u := r.bench.o.Ubatch
+	return (r.slots + 2*u + u - 1) / u * u
 }
 
 // begins returns how many tokens LESS has to have seen where its cell is to begin after so many.
@@ -389,6 +387,13 @@ func (r *runner) setup() error {
 	b := r.bench
 	starts := []int{b.o.Ubatch}
 	if r.Tree == worker.Patched {
+		heads, err := r.w.Heads()
+		if err != nil {
+			return err
+		}
+		for _, h := range heads {
+			r.slots = max(r.slots, h.Budget)
+		}
 		starts = nil
 		for _, c := range b.o.Contexts {
 			starts = append(starts, r.begins(c))

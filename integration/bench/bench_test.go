@@ -99,6 +99,20 @@ func TestRun(t *testing.T) {
 	require.NoError(t, Plot(filepath.Join(dir, "r.png"), r))
 }
 
+// A method that has more slots than the budget says is measured with all of them full.
+func TestSlotsAreFull(t *testing.T) {
+	methods, err := FindMethods([]string{"less-q4_0-bytes", "sparse-unequal"})
+	require.NoError(t, err)
+	r, err := Run(t.Context(), Options{Model: "gopher-5m", Dir: t.TempDir(), Methods: methods, Contexts: []int{2048}, PromptLimit: -1, Ubatch: 64, Repeat: 1, Threads: 1,
+		Budget: worker.Budget{Tokens: 256}, SlotType: "f16", Policy: "h2o"})
+	require.NoError(t, err)
+	for method, slots := range map[string]int{"less-q4_0-bytes": 256 * 264 / 80, "sparse-unequal": 2*256 - 256/4} {
+		m, ok := r.memory(method, 2048)
+		require.True(t, ok)
+		assert.Equal(t, slots, m.Kept, method)
+	}
+}
+
 func TestCompareFilled(t *testing.T) {
 	methods, err := FindMethods([]string{"f16-fa", "less"})
 	require.NoError(t, err)
