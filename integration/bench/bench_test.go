@@ -289,7 +289,7 @@ func TestWhole(t *testing.T) {
 	assert.InDelta(t, 900./45, r.Whole("f16", 900).Median, 1e-9)
 	assert.InDelta(t, 100, r.Whole("less", 900).Median, 1e-9)
 	assert.InDelta(t, 5, r.WholeRatio("less", "f16", 900).Median, 1e-9)
-	assert.Equal(t, Spread{Median: 9, Min: 9, Max: 9, N: 1}, r.Ratio(Cell{"less", 900, Prompt}, Cell{"f16", 900, Prompt}))
+	assert.Equal(t, Spread{Median: 9, Min: 9, Max: 9, Low: 9, High: 9, N: 1}, r.Ratio(Cell{"less", 900, Prompt}, Cell{"f16", 900, Prompt}))
 	assert.InDelta(t, 2.5, median([]float64{4, 1, 2, 3}), 1e-9)
 	assert.Zero(t, r.Whole("sparse", 900).N)
 }

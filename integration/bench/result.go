@@ -3,9 +3,11 @@ package bench
 import (
 	"fmt"
 	"slices"
+	"sort"
 	"time"
 
 	"gonum.org/v1/gonum/stat"
+	"gonum.org/v1/gonum/stat/distuv"
 
 	"github.com/lesskv/lesskv/integration/provenance"
 	"github.com/lesskv/lesskv/integration/worker"
@@ -117,9 +119,10 @@ func newResult(o *Options, name, program string, m *weights.Model, budget int) R
 	}
 }
 
-// A Spread is a median and the extremes round it.
+// A Spread is a median with the extremes and the interval round it.
 type Spread struct {
 	Median, Min, Max float64
+	Low, High        float64 // interval
 	N                int
 }
 
@@ -131,7 +134,22 @@ func spread(x []float64) Spread {
 	if len(x) == 0 {
 		return Spread{}
 	}
-	return Spread{median(x), slices.Min(x), slices.Max(x), len(x)}
+	x = slices.Sorted(slices.Values(x))
+	low, high := interval(x)
+	return Spread{median(x), x[0], x[len(x)-1], low, high, len(x)}
+}
+
+// confidence is the probability with which an interval holds the median of all rounds that could be run.
+const confidence = 7. / 8
+
+// interval returns two of some sorted values, as near to each other as confidence allows: of seven the second and the sixth. Of fewer than
+// four they are the extremes, whatever the probability.
+func interval(x []float64) (low, high float64) {
+	below := distuv.Binomial{N: float64(len(x)), P: 0.5} // how many of them are below that median
+	out := sort.Search(len(x)/2, func(n int) bool {      // how many are left out at each end: as long as one more may be
+		return 2*below.CDF(float64(n+1)) > 1-confidence+1e-9 // what is equal is computed with rounding
+	})
+	return x[out], x[len(x)-1-out]
 }
 
 func median(x []float64) float64 {
@@ -262,6 +280,17 @@ func (r *Result) whole(method string, context int) map[int]float64 {
 // Whole returns the tokens a second of a whole prompt, summed up from its measured micro-batches.
 func (r *Result) Whole(method string, context int) Spread {
 	return spread(values(r.whole(method, context)))
+}
+
+// bestWhole returns the unmodified method that was the fastest over a whole prompt.
+func (r *Result) bestWhole(context int) string {
+	best := "f16"
+	for _, m := range Methods() {
+		if m.Tree == worker.Unmodified && r.Whole(m.Name, context).Median > r.Whole(best, context).Median {
+			best = m.Name
+		}
+	}
+	return best
 }
 
 // WholeRatio divides a's speed over a whole prompt by b's, round by round.
