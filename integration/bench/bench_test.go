@@ -164,6 +164,32 @@ func TestFill(t *testing.T) {
 	}
 }
 
+// Models of each architecture that shapes have are decoded, with LESS too.
+func TestArchitectures(t *testing.T) {
+	var seen []string
+	for _, shape := range Shapes() {
+		if slices.Contains(seen, shape.Architecture) {
+			continue
+		}
+		seen = append(seen, shape.Architecture)
+		shape.Layers, shape.Embedding, shape.FeedForward, shape.Vocab = 2, 256, 256, 512
+		patched, err := worker.Path(worker.Patched)
+		require.NoError(t, err)
+		path, err := shape.Build(t.Context(), t.TempDir(), "q8_0", patched, 1)
+		require.NoError(t, err, shape.Architecture)
+		m, err := weights.ReadModel(path)
+		require.NoError(t, err)
+		assert.Equal(t, []int{shape.Heads, shape.HeadsKV, shape.HeadSize}, []int{m.Heads, m.HeadsKV, m.KeyLength}, shape.Name)
+		for _, name := range []string{"f16-fa", "less"} {
+			methods, err := FindMethods([]string{name})
+			require.NoError(t, err)
+			_, err = Run(t.Context(), Options{Model: path, Dir: t.TempDir(), Methods: methods, Contexts: []int{128}, Ubatch: 64, Repeat: 1, Threads: 1, Budget: worker.Budget{Tokens: 64}})
+			require.NoError(t, err, "%s, %s", shape.Architecture, name)
+		}
+	}
+	assert.ElementsMatch(t, []string{"llama", "qwen3", "granite"}, seen)
+}
+
 func TestRefused(t *testing.T) {
 	refused := func(says string, err error) {
 		t.Helper()

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/lesskv/lesskv/integration/worker"
 )
@@ -35,6 +36,14 @@ func groups() []group {
 			o.Model, o.Methods = "smollm2-135m", methods("f16", "f16-fa", "q8_0-fa", "q4_0-fa", "sparse", "less")
 			o.Contexts = []int{0, 512, 2048, 8192, 32768}
 		}},
+		{"granite-4.0-1b", func(o *Options) { // heads of 128 elements, four queries to a KV head
+			o.Model, o.Methods = "granite-4.0-1b", methods("f16", "f16-fa", "q8_0-fa", "sparse", "less", "less-q8_0")
+			o.Contexts, o.PromptLimit = []int{0, 512, 32768}, 512
+		}},
+		{"llama-3.2-1b-prompt", func(o *Options) { // with the slots that 5% of 32k are
+			o.Model, o.Methods = "llama-3.2-1b", methods("f16", "f16-fa", "q8_0-fa", "less")
+			o.Contexts, o.Budget = []int{512, 2048, 8192}, worker.Budget{Tokens: 1638}
+		}},
 		{"llama-3.2-1b-slots", func(o *Options) {
 			o.Model, o.Methods = "llama-3.2-1b", methods("f16", "f16-fa", "q8_0-fa", "less", "less-q8_0", "less-q4_0", "less-q8_0-bytes", "less-q4_0-bytes")
 			o.Contexts, o.PromptLimit = []int{0, 32768}, 512
@@ -53,7 +62,7 @@ func groups() []group {
 		}},
 		{"llama-3.2-1b-profile", func(o *Options) {
 			o.Model, o.Methods, o.Profile = "llama-3.2-1b", methods("sparse", "less"), true
-			o.Contexts, o.Repeat = []int{512, 32768}, 3
+			o.Contexts = []int{512, 32768}
 		}},
 		{"llama-3.2-1b-processes", func(o *Options) {
 			o.Model, o.Methods, o.Processes = "llama-3.2-1b", methods("f16", "q8_0-fa", "q4_0-fa", "less"), true
@@ -87,6 +96,7 @@ func MeasureTargets(ctx context.Context, dir, only string, o Options) error {
 		}
 		mine := Options{Dir: o.Dir, Threads: o.Threads, Repeat: o.Repeat, Progress: o.Progress,
 			Budget: worker.Budget{Share: .05}, Policy: "h2o", SlotType: "f16"} // as their names say, and as they have been
+		mine.Cell = 2 * time.Minute // seven rounds of a prompt for the fastest caches at 32k, fewer for slow ones
 		g.options(&mine)
 		r, err := Run(ctx, mine)
 		if err != nil {

@@ -47,6 +47,11 @@ func againstBest(method string, context int, phase Phase) func(r *Result) Spread
 	return func(r *Result) Spread { return r.Ratio(Cell{method, context, phase}, r.Best(context, phase)) }
 }
 
+// wholeAgainstBest divides LESS's speed over a whole prompt in the same way.
+func wholeAgainstBest(context int) func(r *Result) Spread {
+	return func(r *Result) Spread { return r.WholeRatio("less", r.bestWhole(context), context) }
+}
+
 // againstEmpty divides a method's speed at 32k by that of the unmodified runtime with an empty cache.
 func againstEmpty(method string) func(r *Result) Spread {
 	return func(r *Result) Spread { return r.Ratio(Cell{method, 32768, Decode}, r.Best(0, Decode)) }
@@ -64,7 +69,8 @@ func targets() []target {
 		atLeast(5, "the same, f16 slots, against the unmodified runtime at 32k, the best of f16, f16 with flash attention, q8_0 and q4_0", "llama-3.2-1b", againstBest("less", 32768, Decode)),
 		atLeast(5, "decoding at 32k, llama-3.2-1b Q4_0, with the default's policy, slots and budget: against the unmodified runtime's q8_0 with flash attention at 32k", "llama-3.2-1b-default", againstBest("less", 32768, Decode)),
 		atLeast(12, "decoding at 32k, smollm2-135m Q4_0, budget 5%, against the unmodified runtime at 32k, the best of its caches", "smollm2-135m", againstBest("less", 32768, Decode)),
-		atLeast(9, "prompt of 32k tokens, smollm2-135m, budget 5%, summed up from micro-batches, against the unmodified runtime, the best of its caches", "smollm2-135m", func(r *Result) Spread { return r.WholeRatio("less", r.bestWhole(32768), 32768) }),
+		atLeast(9, "prompt of 32k tokens, smollm2-135m, budget 5%, summed up from micro-batches, against the unmodified runtime, the best of its caches", "smollm2-135m", wholeAgainstBest(32768)),
+		atLeast(1.3, "prompt of 8k tokens, llama-3.2-1b, 1,638 slots, summed up from micro-batches, against the unmodified runtime, the best of f16, f16 with flash attention and q8_0", "llama-3.2-1b-prompt", wholeAgainstBest(8192)),
 		atMost(1.05, "decoding at 32k, smollm2-135m: LESS's time against sparse-only's at the same budget", "smollm2-135m", at32k("sparse", "less", Decode)),
 		atMost(1.05, "the same, llama-3.2-1b", "llama-3.2-1b", at32k("sparse", "less", Decode)),
 	}
@@ -82,6 +88,13 @@ func targets() []target {
 		atLeast(1, "decoding at 512, the same", "smollm2-135m", againstBest("less", 512, Decode)),
 		atLeast(1, "prompt of 512 tokens, llama-3.2-1b", "llama-3.2-1b", againstBest("less", 512, Prompt)),
 		atLeast(1, "decoding at 512, the same", "llama-3.2-1b", againstBest("less", 512, Decode)),
+		atLeast(0.92, "decoding at 32k, granite-4.0-1b Q4_0, budget 5%, f16 slots: against the unmodified runtime with an empty cache, the best of f16, f16 with flash attention and q8_0", "granite-4.0-1b", againstEmpty("less")),
+		atLeast(0.95, "the same, q8_0 slots", "granite-4.0-1b", againstEmpty("less-q8_0")),
+		atLeast(5, "the same, f16 slots, against the unmodified runtime at 32k", "granite-4.0-1b", againstBest("less", 32768, Decode)),
+		atMost(1.05, "decoding at 32k, granite-4.0-1b: LESS's time against sparse-only's at the same budget", "granite-4.0-1b", at32k("sparse", "less", Decode)),
+		atLeast(1, "the same: q8_0 slots against as many in f16", "granite-4.0-1b", at32k("less-q8_0", "less", Decode)),
+		atLeast(1, "prompt of 512 tokens, granite-4.0-1b", "granite-4.0-1b", againstBest("less", 512, Prompt)),
+		atLeast(1, "decoding at 512, the same", "granite-4.0-1b", againstBest("less", 512, Decode)),
 		atLeast(0.6, "LESS's attention node in a prompt, smollm2-135m: floating-point rate against the runtime's own matmul of the same shapes", "smollm2-135m-profile", node),
 		atLeast(0.6, "the same, llama-3.2-1b", "llama-3.2-1b-profile", node),
 		atLeast(3, "8 sequences decoding together, llama-3.2-1b, 1k tokens each, 1,024 slots: tokens of all a second against one's", "llama-3.2-1b-sequences", func(r *Result) Spread {
