@@ -107,6 +107,7 @@ full. --check decodes them once, and compares.`,
 	f.BoolVar(&o.Profile, "profile", false, "say where LESS's time goes, and how its attention compares with a matrix product")
 	f.Var((*tokens)(&o.Growth), "growth", "read so many `tokens` with LESS, and say how much its peak memory grew from 2,048 on")
 	addOutput(f, &o.json, "`file` for all samples, as JSON")
+	f.StringVar(&o.OtherBuild, "other-build", "", "measure every method on the runtime in this `folder` too (patches -build)")
 	f.StringVar(&o.plot, "plot", "", "`file` for a picture, .png")
 	f.BoolVar(&o.check, "check", false, "compare a filled cache with a decoded one, at the largest context")
 	f.StringVar(&o.targets, "targets", "", "measure the project's targets; results are kept in this `folder`, and what is there is not measured again")

@@ -93,6 +93,11 @@ func (b *bench) load() error {
 	if err != nil {
 		return err
 	}
+	for _, m := range o.Methods {
+		if _, err := o.worker(m); err != nil {
+			return err
+		}
+	}
 	name := strings.TrimSuffix(filepath.Base(o.Model), ".gguf")
 	b.path = o.Model
 	s, noShape := FindShape(o.Model)
@@ -292,7 +297,7 @@ func (b *bench) unequal() []int {
 
 // start opens a method in a process of its own, with its layers on these servers' devices first.
 func (b *bench) start(m Method, context int, less *worker.LESS, servers string) (*worker.Worker, error) {
-	path, err := worker.Path(m.Tree)
+	path, err := b.o.worker(m)
 	if err != nil {
 		return nil, err
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/lesskv/lesskv/integration/provenance"
 	"github.com/lesskv/lesskv/integration/tinymodels"
 	"github.com/lesskv/lesskv/integration/worker"
+	"github.com/lesskv/lesskv/patches/layout"
 	"github.com/lesskv/lesskv/patches/limits"
 	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/gguf"
@@ -111,6 +112,40 @@ func TestSlotsAreFull(t *testing.T) {
 		require.True(t, ok)
 		assert.Equal(t, slots, m.Kept, method)
 	}
+}
+
+// Every method runs on the other runtime too, here the same one, and the result says what that was compiled with.
+func TestOtherBuild(t *testing.T) {
+	build, err := layout.Find(".")
+	require.NoError(t, err)
+	methods, err := FindMethods([]string{"f16", "less"})
+	require.NoError(t, err)
+	o := Options{Model: "gopher-5m", Dir: t.TempDir(), Methods: methods, Contexts: []int{64}, Ubatch: 64, Repeat: 2, Threads: 1, OtherBuild: string(build)}
+	r, err := Run(t.Context(), o)
+	require.NoError(t, err)
+	assert.Equal(t, []string{"f16", "f16-other", "less", "less-other"}, r.Methods())
+	assert.Equal(t, 2, r.Ratio(Cell{"less-other", 64, Decode}, Cell{"less", 64, Decode}).N)
+	assert.Equal(t, "f16", r.Best(64, Decode).Method)
+	require.NotNil(t, r.Other)
+	assert.Equal(t, provenance.Build{Compiler: r.Compiler, Flags: r.Flags}, *r.Other)
+	assert.NotEmpty(t, r.Flags)
+	var text bytes.Buffer
+	require.NoError(t, r.Table(&text))
+	assert.Contains(t, text.String(), "\nmethods that end in -other: the same on another runtime, "+r.Other.Tools()+"\n")
+	assert.Contains(t, text.String(), "  less-other  ")
+	path := filepath.Join(t.TempDir(), "r.json")
+	require.NoError(t, r.Write(path))
+	again, err := Read(path)
+	require.NoError(t, err)
+	assert.Equal(t, r, again)
+	require.NoError(t, Plot(filepath.Join(t.TempDir(), "r.png"), r))
+
+	o.OtherBuild, o.Dir = t.TempDir(), filepath.Join(t.TempDir(), "none")
+	_, err = Run(t.Context(), o)
+	require.ErrorIs(t, err, layout.ErrNotAssembled)
+	assert.ErrorContains(t, err, o.OtherBuild)
+	assert.NoDirExists(t, o.Dir)
+	require.ErrorIs(t, MeasureTargets(t.Context(), t.TempDir(), "llama-3.2-1b-portable", Options{}), ErrOption)
 }
 
 func TestCompareFilled(t *testing.T) {

@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -68,6 +69,9 @@ func (r *Result) Table(w io.Writer) error {
 	fmt.Fprintf(w, "%s on %s (%s), %d threads, micro-batches of %d%s\n", r.Model, r.CPU, r.System, r.Threads, r.Ubatch, device)
 	if tools := r.Tools(); tools != "" {
 		fmt.Fprintln(w, tools)
+	}
+	if r.Other != nil {
+		fmt.Fprintf(w, "methods that end in %s: the same on another runtime, %s\n", otherSuffix, cmp.Or(r.Other.Tools(), "which does not say how it was compiled"))
 	}
 	fmt.Fprintf(w, "LESS: %s, %d slots per KV head in %s, rank %d, hidden size %d, phi and psi in %s\n", r.Policy, r.Budget, r.Slots, r.Rank, r.Hidden, r.Kernels)
 	for _, phase := range []Phase{Prompt, Decode, Together} {

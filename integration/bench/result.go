@@ -11,6 +11,7 @@ import (
 
 	"github.com/lesskv/lesskv/integration/provenance"
 	"github.com/lesskv/lesskv/integration/worker"
+	"github.com/lesskv/lesskv/patches/layout"
 	"github.com/lesskv/lesskv/weights"
 )
 
@@ -28,6 +29,7 @@ const (
 type Result struct {
 	Time time.Time `json:"time"`
 	provenance.Build
+	Other *provenance.Build `json:"other,omitempty"` // the runtime of the methods that end in -other: compiler and flags
 
 	Model   string `json:"model"`
 	Threads int    `json:"threads"`
@@ -111,12 +113,17 @@ func (r *Result) process(method string, context int) int64 {
 }
 
 func newResult(o *Options, name, program string, m *weights.Model, budget int) Result {
-	return Result{
+	r := Result{
 		Time: time.Now().UTC().Truncate(time.Second), Build: provenance.Of(program),
 		Model: name, Threads: o.Threads, GPU: o.GPULayers, Device: o.OnDevice, Ubatch: o.Ubatch, Layers: m.Layers, Budget: budget, Policy: o.Policy,
 		Slots: o.SlotType, Rank: o.Rank, Hidden: o.Hidden, Kernels: o.KernelType.String(),
 		Sequences: o.Sequences,
 	}
+	if o.OtherBuild != "" {
+		other := provenance.Runtime(layout.Layout(o.OtherBuild).Worker())
+		r.Other = &other
+	}
+	return r
 }
 
 // A Spread is a median with the extremes and the interval round it.
@@ -230,13 +237,15 @@ func (r *Result) Contexts() []int {
 	return slices.Compact(list)
 }
 
-// Methods lists the methods that have samples or processes, in the order of Methods.
+// Methods lists the methods that have samples or processes, in the order of Methods, each before itself on the other runtime.
 func (r *Result) Methods() []string {
 	var list []string
 	for _, m := range Methods() {
-		if slices.ContainsFunc(r.Samples, func(s Sample) bool { return s.Method == m.Name }) ||
-			slices.ContainsFunc(r.Processes, func(p Process) bool { return p.Method == m.Name }) {
-			list = append(list, m.Name)
+		for _, name := range []string{m.Name, m.other().Name} {
+			if slices.ContainsFunc(r.Samples, func(s Sample) bool { return s.Method == name }) ||
+				slices.ContainsFunc(r.Processes, func(p Process) bool { return p.Method == name }) {
+				list = append(list, name)
+			}
 		}
 	}
 	return list

@@ -95,6 +95,8 @@ func targets() []target {
 		atLeast(1, "the same: q8_0 slots against as many in f16", "granite-4.0-1b", at32k("less-q8_0", "less", Decode)),
 		atLeast(1, "prompt of 512 tokens, granite-4.0-1b", "granite-4.0-1b", againstBest("less", 512, Prompt)),
 		atLeast(1, "decoding at 512, the same", "granite-4.0-1b", againstBest("less", 512, Decode)),
+		atLeast(0.97, "a runtime for any machine (-preset portable) against one for this machine, llama-3.2-1b, LESS: decoding at 32k", "llama-3.2-1b-portable", at32k("less-other", "less", Decode)),
+		atLeast(0.97, "the same, prompt of 512 tokens", "llama-3.2-1b-portable", func(r *Result) Spread { return r.Ratio(Cell{"less-other", 512, Prompt}, Cell{"less", 512, Prompt}) }),
 		atLeast(0.6, "LESS's attention node in a prompt, smollm2-135m: floating-point rate against the runtime's own matmul of the same shapes", "smollm2-135m-profile", node),
 		atLeast(0.6, "the same, llama-3.2-1b", "llama-3.2-1b-profile", node),
 		atLeast(3, "8 sequences decoding together, llama-3.2-1b, 1k tokens each, 1,024 slots: tokens of all a second against one's", "llama-3.2-1b-sequences", func(r *Result) Spread {
