@@ -105,6 +105,7 @@ full. --check decodes them once, and compares.`,
 	addGPULayers(f, &o.GPULayers, ", divided among the methods")
 	f.BoolVar(&o.OnDevice, "device", false, "the cache and its attention where the layers are, not in main memory")
 	f.BoolVar(&o.Profile, "profile", false, "say where LESS's time goes, and how its attention compares with a matrix product")
+	f.BoolVar(&o.Roofline, "roofline", false, "say what share of the memory's bandwidth decoding reaches")
 	f.Var((*tokens)(&o.Growth), "growth", "read so many `tokens` with LESS, and say how much its peak memory grew from 2,048 on")
 	addOutput(f, &o.json, "`file` for all samples, as JSON")
 	f.StringVar(&o.OtherBuild, "other-build", "", "measure every method on the runtime in this `folder` too (patches -build)")

@@ -83,6 +83,7 @@ type bench struct {
 	adapter string
 	budget  int // B
 	runners []*runner
+	stream  []uint64 // what is read to measure the memory
 	result  Result
 }
 
@@ -148,6 +149,11 @@ func (b *bench) load() error {
 		return err
 	}
 	b.result = newResult(o, name, patched, b.model, b.budget)
+	if o.Roofline {
+		if b.result.Weights, err = tokenWeights(b.path); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -197,6 +203,9 @@ func (b *bench) fits() error {
 	}
 	m := b.model
 	need := float64(stat.Size()) // mapped once
+	if b.o.Roofline {
+		need += float64(streamed)
+	}
 	rows := float64(b.context()) // of one sequence
 	compute, sequences := float64(memory.Compute(m, b.o.Ubatch)), max(1, b.o.Sequences)
 	for _, method := range b.o.Methods {
@@ -344,7 +353,7 @@ func (b *bench) close() {
 	for _, r := range b.runners {
 		r.w.Close()
 	}
-	b.runners = nil
+	b.runners, b.stream = nil, nil
 }
 
 // rounds takes every sample.
@@ -360,6 +369,9 @@ func (b *bench) rounds() error {
 				}
 				done++
 			}
+		}
+		if b.o.Roofline {
+			b.bandwidth()
 		}
 	}
 	b.o.Progress(total, total, "")
@@ -583,6 +595,7 @@ func (r *runner) memory(context int) error {
 	m.Peak, m.Resident = use.Peak, use.Resident
 	if r.Tree == worker.Unmodified {
 		m.Cache = int64(context) * b.rowBytes(r.Type)
+		m.Read = m.Cache
 	} else {
 		info, err := r.w.LESS()
 		if err != nil {
@@ -596,6 +609,7 @@ func (r *runner) memory(context int) error {
 			m.Kept = max(m.Kept, int(l.Kept))
 		}
 		m.Cache = info.SlotBytes + info.StateBytes + info.KernelBytes
+		m.Read = info.SlotBytes*int64(m.Kept)/int64(max(1, r.slots)) + info.StateBytes + info.KernelBytes // slots that are full
 		m.Scratch = info.ScratchBytes
 	}
 	m.Full = int64(context) * b.rowBytes("f16")

@@ -23,8 +23,11 @@ import (
 
 // TestRun measures a small shape with every method: what is measured, not how fast it is.
 func TestRun(t *testing.T) {
+	before := streamed
+	streamed = 1 << 20
+	t.Cleanup(func() { streamed = before })
 	dir := t.TempDir()
-	o := Options{Model: "gopher-5m", Dir: dir, Methods: Methods(), Contexts: []int{0, 64, 320}, Ubatch: 64, Repeat: 2, Threads: 1, Profile: true, Growth: 8192, Sequences: 3,
+	o := Options{Model: "gopher-5m", Dir: dir, Methods: Methods(), Contexts: []int{0, 64, 320}, Ubatch: 64, Repeat: 2, Threads: 1, Profile: true, Roofline: true, Growth: 8192, Sequences: 3,
 		Budget: worker.Budget{Tokens: 64}, SlotType: "f16", Policy: "h2o"}
 	r, err := Run(t.Context(), o)
 	require.NoError(t, err)
@@ -63,6 +66,11 @@ func TestRun(t *testing.T) {
 		assert.Greater(t, same.Cache-turned, less.Cache*9/10, bytes)
 	}
 	assert.EqualValues(t, 320*6*2*2*64*2, full.Cache)
+	assert.Equal(t, []int64{full.Cache, less.Cache, sparse.Cache}, []int64{full.Read, less.Read, sparse.Read}, "all slots are read")
+	empty, _ := r.memory("less-q4_0-bytes", 0)
+	assert.Less(t, empty.Read, empty.Cache, "of 211 slots those that are full")
+	assert.Len(t, r.Bandwidth, o.Repeat)
+	assert.Positive(t, r.Weights)
 	assert.Equal(t, full.Cache, full.Full)
 	for _, s := range r.Samples {
 		if s.Phase == Together {

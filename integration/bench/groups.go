@@ -39,7 +39,7 @@ func groups() []group {
 		}},
 		{name: "granite-4.0-1b", options: func(o *Options) { // heads of 128 elements, four queries to a KV head
 			o.Model, o.Methods = "granite-4.0-1b", methods("f16", "f16-fa", "q8_0-fa", "sparse", "less", "less-q8_0")
-			o.Contexts, o.PromptLimit = []int{0, 512, 32768}, 512
+			o.Contexts, o.PromptLimit, o.Roofline = []int{0, 512, 32768}, 512, true
 		}},
 		{name: "llama-3.2-1b-prompt", options: func(o *Options) { // with the slots that 5% of 32k are
 			o.Model, o.Methods = "llama-3.2-1b", methods("f16", "f16-fa", "q8_0-fa", "less")
@@ -64,6 +64,10 @@ func groups() []group {
 		{name: "llama-3.2-1b-profile", options: func(o *Options) {
 			o.Model, o.Methods, o.Profile = "llama-3.2-1b", methods("sparse", "less"), true
 			o.Contexts = []int{512, 32768}
+		}},
+		{name: "llama-3.2-1b-roofline", options: func(o *Options) {
+			o.Model, o.Methods, o.Roofline = "llama-3.2-1b", methods("q8_0-fa", "less", "less-q8_0"), true
+			o.Contexts, o.PromptLimit = []int{0, 32768}, -1
 		}},
 		{name: "llama-3.2-1b-processes", options: func(o *Options) {
 			o.Model, o.Methods, o.Processes = "llama-3.2-1b", methods("f16", "q8_0-fa", "q4_0-fa", "less"), true

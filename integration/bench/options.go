@@ -119,6 +119,7 @@ type Options struct {
 	OnDevice  bool   // LESS on them too, and its slots f16 where nothing else is said
 	RPC       string // servers whose devices are among them, host:port with commas between them: as many for each method
 	Profile   bool   // where LESS's time goes
+	Roofline  bool   // what share of the memory's bandwidth decoding reaches
 	Processes bool   // what a process takes that is opened for each of the contexts
 	Growth    int    // feed so many tokens, and say how much the peak grew from 2,048 on; 0: not
 

@@ -107,6 +107,7 @@ func (r *Result) Table(w io.Writer) error {
 		fmt.Fprint(w, "\npeak of a process that is opened for so many tokens of context, in MiB\n")
 		r.grid(w, func(method string, context int) string { return fmt.Sprintf("%.0f", mib(r.process(method, context))) })
 	}
+	r.roofline(w)
 	if n := r.Node; n != nil {
 		fmt.Fprintf(w, "\nattention node in a prompt: %.1f GFLOPS, the runtime's matrix product of its shapes, measured once, %.1f\n", n.Node, n.Matmul)
 	}

@@ -51,6 +51,9 @@ type Result struct {
 	Node    *Node    `json:"node,omitempty"`
 	Growth  *Growth  `json:"growth,omitempty"`
 
+	Weights   int64     `json:"weights,omitempty"`   // bytes of them that decoding reads for a token
+	Bandwidth []float64 `json:"bandwidth,omitempty"` // bytes a second that as many threads read from main memory, by round
+
 	Processes []Process `json:"processes,omitempty"`
 }
 
@@ -75,7 +78,8 @@ type Memory struct {
 	Resident int64  `json:"resident"`
 	Cache    int64  `json:"cache"` // of this context; LESS: slots, state, phi and psi
 	Scratch  int64  `json:"scratch,omitempty"`
-	Full     int64  `json:"full"` // what an f16 cache of this context holds
+	Read     int64  `json:"read,omitempty"` // bytes of the cache that decoding reads for a token
+	Full     int64  `json:"full"`           // what an f16 cache of this context holds
 	Kept     int    `json:"kept,omitempty"`
 }
 
