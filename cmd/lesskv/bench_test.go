@@ -61,6 +61,7 @@ func TestBenchUsage(t *testing.T) {
 		{[]string{"no-such-shape"}, `no shape "no-such-shape"`},
 		{[]string{"--page"}, "--page: want the folder of --targets"},
 		{[]string{"--targets", t.TempDir(), "no-such-group"}, `no group "no-such-group"`},
+		{[]string{"--targets", t.TempDir(), "llama-3.2-1b-portable"}, "compares two runtimes"},
 	} {
 		status, _, stderr := command("", append([]string{"bench", "-q"}, test.args...)...)
 		assert.Equal(t, exitUsage, status, "%v: %s", test.args, stderr)

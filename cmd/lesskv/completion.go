@@ -15,7 +15,7 @@ var (
 
 // folders tells whether a flag of a command names a folder.
 func folders(command, flag string) bool {
-	return slices.Contains([]string{"dir", "recordings", "targets"}, flag) || command == "verify" && flag == "output"
+	return slices.Contains([]string{"dir", "recordings", "targets", "other-build"}, flag) || command == "verify" && flag == "output"
 }
 
 // complete tells a shell what the flags of all commands take: files by their endings, and words.

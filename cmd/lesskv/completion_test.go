@@ -40,6 +40,8 @@ func TestCompletion(t *testing.T) {
 		"verify --recall ":  "passkey\nneedle\nneedles\nnone\n:4\n",
 		"bench --method ":   strings.Join(methodNames("bench"), "\n") + "\n:4\n",
 		"verify --method ":  strings.Join(verify.Methods(), "\n") + "\n:4\n",
+
+		"bench --other-build ": ":16\n",
 	} {
 		status, out, stderr := command("", append([]string{"__complete"}, strings.Split(line, " ")...)...)
 		require.Equal(t, exitOK, status, stderr)

@@ -83,6 +83,7 @@ type bench struct {
 	adapter string
 	budget  int // B
 	runners []*runner
+	stream  []uint64 // what is read to measure the memory
 	result  Result
 }
 
@@ -92,6 +93,11 @@ func (b *bench) load() error {
 	patched, err := worker.Path(worker.Patched)
 	if err != nil {
 		return err
+	}
+	for _, m := range o.Methods {
+		if _, err := o.worker(m); err != nil {
+			return err
+		}
 	}
 	name := strings.TrimSuffix(filepath.Base(o.Model), ".gguf")
 	b.path = o.Model
@@ -143,6 +149,11 @@ func (b *bench) load() error {
 		return err
 	}
 	b.result = newResult(o, name, patched, b.model, b.budget)
+	if o.Roofline {
+		if b.result.Weights, err = tokenWeights(b.path); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -192,6 +203,9 @@ func (b *bench) fits() error {
 	}
 	m := b.model
 	need := float64(stat.Size()) // mapped once
+	if b.o.Roofline {
+		need += float64(streamed)
+	}
 	rows := float64(b.context()) // of one sequence
 	compute, sequences := float64(memory.Compute(m, b.o.Ubatch)), max(1, b.o.Sequences)
 	for _, method := range b.o.Methods {
@@ -292,7 +306,7 @@ func (b *bench) unequal() []int {
 
 // start opens a method in a process of its own, with its layers on these servers' devices first.
 func (b *bench) start(m Method, context int, less *worker.LESS, servers string) (*worker.Worker, error) {
-	path, err := worker.Path(m.Tree)
+	path, err := b.o.worker(m)
 	if err != nil {
 		return nil, err
 	}
@@ -339,7 +353,7 @@ func (b *bench) close() {
 	for _, r := range b.runners {
 		r.w.Close()
 	}
-	b.runners = nil
+	b.runners, b.stream = nil, nil
 }
 
 // rounds takes every sample.
@@ -356,6 +370,9 @@ func (b *bench) rounds() error {
 				done++
 			}
 		}
+		if b.o.Roofline {
+			b.bandwidth()
+		}
 	}
 	b.o.Progress(total, total, "")
 	return nil
@@ -366,6 +383,7 @@ type runner struct {
 	Method
 	bench  *bench
 	w      *worker.Worker
+	slots  int                   // of the KV head with most of them; LESS
 	states map[int][]byte        // by the tokens that they hold: unmodified, one micro-batch; LESS, what its cells begin with
 	spent  map[int]time.Duration // by prompts at each context
 	n      map[Cell]int          // decodes that a sample has
@@ -374,11 +392,8 @@ type runner struct {
 // settled is the number of tokens after which LESS's cost no longer changes: all slots are full, and the scores' spread has
 // had time to grow.
 func (r *runner) settled() int {
-	u, slots := r.bench.o.Ubatch, r.bench.budget
-	if r.Unequal {
-		slots = slices.Max(r.bench.unequal())
-	}
-	return (slots + 2*u + u - 1) / u * u
+	u := r.bench.o.Ubatch
+	return (r.slots + 2*u + u - 1) / u * u
 }
 
 // begins returns how many tokens LESS has to have seen where its cell is to begin after so many.
@@ -389,6 +404,13 @@ func (r *runner) setup() error {
 	b := r.bench
 	starts := []int{b.o.Ubatch}
 	if r.Tree == worker.Patched {
+		heads, err := r.w.Heads()
+		if err != nil {
+			return err
+		}
+		for _, h := range heads {
+			r.slots = max(r.slots, h.Budget)
+		}
 		starts = nil
 		for _, c := range b.o.Contexts {
 			starts = append(starts, r.begins(c))
@@ -573,6 +595,7 @@ func (r *runner) memory(context int) error {
 	m.Peak, m.Resident = use.Peak, use.Resident
 	if r.Tree == worker.Unmodified {
 		m.Cache = int64(context) * b.rowBytes(r.Type)
+		m.Read = m.Cache
 	} else {
 		info, err := r.w.LESS()
 		if err != nil {
@@ -586,6 +609,7 @@ func (r *runner) memory(context int) error {
 			m.Kept = max(m.Kept, int(l.Kept))
 		}
 		m.Cache = info.SlotBytes + info.StateBytes + info.KernelBytes
+		m.Read = info.SlotBytes*int64(m.Kept)/int64(max(1, r.slots)) + info.StateBytes + info.KernelBytes // slots that are full
 		m.Scratch = info.ScratchBytes
 	}
 	m.Full = int64(context) * b.rowBytes("f16")

@@ -15,6 +15,7 @@ import (
 	"github.com/lesskv/lesskv/integration/provenance"
 	"github.com/lesskv/lesskv/integration/tinymodels"
 	"github.com/lesskv/lesskv/integration/worker"
+	"github.com/lesskv/lesskv/patches/layout"
 	"github.com/lesskv/lesskv/patches/limits"
 	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/gguf"
@@ -22,8 +23,11 @@ import (
 
 // TestRun measures a small shape with every method: what is measured, not how fast it is.
 func TestRun(t *testing.T) {
+	before := streamed
+	streamed = 1 << 20
+	t.Cleanup(func() { streamed = before })
 	dir := t.TempDir()
-	o := Options{Model: "gopher-5m", Dir: dir, Methods: Methods(), Contexts: []int{0, 64, 320}, Ubatch: 64, Repeat: 2, Threads: 1, Profile: true, Growth: 8192, Sequences: 3,
+	o := Options{Model: "gopher-5m", Dir: dir, Methods: Methods(), Contexts: []int{0, 64, 320}, Ubatch: 64, Repeat: 2, Threads: 1, Profile: true, Roofline: true, Growth: 8192, Sequences: 3,
 		Budget: worker.Budget{Tokens: 64}, SlotType: "f16", Policy: "h2o"}
 	r, err := Run(t.Context(), o)
 	require.NoError(t, err)
@@ -62,6 +66,11 @@ func TestRun(t *testing.T) {
 		assert.Greater(t, same.Cache-turned, less.Cache*9/10, bytes)
 	}
 	assert.EqualValues(t, 320*6*2*2*64*2, full.Cache)
+	assert.Equal(t, []int64{full.Cache, less.Cache, sparse.Cache}, []int64{full.Read, less.Read, sparse.Read}, "all slots are read")
+	empty, _ := r.memory("less-q4_0-bytes", 0)
+	assert.Less(t, empty.Read, empty.Cache, "of 211 slots those that are full")
+	assert.Len(t, r.Bandwidth, o.Repeat)
+	assert.Positive(t, r.Weights)
 	assert.Equal(t, full.Cache, full.Full)
 	for _, s := range r.Samples {
 		if s.Phase == Together {
@@ -97,6 +106,54 @@ func TestRun(t *testing.T) {
 	assert.Contains(t, text.String(), "\n"+r.Tools()+"\nLESS: h2o")
 	assert.Contains(t, text.String(), "3 sequences decoding together")
 	require.NoError(t, Plot(filepath.Join(dir, "r.png"), r))
+}
+
+// A method that has more slots than the budget says is measured with all of them full.
+func TestSlotsAreFull(t *testing.T) {
+	methods, err := FindMethods([]string{"less-q4_0-bytes", "sparse-unequal"})
+	require.NoError(t, err)
+	r, err := Run(t.Context(), Options{Model: "gopher-5m", Dir: t.TempDir(), Methods: methods, Contexts: []int{2048}, PromptLimit: -1, Ubatch: 64, Repeat: 1, Threads: 1,
+		Budget: worker.Budget{Tokens: 256}, SlotType: "f16", Policy: "h2o"})
+	require.NoError(t, err)
+	for method, slots := range map[string]int{"less-q4_0-bytes": 256 * 264 / 80, "sparse-unequal": 2*256 - 256/4} {
+		m, ok := r.memory(method, 2048)
+		require.True(t, ok)
+		assert.Equal(t, slots, m.Kept, method)
+	}
+}
+
+// Every method runs on the other runtime too, here the same one, and the result says what that was compiled with.
+func TestOtherBuild(t *testing.T) {
+	build, err := layout.Find(".")
+	require.NoError(t, err)
+	methods, err := FindMethods([]string{"f16", "less"})
+	require.NoError(t, err)
+	o := Options{Model: "gopher-5m", Dir: t.TempDir(), Methods: methods, Contexts: []int{64}, Ubatch: 64, Repeat: 2, Threads: 1, OtherBuild: string(build)}
+	r, err := Run(t.Context(), o)
+	require.NoError(t, err)
+	assert.Equal(t, []string{"f16", "f16-other", "less", "less-other"}, r.Methods())
+	assert.Equal(t, 2, r.Ratio(Cell{"less-other", 64, Decode}, Cell{"less", 64, Decode}).N)
+	assert.Equal(t, "f16", r.Best(64, Decode).Method)
+	require.NotNil(t, r.Other)
+	assert.Equal(t, provenance.Build{Compiler: r.Compiler, Flags: r.Flags}, *r.Other)
+	assert.NotEmpty(t, r.Flags)
+	var text bytes.Buffer
+	require.NoError(t, r.Table(&text))
+	assert.Contains(t, text.String(), "\nmethods that end in -other: the same on another runtime, "+r.Other.Tools()+"\n")
+	assert.Contains(t, text.String(), "  less-other  ")
+	path := filepath.Join(t.TempDir(), "r.json")
+	require.NoError(t, r.Write(path))
+	again, err := Read(path)
+	require.NoError(t, err)
+	assert.Equal(t, r, again)
+	require.NoError(t, Plot(filepath.Join(t.TempDir(), "r.png"), r))
+
+	o.OtherBuild, o.Dir = t.TempDir(), filepath.Join(t.TempDir(), "none")
+	_, err = Run(t.Context(), o)
+	require.ErrorIs(t, err, layout.ErrNotAssembled)
+	assert.ErrorContains(t, err, o.OtherBuild)
+	assert.NoDirExists(t, o.Dir)
+	require.ErrorIs(t, MeasureTargets(t.Context(), t.TempDir(), "llama-3.2-1b-portable", Options{}), ErrOption)
 }
 
 func TestCompareFilled(t *testing.T) {
@@ -148,6 +205,32 @@ func TestFill(t *testing.T) {
 		}
 		require.NoError(t, w.Close())
 	}
+}
+
+// Models of each architecture that shapes have are decoded, with LESS too.
+func TestArchitectures(t *testing.T) {
+	var seen []string
+	for _, shape := range Shapes() {
+		if slices.Contains(seen, shape.Architecture) {
+			continue
+		}
+		seen = append(seen, shape.Architecture)
+		shape.Layers, shape.Embedding, shape.FeedForward, shape.Vocab = 2, 256, 256, 512
+		patched, err := worker.Path(worker.Patched)
+		require.NoError(t, err)
+		path, err := shape.Build(t.Context(), t.TempDir(), "q8_0", patched, 1)
+		require.NoError(t, err, shape.Architecture)
+		m, err := weights.ReadModel(path)
+		require.NoError(t, err)
+		assert.Equal(t, []int{shape.Heads, shape.HeadsKV, shape.HeadSize}, []int{m.Heads, m.HeadsKV, m.KeyLength}, shape.Name)
+		for _, name := range []string{"f16-fa", "less"} {
+			methods, err := FindMethods([]string{name})
+			require.NoError(t, err)
+			_, err = Run(t.Context(), Options{Model: path, Dir: t.TempDir(), Methods: methods, Contexts: []int{128}, Ubatch: 64, Repeat: 1, Threads: 1, Budget: worker.Budget{Tokens: 64}})
+			require.NoError(t, err, "%s, %s", shape.Architecture, name)
+		}
+	}
+	assert.ElementsMatch(t, []string{"llama", "qwen3", "granite"}, seen)
 }
 
 func TestRefused(t *testing.T) {
@@ -275,7 +358,7 @@ func TestWhole(t *testing.T) {
 	assert.InDelta(t, 900./45, r.Whole("f16", 900).Median, 1e-9)
 	assert.InDelta(t, 100, r.Whole("less", 900).Median, 1e-9)
 	assert.InDelta(t, 5, r.WholeRatio("less", "f16", 900).Median, 1e-9)
-	assert.Equal(t, Spread{Median: 9, Min: 9, Max: 9, N: 1}, r.Ratio(Cell{"less", 900, Prompt}, Cell{"f16", 900, Prompt}))
+	assert.Equal(t, Spread{Median: 9, Min: 9, Max: 9, Low: 9, High: 9, N: 1}, r.Ratio(Cell{"less", 900, Prompt}, Cell{"f16", 900, Prompt}))
 	assert.InDelta(t, 2.5, median([]float64{4, 1, 2, 3}), 1e-9)
 	assert.Zero(t, r.Whole("sparse", 900).N)
 }

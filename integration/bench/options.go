@@ -9,6 +9,7 @@ import (
 
 	"github.com/lesskv/lesskv/cgo/kernels"
 	"github.com/lesskv/lesskv/integration/worker"
+	"github.com/lesskv/lesskv/patches/layout"
 	"github.com/lesskv/lesskv/patches/limits"
 	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/gguf"
@@ -34,6 +35,17 @@ type Method struct {
 	Unequal   bool   // heads share the slots unequally
 	Slots     string // type of the slots, as Options.SlotType says without one
 	SameBytes bool   // as many of them as take the bytes that the budget takes with slots of Options.SlotType
+
+	Other bool // on the runtime in Options.OtherBuild
+}
+
+// otherSuffix ends the names of methods on the other runtime.
+const otherSuffix = "-other"
+
+// other returns the method on the other runtime.
+func (m Method) other() Method {
+	m.Name, m.Other = m.Name+otherSuffix, true
+	return m
 }
 
 // special says whether a method is measured only where its name is given.
@@ -98,6 +110,8 @@ type Options struct {
 	Hidden     int           // 16
 	KernelType gguf.Type     // F16; F32 can't be asked for, as it is the zero
 
+	OtherBuild string // build folder of another assembled runtime, on which every method is measured too; none
+
 	Sequences int    // 2 or more: how fast so many decode together, too
 	Ubatch    int    // 512
 	Threads   int    // all CPUs
@@ -105,6 +119,7 @@ type Options struct {
 	OnDevice  bool   // LESS on them too, and its slots f16 where nothing else is said
 	RPC       string // servers whose devices are among them, host:port with commas between them: as many for each method
 	Profile   bool   // where LESS's time goes
+	Roofline  bool   // what share of the memory's bandwidth decoding reaches
 	Processes bool   // what a process takes that is opened for each of the contexts
 	Growth    int    // feed so many tokens, and say how much the peak grew from 2,048 on; 0: not
 
@@ -139,6 +154,13 @@ func (o *Options) fill() error {
 	}
 	if len(o.Methods) == 0 {
 		o.Methods, _ = FindMethods(nil)
+	}
+	if o.OtherBuild != "" {
+		var both []Method
+		for _, m := range o.Methods {
+			both = append(both, m, m.other()) // one after the other in each round
+		}
+		o.Methods = both
 	}
 	if o.Contexts == nil {
 		o.Contexts = []int{512, 2048, 8192, 32768}
@@ -185,6 +207,14 @@ func (o *Options) fill() error {
 		return fmt.Errorf("bench: no contexts: %w", ErrOption)
 	}
 	return nil
+}
+
+// worker returns the program that runs a method.
+func (o *Options) worker(m Method) (string, error) {
+	if m.Other {
+		return worker.In(layout.Layout(o.OtherBuild), m.Tree)
+	}
+	return worker.Path(m.Tree)
 }
 
 // top is the largest context.

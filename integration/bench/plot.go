@@ -6,6 +6,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
@@ -35,6 +36,16 @@ var (
 		"less":           {color.RGBA{0x20, 0x70, 0xb0, 0xff}, dashed, draw.CircleGlyph{}},
 	}
 )
+
+// lookOf returns the look of a method; on the other runtime it is dotted.
+func lookOf(method string) look {
+	base, other := strings.CutSuffix(method, otherSuffix)
+	l := looks[base]
+	if other {
+		l.dashes, l.glyph = []vg.Length{vg.Points(1), vg.Points(3)}, draw.CrossGlyph{}
+	}
+	return l
+}
 
 const (
 	panelWidth  = 12 * vg.Centimeter
@@ -194,7 +205,7 @@ func (r *Result) lines(title, unit string, rising bool, value func(method string
 	p.X.Tick.Marker, p.Y.Tick.Marker = contextTicks(r.Contexts()), logTicks{}
 	p.Add(plotter.NewGrid())
 	for _, m := range r.Methods() {
-		if err := addLine(p, m, looks[m], r.Contexts(), func(c int) float64 { return value(m, c) }); err != nil {
+		if err := addLine(p, m, lookOf(m), r.Contexts(), func(c int) float64 { return value(m, c) }); err != nil {
 			return nil, err
 		}
 	}

@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -69,6 +70,9 @@ func (r *Result) Table(w io.Writer) error {
 	if tools := r.Tools(); tools != "" {
 		fmt.Fprintln(w, tools)
 	}
+	if r.Other != nil {
+		fmt.Fprintf(w, "methods that end in %s: the same on another runtime, %s\n", otherSuffix, cmp.Or(r.Other.Tools(), "which does not say how it was compiled"))
+	}
 	fmt.Fprintf(w, "LESS: %s, %d slots per KV head in %s, rank %d, hidden size %d, phi and psi in %s\n", r.Policy, r.Budget, r.Slots, r.Rank, r.Hidden, r.Kernels)
 	for _, phase := range []Phase{Prompt, Decode, Together} {
 		if !slices.ContainsFunc(r.Samples, func(s Sample) bool { return s.Phase == phase }) {
@@ -103,6 +107,7 @@ func (r *Result) Table(w io.Writer) error {
 		fmt.Fprint(w, "\npeak of a process that is opened for so many tokens of context, in MiB\n")
 		r.grid(w, func(method string, context int) string { return fmt.Sprintf("%.0f", mib(r.process(method, context))) })
 	}
+	r.roofline(w)
 	if n := r.Node; n != nil {
 		fmt.Fprintf(w, "\nattention node in a prompt: %.1f GFLOPS, the runtime's matrix product of its shapes, measured once, %.1f\n", n.Node, n.Matmul)
 	}

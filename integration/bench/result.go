@@ -3,12 +3,15 @@ package bench
 import (
 	"fmt"
 	"slices"
+	"sort"
 	"time"
 
 	"gonum.org/v1/gonum/stat"
+	"gonum.org/v1/gonum/stat/distuv"
 
 	"github.com/lesskv/lesskv/integration/provenance"
 	"github.com/lesskv/lesskv/integration/worker"
+	"github.com/lesskv/lesskv/patches/layout"
 	"github.com/lesskv/lesskv/weights"
 )
 
@@ -26,6 +29,7 @@ const (
 type Result struct {
 	Time time.Time `json:"time"`
 	provenance.Build
+	Other *provenance.Build `json:"other,omitempty"` // the runtime of the methods that end in -other: compiler and flags
 
 	Model   string `json:"model"`
 	Threads int    `json:"threads"`
@@ -46,6 +50,9 @@ type Result struct {
 	Memory  []Memory `json:"memory,omitempty"`
 	Node    *Node    `json:"node,omitempty"`
 	Growth  *Growth  `json:"growth,omitempty"`
+
+	Weights   int64     `json:"weights,omitempty"`   // bytes of them that decoding reads for a token
+	Bandwidth []float64 `json:"bandwidth,omitempty"` // bytes a second that as many threads read from main memory, by round
 
 	Processes []Process `json:"processes,omitempty"`
 }
@@ -71,7 +78,8 @@ type Memory struct {
 	Resident int64  `json:"resident"`
 	Cache    int64  `json:"cache"` // of this context; LESS: slots, state, phi and psi
 	Scratch  int64  `json:"scratch,omitempty"`
-	Full     int64  `json:"full"` // what an f16 cache of this context holds
+	Read     int64  `json:"read,omitempty"` // bytes of the cache that decoding reads for a token
+	Full     int64  `json:"full"`           // what an f16 cache of this context holds
 	Kept     int    `json:"kept,omitempty"`
 }
 
@@ -109,17 +117,23 @@ func (r *Result) process(method string, context int) int64 {
 }
 
 func newResult(o *Options, name, program string, m *weights.Model, budget int) Result {
-	return Result{
+	r := Result{
 		Time: time.Now().UTC().Truncate(time.Second), Build: provenance.Of(program),
 		Model: name, Threads: o.Threads, GPU: o.GPULayers, Device: o.OnDevice, Ubatch: o.Ubatch, Layers: m.Layers, Budget: budget, Policy: o.Policy,
 		Slots: o.SlotType, Rank: o.Rank, Hidden: o.Hidden, Kernels: o.KernelType.String(),
 		Sequences: o.Sequences,
 	}
+	if o.OtherBuild != "" {
+		other := provenance.Runtime(layout.Layout(o.OtherBuild).Worker())
+		r.Other = &other
+	}
+	return r
 }
 
-// A Spread is a median and the extremes round it.
+// A Spread is a median with the extremes and the interval round it.
 type Spread struct {
 	Median, Min, Max float64
+	Low, High        float64 // interval
 	N                int
 }
 
@@ -131,7 +145,22 @@ func spread(x []float64) Spread {
 	if len(x) == 0 {
 		return Spread{}
 	}
-	return Spread{median(x), slices.Min(x), slices.Max(x), len(x)}
+	x = slices.Sorted(slices.Values(x))
+	low, high := interval(x)
+	return Spread{median(x), x[0], x[len(x)-1], low, high, len(x)}
+}
+
+// confidence is the probability with which an interval holds the median of all rounds that could be run.
+const confidence = 7. / 8
+
+// interval returns two of some sorted values, as near to each other as confidence allows: of seven the second and the sixth. Of fewer than
+// four they are the extremes, whatever the probability.
+func interval(x []float64) (low, high float64) {
+	below := distuv.Binomial{N: float64(len(x)), P: 0.5} // how many of them are below that median
+	out := sort.Search(len(x)/2, func(n int) bool {      // how many are left out at each end: as long as one more may be
+		return 2*below.CDF(float64(n+1)) > 1-confidence+1e-9 // what is equal is computed with rounding
+	})
+	return x[out], x[len(x)-1-out]
 }
 
 func median(x []float64) float64 {
@@ -212,13 +241,15 @@ func (r *Result) Contexts() []int {
 	return slices.Compact(list)
 }
 
-// Methods lists the methods that have samples or processes, in the order of Methods.
+// Methods lists the methods that have samples or processes, in the order of Methods, each before itself on the other runtime.
 func (r *Result) Methods() []string {
 	var list []string
 	for _, m := range Methods() {
-		if slices.ContainsFunc(r.Samples, func(s Sample) bool { return s.Method == m.Name }) ||
-			slices.ContainsFunc(r.Processes, func(p Process) bool { return p.Method == m.Name }) {
-			list = append(list, m.Name)
+		for _, name := range []string{m.Name, m.other().Name} {
+			if slices.ContainsFunc(r.Samples, func(s Sample) bool { return s.Method == name }) ||
+				slices.ContainsFunc(r.Processes, func(p Process) bool { return p.Method == name }) {
+				list = append(list, name)
+			}
 		}
 	}
 	return list
@@ -262,6 +293,17 @@ func (r *Result) whole(method string, context int) map[int]float64 {
 // Whole returns the tokens a second of a whole prompt, summed up from its measured micro-batches.
 func (r *Result) Whole(method string, context int) Spread {
 	return spread(values(r.whole(method, context)))
+}
+
+// bestWhole returns the unmodified method that was the fastest over a whole prompt.
+func (r *Result) bestWhole(context int) string {
+	best := "f16"
+	for _, m := range Methods() {
+		if m.Tree == worker.Unmodified && r.Whole(m.Name, context).Median > r.Whole(best, context).Median {
+			best = m.Name
+		}
+	}
+	return best
 }
 
 // WholeRatio divides a's speed over a whole prompt by b's, round by round.

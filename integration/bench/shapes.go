@@ -22,7 +22,7 @@ import (
 // A Shape is the geometry of a model that is known by name: with random weights it is as fast as the real one.
 type Shape struct {
 	Name         string
-	Architecture string // llama or qwen3
+	Architecture string // llama, qwen3 or granite
 	Layers       int
 	Embedding    int
 	FeedForward  int
@@ -36,6 +36,7 @@ type Shape struct {
 // Shapes lists the shapes that Build knows, the largest first. All of them share the matrix of the embeddings with the output.
 func Shapes() []Shape {
 	return []Shape{
+		{"granite-4.0-1b", "granite", 40, 2048, 4096, 16, 4, 128, 100352, 10000000},
 		{"llama-3.2-1b", "llama", 16, 2048, 8192, 32, 8, 64, 128256, 500000},
 		{"qwen3-0.6b", "qwen3", 28, 1024, 3072, 16, 8, 128, 151936, 1000000},
 		{"smollm2-135m", "llama", 30, 576, 1536, 9, 3, 64, 49152, 100000},
@@ -172,7 +173,7 @@ func (s Shape) pairs() []gguf.KeyValue {
 	key := func(name string, value any) gguf.KeyValue {
 		return gguf.KeyValue{Key: s.Architecture + "." + name, Value: value}
 	}
-	return []gguf.KeyValue{
+	pairs := []gguf.KeyValue{
 		{Key: "general.architecture", Value: s.Architecture},
 		{Key: "general.name", Value: s.Name + ", random weights"},
 		key("context_length", uint32(trainedContext)),
@@ -189,6 +190,10 @@ func (s Shape) pairs() []gguf.KeyValue {
 		key("vocab_size", uint32(s.Vocab)),
 		{Key: "tokenizer.ggml.model", Value: "none"},
 	}
+	if s.Architecture == "granite" {
+		pairs = append(pairs, key("attention.scale", 1/float32(s.HeadSize)), key("embedding_scale", float32(12)), key("residual_scale", float32(0.22)), key("logit_scale", float32(8)))
+	}
+	return pairs
 }
 
 // tensors are slices of one array of random numbers: a model of a billion weights is drawn in seconds, and no two layers

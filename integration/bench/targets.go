@@ -1,341 +1,138 @@
 package bench
 
-import (
-	"bytes"
-	"context"
-	"errors"
-	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
-	"slices"
-	"strings"
-
-	"golang.org/x/sys/unix"
-
-	"github.com/lesskv/lesskv/integration/worker"
-	"github.com/lesskv/lesskv/weights/outfile"
-)
-
-// A group is what is measured in one run for the table of targets. Each compares only what ran side by side in it.
-type group struct {
-	name    string
-	options func(o *Options)
-}
-
-func groups() []group {
-	methods := func(names ...string) []Method {
-		m, err := FindMethods(names)
-		if err != nil {
-			panic(err)
-		}
-		return m
-	}
-	return []group{
-		{"llama-3.2-1b", func(o *Options) {
-			o.Model, o.Methods = "llama-3.2-1b", methods("f16", "f16-fa", "q8_0-fa", "q4_0-fa", "sparse", "less")
-			o.Contexts, o.PromptLimit = []int{0, 512, 2048, 8192, 32768}, 512
-		}},
-		{"smollm2-135m", func(o *Options) {
-			o.Model, o.Methods = "smollm2-135m", methods("f16", "f16-fa", "q8_0-fa", "q4_0-fa", "sparse", "less")
-			o.Contexts = []int{0, 512, 2048, 8192, 32768}
-		}},
-		{"llama-3.2-1b-slots", func(o *Options) {
-			o.Model, o.Methods = "llama-3.2-1b", methods("f16", "f16-fa", "q8_0-fa", "less", "less-q8_0", "less-q4_0", "less-q8_0-bytes", "less-q4_0-bytes")
-			o.Contexts, o.PromptLimit = []int{0, 32768}, 512
-		}},
-		{"smollm2-135m-slots", func(o *Options) {
-			o.Model, o.Methods = "smollm2-135m", methods("less", "less-q8_0", "less-q4_0", "less-q8_0-bytes", "less-q4_0-bytes")
-			o.Contexts = []int{32768}
-		}},
-		{"llama-3.2-1b-default", func(o *Options) { // what an app gets that sets nothing
-			o.Model, o.Methods = "llama-3.2-1b", methods("q8_0-fa", "less")
-			o.Contexts, o.Budget, o.Policy, o.SlotType = []int{0, 512, 32768}, worker.Budget{}, "peak", "q8_0"
-		}},
-		{"smollm2-135m-profile", func(o *Options) {
-			o.Model, o.Methods, o.Profile = "smollm2-135m", methods("sparse", "less", "sparse-unequal"), true
-			o.Contexts = []int{512, 8192, 32768}
-		}},
-		{"llama-3.2-1b-profile", func(o *Options) {
-			o.Model, o.Methods, o.Profile = "llama-3.2-1b", methods("sparse", "less"), true
-			o.Contexts, o.Repeat = []int{512, 32768}, 3
-		}},
-		{"llama-3.2-1b-processes", func(o *Options) {
-			o.Model, o.Methods, o.Processes = "llama-3.2-1b", methods("f16", "q8_0-fa", "q4_0-fa", "less"), true
-			o.Contexts = []int{2048, 4096, 8192, 16384, 32768}
-		}},
-		{"llama-3.2-1b-sequences", func(o *Options) {
-			o.Model, o.Methods, o.Sequences = "llama-3.2-1b", methods("f16", "f16-fa", "q8_0-fa", "q4_0-fa", "less"), 8
-			o.Contexts, o.PromptLimit, o.Budget = []int{1024}, -1, worker.Budget{Tokens: 1024}
-		}},
-		{"gopher-5m-growth", func(o *Options) {
-			o.Model, o.Contexts, o.Growth = "gopher-5m", []int{}, 65536
-		}},
-	}
-}
+import "slices"
 
 // A target is a line of the table.
 type target struct {
 	measure string
+	group   string // whose result has it
 	want    float64
 	most    bool // want is the most that it may be, not the least
 	unit    string
-	group   string
+	counted bool // bytes, which rounds would not change
 	value   func(r *Result) Spread
 }
 
+func atLeast(want float64, measure, group string, value func(r *Result) Spread) target {
+	return target{measure: measure, group: group, want: want, unit: "x", value: value}
+}
+
+func atMost(want float64, measure, group string, value func(r *Result) Spread) target {
+	return target{measure: measure, group: group, want: want, most: true, unit: "x", value: value}
+}
+
+// minRounds is how many rounds a ratio of speeds is to have.
+const minRounds = 7
+
+// verdict says whether what was measured is what was wanted. Two things that are equally fast have a median below 1 every other time: so
+// 1x is missed where the whole interval lies below it, and any other target where the median falls short.
+func (t target) verdict(s Spread) string {
+	short := func(x float64) bool { return x < t.want && !t.most || x > t.want && t.most }
+	equal := t.want == 1 && !t.most
+	text := "met"
+	switch {
+	case equal && short(s.High), !equal && short(s.Median):
+		text = "**missed**"
+	case short(s.Median):
+		text = "met: 1x is in the interval"
+	}
+	if s.N < minRounds && !t.counted {
+		text += ", in too few rounds"
+	}
+	return text
+}
+
+// againstBest divides a method's speed by that of the unmodified runtime, the fastest of its caches there.
+func againstBest(method string, context int, phase Phase) func(r *Result) Spread {
+	return func(r *Result) Spread { return r.Ratio(Cell{method, context, phase}, r.Best(context, phase)) }
+}
+
+// wholeAgainstBest divides LESS's speed over a whole prompt in the same way.
+func wholeAgainstBest(context int) func(r *Result) Spread {
+	return func(r *Result) Spread { return r.WholeRatio("less", r.bestWhole(context), context) }
+}
+
+// againstEmpty divides a method's speed at 32k by that of the unmodified runtime with an empty cache.
+func againstEmpty(method string) func(r *Result) Spread {
+	return func(r *Result) Spread { return r.Ratio(Cell{method, 32768, Decode}, r.Best(0, Decode)) }
+}
+
+// at32k divides the speeds of two methods, and so the second one's time by the first one's.
+func at32k(method, by string, phase Phase) func(r *Result) Spread {
+	return func(r *Result) Spread { return r.Ratio(Cell{method, 32768, phase}, Cell{by, 32768, phase}) }
+}
+
 func targets() []target {
-	at := func(method string, context int, phase Phase) Cell { return Cell{method, context, phase} }
 	list := []target{
-		{"decoding at 32k, llama-3.2-1b Q4_0, budget 5%, f16 slots: against the unmodified runtime with an empty cache, the best of its caches", 0.92, false, "x", "llama-3.2-1b", func(r *Result) Spread {
-			return r.Ratio(at("less", 32768, Decode), r.Best(0, Decode))
-		}},
-		{"the same, q8_0 slots", 0.95, false, "x", "llama-3.2-1b-slots", func(r *Result) Spread {
-			return r.Ratio(at("less-q8_0", 32768, Decode), r.Best(0, Decode))
-		}},
-		{"the same, f16 slots, against the unmodified runtime at 32k, the best of f16, f16 with flash attention, q8_0 and q4_0", 5, false, "x", "llama-3.2-1b", func(r *Result) Spread {
-			return r.Ratio(at("less", 32768, Decode), r.Best(32768, Decode))
-		}},
-		{"decoding at 32k, llama-3.2-1b Q4_0, with the default's policy, slots and budget: against the unmodified runtime's q8_0 with flash attention at 32k", 5, false, "x", "llama-3.2-1b-default", func(r *Result) Spread {
-			return r.Ratio(at("less", 32768, Decode), r.Best(32768, Decode))
-		}},
-		{"decoding at 32k, smollm2-135m Q4_0, budget 5%, against the unmodified runtime at 32k, the best of its caches", 12, false, "x", "smollm2-135m", func(r *Result) Spread {
-			return r.Ratio(at("less", 32768, Decode), r.Best(32768, Decode))
-		}},
-		{"prompt of 32k tokens, smollm2-135m, budget 5%, summed up from micro-batches, against the unmodified runtime, the best of its caches", 9, false, "x", "smollm2-135m", func(r *Result) Spread {
-			base := "f16"
-			for _, m := range Methods() {
-				if m.Tree == worker.Unmodified && r.Whole(m.Name, 32768).Median > r.Whole(base, 32768).Median {
-					base = m.Name
-				}
-			}
-			return r.WholeRatio("less", base, 32768)
-		}},
-		{"decoding at 32k, smollm2-135m: LESS's time against sparse-only's at the same budget", 1.05, true, "x", "smollm2-135m", func(r *Result) Spread {
-			return r.Ratio(at("sparse", 32768, Decode), at("less", 32768, Decode))
-		}},
-		{"the same, llama-3.2-1b", 1.05, true, "x", "llama-3.2-1b", func(r *Result) Spread {
-			return r.Ratio(at("sparse", 32768, Decode), at("less", 32768, Decode))
-		}},
+		atLeast(0.92, "decoding at 32k, llama-3.2-1b Q4_0, budget 5%, f16 slots: against the unmodified runtime with an empty cache, the best of its caches", "llama-3.2-1b", againstEmpty("less")),
+		atLeast(0.95, "the same, q8_0 slots", "llama-3.2-1b-slots", againstEmpty("less-q8_0")),
+		atLeast(5, "the same, f16 slots, against the unmodified runtime at 32k, the best of f16, f16 with flash attention, q8_0 and q4_0", "llama-3.2-1b", againstBest("less", 32768, Decode)),
+		atLeast(5, "decoding at 32k, llama-3.2-1b Q4_0, with the default's policy, slots and budget: against the unmodified runtime's q8_0 with flash attention at 32k", "llama-3.2-1b-default", againstBest("less", 32768, Decode)),
+		atLeast(12, "decoding at 32k, smollm2-135m Q4_0, budget 5%, against the unmodified runtime at 32k, the best of its caches", "smollm2-135m", againstBest("less", 32768, Decode)),
+		atLeast(9, "prompt of 32k tokens, smollm2-135m, budget 5%, summed up from micro-batches, against the unmodified runtime, the best of its caches", "smollm2-135m", wholeAgainstBest(32768)),
+		atLeast(1.3, "prompt of 8k tokens, llama-3.2-1b, 1,638 slots, summed up from micro-batches, against the unmodified runtime, the best of f16, f16 with flash attention and q8_0", "llama-3.2-1b-prompt", wholeAgainstBest(8192)),
+		atMost(1.05, "decoding at 32k, smollm2-135m: LESS's time against sparse-only's at the same budget", "smollm2-135m", at32k("sparse", "less", Decode)),
+		atMost(1.05, "the same, llama-3.2-1b", "llama-3.2-1b", at32k("sparse", "less", Decode)),
 	}
 	for _, shape := range []string{"llama-3.2-1b", "smollm2-135m"} {
 		for _, slots := range []string{"q8_0", "q4_0"} {
-			list = append(list, target{"decoding at 32k, " + shape + ": " + slots + " slots against as many in f16", 1, false, "x", shape + "-slots", func(r *Result) Spread {
-				return r.Ratio(at("less-"+slots, 32768, Decode), at("less", 32768, Decode))
-			}}, target{"the same, as many as take the bytes of those in f16", 1, false, "x", shape + "-slots", func(r *Result) Spread {
-				return r.Ratio(at("less-"+slots+"-bytes", 32768, Decode), at("less", 32768, Decode))
-			}})
+			list = append(list,
+				atLeast(1, "decoding at 32k, "+shape+": "+slots+" slots against as many in f16", shape+"-slots", at32k("less-"+slots, "less", Decode)),
+				atLeast(1, "the same, as many as take the bytes of those in f16", shape+"-slots", at32k("less-"+slots+"-bytes", "less", Decode)))
 		}
 	}
-	return append(list, []target{
-		{"decoding at 32k, smollm2-135m, sparse only: time of budgets of 0.25 and 1.75 times the mean, head by head, against that of equal ones", 1.02, true, "x", "smollm2-135m-profile", func(r *Result) Spread {
-			return r.Ratio(at("sparse", 32768, Decode), at("sparse-unequal", 32768, Decode))
-		}},
-		{"prompt, its last micro-batch at 32k: the same", 1.02, true, "x", "smollm2-135m-profile", func(r *Result) Spread {
-			return r.Ratio(at("sparse", 32768, Prompt), at("sparse-unequal", 32768, Prompt))
-		}},
-		{"prompt of 512 tokens, nothing evicted, smollm2-135m: LESS on against unmodified, the best of its caches", 1, false, "x", "smollm2-135m", func(r *Result) Spread {
-			return r.Ratio(at("less", 512, Prompt), r.Best(512, Prompt))
-		}},
-		{"decoding at 512, the same", 1, false, "x", "smollm2-135m", func(r *Result) Spread {
-			return r.Ratio(at("less", 512, Decode), r.Best(512, Decode))
-		}},
-		{"prompt of 512 tokens, llama-3.2-1b", 1, false, "x", "llama-3.2-1b", func(r *Result) Spread {
-			return r.Ratio(at("less", 512, Prompt), r.Best(512, Prompt))
-		}},
-		{"decoding at 512, the same", 1, false, "x", "llama-3.2-1b", func(r *Result) Spread {
-			return r.Ratio(at("less", 512, Decode), r.Best(512, Decode))
-		}},
-		{"LESS's attention node in a prompt, smollm2-135m: floating-point rate against the runtime's own matmul of the same shapes", 0.6, false, "x", "smollm2-135m-profile", node},
-		{"the same, llama-3.2-1b", 0.6, false, "x", "llama-3.2-1b-profile", node},
-		{"8 sequences decoding together, llama-3.2-1b, 1k tokens each, 1,024 slots: tokens of all a second against one's", 3, false, "x", "llama-3.2-1b-sequences", func(r *Result) Spread {
-			return r.Ratio(at("less", 1024, Together), at("less", 1024, Decode))
-		}},
-		{"the same against the unmodified runtime's 8, the best of its caches", 1, false, "x", "llama-3.2-1b-sequences", func(r *Result) Spread {
-			return r.Ratio(at("less", 1024, Together), r.Best(1024, Together))
-		}},
-		{"total bytes at 32k, llama-3.2-1b, budget 5%, phi and psi included, against the full f16 cache", 0.07, true, "x", "llama-3.2-1b", func(r *Result) Spread {
+	return append(list,
+		atMost(1.02, "decoding at 32k, smollm2-135m, sparse only: time of budgets of 0.25 and 1.75 times the mean, head by head, against that of equal ones", "smollm2-135m-profile", at32k("sparse", "sparse-unequal", Decode)),
+		atMost(1.02, "prompt, its last micro-batch at 32k: the same", "smollm2-135m-profile", at32k("sparse", "sparse-unequal", Prompt)),
+		atLeast(1, "prompt of 512 tokens, nothing evicted, smollm2-135m: LESS on against unmodified, the best of its caches", "smollm2-135m", againstBest("less", 512, Prompt)),
+		atLeast(1, "decoding at 512, the same", "smollm2-135m", againstBest("less", 512, Decode)),
+		atLeast(1, "prompt of 512 tokens, llama-3.2-1b", "llama-3.2-1b", againstBest("less", 512, Prompt)),
+		atLeast(1, "decoding at 512, the same", "llama-3.2-1b", againstBest("less", 512, Decode)),
+		atLeast(0.92, "decoding at 32k, granite-4.0-1b Q4_0, budget 5%, f16 slots: against the unmodified runtime with an empty cache, the best of f16, f16 with flash attention and q8_0", "granite-4.0-1b", againstEmpty("less")),
+		atLeast(0.95, "the same, q8_0 slots", "granite-4.0-1b", againstEmpty("less-q8_0")),
+		atLeast(5, "the same, f16 slots, against the unmodified runtime at 32k", "granite-4.0-1b", againstBest("less", 32768, Decode)),
+		atMost(1.05, "decoding at 32k, granite-4.0-1b: LESS's time against sparse-only's at the same budget", "granite-4.0-1b", at32k("sparse", "less", Decode)),
+		atLeast(1, "the same: q8_0 slots against as many in f16", "granite-4.0-1b", at32k("less-q8_0", "less", Decode)),
+		atLeast(1, "prompt of 512 tokens, granite-4.0-1b", "granite-4.0-1b", againstBest("less", 512, Prompt)),
+		atLeast(1, "decoding at 512, the same", "granite-4.0-1b", againstBest("less", 512, Decode)),
+		atLeast(0.97, "a runtime for any machine (-preset portable) against one for this machine, llama-3.2-1b, LESS: decoding at 32k", "llama-3.2-1b-portable", at32k("less-other", "less", Decode)),
+		atLeast(0.97, "the same, prompt of 512 tokens", "llama-3.2-1b-portable", func(r *Result) Spread { return r.Ratio(Cell{"less-other", 512, Prompt}, Cell{"less", 512, Prompt}) }),
+		atLeast(0.6, "LESS's attention node in a prompt, smollm2-135m: floating-point rate against the runtime's own matmul of the same shapes", "smollm2-135m-profile", node),
+		atLeast(0.6, "the same, llama-3.2-1b", "llama-3.2-1b-profile", node),
+		atLeast(3, "8 sequences decoding together, llama-3.2-1b, 1k tokens each, 1,024 slots: tokens of all a second against one's", "llama-3.2-1b-sequences", func(r *Result) Spread {
+			return r.Ratio(Cell{"less", 1024, Together}, Cell{"less", 1024, Decode})
+		}),
+		atLeast(1, "the same against the unmodified runtime's 8, the best of its caches", "llama-3.2-1b-sequences", againstBest("less", 1024, Together)),
+		target{"total bytes at 32k, llama-3.2-1b, budget 5%, phi and psi included, against the full f16 cache", "llama-3.2-1b", 0.07, true, "x", true, func(r *Result) Spread {
 			m, ok := r.memory("less", 32768)
 			if !ok {
 				return Spread{}
 			}
 			return spread([]float64{float64(m.Cache) / float64(m.Full)})
 		}},
-		{"growth of peak memory from 2k to 64k tokens of context, gopher-5m", 2, true, " MiB", "gopher-5m-growth", func(r *Result) Spread {
+		target{"growth of peak memory from 2k to 64k tokens of context, gopher-5m", "gopher-5m-growth", 2, true, " MiB", true, func(r *Result) Spread {
 			if r.Growth == nil {
 				return Spread{}
 			}
 			return spread([]float64{mib(r.Growth.After - r.Growth.Before)})
 		}},
-	}...)
+	)
 }
 
+// node divides the rate of LESS's attention node in each round by the matrix product's, which was measured once.
 func node(r *Result) Spread {
 	if r.Node == nil {
 		return Spread{}
 	}
-	return spread([]float64{r.Node.Node / r.Node.Matmul})
-}
-
-// The marks that WriteTargets puts its table between.
-const (
-	tableBegin = "<!-- lesskv bench: the table below is written by it -->"
-	tableEnd   = "<!-- lesskv bench: end -->"
-)
-
-// MeasureTargets measures what the project promises, one group after the other, and keeps each group's result in dir. It does not measure
-// again what is there; only names the group to measure, all if empty. Of o, only Dir, Threads, Repeat and Progress count.
-func MeasureTargets(ctx context.Context, dir, only string, o Options) error {
-	if only != "" && !slices.ContainsFunc(groups(), func(g group) bool { return g.name == only }) {
-		return fmt.Errorf("bench: no group %q among the targets: %w", only, ErrOption)
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	for _, g := range groups() {
-		path := filepath.Join(dir, g.name+".json")
-		if _, err := Read(path); err == nil || only != "" && only != g.name {
-			continue
-		} else if !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		mine := Options{Dir: o.Dir, Threads: o.Threads, Repeat: o.Repeat, Progress: o.Progress,
-			Budget: worker.Budget{Share: .05}, Policy: "h2o", SlotType: "f16"} // as their names say, and as they have been
-		g.options(&mine)
-		r, err := Run(ctx, mine)
-		if err != nil {
-			return err
-		}
-		if err := r.Write(path); err != nil {
-			return err
+	var seconds []float64
+	for _, s := range r.Samples {
+		if s.Method == "less" && s.Context == r.Node.Context && s.Phase == Prompt {
+			seconds = append(seconds, s.Node)
 		}
 	}
-	return nil
-}
-
-// readTargets reads the results of the groups that were measured.
-func readTargets(dir string) (map[string]*Result, error) {
-	results := map[string]*Result{}
-	for _, g := range groups() {
-		r, err := Read(filepath.Join(dir, g.name+".json"))
-		switch {
-		case err == nil:
-			results[g.name] = r
-		case !errors.Is(err, fs.ErrNotExist):
-			return nil, err
-		}
+	ratios := slices.Clone(seconds)
+	for i := range ratios {
+		ratios[i] = r.Node.Node / r.Node.Matmul * median(seconds) / seconds[i] // Node is that of the median
 	}
-	return results, nil
-}
-
-// TargetsPage is the table of targets and, group by group, what was measured, by the results that are in dir. It measures nothing.
-func TargetsPage(dir string) ([]byte, error) {
-	results, err := readTargets(dir)
-	if err != nil {
-		return nil, err
-	}
-	var b bytes.Buffer
-	b.WriteString("| measure | target | measured: median (least to most, rounds) | |\n|---|---|---|---|\n")
-	for _, t := range targets() {
-		value, verdict := "not measured", ""
-		if r := results[t.group]; r != nil {
-			if s := t.value(r); s.N > 0 {
-				value = fmt.Sprintf("%.3g%s (%.3g to %.3g, %d)", s.Median, t.unit, s.Min, s.Max, s.N)
-				verdict = "met"
-				if (s.Median < t.want) != t.most && s.Median != t.want {
-					verdict = "**missed**"
-				}
-			}
-		}
-		sign := "≥"
-		if t.most {
-			sign = "≤"
-		}
-		fmt.Fprintf(&b, "| %s | %s %g%s | %s | %s |\n", t.measure, sign, t.want, t.unit, value, verdict)
-	}
-	for _, g := range groups() {
-		if r := results[g.name]; r != nil {
-			fmt.Fprintf(&b, "\n### %s\n\n```\n", g.name)
-			if err := r.Table(&b); err != nil {
-				return nil, err
-			}
-			b.WriteString("```\n")
-		}
-	}
-	return b.Bytes(), nil
-}
-
-// WriteTargets puts TargetsPage between the marks of a file, and draws the pictures beside dir: DIR.png and DIR-context.png.
-func WriteTargets(dir, into string) error {
-	results, err := readTargets(dir)
-	if err != nil {
-		return err
-	}
-	text, err := TargetsPage(dir)
-	if err != nil {
-		return err
-	}
-	var drawn []*Result
-	for _, name := range []string{"llama-3.2-1b", "smollm2-135m"} {
-		if r := results[name]; r != nil {
-			drawn = append(drawn, r)
-		}
-	}
-	base := strings.TrimSuffix(dir, "/")
-	if len(drawn) > 0 {
-		if err := Plot(base+".png", drawn...); err != nil {
-			return err
-		}
-	}
-	if speed, memory := results["llama-3.2-1b"], results["llama-3.2-1b-processes"]; speed != nil && memory != nil {
-		if err := PlotContext(base+"-context.png", speed, memory); err != nil {
-			return err
-		}
-	}
-	return replace(into, string(text))
-}
-
-// CheckTargets tells before anything is measured whether what is in dir can be read, and the table put into a file.
-func CheckTargets(dir, into string) error {
-	if _, err := readTargets(dir); err != nil {
-		return err
-	}
-	if into == "" {
-		return nil
-	}
-	if _, _, err := marked(into); err != nil {
-		return err
-	}
-	if err := unix.Access(into, unix.W_OK); err != nil {
-		return &fs.PathError{Op: "write", Path: into, Err: err}
-	}
-	return nil
-}
-
-// marked returns what is around the marks of a file.
-func marked(path string) (before, after string, err error) {
-	old, err := os.ReadFile(path)
-	if err != nil {
-		return "", "", err
-	}
-	before, rest, ok := strings.Cut(string(old), tableBegin)
-	_, after, ok2 := strings.Cut(rest, tableEnd)
-	if !ok || !ok2 {
-		return "", "", fmt.Errorf("bench: %s: want the marks %q and %q: %w", path, tableBegin, tableEnd, ErrOption)
-	}
-	return before, after, nil
-}
-
-// replace puts text between the marks of a file.
-func replace(path, text string) error {
-	before, after, err := marked(path)
-	if err != nil {
-		return err
-	}
-	return outfile.WriteBytes(path, []byte(between(before, text, after)))
-}
-
-// between is a file with a text between its marks.
-func between(before, text, after string) string {
-	return before + tableBegin + "\n\n" + text + "\n" + tableEnd + after
+	return spread(ratios)
 }

@@ -12,8 +12,14 @@ import (
 
 // Of describes this program, this machine, and the assembled runtime that a worker belongs to.
 func Of(worker string) Build {
-	b := Build{Commit: Version(), CPU: cpuName(), System: runtime.GOOS + "/" + runtime.GOARCH, ISA: kernels.Level()}
-	if stamp, err := layout.Layout(filepath.Dir(filepath.Dir(worker))).Stamp(); err == nil { // else a worker that lies alone
+	b := Runtime(worker)
+	b.Commit, b.CPU, b.System, b.ISA = Version(), cpuName(), runtime.GOOS+"/"+runtime.GOARCH, kernels.Level()
+	return b
+}
+
+// Runtime describes the assembled runtime that a worker belongs to, alone: nothing of a worker that lies alone.
+func Runtime(worker string) (b Build) {
+	if stamp, err := layout.Layout(filepath.Dir(filepath.Dir(worker))).Stamp(); err == nil {
 		b.Compiler, b.Flags = stamp.Compiler, stamp.Flags
 	}
 	return b

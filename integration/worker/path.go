@@ -29,17 +29,25 @@ func Path(t Tree) (string, error) {
 	if t == Unmodified {
 		env = "LESSKV_WORKER_UNMODIFIED"
 	}
-	path := os.Getenv(env)
-	if path == "" {
-		l, err := layout.Find(".")
-		if err != nil {
-			return "", fmt.Errorf("worker: %w", err)
-		}
-		path = l.Worker()
-		if t == Unmodified {
-			path = l.UnmodifiedWorker()
-		}
+	if path := os.Getenv(env); path != "" {
+		return there(path, t)
 	}
+	l, err := layout.Find(".")
+	if err != nil {
+		return "", fmt.Errorf("worker: %w", err)
+	}
+	return In(l, t)
+}
+
+// In returns the worker of a tree in a build folder. The error wraps [layout.ErrNotAssembled] if there is none.
+func In(l layout.Layout, t Tree) (string, error) {
+	if t == Unmodified {
+		return there(l.UnmodifiedWorker(), t)
+	}
+	return there(l.Worker(), t)
+}
+
+func there(path string, t Tree) (string, error) {
 	if _, err := os.Stat(path); err != nil {
 		return "", fmt.Errorf("worker: no worker of the %s tree: %w: %w", t, err, layout.ErrNotAssembled)
 	}
