@@ -90,6 +90,15 @@ func TestForcedReference(t *testing.T) {
 	assert.Equal(t, 1, strings.Count(lines.String(), "LESSKV_REFERENCE"))
 }
 
+// The environment may ask for the inner loops of lesser processors; where they are not there the log says so.
+func TestLevelOfTheEnvironment(t *testing.T) {
+	t.Setenv("LESSKV_LEVEL", "x86-64-v9")
+	lines := captureLog(t)
+	predict(t, open(t, sparse(128)), prompt, llama.SetTokens(4))
+	assert.Contains(t, lines.String(), "LESSKV_LEVEL=x86-64-v9: there are no such inner loops here")
+	assert.NotContains(t, lines.String(), "LESSKV_LEVEL is unknown")
+}
+
 func TestStats(t *testing.T) {
 	modes(t, func(t *testing.T, cache llama.ModelOption) {
 		model := open(t, cache)

@@ -50,8 +50,8 @@ void lesskv_to_f32  (enum lesskv_type type, float * dst, const void * src, int64
 // 32, for ggml may lose a NaN. lesskv_from_f32 has done so. Nothing of f32 and f16, in which nothing is lost.
 void lesskv_mark_not_finite(enum lesskv_type type, void * dst, const float * src, int64_t n);
 
-// The instruction sets that the inner loops use here: "x86-64", "x86-64-v3", "x86-64-v4", "arm64", or "plain". What was compiled in, the
-// best that this processor has.
+// The instruction sets that the inner loops use here: "x86-64", "x86-64-v3", "x86-64-v4", "arm64", or "plain". Of those that were compiled
+// in the best that this processor has, or the one that LESSKV_LEVEL in the environment names.
 const char * lesskv_level_name(void);
 
 // A stack of matrices, one a head: [n_head][n_out][n_in], n_in fastest, no gaps.

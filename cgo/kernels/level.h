@@ -64,7 +64,7 @@ struct lesskv_level {
 
 const struct lesskv_level * lesskv_level(void);      // the one in use
 const struct lesskv_level * lesskv_level_at(int i);  // those that this processor has, the plainest first; NULL past the last
-void lesskv_level_use(const struct lesskv_level * level); // for tests: from the next call on; NULL: the last of those
+void lesskv_level_use(const struct lesskv_level * level); // for tests: from the next call on; NULL: it is chosen anew
 
 // Above what the flags allow: see level_v3.c.
 #if defined(__x86_64__) && !defined(__AVX512F__)

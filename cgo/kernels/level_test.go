@@ -22,6 +22,18 @@ func eachLevel(t *testing.T, f func(t *testing.T)) {
 	}
 }
 
+// LESSKV_LEVEL names the one that is used; a name that is none of them leaves the best.
+func TestLevelOfTheEnvironment(t *testing.T) {
+	names := levels()
+	best := len(names) - 1
+	t.Cleanup(func() { useLevel(best) })
+	for i, name := range append(names, "x86-64-v9") {
+		t.Setenv("LESSKV_LEVEL", name)
+		useLevel(len(names)) // none: it is chosen anew
+		require.Equal(t, names[min(i, best)], Level())
+	}
+}
+
 // TestLevels: compiled for any machine or for this one, a program uses the best that the processor has.
 func TestLevels(t *testing.T) {
 	names := levels()

@@ -32,6 +32,14 @@ static bool forced_reference() {
     return true;
 }
 
+// Says so where the environment asks for inner loops that this build or this processor lacks.
+static void warn_level() {
+    const char * value = getenv("LESSKV_LEVEL");
+    if (value && *value && strcmp(value, lesskv_level_name()) != 0) {
+        LLAMA_LOG_WARN("lesskv: LESSKV_LEVEL=%s: there are no such inner loops here, those for %s run\n", value, lesskv_level_name());
+    }
+}
+
 lesskv_memory::lesskv_memory(
         const llama_model & model, const llama_memory_params & params, const llama_cparams & cparams, const layer_filter_cb & attends)
     : model(model), hparams(model.hparams), cparams(cparams), swa_full(params.swa_full) {
@@ -61,6 +69,7 @@ lesskv_memory::lesskv_memory(
     resolve(cfg, attends);
     resolve_budget(cfg);
     warn_adapter();
+    warn_level();
 
     if (on_device) {
         place(cfg);

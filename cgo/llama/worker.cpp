@@ -48,7 +48,8 @@
 //                64 divides the head size, all four rotated (lesskv_memory_layer)
 //     abort      after (-1: never): the next decode is aborted once that many graph nodes and one more were computed
 //     causal     on: llama_set_causal_attn
-//     less       -> lesskv_info, and error: why the last thing that LESS refused was refused
+//     less       -> lesskv_info, level: the instruction sets that the inner loops use, and error: why the last thing that LESS refused was
+//                refused
 //     layers     seq -> n, payload: int64 (il swa kernels seen kept folded bytes_slots bytes_state) for each layer, then
 //                float32 (softmax scale, soft cap or 0) for each
 //     slots      seq layer head -> n, payload: int32 positions [n], float32 scores [n]

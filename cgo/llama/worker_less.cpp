@@ -3,6 +3,8 @@
 #include "worker.h"
 
 #ifdef LESSKV
+#include "lesskv.h"
+
 void worker::less(request & req, reply & out) {
     req.done();
     lesskv_info i;
@@ -28,6 +30,7 @@ void worker::less(request & req, reply & out) {
     out.set("bytes_full",      int64_t(i.bytes_full));
     out.set("bytes_recurrent", int64_t(i.bytes_recurrent));
     out.set("adapter_sha256",  i.adapter_sha256);
+    out.set("level",           lesskv_level_name());
     out.set("error",           lesskv_error(ctx.get()));
 }
 

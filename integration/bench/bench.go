@@ -611,6 +611,11 @@ func (r *runner) memory(context int) error {
 		m.Cache = info.SlotBytes + info.StateBytes + info.KernelBytes
 		m.Read = info.SlotBytes*int64(m.Kept)/int64(max(1, r.slots)) + info.StateBytes + info.KernelBytes // slots that are full
 		m.Scratch = info.ScratchBytes
+		of := &b.result.Build // the worker says which of its inner loops run
+		if r.Other {
+			of = b.result.Other
+		}
+		of.ISA = cmp.Or(info.Level, of.ISA)
 	}
 	m.Full = int64(context) * b.rowBytes("f16")
 	b.result.Memory = append(b.result.Memory, m)

@@ -135,8 +135,9 @@ func TestOtherBuild(t *testing.T) {
 	assert.Equal(t, 2, r.Ratio(Cell{"less-other", 64, Decode}, Cell{"less", 64, Decode}).N)
 	assert.Equal(t, "f16", r.Best(64, Decode).Method)
 	require.NotNil(t, r.Other)
-	assert.Equal(t, provenance.Build{Compiler: r.Compiler, Flags: r.Flags}, *r.Other)
+	assert.Equal(t, provenance.Build{Compiler: r.Compiler, Flags: r.Flags, ISA: r.ISA}, *r.Other)
 	assert.NotEmpty(t, r.Flags)
+	assert.NotEmpty(t, r.ISA)
 	var text bytes.Buffer
 	require.NoError(t, r.Table(&text))
 	assert.Contains(t, text.String(), "\nmethods that end in -other: the same on another runtime, "+r.Other.Tools()+"\n")

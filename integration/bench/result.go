@@ -29,7 +29,7 @@ const (
 type Result struct {
 	Time time.Time `json:"time"`
 	provenance.Build
-	Other *provenance.Build `json:"other,omitempty"` // the runtime of the methods that end in -other: compiler and flags
+	Other *provenance.Build `json:"other,omitempty"` // the runtime of the methods that end in -other: compiler, flags, instruction sets
 
 	Model   string `json:"model"`
 	Threads int    `json:"threads"`
