@@ -9,25 +9,26 @@ FUZZ          ?= 30m
 INTERLEAVINGS ?= 10000
 # each knows the Go of its time, and wants no later one
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@$(if $(findstring go1.24,$(shell $(GO) env GOVERSION)),v0.6.1,$(if $(findstring go1.25,$(shell $(GO) env GOVERSION)),v0.7.0,v0.8.2))
-# what has goroutines of its own, or tests that have; but for the package whose judge, in plain Go, would take an hour
-RACE         = $(addprefix ./,$(sort $(filter-out integration/,$(dir $(shell grep -rlE --include='*.go' '\bgo func|errgroup\.|WaitGroup|Mutex|\.Parallel\(\)' cgo cmd integration patches plugin weights)))))
+# what has goroutines of its own, or tests that have; but for the package whose judge, in plain Go, would take an hour, and for the kernels, whose
+# goroutines are those of one function. The race detector sees no C: of the tests, not those that are long and have no goroutine
+RACE         = $(addprefix ./,$(sort $(filter-out integration/ cgo/kernels/,$(dir $(shell grep -rlE --include='*.go' '\bgo func|errgroup\.|WaitGroup|Mutex|\.Parallel\(\)' cgo cmd integration patches plugin weights)))))
+NORACE      := ^Test(AdapterWrittenLast|DamagedMetadata|GrammarsEnd|LESSEndsAtTheTrainedContext|ManyPrompts|PromptCacheOfAnotherConfiguration|SamplingFollowsItsReference|SpeculativeSamples.*)$$
 
 # of make test-devices: ggml's backend. rpc runs anywhere; blas where OpenBLAS is; vulkan on Mesa's device in software; cuda, metal, and
 # vulkan with LESSKV_TEST_DEVICES=local: on a machine that has one
 DEVICES     ?= rpc
 LESSKV_TEST_DEVICES ?= $(or $(filter rpc blas,$(DEVICES)),$(if $(filter vulkan,$(DEVICES)),software,local))
 
-.PHONY: demo test test-devices lesskv runtime lint sanitize clean soak soak-readme soak-contract soak-upstream soak-sanitize soak-race soak-machines soak-kernels soak-kills soak-million soak-interleavings soak-fuzz soak-sources
+.PHONY: demo test test-devices lesskv runtime lint sanitize race clean soak soak-readme soak-contract soak-upstream soak-install soak-calls soak-sanitize soak-race soak-machines soak-kernels soak-kills soak-million soak-interleavings soak-fuzz soak-sources
 
 demo: runtime
 	$(GO) run ./cmd/lesskv run -n 400 --seed 1 "$(PROMPT)"
 
-# lint runs go vet; a pattern of packages leaves testdata out. -short leaves out, or makes shorter, what is long and has no goroutine
+# lint runs go vet; a pattern of packages leaves testdata out
 test: STRICT := -strict
 test: runtime
-	$(MAKE) -j2 lint sanitize
+	$(MAKE) -j2 lint sanitize race
 	$(GO) test $(TESTFLAGS) -vet=off -timeout 40m ./... ./integration/testdata
-	$(GO) test -race -short -vet=off -timeout 40m $(RACE)
 
 # layers on devices (docs/devices.md). The checkout's runtime has the backend from then on, until make runtime; nothing is installed
 test-devices:
@@ -37,7 +38,7 @@ test-devices:
 		$(if $(filter blas,$(DEVICES)),-run '^Test(BLAS|NoDevice)$$' ./integration,-run '^Test(Devices|NoDevice)' ./integration ./integration/verify ./cmd/lesskv)
 
 # what takes long (docs/reliability.md), each step alone, and again where it stopped
-soak: soak-million soak-interleavings soak-kernels soak-kills soak-readme soak-upstream soak-sanitize soak-contract soak-sources soak-race soak-machines soak-fuzz
+soak: soak-million soak-interleavings soak-kernels soak-kills soak-readme soak-upstream soak-install soak-calls soak-sanitize soak-contract soak-sources soak-race soak-machines soak-fuzz
 
 soak-million: runtime
 	$(GO) run ./integration/million
@@ -52,15 +53,21 @@ soak-readme: runtime
 	LESSKV_SOAK=1 $(GO) test $(TESTFLAGS) -count=1 -timeout 2h -run TestQualityPageIsARun ./cmd/lesskv
 
 # what make test does in part: every cell of the contract's grid and every published row, by the plain Go reference; all of llama.cpp under the
-# sanitizers, with all of the plugin's tests; llama.cpp's tests of ggml
+# sanitizers, with all of the plugin's tests; all of llama.cpp's own tests
 soak-contract: runtime
-	LESSKV_SOAK=1 $(GO) test $(TESTFLAGS) -count=1 -timeout 2h -run '^(TestContract|TestReferenceFigures|TestPublished)$$' ./integration ./integration/verify
+	LESSKV_SOAK=1 $(GO) test $(TESTFLAGS) -count=1 -timeout 2h -run '^(TestContract|TestReferenceFigures|TestPublished|TestWindows)$$' ./integration ./integration/verify
 
 soak-sanitize: runtime
 	LESSKV_SOAK=1 $(GO) test $(TESTFLAGS) -count=1 -timeout 2h -run '^TestSanitize' ./integration
 
 soak-upstream: runtime
 	LESSKV_SOAK=1 $(GO) test $(TESTFLAGS) -count=1 -timeout 1h -run '^TestUpstreamsLlamaTests$$' ./integration
+
+soak-install: runtime
+	LESSKV_SOAK=1 $(GO) test $(TESTFLAGS) -count=1 -timeout 1h -run '^TestInstall$$' ./integration
+
+soak-calls: runtime
+	LESSKV_SOAK=1 $(GO) test $(TESTFLAGS) -count=1 -timeout 1h -run '^TestSoak$$' ./integration
 
 # assembles anew, in folders of its own
 soak-sources:
@@ -96,6 +103,11 @@ lint: runtime
 # the kernels; the runtime's other sources are TestSanitizers'
 sanitize:
 	GOWORK=off cgo/kernels/check.sh sanitize
+
+# -short makes shorter what is long and has no goroutine; the longest package is first
+race: runtime
+	$(GO) test -race -short -vet=off -timeout 40m -skip '$(NORACE)' ./plugin $(RACE)
+	$(GO) test -race -vet=off -run '^TestCachesTogether$$' ./cgo/kernels
 
 clean:
 	GOWORK=off $(GO) run ./patches -clean

@@ -76,7 +76,7 @@ func TestFullAndReadOnlyDisks(t *testing.T) {
 		"train, the adapter":    {append(train, "--plot", "none", "-o", "DISK/x.gguf", "--recordings", "TOOLS/recordings"), []string{"x.gguf"}, []int64{0, 24}},
 		"train, the picture":    {append(train, "-o", "TOOLS/x.gguf", "--plot", "DISK/x.png"), []string{"x.png"}, []int64{0, 8}},
 		"tune, the work":        {append(tune, "--plot", "none", "-o", "DISK/x.gguf"), []string{"x.gguf"}, []int64{0}},
-		"tune, the picture":     {append(tune, "-o", "TOOLS/tuned.gguf", "--plot", "DISK/x.png"), []string{"x.png"}, []int64{0, 8}},
+		"tune, the picture":     {append(tune, "-o", "TOOLS/tuned.gguf", "--plot", "DISK/x.png"), []string{"x.png"}, []int64{8}},
 		"plan, the picture":     {[]string{"plan", "-m", "model.gguf", "-c", "512,2048", "-o", "DISK/x.png"}, []string{"x.png"}, []int64{0, 8}},
 		"import":                {[]string{"import", "-m", "model.gguf", "--heavy", "20", "--recent", "21", "-o", "DISK/x.gguf", "checkpoints"}, []string{"x.gguf"}, []int64{0, 8}},
 		"merge":                 {[]string{"merge", "part1.gguf", "part2.gguf", "-o", "DISK/x.gguf"}, []string{"x.gguf"}, []int64{0, 8}},

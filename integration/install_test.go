@@ -16,8 +16,8 @@ import (
 // Outside a checkout, with nothing in GOPATH and this module from a proxy, the command of docs/commands.md installs lesskv, which then runs
 // and finds its workers in any folder. Only -build is added: what is compiled is not compiled anew.
 func TestInstall(t *testing.T) {
-	if testing.Short() {
-		t.Skip("it compiles the command in a module cache of its own")
+	if !soak() {
+		t.Skip("it compiles the command and all that it imports in a module cache of its own: make soak-install")
 	}
 	build, err := layout.Find(".")
 	require.NoError(t, err)

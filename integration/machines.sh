@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
 # Runs the suite as on other machines, in an evening: with runtimes for processors without AVX-512 and without AVX2, the portable one and
 # this machine's own. This machine's own runs three times, in another order each time, and what depends on who runs when (goroutines,
-# threads, processes that are killed) once with one processor and once with busy ones; a worker of v3 runs under valgrind.
+# threads, processes that are killed) once with one processor and once with busy ones; a worker of v3 runs under valgrind, and the plugin
+# with memory that glibc has filled, new and freed, and on jemalloc, where that is installed, each without the test whose figure of memory is
+# then another.
 #
 #   integration/machines.sh                     all that: it prints the list first
 #   BUILDS=v3 WAYS=one COUNT=1 integration/machines.sh ./plugin -run TestSpeculative
 #
-# BUILDS (v2 v3 portable native), WAYS (plain one busy valgrind), COUNT or arguments of go test make another list: every way of every build.
+# BUILDS (v2 v3 portable native), WAYS (plain one busy valgrind filled jemalloc), COUNT or arguments of go test make another list: every way of every build.
 # What has passed is noted in build/machines/passed and not run again until a source changes (a page is none); RESUME=0
 # forgets it.
 set -euo pipefail
@@ -26,7 +28,7 @@ if [[ ${BUILDS-}${WAYS-}${COUNT-} || $# -gt 0 ]]; then
 	args=("$@")
 	((${#args[@]})) || args=(./...)
 	for build in ${BUILDS:-v2 v3 portable native}; do
-		for way in ${WAYS:-plain one busy valgrind}; do
+		for way in ${WAYS:-plain one busy valgrind filled jemalloc}; do
 			if [[ $way == valgrind ]]; then
 				list+=("$build $way 1 $memory")
 			else
@@ -41,6 +43,8 @@ else
 		"native busy 1 ${scheduled[*]}"
 		"v3 plain 1 ./..."
 		"v3 valgrind 1 $memory"
+		"native filled 1 ./plugin -skip TestLoadStatePeak"
+		"native jemalloc 1 ./plugin -skip TestBudgetBeyondMemory"
 		"v2 plain 1 ./..."
 		"portable plain 1 ./..."
 	)
@@ -54,11 +58,12 @@ sources=$(git ls-files -co --exclude-standard -z -- . ':!*.md' ':!docs' ':!.ci' 
 
 passed() { grep -qxF "$sources $1" "$dir/passed" 2>/dev/null; }
 
+jemalloc=$(ldconfig -p 2>/dev/null | sed -n 's/.*libjemalloc\.so.* => //p' | head -n 1)
 todo=()
 for line in "${list[@]}"; do
 	read -r build way count args <<<"$line"
 	case $build in v2 | v3 | portable | native) ;; *) echo "BUILDS: $build: want v2, v3, portable or native" >&2; exit 2 ;; esac
-	case $way in plain | one | busy | valgrind) ;; *) echo "WAYS: $way: want plain, one, busy or valgrind" >&2; exit 2 ;; esac
+	case $way in plain | one | busy | valgrind | filled | jemalloc) ;; *) echo "WAYS: $way: want plain, one, busy, valgrind, filled or jemalloc" >&2; exit 2 ;; esac
 	[[ $count =~ ^[1-9][0-9]*$ ]] || { echo "COUNT=$count: want how often each test is to run" >&2; exit 2; }
 	if passed "$line"; then
 		echo "== $line: has passed"
@@ -66,6 +71,8 @@ for line in "${list[@]}"; do
 		echo "== $line: left out, no valgrind here"
 	elif [[ $way == valgrind && $build != v[23] ]]; then
 		echo "== $line: left out, valgrind knows no AVX-512"
+	elif [[ $way == jemalloc && ! $jemalloc ]]; then
+		echo "== $line: left out, no libjemalloc.so here"
 	else
 		echo "== $line: to run"
 		todo+=("$line")
@@ -94,6 +101,8 @@ for line in "${todo[@]}"; do
 	case $way in
 	plain) "${test[@]}" ;;
 	one) taskset -c 0 "${test[@]}" ;;
+	filled) MALLOC_PERTURB_=165 "${test[@]}" ;;
+	jemalloc) LD_PRELOAD=$jemalloc "${test[@]}" ;;
 	busy)
 		for _ in $(seq "$(nproc)"); do
 			while :; do :; done &

@@ -96,8 +96,9 @@ var upstreamsRuns = []upstreamsRun{
 	{"test-unicode", nil, ""},
 }
 
-// soakedRuns are those that make soak alone runs: ggml's, which no patch touches.
-var soakedRuns = []string{"test-backend-ops", "test-barrier", "test-col2im-1d", "test-opt", "test-quantize-fns", "test-rope"}
+// quickRuns are those that make test runs too. The others, which make soak has with them, are of ggml's operations, which no patch touches, or
+// linked with upstream's common library, which takes longer to compile than all of these.
+var quickRuns = []string{"test-alloc", "test-c", "test-gguf", "test-grammar-parser", "test-llama-grammar", "test-sampling", "test-unicode"}
 
 // docs/compatibility.md has a row for each of llama.cpp's tests, and says of those that are run, and of no others, that they are.
 func TestUpstreamsLlamaTable(t *testing.T) {
@@ -115,9 +116,9 @@ func TestUpstreamsLlamaTable(t *testing.T) {
 	}
 	for _, r := range upstreamsRuns {
 		require.Contains(t, want, r.name)
-		want[r.name] = "run"
-		if slices.Contains(soakedRuns, r.name) {
-			want[r.name] = "soak"
+		want[r.name] = "soak"
+		if slices.Contains(quickRuns, r.name) {
+			want[r.name] = "run"
 		}
 	}
 	for _, row := range regexp.MustCompile("(?m)^\\| `(test-[^`]+)` \\| (run|soak|not run) \\| [^|]+ \\|$").FindAllStringSubmatch(string(page), -1) {
@@ -127,7 +128,7 @@ func TestUpstreamsLlamaTable(t *testing.T) {
 	assert.Equal(t, want, got)
 }
 
-// llama.cpp's own tests hold on the patched tree, in make soak those of ggml too. Those that are not run, docs/compatibility.md lists with the reason.
+// llama.cpp's own tests hold on the patched tree, in make test the quick ones. Those that are not run, docs/compatibility.md lists with the reason.
 func TestUpstreamsLlamaTests(t *testing.T) {
 	if testing.Short() {
 		t.Skip("compiles llama.cpp's tests")
@@ -135,7 +136,7 @@ func TestUpstreamsLlamaTests(t *testing.T) {
 	t.Parallel()
 	runs := upstreamsRuns
 	if !soak() {
-		runs = slices.DeleteFunc(slices.Clone(runs), func(r upstreamsRun) bool { return slices.Contains(soakedRuns, r.name) })
+		runs = slices.DeleteFunc(slices.Clone(runs), func(r upstreamsRun) bool { return !slices.Contains(quickRuns, r.name) })
 	}
 	build, err := layout.Find(".")
 	require.NoError(t, err)
@@ -169,8 +170,8 @@ func TestUpstreamsLlamaTests(t *testing.T) {
 	}
 }
 
-// upstreamsPrograms compiles the tests of the runs, and upstream's common library, which they are linked with and the runtime is
-// not, against the patched tree's headers, and links them with its archive. The objects stay in the build folder: they are made
+// upstreamsPrograms compiles the tests of the runs, and in make soak upstream's common library, which most of them are linked with and the
+// runtime is not, against the patched tree's headers, and links them with its archive. The objects stay in the build folder: they are made
 // again when anything that they are made of has changed. It returns the programs' folder and the vocabularies'.
 func upstreamsPrograms(t *testing.T, build layout.Layout, runs []upstreamsRun) (programs, models string) {
 	t.Helper()
@@ -249,25 +250,28 @@ void llama_print_build_info(const char *, FILE *) {}
 		})
 		return path
 	}
-	// Nearly all of the time goes into headers: in two units they are read twice, for 50 sources.
-	common := []string{object(filepath.Join(release, "vendor", "cpp-httplib", "httplib.cpp"))}
-	var units [2]strings.Builder
-	i := 0
-	require.NoError(t, fs.WalkDir(os.DirFS(filepath.Join(sources, "common")), ".", func(path string, e fs.DirEntry, err error) error {
-		switch {
-		case err != nil || filepath.Ext(path) != ".cpp":
-		case path == "json.cpp": // specialises templates that the others use
-			common = append(common, object(filepath.Join(sources, "common", path)))
-		default:
-			fmt.Fprintf(&units[i%len(units)], "#include %q\n", path)
-			i++
+	var common []string
+	if soak() { // no quick run is linked with it
+		// Nearly all of the time goes into headers: in two units they are read twice, for 50 sources.
+		common = append(common, object(filepath.Join(release, "vendor", "cpp-httplib", "httplib.cpp")))
+		var units [2]strings.Builder
+		i := 0
+		require.NoError(t, fs.WalkDir(os.DirFS(filepath.Join(sources, "common")), ".", func(path string, e fs.DirEntry, err error) error {
+			switch {
+			case err != nil || filepath.Ext(path) != ".cpp":
+			case path == "json.cpp": // specialises templates that the others use
+				common = append(common, object(filepath.Join(sources, "common", path)))
+			default:
+				fmt.Fprintf(&units[i%len(units)], "#include %q\n", path)
+				i++
+			}
+			return err
+		}))
+		for i := range units {
+			source := filepath.Join(sources, "common", fmt.Sprintf("lesskv-all-%d.cpp", i))
+			require.NoError(t, os.WriteFile(source, []byte(units[i].String()), 0o644))
+			common = append(common, object(source))
 		}
-		return err
-	}))
-	for i := range units {
-		source := filepath.Join(sources, "common", fmt.Sprintf("lesskv-all-%d.cpp", i))
-		require.NoError(t, os.WriteFile(source, []byte(units[i].String()), 0o644))
-		common = append(common, object(source))
 	}
 	tests := map[string]string{}
 	for _, r := range runs {
@@ -281,16 +285,20 @@ void llama_print_build_info(const char *, FILE *) {}
 	}
 	require.NoError(t, group.Wait())
 
-	archive := filepath.Join(dir, "common.a")
-	require.NoError(t, os.RemoveAll(archive))
-	require.NoError(t, execute(t, tool("AR", "ar"), slices.Concat([]string{"rcs", archive}, common)...))
+	var archives []string
+	if common != nil {
+		archives = []string{filepath.Join(dir, "common.a")}
+		require.NoError(t, os.RemoveAll(archives[0]))
+		require.NoError(t, execute(t, tool("AR", "ar"), slices.Concat([]string{"rcs"}, archives, common)...))
+	}
+	archives = append(archives, filepath.Join(build.Package(), "libbinding.a"))
 	libs := []string{"-pthread", "-lm", "-ldl"}
 	if runtime.GOOS == "darwin" {
 		libs = []string{"-lm", "-framework", "Accelerate"}
 	}
 	programs = t.TempDir()
 	for name, object := range tests {
-		args := slices.Concat([]string{"-o", filepath.Join(programs, name), object, archive, filepath.Join(build.Package(), "libbinding.a")}, libs)
+		args := slices.Concat([]string{"-o", filepath.Join(programs, name), object}, archives, libs)
 		group.Go(func() error { return execute(t, cxx, args...) })
 	}
 	require.NoError(t, group.Wait())

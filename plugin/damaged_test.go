@@ -46,7 +46,7 @@ func TestDamagedMetadata(t *testing.T) {
 				values = values[i%len(values):][:1]
 			}
 			threads := 1
-			if i%8 == 0 { // one of them ggml's own; two wait for each other by spinning
+			if i%32 == 0 { // one of them ggml's own; two wait for each other by spinning
 				threads = 2
 			}
 			for _, v := range values {

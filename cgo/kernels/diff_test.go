@@ -87,7 +87,7 @@ func differ(t *testing.T, c testCase, rng *rand.Rand) {
 
 // guarded runs one micro-batch in a scratch that begins anywhere and holds no numbers, with guards round scratch and output.
 func guarded(t *testing.T, c *testCase, cache *Cache, u *Ubatch, rng *rand.Rand, planned, nth int) {
-	const guard = 64
+	const guard, untouched = 64, -12345
 	size, err := c.layer.ScratchSize(u.Tokens, planned)
 	require.NoError(t, err)
 	big, err := c.layer.ScratchSize(u.Tokens+rng.IntN(20), planned+rng.IntN(3))
@@ -98,7 +98,7 @@ func guarded(t *testing.T, c *testCase, cache *Cache, u *Ubatch, rng *rand.Rand,
 	scratch := bytes.Repeat([]byte{0xff}, at+size+guard)
 	out := make([]float32, guard+len(u.Out)+guard)
 	for i := range out {
-		out[i] = -12345
+		out[i] = untouched
 	}
 	mine := *u
 	mine.Out = out[guard : guard+len(u.Out)]
@@ -109,8 +109,9 @@ func guarded(t *testing.T, c *testCase, cache *Cache, u *Ubatch, rng *rand.Rand,
 	require.Equal(t, ff, scratch[:at], "before the scratch")
 	require.Equal(t, ff[:guard], scratch[at+size:], "behind the scratch")
 	for i := range guard {
-		require.EqualValues(t, -12345, out[i], "before the output")
-		require.EqualValues(t, -12345, out[len(out)-1-i], "behind the output")
+		if out[i] != untouched || out[len(out)-1-i] != untouched {
+			require.Failf(t, "written beside the output", "%v before it, %v behind it", out[:guard], out[len(out)-guard:])
+		}
 	}
 	copy(u.Out, mine.Out)
 }
@@ -121,7 +122,7 @@ func near(t *testing.T, want, got []float32, bound func(want float64) float64, f
 	require.Len(t, got, len(want))
 	for i := range want {
 		w, g := float64(want[i]), float64(got[i])
-		if !(math.Abs(g-w) <= bound(w)) {
+		if far(w, g, bound(w)) {
 			require.Failf(t, "too far apart", format+": element %d is %v, want %v within %v", append(args, i, g, w, bound(w))...)
 		}
 	}
@@ -303,9 +304,8 @@ func TestNotFinite(t *testing.T) {
 							continue // a weight of zero, times what is not finite: NaN on the fast path, as in the full cache
 						}
 						w, g := float64(want[j]), float64(u.Out[j])
-						require.Equal(t, finite(w), finite(g), "output %d of the token at %d: %v, want %v", j%row, pos+j/row, g, w)
-						if finite(w) {
-							require.InDelta(t, w, g, outBound*c.slack()*max(1, math.Abs(w)))
+						if finite(w) != finite(g) || finite(w) && far(w, g, outBound*c.slack()*max(1, math.Abs(w))) {
+							require.Failf(t, "too far apart", "output %d of the token at %d: %v, want %v", j%row, pos+j/row, g, w)
 						}
 					}
 					wantErr, err := ref.CommitRef(u, worth, nil), fast.Commit(u, threads)
@@ -355,8 +355,9 @@ func TestNotFiniteQuery(t *testing.T) {
 			require.NoError(t, fast.Attend(u, 2))
 			for j := range want {
 				spoilt := j/c.layer.ValueSize == token*c.layer.Heads+head
-				require.Equal(t, !spoilt, finite(float64(want[j])))
-				require.Equal(t, !spoilt, finite(float64(u.Out[j])))
+				if w, g := finite(float64(want[j])), finite(float64(u.Out[j])); w == spoilt || g == spoilt {
+					require.Failf(t, "not what the query spoils", "output %d of the token at %d: %v and %v, spoilt %v", j, pos, want[j], u.Out[j], spoilt)
+				}
 			}
 			require.NoError(t, ref.CommitRef(u, worth, nil))
 			require.NoError(t, fast.Commit(u, 2))
@@ -408,8 +409,9 @@ func TestLongSums(t *testing.T) {
 		}
 		next *= 10
 		want := make([]float64, c.rank)
+		held, _ := fast.Slots(0)
 		for p := range pos + T {
-			if held, _ := fast.Slots(0); !slices.Contains(held, int32(p)) {
+			if !slices.Contains(held, int32(p)) {
 				for r := range want {
 					want[r] += float64(psi[p%period*c.rank+r])
 				}

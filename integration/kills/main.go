@@ -14,6 +14,7 @@ import (
 	"flag"
 	"fmt"
 	"io/fs"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -111,11 +112,13 @@ func (k *killer) all(names []string) error {
 	return nil
 }
 
-// command makes the files of a small run of lesskv and returns the program, its environment and the common flags.
+// command makes the files of a small run of lesskv and returns the program, one for all, and its environment.
 func (k *killer) command() (program string, env []string, err error) {
-	program = filepath.Join(k.dir, "lesskv")
-	if out, err := exec.CommandContext(k.ctx, "go", "build", "-o", program, "github.com/lesskv/lesskv/cmd/lesskv").CombinedOutput(); err != nil {
-		return "", nil, fmt.Errorf("go build: %w\n%s", err, out)
+	program = filepath.Join(filepath.Dir(k.dir), "lesskv")
+	if _, err := os.Stat(program); err != nil {
+		if out, err := exec.CommandContext(k.ctx, "go", "build", "-o", program, "github.com/lesskv/lesskv/cmd/lesskv").CombinedOutput(); err != nil {
+			return "", nil, fmt.Errorf("go build: %w\n%s", err, out)
+		}
 	}
 	for from, to := range map[string]string{testdata.Model: "model.gguf", testdata.Lambda: "model.lesskv.gguf"} {
 		path, err := testdata.PathIn(k.dir, from)
@@ -206,27 +209,27 @@ func (k *killer) tune() (string, error) {
 	return k.written("distance-*", "tune", "-m", "model.gguf", "-d", "text.txt", "-c", "96", "-b", "16", "--ubatch", "16", "--windows", "1", "--rounds", "1", "-t", "1")
 }
 
-// written kills a command that writes one adapter, and keeps finished work, files of a pattern, in a folder beside it until then.
+// written kills a command that writes an adapter and a picture, and keeps finished work, files of a pattern, in a folder beside it until then.
 func (k *killer) written(pattern string, args ...string) (string, error) {
 	program, env, err := k.command()
 	if err != nil {
 		return "", err
 	}
 	out := filepath.Join(k.dir, "out.gguf")
-	whole, kept := outcome{path: out}, kept{dir: out + ".work", pattern: pattern, output: out}
-	return k.resumed(program, env, append(args, "--plot", "none", "-o", "out.gguf"),
+	whole, kept := outcomes{dir: k.dir, pattern: "out.*"}, kept{dir: out + ".work", pattern: pattern, output: out}
+	return k.resumed(program, env, append(args, "-o", "out.gguf"),
 		func() error { return errors.Join(whole.check(), kept.check()) },
 		func() error {
 			kept.forget()
-			return errors.Join(k.alone(filepath.Base(out)), whole.take())
+			return errors.Join(k.alone("out", "out.gguf", "out.png"), whole.take())
 		})
 }
 
-// alone wants that an output lies there with nothing beside it.
-func (k *killer) alone(out string) error {
-	left, err := fs.Glob(os.DirFS(k.dir), "*"+out+"*")
-	if err == nil && !slices.Equal(left, []string{out}) {
-		err = fmt.Errorf("there are %v, want %s alone", left, out)
+// alone wants that outputs, whose names begin alike, lie there with nothing beside them.
+func (k *killer) alone(begin string, outputs ...string) error {
+	left, err := fs.Glob(os.DirFS(k.dir), "*"+begin+"*")
+	if err == nil && !slices.Equal(left, outputs) {
+		err = fmt.Errorf("there are %v, want %v alone", left, outputs)
 	}
 	return err
 }
@@ -237,58 +240,67 @@ func (k *killer) verify() (string, error) {
 		return "", err
 	}
 	dir := filepath.Join(k.dir, "report")
-	kept := kept{dir: filepath.Join(dir, "work"), pattern: "*-*", output: filepath.Join(dir, "report.html")} // behind the others
-	var reports []*outcome
-	for _, name := range []string{"report.json", "report.csv", "report.html"} {
-		reports = append(reports, &outcome{path: filepath.Join(dir, name)})
-	}
-	each := func(f func(*outcome) error) (err error) {
-		for _, r := range reports {
-			err = errors.Join(err, f(r))
-		}
-		return err
-	}
+	kept := kept{dir: filepath.Join(dir, "work"), pattern: "*-*", output: filepath.Join(dir, "report.html")} // behind it are the pictures alone
+	reports := outcomes{dir: dir, pattern: "*"}
 	args := []string{"verify", "-m", "model.gguf", "-d", "text.txt", "-c", "192", "-b", "41", "--windows", "2", "--policy", "lambda", "--method", "sparse,LESS",
 		"--recall", "none", "-n", "4", "--samples", "50", "-t", "1", "-o", "report"}
 	return k.resumed(program, env, args,
-		func() error { return errors.Join(each((*outcome).check), kept.check()) },
+		func() error { return errors.Join(reports.check(), kept.check()) },
 		func() error {
 			kept.forget()
 			if _, err := os.Stat(filepath.Join(dir, "work")); err == nil {
 				return errors.New("the work folder is still there")
 			}
-			return errors.Join(each((*outcome).take), os.RemoveAll(dir))
+			return errors.Join(reports.take(), os.RemoveAll(dir))
 		})
 }
 
-// An outcome is a file that is the same after every run.
-type outcome struct {
-	path string
-	want []byte
+// outcomes are files, of a pattern in a folder, that are the same after every run. The first, which nobody kills, says which there are.
+type outcomes struct {
+	dir, pattern string
+	want         map[string]string
 }
 
-// check looks after a kill: the file is whole, or not there yet.
-func (o *outcome) check() error {
-	have, err := os.ReadFile(o.path)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
+// read returns what is there.
+func (o *outcomes) read() (map[string]string, error) {
+	names, err := fs.Glob(os.DirFS(o.dir), o.pattern)
+	have := map[string]string{}
+	for _, name := range names {
+		path := filepath.Join(o.dir, name)
+		if info, failed := os.Stat(path); failed == nil && info.IsDir() { // the work
+			continue
+		}
+		data, failed := os.ReadFile(path)
+		have[name], err = string(data), errors.Join(err, failed)
 	}
-	if err == nil && string(have) != string(o.want) {
-		err = fmt.Errorf("%s has %d bytes that are not those of a whole run, %d", o.path, len(have), len(o.want))
+	return have, err
+}
+
+// check looks after a kill: each file is whole, or not there yet.
+func (o *outcomes) check() error {
+	have, err := o.read()
+	for name, want := range o.want {
+		if data, ok := have[name]; ok && data != want {
+			err = errors.Join(err, fmt.Errorf("%s has %d bytes that are not those of a whole run, %d", name, len(data), len(want)))
+		}
 	}
 	return err
 }
 
-// take looks after a run, and takes the file away.
-func (o *outcome) take() error {
-	have, err := os.ReadFile(o.path)
-	if err != nil {
-		return err
-	}
+// take looks after a run, and takes the files away.
+func (o *outcomes) take() error {
+	have, err := o.read()
 	if o.want == nil {
 		o.want = have
 	}
-	return errors.Join(o.check(), os.Remove(o.path))
+	if names, want := slices.Sorted(maps.Keys(have)), slices.Sorted(maps.Keys(o.want)); !slices.Equal(names, want) || len(names) == 0 {
+		err = errors.Join(err, fmt.Errorf("there are %q, want %q", names, want))
+	}
+	err = errors.Join(err, o.check())
+	for name := range have {
+		err = errors.Join(err, os.Remove(filepath.Join(o.dir, name)))
+	}
+	return err
 }
 
 // kept are files of finished work, which no later run writes again. Where the output is there, a kill may have come while they were

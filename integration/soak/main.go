@@ -111,14 +111,15 @@ func grow(n int, run func(each func()) error) (by float64, first, last int, err 
 	first, last = math.MaxInt, math.MaxInt
 	err = run(func() {
 		turn++
+		early, late := turn >= settled && turn <= settled+n/4, turn > n-n/4
+		if !early && !late {
+			return
+		}
 		switch own, resident := memory(); {
-		case turn < settled:
-		case turn <= settled+n/4:
-			if own < first {
-				first, whole = own, resident
-			}
-		case turn > n-n/4:
+		case late:
 			last = min(last, own)
+		case own < first:
+			first, whole = own, resident
 		}
 	})
 	return 100 * float64(last-first) / float64(whole), first, last, err
