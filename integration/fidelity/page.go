@@ -25,6 +25,8 @@ which has all of its numbers, in half an hour to an hour on two cores:
 
 After an interruption it goes on where it stopped; `+"`-page`"+` only writes the page. For another model use `+"`lesskv tune`"+` and [`+"`lesskv verify --bytes`"+`](verify.md).
 
+[research.md](research.md) has what phi and psi add to this, and what else was tried.
+
 ## Four byte counts
 
 | KiB | best before | target | reached | | by | equal budgets, the same slots |
