@@ -202,14 +202,14 @@ func (b *bench) fits() error {
 		return err
 	}
 	m := b.model
-	need := float64(stat.Size()) // mapped once
+	need, file := 0., float64(stat.Size()) // each process has its own: what ggml repacks is not shared, as a mapped file is
 	if b.o.Roofline {
 		need += float64(streamed)
 	}
 	rows := float64(b.context()) // of one sequence
 	compute, sequences := float64(memory.Compute(m, b.o.Ubatch)), max(1, b.o.Sequences)
 	for _, method := range b.o.Methods {
-		need += compute
+		need += file + compute
 		if method.Tree == worker.Patched {
 			n := b.methodSlots(method)
 			need += float64(n*sequences*b.slotBytes(b.slotType(method))) + float64(memory.Scratch(m, slices.Repeat([]int{n}, m.Layers), b.o.Ubatch, b.o.Threads))
