@@ -208,6 +208,7 @@ func (b *bench) fits() error {
 	}
 	rows := float64(b.context()) // of one sequence
 	compute, sequences := float64(memory.Compute(m, b.o.Ubatch)), max(1, b.o.Sequences)
+	state := 0. // that a cache is filled from: one after the other
 	for _, method := range b.o.Methods {
 		need += file + compute
 		if method.Tree == worker.Patched {
@@ -215,12 +216,15 @@ func (b *bench) fits() error {
 			need += float64(n*sequences*b.slotBytes(b.slotType(method))) + float64(memory.Scratch(m, slices.Repeat([]int{n}, m.Layers), b.o.Ubatch, b.o.Threads))
 			continue
 		}
-		size := float64(2+2*sequences) * rows * float64(b.rowBytes(method.Type)) / 2 // the cache, and a state to fill it from
+		one := rows * float64(b.rowBytes(method.Type))
+		size := float64(sequences) * one
+		state = max(state, one)
 		if !method.FA {
 			size += 4 * rows * float64(b.o.Ubatch) * float64(m.Max(func(s weights.Shape) int { return s.Heads })) // the logits of a micro-batch
 		}
 		need += size
 	}
+	need += state
 	if need > float64(have) {
 		return fmt.Errorf("bench: %s with %d methods at %d tokens, in micro-batches of %d, takes about %s, %s are free; ask for fewer methods, a smaller context or micro-batch: %w",
 			b.result.Model, len(b.o.Methods), b.o.top(), b.o.Ubatch, memory.Size(int64(need)), memory.Size(have), ErrMemory)
