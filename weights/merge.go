@@ -12,14 +12,21 @@ import (
 // ErrMerge is what errors about adapters that don't belong together wrap.
 var ErrMerge = errors.New("adapters that don't belong together")
 
-// Describe returns the description of an adapter that training made for some layers. The parts of one adapter differ in the
+// Describe returns the description of an adapter that training made for some layers, ascending. The parts of one adapter differ in the
 // layers alone: how is text and options, everything that it would take to make them again.
-func Describe(from, to int, how string) string {
-	return fmt.Sprintf("made by lesskv train, layers %d to %d, %s", from, to, how)
+func Describe(layers []int, how string) string {
+	var runs []string
+	for i := 0; i < len(layers); {
+		from := i
+		for i++; i < len(layers) && layers[i] == layers[i-1]+1; i++ {
+		}
+		runs = append(runs, fmt.Sprintf("%d to %d", layers[from], layers[i-1]))
+	}
+	return fmt.Sprintf("made by lesskv train, layers %s, %s", strings.Join(runs, " and "), how)
 }
 
 // described finds in a description how its parts were made, a line each.
-var described = regexp.MustCompile(`(?m)^made by lesskv train, layers \d+ to \d+, (.*)$`)
+var described = regexp.MustCompile(`(?m)^made by lesskv train, layers \d+ to \d+(?: and \d+ to \d+)*, (.*)$`)
 
 // differ returns the first parts in which two lists, with commas, differ.
 func differ(found, wanted string) (string, string) {

@@ -7,6 +7,20 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// The layers of a description are runs of numbers, and two parts of one adapter may have any.
+func TestDescribe(t *testing.T) {
+	for want, layers := range map[string][]int{
+		"made by lesskv train, layers 0 to 2, quickly":                       {0, 1, 2},
+		"made by lesskv train, layers 5 to 5, quickly":                       {5},
+		"made by lesskv train, layers 0 to 0 and 3 to 4 and 9 to 9, quickly": {0, 3, 4, 9},
+	} {
+		assert.Equal(t, want, Describe(layers, "quickly"))
+		made := described.FindStringSubmatch(want)
+		require.NotNil(t, made, want)
+		assert.Equal(t, "quickly", made[1])
+	}
+}
+
 func TestMerge(t *testing.T) {
 	whole, a, b := random(), random(), random()
 	a.Kernels[1], b.Kernels[0], b.Kernels[2] = Kernels{}, Kernels{}, Kernels{}

@@ -1,4 +1,4 @@
-// level_softmax.h: what stands between the products: softmax and what it was worth, the soft-cap, gelu.
+// level_softmax.h: what stands between the products: softmax and what it was worth, the soft-cap, gelu, the Hadamard transform.
 
 static void soft_cap(float * x, size_t n, float cap) {
     const vf c = vf_set(cap);
@@ -78,5 +78,29 @@ static void activate(enum lesskv_then then, float * x, size_t n) {
         vf y = then == LESSKV_ABS ? tail : vf_gelu(tail);
         y = then == LESSKV_GELU ? y : vf_abs(y);
         memcpy(x + i, &y, m * sizeof(float));
+    }
+}
+
+// The fast Walsh-Hadamard transform: sums and differences of neighbours, then of halves of ever more.
+static void rotate(float * x, size_t n, size_t size, size_t width) {
+    const size_t all = n * width;
+    for (size_t half = width; half < size * width; half *= 2) {
+        for (size_t at = 0; at < all; at += 2 * half) {
+            float * a = x + at, * b = a + half;
+            for (size_t i = 0; half >= VW && i < half; i += VW) {
+                const vf u = vf_load(a + i), v = vf_load(b + i);
+                vf_store(a + i, u + v);
+                vf_store(b + i, u - v);
+            }
+            for (size_t i = 0; half < VW && i < half; i++) {
+                const float u = a[i], v = b[i];
+                a[i] = u + v;
+                b[i] = u - v;
+            }
+        }
+    }
+    const float scale = 1 / sqrtf((float) size);
+    for (size_t i = 0; i < all; i++) {
+        x[i] *= scale;
     }
 }

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -81,7 +82,7 @@ lesskv merge joins what they write.`,
 	addTokens(f, &o.limit, "text-tokens", "", 200_000, 0, "how many tokens of the text to use, spread over it, 0 for all")
 	addNumber(f, &o.Steps, "steps", "", train.DefaultSteps, 1, most, "steps of the optimiser, one window each")
 	addNumber(f, &o.Rate, "rate", "", train.DefaultRate, 1e-9, train.MaxRate, "largest rate of the optimiser")
-	f.StringVar(&o.layers, "layers", "", "`from-to` of the layers to train, counted from 0 (default: all)")
+	f.StringVar(&o.layers, "layers", "", "`layers` to train, counted from 0, as 0-7 or 0,5-7 (default: all)")
 	addThreads(f, &o.Threads, "")
 	addNumber(f, &o.Seed, "seed", "s", 1, 0, math.MaxUint64, "seed of the starting point: the same options give the same file")
 	addWord(f, &o.matrix, "phi-type", "type of phi and psi", "f16", "f32", "q8_0")
@@ -208,33 +209,46 @@ func (o *trainOptions) parse() (err error) {
 	if err := fillOutputs(o.model, &o.Output, &o.plot); err != nil {
 		return err
 	}
-	o.Options.Layers = [2]int{0, m.Layers}
-	if o.layers != "" {
-		from, to, both := strings.Cut(o.layers, "-")
-		if !both {
-			to = from
-		}
-		a, err1 := strconv.Atoi(from)
-		b, err2 := strconv.Atoi(to)
-		if err1 != nil || err2 != nil || a < 0 || b < a || b >= m.Layers {
-			return fmt.Errorf("--layers %s: want from-to, such as 0-%d, of the model's %d layers", o.layers, m.Layers-1, m.Layers)
-		}
-		o.Options.Layers = [2]int{a, b + 1}
+	if o.Options.Layers, err = parseLayers(o.layers, m.Layers); err != nil {
+		return err
 	}
 	o.Type, _, err = worker.GGUFTypes(o.matrix)
 	return err
 }
 
+// parseLayers reads numbers and ranges of a model's layers, "" being all of them.
+func parseLayers(text string, n int) (layers []int, err error) {
+	named := make([]bool, n)
+	for _, part := range strings.Split(cmp.Or(text, fmt.Sprintf("0-%d", n-1)), ",") {
+		from, to, both := strings.Cut(part, "-")
+		if !both {
+			to = from
+		}
+		a, err1 := strconv.Atoi(strings.TrimSpace(from))
+		b, err2 := strconv.Atoi(strings.TrimSpace(to))
+		if err1 != nil || err2 != nil || a < 0 || b < a || b >= n {
+			return nil, fmt.Errorf("--layers %s: want numbers or ranges, such as 0-%d or 0,%d, of the model's %d layers", text, n-1, n-1, n)
+		}
+		for layer := a; layer <= b; layer++ {
+			named[layer] = true
+		}
+	}
+	for layer, is := range named {
+		if is {
+			layers = append(layers, layer)
+		}
+	}
+	return layers, nil
+}
+
 // slots fills in the budgets, as slots of a KV head.
-func (o *trainOptions) slots(found int) error {
+func (o *trainOptions) slots(found int) (err error) {
 	c := memory.Cache{Context: o.context, Policy: o.Policy, Pinned: max(0, o.Pinned)}
 	for _, b := range o.budgets {
 		if b.InBytes() && c.Adapter == nil { // which are to pay for phi and psi
-			c.Adapter = weights.Random(o.Model, o.Rank, o.Hidden, weights.Trained{Policy: o.Policy}, o.Seed)
-			if err := c.Adapter.Convert(o.Type); err != nil {
+			if c.Adapter, err = o.Sized(); err != nil {
 				return err
 			}
-			c.Adapter.Budget = o.Allocation
 		}
 		n, err := slotsOf(b, c, o.Model)
 		if err != nil {

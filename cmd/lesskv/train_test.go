@@ -239,6 +239,7 @@ func TestTrainUsage(t *testing.T) {
 		"nothing is evicted":         {"train", "-m", model, "-d", text, "-b", "64MiB"},
 		"one slot in every head":     {"train", "-m", model, "-d", text, "-b", "1KiB"},
 		"--layers 4-9":               {"train", "-m", model, "-d", text, "--layers", "4-9"},
+		"--layers 0,,1":              {"train", "-m", model, "-d", text, "--layers", "0,,1"},
 		"--phi-type q4":              {"train", "-m", model, "-d", text, "--phi-type", "q4"},
 		"--disk lots":                {"train", "-m", model, "-d", text, "--disk", "lots"},
 		"a text is given with -d":    {"train", "-m", model, text},

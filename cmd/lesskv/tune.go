@@ -8,12 +8,12 @@ import (
 	"fmt"
 	"io"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/lesskv/lesskv/cgo/kernels"
 	"github.com/lesskv/lesskv/integration/activations"
-	"github.com/lesskv/lesskv/integration/pieces"
 	"github.com/lesskv/lesskv/integration/tune"
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/patches/progress"
@@ -25,14 +25,18 @@ import (
 // tuneOptions are the flags of tune.
 type tuneOptions struct {
 	tune.Options
-	texts   []string
-	output  string
-	budget  budget
-	types   string
-	context int
-	windows int
-	plot    string
-	quiet   bool
+	training tune.Training
+	train    bool
+	texts    []string
+	output   string
+	budget   budget
+	types    string
+	matrix   string
+	context  int
+	windows  int
+	limit    int
+	plot     string
+	quiet    bool
 }
 
 func newTune() *cobra.Command {
@@ -49,10 +53,15 @@ KL divergence from the full cache is measured; then each head of the layers that
 matter. The allocation that results is measured as a whole, also on text that it
 was not tuned on. The text is as for lesskv train.
 
+With --train phi and psi follow, in the layers in which they gain more than their
+bytes would as slots; then the budget is spread anew beside them. It is lesskv
+train under the allocation, and tune again, in one command.
+
 Finished measurements are kept in a folder beside the output (OUTPUT.work)
 until the adapter is written: after Ctrl-C the same command goes on.`,
 		Example: `  lesskv tune -m model.gguf -d texts/
   lesskv tune -m model.gguf -d texts/ -b 1/16 --type q8_0
+  lesskv tune -m model.gguf -d texts/ -b 1/16 --train
   lesskv tune -m model.gguf -d texts/ -w trained.gguf -o both.gguf`,
 		Args: textArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd) },
@@ -69,6 +78,14 @@ until the adapter is written: after Ctrl-C the same command goes on.`,
 	addContext(f, &o.context, 2048, ": that of a window, 0 for the model's")
 	addNumber(f, &o.windows, "windows", "", 2, 1, most, "windows of text to tune on; one more is for validation")
 	addNumber(f, &o.Rounds, "rounds", "r", 4, 0, most, "rounds in which each head has a little less or more than the allocation, which is then improved")
+	f.BoolVar(&o.train, "train", false, "train phi and psi too, for the layers in which they pay; the flags down to --disk are for that")
+	t := &o.training.Options
+	addNumber(f, &t.Rank, "rank", "", tune.DefaultRank, 1, weights.MaxSize, "rank of the low-rank state")
+	addNumber(f, &t.Hidden, "hidden", "", tune.DefaultHidden, 1, weights.MaxSize, "hidden size of phi and psi")
+	addTokens(f, &o.limit, "text-tokens", "", 200_000, 0, "how many tokens of the text to train on, spread over it, 0 for all")
+	addNumber(f, &t.Steps, "steps", "", train.DefaultSteps, 1, most, "steps of the optimiser, one window each")
+	addWord(f, &o.matrix, "phi-type", "type of phi and psi", "q8_0", "f16", "f32")
+	f.Var((*byteSize)(&t.Disk), "disk", "`bytes` that recordings may take at a time, as 20G (default: nine tenths of what is free)")
 	addThreads(f, &o.Threads, "")
 	f.StringVar(&o.plot, "plot", "", "`file` for a picture of sensitivity and allocation, .png or .svg; none for none (default: OUTPUT with .png)")
 	addQuiet(f, &o.quiet)
@@ -94,6 +111,14 @@ func (o *tuneOptions) parse(m *weights.Model) (err error) {
 	if o.TypeK, o.TypeV, err = worker.SlotTypes(o.types); err != nil {
 		return err
 	}
+	t := &o.training.Options
+	t.Model, t.Threads, t.Seed = m, o.Threads, 1
+	if t.Type, _, err = worker.GGUFTypes(o.matrix); err != nil {
+		return err
+	}
+	if o.train && o.Adapter != "" {
+		return fmt.Errorf("--train and --adapter %s: phi and psi are trained anew: want one of the two", o.Adapter)
+	}
 	return fillOutputs(o.Model, &o.output, &o.plot)
 }
 
@@ -108,12 +133,20 @@ func (o *tuneOptions) run(cmd *cobra.Command) error {
 	if err := o.parse(model); err != nil {
 		return usageError{err}
 	}
+	for _, flag := range []string{"rank", "hidden", "text-tokens", "steps", "phi-type", "disk"} {
+		if !o.train && cmd.Flags().Changed(flag) {
+			return usageError{fmt.Errorf("--%s is for training: want --train with it", flag)}
+		}
+	}
 	o.Work = o.output + ".work"
 	texts, err := listTexts(o.texts, o.Work)
 	if err != nil {
 		return err
 	}
 	outputs := []output{{"--output", o.output, allocationFile}}
+	if o.train { // the output has phi and psi too
+		outputs[0].kind = adapterFile
+	}
 	if o.plot != "none" {
 		outputs = append(outputs, output{"--plot", o.plot, pictureFile(o.plot)})
 	}
@@ -139,8 +172,13 @@ func (o *tuneOptions) run(cmd *cobra.Command) error {
 	}
 	ctx, stop := interruptible(cmd)
 	defer stop()
-	if err := o.cut(ctx, cmd, texts); err != nil {
+	runtime, err := o.cut(ctx, cmd, texts)
+	if err != nil {
 		return err
+	}
+	defer runtime.Close()
+	if !o.train {
+		runtime.Close()
 	}
 	meter := progress.New(cmd.ErrOrStderr(), o.quiet)
 	o.Progress = func(e tune.Event) {
@@ -148,26 +186,37 @@ func (o *tuneOptions) run(cmd *cobra.Command) error {
 			meter.Show(progress.Status{Stage: string(e.Stage), Done: int64(e.Done), Total: int64(e.Total), Unit: "measurements"})
 		}
 	}
-	r, err := tune.Run(ctx, o.Options)
+	t := &tune.Trained{}
+	if o.train {
+		p := &trainProgress{meter: meter, began: time.Now(), done: map[int]int{}}
+		o.training.Progress, o.training.Runtime = p.event, runtime
+		t, err = tune.Train(ctx, o.Options, o.training)
+	} else {
+		t.Plain, err = tune.Run(ctx, o.Options)
+	}
 	meter.End()
 	if err != nil {
 		return stopped(ctx, cmd.ErrOrStderr(), err)
 	}
-	adapter.Budget = budgets(adapter, r)
-	if o.Adapter == "" {
-		if adapter.Trained.Heavy, err = kernels.PolicyHeavy(o.Policy, r.Budget); err != nil {
-			return err
-		}
-		adapter.Trained.Recent = r.Budget - adapter.Trained.Heavy
+	r := t.Result()
+	switch {
+	case o.train:
+		adapter = t.Adapter
+	case o.Adapter == "":
+		err = r.Give(adapter, o.Policy)
+	default: // whose phi and psi were trained under another budget
+		adapter.Budget = r.Weights(model)
 	}
-	err = errors.Join(o.table(cmd.OutOrStdout(), r), adapter.Write(o.output)) // the table first: what follows may fail
+	if err == nil {
+		err = errors.Join(o.table(cmd.OutOrStdout(), t, adapter), adapter.Write(o.output)) // the table first: what follows may fail
+	}
 	if err == nil && o.plot != "none" {
 		err = tune.Plot(r, o.plot)
 	}
 	if err != nil {
 		return err // the work stays
 	}
-	return pieces.Remove(o.Work)
+	return tune.Remove(o.Work)
 }
 
 // empty returns the adapter that the allocation goes into: one without phi and psi, or the one that was named, which brings its policy
@@ -192,46 +241,36 @@ func (o *tuneOptions) empty(model *weights.Model, given bool) (*weights.Adapter,
 	return weights.New(model, 1, 1, weights.Trained{Policy: o.Policy, Ubatch: o.Ubatch, Context: o.context}), nil
 }
 
-// cut makes windows of the texts.
-func (o *tuneOptions) cut(ctx context.Context, cmd *cobra.Command, texts []document) error {
-	path, err := worker.Path(worker.Patched)
-	if err != nil {
-		return err
+// cut makes windows of the texts, and returns the runtime that read them.
+func (o *tuneOptions) cut(ctx context.Context, cmd *cobra.Command, texts []document) (_ *activations.Runtime, err error) {
+	if o.Worker, err = worker.Path(worker.Patched); err != nil {
+		return nil, err
 	}
-	o.Worker = path
-	r, err := activations.Open(ctx, path, o.Model, o.context, 1)
+	r, err := activations.Open(ctx, o.Worker, o.Model, o.context, o.Threads)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer r.Close()
+	defer func() {
+		if err != nil {
+			r.Close()
+		}
+	}()
 	text, err := readTexts(r, cmd.InOrStdin(), texts)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	w, err := train.Cut(text, o.context, (o.windows+1)*o.context, r.Start())
 	if err != nil {
-		return err
+		return nil, err
 	}
 	o.Windows, o.Valid = w.Train[:min(len(w.Train), o.windows)], w.Valid[:1]
-	return nil
-}
-
-// budgets returns the weights as the adapter has them: one for each KV head of each layer, 0 where there is no budget.
-func budgets(a *weights.Adapter, r *tune.Result) (all []float32) {
-	found := map[[2]int]float32{}
-	for _, h := range r.Heads {
-		found[[2]int{h.Layer, h.Head}] = h.Weight
-	}
-	for il := range a.Layers {
-		for j := range a.Layer(il).HeadsKV {
-			all = append(all, found[[2]int{il, j}])
-		}
-	}
-	return all
+	o.training.Windows, err = train.Cut(text, o.context, o.limit, r.Start())
+	return r, err
 }
 
 // table prints what was found.
-func (o *tuneOptions) table(w io.Writer, r *tune.Result) error {
+func (o *tuneOptions) table(w io.Writer, t *tune.Trained, a *weights.Adapter) error {
+	r := t.Result()
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprint(tw, "layer\thead\t")
 	for _, n := range r.Levels {
@@ -253,16 +292,61 @@ func (o *tuneOptions) table(w io.Writer, r *tune.Result) error {
 		return err
 	}
 	holds := "the allocation, which weighs nothing in memory"
-	if o.Adapter != "" {
+	switch {
+	case o.Adapter != "":
 		holds = "the allocation, and phi and psi of " + o.Adapter
+	case t.Better:
+		holds = fmt.Sprintf("the allocation, and phi and psi, which take %s of memory", memory.Size(a.Bytes()))
+	}
+	if o.train {
+		if err := fitted(w, t); err != nil {
+			return err
+		}
 	}
 	_, err := fmt.Fprintf(w, `
 KL divergence from the full cache in nats, %d slots a head on average (%.0f KiB), %s:
   equal budgets      %.4f, on text that was not tuned on %.4f
-  this allocation    %.4f, on text that was not tuned on %.4f
+%s  this allocation    %.4f, on text that was not tuned on %.4f
 Of a head: what limiting it alone costs; ~ a share of its layer's, which was
 limited as a whole.
 %s: %s
-`, r.Budget, float64(r.Bytes)/1024, o.types, r.Equal, r.EqualValid, r.Tuned, r.TunedValid, o.output, holds)
+`, r.Budget, float64(r.Bytes)/1024, o.types, r.Equal, r.EqualValid, without(t), r.Tuned, r.TunedValid, o.output, holds)
+	return err
+}
+
+// without is the line of the allocation without phi and psi, where the one that is written has some.
+func without(t *tune.Trained) string {
+	if !t.Better {
+		return ""
+	}
+	return fmt.Sprintf("  none of phi, psi   %.4f, on text that was not tuned on %.4f\n", t.Plain.Tuned, t.Plain.TunedValid)
+}
+
+// fitted prints for which layers phi and psi were trained, and what became of them.
+func fitted(w io.Writer, t *tune.Trained) error {
+	if len(t.Layers) == 0 {
+		_, err := fmt.Fprint(w, "\nphi and psi were not trained: in no layer they would be worth their bytes.\n")
+		return err
+	}
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprint(tw, "\nlayer\terror with phi and psi\tbytes\tkept\t\n")
+	for _, l := range t.Layers {
+		kept := "no"
+		if l.Kept {
+			kept = "yes"
+		}
+		fmt.Fprintf(tw, "%d\t%.3f\t%d\t%s\t\n", l.Layer, l.Error, l.Bytes, kept)
+	}
+	if err := tw.Flush(); err != nil {
+		return err
+	}
+	why := ""
+	switch {
+	case t.With == nil:
+		why = " No layer gains more by them than by as many bytes of slots."
+	case !t.Better:
+		why = fmt.Sprintf(" With them KL is %.4f on text that was not tuned on, %.4f without: they are not kept.", t.With.TunedValid, t.Plain.TunedValid)
+	}
+	_, err := fmt.Fprintf(w, "Errors of the layers' outputs on the validation windows, relative to the sparse policy alone.%s\n", why)
 	return err
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/lesskv/lesskv/integration/tune"
+	"github.com/lesskv/lesskv/weights"
 )
 
 // tuneQuickly is a tuning of seconds, of the model and the book in dir.
@@ -38,7 +39,42 @@ func TestTuneTable(t *testing.T) {
 	} {
 		o := tuneOptions{output: "o.gguf", Options: tune.Options{Adapter: adapter}}
 		var out strings.Builder
-		require.NoError(t, o.table(&out, &tune.Result{}))
+		require.NoError(t, o.table(&out, &tune.Trained{Plain: &tune.Result{}}, nil))
 		assert.Contains(t, out.String(), want)
+	}
+}
+
+// With --train the table says which layers have phi and psi, and why others have none.
+func TestTuneTrainTable(t *testing.T) {
+	plain, with := &tune.Result{TunedValid: .3}, &tune.Result{TunedValid: .2}
+	layers := []tune.Fitted{{Layer: 0, Error: .125, Bytes: 4048, Kept: true}, {Layer: 5, Error: .75, Bytes: 4048}}
+	for want, r := range map[string]*tune.Trained{
+		"in no layer they would be worth their bytes":     {Plain: plain},
+		"No layer gains more by them than by as many byt": {Plain: plain, Layers: layers[1:]},
+		"With them KL is 0.3000 on text that was not tun": {Plain: with, With: plain, Layers: layers},
+		"none of phi, psi   0.0000, on text that was not": {Plain: plain, With: with, Layers: layers, Better: true},
+		"the allocation, and phi and psi, which take 0 B": {Plain: plain, With: with, Layers: layers, Better: true},
+	} {
+		var out strings.Builder
+		o := tuneOptions{output: "o.gguf", train: true}
+		require.NoError(t, o.table(&out, r, &weights.Adapter{}))
+		assert.Contains(t, out.String(), want)
+		if len(r.Layers) == 2 {
+			assert.Regexp(t, `(?m)^ +0 +0\.125 +4048 +yes *$`, out.String())
+			assert.Regexp(t, `(?m)^ +5 +0\.750 +4048 +no *$`, out.String())
+		}
+	}
+}
+
+func TestTuneUsage(t *testing.T) {
+	dir, _ := verifyFiles(t)
+	for want, args := range map[string][]string{
+		"--rank is for training: want --train":  {"--rank", "4"},
+		"--steps is for training: want --train": {"--steps", "10"},
+		"--train and --adapter":                 {"--train", "-w", filepath.Join(dir, "model.gguf")},
+	} {
+		status, _, stderr := command("", append(tuneQuickly(dir), args...)...)
+		assert.Equal(t, exitUsage, status, stderr)
+		assert.Contains(t, stderr, want)
 	}
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 	"github.com/lesskv/lesskv/integration/verify"
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/weights"
+	"github.com/lesskv/lesskv/weights/gguf"
 	"github.com/lesskv/lesskv/weights/train"
 )
 
@@ -25,7 +27,7 @@ const policy = "peak"
 type goal struct {
 	kib            int64
 	before, target float64
-	types          []string
+	types          string
 	effort
 }
 
@@ -33,10 +35,10 @@ type goal struct {
 type effort struct{ windows, rounds int }
 
 var goals = []goal{
-	{363, .1018, .012, []string{"q8_0"}, effort{3, 4}},
-	{679, .0467, .007, []string{"q8_0"}, effort{2, 2}},
-	{174, .1961, .03, []string{"q4_0"}, effort{2, 2}},
-	{1728, .0105, .002, []string{"q8_0"}, effort{3, 3}},
+	{363, .1018, .012, "q8_0", effort{3, 4}},
+	{679, .0467, .007, "q8_0", effort{2, 2}},
+	{174, .1961, .03, "q4_0", effort{2, 2}},
+	{1728, .0105, .002, "q8_0", effort{3, 3}},
 }
 
 type measurer struct {
@@ -115,41 +117,113 @@ func (m *measurer) say(format string, args ...any) {
 // An allocation is what was tuned for a byte count and a type of slots, and the adapter that it is in.
 type allocation struct {
 	result *tune.Result
+	fitted []tune.Fitted // layers whose phi and psi are in the adapter
 	types  string
 	path   string
 }
 
+// found is what tune has come to: without phi and psi, and with them, unless in no layer they are worth their bytes.
+type found struct {
+	plain, with *allocation
+	better      bool // with phi and psi, on a window that was not tuned on: what tune writes
+}
+
+// best is what tune writes.
+func (f *found) best() *allocation {
+	if f.better {
+		return f.with
+	}
+	return f.plain
+}
+
+// all are those that there are, the best first.
+func (f *found) all() []*allocation {
+	switch {
+	case f.with == nil:
+		return []*allocation{f.plain}
+	case f.better:
+		return []*allocation{f.with, f.plain}
+	}
+	return []*allocation{f.plain, f.with}
+}
+
 // tuned finds an allocation for a model and a budget in bytes.
 func (m *measurer) tuned(model string, budget worker.Budget, types string, e effort) (*allocation, error) {
-	name := fmt.Sprintf("%s-%.4g-%s", strings.TrimSuffix(filepath.Base(model), ".gguf"), float64(budget.Bytes)/1024, strings.ReplaceAll(types, ",", "-"))
-	a := &allocation{types: types, path: filepath.Join(m.work, name+".lesskv.gguf")}
 	o, err := m.options(model, budget, types, e)
 	if err != nil {
 		return nil, err
 	}
-	o.Work = filepath.Join(m.work, name)
-	if a.result, err = tune.Run(m.ctx, *o); err != nil {
+	r, err := tune.Run(m.ctx, *o)
+	if err != nil {
 		return nil, err
 	}
-	r := a.result
-	m.say("%s: %d slots a head, KL %.4f on what it was tuned on (equal %.4f), %.4f on what it was not (equal %.4f)", name, r.Budget, r.Tuned, r.Equal, r.TunedValid, r.EqualValid)
-	weights := make([]float32, len(r.Heads))
-	for j, h := range r.Heads {
-		weights[j] = h.Weight
-	}
-	return a, m.write(model, a, weights)
+	a := m.allocation(r, types, o.Work)
+	return a, m.write(model, a)
 }
 
-// write makes an adapter of an allocation's weights.
-func (m *measurer) write(model string, a *allocation, w []float32) error {
+// trained is tuned, and what phi and psi add.
+func (m *measurer) trained(budget worker.Budget, types string, e effort) (*found, error) {
+	o, err := m.options(m.model, budget, types, e)
+	if err != nil {
+		return nil, err
+	}
+	t, err := m.training()
+	if err != nil {
+		return nil, err
+	}
+	defer t.Runtime.(*activations.Runtime).Close()
+	r, err := tune.Train(m.ctx, *o, *t)
+	if err != nil {
+		return nil, err
+	}
+	f := &found{plain: m.allocation(r.Plain, types, o.Work), better: r.Better}
+	if err := m.write(m.model, f.plain); err != nil || r.With == nil {
+		return f, err
+	}
+	f.with = m.allocation(r.With, types, o.Work+"-phi")
+	f.with.fitted = slices.DeleteFunc(r.Layers, func(l tune.Fitted) bool { return r.Fitted.Kernels[l.Layer].Empty() })
+	m.say("phi and psi: %+v", f.with.fitted)
+	return f, r.Fitted.Write(f.with.path)
+}
+
+// training is that of phi and psi, on the training text.
+func (m *measurer) training() (*tune.Training, error) {
+	model, err := weights.ReadModel(m.model)
+	if err != nil {
+		return nil, err
+	}
+	r, err := activations.Open(m.ctx, m.worker, m.model, heldout.Tokens, m.threads)
+	if err != nil {
+		return nil, err
+	}
+	w, err := train.Cut(m.text, heldout.Tokens, trainTokens, m.start)
+	if err != nil {
+		return nil, errors.Join(err, r.Close())
+	}
+	progress := func(e train.Event) {
+		if e.Stage == train.Finished {
+			m.say("layer %d: error %.3f of sparse only's", e.Layer, e.Valid)
+		}
+	}
+	return &tune.Training{Options: train.Options{Model: model, Seed: 1, Type: gguf.Q8_0, Threads: m.threads, Progress: progress}, Runtime: r, Windows: w}, nil
+}
+
+// trainTokens of the training text are those that phi and psi learn from.
+const trainTokens = 200_000
+
+func (m *measurer) allocation(r *tune.Result, types, name string) *allocation {
+	m.say("%s: %d slots a head, KL %.4f on what it was tuned on (equal %.4f), %.4f on what it was not (equal %.4f)", filepath.Base(name), r.Budget, r.Tuned, r.Equal, r.TunedValid, r.EqualValid)
+	return &allocation{result: r, types: types, path: name + ".lesskv.gguf"}
+}
+
+// write makes an adapter of an allocation alone.
+func (m *measurer) write(model string, a *allocation) error {
 	base, err := weights.ReadModel(model)
 	if err != nil {
 		return err
 	}
-	b := a.result.Budget
-	adapter := weights.New(base, 1, 1, weights.Trained{Policy: policy, Heavy: b / 4, Recent: b - b/4, Ubatch: heldout.Ubatch, Context: heldout.Tokens})
-	adapter.Budget = w
-	return adapter.Write(a.path)
+	adapter := weights.New(base, 1, 1, weights.Trained{Ubatch: heldout.Ubatch, Context: heldout.Tokens})
+	return errors.Join(a.result.Give(adapter, policy), adapter.Write(a.path))
 }
 
 // options are those of tuning on the training text.
@@ -159,15 +233,20 @@ func (m *measurer) options(model string, budget worker.Budget, types string, e e
 		return nil, err
 	}
 	o := &tune.Options{Model: model, Worker: m.worker, Windows: w.Train[:e.windows], Valid: w.Valid[:1], Budget: budget, Policy: policy, Ubatch: heldout.Ubatch, Rounds: e.rounds, Threads: m.threads}
+	o.Work = filepath.Join(m.work, fmt.Sprintf("%s-%.4g-%s", strings.TrimSuffix(filepath.Base(model), ".gguf"), float64(budget.Bytes)/1024, strings.ReplaceAll(types, ",", "-")))
 	o.TypeK, o.TypeV, err = worker.SlotTypes(types)
 	return o, err
 }
 
-// verified measures an allocation under so many bytes, beside equal budgets, on windows that nothing was tuned on.
-func (m *measurer) verified(a *allocation, budget worker.Budget, windows [][]int32, ubatches ...int) (*verify.Report, error) {
+// verified measures allocations under so many bytes, beside equal budgets, on windows that nothing was tuned on.
+func (m *measurer) verified(all []*allocation, budget worker.Budget, windows [][]int32, ubatches ...int) (*verify.Report, error) {
+	var paths []string
+	for _, a := range all {
+		paths = append(paths, a.path)
+	}
 	return m.verify(verify.Plan{
-		Model: m.model, Adapters: []string{a.path}, Tokens: slices.Concat(windows...), Windows: len(windows), Stride: heldout.Tokens, NoStart: true, Contexts: []int{heldout.Tokens},
-		Bytes: []verify.Budget{budget}, SlotTypes: []string{a.types}, Policies: []string{policy}, Ubatches: ubatches, Generate: -1, Recall: []string{},
+		Model: m.model, Adapters: paths, Tokens: slices.Concat(windows...), Windows: len(windows), Stride: heldout.Tokens, NoStart: true, Contexts: []int{heldout.Tokens},
+		Bytes: []verify.Budget{budget}, SlotTypes: []string{all[0].types}, Policies: []string{policy}, Ubatches: ubatches, Generate: -1, Recall: []string{},
 	})
 }
 

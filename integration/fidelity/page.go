@@ -15,25 +15,25 @@ func (r *Report) page() []byte {
 	say := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	say(`# How near it stays
 
-This page shows how near the text stays with budgets by head, as [`+"`lesskv tune`"+`](tuning.md) finds them, and slots of fewer bits, at four byte counts. The model is `+"`%s`"+`, the small
+This page shows how near the text stays with what [`+"`lesskv tune --train`"+`](tuning.md) finds from text, at four byte counts: budgets by head, in slots of fewer bits, and phi and psi in the layers where they pay. The model is `+"`%s`"+`, the small
 model of this repository; it reads %d held-out windows of 2,048 tokens with policy peak. Everything is compared with the unmodified runtime and its f16 cache of 6,144 KiB. Bytes are those of one
 sequence with everything counted: slots with their scores and positions, state, phi and psi. KL is the divergence from the full cache's predictions to the method's, in nats, with intervals of
 95 %%, over the positions behind the first eviction of equal budgets. Nothing was tuned or trained on what is measured here. One command writes this page and [fidelity.json](fidelity.json),
-which has all of its numbers, in half an hour to an hour on two cores:
+which has all of its numbers, in about an hour and a half on two cores:
 
     go run ./integration/fidelity
 
 After an interruption it goes on where it stopped; `+"`-page`"+` only writes the page. For another model use `+"`lesskv tune`"+` and [`+"`lesskv verify --bytes`"+`](verify.md).
 
-[research.md](research.md) has what phi and psi add to this, and what else was tried.
+[research.md](research.md) has what else was tried.
 
 ## Four byte counts
 
-| KiB | best before | target | reached | | by | equal budgets, the same slots |
-|---|---|---|---|---|---|---|`, r.Model, r.Windows)
+| KiB | best before | target | reached | | by | budgets by head alone | equal budgets, the same slots |
+|---|---|---|---|---|---|---|---|`, r.Model, r.Windows)
 	for _, s := range r.Sizes {
 		x := s.Rows[0]
-		say("| %d | %.3f | %.3f | **%.4f** [%.4f, %.4f] | %s | %s | %.4f |", s.KiB, s.Before, s.Target, x.KL.Value, x.KL.Low, x.KL.High, verdict(x.KL.Value, s.Target), x.Name(), x.Equal.Value)
+		say("| %d | %.3f | %.3f | **%.4f** [%.4f, %.4f] | %s | %s | %.4f | %.4f |", s.KiB, s.Before, s.Target, x.KL.Value, x.KL.Low, x.KL.High, verdict(x.KL.Value, s.Target), x.Name(), s.alone().KL.Value, x.Equal.Value)
 	}
 	say(`
 The next table says how each allocation was found: the windows of the training text that it was tuned on, the rounds of ` + "`tune`" + `, and the KL on these windows and on a window of the same text that was not tuned on.
@@ -46,16 +46,30 @@ The next table says how each allocation was found: the windows of the training t
 		}
 	}
 	say(`
+With phi and psi these layers' outputs have so much of sparse only's error, on the validation windows of the training text, and these take so many bytes of the total, the state included:
+
+| KiB | layer | error | bytes |
+|---|---|---|---|`)
+	for _, s := range r.Sizes {
+		for _, x := range s.Rows {
+			for _, l := range x.Phi {
+				say("| %d | %d | %.3f | %d |", s.KiB, l.Layer, l.Error, l.Bytes)
+			}
+		}
+	}
+	say(`
 The slots of each head, by layer (head 0 / head 1):
 
-| KiB | layer 0 | 1 | 2 | 3 | 4 | 5 |
-|---|---|---|---|---|---|---|`)
+| KiB | by | layer 0 | 1 | 2 | 3 | 4 | 5 |
+|---|---|---|---|---|---|---|---|`)
 	for _, s := range r.Sizes {
-		line := fmt.Sprintf("| %d |", s.KiB)
-		for j := 0; j+1 < len(s.Rows[0].Heads); j += 2 {
-			line += fmt.Sprintf(" %d / %d |", s.Rows[0].Heads[j], s.Rows[0].Heads[j+1])
+		for _, x := range s.Rows {
+			line := fmt.Sprintf("| %d | %s |", s.KiB, x.Name())
+			for j := 0; j+1 < len(x.Heads); j += 2 {
+				line += fmt.Sprintf(" %d / %d |", x.Heads[j], x.Heads[j+1])
+			}
+			say("%s", line)
 		}
-		say("%s", line)
 	}
 	if l := r.Left; len(l.Heads) > 0 {
 		say(`
@@ -74,7 +88,7 @@ would be lower by:
 		say(`
 ## By layer or by head
 
-%d KiB of %s slots: equal budgets %s; what each layer has of the allocation above, spread over its heads equally, %s; by head %s.`, l.KiB, l.Types, interval(l.Equal), interval(l.Layer), interval(l.Head))
+%d KiB of %s slots: equal budgets %s; what each layer has of the allocation without phi and psi, spread over its heads equally, %s; by head %s.`, l.KiB, l.Types, interval(l.Equal), interval(l.Layer), interval(l.Head))
 	}
 	if len(r.Ubatch) > 0 {
 		say(`
@@ -141,6 +155,16 @@ Where the full cache answers less than half, nothing else was asked. Targets: 95
 		say("\n%s", line)
 	}
 	return b.Bytes()
+}
+
+// alone is the row without phi and psi.
+func (s *Size) alone() (x Row) {
+	for _, x = range s.Rows {
+		if len(x.Phi) == 0 {
+			break
+		}
+	}
+	return x
 }
 
 func verdict(found, target float64) string {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/lesskv/lesskv/integration/heldout"
@@ -28,7 +29,7 @@ type Report struct {
 	Windows int              `json:"windows"`
 }
 
-// A Size is one byte count. Rows are of the candidates, the one that tune would recommend first.
+// A Size is one byte count. Rows are what tune found, without phi and psi and with them, first what it writes.
 type Size struct {
 	KiB    int64   `json:"kib"`
 	Before float64 `json:"before"` // KL
@@ -37,7 +38,7 @@ type Size struct {
 	Rows   []Row   `json:"rows"`
 }
 
-// A Row is one candidate, measured on the held-out windows.
+// A Row is one of these, measured on the held-out windows.
 type Row struct {
 	Types    string          `json:"types"`
 	Windows  int             `json:"windows"` // that it was tuned on
@@ -49,7 +50,15 @@ type Row struct {
 	Top1     verify.Estimate `json:"top1"`
 	Equal    verify.Estimate `json:"equal"` // KL of equal budgets in as many bytes, without phi and psi
 	TunedOn  float64         `json:"tuned_on"`
-	NotTuned float64         `json:"not_tuned_on"` // of the training text
+	NotTuned float64         `json:"not_tuned_on"`  // of the training text
+	Phi      []Phi           `json:"phi,omitempty"` // layers with phi and psi
+}
+
+// Phi is a layer with phi and psi: their error of its output, relative to sparse only's, and the bytes that they and the state take.
+type Phi struct {
+	Layer int     `json:"layer"`
+	Error float64 `json:"error"`
+	Bytes uint64  `json:"bytes"`
 }
 
 // Name says what a row is.
@@ -57,6 +66,13 @@ func (r *Row) Name() string {
 	name := r.Types
 	if k, v, two := strings.Cut(r.Types, ","); two {
 		name = fmt.Sprintf("keys %s, values %s", k, v)
+	}
+	if len(r.Phi) > 0 {
+		var layers []string
+		for _, l := range r.Phi {
+			layers = append(layers, strconv.Itoa(l.Layer))
+		}
+		name += "; phi and psi in layer " + strings.Join(layers, ", ")
 	}
 	return name
 }
@@ -121,8 +137,8 @@ func kib(n int64) worker.Budget { return worker.Budget{Bytes: n << 10} }
 // report measures all sections, and hands over what there is after each.
 func (m *measurer) report(save func(*Report) error) error {
 	r := &Report{Model: filepath.Base(m.model), Windows: len(m.windows), Build: provenance.Of(m.worker)}
-	best := map[int64]*allocation{}
-	for _, section := range []func(*Report, map[int64]*allocation) error{m.sizes, m.recalled("1/20", "q8_0"), m.left, m.layers, m.prosaic, m.recalled("1/50", "q4_0"), m.ubatches} {
+	best := map[int64]*found{}
+	for _, section := range []func(*Report, map[int64]*found) error{m.sizes, m.recalled("1/20", "q8_0"), m.left, m.layers, m.prosaic, m.recalled("1/50", "q4_0"), m.ubatches} {
 		if err := section(r, best); err != nil {
 			return err
 		}
@@ -134,38 +150,37 @@ func (m *measurer) report(save func(*Report) error) error {
 }
 
 // sizes tunes for every byte count, and measures that.
-func (m *measurer) sizes(r *Report, best map[int64]*allocation) error {
+func (m *measurer) sizes(r *Report, best map[int64]*found) error {
 	for _, g := range goals {
 		s := Size{KiB: g.kib, Before: g.before, Target: g.target}
-		for _, types := range g.types {
-			a, err := m.tuned(m.model, kib(g.kib), types, g.effort)
-			if err != nil {
-				return err
-			}
-			found, err := m.verified(a, kib(g.kib), m.windows, heldout.Ubatch)
-			if err != nil {
-				return err
-			}
-			row := Row{Types: types, Windows: g.windows, Rounds: g.rounds, TunedOn: a.result.Tuned, NotTuned: a.result.TunedValid}
+		f, err := m.trained(kib(g.kib), g.types, g.effort)
+		if err != nil {
+			return err
+		}
+		best[g.kib] = f
+		of, err := m.verified(f.all(), kib(g.kib), m.windows, heldout.Ubatch)
+		if err != nil {
+			return err
+		}
+		s.From = of.Best[0].From
+		for _, a := range f.all() { // first what tune writes
+			row := Row{Types: g.types, Windows: g.windows, Rounds: g.rounds, TunedOn: a.result.Tuned, NotTuned: a.result.TunedValid}
 			for _, h := range a.result.Heads {
 				row.Heads = append(row.Heads, h.Slots)
 			}
-			s.From = max(s.From, found.Best[0].From)
-			for _, x := range found.Best[0].Rows {
-				if x.Adapter == "" {
+			for _, l := range a.fitted {
+				row.Phi = append(row.Phi, Phi{l.Layer, l.Error, l.Bytes})
+			}
+			for _, x := range of.Best[0].Rows {
+				switch x.Adapter {
+				case "":
 					row.Equal = x.KL
-					continue
+				case filepath.Base(a.path):
+					row.Slots, row.Bytes, row.KL, row.Top1 = x.Slots, x.Bytes, x.KL, x.Top1
 				}
-				row.Slots, row.Bytes, row.KL, row.Top1 = x.Slots, x.Bytes, x.KL, x.Top1
 			}
 			m.say("%d KiB, %s: KL %.4f, target %.4f", g.kib, row.Name(), row.KL.Value, g.target)
-			// what tune would take: the nearest on the text that it was tuned on
-			if len(s.Rows) == 0 || row.TunedOn < s.Rows[0].TunedOn {
-				s.Rows = append([]Row{row}, s.Rows...)
-				best[g.kib] = a
-			} else {
-				s.Rows = append(s.Rows, row)
-			}
+			s.Rows = append(s.Rows, row)
 		}
 		r.Sizes = append(r.Sizes, s)
 	}
@@ -174,10 +189,10 @@ func (m *measurer) sizes(r *Report, best map[int64]*allocation) error {
 }
 
 // prosaic measures the allocations on a text that is not Go.
-func (m *measurer) prosaic(r *Report, best map[int64]*allocation) error {
+func (m *measurer) prosaic(r *Report, best map[int64]*found) error {
 	prose := m.proseWindows()
 	for _, s := range r.Sizes {
-		found, err := m.verified(best[s.KiB], kib(s.KiB), prose, heldout.Ubatch)
+		found, err := m.verified([]*allocation{best[s.KiB].best()}, kib(s.KiB), prose, heldout.Ubatch)
 		if err != nil {
 			return err
 		}
@@ -190,10 +205,10 @@ func (m *measurer) prosaic(r *Report, best map[int64]*allocation) error {
 }
 
 // ubatches measures the allocations at other micro-batches.
-func (m *measurer) ubatches(r *Report, best map[int64]*allocation) error {
+func (m *measurer) ubatches(r *Report, best map[int64]*found) error {
 	for _, ubatch := range []int{512, 1} {
 		for _, s := range r.Sizes {
-			found, err := m.verified(best[s.KiB], kib(s.KiB), m.windows, ubatch)
+			found, err := m.verified([]*allocation{best[s.KiB].best()}, kib(s.KiB), m.windows, ubatch)
 			if err != nil {
 				return err
 			}
@@ -219,13 +234,16 @@ func pair(r *verify.Report) (tuned, equal verify.Estimate) {
 }
 
 // left measures what is gained where a head alone has the whole context.
-func (m *measurer) left(r *Report, best map[int64]*allocation) error {
-	a := best[363]
+func (m *measurer) left(r *Report, best map[int64]*found) error {
+	a := best[363].best()
 	o, err := m.options(m.model, kib(363), a.types, effort{3, 4})
 	if err != nil {
 		return err
 	}
 	o.Windows, o.Work = m.windows, filepath.Join(m.work, "left")
+	if len(a.fitted) > 0 {
+		o.Adapter = a.path
+	}
 	now := make([]int, len(a.result.Heads))
 	whole := make([]int, len(now))
 	for j, h := range a.result.Heads {
@@ -249,19 +267,20 @@ func (m *measurer) left(r *Report, best map[int64]*allocation) error {
 }
 
 // layers compares budgets by head with what each layer has of them, spread over its heads equally.
-func (m *measurer) layers(r *Report, best map[int64]*allocation) error {
-	a := best[363]
+func (m *measurer) layers(r *Report, best map[int64]*found) error {
+	a := best[363].plain
 	sum, n := map[int]float32{}, map[int]float32{}
 	for _, h := range a.result.Heads {
 		sum[h.Layer] += h.Weight
 		n[h.Layer]++
 	}
-	var weights []float32
-	for _, h := range a.result.Heads {
-		weights = append(weights, sum[h.Layer]/n[h.Layer])
+	of := *a.result
+	of.Heads = slices.Clone(of.Heads)
+	for j, h := range of.Heads {
+		of.Heads[j].Weight = sum[h.Layer] / n[h.Layer]
 	}
-	by := &allocation{a.result, a.types, strings.TrimSuffix(a.path, ".lesskv.gguf") + "-layers.lesskv.gguf"}
-	if err := m.write(m.model, by, weights); err != nil {
+	by := &allocation{result: &of, types: a.types, path: strings.TrimSuffix(a.path, ".lesskv.gguf") + "-layers.lesskv.gguf"}
+	if err := m.write(m.model, by); err != nil {
 		return err
 	}
 	r.Layers = Layers{KiB: 363, Types: a.types}
@@ -269,7 +288,7 @@ func (m *measurer) layers(r *Report, best map[int64]*allocation) error {
 		a  *allocation
 		to *verify.Estimate
 	}{{by, &r.Layers.Layer}, {a, &r.Layers.Head}} {
-		found, err := m.verified(x.a, kib(363), m.windows, heldout.Ubatch)
+		found, err := m.verified([]*allocation{x.a}, kib(363), m.windows, heldout.Ubatch)
 		if err != nil {
 			return err
 		}
@@ -291,8 +310,8 @@ func (m *measurer) proseWindows() (all [][]int32) {
 
 // recalled returns what asks gopher-recall-5m under a share of the full cache's bytes, with an allocation that was tuned on a text without
 // any task.
-func (m *measurer) recalled(share string, types string) func(*Report, map[int64]*allocation) error {
-	return func(r *Report, _ map[int64]*allocation) error {
+func (m *measurer) recalled(share string, types string) func(*Report, map[int64]*found) error {
+	return func(r *Report, _ map[int64]*found) error {
 		part, err := memory.ParseBudget(share)
 		if err != nil {
 			return fmt.Errorf("%s: %w", share, err)

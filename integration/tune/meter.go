@@ -105,7 +105,12 @@ func (m *meter) ask() error {
 }
 
 // first is the first position that counts: behind the first eviction of equal budgets, as in verify.
-func (m *meter) first() int { return m.budget + m.o.Ubatch }
+func (m *meter) first() int {
+	if m.o.From != nil {
+		return m.o.From.First
+	}
+	return m.budget + m.o.Ubatch
+}
 
 func (m *meter) close() {
 	for _, w := range append([]*worker.Worker{m.full}, m.others...) {

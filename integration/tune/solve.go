@@ -1,6 +1,7 @@
 package tune
 
 import (
+	"cmp"
 	"context"
 	"math"
 	"slices"
@@ -58,8 +59,16 @@ func (m *meter) solve(ctx context.Context, r *Result) error {
 		return err
 	}
 	parts := partsOf(r.Heads)
-	m.total = 2 + m.o.Rounds*(2*len(parts)+len(trusts)) + 2
-	first, err := m.try(ctx, slices.Repeat([]int{r.Budget}, len(r.Heads)), slots)
+	tries := [][]int{slices.Repeat([]int{r.Budget}, len(r.Heads)), slots}
+	if m.o.From != nil {
+		var begin []int
+		for _, h := range r.Heads {
+			begin = append(begin, h.Slots)
+		}
+		tries = append(tries, begin)
+	}
+	m.total = len(tries) + m.o.Rounds*(2*len(parts)+len(trusts)) + 2
+	first, err := m.try(ctx, tries...)
 	if err != nil {
 		return err
 	}
@@ -69,9 +78,7 @@ func (m *meter) solve(ctx context.Context, r *Result) error {
 		r.Guess += curve(r.Levels, h.Distance, m.context, best.slots[j])
 	}
 	r.Guess += r.Full
-	if equal.distance <= best.distance {
-		best = equal
-	}
+	best = slices.MinFunc(first, func(a, b candidate) int { return cmp.Compare(a.distance, b.distance) })
 	for round, trust := 0, 1.; round < m.o.Rounds && len(parts) > 1; round++ {
 		next, err := m.round(ctx, parts, best, trust)
 		if err != nil {

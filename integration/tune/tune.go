@@ -37,6 +37,8 @@ type Options struct {
 	Share  float64 // the layers whose heads are measured make this much of the distance; 0.95
 	Rounds int     // in which each head has a little less or more than the allocation; 4 at most. -1: none
 
+	From *Result // what parts cost, and the allocation to begin with: nothing of that is measured; nil: all is
+
 	Work     string // folder of finished work; "": a temporary one
 	Progress func(Event)
 }
@@ -71,6 +73,7 @@ type Head struct {
 type Result struct {
 	Budget int         // slots of a KV head on average
 	Bytes  int64       // of one sequence with them, phi and psi included
+	First  int         // first position that counts
 	Levels []int       // slots to which parts were limited
 	Layers [][]float64 // [layer with a budget][level]
 	Heads  []Head      // layer by layer
@@ -173,11 +176,15 @@ func Measure(ctx context.Context, o Options, slots [][]int) ([]float64, error) {
 
 func (m *meter) run(ctx context.Context) (*Result, error) {
 	o := m.o
-	r := &Result{Budget: m.budget, Bytes: m.taken, Levels: levels(m.budget, m.context)}
+	r := &Result{Budget: m.budget, Bytes: m.taken, First: m.first(), Levels: levels(m.budget, m.context)}
+	if f := o.From; f != nil {
+		r.Levels, r.Layers, r.Full, r.Heads = f.Levels, f.Layers, f.Full, slices.Clone(f.Heads)
+		return r, m.solve(ctx, r)
+	}
 	for _, h := range m.heads {
 		r.Heads = append(r.Heads, Head{Layer: h.Layer, Head: h.Head, Distance: make([]float64, len(r.Levels))})
 	}
-	layers := byLayer(m.heads)
+	layers := byLayer(m.heads, func(h worker.HeadInfo) int { return h.Layer })
 
 	// each layer by itself
 	limited := func(which []int, n int) []int {
@@ -236,9 +243,9 @@ func (m *meter) run(ctx context.Context) (*Result, error) {
 }
 
 // byLayer returns the heads of each layer that has some, by index.
-func byLayer(heads []worker.HeadInfo) (all [][]int) {
+func byLayer[T any](heads []T, layer func(T) int) (all [][]int) {
 	for i, h := range heads {
-		if i == 0 || heads[i-1].Layer != h.Layer {
+		if i == 0 || layer(heads[i-1]) != layer(h) {
 			all = append(all, nil)
 		}
 		all[len(all)-1] = append(all[len(all)-1], i)

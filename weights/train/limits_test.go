@@ -137,9 +137,9 @@ func TestWorkOfAnotherLater(t *testing.T) {
 func TestMergeParts(t *testing.T) {
 	parts := map[string]*weights.Adapter{}
 	for name, change := range map[string]func(o *Options){
-		"first":  func(o *Options) { o.Layers = [2]int{0, 1} },
-		"second": func(o *Options) { o.Layers = [2]int{1, 3} },
-		"steps":  func(o *Options) { o.Layers, o.Steps = [2]int{1, 3}, 41 },
+		"first":  func(o *Options) { o.Layers = []int{0} },
+		"second": func(o *Options) { o.Layers = []int{1, 2} },
+		"steps":  func(o *Options) { o.Layers, o.Steps = []int{1, 2}, 41 },
 	} {
 		o := options(t, name)
 		o.Steps = 40

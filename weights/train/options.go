@@ -50,7 +50,7 @@ type Options struct {
 	Hidden     int // R'; DefaultHidden
 
 	Context int     // tokens of a window; set by Windows
-	Layers  [2]int  // from, to, exclusive; all
+	Layers  []int   // to be trained, ascending; all
 	Steps   int     // of the optimiser, one window each; DefaultSteps
 	Rate    float64 // its largest step; DefaultRate
 	Seed    uint64
@@ -125,11 +125,15 @@ func (o *Options) fill() error {
 	if !(o.Rate > 0 && o.Rate <= MaxRate) {
 		return fmt.Errorf("train: a rate of %g: want more than 0, and at most %g: %w", o.Rate, MaxRate, ErrOption)
 	}
-	if o.Layers == [2]int{} {
-		o.Layers[1] = o.Model.Layers
+	if len(o.Layers) == 0 {
+		for layer := range o.Model.Layers {
+			o.Layers = append(o.Layers, layer)
+		}
 	}
-	if o.Layers[0] < 0 || o.Layers[0] >= o.Layers[1] || o.Layers[1] > o.Model.Layers {
-		return fmt.Errorf("train: layers %d to %d of %d: %w", o.Layers[0], o.Layers[1]-1, o.Model.Layers, ErrOption)
+	for i, layer := range o.Layers {
+		if layer < 0 || layer >= o.Model.Layers || i > 0 && layer <= o.Layers[i-1] {
+			return fmt.Errorf("train: layers %v of %d: want numbers from 0, ascending: %w", o.Layers, o.Model.Layers, ErrOption)
+		}
 	}
 	if len(o.Budgets) == 0 {
 		return fmt.Errorf("train: no budget: %w", ErrOption)
@@ -237,7 +241,10 @@ func (o *Options) of(layer int) *Options {
 // largest returns the options of the layer, of those that are trained, that takes the most memory.
 func (o *Options) largest() *Options {
 	most := o.of(o.Layers[0])
-	for layer := o.Layers[0]; o.Model.PerLayer != nil && layer < o.Layers[1]; layer++ {
+	if o.Model.PerLayer == nil {
+		return most
+	}
+	for _, layer := range o.Layers[1:] {
 		if of := o.of(layer); of.windowMemory()+of.fitMemory() > most.windowMemory()+most.fitMemory() {
 			most = of
 		}
@@ -280,6 +287,24 @@ func (o *Options) shape() kernels.TrainShape {
 	}
 }
 
+// Sized returns an adapter with phi and psi as large as those that would be trained, and the allocation: what they take is known before
+// they are trained. A layer that shares another's cache has them where that one does, with which it is trained; one with a sliding window
+// has none.
+func (o Options) Sized() (*weights.Adapter, error) {
+	a := weights.Random(o.Model, o.Rank, o.Hidden, weights.Trained{Policy: o.Policy, Ubatch: o.Ubatch, Context: o.Context}, o.Seed)
+	for layer := range a.Kernels {
+		k := &a.Kernels[layer]
+		switch named := len(o.Layers) == 0 || slices.Contains(o.Layers, o.Model.Owner(layer)); {
+		case !named || o.Model.Window(layer) > 0:
+			*k = weights.Kernels{}
+		case !k.Empty():
+			k.Scale = weights.Matrix{Type: gguf.F32, Values: make([]float32, o.Model.Layer(layer).Heads)}
+		}
+	}
+	a.Budget = o.Allocation
+	return a, a.Convert(o.Type)
+}
+
 // Check tells what is wrong with options for windows of so many tokens, before there are any.
 func (o Options) Check(context int) error {
 	o.Context = context
@@ -289,10 +314,10 @@ func (o Options) Check(context int) error {
 // enough refuses what would not fit into the memory: phi and psi of all layers, and a window and a fit of one.
 func (o *Options) enough() error {
 	o = o.largest()
-	kernels := int64(o.Layers[1]-o.Layers[0]) * 8 * int64(o.shape().Weights()) // in f32, and as they are written
+	kernels := int64(len(o.Layers)) * 8 * int64(o.shape().Weights()) // in f32, and as they are written
 	if most := max(kernels, o.windowMemory(), o.fitMemory()); o.Memory > 0 && most > o.Memory {
 		return fmt.Errorf("train: rank %d and hidden size %d in windows of %d tokens: recording takes %s of memory, fitting %s for a layer, phi and psi of %d layers %s, and %s are free; lower one of these: %w",
-			o.Rank, o.Hidden, o.Context, memory.Size(o.windowMemory()), memory.Size(o.fitMemory()), o.Layers[1]-o.Layers[0], memory.Size(kernels), memory.Size(o.Memory), ErrMemory)
+			o.Rank, o.Hidden, o.Context, memory.Size(o.windowMemory()), memory.Size(o.fitMemory()), len(o.Layers), memory.Size(kernels), memory.Size(o.Memory), ErrMemory)
 	}
 	return nil
 }

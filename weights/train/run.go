@@ -42,6 +42,9 @@ type recording struct {
 	Context int
 }
 
+// recordings are the names of folders in a folder of recordings.
+var recordings = regexp.MustCompile(`^[0-9a-f]{16}$`)
+
 // folder returns the name of the folder that has such recordings among others.
 func (r recording) folder() string {
 	sum := sha256.Sum256(describe(r))
@@ -94,7 +97,7 @@ func (o *Options) describe(p plan, train, valid int) string {
 	if err != nil {
 		panic(err)
 	}
-	return weights.Describe(o.Layers[0], o.Layers[1]-1, fmt.Sprintf("%d windows for training and %d for validation, with %s", train, valid, data))
+	return weights.Describe(o.Layers, fmt.Sprintf("%d windows for training and %d for validation, with %s", train, valid, data))
 }
 
 // Run trains an adapter and writes it to o.Output. When it was interrupted, the same call goes on. Errors wrap one of this
@@ -130,7 +133,7 @@ func Run(ctx context.Context, o Options, r Runtime, w Windows) (*Report, error) 
 		return nil, err
 	}
 	report := &Report{}
-	in := func(layer int) bool { return layer >= o.Layers[0] && layer < o.Layers[1] }
+	in := func(layer int) bool { return slices.Contains(o.Layers, layer) }
 	s.sharers = map[int][]Layer{}
 	var todo, pending []Layer
 	for _, l := range all {
@@ -158,7 +161,7 @@ func Run(ctx context.Context, o Options, r Runtime, w Windows) (*Report, error) 
 	}
 	slices.Sort(report.Exact)
 	if len(todo) == 0 {
-		return nil, fmt.Errorf("train: layers %d to %d have nothing to train (sliding windows are exact): %w", o.Layers[0], o.Layers[1]-1, ErrOption)
+		return nil, fmt.Errorf("train: layers %v have nothing to train (sliding windows are exact): %w", o.Layers, ErrOption)
 	}
 	if err := s.passes(ctx, r, pending, w, p.recording); err != nil {
 		return nil, err
@@ -191,6 +194,23 @@ func Run(ctx context.Context, o Options, r Runtime, w Windows) (*Report, error) 
 
 // ours are the names of the files in a folder of runs, exactly: what else lies there is somebody's.
 var ours = regexp.MustCompile(`^(lock|(plan\.json|layer-\d{3,}\.(gguf|json))(\.part\.tmp)?|layer-\d{3,}\.(recording|replay-\d+))$`)
+
+// RemoveRecordings deletes what runs have left in a folder of recordings (Options.Recordings), and the folder if nothing else is in it.
+func RemoveRecordings(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	for _, e := range entries {
+		if e.IsDir() && recordings.MatchString(e.Name()) {
+			err = errors.Join(err, outfile.RemoveFolder(filepath.Join(dir, e.Name()), ours))
+		}
+	}
+	if left, _ := os.ReadDir(dir); err != nil || len(left) > 0 {
+		return err
+	}
+	return os.Remove(dir)
+}
 
 // enter makes a folder or goes on in it, alone. p is what its content depends on.
 func enter(dir string, p any) (*lock.Lock, error) {

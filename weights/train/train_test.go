@@ -382,7 +382,7 @@ func TestGroup(t *testing.T) {
 // TestNoLayerFits: an adapter of layers that all run sparse only is one that the others can be merged with.
 func TestNoLayerFits(t *testing.T) {
 	o := options(t, "a.gguf")
-	o.Layers = [2]int{2, 3}
+	o.Layers = []int{2}
 	report, err := Run(context.Background(), o, &fake{constant: 600, turning: true}, windows(t))
 	require.NoError(t, err)
 	require.Len(t, report.Layers, 1)
@@ -611,7 +611,7 @@ func recordingOf(o *Options, w Windows) recording {
 // TestParts: layers trained apart and merged are the whole.
 func TestParts(t *testing.T) {
 	whole, first, second := options(t, "whole.gguf"), options(t, "first.gguf"), options(t, "second.gguf")
-	first.Layers, second.Layers = [2]int{0, 1}, [2]int{1, 3}
+	first.Layers, second.Layers = []int{0}, []int{1, 2}
 	second.Disk = 1 << 20
 	var parts []*weights.Adapter
 	for _, o := range []Options{whole, first, second} {
@@ -624,8 +624,8 @@ func TestParts(t *testing.T) {
 	merged, err := weights.Merge(parts[1:]...)
 	require.NoError(t, err)
 	parts[0].SHA256 = ""
-	assert.Contains(t, merged.Description, "layers 0 to 0")
-	assert.Contains(t, merged.Description, "layers 1 to 2")
+	assert.Contains(t, merged.Description, "layers 0 to 0,")
+	assert.Contains(t, merged.Description, "layers 1 to 2,")
 	merged.Description = parts[0].Description
 	assert.Equal(t, parts[0], merged)
 }
@@ -647,7 +647,7 @@ func TestOtherFit(t *testing.T) {
 	var parts []*weights.Adapter
 	for i, name := range []string{"first.gguf", "second.gguf"} {
 		o := options(t, name)
-		o.Layers = [][2]int{{0, 1}, {1, 3}}[i]
+		o.Layers = [][]int{{0}, {1, 2}}[i]
 		report, err := Run(context.Background(), o, &fake{}, windows(t))
 		require.NoError(t, err)
 		parts = append(parts, report.Adapter)
@@ -668,12 +668,13 @@ func TestRefused(t *testing.T) {
 	assert.ErrorIs(t, err, ErrOther)
 
 	for says, change := range map[string]func(*Options){
-		`policy "best"`:              func(o *Options) { o.Policy = "best" },
-		"no budget":                  func(o *Options) { o.Budgets = nil },
-		"17 are heavy":               func(o *Options) { o.Heavy = 17 },
-		"layers 2 to 3 of 3":         func(o *Options) { o.Layers = [2]int{2, 4} },
-		"layers 1 to 1 have nothing": func(o *Options) { o.Layers = [2]int{1, 2} },
-		"a window of 96 tokens":      func(o *Options) { o.Budgets = []int{window} },
+		`policy "best"`:           func(o *Options) { o.Policy = "best" },
+		"no budget":               func(o *Options) { o.Budgets = nil },
+		"17 are heavy":            func(o *Options) { o.Heavy = 17 },
+		"layers [2 3] of 3":       func(o *Options) { o.Layers = []int{2, 3} },
+		"layers [1 0] of 3":       func(o *Options) { o.Layers = []int{1, 0} },
+		"layers [1] have nothing": func(o *Options) { o.Layers = []int{1} },
+		"a window of 96 tokens":   func(o *Options) { o.Budgets = []int{window} },
 	} {
 		o := options(t, "b.gguf")
 		change(&o)

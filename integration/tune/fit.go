@@ -1,0 +1,405 @@
+package tune
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"os"
+	"slices"
+
+	"github.com/lesskv/lesskv/cgo/kernels"
+	"github.com/lesskv/lesskv/integration/pieces"
+	"github.com/lesskv/lesskv/integration/worker"
+	"github.com/lesskv/lesskv/weights"
+	"github.com/lesskv/lesskv/weights/memory"
+	"github.com/lesskv/lesskv/weights/train"
+)
+
+// The rank and hidden size that Training has where it has none. They are smaller than train's: every byte is taken from slots.
+const (
+	DefaultRank   = 4
+	DefaultHidden = 4
+)
+
+// Training says how phi and psi are fitted. The options are those of train.Run, without what tuning knows: policy, budgets, allocation,
+// micro-batch, layers and files.
+type Training struct {
+	train.Options
+	Runtime train.Runtime
+	Windows train.Windows // of the length of the others
+}
+
+// A Fitted layer is one for which phi and psi were tried.
+type Fitted struct {
+	Layer int
+	Error float64 // of its output on the validation windows, relative to sparse only's
+	Bytes uint64  // that phi, psi and the state take
+	Kept  bool    // the adapter has them
+}
+
+// A Trained is an allocation with phi and psi in the layers where they pay.
+type Trained struct {
+	Plain   *Result          // the allocation without them
+	With    *Result          // the one beside them; nil: no layer is worth its bytes
+	Layers  []Fitted         // those that were tried, ascending
+	Fitted  *weights.Adapter // With, and its phi and psi
+	Adapter *weights.Adapter // the one to use: Fitted, or Plain alone
+	Better  bool             // With is nearer than Plain on the windows that neither was tuned on: the adapter is of With, else of Plain
+}
+
+// Result is the one that the adapter is of.
+func (t *Trained) Result() *Result {
+	if t.Better {
+		return t.With
+	}
+	return t.Plain
+}
+
+// Train finds an allocation, fits phi and psi under it, and keeps them in the layers in which they gain more than their bytes do as slots.
+// It then spreads the budget anew. If that is not better on o.Valid, the allocation stays as it was, without phi and psi. What is done is
+// kept in the work folder, and in files whose names begin as its does (Remove): a run that was interrupted goes on there.
+func Train(ctx context.Context, o Options, t Training) (*Trained, error) {
+	if o.Adapter != "" {
+		return nil, fmt.Errorf("tune: phi and psi are to be trained, and those of %s to be used: want one of the two: %w", o.Adapter, ErrOption)
+	}
+	if o.Work == "" {
+		dir, err := os.MkdirTemp("", "lesskv-work-")
+		if err != nil {
+			return nil, err
+		}
+		defer os.Remove(dir)
+		o.Work = dir
+		defer Remove(dir)
+	}
+	plain, err := Run(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	if err := o.fill(); err != nil {
+		return nil, err
+	}
+	f := &fitter{o: &o, t: t, plain: plain, context: len(o.Windows[0])}
+	f.t.Rank, f.t.Hidden = cmp.Or(t.Rank, DefaultRank), cmp.Or(t.Hidden, DefaultHidden)
+	f.t.Policy, f.t.Ubatch, f.t.Heavy, f.t.Pinned = o.Policy, o.Ubatch, 0, pinned
+	f.t.Output, f.t.Recordings = o.Work+fitSuffix, o.Work+recordingsSuffix
+	r, err := f.run(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("tune: %w", err)
+	}
+	return r, nil
+}
+
+// Beside the work folder lie an adapter that is measured, and recordings, which serve both fits.
+const (
+	fitSuffix        = ".fit.gguf"
+	recordingsSuffix = ".recordings"
+)
+
+// Remove deletes what runs have left in a work folder and beside it.
+func Remove(work string) error {
+	fit := os.Remove(work + fitSuffix)
+	if errors.Is(fit, os.ErrNotExist) {
+		fit = nil
+	}
+	return errors.Join(pieces.Remove(work), fit, train.RemoveRecordings(work+recordingsSuffix))
+}
+
+// pinned is how many first positions are never evicted: the runtime's default.
+const pinned = 1
+
+type fitter struct {
+	o       *Options
+	t       Training
+	plain   *Result
+	context int // tokens of a window
+}
+
+func (f *fitter) run(ctx context.Context) (*Trained, error) {
+	r := &Trained{Plain: f.plain, Adapter: weights.New(f.t.Model, 1, 1, weights.Trained{Ubatch: f.o.Ubatch, Context: f.context})}
+	if err := f.plain.Give(r.Adapter, f.o.Policy); err != nil {
+		return nil, err
+	}
+	layers, err := f.candidates(ctx)
+	if err != nil || len(layers) == 0 {
+		return r, err
+	}
+	// Half of the budget, since a layer with phi and psi will have fewer slots: this tells which layers are to have them.
+	first, err := f.fit(ctx, layers, f.plain, max(least(f.plain.Budget), f.plain.Budget/2))
+	if err != nil {
+		return nil, err
+	}
+	if r.Layers, err = f.fitted(first); err != nil {
+		return nil, err
+	}
+	from, err := f.choose(ctx, r.Layers)
+	if err != nil || from == nil {
+		return r, err
+	}
+	second, err := f.fit(ctx, from.layers, from.Result, from.Budget)
+	if err != nil || second.adapter.Bytes() == 0 {
+		return r, err
+	}
+	again, err := f.fitted(second)
+	if err != nil {
+		return nil, err
+	}
+	for _, l := range again {
+		r.Layers[slices.IndexFunc(r.Layers, func(x Fitted) bool { return x.Layer == l.Layer })] = l
+	}
+
+	o := *f.o
+	o.From, o.Adapter = from.Result, f.t.Output
+	if err := second.adapter.Write(o.Adapter); err != nil {
+		return nil, err
+	}
+	if r.With, err = Run(ctx, o); err != nil {
+		return nil, err
+	}
+	r.Fitted = second.adapter
+	if r.Better = r.With.TunedValid < f.plain.TunedValid; r.Better {
+		r.Adapter = r.Fitted
+		for i, l := range r.Layers {
+			r.Layers[i].Kept = !r.Adapter.Kernels[l.Layer].Empty()
+		}
+	}
+	return r, r.With.Give(r.Fitted, f.o.Policy)
+}
+
+// hopeful is an error, relative to sparse only's, that phi and psi hardly fall below: no layer is tried that would not pay with it.
+const hopeful = .1
+
+// candidates returns the layers that may be worth their bytes.
+func (f *fitter) candidates(ctx context.Context) (layers []int, err error) {
+	none, err := f.predict(ctx, nil)
+	if err != nil {
+		return nil, err
+	}
+	for _, heads := range byLayer(f.plain.Heads, func(h Head) int { return h.Layer }) {
+		layer := f.plain.Heads[heads[0]].Layer
+		p, err := f.predict(ctx, map[int]float64{layer: hopeful})
+		if err != nil {
+			return nil, err
+		}
+		if p.cost < none.cost {
+			layers = append(layers, layer)
+		}
+	}
+	return layers, nil
+}
+
+// A prediction is what the parts say of a budget beside phi and psi of some layers.
+type prediction struct {
+	*Result         // its heads' distances and slots
+	layers  []int   // with phi and psi, ascending
+	cost    float64 // nats
+}
+
+// predict spreads the budget over the heads where layers' phi and psi leave so much of what limiting them costs.
+func (f *fitter) predict(ctx context.Context, left map[int]float64) (*prediction, error) {
+	r := *f.plain
+	r.Heads = slices.Clone(f.plain.Heads)
+	for j := range r.Heads {
+		if x, ok := left[r.Heads[j].Layer]; ok {
+			r.Heads[j].Distance = scaled(r.Heads[j].Distance, x)
+		}
+	}
+	p := &prediction{Result: &r, layers: slices.Sorted(maps.Keys(left)), cost: math.Inf(1)}
+	var err error
+	if r.Budget, err = f.budget(p.layers); errors.Is(err, memory.ErrBudget) {
+		return p, nil // they take more than there is
+	} else if err != nil {
+		return nil, err
+	}
+	slots, err := (&meter{context: f.context}).greedy(ctx, &r)
+	if err != nil {
+		return nil, err
+	}
+	p.cost = 0
+	for j := range r.Heads {
+		r.Heads[j].Slots = slots[j]
+		p.cost += curve(r.Levels, r.Heads[j].Distance, f.context, slots[j])
+	}
+	return p, nil
+}
+
+func scaled(d []float64, by float64) (all []float64) {
+	for _, x := range d {
+		all = append(all, by*x)
+	}
+	return all
+}
+
+// choose takes the layers whose phi and psi lower the predicted distance, one after the other, the best first. It returns nil if none does,
+// else the parts beside them and the allocation to begin with: the tuned one, in which each head has as many times its slots as the prediction gives it.
+func (f *fitter) choose(ctx context.Context, layers []Fitted) (*prediction, error) {
+	left := map[int]float64{}
+	for _, l := range layers { // of those that share a cache, the worst counts
+		owner := f.t.Model.Owner(l.Layer)
+		left[owner] = max(left[owner], l.Error)
+	}
+	none, err := f.predict(ctx, nil)
+	if err != nil {
+		return nil, err
+	}
+	best, chosen := none, map[int]float64{}
+	for {
+		var next *prediction
+		for layer, x := range left {
+			with := maps.Clone(chosen)
+			if with[layer] = x; len(with) == len(chosen) || x >= 1 {
+				continue
+			}
+			p, err := f.predict(ctx, with)
+			if err != nil {
+				return nil, err
+			}
+			if p.cost < best.cost && (next == nil || p.cost < next.cost) {
+				next = p
+			}
+		}
+		if next == nil {
+			break
+		}
+		best = next
+		for _, layer := range best.layers {
+			chosen[layer] = left[layer]
+		}
+	}
+	if best == none {
+		return nil, nil
+	}
+	var slots []int
+	for j, h := range f.plain.Heads {
+		n := float64(h.Slots) * float64(best.Heads[j].Slots) / float64(none.Heads[j].Slots)
+		slots = append(slots, min(f.context, int(math.Round(n))))
+	}
+	w, exact, err := (&meter{context: f.context, budget: best.Budget}).allocation(slots)
+	if err != nil {
+		return nil, err
+	}
+	for j := range best.Heads {
+		best.Heads[j].Slots, best.Heads[j].Weight = exact[j], w[j]
+	}
+	return best, nil
+}
+
+// budget returns the slots of a head, on average, that there are beside phi and psi of some layers. It fails with memory.ErrBudget.
+func (f *fitter) budget(layers []int) (int, error) {
+	if len(layers) == 0 || !f.o.Budget.InBytes() {
+		return f.plain.Budget, nil
+	}
+	c, err := f.cache(layers)
+	if err != nil {
+		return 0, err
+	}
+	c.Budget = f.o.Budget
+	return memory.Slots(f.t.Model, c)
+}
+
+// cache describes one with phi and psi of some layers, as large as those that are trained.
+func (f *fitter) cache(layers []int) (memory.Cache, error) {
+	t := f.t.Options
+	t.Layers, t.Allocation = layers, f.plain.Weights(f.t.Model)
+	a, err := t.Sized()
+	if err != nil {
+		return memory.Cache{}, err
+	}
+	c := memory.Cache{Context: f.context, Policy: f.o.Policy, Pinned: pinned, Adapter: a}
+	if c.Key, _, err = worker.GGUFTypes(cmp.Or(f.o.TypeK, "f16")); err != nil {
+		return c, err
+	}
+	c.Value, _, err = worker.GGUFTypes(cmp.Or(f.o.TypeV, "f16"))
+	return c, err
+}
+
+// A fit is what train came to.
+type fit struct {
+	layers  []train.LayerReport
+	adapter *weights.Adapter
+}
+
+// fitFormat goes into the name of every piece of these. It changes with how phi and psi are fitted.
+const fitFormat = 1
+
+// fit trains phi and psi of layers under a budget, spread as a result spreads its own.
+func (f *fitter) fit(ctx context.Context, layers []int, r *Result, budget int) (*fit, error) {
+	store, err := pieces.Open(f.o.Work)
+	if err != nil {
+		return nil, err
+	}
+	defer store.Close()
+	t := f.t.Options
+	t.Layers, t.Budgets, t.Allocation = layers, []int{budget}, r.Weights(f.t.Model)
+	model, err := pieces.HashFile(f.o.Model)
+	if err != nil {
+		return nil, err
+	}
+	t.Source = model
+	key := pieces.Key("fit", fitFormat, model, f.t.Windows, t.Policy, t.Ubatch, t.Rank, t.Hidden, t.Steps, t.Rate, t.Seed, t.Type, layers, budget, t.Allocation)
+	var done struct {
+		Layers []train.LayerReport
+		File   []byte
+	}
+	if !store.Load(key, &done) {
+		report, err := train.Run(ctx, t, f.t.Runtime, f.t.Windows)
+		if err != nil {
+			return nil, err
+		}
+		done.Layers = report.Layers
+		if done.File, err = os.ReadFile(t.Output); err != nil {
+			return nil, err
+		}
+		if err := store.Save(key, done); err != nil {
+			return nil, err
+		}
+	} else if err := os.WriteFile(t.Output, done.File, 0o644); err != nil {
+		return nil, err
+	}
+	a, err := weights.Read(t.Output)
+	return &fit{done.Layers, a}, err
+}
+
+// fitted says how a fit came out.
+func (f *fitter) fitted(x *fit) (all []Fitted, err error) {
+	for _, l := range x.layers {
+		c, err := f.cache([]int{f.t.Model.Owner(l.Layer)})
+		if err != nil {
+			return nil, err
+		}
+		c.Budget = memory.Budget{Tokens: f.plain.Budget}
+		bytes, err := memory.Less(f.t.Model, c)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, Fitted{Layer: l.Layer, Error: l.Valid, Bytes: bytes.State + bytes.Kernels})
+	}
+	return all, nil
+}
+
+// Give puts the allocation into an adapter, for a policy, with the budget that it is for.
+func (r *Result) Give(a *weights.Adapter, policy string) error {
+	heavy, err := kernels.PolicyHeavy(policy, r.Budget)
+	if err != nil {
+		return err
+	}
+	a.Trained.Policy, a.Trained.Heavy, a.Trained.Recent = policy, heavy, r.Budget-heavy
+	a.Budget = r.Weights(&weights.Model{Geometry: a.Geometry})
+	return nil
+}
+
+// Weights returns the allocation as an adapter has it: a number for each KV head of each layer, 0 where there is no budget.
+func (r *Result) Weights(m *weights.Model) (all []float32) {
+	found := map[[2]int]float32{}
+	for _, h := range r.Heads {
+		found[[2]int{h.Layer, h.Head}] = h.Weight
+	}
+	for layer := range m.Layers {
+		for j := range m.Layer(layer).HeadsKV {
+			all = append(all, found[[2]int{layer, j}])
+		}
+	}
+	return all
+}

@@ -1,0 +1,147 @@
+package tune
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/lesskv/lesskv/integration/activations"
+	"github.com/lesskv/lesskv/integration/testdata"
+	"github.com/lesskv/lesskv/integration/worker"
+	"github.com/lesskv/lesskv/weights"
+	"github.com/lesskv/lesskv/weights/memory"
+	"github.com/lesskv/lesskv/weights/train"
+)
+
+// threeLayers has a diffuse first layer, which costs much at any number of slots, one that needs hardly any, and one that needs many.
+func threeLayers(budget worker.Budget) *fitter {
+	m := &weights.Model{Architecture: "llama", Geometry: weights.Geometry{Layers: 3, Heads: 2, HeadsKV: 1, KeyLength: 64, ValueLength: 64}}
+	r := &Result{Budget: 100, Levels: []int{33, 100, 400}, Heads: []Head{
+		{Layer: 0, Measured: true, Distance: []float64{.05, .04, .03}, Slots: 120, Weight: 1.2},
+		{Layer: 1, Measured: true, Distance: []float64{.0001, .00001, 0}, Slots: 30, Weight: .2},
+		{Layer: 2, Measured: true, Distance: []float64{.2, .05, .01}, Slots: 150, Weight: 1.6},
+	}}
+	t := Training{Options: train.Options{Model: m, Rank: 4, Hidden: 4, Policy: "peak", Ubatch: 32}}
+	return &fitter{o: &Options{Budget: budget, Policy: "peak", Ubatch: 32}, t: t, plain: r, context: 1024}
+}
+
+// Phi and psi go where they lower the distance by more than their bytes as slots would, and the slots that they save go elsewhere.
+func TestChoose(t *testing.T) {
+	ctx := t.Context()
+	const slot = 2*64 + 2*64 + 8
+	f := threeLayers(worker.Budget{Bytes: 300 * slot})
+	n, err := f.budget(nil)
+	require.NoError(t, err)
+	assert.Equal(t, 100, n)
+	c, err := f.cache([]int{0})
+	require.NoError(t, err)
+	bytes, err := memory.Less(f.t.Model, memory.Cache{Context: f.context, Budget: memory.Budget{Tokens: 100}, Policy: "peak", Pinned: 1, Key: c.Key, Value: c.Value, Adapter: c.Adapter})
+	require.NoError(t, err)
+	n, err = f.budget([]int{0})
+	require.NoError(t, err)
+	assert.Equal(t, (300*slot-int(bytes.State+bytes.Kernels))/slot/3, n, "what they take is no slots")
+
+	layers, err := f.candidates(ctx)
+	require.NoError(t, err)
+	assert.Equal(t, []int{0, 2}, layers, "what layer 1 costs is not worth the bytes")
+
+	p, err := f.choose(ctx, []Fitted{{Layer: 0, Error: .2}, {Layer: 2, Error: .98}})
+	require.NoError(t, err)
+	require.NotNil(t, p)
+	assert.Equal(t, []int{0}, p.layers)
+	assert.Less(t, p.Budget, 100)
+	sum := 0
+	for _, h := range p.Heads {
+		sum += h.Slots
+	}
+	assert.Equal(t, 3*p.Budget, sum)
+	assert.Less(t, p.Heads[0].Slots, 120)
+	assert.Greater(t, p.Heads[2].Slots, 150)
+	assert.InDelta(t, .2*.04, p.Heads[0].Distance[1], 1e-12)
+	assert.Equal(t, .04, f.plain.Heads[0].Distance[1], "what was measured stays")
+
+	for name, l := range map[string][]Fitted{"none": nil, "none better": {{Layer: 0, Error: 1}}, "hardly better": {{Layer: 0, Error: .999}}} {
+		p, err := f.choose(ctx, l)
+		require.NoError(t, err)
+		assert.Nil(t, p, name)
+	}
+
+	f = threeLayers(worker.Budget{Bytes: 8 * slot}) // phi and psi alone take more
+	p, err = f.choose(ctx, []Fitted{{Layer: 0, Error: .2}})
+	require.NoError(t, err)
+	assert.Nil(t, p)
+
+	f = threeLayers(worker.Budget{Tokens: 100}) // of slots alone: phi and psi take none of them
+	p, err = f.choose(ctx, []Fitted{{Layer: 0, Error: .2}, {Layer: 1, Error: .9}, {Layer: 2, Error: .98}})
+	require.NoError(t, err)
+	require.NotNil(t, p)
+	assert.Equal(t, []int{0, 1, 2}, p.layers)
+	assert.Equal(t, 100, p.Budget)
+}
+
+// On the small model phi and psi are trained, kept if they are better, and a second run measures and trains nothing anew.
+func TestTrain(t *testing.T) {
+	if testing.Short() {
+		t.Skip("a minute")
+	}
+	ctx := t.Context()
+	model, err := testdata.Path(testdata.Model)
+	require.NoError(t, err)
+	path, err := worker.Path(worker.Patched)
+	require.NoError(t, err)
+	rt, err := activations.Open(ctx, path, model, 512, 1)
+	require.NoError(t, err)
+	defer rt.Close()
+	text, err := os.ReadFile(filepath.Join("..", "testdata", testdata.TrainSample))
+	require.NoError(t, err)
+	tokens, err := rt.Tokenize(string(text[:400_000]))
+	require.NoError(t, err)
+	few, err := train.Cut(tokens, 512, 2*512, rt.Start())
+	require.NoError(t, err)
+	many, err := train.Cut(tokens, 512, 40*512, rt.Start())
+	require.NoError(t, err)
+	m, err := weights.ReadModel(model)
+	require.NoError(t, err)
+
+	dir := t.TempDir()
+	o := Options{Model: model, Worker: path, Windows: few.Train, Valid: few.Valid, Budget: worker.Budget{Bytes: 120 << 10}, TypeK: "q8_0", TypeV: "q8_0", Rounds: 1, Work: filepath.Join(dir, "work")}
+	fits := 0
+	tr := Training{Options: train.Options{Model: m, Steps: 300, Progress: func(e train.Event) {
+		if e.Stage == train.Finished {
+			fits++
+		}
+	}}, Runtime: rt, Windows: many}
+	r, err := Train(ctx, o, tr)
+	require.NoError(t, err)
+	require.NotEmpty(t, r.Layers)
+	assert.Equal(t, 0, r.Layers[0].Layer)
+	assert.Less(t, r.Layers[0].Error, .6, "a diffuse layer")
+	require.NotNil(t, r.With)
+	t.Logf("KL %.4f without and %.4f with phi and psi, of other text %.4f and %.4f: %+v", r.Plain.Tuned, r.With.Tuned, r.Plain.TunedValid, r.With.TunedValid, r.Layers)
+	assert.Less(t, r.With.Tuned, r.Plain.Tuned)
+	assert.LessOrEqual(t, r.With.Bytes, int64(120<<10))
+	assert.Equal(t, r.Plain.First, r.With.First, "compared over the same positions")
+	assert.Equal(t, r.Better, r.Adapter.Bytes() > 0)
+	assert.Equal(t, r.Result().Weights(m), r.Adapter.Budget)
+	assert.Equal(t, r.Result().Budget, r.Adapter.Trained.Heavy+r.Adapter.Trained.Recent)
+	assert.Positive(t, fits)
+
+	fits = 0
+	again, err := Train(ctx, o, tr)
+	require.NoError(t, err)
+	assert.Zero(t, fits)
+	assert.Equal(t, r, again)
+
+	require.NoError(t, Remove(o.Work))
+	left, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	assert.Empty(t, left)
+}
+
+func TestTrainRefused(t *testing.T) {
+	_, err := Train(t.Context(), Options{Adapter: "trained.gguf"}, Training{})
+	assert.ErrorIs(t, err, ErrOption)
+}
