@@ -222,7 +222,7 @@ func FuzzGrammar(f *testing.F) {
 	want, err := model.Predict("a", greedy...)
 	require.NoError(f, err)
 	for _, s := range []string{`root ::= "a"`, "root ::= [a-z]+ (x | \"\\n\")?\nx ::= root{2,3}", `root ::= "a"{3,1}`, "root ::= root", "root ::= .*", `root ::= "\xff\u00e9" # no more`,
-		"root ::= [^a-\xff]", "x ::= \"a\"", "root ::= <[1]> | !<[2]>", "root ::= " + strings.Repeat("(", 99), "root ::= " + strings.Repeat("([a-z])? ", 9), ""} {
+		"root ::= [^a-\xff]", "x ::= \"a\"", "root ::= <[1]> | !<[2]>", "root ::= . !<[2]>", "root ::= " + strings.Repeat("(", 99), "root ::= " + strings.Repeat("([a-z])? ", 9), ""} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, grammar string) {

@@ -245,6 +245,17 @@ static llama_token grammar_end(const llama_vocab * vocab, llama_sampler * gramma
     return end.logit > -INFINITY ? end.id : LLAMA_TOKEN_NULL;
 }
 
+// llama.cpp lets a token follow whose beginning fits a character class where a rule wants one token behind that, and cannot take it then.
+static void accept_in(llama_sampler * grammar, llama_token id) {
+    try {
+        llama_sampler_accept(grammar, id);
+    } catch (const lesskv_grammar_error &) {
+        throw;
+    } catch (const std::runtime_error & e) {
+        fail(LLAMA_BINDING_ARGUMENT, "the grammar is refused: it lets a token follow that it cannot take (%s): want rules of characters or of tokens, not of both in one", e.what());
+    }
+}
+
 llama_token sampler::sample(const sequence & s, int32_t row, const sequence * guide) {
     llama_token token = LLAMA_TOKEN_NULL;
     with_grammar(m, [&](lesskv_grammar_work &) { token = choose(s, row, guide); });
@@ -291,7 +302,7 @@ llama_token sampler::choose(const sequence & s, int32_t row, const sequence * gu
     if (!llama_vocab_is_eog(vocab, id)) { // after which nothing comes
         accept(id);
         if (grammar) {
-            llama_sampler_accept(grammar.get(), id);
+            accept_in(grammar.get(), id);
         }
         llama_sampler_accept(chain.get(), id);
     }
