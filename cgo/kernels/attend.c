@@ -420,7 +420,7 @@ static void query_ref(const struct task * t, const struct room * w, int32_t i, d
     for (int32_t d = 0; d < l->dk && k; d++) {
         w->x[d] = (float) ((double) w->x[d] * s * sqrt((double) l->dk));
     }
-    const double L = k ? lesskv_state_query_ref(&t->head->state, l, t->head_q, w->x, w->value, w->phi, w->tmp) : -INFINITY;
+    const double L = k ? lesskv_state_query_ref(&t->head->state, l, t->head_q, w->x, w->value, w->row, w->phi, w->tmp) : -INFINITY;
     const double sink = t->ub->sinks ? (double) t->ub->sinks[t->head_q] : -INFINITY;
     m = L > m ? L : m;
     m = sink > m ? sink : m;

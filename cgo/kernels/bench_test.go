@@ -66,6 +66,38 @@ func benchmark(b *testing.B, f func(b *testing.B, cache *Cache, u *Ubatch)) {
 	}
 }
 
+// BenchmarkPhiPsi is a layer of q8_0 slots that evicts: sparse only, with phi and psi, and with queries and keys that come rotated, as the
+// runtime's do.
+func BenchmarkPhiPsi(b *testing.B) {
+	for _, shape := range []struct {
+		name                   string
+		heads, headsKV, budget int
+	}{{"gopher-5m", 4, 2, 102}, {"llama-3.2-1b", 32, 8, 1638}} {
+		for _, tokens := range []int{1, 512} {
+			for _, with := range []struct {
+				name           string
+				rank, rotation int
+			}{{"sparse only", 0, 0}, {"phi and psi", 8, 0}, {"rotated", 8, 64}} {
+				b.Run(fmt.Sprintf("%s, %d tokens, %s", shape.name, tokens, with.name), func(b *testing.B) {
+					l := layer(shape.heads, shape.headsKV, 64, 64, shape.budget, "peak")
+					l.KeyType, l.ValueType, l.Rotation = Q80, Q80, with.rotation
+					c := testCase{layer: l, rank: with.rank, hidden: 16, kernelType: F16}
+					rng := rand.New(rand.NewPCG(24, 1))
+					c.kernels(b, rng)
+					cache := c.cache(b)
+					c.run(b, cache, rng, 0, shape.budget)
+					u := c.ubatch(rng, tokens, shape.budget)
+					for b.Loop() {
+						require.NoError(b, cache.Attend(u, 1))
+						require.NoError(b, cache.Commit(u, 1))
+						u.Pos += tokens
+					}
+				})
+			}
+		}
+	}
+}
+
 // BenchmarkProducts is what decoding does with the slots, by level of instruction sets: their keys times the queries of a KV head, and
 // the queries' weights times their values. GFLOPS counts two operations for each element of a row and each query.
 func BenchmarkProducts(b *testing.B) {

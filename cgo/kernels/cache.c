@@ -63,6 +63,10 @@ static bool layer_ok(const struct lesskv_layer * l) {
     if (l->n_swa < 0 || !l->policy || l->pinned < 0) {
         return false;
     }
+    const int32_t n = l->rotation;
+    if (n != 0 && (n < LANES || (n & (n - 1)) != 0 || l->dk % n != 0)) {
+        return false;
+    }
     for (int32_t j = 0; j < l->n_head_kv; j++) {
         const struct lesskv_budget b = budget_of(l, j);
         if (b.slots < (l->n_swa == 0) || b.heavy < l->pinned || b.heavy > b.slots) {
@@ -160,7 +164,7 @@ int32_t lesskv_cache_width(const struct lesskv_cache * cache) {
 static bool layer_equal(const struct lesskv_layer * a, const struct lesskv_layer * b) {
     bool equal = a->n_head == b->n_head && a->n_head_kv == b->n_head_kv && a->dk == b->dk && a->dv == b->dv &&
         a->type_k == b->type_k && a->type_v == b->type_v && a->policy == b->policy &&
-        a->pinned == b->pinned && a->n_swa == b->n_swa && a->kernels == b->kernels;
+        a->pinned == b->pinned && a->n_swa == b->n_swa && a->kernels == b->kernels && a->rotation == b->rotation;
     for (int32_t j = 0; equal && j < a->n_head_kv; j++) {
         const struct lesskv_budget x = budget_of(a, j), y = budget_of(b, j);
         equal = x.slots == y.slots && x.heavy == y.heavy;

@@ -32,6 +32,7 @@ type Layer struct {
 	Pinned    int      // first positions that are never evicted; at most every h
 	Window    int      // > 0: a sliding window of that many tokens, exact, without policy and state
 	Kernels   *Kernels // nil: sparse only
+	Rotation  int      // > 0: queries and keys come rotated by the Hadamard matrix of so many dimensions, a power of two from 16 on; phi and psi get them rotated back
 }
 
 // BudgetOf returns what KV head j keeps.
@@ -78,6 +79,7 @@ func (l *Layer) c(pin *runtime.Pinner) (C.struct_lesskv_layer, error) {
 		dk: C.int32_t(l.KeySize), dv: C.int32_t(l.ValueSize),
 		type_k: C.enum_lesskv_type(l.KeyType), type_v: C.enum_lesskv_type(l.ValueType),
 		budget: C.struct_lesskv_budget{slots: C.int32_t(l.Budget), heavy: C.int32_t(l.Heavy)}, pinned: C.int32_t(l.Pinned), n_swa: C.int32_t(l.Window),
+		rotation: C.int32_t(l.Rotation),
 	}
 	if l.Window > 0 {
 		return c, nil

@@ -87,6 +87,13 @@ func cases() []testCase {
 	list = append(list, testCase{name: "q4_0 and f16", layer: q4, rank: 8, hidden: 16, tokens: []int{40, 40, 1, 1}})
 	q4.Heads, q4.HeadsKV, q4.ValueType, q4.ValueSize = 6, 2, Q40, 96
 	list = append(list, testCase{name: "q4_0", layer: q4, rank: 8, hidden: 16, tokens: []int{40, 40, 1, 1, 3}})
+	for _, typ := range []Type{F16, Q80, Q40} {
+		rotated := layer(4, 2, 64, 64, 30, "peak")
+		rotated.KeyType, rotated.ValueType, rotated.Rotation = typ, typ, 64
+		list = append(list, testCase{name: fmt.Sprint("rotated ", typ), layer: rotated, rank: 4, hidden: 4, kernelType: F16, scaled: true, tokens: []int{40, 40, 1, 1, 3, 9}})
+		rotated.KeySize, rotated.Rotation, rotated.Policy = 96, 32, "h2o"
+		list = append(list, testCase{name: fmt.Sprint("rotated in blocks ", typ), layer: rotated, rank: 8, hidden: 16, tokens: []int{40, 40, 1, 1, 3}})
+	}
 	return list
 }
 
@@ -163,6 +170,9 @@ func randomCase(rng *rand.Rand) testCase {
 	for n := 0; n < 100; {
 		c.tokens = append(c.tokens, pick(rng, 1, 2, 7, 8, 9, 16, 1+rng.IntN(50)))
 		n += 10 + c.tokens[len(c.tokens)-1]
+	}
+	if n := l.KeySize & -l.KeySize >> rng.IntN(3); n >= 16 && rng.IntN(3) > 0 {
+		l.Rotation = n
 	}
 	return c
 }

@@ -303,7 +303,7 @@ struct room {
     float *   score; // [n + T]
     char *    gone;  // [n + T] whether a pair is evicted
     int32_t * order; // [T] the evicted in position order
-    float *   row;   // [D + Dv]
+    float *   row;   // [2 D + Dv]
     float *   psi;   // [R]
     float *   tmp;   // [R' + 2 R]
     double *  sum;   // [R][Dv + 1]
@@ -367,13 +367,13 @@ enum lesskv_status lesskv_commit_ref(struct lesskv_cache * cache, const struct l
     const size_t pairs  = (size_t) lesskv_cache_width(cache) + (size_t) ub->n_tokens;
     const size_t state  = rank * ((size_t) l->dv + 1);
     double *  d     = malloc((state + 1) * sizeof *d);
-    float *   f     = malloc((pairs + (size_t) l->dk + (size_t) l->dv + hidden + 3 * rank) * sizeof *f);
+    float *   f     = malloc((pairs + 2 * (size_t) l->dk + (size_t) l->dv + hidden + 3 * rank) * sizeof *f);
     char *    gone  = malloc(pairs);
     int32_t * order = malloc((size_t) ub->n_tokens * sizeof *order);
     const bool ok = d && f && gone && order;
     enum lesskv_status status = ok ? LESSKV_OK : LESSKV_ERR_NOMEM;
     for (int32_t j = 0; ok && j < l->n_head_kv; j++) {
-        float * row = f + pairs, * psi = row + l->dk + l->dv;
+        float * row = f + pairs, * psi = row + 2 * (size_t) l->dk + l->dv;
         const struct room w = { f, gone, order, row, psi, psi + rank, sums ? sums + (size_t) j * state : d };
         const struct task t = task_of(cache, l, ub, j);
         const int32_t n_evict = evicts(&t);

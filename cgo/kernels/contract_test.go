@@ -2,6 +2,7 @@ package kernels
 
 import (
 	"math"
+	"math/bits"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -84,6 +85,24 @@ func (m *contract) phiOf(phi asking, head int, q []float64) []float64 {
 func (m *contract) psiOf(head int, k []float64) []float64 {
 	x := product(m.psi[0], head, m.c.hidden, k, gelu)
 	return product(m.psi[2], head, m.c.rank, product(m.psi[1], head, m.c.rank, x, gelu), math.Abs)
+}
+
+// rotatedBack is a query or a key as it was before the rotation.
+func (m *contract) rotatedBack(x []float64) []float64 { return hadamard(x, m.c.layer.Rotation) }
+
+// hadamard rotates by the normalised Hadamard matrix of n dimensions, block by block; twice is not at all. 0: it does nothing.
+func hadamard(x []float64, n int) []float64 {
+	if n == 0 {
+		return x
+	}
+	y := make([]float64, len(x))
+	for i := range y {
+		for j := range n {
+			sign := float64(1 - 2*(bits.OnesCount(uint(i%n&j))%2))
+			y[i] += sign * x[i/n*n+j] / math.Sqrt(float64(n))
+		}
+	}
+	return y
 }
 
 // micro is a micro-batch on its way: for each KV head the pairs that are held, it among them, and what they gained so far.
@@ -200,7 +219,7 @@ func (m *contract) attend(j, head, t int, u *Ubatch, q []float64, kernel asking,
 		for d := range q {
 			qn[d] = q[d] * s * math.Sqrt(float64(l.KeySize))
 		}
-		phi := m.phiOf(kernel, head, qn)
+		phi := m.phiOf(kernel, head, m.rotatedBack(qn))
 		for r := range phi { // exp(L) times value and 1: phi H and phi z
 			for c := range out {
 				out[c] += math.Exp(scale) * phi[r] * m.H[j][r*l.ValueSize+c]
@@ -258,7 +277,7 @@ func (m *contract) evict(j int, theirs []int32) {
 		if m.c.rank == 0 {
 			break
 		}
-		for r, p := range m.psiOf(j, a.k) {
+		for r, p := range m.psiOf(j, m.rotatedBack(a.k)) {
 			for c := range a.v {
 				m.H[j][r*l.ValueSize+c] += p * a.v[c]
 			}

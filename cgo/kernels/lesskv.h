@@ -115,6 +115,9 @@ struct lesskv_layer {
     int32_t pinned;            // first positions of the sequence that are never evicted; <= every h
     int32_t n_swa;             // > 0: a sliding window: exact, n_swa - 1 slots, no policy, no state
     const struct lesskv_kernels * kernels; // NULL: sparse only. Ignored if n_swa > 0
+    int32_t rotation;          // n > 0: queries and keys come rotated by the Hadamard matrix of n dimensions, block by block ("Quantised
+                               // slots are rotated" in algorithm.md); phi and psi get them rotated back. n is a power of two, 16 at least,
+                               // and divides D
 };
 
 // One layer of one sequence: slots, scores, positions, H, z.
@@ -241,7 +244,7 @@ enum lesskv_status lesskv_commit_ref(struct lesskv_cache * cache, const struct l
 // these, rounded. NULL: each micro-batch goes on from what is in the cache.
 int32_t lesskv_cache_width(const struct lesskv_cache * cache); // the slots that the KV head with most can hold
 
-// phi of n query vectors of one query head, psi of n keys of one KV head, into out [n][R]; x: f32 [n][D].
+// phi of n query vectors of one query head, psi of n keys of one KV head, into out [n][R]; x: f32 [n][D], not rotated.
 void lesskv_phi(const struct lesskv_kernels * kernels, int32_t dk, int32_t head, const float * x, int32_t n, float * out, float * tmp);
 void lesskv_psi(const struct lesskv_kernels * kernels, int32_t dk, int32_t head, const float * x, int32_t n, float * out, float * tmp);
 // tmp of the two: hidden + 2 rank floats.

@@ -1,4 +1,4 @@
-// level_softmax.h: what stands between the products: softmax and what it was worth, the soft-cap, gelu.
+// level_softmax.h: what stands between the products: softmax and what it was worth, the soft-cap, gelu, the Hadamard transform.
 
 static void soft_cap(float * x, size_t n, float cap) {
     const vf c = vf_set(cap);
@@ -78,5 +78,27 @@ static void activate(enum lesskv_then then, float * x, size_t n) {
         vf y = then == LESSKV_ABS ? tail : vf_gelu(tail);
         y = then == LESSKV_GELU ? y : vf_abs(y);
         memcpy(x + i, &y, m * sizeof(float));
+    }
+}
+
+// The fast Walsh-Hadamard transform: sums and differences of neighbours, then of halves of ever more. Those of a vector's own lanes are taken in
+// a register.
+static void rotate(float * x, size_t n, size_t size, size_t width) {
+    const size_t all = n * width;
+    for (size_t i = 0; width == 1 && i < all; i += VW) {
+        vf_store(x + i, vf_hadamard(vf_load(x + i)));
+    }
+    for (size_t half = width == 1 ? VW : width; half < size * width; half *= 2) {
+        for (size_t at = 0; at < all; at += 2 * half) {
+            for (float * a = x + at, * b = a + half; a < x + at + half; a += VW, b += VW) {
+                const vf u = vf_load(a), v = vf_load(b);
+                vf_store(a, u + v);
+                vf_store(b, u - v);
+            }
+        }
+    }
+    const vf scale = vf_set(1 / sqrtf((float) size));
+    for (size_t i = 0; i < all; i += VW) {
+        vf_store(x + i, scale * vf_load(x + i));
     }
 }

@@ -20,6 +20,7 @@ const struct lesskv_level LEVEL = {
     .worth_block   = worth_block,
     .worth_few     = worth_few,
     .activate      = activate,
+    .rotate        = rotate,
     .gemm          = gemm,
     .gemm_panels   = gemm_panels,
     .state_mix     = state_mix,

@@ -87,12 +87,20 @@ static void fold_one(struct state * s, const struct lesskv_layer * l, const floa
     }
 }
 
+// phi and psi are made for vectors that are not rotated: x[n][width], width as in level.h.
+static void rotate_back(const struct lesskv_layer * l, float * x, size_t n, size_t width) {
+    if (l->rotation > 0) {
+        lesskv_level()->rotate(x, n, (size_t) l->rotation, width);
+    }
+}
+
 void lesskv_state_fold(struct state * s, const struct lesskv_layer * layer, int32_t head_kv, const void * const * k, const void * const * v,
         int32_t m, const struct scratch * scratch) {
     const struct scratch * w = scratch;
     if (m < LANES / 2) { // a block costs as much with one lane as with all
         for (int32_t j = 0; j < m; j++) {
             lesskv_to_f32(layer->type_k, w->x, k[j], layer->dk);
+            rotate_back(layer, w->x, (size_t) layer->dk, 1);
             lesskv_psi(layer->kernels, layer->dk, head_kv, w->x, 1, w->phi, w->tmp);
             fold_one(s, layer, w->phi, 1, v[j], w->low);
         }
@@ -104,6 +112,7 @@ void lesskv_state_fold(struct state * s, const struct lesskv_layer * layer, int3
             w->x[(size_t) d * LANES + (size_t) j] = w->tile[d]; // lanes beyond m keep what they held and are not looked at
         }
     }
+    rotate_back(layer, w->x, (size_t) layer->dk, LANES);
     lesskv_psi_block(layer->kernels, layer->dk, head_kv, w->x, w->phi, w->tmp, w->tile);
     for (int32_t j = 0; j < m; j++) {
         fold_one(s, layer, w->phi + j, LANES, v[j], w->low);
@@ -129,9 +138,10 @@ static float answer(const struct lesskv_layer * l, int32_t head_q, float mass, f
     return scale_of(l, head_q) + logf(mass); // NaN stays
 }
 
-void lesskv_state_query(const struct state * s, const struct lesskv_layer * layer, const int32_t * head_q, const float * qn, int32_t m,
+void lesskv_state_query(const struct state * s, const struct lesskv_layer * layer, const int32_t * head_q, float * qn, int32_t m,
         float * logit, float * value, size_t ldv, const struct scratch * scratch) {
     const size_t rank = rank_of(layer);
+    rotate_back(layer, qn, (size_t) m * (size_t) layer->dk, 1);
     for (int32_t j = 0; j < m; j++) {
         float * phi = scratch->phi + (size_t) j * rank;
         lesskv_phi(layer->kernels, layer->dk, head_q[j], qn + (size_t) j * (size_t) layer->dk, 1, phi, scratch->tmp);
@@ -147,9 +157,10 @@ void lesskv_state_query(const struct state * s, const struct lesskv_layer * laye
     }
 }
 
-void lesskv_state_query_block(const struct state * s, const struct lesskv_layer * layer, int32_t head_q, const float * qn, int32_t m,
+void lesskv_state_query_block(const struct state * s, const struct lesskv_layer * layer, int32_t head_q, float * qn, int32_t m,
         float * logit, float * value, const struct scratch * scratch) {
     const size_t ldv = round_up((size_t) layer->dv, PAD);
+    rotate_back(layer, qn, (size_t) layer->dk, LANES);
     lesskv_phi_block(layer->kernels, layer->dk, head_q, qn, scratch->phi, scratch->tmp, scratch->tile);
     memset(logit, 0, LANES * sizeof(float));
     for (size_t r = 0; r < rank_of(layer); r++) {
@@ -164,9 +175,24 @@ void lesskv_state_query_block(const struct state * s, const struct lesskv_layer 
     }
 }
 
-double lesskv_state_query_ref(const struct state * s, const struct lesskv_layer * layer, int32_t head_q, const float * qn, double * value, float * phi, float * tmp) {
+// out[D] = x[D] as it was before the rotation, element by element: the Hadamard matrix has -1 where the row's and the column's number have an
+// odd number of bits in common.
+static void rotate_back_ref(const struct lesskv_layer * l, const float * x, float * out) {
+    const int32_t n = l->rotation > 0 ? l->rotation : 1;
+    for (int32_t d = 0; d < l->dk; d++) {
+        const float * block = x + d / n * n;
+        double sum = 0;
+        for (int32_t i = 0; i < n; i++) {
+            sum += __builtin_parity((unsigned) (d % n & i)) ? -(double) block[i] : (double) block[i];
+        }
+        out[d] = (float) (sum / sqrt((double) n));
+    }
+}
+
+double lesskv_state_query_ref(const struct state * s, const struct lesskv_layer * layer, int32_t head_q, const float * qn, double * value, float * row, float * phi, float * tmp) {
     const size_t rank = rank_of(layer), dv = (size_t) layer->dv;
-    lesskv_phi_ref(layer->kernels, layer->dk, head_q, qn, phi, tmp);
+    rotate_back_ref(layer, qn, row);
+    lesskv_phi_ref(layer->kernels, layer->dk, head_q, row, phi, tmp);
     double mass = 0;
     for (size_t r = 0; r < rank; r++) {
         mass += (double) phi[r] * (double) s->z[r];
@@ -181,9 +207,10 @@ double lesskv_state_query_ref(const struct state * s, const struct lesskv_layer 
 }
 
 void lesskv_state_fold_ref(double * sums, const struct lesskv_layer * layer, int32_t head_kv, const void * k, const void * v, float * row, float * psi, float * tmp) {
-    float * key = row, * value = row + layer->dk;
-    lesskv_to_f32(layer->type_k, key, k, layer->dk);
+    float * slot = row, * key = slot + layer->dk, * value = key + layer->dk;
+    lesskv_to_f32(layer->type_k, slot, k, layer->dk);
     lesskv_to_f32(layer->type_v, value, v, layer->dv);
+    rotate_back_ref(layer, slot, key);
     lesskv_psi_ref(layer->kernels, layer->dk, head_kv, key, psi, tmp);
     for (int32_t r = 0; r < layer->kernels->rank; r++) {
         for (int32_t c = 0; c < layer->dv; c++) {

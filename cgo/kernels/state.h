@@ -31,22 +31,23 @@ char *       lesskv_state_save(const struct state * s, const struct lesskv_layer
 const char * lesskv_state_load(struct state * s, const struct lesskv_layer * layer, const char * from);
 bool         lesskv_state_saved_ok(const struct lesskv_layer * layer, const char * from); // finite, which a sequence's always is
 
-// Step 4: H += psi(k)^T v, z += psi(k) for m <= LANES pairs, rows of the layer's types. Uses scratch's x, tile, phi, tmp and low.
+// Step 4: H += psi(k)^T v, z += psi(k) for m <= LANES pairs, rows of the layer's types. Uses scratch's x, tile, phi, tmp and low. Here
+// and below keys and queries are as the layer has them, rotated or not.
 void lesskv_state_fold(struct state * s, const struct lesskv_layer * layer, int32_t head_kv, const void * const * k, const void * const * v,
         int32_t m, const struct scratch * scratch);
 
-// logit = scale + log(phi(qn).z), value[Dv] = phi(qn)H / phi(qn).z; a logit of -INFINITY, and no value, where phi(qn).z is 0. Both use scratch's
-// phi and tmp; the second tile too.
+// logit = scale + log(phi(qn).z), value[Dv] = phi(qn)H / phi(qn).z; a logit of -INFINITY, and no value, where phi(qn).z is 0. Both rotate qn
+// back in its place, and use scratch's phi and tmp; the second tile too.
 // m <= FEW_BLOCK queries qn[m][D], each of its query head; values are ldv apart.
-void lesskv_state_query(const struct state * s, const struct lesskv_layer * layer, const int32_t * head_q, const float * qn, int32_t m,
+void lesskv_state_query(const struct state * s, const struct lesskv_layer * layer, const int32_t * head_q, float * qn, int32_t m,
         float * logit, float * value, size_t ldv, const struct scratch * scratch);
 // A block qn[D][LANES] of one query head, of which the first m lanes count: logit[LANES], value[LANES][round_up(Dv, PAD)].
-void lesskv_state_query_block(const struct state * s, const struct lesskv_layer * layer, int32_t head_q, const float * qn, int32_t m,
+void lesskv_state_query_block(const struct state * s, const struct lesskv_layer * layer, int32_t head_q, float * qn, int32_t m,
         float * logit, float * value, const struct scratch * scratch);
 
 // The same in simple loops and double precision. sums: [R][Dv + 1], a row of H and its element of z. phi, psi: R floats; tmp: R' + 2 R;
-// row: D + Dv.
-double lesskv_state_query_ref(const struct state * s, const struct lesskv_layer * layer, int32_t head_q, const float * qn, double * value, float * phi, float * tmp);
+// row: D of a query, 2 D + Dv of a pair.
+double lesskv_state_query_ref(const struct state * s, const struct lesskv_layer * layer, int32_t head_q, const float * qn, double * value, float * row, float * phi, float * tmp);
 void   lesskv_state_fold_ref (double * sums, const struct lesskv_layer * layer, int32_t head_kv, const void * k, const void * v, float * row, float * psi, float * tmp);
 void   lesskv_state_widen    (const struct state * s, const struct lesskv_layer * layer, double * sums);
 void   lesskv_state_round    (struct state * s, const struct lesskv_layer * layer, const double * sums);
