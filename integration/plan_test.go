@@ -44,6 +44,9 @@ func samePlan(t *testing.T, w *worker.Worker, c worker.Config, a *weights.Adapte
 	assert.EqualValues(t, got.SlotBytes, plan.Slots, "slots")
 	assert.EqualValues(t, got.StateBytes, plan.State, "state")
 	assert.EqualValues(t, got.KernelBytes, plan.Kernels, "kernels")
+	if a != nil {
+		assert.EqualValues(t, a.Bytes(), plan.Kernels, "the adapter's own matrices, whatever the slots' types")
+	}
 	assert.EqualValues(t, got.RecurrentBytes, plan.Recurrent, "recurrent")
 	if c.LESS.BudgetBytes == 0 && c.LESS.BudgetFull == 0 || got.Layers > 0 {
 		assert.Equal(t, got.Budget, plan.Budget)

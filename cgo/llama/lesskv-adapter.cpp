@@ -375,44 +375,6 @@ const lesskv_kernels * lesskv_adapter::layer(int il) const {
     return il >= 0 && (size_t) il < kernels.size() && kernels[il].rank > 0 ? &kernels[il] : nullptr;
 }
 
-const lesskv_kernels * lesskv_adapter::rotated(int il, int32_t n_head, int32_t n_head_kv, int32_t dk, int32_t n, size_t & more) const {
-    const lesskv_kernels * of = layer(il);
-    if (!of) {
-        return nullptr;
-    }
-    const auto rotate = [&](lesskv_mat & mat, std::vector<float> & to, int32_t heads) {
-        to.resize((size_t) heads*of->hidden*dk);
-        lesskv_to_f32(mat.type, to.data(), mat.data, (int64_t) to.size());
-        for (int32_t half = 1; half < n; half *= 2) { // the fast Walsh-Hadamard transform of each block
-            for (size_t i = 0; i < to.size(); ++i) {
-                if ((i & half) == 0) {
-                    const float x = to[i], y = to[i + half];
-                    to[i]        = x + y;
-                    to[i + half] = x - y;
-                }
-            }
-        }
-        for (float & x : to) {
-            x /= std::sqrt((float) n);
-        }
-        mat = { LESSKV_TYPE_F32, to.data() };
-    };
-    const std::lock_guard<std::mutex> lock(rotating);
-    auto [it, made] = rotations.try_emplace({ il, n });
-    auto & r = it->second;
-    if (made) {
-        r.kernels = *of;
-        if (of->phi[0].data) {
-            rotate(r.kernels.phi[0], r.phi, n_head);
-        }
-        if (of->psi[0].data) {
-            rotate(r.kernels.psi[0], r.psi, n_head_kv);
-        }
-    }
-    more += (r.phi.size() + r.psi.size())*sizeof(float);
-    return &r.kernels;
-}
-
 // What a layer has of phi and psi must be of use: phi where something is folded, psi where something of what is folded is read.
 void lesskv_adapter::check_shared(const llama_hparams & h) const {
     const auto bad = [&](uint32_t il, const char * found, const std::string & wanted) {

@@ -5,10 +5,7 @@
 #include "lesskv.h"
 
 #include <cstdint>
-#include <map>
-#include <mutex>
 #include <string>
-#include <utility>
 #include <vector>
 
 struct llama_hparams;
@@ -28,10 +25,6 @@ struct lesskv_adapter {
     // NULL: the layer runs sparse only. A layer that shares another's cache has phi alone; that one has psi if any that attends to it has phi.
     const lesskv_kernels * layer(int il) const;
 
-    // The same for queries and keys of dk numbers that were rotated by the Hadamard matrix of n dimensions, block by block: they answer
-    // what those of layer would for vectors that were not. Their first matrices are rotated too, in F32, which adds to bytes. Made once.
-    const lesskv_kernels * rotated(int il, int32_t n_head, int32_t n_head_kv, int32_t dk, int32_t n, size_t & bytes) const;
-
     std::string path;
     int32_t     rank = 0, hidden = 0;
     std::string policy;                                // trained with
@@ -46,11 +39,4 @@ private:
 
     std::vector<lesskv_kernels>       kernels;          // by layer; rank 0: none
     std::vector<std::vector<uint8_t>> weights;          // what they point at
-
-    struct rotation {
-        lesskv_kernels kernels;
-        std::vector<float> phi, psi; // first matrices
-    };
-    mutable std::mutex rotating;
-    mutable std::map<std::pair<int, int32_t>, rotation> rotations; // by layer and n
 };

@@ -300,8 +300,8 @@ ggml_tensor * build(
         ggml_build_forward_expand(g.gf, k);
         return project(g, in.device->attend(g, l, q, k, v), wo, wo_b, wo_s);
     }
-    if (l.rot_k) {
-        q = llama_mul_mat_hadamard(g.ctx0, q, in.hadamard.at(l.rot_k));
+    if (p.rotation) {
+        q = llama_mul_mat_hadamard(g.ctx0, q, in.hadamard.at(p.rotation));
     }
     if (l.shares) {
         k = in.owners.at(l.i).k;
@@ -309,8 +309,8 @@ ggml_tensor * build(
     } else {
         ggml_build_forward_expand(g.gf, v);
         ggml_build_forward_expand(g.gf, k);
-        if (l.rot_k) {
-            k = llama_mul_mat_hadamard(g.ctx0, k, in.hadamard.at(l.rot_k));
+        if (p.rotation) {
+            k = llama_mul_mat_hadamard(g.ctx0, k, in.hadamard.at(p.rotation));
         }
         if (l.rot_v) {
             v = llama_mul_mat_hadamard(g.ctx0, v, in.hadamard.at(l.rot_v));

@@ -190,15 +190,12 @@ void lesskv_memory::resolve(const lesskv_config & cfg, const layer_filter_cb & a
                         l.params.dk, l.params.dv));
         }
         // as llama_kv_cache does, so that with nothing evicted quantised slots are its quantised cache
-        l.rot_k = ggml_is_quantized((ggml_type) type_k) && l.params.dk % 64 == 0 ? l.params.dk & -l.params.dk : 0;
+        l.params.rotation = ggml_is_quantized((ggml_type) type_k) && l.params.dk % 64 == 0 ? l.params.dk & -l.params.dk : 0;
         l.rot_v = ggml_is_quantized((ggml_type) type_v) && l.params.dv % 64 == 0 ? 64 : 0;
-        for (const int32_t n : { l.rot_k, l.rot_v }) {
+        for (const int32_t n : { l.params.rotation, l.rot_v }) {
             if (n > 0 && hadamard.count(n) == 0) {
                 hadamard[n] = hadamard_matrix(n);
             }
-        }
-        if (l.params.kernels && l.rot_k && l.params.n_swa == 0) {
-            l.params.kernels = adapter->rotated(il, l.params.n_head, l.params.n_head_kv, l.params.dk, l.rot_k, bytes_kernels);
         }
         if (!hparams.has_kv(il)) {
             share(l);

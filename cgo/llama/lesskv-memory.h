@@ -44,7 +44,7 @@ struct lesskv_memory_layer {
     lesskv_layer params = {};
     float   scale = 0.0f;    // kq_scale, known when the graph is built
     float   soft_cap = 0.0f;
-    int32_t rot_k = 0, rot_v = 0; // of quantised slots: the Hadamard matrix that rotates their vectors; 0: none does
+    int32_t rot_v = 0;       // the Hadamard matrix that rotates values, as params.rotation rotates queries and keys; 0: none does
     bool    used = false;    // the graph has it: not so for layers that only a speculative head would run
 };
 
@@ -221,7 +221,7 @@ private:
 
     const lesskv_adapter * adapter = nullptr; // null: sparse only
     std::unique_ptr<const lesskv_adapter> own; // where the configuration only names a file
-    size_t bytes_kernels = 0; // the adapter's, and of what is rotated
+    size_t bytes_kernels = 0; // the adapter's
     mutable std::string fingerprint; // the model's, once a state has asked for it
 
     std::map<int32_t, std::vector<float>> hadamard; // normalised, by size

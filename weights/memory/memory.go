@@ -183,19 +183,8 @@ func lay(m *weights.Model, c Cache) (*layout, error) {
 			return nil, fmt.Errorf("layer %d: %w", i, err)
 		}
 		window := m.Window(i)
-		if a != nil && window == 0 {
-			k := &a.Kernels[i]
-			if quantised(c.Key) && s.KeyLength%64 == 0 { // W1 and U1 are there a second time, rotated
-				if k.HasPhi() {
-					l.kernels += uint64(4 * s.Heads * a.Hidden * s.KeyLength)
-				}
-				if k.HasPsi() {
-					l.kernels += uint64(4 * s.HeadsKV * a.Hidden * s.KeyLength)
-				}
-			}
-			if k.HasPsi() && !m.Shares(i) {
-				l.state += uint64(4 * s.HeadsKV * a.Rank * (s.ValueLength + 1))
-			}
+		if a != nil && window == 0 && a.Kernels[i].HasPsi() && !m.Shares(i) {
+			l.state += uint64(4 * s.HeadsKV * a.Rank * (s.ValueLength + 1))
 		}
 		switch {
 		case m.Shares(i):
@@ -213,8 +202,6 @@ func lay(m *weights.Model, c Cache) (*layout, error) {
 	}
 	return l, nil
 }
-
-func quantised(t gguf.Type) bool { return t == gguf.Q8_0 || t == gguf.Q4_0 }
 
 // slots returns the bytes of all slots under a budget.
 func (l *layout) slots(budget int) (uint64, error) {

@@ -78,6 +78,18 @@ func TestParseBudget(t *testing.T) {
 	}
 }
 
+// phi and psi take their own bytes, whatever slots they read: rotated ones too.
+func TestKernelBytes(t *testing.T) {
+	m, err := weights.ReadModel("../../integration/testdata/gopher-5m.gguf")
+	require.NoError(t, err)
+	a := weights.Random(m, 4, 4, weights.Trained{Policy: "h2o", Ubatch: 32, Context: 1024}, 1)
+	for _, key := range []gguf.Type{gguf.F32, gguf.F16, gguf.Q8_0, gguf.Q4_0} {
+		bytes, err := Less(m, Cache{Context: 512, Budget: Budget{Tokens: 64}, Pinned: 1, Key: key, Value: gguf.F16, Adapter: a})
+		require.NoError(t, err)
+		require.Equal(t, a.Bytes(), bytes.Kernels, key)
+	}
+}
+
 // Shares of heavy hitters are those of the kernels' policies.
 func TestHeavyAsC(t *testing.T) {
 	require.NotEmpty(t, heavy)
