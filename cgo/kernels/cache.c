@@ -63,7 +63,8 @@ static bool layer_ok(const struct lesskv_layer * l) {
     if (l->n_swa < 0 || !l->policy || l->pinned < 0) {
         return false;
     }
-    if (l->rotation < 0 || (l->rotation & (l->rotation - 1)) != 0 || (l->rotation > 0 && l->dk % l->rotation != 0)) {
+    const int32_t n = l->rotation;
+    if (n != 0 && (n < LANES || (n & (n - 1)) != 0 || l->dk % n != 0)) {
         return false;
     }
     for (int32_t j = 0; j < l->n_head_kv; j++) {

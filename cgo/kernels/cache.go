@@ -32,7 +32,7 @@ type Layer struct {
 	Pinned    int      // first positions that are never evicted; at most every h
 	Window    int      // > 0: a sliding window of that many tokens, exact, without policy and state
 	Kernels   *Kernels // nil: sparse only
-	Rotation  int      // > 0: queries and keys come rotated by the Hadamard matrix of so many dimensions; phi and psi get them rotated back
+	Rotation  int      // > 0: queries and keys come rotated by the Hadamard matrix of so many dimensions, a power of two from 16 on; phi and psi get them rotated back
 }
 
 // BudgetOf returns what KV head j keeps.

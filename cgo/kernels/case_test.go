@@ -171,8 +171,8 @@ func randomCase(rng *rand.Rand) testCase {
 		c.tokens = append(c.tokens, pick(rng, 1, 2, 7, 8, 9, 16, 1+rng.IntN(50)))
 		n += 10 + c.tokens[len(c.tokens)-1]
 	}
-	if rng.IntN(2) == 0 {
-		l.Rotation = l.KeySize & -l.KeySize >> rng.IntN(3) // a power of two that divides it, or 0
+	if n := l.KeySize & -l.KeySize >> rng.IntN(3); n >= 16 && rng.IntN(3) > 0 {
+		l.Rotation = n
 	}
 	return c
 }

@@ -116,7 +116,8 @@ struct lesskv_layer {
     int32_t n_swa;             // > 0: a sliding window: exact, n_swa - 1 slots, no policy, no state
     const struct lesskv_kernels * kernels; // NULL: sparse only. Ignored if n_swa > 0
     int32_t rotation;          // n > 0: queries and keys come rotated by the Hadamard matrix of n dimensions, block by block ("Quantised
-                               // slots are rotated" in algorithm.md); phi and psi get them rotated back. n is a power of two and divides D
+                               // slots are rotated" in algorithm.md); phi and psi get them rotated back. n is a power of two, 16 at least,
+                               // and divides D
 };
 
 // One layer of one sequence: slots, scores, positions, H, z.

@@ -50,7 +50,7 @@ struct lesskv_level {
     void (*worth_few)(enum lesskv_worth kind, float * x, size_t ld, int32_t n, const float * share, int32_t queries, int32_t tokens, int32_t from);
     void (*activate)(enum lesskv_then then, float * x, size_t n);
     // Rotates x[n][width] by the normalised Hadamard matrix of size dimensions, block by block; twice is not at all. width: 1 or LANES;
-    // size: a power of two that divides n. The bits are the same on every level.
+    // size: a power of two, LANES at least, that divides n.
     void (*rotate)(float * x, size_t n, size_t size, size_t width);
 
     // Training. The two products are in train_math.h.

@@ -81,26 +81,24 @@ static void activate(enum lesskv_then then, float * x, size_t n) {
     }
 }
 
-// The fast Walsh-Hadamard transform: sums and differences of neighbours, then of halves of ever more.
+// The fast Walsh-Hadamard transform: sums and differences of neighbours, then of halves of ever more. Those of a vector's own lanes are taken in
+// a register.
 static void rotate(float * x, size_t n, size_t size, size_t width) {
     const size_t all = n * width;
-    for (size_t half = width; half < size * width; half *= 2) {
+    for (size_t i = 0; width == 1 && i < all; i += VW) {
+        vf_store(x + i, vf_hadamard(vf_load(x + i)));
+    }
+    for (size_t half = width == 1 ? VW : width; half < size * width; half *= 2) {
         for (size_t at = 0; at < all; at += 2 * half) {
-            float * a = x + at, * b = a + half;
-            for (size_t i = 0; half >= VW && i < half; i += VW) {
-                const vf u = vf_load(a + i), v = vf_load(b + i);
-                vf_store(a + i, u + v);
-                vf_store(b + i, u - v);
-            }
-            for (size_t i = 0; half < VW && i < half; i++) {
-                const float u = a[i], v = b[i];
-                a[i] = u + v;
-                b[i] = u - v;
+            for (float * a = x + at, * b = a + half; a < x + at + half; a += VW, b += VW) {
+                const vf u = vf_load(a), v = vf_load(b);
+                vf_store(a, u + v);
+                vf_store(b, u - v);
             }
         }
     }
-    const float scale = 1 / sqrtf((float) size);
-    for (size_t i = 0; i < all; i++) {
-        x[i] *= scale;
+    const vf scale = vf_set(1 / sqrtf((float) size));
+    for (size_t i = 0; i < all; i += VW) {
+        vf_store(x + i, scale * vf_load(x + i));
     }
 }

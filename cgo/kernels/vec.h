@@ -122,9 +122,10 @@ static inline float vf_sum(vf a) {
 }
 
 // Shuffles of two vectors, by the lanes of the result. SPLIT: of each 16 bytes, a lane of a and one of b in turn; PAIR: two of a, two
-// of b; EVEN and ODD: every other 16 bytes of a, then of b.
+// of b; SWAP: the lane of a whose number differs in the bits of k; EVEN and ODD: every other 16 bytes of a, then of b.
 #define SPLIT(i, k) (i) + (k), VW + (i) + (k), (i) + (k) + 1, VW + (i) + (k) + 1
 #define PAIR(i, k)  (i) + (k), (i) + (k) + 1, VW + (i) + (k), VW + (i) + (k) + 1
+#define SWAP(i, k)  (i) ^ (k), ((i) + 1) ^ (k), ((i) + 2) ^ (k), ((i) + 3) ^ (k)
 #define FOUR(i)     (i), (i) + 1, (i) + 2, (i) + 3
 #if VW == 16
 #define EACH(f, k)  f(0, k), f(4, k), f(8, k), f(12, k)
@@ -165,8 +166,27 @@ static inline __attribute__((always_inline)) void vf_sums(const int n, vf * s, f
     }
 }
 
+// a by the Hadamard matrix of VW dimensions, not normalised.
+static inline vf vf_hadamard(vf a) {
+    const vi lane = { EACH(SWAP, 0) };
+    vf b = SHUFFLE(a, a, EACH(SWAP, 1));
+    a = vf_select((lane & 1) != 0, b - a, b + a);
+    b = SHUFFLE(a, a, EACH(SWAP, 2));
+    a = vf_select((lane & 2) != 0, b - a, b + a);
+#if VW > 4
+    b = SHUFFLE(a, a, EACH(SWAP, 4));
+    a = vf_select((lane & 4) != 0, b - a, b + a);
+#endif
+#if VW > 8
+    b = SHUFFLE(a, a, EACH(SWAP, 8));
+    a = vf_select((lane & 8) != 0, b - a, b + a);
+#endif
+    return a;
+}
+
 #undef SPLIT
 #undef PAIR
+#undef SWAP
 #undef FOUR
 #undef EACH
 #undef EVERY
