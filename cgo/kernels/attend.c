@@ -279,7 +279,7 @@ static void softmax_block(const struct task * t, const struct scratch * s, struc
     for (int32_t r = l->n_swa > 0 ? 0 : b->n; r < b->na; r++) {
         int32_t lo, hi;
         visible(t, r < b->n ? t->head->store.pos[r] : (int64_t) t->ub->pos + b->b0 + r - b->n, &lo, &hi);
-        for (int32_t i = b->i0; i < b->i1; i++) {
+        for (int32_t i = b->i0; i < b->i1 && (lo > b->i0 || hi < b->i1); i++) {
             if (i < lo || i >= hi) {
                 b->p[(size_t) r * LANES + (i - b->i0)] = -INFINITY;
             }

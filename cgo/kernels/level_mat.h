@@ -113,7 +113,7 @@ static inline __attribute__((always_inline)) int32_t rows_group(enum lesskv_type
         add_vector(type, nq, nr, row, i, x, ldx, s);
     }
     float sum[SUMS];
-    vf_sums(nq * nr, s, sum);
+    vf_across(true, nq * nr, s, sum);
     for (; i < n; i++) { // of a type that is not in blocks
         for (int r = 0; r < nr; r++) {
             const float w = load1(type, row[r], i);
