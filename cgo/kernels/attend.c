@@ -245,63 +245,58 @@ static void attend_few(const struct lesskv_cache * cache, const struct lesskv_la
     }
 }
 
-// Queries i0 .. i0 + nq - 1, 1 <= nq <= LANES; see internal.h for the layout.
-static void attend_block(const struct task * t, const struct scratch * s, int32_t i0, int32_t nq, float * worth) {
-    const struct lesskv_layer * l = t->layer;
-    const int32_t i1 = i0 + nq;
+// A block of LANES queries, or fewer; see internal.h for the layout.
+struct block {
+    int32_t i0, i1;  // queries, from i0 on, below i1
+    int32_t b0;      // of the micro-batch's pairs those from here on, below i1
+    int32_t n, na;   // slots; pairs in all
+    float * x;       // [D][LANES] queries, times scale
+    float * p;       // [na][LANES] logits, then exponentials
+    float * sum;     // [LANES][round_up(Dv, PAD)]
+    float top[LANES], total[LANES];
+};
 
-    // What no query of the block sees is left out: behind the last query, and before a window.
-    const int32_t b0 = l->n_swa > 0 && i0 >= l->n_swa ? i0 - l->n_swa + 1 : 0;
-    const int32_t n  = l->n_swa > 0 && i0 >= l->n_swa - 1 ? 0 : t->slots_k.n;
-    const int32_t na = n + i1 - b0;
-    const struct rows batch_k = rows_from(t->batch_k, b0, i1 - b0);
-    const struct rows batch_v = rows_from(t->batch_v, b0, i1 - b0);
-    const struct lesskv_level * loops = lesskv_level();
-    float * p = s->logit;
-
-    // 1. logits
-    memset(s->x, 0, (size_t) l->dk * LANES * sizeof(float));
-    for (int32_t i = 0; i < nq; i++) {
-        lesskv_to_f32(LESSKV_TYPE_F32, s->tile, query_at(t, i0 + i), l->dk);
-        for (int32_t d = 0; d < l->dk; d++) {
-            s->x[(size_t) d * LANES + i] = s->tile[d] * t->ub->scale;
+static void read_block(const struct task * t, const struct scratch * s, const struct block * b) {
+    const int32_t dk = t->layer->dk;
+    memset(b->x, 0, (size_t) dk * LANES * sizeof(float));
+    for (int32_t i = b->i0; i < b->i1; i++) {
+        lesskv_to_f32(LESSKV_TYPE_F32, s->tile, query_at(t, i), dk);
+        for (int32_t d = 0; d < dk; d++) {
+            b->x[(size_t) d * LANES + (i - b->i0)] = s->tile[d] * t->ub->scale;
         }
     }
-    lesskv_rows_block(rows_from(t->slots_k, 0, n), l->dk, s->x, p,                      s->tile);
-    lesskv_lap(s->profile, LESSKV_PHASE_SLOTS);
-    lesskv_rows_block(batch_k,                       l->dk, s->x, p + (size_t) n * LANES, s->tile);
+}
+
+// The micro-batch's logits, and softmax over all, not yet divided.
+static void softmax_block(const struct task * t, const struct scratch * s, struct block * b) {
+    const struct lesskv_layer * l = t->layer;
+    const struct lesskv_level * loops = lesskv_level();
+    lesskv_rows_block(rows_from(t->batch_k, b->b0, b->i1 - b->b0), l->dk, b->x, LANES, b->p + (size_t) b->n * LANES, 0, s->tile);
     lesskv_lap(s->profile, LESSKV_PHASE_UBATCH);
     if (t->ub->soft_cap > 0) {
-        loops->soft_cap(p, (size_t) na * LANES, t->ub->soft_cap);
+        loops->soft_cap(b->p, (size_t) b->na * LANES, t->ub->soft_cap);
     }
-    for (int32_t r = l->n_swa > 0 ? 0 : n; r < na; r++) {
+    for (int32_t r = l->n_swa > 0 ? 0 : b->n; r < b->na; r++) {
         int32_t lo, hi;
-        visible(t, r < n ? t->head->store.pos[r] : (int64_t) t->ub->pos + b0 + r - n, &lo, &hi);
-        for (int32_t i = i0; i < i1; i++) {
+        visible(t, r < b->n ? t->head->store.pos[r] : (int64_t) t->ub->pos + b->b0 + r - b->n, &lo, &hi);
+        for (int32_t i = b->i0; i < b->i1 && (lo > b->i0 || hi < b->i1); i++) {
             if (i < lo || i >= hi) {
-                p[(size_t) r * LANES + (i - i0)] = -INFINITY;
+                b->p[(size_t) r * LANES + (i - b->i0)] = -INFINITY;
             }
         }
     }
-
-    // 2. softmax, not yet divided
-    float m[LANES], total[LANES], inv[LANES];
-    loops->softmax_block(p, na, m, total);
-    const int32_t from = lesskv_policy_from(l->policy, t->ub->n_tokens) - i0;
-    for (int i = 0; i < LANES; i++) {
-        inv[i] = i >= from && i < nq && total[i] > 0 ? 1 / total[i] : 0; // of the queries that count for the worth
-    }
+    loops->softmax_block(b->p, b->na, b->top, b->total);
     lesskv_lap(s->profile, LESSKV_PHASE_SOFTMAX);
+}
 
-    // 3. values
-    const size_t ld = round_up((size_t) l->dv, PAD);
-    memset(s->sum, 0, ld * LANES * sizeof(float));
-    lesskv_cols_block(rows_from(t->slots_v, 0, n), l->dv, p,                      nq, s->sum, s->tile);
-    lesskv_lap(s->profile, LESSKV_PHASE_SLOTS);
-    lesskv_cols_block(batch_v,                       l->dv, p + (size_t) n * LANES, nq, s->sum, s->tile);
+// The micro-batch's values, the low-rank state, and what the pairs were worth.
+static void finish_block(const struct task * t, const struct scratch * s, const struct block * b, float * worth) {
+    const struct lesskv_layer * l = t->layer;
+    const int32_t nq = b->i1 - b->i0;
+    const size_t  ld = round_up((size_t) l->dv, PAD);
+    lesskv_cols_block(rows_from(t->batch_v, b->b0, b->i1 - b->b0), l->dv, b->p + (size_t) b->n * LANES, 0, nq, b->sum, s->tile);
     lesskv_lap(s->profile, LESSKV_PHASE_UBATCH);
 
-    // 4. low-rank state
     float logit[LANES];
     for (int i = 0; i < LANES; i++) {
         logit[i] = -INFINITY;
@@ -309,20 +304,59 @@ static void attend_block(const struct task * t, const struct scratch * s, int32_
     if (l->kernels) {
         const float qn = sqrtf((float) l->dk);
         for (size_t d = 0; d < (size_t) l->dk * LANES; d++) {
-            s->x[d] *= qn;
+            b->x[d] *= qn;
         }
-        lesskv_state_query_block(&t->head->state, l, t->head_q, s->x, nq, logit, s->low, s);
+        lesskv_state_query_block(&t->head->state, l, t->head_q, b->x, nq, logit, s->low, s);
         lesskv_lap(s->profile, LESSKV_PHASE_PHI);
     }
     for (int32_t i = 0; i < nq; i++) {
-        join(t, i0 + i, s->sum + i * ld, m[i], total[i], logit[i], s->low + i * ld);
+        join(t, b->i0 + i, b->sum + i * ld, b->top[i], b->total[i], logit[i], s->low + i * ld);
     }
     lesskv_lap(s->profile, LESSKV_PHASE_SOFTMAX);
 
-    // 5. what the pairs were worth; a policy that asks has no window, so the rows are the slots and the micro-batch
+    // a policy that asks has no window, so the rows are the slots and the micro-batch
+    const int32_t from = lesskv_policy_from(l->policy, t->ub->n_tokens) - b->i0;
     if (worth && from < nq) {
-        loops->worth_block(l->policy->worth, p, na, inv, worth);
+        float inv[LANES];
+        for (int i = 0; i < LANES; i++) {
+            inv[i] = i >= from && i < nq && b->total[i] > 0 ? 1 / b->total[i] : 0; // of the queries that count
+        }
+        lesskv_level()->worth_block(l->policy->worth, b->p, b->na, inv, worth);
         lesskv_lap(s->profile, LESSKV_PHASE_SCORE);
+    }
+}
+
+// Queries i0 .. i0 + nq - 1, 1 <= nq <= LANES s->blocks.
+static void attend_blocks(const struct task * t, const struct scratch * s, int32_t i0, int32_t nq, float * worth) {
+    const struct lesskv_layer * l = t->layer;
+    const int32_t n  = l->n_swa > 0 && i0 >= l->n_swa - 1 ? 0 : t->slots_k.n; // 0: no query sees a slot
+    const size_t  ld = round_up((size_t) l->dv, PAD);
+    struct block block[BLOCKS];
+    int32_t n_block = 0;
+    for (int32_t i = i0; i < i0 + nq; i += LANES) {
+        struct block * b = &block[n_block];
+        b->i0  = i;
+        b->i1  = i0 + nq - i < LANES ? i0 + nq : i + LANES;
+        b->b0  = l->n_swa > 0 && i >= l->n_swa ? i - l->n_swa + 1 : 0; // what is before a window is left out, and what is behind the last query
+        b->n   = n;
+        b->na  = n + b->i1 - b->b0;
+        b->x   = s->x     + (size_t) n_block * LANES * (size_t) l->dk;
+        b->p   = s->logit + (size_t) n_block * LANES * s->width;
+        b->sum = s->sum   + (size_t) n_block * LANES * ld;
+        read_block(t, s, b);
+        n_block++;
+    }
+
+    lesskv_rows_block(rows_from(t->slots_k, 0, n), l->dk, s->x, nq, s->logit, LANES * s->width, s->tile);
+    lesskv_lap(s->profile, LESSKV_PHASE_SLOTS);
+    for (int32_t i = 0; i < n_block; i++) {
+        softmax_block(t, s, &block[i]);
+    }
+    memset(s->sum, 0, (size_t) n_block * LANES * ld * sizeof(float));
+    lesskv_cols_block(rows_from(t->slots_v, 0, n), l->dv, s->logit, LANES * s->width, nq, s->sum, s->tile);
+    lesskv_lap(s->profile, LESSKV_PHASE_SLOTS);
+    for (int32_t i = 0; i < n_block; i++) {
+        finish_block(t, s, &block[i], worth);
     }
 }
 
@@ -350,8 +384,9 @@ void lesskv_attend(const struct lesskv_cache * cache, const struct lesskv_ubatch
             worth = s.worth + ((size_t) head_q * (size_t) s.n_chunk + (size_t) chunk) * s.width;
             memset(worth, 0, ((size_t) t.head->store.n + (size_t) i1) * sizeof(float));
         }
-        for (int32_t i = i0; i < i1; i += LANES) {
-            attend_block(&t, &s, i, i1 - i < LANES ? i1 - i : LANES, worth);
+        const int32_t together = LANES * s.blocks;
+        for (int32_t i = i0; i < i1; i += together) {
+            attend_blocks(&t, &s, i, i1 - i < together ? i1 - i : together, worth);
         }
     }
     if (s.profile) {

@@ -40,17 +40,20 @@ func benchmark(b *testing.B, f func(b *testing.B, cache *Cache, u *Ubatch)) {
 		name         string
 		b, tokens    int
 		keys, values Type
+		size         int
 	}{
-		{"1024 slots, 512 tokens, f16", 1024, 512, F16, F16},
-		{"1024 slots, 512 tokens, q8_0", 1024, 512, Q80, Q80},
-		{"1024 slots, 512 tokens, q4_0 and q8_0", 1024, 512, Q40, Q80},
-		{"1024 slots, decoding, f32", 1024, 1, F32, F32},
-		{"1024 slots, decoding, f16", 1024, 1, F16, F16},
-		{"1024 slots, decoding, q8_0", 1024, 1, Q80, Q80},
-		{"1024 slots, decoding, q4_0 and q8_0", 1024, 1, Q40, Q80},
+		{"1024 slots, 512 tokens, f16", 1024, 512, F16, F16, 128},
+		{"1024 slots, 512 tokens, q8_0", 1024, 512, Q80, Q80, 128},
+		{"1024 slots, 512 tokens, q4_0 and q8_0", 1024, 512, Q40, Q80, 128},
+		{"1024 slots of 64, 512 tokens, f16", 1024, 512, F16, F16, 64},
+		{"1024 slots of 64, 512 tokens, q8_0", 1024, 512, Q80, Q80, 64},
+		{"1024 slots, decoding, f32", 1024, 1, F32, F32, 128},
+		{"1024 slots, decoding, f16", 1024, 1, F16, F16, 128},
+		{"1024 slots, decoding, q8_0", 1024, 1, Q80, Q80, 128},
+		{"1024 slots, decoding, q4_0 and q8_0", 1024, 1, Q40, Q80, 128},
 	} {
 		list = append(list, testCase{name: big.name, rank: 8, hidden: 16, tokens: []int{1024, big.tokens}, layer: Layer{
-			Heads: 8, HeadsKV: 2, KeySize: 128, ValueSize: 128, KeyType: big.keys, ValueType: big.values,
+			Heads: 8, HeadsKV: 2, KeySize: big.size, ValueSize: big.size, KeyType: big.keys, ValueType: big.values,
 			Policy: "h2o", Budget: big.b, Heavy: big.b / 2, Pinned: 1}})
 	}
 	for _, c := range list {

@@ -65,6 +65,10 @@ func cases() []testCase {
 		{name: "ties", layer: layer(2, 1, 8, 8, 12, "peak"), rank: 4, hidden: 8, mute: true, tokens: append(repeat(200, 10), repeat(1, 20)...)}, // long enough for the first scores to fade
 		{name: "scales", layer: layer(6, 3, 32, 32, 20, "peak"), rank: 8, hidden: 16, scaled: true, softCap: 8, sinks: true, tokens: []int{50, 20, 1, 1, 7}},
 		{name: "logits above 88 and below -100", layer: layer(4, 2, 64, 64, 24, "h2o"), rank: 8, hidden: 16, scaled: true, constant: 96, tokens: []int{50, 20, 1, 1, 7}},
+		{name: "several blocks of queries", layer: layer(4, 2, 64, 64, 102, "h2o"), rank: 8, hidden: 16, tokens: []int{390, 170, 300}},
+		{name: "several blocks, large heads", layer: layer(2, 1, 80, 128, 40, "peak"), rank: 8, hidden: 16, softCap: 5, sinks: true, tokens: []int{390, 170}},
+		{name: "so many slots that fewer blocks go together", layer: layer(2, 1, 16, 16, 30000, "h2o"), rank: 4, hidden: 8, tokens: []int{390, 170}},
+		{name: "so many slots that one block goes alone", layer: layer(2, 1, 16, 16, 70000, "peak"), rank: 4, hidden: 8, tokens: []int{390, 170}},
 		{name: "sparse only", layer: layer(4, 2, 64, 64, 40, "h2o"), tokens: []int{50, 20, 1, 1}},
 	}
 	for _, policy := range PolicyNames() {
@@ -75,7 +79,7 @@ func cases() []testCase {
 	window := layer(4, 2, 64, 64, 1, "h2o")
 	for _, n := range []int{1, 2, 17, 100} {
 		window.Window = n
-		list = append(list, testCase{name: fmt.Sprintf("window of %d", n), layer: window, tokens: []int{9, 40, 64, 1, 1, 3, 130}})
+		list = append(list, testCase{name: fmt.Sprintf("window of %d", n), layer: window, tokens: []int{9, 40, 64, 1, 1, 3, 130, 390}})
 	}
 	q8 := layer(8, 2, 64, 96, 30, "h2o")
 	q8.KeyType, q8.ValueType = Q80, Q80

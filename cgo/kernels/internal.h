@@ -2,7 +2,8 @@
 //
 // Matrix products come in two forms. For prompts, a block of LANES queries is one operand, transposed: x[n][LANES], so
 // that a vector is the same element of all queries, a row of the other operand is read once for all of them, and softmax
-// needs no horizontal operation. For decoding, one query is a plain vector and the work is reading rows.
+// needs no horizontal operation; a few blocks go together, for which a row is converted to floats once. For decoding, one
+// query is a plain vector and the work is reading rows.
 
 #ifndef LESSKV_INTERNAL_H
 #define LESSKV_INTERNAL_H
@@ -103,10 +104,15 @@ void     lesskv_sort(uint64_t * key, int32_t n);                    // ascending
 #define FEW_BLOCK  16  // queries at a time
 #define COMMIT_UNITS 8 // shares of the scores of all KV heads together, about
 
+// So many blocks of a chunk's queries go together, if their logits do not take more than so many bytes; one at least.
+#define BLOCKS 4
+#define BLOCKS_BYTES (4 << 20)
+
 struct scratch {
     int32_t chunk;   // queries of a unit; 1 in a small micro-batch
+    int32_t blocks;  // of LANES queries that go together
     int32_t n_chunk; // chunks of a query head
-    size_t  width;   // floats between two chunks' worths
+    size_t  width;   // B + T, rounded up: floats between two chunks' worths, rows between two blocks' logits
     float * worth;   // [Hq][n_chunk][width]: slots, micro-batch; NULL if the policy has no use for it
     bool    few;     // a small micro-batch: worth holds exponentials, to be multiplied by share
 
@@ -119,11 +125,11 @@ struct scratch {
     float * state_value; // [Hkv][n][round_up(Dv, PAD)]
 
     // of one thread
-    float * x;     // [D][LANES] queries, or keys to fold; [FEW_BLOCK][D]
-    float * logit; // [B + T][LANES]; [FEW_BLOCK][slots of a part + T]
+    float * x;     // [blocks][D][LANES] queries; [D][LANES] keys to fold; [FEW_BLOCK][D]
+    float * logit; // [blocks][width][LANES]; [FEW_BLOCK][slots of a part + T]
     float * tile;  // for products
-    float * sum;   // [LANES][round_up(Dv, PAD)] over A
-    float * low;   // the same, the state's values; a value to fold
+    float * sum;   // [blocks][LANES][round_up(Dv, PAD)] over A
+    float * low;   // [LANES][round_up(Dv, PAD)] the state's values; a value to fold
     float * phi;   // [R][LANES]; [FEW_BLOCK][R]; psi
     float * tmp;   // [R' + 2 R][LANES]
     float * score; // [T] scores of the micro-batch's pairs

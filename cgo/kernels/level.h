@@ -27,15 +27,16 @@ struct lesskv_level {
     // as lesskv_to_f32
     void (*to_f32)(enum lesskv_type type, float * dst, const void * src, int64_t n);
 
-    // Products. n: elements of a row. tile: TILE x round_up(n, PAD) floats.
+    // Products. n: elements of a row. tile: TILE x round_up(n, PAD) floats. nq queries of prompts are blocks of LANES, the last one
+    // with lanes to spare; a row is converted once for all of them. ld: floats from one block to the next.
     // out[q][row] = a[row] . x[q][n], for nq queries; ldx, ldo: floats from one query to the next
     void (*rows_few)(struct rows a, int32_t n, const float * x, size_t ldx, int32_t nq, float * out, size_t ldo);
-    // out[row][LANES] = a[row] . x[n][LANES]
-    void (*rows_block)(struct rows a, int32_t n, const float * x, float * out, float * tile);
+    // out[block][row][LANES] = a[row] . x[block][n][LANES]
+    void (*rows_block)(struct rows a, int32_t n, const float * x, int32_t nq, float * out, size_t ld, float * tile);
     // out[q][n] += sum over rows of p[q][row] a[row], for nq queries
     void (*cols_few)(struct rows a, int32_t n, const float * p, size_t ldp, int32_t nq, float * out, size_t ldo);
-    // out[LANES][round_up(n, PAD)] += sum over rows of p[row][LANES] a[row], for the first nq lanes at least
-    void (*cols_block)(struct rows a, int32_t n, const float * p, int32_t nq, float * out, float * tile);
+    // out[block][LANES][round_up(n, PAD)] += sum over rows of p[block][row][LANES] a[row], for the first nq lanes at least
+    void (*cols_block)(struct rows a, int32_t n, const float * p, size_t ld, int32_t nq, float * out, float * tile);
 
     // x[n] = cap tanh(x / cap), n a multiple of LANES
     void (*soft_cap)(float * x, size_t n, float cap);
@@ -81,16 +82,16 @@ static inline void lesskv_rows_few(struct rows a, int32_t n, const float * x, si
     lesskv_level()->rows_few(a, n, x, ldx, nq, out, ldo);
 }
 
-static inline void lesskv_rows_block(struct rows a, int32_t n, const float * x, float * out, float * tile) {
-    lesskv_level()->rows_block(a, n, x, out, tile);
+static inline void lesskv_rows_block(struct rows a, int32_t n, const float * x, int32_t nq, float * out, size_t ld, float * tile) {
+    lesskv_level()->rows_block(a, n, x, nq, out, ld, tile);
 }
 
 static inline void lesskv_cols_few(struct rows a, int32_t n, const float * p, size_t ldp, int32_t nq, float * out, size_t ldo) {
     lesskv_level()->cols_few(a, n, p, ldp, nq, out, ldo);
 }
 
-static inline void lesskv_cols_block(struct rows a, int32_t n, const float * p, int32_t nq, float * out, float * tile) {
-    lesskv_level()->cols_block(a, n, p, nq, out, tile);
+static inline void lesskv_cols_block(struct rows a, int32_t n, const float * p, size_t ld, int32_t nq, float * out, float * tile) {
+    lesskv_level()->cols_block(a, n, p, ld, nq, out, tile);
 }
 
 #endif

@@ -113,7 +113,7 @@ static inline __attribute__((always_inline)) int32_t rows_group(enum lesskv_type
         add_vector(type, nq, nr, row, i, x, ldx, s);
     }
     float sum[SUMS];
-    vf_sums(nq * nr, s, sum);
+    vf_across(true, nq * nr, s, sum);
     for (; i < n; i++) { // of a type that is not in blocks
         for (int r = 0; r < nr; r++) {
             const float w = load1(type, row[r], i);
@@ -269,50 +269,56 @@ static inline void rows_tile(const float * tile, int32_t n, const float * x, flo
     }
 }
 
-static void rows_block(struct rows a, int32_t n, const float * x, float * out, float * tile) {
+static void rows_block(struct rows a, int32_t n, const float * x, int32_t nq, float * out, size_t ld, float * tile) {
     for (int32_t r = 0; r < a.n; r += ROWS) {
         const int32_t m = a.n - r < ROWS ? a.n - r : ROWS;
         for (int32_t i = 0; i < ROWS; i++) {
             to_f32(a.type, tile + (size_t) i * n, row_at(a, i < m ? r + i : r), n);
         }
-        if (m == ROWS) {
-            rows_tile(tile, n, x, out + (size_t) r * LANES);
-        } else {
-            float last[ROWS * LANES];
-            rows_tile(tile, n, x, last);
-            memcpy(out + (size_t) r * LANES, last, (size_t) m * LANES * sizeof(float));
+        for (int32_t block = 0; block * LANES < nq; block++) {
+            const float * from = x + (size_t) block * LANES * (size_t) n;
+            float * to = out + (size_t) block * ld + (size_t) r * LANES;
+            if (m == ROWS) {
+                rows_tile(tile, n, from, to);
+            } else {
+                float last[ROWS * LANES];
+                rows_tile(tile, n, from, last);
+                memcpy(to, last, (size_t) m * LANES * sizeof(float));
+            }
         }
     }
 }
 
-static void cols_block(struct rows a, int32_t n, const float * p, int32_t nq, float * out, float * tile) {
+static void cols_block(struct rows a, int32_t n, const float * p, size_t ld, int32_t nq, float * out, float * tile) {
     enum { Q = 4 }; // queries at a time; two vectors of each
-    const size_t ld = round_up((size_t) n, PAD);
+    const size_t width = round_up((size_t) n, PAD);
     for (int32_t r = 0; r < a.n; r += TILE) {
         const int32_t m = a.n - r < TILE ? a.n - r : TILE;
         for (int32_t i = 0; i < m; i++) {
-            to_f32(a.type, tile + i * ld, row_at(a, r + i), n);
-            memset(tile + i * ld + n, 0, (ld - (size_t) n) * sizeof(float));
+            to_f32(a.type, tile + i * width, row_at(a, r + i), n);
+            memset(tile + i * width + n, 0, (width - (size_t) n) * sizeof(float));
         }
-        for (size_t c = 0; c < ld; c += 2 * VW) {
-            for (int q = 0; q < nq; q += Q) {
+        for (size_t c = 0; c < width; c += 2 * VW) {
+            for (int32_t q = 0; q < nq; q += Q) {
+                const float * weight = p + (size_t) (q / LANES) * ld + (size_t) r * LANES + q % LANES;
+                float * to = out + (size_t) q * width + c;
                 vf s[Q][2];
                 for (int j = 0; j < Q; j++) {
-                    s[j][0] = vf_load(out + (q + j) * ld + c);
-                    s[j][1] = vf_load(out + (q + j) * ld + c + VW);
+                    s[j][0] = vf_load(to + j * width);
+                    s[j][1] = vf_load(to + j * width + VW);
                 }
                 for (int32_t i = 0; i < m; i++) {
-                    const vf v0 = vf_load_once(tile + i * ld + c);
-                    const vf v1 = vf_load_once(tile + i * ld + c + VW);
+                    const vf v0 = vf_load_once(tile + i * width + c);
+                    const vf v1 = vf_load_once(tile + i * width + c + VW);
                     for (int j = 0; j < Q; j++) {
-                        const vf w = vf_set(p[(size_t) (r + i) * LANES + q + j]);
+                        const vf w = vf_set(weight[i * LANES + j]);
                         s[j][0] = vf_fma(w, v0, s[j][0]);
                         s[j][1] = vf_fma(w, v1, s[j][1]);
                     }
                 }
                 for (int j = 0; j < Q; j++) {
-                    vf_store(out + (q + j) * ld + c, s[j][0]);
-                    vf_store(out + (q + j) * ld + c + VW, s[j][1]);
+                    vf_store(to + j * width, s[j][0]);
+                    vf_store(to + j * width + VW, s[j][1]);
                 }
             }
         }

@@ -39,20 +39,31 @@ static void softmax_block(float * x, int32_t n, float * top, float * sum) {
     }
 }
 
-// out[r] joined by the sum, or the largest, of p[r][LANES] * inv[LANES].
-static void worth_block(enum lesskv_worth kind, const float * p, int32_t n, const float * inv, float * out) {
-    for (int32_t r = 0; r < n; r++) {
-        vf w = vf_number(vf_load(p + (size_t) r * LANES) * vf_load(inv));
-        for (int j = VW; j < LANES; j += VW) {
-            const vf o = vf_number(vf_load(p + (size_t) r * LANES + j) * vf_load(inv + j));
-            w = kind == LESSKV_WORTH_SUM ? w + o : vf_max(o, w);
+// VW rows at a time, or what is left of them.
+static inline __attribute__((always_inline)) void worth_rows(const bool sum, const float * x, int32_t n, const float * inv, float * worth) {
+    for (int32_t r = 0; r < n; r += VW) {
+        const int32_t m = n - r < VW ? n - r : VW;
+        vf w[VW];
+        for (int i = 0; i < VW; i++) {
+            const float * row = x + (size_t) (i < m ? r + i : r) * LANES;
+            w[i] = vf_number(vf_load(row) * vf_load(inv));
+            for (int j = VW; j < LANES; j += VW) {
+                w[i] = vf_join(sum, vf_number(vf_load(row + j) * vf_load(inv + j)), w[i]);
+            }
         }
-        if (kind == LESSKV_WORTH_SUM) {
-            out[r] += vf_sum(w);
-        } else {
-            const float top = vf_top(w);
-            out[r] = top > out[r] ? top : out[r];
+        float add[VW];
+        vf_across(sum, VW, w, add);
+        for (int32_t i = 0; i < m; i++) {
+            worth[r + i] = sum ? worth[r + i] + add[i] : add[i] > worth[r + i] ? add[i] : worth[r + i];
         }
+    }
+}
+
+static void worth_block(enum lesskv_worth kind, const float * x, int32_t n, const float * inv, float * worth) {
+    if (kind == LESSKV_WORTH_SUM) {
+        worth_rows(true, x, n, inv, worth);
+    } else {
+        worth_rows(false, x, n, inv, worth);
     }
 }
 

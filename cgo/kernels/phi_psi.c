@@ -15,7 +15,7 @@ static struct rows head_of(struct lesskv_mat m, int32_t head, int32_t n_out, int
 }
 
 static void layer(struct lesskv_mat m, int32_t head, int32_t n_out, int32_t n_in, enum lesskv_then then, const float * x, float * out, float * tile) {
-    lesskv_rows_block(head_of(m, head, n_out, n_in), n_in, x, out, tile);
+    lesskv_rows_block(head_of(m, head, n_out, n_in), n_in, x, LANES, out, 0, tile);
     lesskv_level()->activate(then, out, (size_t) n_out * LANES);
 }
 

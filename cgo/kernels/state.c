@@ -169,7 +169,7 @@ void lesskv_state_query_block(const struct state * s, const struct lesskv_layer 
         }
     }
     memset(value, 0, ldv * LANES * sizeof(float));
-    lesskv_cols_block(rows_of_H(s, layer), layer->dv, scratch->phi, m, value, scratch->tile);
+    lesskv_cols_block(rows_of_H(s, layer), layer->dv, scratch->phi, 0, m, value, scratch->tile);
     for (int32_t i = 0; i < m; i++) {
         logit[i] = answer(layer, head_q, logit[i], value + (size_t) i * ldv);
     }

@@ -6,6 +6,7 @@
 #define LESSKV_VEC_H
 
 #include <math.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -98,7 +99,13 @@ static inline vf vf_select(vi mask, vf a, vf b) {
 
 // The larger one; b where one of them is NaN.
 static inline vf vf_max(vf a, vf b) {
+#if defined(VEC_AVX512)
+    return _mm512_max_ps(a, b);
+#elif defined(VEC_AVX)
+    return _mm256_max_ps(a, b);
+#else
     return vf_select(a > b, a, b);
+#endif
 }
 
 // Zero in the place of NaN and of what is below zero.
@@ -145,19 +152,24 @@ static inline float vf_sum(vf a) {
 #define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (vi) { __VA_ARGS__ })
 #endif
 
-// out[i] is the sum of s[i]'s lanes, for n vectors, a multiple of 4. s and out have room for a multiple of VW; s is overwritten.
-static inline __attribute__((always_inline)) void vf_sums(const int n, vf * s, float * out) {
+static inline __attribute__((always_inline)) vf vf_join(const bool sum, vf a, vf b) {
+    return sum ? a + b : vf_max(a, b);
+}
+
+// out[i] is the sum, or the largest, of s[i]'s lanes, for n vectors, a multiple of 4. s and out have room for a multiple of VW; s is
+// overwritten.
+static inline __attribute__((always_inline)) void vf_across(const bool sum, const int n, vf * s, float * out) {
     for (int i = 0; i < n / 4; i++) { // four sums in parts, one in each 16 bytes
         const vf * t = s + 4 * i;
-        const vf a = SHUFFLE(t[0], t[1], EACH(SPLIT, 0)) + SHUFFLE(t[0], t[1], EACH(SPLIT, 2));
-        const vf b = SHUFFLE(t[2], t[3], EACH(SPLIT, 0)) + SHUFFLE(t[2], t[3], EACH(SPLIT, 2));
-        s[i] = SHUFFLE(a, b, EACH(PAIR, 0)) + SHUFFLE(a, b, EACH(PAIR, 2));
+        const vf a = vf_join(sum, SHUFFLE(t[0], t[1], EACH(SPLIT, 0)), SHUFFLE(t[0], t[1], EACH(SPLIT, 2)));
+        const vf b = vf_join(sum, SHUFFLE(t[2], t[3], EACH(SPLIT, 0)), SHUFFLE(t[2], t[3], EACH(SPLIT, 2)));
+        s[i] = vf_join(sum, SHUFFLE(a, b, EACH(PAIR, 0)), SHUFFLE(a, b, EACH(PAIR, 2)));
     }
 #if VW > 4
     for (int m = n / 4, w = 4; w < VW; w *= 2, m = (m + 1) / 2) { // half the parts of twice the sums
         for (int i = 0; i < m; i += 2) {
             const vf a = s[i], b = s[i + 1 < m ? i + 1 : i];
-            s[i / 2] = SHUFFLE(a, b, EVERY(0)) + SHUFFLE(a, b, EVERY(4));
+            s[i / 2] = vf_join(sum, SHUFFLE(a, b, EVERY(0)), SHUFFLE(a, b, EVERY(4)));
         }
     }
 #endif

@@ -42,8 +42,9 @@ func Compute(m *weights.Model, ubatch int) uint64 {
 // Scratch estimates what the kernels take beside the cache, for a micro-batch and the most slots of a head of each layer (Bytes.Most):
 // "scratch" in algorithm.md.
 func Scratch(m *weights.Model, slots []int, ubatch, threads int) uint64 {
-	const lanes, pad, tile, chunks, bound = 16, 32, 24, 8, 32 << 20 // cgo/kernels/internal.h
+	const lanes, pad, tile, chunks, bound, together = 16, 32, 24, 8, 32 << 20, 4 << 20 // cgo/kernels/internal.h
 	round := func(n int) int { return (n + pad - 1) / pad * pad }
+	blocks := max(1, min((ubatch+chunks*lanes-1)/(chunks*lanes), 4)) // of queries that go together
 	most, shared := 0, map[int]int{}
 	for i := range m.Layers {
 		if !m.Attends(i) {
@@ -60,7 +61,9 @@ func Scratch(m *weights.Model, slots []int, ubatch, threads int) uint64 {
 			}
 		}
 		parts := min(s.HeadsKV*((held+127)/128), 32+s.HeadsKV) * s.Heads / s.HeadsKV * min(ubatch, chunks) * value * 4
-		thread := pairs*(4*lanes+8) + 4*tile*max(s.KeyLength, value) + 4*lanes*(s.KeyLength+3*value) + 16*ubatch
+		block := 4 * lanes * pairs
+		logits := max(block, min(block*blocks, together))
+		thread := logits + 8*pairs + 4*tile*max(s.KeyLength, value) + 4*lanes*(blocks*(s.KeyLength+value)+2*value) + 16*ubatch
 		most = max(most, scores+parts+threads*thread)
 	}
 	for _, bytes := range shared {
