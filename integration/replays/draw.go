@@ -37,12 +37,14 @@ func drawLimits(path string, levels []int, all []limit) error {
 		p.X.Label.Text = of.unit
 		p.X.Scale, p.Y.Scale = plot.LogScale{}, plot.LogScale{}
 		p.X.Tick.Marker, p.Y.Tick.Marker = plot.LogTicks{Prec: -1}, plot.LogTicks{Prec: -1}
+		p.Y.Label.Text = "measured KL, nats"
 		if i == 0 {
-			p.Y.Label.Text = "measured KL, nats"
-			line := plotter.NewFunction(func(x float64) float64 { return x })
-			line.Color = color.Gray{0xa0}
-			p.Add(line)
-			p.Legend.Top, p.Legend.Left = true, true
+			equal, err := plotter.NewLine(plotter.XYs{{X: 1e-4, Y: 1e-4}, {X: .1, Y: .1}})
+			if err != nil {
+				return err
+			}
+			equal.Color = color.Gray{0xa0}
+			p.Add(equal)
 		}
 		p.Add(plotter.NewGrid())
 		for _, kind := range []struct {

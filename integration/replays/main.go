@@ -107,6 +107,13 @@ func (c *comparison) run(budget, types string, windows, threads int, out string)
 				rank(some, func(l limit) float64 { return l.error }), rank(some, func(l limit) float64 { return l.mass }))
 		}
 	}
+	low, high := math.Inf(1), 0.
+	for _, l := range all {
+		if l.head < 0 {
+			low, high = min(low, l.predicted/l.error), max(high, l.predicted/l.error)
+		}
+	}
+	fmt.Printf("\nA unit of error costs %.2g nats in one layer and %.2g in another.\n", low, high)
 	if err := c.ends(o, held, results); err != nil {
 		return err
 	}

@@ -6,74 +6,39 @@ import (
 	"slices"
 )
 
-// calibrationLevels are the slots to which layers are limited where their heads are replayed: what the layers cost there turns errors
-// into nats.
-func calibrationLevels(budget int, levels []int) []int {
-	i := slices.Index(levels, budget)
-	return []int{levels[max(i-2, 0)]}
+// calibrationLevel returns the slots to which layers are limited where their heads are replayed, one of the levels: about a quarter of the
+// budget, where even a layer that hardly matters costs more than noise.
+func calibrationLevel(budget int, levels []int) int {
+	return levels[max(slices.Index(levels, budget)-2, 0)]
 }
 
-// A calibration is the KL of a layer for each unit of its heads' errors, at one or several levels of slots.
-type calibration struct {
-	levels []int
-	nats   []float64
-}
-
-// at returns it at any number of slots: between two levels a power law, beyond them what it is there.
-func (c calibration) at(n int) float64 {
-	i, ok := slices.BinarySearch(c.levels, n)
-	switch {
-	case ok:
-		return c.nats[i]
-	case i == 0:
-		return c.nats[0]
-	case i == len(c.levels):
-		return c.nats[i-1]
-	}
-	share := math.Log(float64(n)/float64(c.levels[i-1])) / math.Log(float64(c.levels[i])/float64(c.levels[i-1]))
-	return math.Pow(c.nats[i-1], 1-share) * math.Pow(c.nats[i], share)
-}
-
-// calibrate turns the errors of replays into what limiting each head costs. The KL is that of a layer, measured at some of the levels,
-// shared among its heads in proportion to their errors; at the other levels a unit of error costs as much as there. A layer that costs
-// nothing that can be measured counts as the one whose errors cost least.
-func calibrate(r *Result, layers [][]int, losses []Loss, levels []int, measured [][]float64) {
-	sums := make([][]float64, len(layers)) // of the errors, [layer][level]
+// calibrate turns the errors of replays into what limiting each head costs. The KL is that of a layer, measured at one of the levels, shared
+// among its heads in proportion to their errors. At the other levels a unit of error costs as much as there: KL grows as the square of a
+// small change of what a layer puts out. A layer that costs nothing that can be measured counts as the one whose errors cost least.
+func calibrate(r *Result, layers [][]int, losses []Loss, level int, measured []float64) {
+	at := slices.Index(r.Levels, level)
+	nats := make([]float64, len(layers)) // for a unit of error
+	lowest := 0.
 	for i, heads := range layers {
-		sums[i] = make([]float64, len(r.Levels))
+		sum := 0.
 		for _, j := range heads {
-			for l, e := range losses[j].Error {
-				sums[i][l] += e
-			}
+			sum += losses[j].Error[at]
 		}
-	}
-	all := make([]calibration, len(layers))
-	for i := range layers {
-		all[i] = calibration{levels, make([]float64, len(levels))}
-	}
-	for k, n := range levels {
-		l := slices.Index(r.Levels, n)
-		lowest := 0.
-		for i := range layers {
-			if sums[i][l] > 0 {
-				all[i].nats[k] = max(0, measured[i][k]) / sums[i][l]
+		if sum > 0 && measured[i] > 0 {
+			nats[i] = measured[i] / sum
+			if lowest == 0 || nats[i] < lowest {
+				lowest = nats[i]
 			}
-			if x := all[i].nats[k]; x > 0 && (lowest == 0 || x < lowest) {
-				lowest = x
-			}
-		}
-		for i := range layers {
-			all[i].nats[k] = max(all[i].nats[k], lowest)
 		}
 	}
 	for i, heads := range layers {
 		row := make([]float64, len(r.Levels))
-		for l, n := range r.Levels {
-			c := all[i].at(n)
+		for l := range r.Levels {
 			for _, j := range heads {
-				r.Heads[j].Distance[l] = c * losses[j].Error[l]
+				d := max(nats[i], lowest) * losses[j].Error[l]
+				r.Heads[j].Distance[l] = d
+				row[l] += d
 			}
-			row[l] = c * sums[i][l]
 		}
 		for _, j := range heads {
 			falling(r.Heads[j].Distance)

@@ -22,8 +22,8 @@ func TestReplayLevels(t *testing.T) {
 	assert.Equal(t, []int{8, 16, 32, 64, 128, 256, 512, 1024, 1536}, replayLevels(1024, 2048))
 	assert.Equal(t, []int{8, 12, 24, 48, 96, 144}, replayLevels(24, 192))
 	assert.Equal(t, []int{3, 6, 12, 24, 48, 54}, replayLevels(3, 60), "a budget below what a head has at least")
-	assert.Equal(t, []int{53}, calibrationLevels(215, replayLevels(215, 2048)))
-	assert.Equal(t, []int{3}, calibrationLevels(3, replayLevels(3, 60)))
+	assert.Equal(t, 53, calibrationLevel(215, replayLevels(215, 2048)))
+	assert.Equal(t, 3, calibrationLevel(3, replayLevels(3, 60)))
 }
 
 // Small models are measured, as they were before there were replays.
@@ -48,7 +48,7 @@ func TestCalibrate(t *testing.T) {
 		r.Heads[j].Distance = make([]float64, 3)
 	}
 	losses := []Loss{{Error: []float64{6, 3, 1}}, {Error: []float64{2, 1, 0}}, {Error: []float64{5, 2, 3}}, {Error: []float64{0, 0, 0}}}
-	calibrate(r, [][]int{{0, 1}, {2}, {3}}, losses, []int{20}, [][]float64{{.4}, {0}, {0}})
+	calibrate(r, [][]int{{0, 1}, {2}, {3}}, losses, 20, []float64{.4, 0, 0})
 	assert.InDeltaSlice(t, []float64{.6, .3, .1}, r.Heads[0].Distance, 1e-12)
 	assert.InDeltaSlice(t, []float64{.2, .1, 0}, r.Heads[1].Distance, 1e-12)
 	assert.InDeltaSlice(t, []float64{.5, .3, .3}, r.Heads[2].Distance, 1e-12, "a curve that does not rise")
@@ -58,11 +58,6 @@ func TestCalibrate(t *testing.T) {
 	c := corrected(r, [][]int{{0, 1}, {2}, {3}}, []float64{2, 1, 1})
 	assert.InDeltaSlice(t, []float64{1.2, .6, .2}, c.Heads[0].Distance, 1e-12)
 	assert.InDeltaSlice(t, []float64{.6, .3, .1}, r.Heads[0].Distance, 1e-12, "as it was")
-
-	two := calibration{[]int{10, 40}, []float64{4, 1}}
-	for n, want := range map[int]float64{1: 4, 10: 4, 20: 2, 40: 1, 100: 1} {
-		assert.InDelta(t, want, two.at(n), 1e-12, n)
-	}
 }
 
 // tiny returns options for a tiny model.

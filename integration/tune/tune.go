@@ -56,7 +56,7 @@ const (
 	ReplayHeads  Method = "replay"  // limits each layer, and shares what that costs among its heads by the errors of replays
 )
 
-// MostMeasured is how many KV heads a model has at most, of those that have a budget, whose heads are measured. More would take hours.
+// MostMeasured is how many KV heads a model has at most, of those that have a budget, whose heads are measured. More take too many passes.
 const MostMeasured = 16
 
 // Stage is what a run is busy with.
@@ -260,13 +260,13 @@ func (m *meter) layers(ctx context.Context, levels []int) (costs [][]float64, fu
 func (m *meter) replayed(ctx context.Context, r *Result, levels []int, losses []Loss) (err error) {
 	r.Replayed = true
 	m.start(r, levels)
-	at := calibrationLevels(m.budget, levels)
-	costs, full, err := m.layers(ctx, at)
+	at := calibrationLevel(m.budget, levels)
+	costs, full, err := m.layers(ctx, []int{at})
 	if err != nil {
 		return err
 	}
 	r.Full = full
-	calibrate(r, byLayer(m.heads), losses, at, costs)
+	calibrate(r, byLayer(m.heads), losses, at, slices.Concat(costs...))
 	return m.solve(ctx, r)
 }
 
