@@ -47,10 +47,10 @@ output is closer to that of the full cache.
 
 Each layer in turn is limited to a few slots while all others are full, and the
 KL divergence from the full cache is measured; then each head of the layers that
-matter. Of a model with more than 16 KV heads the heads of a layer are told apart
-by replays instead, in far fewer passes. The allocation that results is measured
-as a whole, also on text that it was not tuned on. The text is as for lesskv
-train.
+matter. Of a model with more than 16 KV heads the heads of a layer are told
+apart by replays instead, in far fewer passes. The allocation that results is
+measured as a whole, also on text that it was not tuned on. The text is as for
+lesskv train.
 
 Finished measurements are kept in a folder beside the output (OUTPUT.work)
 until the adapter is written: after Ctrl-C the same command goes on.`,

@@ -174,6 +174,9 @@ func TestReplayIsTheRuntime(t *testing.T) {
 func TestRunReplayed(t *testing.T) {
 	for _, name := range kinds {
 		t.Run(name, func(t *testing.T) {
+			if name == "gemma3n" && testing.Short() {
+				t.Skip("its 25 layers take half of the time")
+			}
 			o := tiny(t, name)
 			stages := map[Stage]int{}
 			o.Progress = func(e Event) { stages[e.Stage]++ }
