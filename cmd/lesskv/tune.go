@@ -50,8 +50,10 @@ output is closer to that of the full cache.
 
 Each layer in turn is limited to a few slots while all others are full, and the
 KL divergence from the full cache is measured; then each head of the layers that
-matter. The allocation that results is measured as a whole, also on text that it
-was not tuned on. The text is as for lesskv train.
+matter. Of a model with more than 16 KV heads the heads of a layer are told
+apart by replays instead, in far fewer passes. The allocation that results is
+measured as a whole, also on text that it was not tuned on. The text is as for
+lesskv train.
 
 With --train phi and psi follow, in the layers in which they gain more than their
 bytes would as slots; then the budget is spread anew beside them. It is lesskv
@@ -77,7 +79,7 @@ until the adapter is written: after Ctrl-C the same command goes on.`,
 	addUbatch(f, &o.Ubatch, 32)
 	addContext(f, &o.context, 2048, ": that of a window, 0 for the model's")
 	addNumber(f, &o.windows, "windows", "", 2, 1, most, "windows of text to tune on; one more is for validation")
-	addNumber(f, &o.Rounds, "rounds", "r", 4, 0, most, "rounds in which each head has a little less or more than the allocation, which is then improved")
+	addNumber(f, &o.Rounds, "rounds", "r", 0, 0, most, "rounds in which heads or layers have a little less or more than the allocation, which is then improved (default: 4, or 1 where heads are replayed)")
 	f.BoolVar(&o.train, "train", false, "train phi and psi too, for the layers in which they pay; the flags down to --disk are for that")
 	t := &o.training.Options
 	addNumber(f, &t.Rank, "rank", "", tune.DefaultRank, 1, weights.MaxSize, "rank of the low-rank state")
@@ -98,9 +100,6 @@ until the adapter is written: after Ctrl-C the same command goes on.`,
 func (o *tuneOptions) parse(m *weights.Model) (err error) {
 	if o.Adapter == noAdapter {
 		o.Adapter = ""
-	}
-	if o.Rounds == 0 {
-		o.Rounds = -1 // as tune has it
 	}
 	if o.context == 0 {
 		o.context = m.Context
@@ -137,6 +136,9 @@ func (o *tuneOptions) run(cmd *cobra.Command) error {
 		if !o.train && cmd.Flags().Changed(flag) {
 			return usageError{fmt.Errorf("--%s is for training: want --train with it", flag)}
 		}
+	}
+	if cmd.Flags().Changed("rounds") && o.Rounds == 0 {
+		o.Rounds = -1 // as tune has it
 	}
 	o.Work = o.output + ".work"
 	texts, err := listTexts(o.texts, o.Work)
@@ -183,7 +185,11 @@ func (o *tuneOptions) run(cmd *cobra.Command) error {
 	meter := progress.New(cmd.ErrOrStderr(), o.quiet)
 	o.Progress = func(e tune.Event) {
 		if e.Total > 0 {
-			meter.Show(progress.Status{Stage: string(e.Stage), Done: int64(e.Done), Total: int64(e.Total), Unit: "measurements"})
+			unit := "measurements"
+			if e.Stage == tune.Replays {
+				unit = "layers"
+			}
+			meter.Show(progress.Status{Stage: string(e.Stage), Done: int64(e.Done), Total: int64(e.Total), Unit: unit})
 		}
 	}
 	t := &tune.Trained{}
@@ -273,18 +279,19 @@ func (o *tuneOptions) table(w io.Writer, t *tune.Trained, a *weights.Adapter) er
 	r := t.Result()
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprint(tw, "layer\thead\t")
-	for _, n := range r.Levels {
-		fmt.Fprintf(tw, "KL at %d\t", n)
+	shown := shownLevels(r)
+	for _, l := range shown {
+		fmt.Fprintf(tw, "KL at %d\t", r.Levels[l])
 	}
 	fmt.Fprintln(tw, "slots\t")
 	for _, h := range r.Heads {
 		fmt.Fprintf(tw, "%d\t%d\t", h.Layer, h.Head)
-		for _, d := range h.Distance {
+		for _, l := range shown {
 			mark := ""
 			if !h.Measured {
 				mark = "~"
 			}
-			fmt.Fprintf(tw, "%s%.5f\t", mark, d)
+			fmt.Fprintf(tw, "%s%.5f\t", mark, h.Distance[l])
 		}
 		fmt.Fprintf(tw, "%d\t\n", h.Slots)
 	}
@@ -303,14 +310,17 @@ func (o *tuneOptions) table(w io.Writer, t *tune.Trained, a *weights.Adapter) er
 			return err
 		}
 	}
+	share := "~ a share of its layer's, which was\nlimited as a whole."
+	if r.Replayed {
+		share = "~ a share of its layer's, by replays."
+	}
 	_, err := fmt.Fprintf(w, `
 KL divergence from the full cache in nats, %d slots a head on average (%.0f KiB), %s:
   equal budgets      %.4f, on text that was not tuned on %.4f
 %s  this allocation    %.4f, on text that was not tuned on %.4f
-Of a head: what limiting it alone costs; ~ a share of its layer's, which was
-limited as a whole.
+Of a head: what limiting it alone costs; %s
 %s: %s
-`, r.Budget, float64(r.Bytes)/1024, o.types, r.Equal, r.EqualValid, without(t), r.Tuned, r.TunedValid, o.output, holds)
+`, r.Budget, float64(r.Bytes)/1024, o.types, r.Equal, r.EqualValid, without(t), r.Tuned, r.TunedValid, share, o.output, holds)
 	return err
 }
 
@@ -349,4 +359,15 @@ func fitted(w io.Writer, t *tune.Trained) error {
 	}
 	_, err := fmt.Fprintf(w, "Errors of the layers' outputs on the validation windows, relative to the sparse policy alone.%s\n", why)
 	return err
+}
+
+// shownLevels returns which levels have a column: of the many that replays have, the budget, a quarter of it, and four times as much.
+func shownLevels(r *tune.Result) (which []int) {
+	at := r.Level()
+	for l := range r.Levels {
+		if !r.Replayed || l == at-2 || l == at || l == at+2 {
+			which = append(which, l)
+		}
+	}
+	return which
 }

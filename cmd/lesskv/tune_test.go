@@ -42,6 +42,12 @@ func TestTuneTable(t *testing.T) {
 		require.NoError(t, o.table(&out, &tune.Trained{Plain: &tune.Result{}}, nil))
 		assert.Contains(t, out.String(), want)
 	}
+	o := tuneOptions{}
+	var out strings.Builder
+	require.NoError(t, o.table(&out, &tune.Trained{Plain: &tune.Result{Budget: 40, Levels: []int{8, 10, 20, 40, 80, 160}, Replayed: true,
+		Heads: []tune.Head{{Layer: 3, Distance: []float64{.6, .5, .4, .3, .2, .1}, Slots: 40}}}}, nil))
+	assert.Regexp(t, `layer +head +KL at 10 +KL at 40 +KL at 160 +slots\n +3 +0 +~0.50000 +~0.30000 +~0.10000 +40\n`, out.String())
+	assert.Contains(t, out.String(), "~ a share of its layer's, by replays.")
 }
 
 // With --train the table says which layers have phi and psi, and why others have none.

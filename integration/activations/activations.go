@@ -43,6 +43,9 @@ func Open(ctx context.Context, path, model string, tokens, threads int) (_ *Runt
 	}); err != nil {
 		return nil, err
 	}
+	if kind, err := gguf.Get[string](r.file, "tokenizer.ggml.model"); err == nil && kind == "none" {
+		return r, nil // tokens alone
+	}
 	if r.start, err = r.w.Tokenize("", true); err != nil {
 		return nil, err
 	}

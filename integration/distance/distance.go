@@ -39,6 +39,13 @@ type Points struct {
 	FullFault     string // the full cache's
 }
 
+// Skip takes n positions for equal, of which nobody wants a number.
+func (p *Points) Skip(n int) {
+	zeros := make([]float64, n)
+	p.KL, p.NLL, p.Full = append(p.KL, zeros...), append(p.NLL, zeros...), append(p.Full, zeros...)
+	p.Agree = append(p.Agree, slices.Repeat([]bool{true}, n)...)
+}
+
 // Add compares a method's rows with the full cache's; next are the tokens that follow each, and may lack the last.
 func (p *Points) Add(e *Expected, out *worker.Output, next []int32) error {
 	if out.Width != e.out.Width || out.Len() != e.out.Len() {

@@ -92,3 +92,16 @@ func TestFaults(t *testing.T) {
 		}
 	}
 }
+
+// Positions that are left out count as equal, and those behind them are where they belong.
+func TestSkip(t *testing.T) {
+	full, other := &worker.Output{Width: 2, Values: []float32{1, 0}}, &worker.Output{Width: 2, Values: []float32{0, 1}}
+	var p Points
+	p.Skip(2)
+	require.NoError(t, p.Add(Expect(full), other, nil))
+	assert.Equal(t, []bool{true, true, false}, p.Agree)
+	assert.Equal(t, []float64{0, 0}, p.KL[:2])
+	assert.Greater(t, p.KL[2], 0.)
+	assert.Len(t, p.NLL, 3)
+	assert.Len(t, p.Full, 3)
+}

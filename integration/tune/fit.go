@@ -177,14 +177,16 @@ func (f *fitter) candidates(ctx context.Context) (layers []int, err error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, heads := range byLayer(f.plain.Heads, func(h Head) int { return h.Layer }) {
-		layer := f.plain.Heads[heads[0]].Layer
-		p, err := f.predict(ctx, map[int]float64{layer: hopeful})
+	for j, h := range f.plain.Heads {
+		if j > 0 && f.plain.Heads[j-1].Layer == h.Layer {
+			continue
+		}
+		p, err := f.predict(ctx, map[int]float64{h.Layer: hopeful})
 		if err != nil {
 			return nil, err
 		}
 		if p.cost < none.cost {
-			layers = append(layers, layer)
+			layers = append(layers, h.Layer)
 		}
 	}
 	return layers, nil

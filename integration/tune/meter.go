@@ -194,7 +194,11 @@ func (m *meter) together(ctx context.Context, windows [][]int32, all [][]int) ([
 				return nil, err
 			}
 			end := min(at+m.chunk, len(tokens))
-			out, err := m.full.Decode(0, at, tokens[at:end], worker.All)
+			rows := worker.All
+			if end <= m.first() { // nobody counts them
+				rows = worker.None
+			}
+			out, err := m.full.Decode(0, at, tokens[at:end], rows)
 			if err != nil {
 				return nil, err
 			}
@@ -203,9 +207,13 @@ func (m *meter) together(ctx context.Context, windows [][]int32, all [][]int) ([
 			step.SetLimit(max(1, m.o.Threads))
 			for i := range all {
 				step.Go(func() error {
-					out, err := m.others[i].Decode(0, at, tokens[at:end], worker.All)
+					out, err := m.others[i].Decode(0, at, tokens[at:end], rows)
 					if err != nil {
 						return err
+					}
+					if rows == worker.None {
+						total[i].Skip(end - at)
+						return nil
 					}
 					return total[i].Add(want, out, tokens[at+1:])
 				})

@@ -112,7 +112,7 @@ func (g *grid) heatmap(title string, format func(float64) string) (*plot.Plot, e
 // Plot draws sensitivity and allocation by layer and head, to a .png or .svg.
 func Plot(r *Result, path string) error {
 	err := func() error {
-		level := len(r.Levels) / 2
+		level := r.Level()
 		const none = 1e-5 // nats: below that is noise
 		sensitivity := newGrid(r, func(h *Head) float64 { return max(h.Distance[level], none) })
 		slots := newGrid(r, func(h *Head) float64 { return float64(h.Slots) })

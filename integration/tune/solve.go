@@ -58,7 +58,6 @@ func (m *meter) solve(ctx context.Context, r *Result) error {
 	if err != nil {
 		return err
 	}
-	parts := partsOf(r.Heads)
 	tries := [][]int{slices.Repeat([]int{r.Budget}, len(r.Heads)), slots}
 	if m.o.From != nil {
 		var begin []int
@@ -67,7 +66,11 @@ func (m *meter) solve(ctx context.Context, r *Result) error {
 		}
 		tries = append(tries, begin)
 	}
-	m.total = len(tries) + m.o.Rounds*(2*len(parts)+len(trusts)) + 2
+	parts, layers, rounds := partsOf(r.Heads), byLayer(m.heads), m.o.rounds(r.Replayed)
+	m.total = len(tries) + rounds*(2*len(parts)+len(trusts)) + 2
+	if r.Replayed {
+		m.total = len(tries) + rounds*(len(layers)+2) + 2
+	}
 	first, err := m.try(ctx, tries...)
 	if err != nil {
 		return err
@@ -79,13 +82,19 @@ func (m *meter) solve(ctx context.Context, r *Result) error {
 	}
 	r.Guess += r.Full
 	best = slices.MinFunc(first, func(a, b candidate) int { return cmp.Compare(a.distance, b.distance) })
-	for round, trust := 0, 1.; round < m.o.Rounds && len(parts) > 1; round++ {
-		next, err := m.round(ctx, parts, best, trust)
+	costs := r
+	for round, trust := 0, 1.; round < rounds && len(parts) > 1; round++ {
+		var next candidate
+		if r.Replayed {
+			next, costs, err = m.correct(ctx, costs, layers, best)
+		} else {
+			next, err = m.round(ctx, parts, best, trust)
+		}
 		if err != nil {
 			return err
 		}
 		if next.distance >= best.distance {
-			if trust /= 2; trust < .2 { // what is left is noise
+			if trust /= 2; trust < .2 || r.Replayed { // what is left is noise
 				break
 			}
 			continue
@@ -105,6 +114,17 @@ func (m *meter) solve(ctx context.Context, r *Result) error {
 		r.Heads[j].Slots, r.Heads[j].Weight = best.slots[j], best.weights[j]
 	}
 	return nil
+}
+
+// rounds is how many there are at most.
+func (o *Options) rounds(replayed bool) int {
+	switch {
+	case o.Rounds != 0:
+		return max(o.Rounds, 0)
+	case replayed:
+		return 1
+	}
+	return 4
 }
 
 // partsOf lists what is given less or more at a time: each head that was measured by itself, and of each layer the others.

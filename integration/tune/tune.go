@@ -4,6 +4,10 @@
 // then each head of the layers that matter. Parts nearly add up, so a curve for each head predicts what an allocation costs: slots go
 // one by one to the head that gains most. The allocation is then measured as a whole, beside equal budgets. Near it parts add up better
 // than near the full cache, so rounds follow in which each head alone has a little less or more than it, and the total is spread anew.
+//
+// Of a model with many heads that takes too long. There the policy is replayed over what the layers saw under the full cache, which says
+// how far each head's limit changes its layer's output; the KL of each layer, measured once, is shared among its heads by that, and
+// rounds are by layer.
 package tune
 
 import (
@@ -15,6 +19,7 @@ import (
 
 	"github.com/lesskv/lesskv/cgo/kernels"
 	"github.com/lesskv/lesskv/integration/worker"
+	"github.com/lesskv/lesskv/weights/train"
 )
 
 // ErrOption is what errors of this package wrap where an option makes no sense.
@@ -34,8 +39,9 @@ type Options struct {
 	TypeK, TypeV string        // of the slots; f16
 	Threads      int           // 1
 
+	Heads  Method  // how the heads of a layer are told apart; "": measured where the model has at most MostMeasured, else replayed
 	Share  float64 // the layers whose heads are measured make this much of the distance; 0.95
-	Rounds int     // in which each head has a little less or more than the allocation; 4 at most. -1: none
+	Rounds int     // in which parts have a little less or more than the allocation; at most 4, or 1 where heads are replayed. -1: none
 
 	From *Result // what parts cost, and the allocation to begin with: nothing of that is measured; nil: all is
 
@@ -43,11 +49,24 @@ type Options struct {
 	Progress func(Event)
 }
 
+// A Method tells the heads of a layer apart.
+type Method string
+
+// The methods.
+const (
+	MeasureHeads Method = "measure" // limits each head of the layers that matter, and measures what that costs
+	ReplayHeads  Method = "replay"  // limits each layer, and shares what that costs among its heads by the errors of replays
+)
+
+// MostMeasured is how many KV heads a model has at most, of those that have a budget, whose heads are measured. More take too many passes.
+const MostMeasured = 16
+
 // Stage is what a run is busy with.
 type Stage string
 
 // The stages, in order.
 const (
+	Replays     Stage = "replays" // where heads are replayed
 	Layers      Stage = "layers"
 	Heads       Stage = "heads"
 	Allocations Stage = "allocations"
@@ -57,13 +76,13 @@ const (
 // Event tells how far a run has come.
 type Event struct {
 	Stage       Stage
-	Done, Total int // measurements of the stage
+	Done, Total int // measurements of the stage; of replays, layers of a window
 }
 
 // A Head is what was found about one KV head.
 type Head struct {
 	Layer, Head int
-	Measured    bool      // by itself; else it has an equal share of its layer's
+	Measured    bool      // by itself; else it has a share of its layer's: by its error where heads were replayed, else an equal one
 	Distance    []float64 // KL that limiting it to each of Result.Levels costs, in nats
 	Slots       int       // of the allocation
 	Weight      float32   // in the adapter: 1 on average
@@ -74,13 +93,16 @@ type Result struct {
 	Budget int         // slots of a KV head on average
 	Bytes  int64       // of one sequence with them, phi and psi included
 	First  int         // first position that counts
-	Levels []int       // slots to which parts were limited
+	Levels []int       // slots to which parts were limited, the budget among them, or the one without phi and psi (Options.From)
 	Layers [][]float64 // [layer with a budget][level]
 	Heads  []Head      // layer by layer
 	Full   float64     // with nothing evicted: what the slots' types cost
 	Equal  float64     // with equal budgets
 	Tuned  float64     // with this allocation
 	Guess  float64     // what the parts predicted for it
+
+	// Replayed: the heads were told apart by replays, and distances of heads and layers are predictions, but a layer's at one level.
+	Replayed bool
 
 	EqualValid, TunedValid float64 // the two on the windows that were not tuned on; where equal budgets are better there, they stay
 }
@@ -98,11 +120,8 @@ func (o *Options) fill() error {
 	if o.Share == 0 {
 		o.Share = .95
 	}
-	switch {
-	case o.Rounds == 0:
-		o.Rounds = 4
-	case o.Rounds < 0:
-		o.Rounds = 0
+	if o.Heads != "" && o.Heads != MeasureHeads && o.Heads != ReplayHeads {
+		return fmt.Errorf("tune: %q for heads: want %s or %s: %w", o.Heads, MeasureHeads, ReplayHeads, ErrOption)
 	}
 	if len(o.Windows) == 0 || len(o.Valid) == 0 || len(o.Windows[0]) < 2 {
 		return fmt.Errorf("tune: no text, or none to validate on: %w", ErrOption)
@@ -137,6 +156,16 @@ func levels(budget, context int) []int {
 	all = slices.DeleteFunc(all, func(n int) bool { return n >= context })
 	slices.Sort(all)
 	return slices.Compact(all)
+}
+
+// Level returns the level that is nearest to the budget, by index.
+func (r *Result) Level() (at int) {
+	for l, n := range r.Levels {
+		if math.Abs(math.Log(float64(n)/float64(r.Budget))) < math.Abs(math.Log(float64(r.Levels[at])/float64(r.Budget))) {
+			at = l
+		}
+	}
+	return at
 }
 
 // Run measures and solves. What is done is kept in the work folder: a run that was interrupted goes on there.
@@ -175,48 +204,101 @@ func Measure(ctx context.Context, o Options, slots [][]int) ([]float64, error) {
 }
 
 func (m *meter) run(ctx context.Context) (*Result, error) {
-	o := m.o
-	r := &Result{Budget: m.budget, Bytes: m.taken, First: m.first(), Levels: levels(m.budget, m.context)}
-	if f := o.From; f != nil {
-		r.Levels, r.Layers, r.Full, r.Heads = f.Levels, f.Layers, f.Full, slices.Clone(f.Heads)
+	r := &Result{Budget: m.budget, Bytes: m.taken, First: m.first()}
+	if f := m.o.From; f != nil {
+		r.Replayed, r.Levels, r.Layers, r.Full, r.Heads = f.Replayed, f.Levels, f.Layers, f.Full, slices.Clone(f.Heads)
 		return r, m.solve(ctx, r)
 	}
-	for _, h := range m.heads {
-		r.Heads = append(r.Heads, Head{Layer: h.Layer, Head: h.Head, Distance: make([]float64, len(r.Levels))})
+	if m.o.method(len(m.heads)) == ReplayHeads {
+		levels := replayLevels(m.budget, m.context)
+		losses, err := m.replay(ctx, levels, false)
+		switch {
+		case err == nil:
+			return r, m.replayed(ctx, r, levels, losses)
+		case m.o.Heads == ReplayHeads || !errors.Is(err, train.ErrModel):
+			return nil, err
+		}
 	}
-	layers := byLayer(m.heads, func(h worker.HeadInfo) int { return h.Layer })
+	return r, m.measured(ctx, r)
+}
 
-	// each layer by itself
-	limited := func(which []int, n int) []int {
-		slots := slices.Repeat([]int{m.context}, len(m.heads))
-		for _, i := range which {
-			slots[i] = n
-		}
-		return slots
+// method is how that many heads are told apart.
+func (o *Options) method(heads int) Method {
+	switch {
+	case o.Heads != "":
+		return o.Heads
+	case heads > MostMeasured:
+		return ReplayHeads
 	}
-	all := [][]int{limited(nil, 0)}
+	return MeasureHeads
+}
+
+// start gives a result its levels and heads.
+func (m *meter) start(r *Result, levels []int) {
+	r.Levels = levels
+	for _, h := range m.heads {
+		r.Heads = append(r.Heads, Head{Layer: h.Layer, Head: h.Head, Distance: make([]float64, len(levels))})
+	}
+}
+
+// limited has the context for every head but some, which have n slots.
+func (m *meter) limited(which []int, n int) []int {
+	slots := slices.Repeat([]int{m.context}, len(m.heads))
+	for _, i := range which {
+		slots[i] = n
+	}
+	return slots
+}
+
+// layers measures each layer by itself, limited to each of some levels: [layer][level], and what the types of the slots alone cost.
+func (m *meter) layers(ctx context.Context, levels []int) (costs [][]float64, full float64, err error) {
+	layers := byLayer(m.heads)
+	all := [][]int{m.limited(nil, 0)}
 	for _, which := range layers {
-		for _, n := range r.Levels {
-			all = append(all, limited(which, n))
+		for _, n := range levels {
+			all = append(all, m.limited(which, n))
 		}
 	}
-	d, err := m.distances(ctx, Layers, o.Windows, all)
+	d, err := m.distances(ctx, Layers, m.o.Windows, all)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	r.Full = d[0]
 	for i := range layers {
-		row := make([]float64, len(r.Levels))
+		row := make([]float64, len(levels))
 		for k := range row {
-			row[k] = max(0, d[1+i*len(r.Levels)+k]-r.Full)
+			row[k] = max(0, d[1+i*len(levels)+k]-d[0])
 		}
-		r.Layers = append(r.Layers, falling(row))
+		costs = append(costs, falling(row))
+	}
+	return costs, d[0], nil
+}
+
+// replayed solves with heads that were replayed.
+func (m *meter) replayed(ctx context.Context, r *Result, levels []int, losses []Loss) (err error) {
+	r.Replayed = true
+	m.start(r, levels)
+	at := calibrationLevel(m.budget, levels)
+	costs, full, err := m.layers(ctx, []int{at})
+	if err != nil {
+		return err
+	}
+	r.Full = full
+	calibrate(r, byLayer(m.heads), losses, at, slices.Concat(costs...))
+	return m.solve(ctx, r)
+}
+
+// measured solves with heads that are measured.
+func (m *meter) measured(ctx context.Context, r *Result) (err error) {
+	m.start(r, levels(m.budget, m.context))
+	layers := byLayer(m.heads)
+	if r.Layers, r.Full, err = m.layers(ctx, r.Levels); err != nil {
+		return err
 	}
 
 	// the heads of those that matter
 	var which []int // heads
-	all = nil
-	for _, i := range matter(r.Layers, o.Share) {
+	var all [][]int
+	for _, i := range matter(r.Layers, m.o.Share) {
 		for _, j := range layers[i] {
 			if len(layers[i]) == 1 { // it is its layer
 				r.Heads[j].Measured = true
@@ -224,12 +306,13 @@ func (m *meter) run(ctx context.Context) (*Result, error) {
 			}
 			which = append(which, j)
 			for _, n := range r.Levels {
-				all = append(all, limited([]int{j}, n))
+				all = append(all, m.limited([]int{j}, n))
 			}
 		}
 	}
-	if d, err = m.distances(ctx, Heads, o.Windows, all); err != nil {
-		return nil, err
+	d, err := m.distances(ctx, Heads, m.o.Windows, all)
+	if err != nil {
+		return err
 	}
 	for k, j := range which {
 		for l := range r.Levels {
@@ -238,14 +321,13 @@ func (m *meter) run(ctx context.Context) (*Result, error) {
 		r.Heads[j].Measured = true
 	}
 	shareOut(r, layers)
-
-	return r, m.solve(ctx, r)
+	return m.solve(ctx, r)
 }
 
 // byLayer returns the heads of each layer that has some, by index.
-func byLayer[T any](heads []T, layer func(T) int) (all [][]int) {
+func byLayer(heads []worker.HeadInfo) (all [][]int) {
 	for i, h := range heads {
-		if i == 0 || layer(heads[i-1]) != layer(h) {
+		if i == 0 || heads[i-1].Layer != h.Layer {
 			all = append(all, nil)
 		}
 		all[len(all)-1] = append(all[len(all)-1], i)

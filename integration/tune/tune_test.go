@@ -118,6 +118,7 @@ func TestOptions(t *testing.T) {
 		"no validation":   {Budget: worker.Budget{Tokens: 4}, Windows: [][]int32{make([]int32, 64)}},
 		"unequal windows": {Budget: worker.Budget{Tokens: 4}, Windows: [][]int32{make([]int32, 64)}, Valid: [][]int32{make([]int32, 63)}},
 		"no budget":       {Windows: [][]int32{make([]int32, 64)}, Valid: [][]int32{make([]int32, 64)}},
+		"no such heads":   {Heads: "all", Budget: worker.Budget{Tokens: 4}, Windows: [][]int32{make([]int32, 64)}, Valid: [][]int32{make([]int32, 64)}},
 		"nothing evicted": {Budget: worker.Budget{Tokens: 64}, Windows: [][]int32{make([]int32, 64)}, Valid: [][]int32{make([]int32, 64)}},
 	} {
 		_, err := Run(context.Background(), o)
@@ -152,6 +153,7 @@ func TestRun(t *testing.T) {
 	r, err := Run(ctx, o)
 	require.NoError(t, err)
 	require.Len(t, r.Heads, 12)
+	assert.False(t, r.Replayed, "a model this small is measured")
 	total, most := 0, 0
 	for i, h := range r.Heads {
 		total += h.Slots

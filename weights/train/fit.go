@@ -131,7 +131,7 @@ func (s *store) tryFit(ctx context.Context, r Runtime, family family, i int, psi
 	o, l := family[i].o, family[i].layer
 	report := LayerReport{Layer: l.Index}
 	began := time.Now()
-	wo, out, err := o.projection(r, l.Index)
+	wo, out, err := Projection(r, o.Model, l.Index)
 	if err != nil {
 		return weights.Kernels{}, report, err
 	}

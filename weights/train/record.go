@@ -66,10 +66,10 @@ func (s *store) record(ctx context.Context, r Runtime, layers []Layer, windows [
 			if !ok {
 				return fmt.Errorf("train: the runtime recorded layer %d, which nobody asked for: %w", a.Layer, ErrModel)
 			}
-			w.Q = appendHalf(w.Q, a.Q, scale[a.Layer])
-			w.K = appendHalf(w.K, a.K, 1)
-			w.V = appendHalf(w.V, a.V, 1)
-			w.Full = appendHalf(w.Full, a.Out, 1)
+			w.Q = AppendHalf(w.Q, a.Q, scale[a.Layer])
+			w.K = AppendHalf(w.K, a.K, 1)
+			w.V = AppendHalf(w.V, a.V, 1)
+			w.Full = AppendHalf(w.Full, a.Out, 1)
 			return nil
 		})
 		if err != nil {

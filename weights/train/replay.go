@@ -28,7 +28,7 @@ func (s *store) family(r Runtime, l Layer) (_ family, err error) {
 	}()
 	for _, l := range s.withSharers(l) {
 		m := member{o: s.o.of(l.Index), layer: l}
-		if m.sinks, err = m.o.sinks(r, l.Index); err != nil {
+		if m.sinks, err = Sinks(r, m.o.Model, l.Index); err != nil {
 			return nil, err
 		}
 		if m.recording, err = os.Open(s.recording(l.Index)); err != nil {

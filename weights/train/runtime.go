@@ -1,6 +1,10 @@
 package train
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/lesskv/lesskv/weights"
+)
 
 // A Layer is what the runtime knows about one attention layer.
 type Layer struct {
@@ -30,25 +34,25 @@ type Runtime interface {
 	Tensor(name string) (values []float32, dims []uint64, err error)
 }
 
-// projection returns the layer's output projection, [out][Hq Dv].
-func (o *Options) projection(r Runtime, layer int) ([]float32, int, error) {
+// Projection returns a layer's output projection, [out][Hq Dv]. ErrModel if there is none of that width.
+func Projection(r Runtime, m *weights.Model, layer int) (values []float32, out int, err error) {
 	name := fmt.Sprintf("blk.%d.attn_output.weight", layer)
 	values, dims, err := r.Tensor(name)
 	if err != nil {
 		return nil, 0, err
 	}
-	in := o.Model.Heads * o.Model.ValueLength
+	in := m.Layer(layer).Heads * m.Layer(m.Owner(layer)).ValueLength
 	if values == nil || len(dims) != 2 || dims[0] != uint64(in) {
 		return nil, 0, fmt.Errorf("train: tensor %s: found dimensions %v, want %d and the embedding's: %w", name, dims, in, ErrModel)
 	}
 	return values, int(dims[1]), nil
 }
 
-// sinks returns the layer's sink logits, or nil.
-func (o *Options) sinks(r Runtime, layer int) ([]float32, error) {
+// Sinks returns a layer's sink logits, [Hq], or nil. ErrModel if there is another number of them.
+func Sinks(r Runtime, m *weights.Model, layer int) ([]float32, error) {
 	values, dims, err := r.Tensor(fmt.Sprintf("blk.%d.attn_sinks.weight", layer))
-	if err == nil && values != nil && len(values) != o.Model.Heads {
-		err = fmt.Errorf("train: sinks of layer %d: found dimensions %v, want %d: %w", layer, dims, o.Model.Heads, ErrModel)
+	if heads := m.Layer(layer).Heads; err == nil && values != nil && len(values) != heads {
+		err = fmt.Errorf("train: sinks of layer %d: found dimensions %v, want %d: %w", layer, dims, heads, ErrModel)
 	}
 	return values, err
 }

@@ -191,8 +191,8 @@ func writeFile(path string, data []byte) error {
 	return diskError(outfile.WriteBytes(path, data))
 }
 
-// half rounds x s to f16 and puts it at the end of what is there.
-func appendHalf(dst []uint16, x []float32, s float32) []uint16 {
+// AppendHalf rounds s x to f16 and puts it at the end of dst.
+func AppendHalf(dst []uint16, x []float32, s float32) []uint16 {
 	if s != 1 {
 		scaled := make([]float32, len(x))
 		for i, v := range x {

@@ -1,0 +1,93 @@
+package main
+
+import (
+	"fmt"
+	"image/color"
+	"os"
+	"path/filepath"
+
+	"gonum.org/v1/plot"
+	"gonum.org/v1/plot/plotter"
+	"gonum.org/v1/plot/vg"
+	"gonum.org/v1/plot/vg/draw"
+	"gonum.org/v1/plot/vg/vgimg"
+
+	"github.com/lesskv/lesskv/weights/outfile"
+)
+
+var (
+	blue   = color.RGBA{0x20, 0x70, 0xb0, 0xff}
+	orange = color.RGBA{0xe0, 0xa0, 0x50, 0xff}
+)
+
+// drawLimits draws what was measured of layers and heads over what replays say, a panel for each thing that they say.
+func drawLimits(path string, levels []int, all []limit) error {
+	const none = 1e-6 // nats: below that is noise
+	panels := [][]*plot.Plot{nil}
+	for i, of := range []struct {
+		title, unit string
+		value       func(limit) float64
+	}{
+		{"As tune predicts it", "KL, nats", func(l limit) float64 { return l.predicted }},
+		{"Error of the layer's output", "squared error", func(l limit) float64 { return l.error }},
+		{"Attention lost", "share", func(l limit) float64 { return l.mass }},
+	} {
+		p := plot.New()
+		p.Title.Text = of.title
+		p.X.Label.Text = of.unit
+		p.X.Scale, p.Y.Scale = plot.LogScale{}, plot.LogScale{}
+		p.X.Tick.Marker, p.Y.Tick.Marker = plot.LogTicks{Prec: -1}, plot.LogTicks{Prec: -1}
+		p.Y.Label.Text = "measured KL, nats"
+		if i == 0 {
+			equal, err := plotter.NewLine(plotter.XYs{{X: 1e-4, Y: 1e-4}, {X: .1, Y: .1}})
+			if err != nil {
+				return err
+			}
+			equal.Color = color.Gray{0xa0}
+			p.Add(equal)
+		}
+		p.Add(plotter.NewGrid())
+		for _, kind := range []struct {
+			name  string
+			layer bool
+			level int
+			color color.Color
+			shape draw.GlyphDrawer
+		}{
+			{fmt.Sprintf("a head, %d slots", levels[0]), false, levels[0], orange, draw.CircleGlyph{}},
+			{fmt.Sprintf("a head, %d slots", levels[1]), false, levels[1], blue, draw.CircleGlyph{}},
+			{fmt.Sprintf("a layer, %d slots", levels[0]), true, levels[0], orange, draw.PyramidGlyph{}},
+			{fmt.Sprintf("a layer, %d slots", levels[1]), true, levels[1], blue, draw.PyramidGlyph{}},
+		} {
+			var xy plotter.XYs
+			for _, l := range all {
+				if l.slots == kind.level && (l.head < 0) == kind.layer && of.value(l) > 0 {
+					xy = append(xy, plotter.XY{X: of.value(l), Y: max(none, l.kl)})
+				}
+			}
+			dots, err := plotter.NewScatter(xy)
+			if err != nil {
+				return err
+			}
+			dots.Color, dots.Shape, dots.Radius = kind.color, kind.shape, vg.Points(3)
+			p.Add(dots)
+			if i == 0 {
+				p.Legend.Add(kind.name, dots)
+			}
+		}
+		panels[0] = append(panels[0], p)
+	}
+	img := vgimg.NewWith(vgimg.UseWH(28*vg.Centimeter, 9*vg.Centimeter), vgimg.UseDPI(96))
+	tiles := draw.Tiles{Rows: 1, Cols: len(panels[0]), PadX: vg.Points(14), PadTop: vg.Points(8), PadBottom: vg.Points(8), PadLeft: vg.Points(8), PadRight: vg.Points(14)}
+	for i, c := range plot.Align(panels, tiles, draw.New(img))[0] {
+		panels[0][i].Draw(c)
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	if err := outfile.WriteFrom(path, vgimg.PngCanvas{Canvas: img}); err != nil {
+		return err
+	}
+	fmt.Fprintln(os.Stderr, "drawn:", path)
+	return nil
+}
