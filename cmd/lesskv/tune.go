@@ -55,9 +55,9 @@ apart by replays instead, in far fewer passes. The allocation that results is
 measured as a whole, also on text that it was not tuned on. The text is as for
 lesskv train.
 
-With --train phi and psi follow, in the layers in which they gain more than their
-bytes would as slots; then the budget is spread anew beside them. It is lesskv
-train under the allocation, and tune again, in one command.
+With --train phi and psi follow, in the layers in which they gain more than
+their bytes would as slots; then the budget is spread anew beside them. It is
+lesskv train under the allocation, and tune again, in one command.
 
 Finished measurements are kept in a folder beside the output (OUTPUT.work)
 until the adapter is written: after Ctrl-C the same command goes on.`,

@@ -147,27 +147,13 @@ func (f *found) all() []*allocation {
 	return []*allocation{f.plain, f.with}
 }
 
-// tuned finds an allocation for a model and a budget in bytes.
-func (m *measurer) tuned(model string, budget worker.Budget, types string, e effort) (*allocation, error) {
+// trained finds an allocation for a model and a budget in bytes, and what phi and psi add.
+func (m *measurer) trained(model string, budget worker.Budget, types string, e effort) (*found, error) {
 	o, err := m.options(model, budget, types, e)
 	if err != nil {
 		return nil, err
 	}
-	r, err := tune.Run(m.ctx, *o)
-	if err != nil {
-		return nil, err
-	}
-	a := m.allocation(r, types, o.Work)
-	return a, m.write(model, a)
-}
-
-// trained is tuned, and what phi and psi add.
-func (m *measurer) trained(budget worker.Budget, types string, e effort) (*found, error) {
-	o, err := m.options(m.model, budget, types, e)
-	if err != nil {
-		return nil, err
-	}
-	t, err := m.training()
+	t, err := m.training(model)
 	if err != nil {
 		return nil, err
 	}
@@ -177,7 +163,7 @@ func (m *measurer) trained(budget worker.Budget, types string, e effort) (*found
 		return nil, err
 	}
 	f := &found{plain: m.allocation(r.Plain, types, o.Work), better: r.Better}
-	if err := m.write(m.model, f.plain); err != nil || r.With == nil {
+	if err := m.write(model, f.plain); err != nil || r.With == nil {
 		return f, err
 	}
 	f.with = m.allocation(r.With, types, o.Work+"-phi")
@@ -187,12 +173,12 @@ func (m *measurer) trained(budget worker.Budget, types string, e effort) (*found
 }
 
 // training is that of phi and psi, on the training text.
-func (m *measurer) training() (*tune.Training, error) {
-	model, err := weights.ReadModel(m.model)
+func (m *measurer) training(path string) (*tune.Training, error) {
+	model, err := weights.ReadModel(path)
 	if err != nil {
 		return nil, err
 	}
-	r, err := activations.Open(m.ctx, m.worker, m.model, heldout.Tokens, m.threads)
+	r, err := activations.Open(m.ctx, m.worker, path, heldout.Tokens, m.threads)
 	if err != nil {
 		return nil, err
 	}

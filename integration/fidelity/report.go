@@ -153,7 +153,7 @@ func (m *measurer) report(save func(*Report) error) error {
 func (m *measurer) sizes(r *Report, best map[int64]*found) error {
 	for _, g := range goals {
 		s := Size{KiB: g.kib, Before: g.before, Target: g.target}
-		f, err := m.trained(kib(g.kib), g.types, g.effort)
+		f, err := m.trained(m.model, kib(g.kib), g.types, g.effort)
 		if err != nil {
 			return err
 		}
@@ -317,10 +317,11 @@ func (m *measurer) recalled(share string, types string) func(*Report, map[int64]
 			return fmt.Errorf("%s: %w", share, err)
 		}
 		budget := worker.Budget{Bytes: int64(part.Full * full)}
-		a, err := m.tuned(m.recall, budget, types, effort{2, -1})
+		f, err := m.trained(m.recall, budget, types, effort{3, 4})
 		if err != nil {
 			return err
 		}
+		a := f.best()
 		found, err := m.verify(verify.Plan{
 			Model: m.recall, Adapters: []string{a.path}, Tokens: m.windowText(), Windows: 1, NoStart: true, Contexts: []int{heldout.Tokens},
 			Bytes: []verify.Budget{budget}, SlotTypes: []string{types}, Policies: []string{policy}, Generate: -1, Tasks: 4,
