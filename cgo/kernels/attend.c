@@ -326,7 +326,7 @@ static void finish_block(const struct task * t, const struct scratch * s, const 
     }
 }
 
-// Queries i0 .. i0 + nq - 1, 1 <= nq <= LANES s->blocks.
+// Queries i0 .. i0 + nq - 1, 1 <= nq <= LANES * s->blocks: all of their blocks see slots, or none does.
 static void attend_blocks(const struct task * t, const struct scratch * s, int32_t i0, int32_t nq, float * worth) {
     const struct lesskv_layer * l = t->layer;
     const int32_t n  = l->n_swa > 0 && i0 >= l->n_swa - 1 ? 0 : t->slots_k.n; // 0: no query sees a slot
@@ -337,7 +337,7 @@ static void attend_blocks(const struct task * t, const struct scratch * s, int32
         struct block * b = &block[n_block];
         b->i0  = i;
         b->i1  = i0 + nq - i < LANES ? i0 + nq : i + LANES;
-        b->b0  = l->n_swa > 0 && i >= l->n_swa ? i - l->n_swa + 1 : 0; // what is before a window is left out, and what is behind the last query
+        b->b0  = l->n_swa > 0 && i >= l->n_swa ? i - l->n_swa + 1 : 0; // what is before a window is left out
         b->n   = n;
         b->na  = n + b->i1 - b->b0;
         b->x   = s->x     + (size_t) n_block * LANES * (size_t) l->dk;
@@ -384,9 +384,11 @@ void lesskv_attend(const struct lesskv_cache * cache, const struct lesskv_ubatch
             worth = s.worth + ((size_t) head_q * (size_t) s.n_chunk + (size_t) chunk) * s.width;
             memset(worth, 0, ((size_t) t.head->store.n + (size_t) i1) * sizeof(float));
         }
-        const int32_t together = LANES * s.blocks;
-        for (int32_t i = i0; i < i1; i += together) {
-            attend_blocks(&t, &s, i, i1 - i < together ? i1 - i : together, worth);
+        for (int32_t i = i0, nq; i < i1; i += nq) {
+            nq = i1 - i < LANES * s.blocks ? i1 - i : LANES * s.blocks;
+            const int32_t seeing = l->n_swa > 0 && i < l->n_swa - 1 ? (l->n_swa - 1 - i + LANES - 1) / LANES * LANES : nq;
+            nq = seeing < nq ? seeing : nq; // the blocks behind that are past the window's slots
+            attend_blocks(&t, &s, i, nq, worth);
         }
     }
     if (s.profile) {

@@ -252,6 +252,14 @@ func TestCopy(t *testing.T) {
 		require.ErrorIs(t, stranger.CopyFrom(from), ErrArgument)
 		require.ErrorIs(t, stranger.Load(from.Save()), ErrFormat)
 		require.Zero(t, stranger.Stats().Seen)
+
+		other = c
+		if other.layer.Rotation = 16; c.layer.Rotation == 16 {
+			other.layer.Rotation = 0
+		}
+		if c.layer.KeySize%16 == 0 {
+			require.ErrorIs(t, other.cache(t).CopyFrom(from), ErrArgument, "rotated otherwise")
+		}
 	}
 }
 

@@ -115,9 +115,10 @@ struct lesskv_layer {
     int32_t pinned;            // first positions of the sequence that are never evicted; <= every h
     int32_t n_swa;             // > 0: a sliding window: exact, n_swa - 1 slots, no policy, no state
     const struct lesskv_kernels * kernels; // NULL: sparse only. Ignored if n_swa > 0
-    int32_t rotation;          // n > 0: queries and keys come rotated by the Hadamard matrix of n dimensions, block by block ("Quantised
+    int32_t rotation;          // 0: none; n > 0: queries and keys come rotated by the Hadamard matrix of n dimensions, block by block ("Quantised
                                // slots are rotated" in algorithm.md); phi and psi get them rotated back. n is a power of two, 16 at least,
-                               // and divides D
+                               // and divides D. Of a layer that shares a cache, the cache's counts. A saved cache does not tell it: it is
+                               // loaded into a layer of the same
 };
 
 // One layer of one sequence: slots, scores, positions, H, z.
@@ -212,8 +213,8 @@ struct lesskv_profile {
 };
 
 // Scratch for micro-batches of up to n_tokens in any layer like this one, by up to n_threads threads: never proportional to a
-// context. Where the policy has scores, they take 32 MiB at most, or if that is more a float for each query head and pair. Threads
-// past n_threads find nothing to do. The same scratch, unchanged between them, goes to attend and to the commit that follows it.
+// context. Where the policy has scores, they take 32 MiB at most, or if that is more a float for each query head and pair. Each thread's
+// logits take 4 MiB at most, or if that is more 64 bytes for each pair. Threads past n_threads find nothing to do. The same scratch, unchanged between them, goes to attend and to the commit that follows it.
 size_t lesskv_scratch_size(const struct lesskv_layer * layer, int32_t n_tokens, int n_threads);
 
 // n_threads: what the scratch was sized for. Steps 1 and 2 of "A micro-batch" in algorithm.md.

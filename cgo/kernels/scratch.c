@@ -80,7 +80,7 @@ static uintptr_t lay(struct scratch * s, const struct lesskv_layer * l, int32_t 
     s->width   = width_of(l, (size_t) n_tokens);
 
     const size_t blocks = round_up((size_t) s->chunk, LANES) / LANES, have = blocks < BLOCKS ? blocks : BLOCKS;
-    const size_t fit    = BLOCKS_BYTES / sizeof(float) / LANES / s->width;
+    const size_t fit    = s->width > 0 ? BLOCKS_BYTES / sizeof(float) / LANES / s->width : 0;
     s->blocks = (int32_t) (fit < 1 ? 1 : fit < have ? fit : have);
 
     at = round_up(at, 64);

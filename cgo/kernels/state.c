@@ -109,7 +109,7 @@ void lesskv_state_fold(struct state * s, const struct lesskv_layer * layer, int3
     for (int32_t j = 0; j < m; j++) {
         lesskv_to_f32(layer->type_k, w->tile, k[j], layer->dk);
         for (int32_t d = 0; d < layer->dk; d++) {
-            w->x[(size_t) d * LANES + (size_t) j] = w->tile[d]; // lanes beyond m keep what they held and are not looked at
+            w->x[(size_t) d * LANES + (size_t) j] = w->tile[d]; // lanes beyond m hold anything and are not looked at
         }
     }
     rotate_back(layer, w->x, (size_t) layer->dk, LANES);

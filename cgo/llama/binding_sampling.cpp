@@ -251,8 +251,10 @@ static void accept_in(llama_sampler * grammar, llama_token id) {
         llama_sampler_accept(grammar, id);
     } catch (const lesskv_grammar_error &) {
         throw;
+    } catch (const failure &) { // llama.cpp gave up
+        throw;
     } catch (const std::runtime_error & e) {
-        fail(LLAMA_BINDING_ARGUMENT, "the grammar is refused: it lets a token follow that it cannot take (%s): want rules of characters or of tokens, not of both in one", e.what());
+        fail(LLAMA_BINDING_ARGUMENT, "the grammar is refused: it lets a token follow that it cannot take (%s), as where a rule has characters and tokens: want one of the two", e.what());
     }
 }
 

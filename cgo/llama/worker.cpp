@@ -45,7 +45,7 @@
 //     captured   -> n, payload: n records of what was copied since, in the order of computation, and forgets them: int32 il,
 //                n_tokens T, n_head Hq, n_head_kv Hkv, dk D, dv Dv, then float32 q [T][Hq][D], k [T][Hkv][D],
 //                v [T][Hkv][Dv] as the cache has rounded them, out [T][Hq][Dv]; where slots are quantised and
-//                64 divides the head size, all four rotated (lesskv_memory_layer)
+//                64 divides the head size, all four rotated (lesskv_layer.rotation)
 //     abort      after (-1: never): the next decode is aborted once that many graph nodes and one more were computed
 //     causal     on: llama_set_causal_attn
 //     less       -> lesskv_info, level: the instruction sets that the inner loops use, and error: why the last thing that LESS refused was

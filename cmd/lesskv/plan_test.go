@@ -26,7 +26,7 @@ func TestPlan(t *testing.T) {
 	require.Equal(t, exitOK, status, stderr)
 	flat := regexp.MustCompile(` +`).ReplaceAllString(out, " ")
 	for _, want := range []string{
-		"gopher-5m: weights 9.888 MiB, trained for 2048 tokens", "50 MiB, --memory\n", "context cache slots slots state copies scratch process fits\n a head MiB MiB MiB MiB MiB\n", "32768 full f16 all 96.0 - - - 124 no\n", "LESS 5% 102 0.17 0.02 ", "LESS 1024 1024 1.69 0.02 ", "LESS 7% 143 0.24 ", " LESS 1/64 860 1.42 ",
+		"gopher-5m: weights 9.888 MiB, trained for 2048 tokens", "50 MiB, --memory\n", "context cache slots slots state copies scratch process fits\n a head MiB MiB MiB MiB MiB\n", "32768 full f16 all 96.0 - - - 124 no\n", "LESS 5% 102 0.17 0.02 ", "LESS 1024 1024 1.69 0.02 ", "LESS 7% 143 0.24 ", " LESS 1/64 882 1.45 ",
 		"To hold 32768 tokens:", "llama.SetContext(32768),\n lesskv.Enable(lesskv.Config{Budget: lesskv.Share(0.07)})", "LESSKV=on LESSKV_BUDGET=7%\n", "lesskv run -c 32768 -b 7%\n",
 		"with LESS a text ends there",
 	} {
@@ -167,7 +167,7 @@ func TestPlanAllocation(t *testing.T) {
 	m, err := weights.ReadModel(filepath.Join(dir, "m.gguf"))
 	require.NoError(t, err)
 	alone := weights.New(m, 1, 1, weights.Trained{Policy: "peak", Ubatch: 1, Context: 1})
-	for want, a := range map[string]*weights.Adapter{"of an adapter: budgets by head\n": alone, "of an adapter: phi and psi, rank 8, 59.25 KiB, budgets by head\n": both} {
+	for want, a := range map[string]*weights.Adapter{"of an adapter: budgets by head\n": alone, "of an adapter: phi and psi, rank 8, 23.25 KiB, budgets by head\n": both} {
 		a.Budget = []float32{1, 1, 0, 0, 2, 2, 0, 0, 0, 4, 0, 0}
 		file := filepath.Join(dir, "a.gguf")
 		require.NoError(t, a.Write(file))
@@ -227,7 +227,7 @@ func TestPlanHere(t *testing.T) {
 	status, out, stderr := command("", "plan")
 	require.Equal(t, exitOK, status, stderr)
 	assert.Contains(t, out, "available on this machine")
-	assert.Regexp(t, `The full cache of 2048 tokens fits. LESS leaves 5\.\d+ MiB to others`, out)
+	assert.Regexp(t, `The full cache of 2048 tokens fits. LESS leaves 4\.\d+ MiB to others`, out)
 	_, out, _ = command("", "plan", "-c2k", "-b2048", "--type=f16")
 	assert.Contains(t, out, "fits, and LESS with these budgets takes no less.\n")
 	assert.NotContains(t, out, "flags")

@@ -42,6 +42,7 @@ func (p *trainProgress) event(e train.Event) {
 	switch e.Stage {
 	case train.Planned:
 		p.layers = e.Total
+		clear(p.done)
 		p.meter.Printf("recordings of %d of %d layers at a time: %s (%s for a layer)\nin %s\n", e.Done, e.Total, memory.Size(e.Bytes*int64(e.Done)), memory.Size(e.Bytes), e.Folder)
 	case train.Recording:
 		p.meter.Show(progress.Status{Stage: "recording", Done: int64(e.Done), Total: int64(e.Total), Unit: "windows"})

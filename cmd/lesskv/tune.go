@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	"github.com/lesskv/lesskv/integration/activations"
 	"github.com/lesskv/lesskv/integration/tune"
 	"github.com/lesskv/lesskv/integration/worker"
+	"github.com/lesskv/lesskv/patches/limits"
 	"github.com/lesskv/lesskv/patches/progress"
 	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/memory"
@@ -112,6 +114,9 @@ func (o *tuneOptions) parse(m *weights.Model) (err error) {
 	}
 	t := &o.training.Options
 	t.Model, t.Threads, t.Seed = m, o.Threads, 1
+	if free, ok := limits.Memory(); ok {
+		t.Memory = free
+	}
 	if t.Type, _, err = worker.GGUFTypes(o.matrix); err != nil {
 		return err
 	}
@@ -141,7 +146,7 @@ func (o *tuneOptions) run(cmd *cobra.Command) error {
 		o.Rounds = -1 // as tune has it
 	}
 	o.Work = o.output + ".work"
-	texts, err := listTexts(o.texts, o.Work)
+	texts, err := listTexts(o.texts, o.Work, tune.TrainFolder(o.Work))
 	if err != nil {
 		return err
 	}
@@ -202,6 +207,9 @@ func (o *tuneOptions) run(cmd *cobra.Command) error {
 	}
 	meter.End()
 	if err != nil {
+		if o.train && ctx.Err() == nil {
+			err = fmt.Errorf("%w\nWithout --train the same command writes the allocation alone, of what is measured", err)
+		}
 		return stopped(ctx, cmd.ErrOrStderr(), err)
 	}
 	r := t.Result()
@@ -320,7 +328,7 @@ KL divergence from the full cache in nats, %d slots a head on average (%.0f KiB)
 %s  this allocation    %.4f, on text that was not tuned on %.4f
 Of a head: what limiting it alone costs; %s
 %s: %s
-`, r.Budget, float64(r.Bytes)/1024, o.types, r.Equal, r.EqualValid, without(t), r.Tuned, r.TunedValid, share, o.output, holds)
+`, r.Budget, float64(r.Bytes)/1024, o.types, t.Plain.Equal, t.Plain.EqualValid, without(t), r.Tuned, r.TunedValid, share, o.output, holds)
 	return err
 }
 
@@ -335,7 +343,8 @@ func without(t *tune.Trained) string {
 // fitted prints for which layers phi and psi were trained, and what became of them.
 func fitted(w io.Writer, t *tune.Trained) error {
 	if len(t.Layers) == 0 {
-		_, err := fmt.Fprint(w, "\nphi and psi were not trained: in no layer they would be worth their bytes.\n")
+		why := cmp.Or(t.Why, "in no layer would they be worth their bytes")
+		_, err := fmt.Fprintf(w, "\nphi and psi were not trained: %s.\n", why)
 		return err
 	}
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
@@ -353,9 +362,9 @@ func fitted(w io.Writer, t *tune.Trained) error {
 	why := ""
 	switch {
 	case t.With == nil:
-		why = " No layer gains more by them than by as many bytes of slots."
+		why = "\nNo layer gains more by them than by as many bytes of slots."
 	case !t.Better:
-		why = fmt.Sprintf(" With them KL is %.4f on text that was not tuned on, %.4f without: they are not kept.", t.With.TunedValid, t.Plain.TunedValid)
+		why = fmt.Sprintf("\nWith them KL is %.4f on text that was not tuned on, %.4f without: they are not kept.", t.With.TunedValid, t.Plain.TunedValid)
 	}
 	_, err := fmt.Fprintf(w, "Errors of the layers' outputs on the validation windows, relative to the sparse policy alone.%s\n", why)
 	return err

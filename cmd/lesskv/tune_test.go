@@ -55,7 +55,8 @@ func TestTuneTrainTable(t *testing.T) {
 	plain, with := &tune.Result{TunedValid: .3}, &tune.Result{TunedValid: .2}
 	layers := []tune.Fitted{{Layer: 0, Error: .125, Bytes: 4048, Kept: true}, {Layer: 5, Error: .75, Bytes: 4048}}
 	for want, r := range map[string]*tune.Trained{
-		"in no layer they would be worth their bytes":     {Plain: plain},
+		"in no layer would they be worth their bytes":     {Plain: plain},
+		"not trained: no output projection":               {Plain: plain, Why: "no output projection"},
 		"No layer gains more by them than by as many byt": {Plain: plain, Layers: layers[1:]},
 		"With them KL is 0.3000 on text that was not tun": {Plain: with, With: plain, Layers: layers},
 		"none of phi, psi   0.0000, on text that was not": {Plain: plain, With: with, Layers: layers, Better: true},

@@ -72,7 +72,7 @@ func (r *Row) Name() string {
 		for _, l := range r.Phi {
 			layers = append(layers, strconv.Itoa(l.Layer))
 		}
-		name += "; phi and psi in layer " + strings.Join(layers, ", ")
+		name += "; phi and psi in layers " + strings.Join(layers, ", ")
 	}
 	return name
 }
@@ -138,7 +138,7 @@ func kib(n int64) worker.Budget { return worker.Budget{Bytes: n << 10} }
 func (m *measurer) report(save func(*Report) error) error {
 	r := &Report{Model: filepath.Base(m.model), Windows: len(m.windows), Build: provenance.Of(m.worker)}
 	best := map[int64]*found{}
-	for _, section := range []func(*Report, map[int64]*found) error{m.sizes, m.recalled("1/20", "q8_0"), m.left, m.layers, m.prosaic, m.recalled("1/50", "q4_0"), m.ubatches} {
+	for _, section := range []func(*Report, map[int64]*found) error{m.sizes, m.recalled("1/20", "q8_0"), m.recalled("1/20", "q4_0"), m.left, m.layers, m.prosaic, m.recalled("1/50", "q4_0"), m.ubatches} {
 		if err := section(r, best); err != nil {
 			return err
 		}
@@ -178,6 +178,9 @@ func (m *measurer) sizes(r *Report, best map[int64]*found) error {
 				case filepath.Base(a.path):
 					row.Slots, row.Bytes, row.KL, row.Top1 = x.Slots, x.Bytes, x.KL, x.Top1
 				}
+			}
+			if row.Slots == 0 {
+				return fmt.Errorf("%d KiB: verify has no row of %s", g.kib, a.path)
 			}
 			m.say("%d KiB, %s: KL %.4f, target %.4f", g.kib, row.Name(), row.KL.Value, g.target)
 			s.Rows = append(s.Rows, row)

@@ -8,17 +8,21 @@ import (
 	"maps"
 	"math"
 	"os"
+	"path/filepath"
+	"regexp"
 	"slices"
+	"strings"
 
 	"github.com/lesskv/lesskv/cgo/kernels"
 	"github.com/lesskv/lesskv/integration/pieces"
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/memory"
+	"github.com/lesskv/lesskv/weights/outfile"
 	"github.com/lesskv/lesskv/weights/train"
 )
 
-// The rank and hidden size that Training has where it has none. They are smaller than train's: every byte is taken from slots.
+// The rank and hidden size that Training has where it has none. The rank is half of train's: every byte is taken from slots.
 const (
 	DefaultRank   = 4
 	DefaultHidden = 4
@@ -48,6 +52,7 @@ type Trained struct {
 	Fitted  *weights.Adapter // With, and its phi and psi
 	Adapter *weights.Adapter // the one to use: Fitted, or Plain alone
 	Better  bool             // With is nearer than Plain on the windows that neither was tuned on: the adapter is of With, else of Plain
+	Why     string           // phi and psi can't be trained for this model at all; "": they can
 }
 
 // Result is the one that the adapter is of.
@@ -59,8 +64,9 @@ func (t *Trained) Result() *Result {
 }
 
 // Train finds an allocation, fits phi and psi under it, and keeps them in the layers in which they gain more than their bytes do as slots.
-// It then spreads the budget anew. If that is not better on o.Valid, the allocation stays as it was, without phi and psi. What is done is
-// kept in the work folder, and in files whose names begin as its does (Remove): a run that was interrupted goes on there.
+// It then spreads what is left of the bytes anew: with phi and psi a sequence takes no more than without. If that is not better on o.Valid,
+// which is no part of the training unless there is no other window to validate on, the allocation stays as it was. What is done is kept in the
+// work folder and in TrainFolder: a run that was interrupted goes on there.
 func Train(ctx context.Context, o Options, t Training) (*Trained, error) {
 	if o.Adapter != "" {
 		return nil, fmt.Errorf("tune: phi and psi are to be trained, and those of %s to be used: want one of the two: %w", o.Adapter, ErrOption)
@@ -81,10 +87,19 @@ func Train(ctx context.Context, o Options, t Training) (*Trained, error) {
 	if err := o.fill(); err != nil {
 		return nil, err
 	}
+	if !o.Budget.InBytes() {
+		o.Budget = worker.Budget{Bytes: plain.Bytes}
+	}
+	others := slices.DeleteFunc(slices.Clone(t.Windows.Valid), func(w []int32) bool {
+		return slices.ContainsFunc(o.Valid, func(v []int32) bool { return slices.Equal(v, w) })
+	})
+	if len(others) > 0 {
+		t.Windows.Valid = others
+	}
 	f := &fitter{o: &o, t: t, plain: plain, context: len(o.Windows[0])}
 	f.t.Rank, f.t.Hidden = cmp.Or(t.Rank, DefaultRank), cmp.Or(t.Hidden, DefaultHidden)
 	f.t.Policy, f.t.Ubatch, f.t.Heavy, f.t.Pinned = o.Policy, o.Ubatch, 0, pinned
-	f.t.Output, f.t.Recordings = o.Work+fitSuffix, o.Work+recordingsSuffix
+	f.t.Recordings = filepath.Join(TrainFolder(o.Work), recordings)
 	r, err := f.run(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("tune: %w", err)
@@ -92,19 +107,38 @@ func Train(ctx context.Context, o Options, t Training) (*Trained, error) {
 	return r, nil
 }
 
-// Beside the work folder lie an adapter that is measured, and recordings, which serve both fits.
-const (
-	fitSuffix        = ".fit.gguf"
-	recordingsSuffix = ".recordings"
-)
+// TrainFolder is the folder beside a work folder in which Train has fits, with work folders of their own, and recordings that serve all.
+func TrainFolder(work string) string { return work + ".train" }
 
-// Remove deletes what runs have left in a work folder and beside it.
+const recordings = "recordings"
+
+var fitFile = regexp.MustCompile(`^fit-[0-9a-f]{32}\.gguf(\.part\.tmp)?$`)
+
+// Remove deletes what runs have left in a work folder and in its TrainFolder. What is no run's stays.
 func Remove(work string) error {
-	fit := os.Remove(work + fitSuffix)
-	if errors.Is(fit, os.ErrNotExist) {
-		fit = nil
+	err := pieces.Remove(work)
+	dir := TrainFolder(work)
+	entries, readErr := os.ReadDir(dir)
+	if errors.Is(readErr, os.ErrNotExist) {
+		return err
 	}
-	return errors.Join(pieces.Remove(work), fit, train.RemoveRecordings(work+recordingsSuffix))
+	err = errors.Join(err, readErr)
+	for _, e := range entries {
+		name := filepath.Join(dir, e.Name())
+		fit, work := strings.CutSuffix(e.Name(), ".work")
+		switch {
+		case outfile.Is(e, fitFile):
+			err = errors.Join(err, os.Remove(name))
+		case e.IsDir() && work && fitFile.MatchString(fit):
+			err = errors.Join(err, train.RemoveWork(name))
+		case e.IsDir() && e.Name() == recordings:
+			err = errors.Join(err, train.RemoveRecordings(name))
+		}
+	}
+	if left, _ := os.ReadDir(dir); err != nil || len(left) > 0 {
+		return err
+	}
+	return os.Remove(dir)
 }
 
 // pinned is how many first positions are never evicted: the runtime's default.
@@ -128,6 +162,10 @@ func (f *fitter) run(ctx context.Context) (*Trained, error) {
 	}
 	// Half of the budget, since a layer with phi and psi will have fewer slots: this tells which layers are to have them.
 	first, err := f.fit(ctx, layers, f.plain, max(least(f.plain.Budget), f.plain.Budget/2))
+	if errors.Is(err, train.ErrModel) {
+		r.Why = err.Error()
+		return r, nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -139,8 +177,8 @@ func (f *fitter) run(ctx context.Context) (*Trained, error) {
 		return r, err
 	}
 	second, err := f.fit(ctx, from.layers, from.Result, from.Budget)
-	if err != nil || second.adapter.Bytes() == 0 {
-		return r, err
+	if err != nil {
+		return nil, err
 	}
 	again, err := f.fitted(second)
 	if err != nil {
@@ -149,14 +187,27 @@ func (f *fitter) run(ctx context.Context) (*Trained, error) {
 	for _, l := range again {
 		r.Layers[slices.IndexFunc(r.Layers, func(x Fitted) bool { return x.Layer == l.Layer })] = l
 	}
+	// Under the slots that they have now some may not be worth their bytes.
+	if from, err = f.choose(ctx, again); err != nil || from == nil {
+		return r, err
+	}
+	for layer := range second.adapter.Kernels {
+		if !slices.Contains(from.layers, f.t.Model.Owner(layer)) {
+			second.adapter.Kernels[layer] = weights.Kernels{}
+		}
+	}
 
 	o := *f.o
-	o.From, o.Adapter = from.Result, f.t.Output
+	o.From, o.Adapter = from.Result, second.path
 	if err := second.adapter.Write(o.Adapter); err != nil {
 		return nil, err
 	}
 	if r.With, err = Run(ctx, o); err != nil {
 		return nil, err
+	}
+	r.With.Levels, r.With.Layers = f.plain.Levels, f.plain.Layers
+	for j := range r.With.Heads { // what was measured, not what was predicted of it
+		r.With.Heads[j].Distance = f.plain.Heads[j].Distance
 	}
 	r.Fitted = second.adapter
 	if r.Better = r.With.TunedValid < f.plain.TunedValid; r.Better {
@@ -290,7 +341,7 @@ func (f *fitter) choose(ctx context.Context, layers []Fitted) (*prediction, erro
 
 // budget returns the slots of a head, on average, that there are beside phi and psi of some layers. It fails with memory.ErrBudget.
 func (f *fitter) budget(layers []int) (int, error) {
-	if len(layers) == 0 || !f.o.Budget.InBytes() {
+	if len(layers) == 0 {
 		return f.plain.Budget, nil
 	}
 	c, err := f.cache(layers)
@@ -317,10 +368,11 @@ func (f *fitter) cache(layers []int) (memory.Cache, error) {
 	return c, err
 }
 
-// A fit is what train came to.
+// A fit is what train came to, and where its adapter may lie.
 type fit struct {
 	layers  []train.LayerReport
 	adapter *weights.Adapter
+	path    string
 }
 
 // fitFormat goes into the name of every piece of these. It changes with how phi and psi are fitted.
@@ -340,13 +392,22 @@ func (f *fitter) fit(ctx context.Context, layers []int, r *Result, budget int) (
 		return nil, err
 	}
 	t.Source = model
-	key := pieces.Key("fit", fitFormat, model, f.t.Windows, t.Policy, t.Ubatch, t.Rank, t.Hidden, t.Steps, t.Rate, t.Seed, t.Type, layers, budget, t.Allocation)
+	key := pieces.Key("fit", fitFormat, train.FitMethod, model, f.t.Windows, t.Policy, t.Ubatch, t.Rank, t.Hidden, t.Steps, t.Rate, t.Seed, t.Type, layers, budget, t.Allocation)
 	var done struct {
 		Layers []train.LayerReport
 		File   []byte
 	}
+	dir := TrainFolder(f.o.Work)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	t.Output = filepath.Join(dir, key+".gguf")
 	if !store.Load(key, &done) {
 		report, err := train.Run(ctx, t, f.t.Runtime, f.t.Windows)
+		if errors.Is(err, train.ErrDisk) { // for all recordings at once: it makes them in passes then, and again for the next fit
+			t.Recordings = ""
+			report, err = train.Run(ctx, t, f.t.Runtime, f.t.Windows)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -357,11 +418,11 @@ func (f *fitter) fit(ctx context.Context, layers []int, r *Result, budget int) (
 		if err := store.Save(key, done); err != nil {
 			return nil, err
 		}
-	} else if err := os.WriteFile(t.Output, done.File, 0o644); err != nil {
+	} else if err := outfile.WriteBytes(t.Output, done.File); err != nil {
 		return nil, err
 	}
 	a, err := weights.Read(t.Output)
-	return &fit{done.Layers, a}, err
+	return &fit{done.Layers, a, t.Output}, err
 }
 
 // fitted says how a fit came out.

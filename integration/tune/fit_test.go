@@ -1,6 +1,7 @@
 package tune
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"testing"
@@ -74,12 +75,35 @@ func TestChoose(t *testing.T) {
 	require.NoError(t, err)
 	assert.Nil(t, p)
 
-	f = threeLayers(worker.Budget{Tokens: 100}) // of slots alone: phi and psi take none of them
-	p, err = f.choose(ctx, []Fitted{{Layer: 0, Error: .2}, {Layer: 1, Error: .9}, {Layer: 2, Error: .98}})
+	f = threeLayers(worker.Budget{Bytes: 300 * slot})
+	p, err = f.choose(ctx, []Fitted{{Layer: 0, Error: .2}, {Layer: 2, Error: .5}})
 	require.NoError(t, err)
 	require.NotNil(t, p)
-	assert.Equal(t, []int{0, 1, 2}, p.layers)
-	assert.Equal(t, 100, p.Budget)
+	assert.Equal(t, []int{0, 2}, p.layers)
+}
+
+// What runs leave is removed, fits that were not finished too; what is somebody's stays.
+func TestRemove(t *testing.T) {
+	work := filepath.Join(t.TempDir(), "out.gguf.work")
+	fit := filepath.Join(TrainFolder(work), "fit-0123456789abcdef0123456789abcdef.gguf")
+	for _, path := range []string{
+		filepath.Join(work, "lock"), fit, filepath.Join(fit+".work", "plan.json"), filepath.Join(fit+".work", "layer-000.replay-12"),
+		filepath.Join(TrainFolder(work), "recordings", "0123456789abcdef", "layer-000.recording"),
+	} {
+		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
+		require.NoError(t, os.WriteFile(path, []byte("x"), 0o644))
+	}
+	mine := filepath.Join(TrainFolder(work), "notes.txt")
+	require.NoError(t, os.WriteFile(mine, []byte("x"), 0o644))
+	require.NoError(t, Remove(work))
+	left, err := filepath.Glob(TrainFolder(work) + "/*")
+	require.NoError(t, err)
+	assert.Equal(t, []string{mine}, left)
+	assert.NoDirExists(t, work)
+	require.NoError(t, os.Remove(mine))
+	require.NoError(t, Remove(work))
+	assert.NoDirExists(t, TrainFolder(work))
+	require.NoError(t, Remove(work), "nothing there")
 }
 
 // On the small model phi and psi are trained, kept if they are better, and a second run measures and trains nothing anew.
@@ -114,6 +138,17 @@ func TestTrain(t *testing.T) {
 			fits++
 		}
 	}}, Runtime: rt, Windows: many}
+	// One that is interrupted in a fit does not stand in the way of another, with other options.
+	interrupted, stop := context.WithCancel(ctx)
+	other := tr
+	other.Steps, other.Progress = 299, func(e train.Event) {
+		if e.Stage == train.Fitting {
+			stop()
+		}
+	}
+	_, err = Train(interrupted, o, other)
+	require.ErrorIs(t, err, context.Canceled)
+
 	r, err := Train(ctx, o, tr)
 	require.NoError(t, err)
 	require.NotEmpty(t, r.Layers)

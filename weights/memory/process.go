@@ -44,7 +44,6 @@ func Compute(m *weights.Model, ubatch int) uint64 {
 func Scratch(m *weights.Model, slots []int, ubatch, threads int) uint64 {
 	const lanes, pad, tile, chunks, bound, together = 16, 32, 24, 8, 32 << 20, 4 << 20 // cgo/kernels/internal.h
 	round := func(n int) int { return (n + pad - 1) / pad * pad }
-	blocks := max(1, min((ubatch+chunks*lanes-1)/(chunks*lanes), 4)) // of queries that go together
 	most, shared := 0, map[int]int{}
 	for i := range m.Layers {
 		if !m.Attends(i) {
@@ -52,15 +51,17 @@ func Scratch(m *weights.Model, slots []int, ubatch, threads int) uint64 {
 		}
 		s, held := m.Layer(i), slots[i]
 		pairs, value := round(held+ubatch), round(s.ValueLength)
-		scores := 0
+		scores, parted := 0, chunks // a query head's queries are in so many parts
 		if m.Window(i) == 0 {
 			one := 4 * s.Heads * pairs
 			scores = max(one, min(one*min(ubatch, chunks), bound))
+			parted = max(1, min(chunks, bound/one))
 			if m.Shares(i) {
 				shared[m.Owner(i)] = 4 * s.HeadsKV * pairs
 			}
 		}
 		parts := min(s.HeadsKV*((held+127)/128), 32+s.HeadsKV) * s.Heads / s.HeadsKV * min(ubatch, chunks) * value * 4
+		blocks := max(1, min((ubatch+parted*lanes-1)/(parted*lanes), 4)) // of queries that go together
 		block := 4 * lanes * pairs
 		logits := max(block, min(block*blocks, together))
 		thread := logits + 8*pairs + 4*tile*max(s.KeyLength, value) + 4*lanes*(blocks*(s.KeyLength+value)+2*value) + 16*ubatch

@@ -59,13 +59,13 @@ func describe(v any) []byte {
 	return data
 }
 
-// fitMethod changes whenever the same recordings and options come to another phi or psi: layers that were fitted both ways don't mix.
-const fitMethod = 2 // versions before had none
+// FitMethod changes whenever the same recordings and options come to another phi or psi: layers that were fitted both ways don't mix.
+const FitMethod = 2 // versions before had none
 
 // plan is what a work folder's content depends on.
 type plan struct {
 	recording
-	Fit        int // fitMethod
+	Fit        int // FitMethod
 	Policy     string
 	Budgets    []int
 	Allocation []float32 `json:",omitempty"`
@@ -88,7 +88,7 @@ func (o *Options) plan(w Windows) plan {
 		}
 	}
 	r := recording{recordingFormat, o.Model.Fingerprint, o.Source, hex.EncodeToString(h.Sum(nil)), o.Context}
-	return plan{r, fitMethod, o.Policy, o.Budgets, o.Allocation, o.Heavy, o.Pinned, o.Ubatch, o.Rank, o.Hidden, o.Steps, o.Rate, o.Seed}
+	return plan{r, FitMethod, o.Policy, o.Budgets, o.Allocation, o.Heavy, o.Pinned, o.Ubatch, o.Rank, o.Hidden, o.Steps, o.Rate, o.Seed}
 }
 
 // describe says how an adapter is made: what it would take to make it again.
@@ -194,6 +194,9 @@ func Run(ctx context.Context, o Options, r Runtime, w Windows) (*Report, error) 
 
 // ours are the names of the files in a folder of runs, exactly: what else lies there is somebody's.
 var ours = regexp.MustCompile(`^(lock|(plan\.json|layer-\d{3,}\.(gguf|json))(\.part\.tmp)?|layer-\d{3,}\.(recording|replay-\d+))$`)
+
+// RemoveWork deletes what a run has left in its work folder, and the folder if nothing else is in it.
+func RemoveWork(dir string) error { return outfile.RemoveFolder(dir, ours) }
 
 // RemoveRecordings deletes what runs have left in a folder of recordings (Options.Recordings), and the folder if nothing else is in it.
 func RemoveRecordings(dir string) error {

@@ -638,7 +638,7 @@ func TestOtherFit(t *testing.T) {
 	plan := filepath.Join(o.Output+".work", "plan.json")
 	have, err := os.ReadFile(plan)
 	require.NoError(t, err)
-	number := fmt.Sprintf("\n  \"Fit\": %d,", fitMethod)
+	number := fmt.Sprintf("\n  \"Fit\": %d,", FitMethod)
 	require.Contains(t, string(have), number)
 	require.NoError(t, os.WriteFile(plan, []byte(strings.Replace(string(have), number, "", 1)), 0o644))
 	_, err = Run(context.Background(), o, &fake{}, windows(t))
@@ -654,7 +654,7 @@ func TestOtherFit(t *testing.T) {
 	}
 	_, err = weights.Merge(parts...)
 	require.NoError(t, err)
-	parts[0].Description = strings.Replace(parts[0].Description, fmt.Sprintf(`"Fit":%d,`, fitMethod), "", 1)
+	parts[0].Description = strings.Replace(parts[0].Description, fmt.Sprintf(`"Fit":%d,`, FitMethod), "", 1)
 	_, err = weights.Merge(parts...)
 	assert.ErrorIs(t, err, weights.ErrMerge)
 }
