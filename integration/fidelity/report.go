@@ -138,7 +138,7 @@ func kib(n int64) worker.Budget { return worker.Budget{Bytes: n << 10} }
 func (m *measurer) report(save func(*Report) error) error {
 	r := &Report{Model: filepath.Base(m.model), Windows: len(m.windows), Build: provenance.Of(m.worker)}
 	best := map[int64]*found{}
-	for _, section := range []func(*Report, map[int64]*found) error{m.sizes, m.recalled("1/20", "q8_0"), m.recalled("1/20", "q4_0"), m.left, m.layers, m.prosaic, m.recalled("1/50", "q4_0"), m.ubatches} {
+	for _, section := range []func(*Report, map[int64]*found) error{m.sizes, m.recalled("1/20", "q8_0"), m.left, m.layers, m.prosaic, m.recalled("1/50", "q4_0"), m.ubatches} {
 		if err := section(r, best); err != nil {
 			return err
 		}
