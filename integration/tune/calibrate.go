@@ -61,11 +61,7 @@ func corrected(r *Result, layers [][]int, by []float64) *Result {
 	c.Heads = slices.Clone(r.Heads)
 	for i, heads := range layers {
 		for _, j := range heads {
-			d := slices.Clone(c.Heads[j].Distance)
-			for l := range d {
-				d[l] *= by[i]
-			}
-			c.Heads[j].Distance = d
+			c.Heads[j].Distance = scaled(c.Heads[j].Distance, by[i])
 		}
 	}
 	return &c

@@ -100,6 +100,9 @@ func Train(ctx context.Context, o Options, t Training) (*Trained, error) {
 	f.t.Rank, f.t.Hidden = cmp.Or(t.Rank, DefaultRank), cmp.Or(t.Hidden, DefaultHidden)
 	f.t.Policy, f.t.Ubatch, f.t.Heavy, f.t.Pinned = o.Policy, o.Ubatch, 0, pinned
 	f.t.Recordings = filepath.Join(TrainFolder(o.Work), recordings)
+	if f.t.Source, err = pieces.HashFile(o.Model); err != nil {
+		return nil, err
+	}
 	r, err := f.run(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("tune: %w", err)
@@ -278,6 +281,7 @@ func (f *fitter) predict(ctx context.Context, left map[int]float64) (*prediction
 	return p, nil
 }
 
+// scaled returns a curve that costs so many times as much.
 func scaled(d []float64, by float64) (all []float64) {
 	for _, x := range d {
 		all = append(all, by*x)
@@ -387,12 +391,7 @@ func (f *fitter) fit(ctx context.Context, layers []int, r *Result, budget int) (
 	defer store.Close()
 	t := f.t.Options
 	t.Layers, t.Budgets, t.Allocation = layers, []int{budget}, r.Weights(f.t.Model)
-	model, err := pieces.HashFile(f.o.Model)
-	if err != nil {
-		return nil, err
-	}
-	t.Source = model
-	key := pieces.Key("fit", fitFormat, train.FitMethod, model, f.t.Windows, t.Policy, t.Ubatch, t.Rank, t.Hidden, t.Steps, t.Rate, t.Seed, t.Type, layers, budget, t.Allocation)
+	key := pieces.Key("fit", fitFormat, train.FitMethod, t.Source, f.t.Windows, t.Policy, t.Ubatch, t.Rank, t.Hidden, t.Steps, t.Rate, t.Seed, t.Type, layers, budget, t.Allocation)
 	var done struct {
 		Layers []train.LayerReport
 		File   []byte

@@ -9,8 +9,6 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/lesskv/lesskv/integration/activations"
-	"github.com/lesskv/lesskv/integration/testdata"
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/memory"
@@ -112,17 +110,7 @@ func TestTrain(t *testing.T) {
 		t.Skip("a minute")
 	}
 	ctx := t.Context()
-	model, err := testdata.Path(testdata.Model)
-	require.NoError(t, err)
-	path, err := worker.Path(worker.Patched)
-	require.NoError(t, err)
-	rt, err := activations.Open(ctx, path, model, 512, 1)
-	require.NoError(t, err)
-	defer rt.Close()
-	text, err := os.ReadFile(filepath.Join("..", "testdata", testdata.TrainSample))
-	require.NoError(t, err)
-	tokens, err := rt.Tokenize(string(text[:400_000]))
-	require.NoError(t, err)
+	model, path, rt, tokens := gopher(t, 400_000)
 	few, err := train.Cut(tokens, 512, 2*512, rt.Start())
 	require.NoError(t, err)
 	many, err := train.Cut(tokens, 512, 40*512, rt.Start())

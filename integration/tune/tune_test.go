@@ -126,6 +126,23 @@ func TestOptions(t *testing.T) {
 	}
 }
 
+// gopher returns the small model, the worker, a runtime that has both open, and the tokens of so many bytes of text.
+func gopher(t *testing.T, bytes int) (model, path string, rt *activations.Runtime, tokens []int32) {
+	t.Helper()
+	model, err := testdata.Path(testdata.Model)
+	require.NoError(t, err)
+	path, err = worker.Path(worker.Patched)
+	require.NoError(t, err)
+	rt, err = activations.Open(t.Context(), path, model, 512, 1)
+	require.NoError(t, err)
+	t.Cleanup(func() { rt.Close() })
+	text, err := os.ReadFile(filepath.Join("..", "testdata", testdata.TrainSample))
+	require.NoError(t, err)
+	tokens, err = rt.Tokenize(string(text[:bytes]))
+	require.NoError(t, err)
+	return model, path, rt, tokens
+}
+
 // On the small model one head of twelve looks things up far back: it is found, what is found is closer to the full cache than equal
 // budgets, and a second run measures nothing anew.
 func TestRun(t *testing.T) {
@@ -133,17 +150,7 @@ func TestRun(t *testing.T) {
 		t.Skip("half a minute")
 	}
 	ctx := t.Context()
-	model, err := testdata.Path(testdata.Model)
-	require.NoError(t, err)
-	path, err := worker.Path(worker.Patched)
-	require.NoError(t, err)
-	rt, err := activations.Open(ctx, path, model, 512, 1)
-	require.NoError(t, err)
-	defer rt.Close()
-	text, err := os.ReadFile(filepath.Join("..", "testdata", testdata.TrainSample))
-	require.NoError(t, err)
-	tokens, err := rt.Tokenize(string(text[:200_000]))
-	require.NoError(t, err)
+	model, path, rt, tokens := gopher(t, 200_000)
 	w, err := train.Cut(tokens, 512, 2*512, rt.Start())
 	require.NoError(t, err)
 
