@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -50,7 +51,7 @@ type measurer struct {
 
 	model, recall string // paths
 	windows       [][]int32
-	text          []int32 // to tune on
+	text, lookUps []int32 // to tune on
 	start         []int32
 	prose         []int32
 }
@@ -88,6 +89,9 @@ func newMeasurer(ctx context.Context, work string, threads int) (*measurer, erro
 		return nil, err
 	}
 	m.start = r.Start()
+	if m.lookUps, err = withLookUps(m.text, heldout.Tokens-len(m.start), r.Tokenize); err != nil {
+		return nil, err
+	}
 	prose, err := proseText()
 	if err != nil {
 		return nil, err
@@ -108,6 +112,36 @@ func proseText() (string, error) {
 		b.WriteString("\n\n")
 	}
 	return b.String(), nil
+}
+
+// withLookUps puts look-ups into a text, in each window of so many tokens: six numbers under names in its first half, which are asked for and
+// answered in its second. None of the names is one of verify's recall tasks.
+func withLookUps(text []int32, window int, tokenize func(string) ([]int32, error)) (all []int32, err error) {
+	names := []string{"anchor", "basket", "candle", "dolphin", "ember", "falcon", "garden", "hammer", "island", "jacket", "kettle", "ladder"}
+	const n = 6
+	draw := rand.New(rand.NewPCG(1, 0))
+	for len(text) >= window {
+		var said [2 * n][]int32
+		length := 0
+		order, asked := draw.Perm(len(names))[:n], draw.Perm(n)
+		for i, name := range order {
+			name, number := names[name], 10000+draw.IntN(90000)
+			if said[i], err = tokenize(fmt.Sprintf("\nThe %s key is %d. Keep it in mind: %[2]d is the %[1]s key.\n", name, number)); err != nil {
+				return nil, err
+			}
+			if said[n+asked[i]], err = tokenize(fmt.Sprintf("\nWhat is the %s key? The %[1]s key is %d.\n", name, number)); err != nil {
+				return nil, err
+			}
+			length += len(said[i]) + len(said[n+asked[i]])
+		}
+		for i, s := range said {
+			part := (window - length) * (i + 1) / len(said)
+			part -= (window - length) * i / len(said)
+			all = append(append(all, text[:part]...), s...)
+			text = text[part:]
+		}
+	}
+	return all[:len(all)/window/10*10*window], nil // validation is the last tenth: whole windows too
 }
 
 func (m *measurer) say(format string, args ...any) {
@@ -147,13 +181,13 @@ func (f *found) all() []*allocation {
 	return []*allocation{f.plain, f.with}
 }
 
-// trained finds an allocation for a model and a budget in bytes, and what phi and psi add.
-func (m *measurer) trained(model string, budget worker.Budget, types string, e effort) (*found, error) {
-	o, err := m.options(model, budget, types, e)
+// trained finds an allocation for a model and a budget in bytes, and what phi and psi add, from a text.
+func (m *measurer) trained(model string, text []int32, budget worker.Budget, types string, e effort) (*found, error) {
+	o, err := m.options(model, text, budget, types, e)
 	if err != nil {
 		return nil, err
 	}
-	t, err := m.training(model)
+	t, err := m.training(model, text)
 	if err != nil {
 		return nil, err
 	}
@@ -172,8 +206,8 @@ func (m *measurer) trained(model string, budget worker.Budget, types string, e e
 	return f, r.Fitted.Write(f.with.path)
 }
 
-// training is that of phi and psi, on the training text.
-func (m *measurer) training(path string) (*tune.Training, error) {
+// training is that of phi and psi, on a text.
+func (m *measurer) training(path string, text []int32) (*tune.Training, error) {
 	model, err := weights.ReadModel(path)
 	if err != nil {
 		return nil, err
@@ -182,7 +216,7 @@ func (m *measurer) training(path string) (*tune.Training, error) {
 	if err != nil {
 		return nil, err
 	}
-	w, err := train.Cut(m.text, heldout.Tokens, trainTokens, m.start)
+	w, err := train.Cut(text, heldout.Tokens, trainTokens, m.start)
 	if err != nil {
 		return nil, errors.Join(err, r.Close())
 	}
@@ -212,14 +246,17 @@ func (m *measurer) write(model string, a *allocation) error {
 	return errors.Join(a.result.Give(adapter, policy), adapter.Write(a.path))
 }
 
-// options are those of tuning on the training text.
-func (m *measurer) options(model string, budget worker.Budget, types string, e effort) (*tune.Options, error) {
-	w, err := train.Cut(m.text, heldout.Tokens, (e.windows+1)*heldout.Tokens, m.start)
+// options are those of tuning on a text.
+func (m *measurer) options(model string, text []int32, budget worker.Budget, types string, e effort) (*tune.Options, error) {
+	w, err := train.Cut(text, heldout.Tokens, (e.windows+1)*heldout.Tokens, m.start)
 	if err != nil {
 		return nil, err
 	}
 	o := &tune.Options{Model: model, Worker: m.worker, Windows: w.Train[:e.windows], Valid: w.Valid[:1], Budget: budget, Policy: policy, Ubatch: heldout.Ubatch, Rounds: e.rounds, Threads: m.threads}
 	o.Work = filepath.Join(m.work, fmt.Sprintf("%s-%.4g-%s", strings.TrimSuffix(filepath.Base(model), ".gguf"), float64(budget.Bytes)/1024, strings.ReplaceAll(types, ",", "-")))
+	if &text[0] == &m.lookUps[0] {
+		o.Work += "-look-ups"
+	}
 	o.TypeK, o.TypeV, err = worker.SlotTypes(types)
 	return o, err
 }

@@ -119,15 +119,17 @@ type Prose struct {
 
 // Recall is how often one kind of task is answered, of one length, under so many bytes.
 type Recall struct {
-	Share  string         `json:"share"` // of the bytes of the full f16 cache
-	Types  string         `json:"types"`
-	Tuned  bool           `json:"tuned"` // else equal budgets
-	Kind   string         `json:"kind"`
-	Tokens int            `json:"tokens"` // of the prompt
-	Tasks  int            `json:"tasks"`
-	Full   int            `json:"full"` // that the full cache answers
-	Right  int            `json:"right"`
-	Depth  []verify.Depth `json:"depth,omitempty"`
+	Share   string         `json:"share"` // of the bytes of the full f16 cache
+	Types   string         `json:"types"`
+	Tuned   bool           `json:"tuned"`              // else equal budgets
+	LookUps bool           `json:"look_ups,omitempty"` // tuned on Go text with look-ups, else on Go text alone
+	Kind    string         `json:"kind"`
+	Tokens  int            `json:"tokens"` // of the prompt
+	Tasks   int            `json:"tasks"`
+	Full    int            `json:"full"` // that the full cache answers
+	Right   int            `json:"right"`
+	Depth   []verify.Depth `json:"depth,omitempty"`
+	ByDepth []verify.Depth `json:"full_by_depth,omitempty"` // of the full cache
 }
 
 const full = 6144 << 10 // bytes of the f16 cache of either model
@@ -138,7 +140,10 @@ func kib(n int64) worker.Budget { return worker.Budget{Bytes: n << 10} }
 func (m *measurer) report(save func(*Report) error) error {
 	r := &Report{Model: filepath.Base(m.model), Windows: len(m.windows), Build: provenance.Of(m.worker)}
 	best := map[int64]*found{}
-	for _, section := range []func(*Report, map[int64]*found) error{m.sizes, m.recalled("1/20", "q8_0"), m.left, m.layers, m.prosaic, m.recalled("1/50", "q4_0"), m.ubatches} {
+	for _, section := range []func(*Report, map[int64]*found) error{
+		m.sizes, m.recalled("1/20", "q8_0", false), m.left, m.layers, m.prosaic, m.recalled("1/50", "q4_0", false), m.ubatches,
+		m.recalled("1/20", "q4_0", false), m.recalled("1/20", "q8_0", true), m.recalled("1/50", "q4_0", true),
+	} {
 		if err := section(r, best); err != nil {
 			return err
 		}
@@ -153,7 +158,7 @@ func (m *measurer) report(save func(*Report) error) error {
 func (m *measurer) sizes(r *Report, best map[int64]*found) error {
 	for _, g := range goals {
 		s := Size{KiB: g.kib, Before: g.before, Target: g.target}
-		f, err := m.trained(m.model, kib(g.kib), g.types, g.effort)
+		f, err := m.trained(m.model, m.text, kib(g.kib), g.types, g.effort)
 		if err != nil {
 			return err
 		}
@@ -239,7 +244,7 @@ func pair(r *verify.Report) (tuned, equal verify.Estimate) {
 // left measures what is gained where a head alone has the whole context.
 func (m *measurer) left(r *Report, best map[int64]*found) error {
 	a := best[363].best()
-	o, err := m.options(m.model, kib(363), a.types, effort{3, 4})
+	o, err := m.options(m.model, m.text, kib(363), a.types, effort{3, 4})
 	if err != nil {
 		return err
 	}
@@ -311,16 +316,19 @@ func (m *measurer) proseWindows() (all [][]int32) {
 	return all
 }
 
-// recalled returns what asks gopher-recall-5m under a share of the full cache's bytes, with an allocation that was tuned on a text without
-// any task.
-func (m *measurer) recalled(share string, types string) func(*Report, map[int64]*found) error {
+// recalled returns what asks gopher-recall-5m under a share of the full cache's bytes, with equal budgets and with an allocation that was
+// tuned on Go text: alone, or with look-ups that are none of the tasks.
+func (m *measurer) recalled(share, types string, lookUps bool) func(*Report, map[int64]*found) error {
 	return func(r *Report, _ map[int64]*found) error {
 		part, err := memory.ParseBudget(share)
 		if err != nil {
 			return fmt.Errorf("%s: %w", share, err)
 		}
-		budget := worker.Budget{Bytes: int64(part.Full * full)}
-		f, err := m.trained(m.recall, budget, types, effort{3, 4})
+		budget, text := worker.Budget{Bytes: int64(part.Full * full)}, m.text
+		if lookUps {
+			text = m.lookUps
+		}
+		f, err := m.trained(m.recall, text, budget, types, effort{3, 4})
 		if err != nil {
 			return err
 		}
@@ -333,15 +341,18 @@ func (m *measurer) recalled(share string, types string) func(*Report, map[int64]
 			return err
 		}
 		for _, k := range found.Recall {
+			row := Recall{Share: share, Types: types, LookUps: lookUps, Kind: k.Kind, Tokens: k.Length, Tasks: k.Tasks, Full: k.Full, ByDepth: k.FullByDepth}
 			for _, x := range k.Methods {
-				if x.Within == 0 {
+				if x.Within == 0 || lookUps && x.Adapter == "" { // equal budgets have been asked
 					continue
 				}
-				r.Recall = append(r.Recall, Recall{Share: share, Types: types, Tuned: x.Adapter != "", Kind: k.Kind, Tokens: k.Length, Tasks: k.Tasks, Full: k.Full, Right: x.Right, Depth: x.ByDepth})
-				m.say("recall at %s, %s, tuned %v, %s of %d: %d of %d, full %d", share, types, x.Adapter != "", k.Kind, k.Length, x.Right, k.Tasks, k.Full)
+				row.Tuned, row.Right, row.Depth = x.Adapter != "", x.Right, x.ByDepth
+				r.Recall = append(r.Recall, row)
+				m.say("recall at %s, %s, tuned %v, look-ups %v, %s of %d: %d of %d, full %d", share, types, row.Tuned, lookUps, k.Kind, k.Length, x.Right, k.Tasks, k.Full)
 			}
 			if k.Weak {
-				r.Recall = append(r.Recall, Recall{Share: share, Types: types, Kind: k.Kind, Tokens: k.Length, Tasks: k.Tasks, Full: k.Full, Right: -1})
+				row.Right = -1
+				r.Recall = append(r.Recall, row)
 			}
 		}
 		return nil

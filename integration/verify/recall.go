@@ -28,14 +28,15 @@ func RecallKinds() []string { return []string{Passkey, Needle, Needles} }
 
 // Recall is how often a kind of task is answered, at one length.
 type Recall struct {
-	Context int            `json:"context"`
-	Ubatch  int            `json:"ubatch"`
-	Kind    string         `json:"kind"`
-	Length  int            `json:"length"` // tokens of the prompt
-	Tasks   int            `json:"tasks"`
-	Full    int            `json:"full"` // that the full cache answers
-	Weak    bool           `json:"weak"` // it answers less than half: the model can't do this, and no method is asked
-	Methods []RecallMethod `json:"methods,omitempty"`
+	Context     int            `json:"context"`
+	Ubatch      int            `json:"ubatch"`
+	Kind        string         `json:"kind"`
+	Length      int            `json:"length"` // tokens of the prompt
+	Tasks       int            `json:"tasks"`
+	Full        int            `json:"full"` // that the full cache answers
+	FullByDepth []Depth        `json:"full_by_depth,omitempty"`
+	Weak        bool           `json:"weak"` // it answers less than half: the model can't do this, and no method is asked
+	Methods     []RecallMethod `json:"methods,omitempty"`
 }
 
 // RecallMethod is how often a method answers.
@@ -249,14 +250,7 @@ func (v *verifier) recallReport(g *group) []Recall {
 		for _, share := range recallLengths {
 			k := recallGroup{kind, int(share*float64(g.context)) - answerTokens}
 			one := Recall{Context: g.context, Ubatch: g.ubatch, Kind: kind, Length: k.length, Weak: weak[k]}
-			for i, t := range v.tasks[g.context] {
-				if t.kind == kind && t.length == k.length {
-					one.Tasks++
-					if t.right(full[i]) {
-						one.Full++
-					}
-				}
-			}
+			one.Tasks, one.Full, one.FullByDepth = v.byDepth(g, k, full)
 			if one.Tasks == 0 {
 				continue
 			}
@@ -269,23 +263,28 @@ func (v *verifier) recallReport(g *group) []Recall {
 				if row.Within > 0 {
 					m.Adapter = row.Adapter
 				}
-				for _, d := range recallDepths {
-					depth := Depth{Depth: d}
-					for i, t := range v.tasks[g.context] {
-						if t.kind == kind && t.length == k.length && t.depth == d {
-							depth.Tasks++
-							if t.right(said[i]) {
-								depth.Right++
-							}
-						}
-					}
-					m.Right += depth.Right
-					m.ByDepth = append(m.ByDepth, depth)
-				}
+				_, m.Right, m.ByDepth = v.byDepth(g, k, said)
 				one.Methods = append(one.Methods, m)
 			}
 			out = append(out, one)
 		}
 	}
 	return out
+}
+
+// byDepth counts the tasks of a kind and length and the right answers to them, in all and by depth.
+func (v *verifier) byDepth(g *group, k recallGroup, said answers) (tasks, right int, all []Depth) {
+	for _, d := range recallDepths {
+		depth := Depth{Depth: d}
+		for i, t := range v.tasks[g.context] {
+			if (recallGroup{t.kind, t.length}) == k && t.depth == d {
+				depth.Tasks++
+				if t.right(said[i]) {
+					depth.Right++
+				}
+			}
+		}
+		tasks, right, all = tasks+depth.Tasks, right+depth.Right, append(all, depth)
+	}
+	return tasks, right, all
 }

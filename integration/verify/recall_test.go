@@ -33,6 +33,9 @@ func TestRecallReport(t *testing.T) {
 	assert.Equal(t, Passkey, all[0].Kind)
 	assert.False(t, all[0].Weak)
 	assert.Equal(t, []int{5, 4}, []int{all[0].Tasks, all[0].Full})
+	for i, want := range []int{1, 1, 1, 1, 0} {
+		assert.Equal(t, Depth{recallDepths[i], 1, want}, all[0].FullByDepth[i])
+	}
 	require.Len(t, all[0].Methods, 1)
 	m := all[0].Methods[0]
 	assert.Equal(t, 2, m.Right)
