@@ -73,6 +73,7 @@ func TestGrammarsEnd(t *testing.T) {
 	}
 	refused(`root ::= "a"{3,1}`, "a largest number below its smallest")
 	refused(`root ::= "a"{2000,0}`, "a largest number below its smallest")
+	refused("root ::= <[1]> | . !<[2]>", "lets a token follow that it cannot take")
 	refused("root ::= c1\n"+copies.String(), "64 MiB")
 	refused("root ::= "+strings.Repeat("a", 1<<20)+"\n"+strings.Repeat("a", 1<<20)+` ::= "b"{0,2000}`, "64 MiB")
 	refused("root ::= "+strings.Repeat(`"`+strings.Repeat("a", 1000)+`" `, 5000), "64 MiB")

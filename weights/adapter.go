@@ -62,8 +62,8 @@ func (g *Geometry) Max(of func(Shape) int) (most int) {
 // Trained says how an adapter was trained. Another policy makes it useless; other numbers make it worse.
 type Trained struct {
 	Policy  string
-	Heavy   int // h
-	Recent  int // r
+	Heavy   int // h; of an allocation that tune found, what it was found for
+	Recent  int // r; the same
 	Ubatch  int // tokens of a micro-batch
 	Context int // tokens of the longest sequence
 }

@@ -118,6 +118,8 @@ func manySlots() (list []testCase) {
 	list = append(list, testCase{name: "unequal heads", layer: unequal, rank: 4, hidden: 8, softCap: 8, sinks: true, tokens: []int{299, 1, 3, 40, 1, 1, 7}, fill: 1})
 	unequal.Policy, unequal.Budgets = "h2o", []Budget{{3, 1}, {130, 64}, {400, 200}}
 	list = append(list, testCase{name: "unequal heads h2o", layer: unequal, rank: 4, hidden: 8, tokens: []int{399, 2, 1, 1, 7, 40}, fill: 1})
+	wide := layer(1, 1, 8, 8, 23000, "lambda") // so many slots that of the blocks of a chunk not all go together
+	list = append(list, testCase{name: "few blocks", layer: wide, rank: 4, hidden: 8, tokens: []int{512, 512, 7}})
 	policies, tokens := PolicyNames(), []int{40, 1, 5, 3, 40}
 	if testing.Short() { // also of TestOnArm64, whose emulator is slow
 		policies, tokens = []string{"peak"}, tokens[:3]

@@ -188,15 +188,7 @@ func (o *tuneOptions) run(cmd *cobra.Command) error {
 		runtime.Close()
 	}
 	meter := progress.New(cmd.ErrOrStderr(), o.quiet)
-	o.Progress = func(e tune.Event) {
-		if e.Total > 0 {
-			unit := "measurements"
-			if e.Stage == tune.Replays {
-				unit = "layers"
-			}
-			meter.Show(progress.Status{Stage: string(e.Stage), Done: int64(e.Done), Total: int64(e.Total), Unit: unit})
-		}
-	}
+	o.Progress = func(e tune.Event) { showTuning(meter, e) }
 	t := &tune.Trained{}
 	if o.train {
 		p := &trainProgress{meter: meter, began: time.Now(), done: map[int]int{}}
@@ -213,13 +205,10 @@ func (o *tuneOptions) run(cmd *cobra.Command) error {
 		return stopped(ctx, cmd.ErrOrStderr(), err)
 	}
 	r := t.Result()
-	switch {
-	case o.train:
+	if o.train {
 		adapter = t.Adapter
-	case o.Adapter == "":
+	} else {
 		err = r.Give(adapter, o.Policy)
-	default: // whose phi and psi were trained under another budget
-		adapter.Budget = r.Weights(model)
 	}
 	if err == nil {
 		err = errors.Join(o.table(cmd.OutOrStdout(), t, adapter), adapter.Write(o.output)) // the table first: what follows may fail
@@ -231,6 +220,20 @@ func (o *tuneOptions) run(cmd *cobra.Command) error {
 		return err // the work stays
 	}
 	return tune.Remove(o.Work)
+}
+
+// showTuning shows an event.
+func showTuning(meter *progress.Meter, e tune.Event) {
+	unit := "measurements"
+	if e.Stage == tune.Replays {
+		unit = "layers"
+	}
+	switch {
+	case e.Why != "":
+		meter.Printf("heads are measured one by one, in more passes: replays can't tell them apart: %s\n", e.Why)
+	case e.Total > 0:
+		meter.Show(progress.Status{Stage: string(e.Stage), Done: int64(e.Done), Total: int64(e.Total), Unit: unit})
+	}
 }
 
 // empty returns the adapter that the allocation goes into: one without phi and psi, or the one that was named, which brings its policy

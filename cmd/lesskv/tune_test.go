@@ -11,7 +11,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/lesskv/lesskv/integration/tune"
+	"github.com/lesskv/lesskv/patches/progress"
 	"github.com/lesskv/lesskv/weights"
+	"github.com/lesskv/lesskv/weights/memory"
 )
 
 // tuneQuickly is a tuning of seconds, of the model and the book in dir.
@@ -29,6 +31,38 @@ func TestTuneNotFinite(t *testing.T) {
 	assert.Contains(t, stderr, "logits of the full cache that are not finite")
 	assert.Empty(t, stdout)
 	assert.NoFileExists(t, out)
+}
+
+// Phi and psi bring the budget along that the allocation was tuned for: without -b a cache has as many slots.
+func TestTuneAdapter(t *testing.T) {
+	dir, _ := verifyFiles(t)
+	trained, out := filepath.Join(dir, "model.lesskv.gguf"), filepath.Join(dir, "new.gguf")
+	status, _, stderr := command("", append(tuneQuickly(dir), "-w", trained, "-o", out, "--plot=none")...)
+	require.Equal(t, exitOK, status, stderr)
+	was, err := weights.Read(trained)
+	require.NoError(t, err)
+	a, err := weights.Read(out)
+	require.NoError(t, err)
+	assert.NotEmpty(t, a.Budget)
+	assert.Equal(t, was.Kernels, a.Kernels)
+	want := was.Trained
+	want.Heavy, want.Recent = 4, 12
+	assert.Equal(t, want, a.Trained)
+	model, err := weights.ReadModel(filepath.Join(dir, "model.gguf"))
+	require.NoError(t, err)
+	n, err := slotsOf(budget{}, memory.Cache{Context: 96, Pinned: 1, Adapter: a}, model)
+	require.NoError(t, err)
+	assert.Equal(t, 16, n)
+}
+
+// Why heads are measured that were to be replayed is said even to those who want no progress.
+func TestTuneEvents(t *testing.T) {
+	var out strings.Builder
+	meter := progress.New(&out, true)
+	showTuning(meter, tune.Event{Stage: tune.Replays, Done: 1, Total: 2})
+	assert.Empty(t, out.String())
+	showTuning(meter, tune.Event{Stage: tune.Replays, Why: "no output projection"})
+	assert.Equal(t, "heads are measured one by one, in more passes: replays can't tell them apart: no output projection\n", out.String())
 }
 
 // The last line says what is in the output: beside an allocation, the phi and psi that were named.

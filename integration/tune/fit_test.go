@@ -2,15 +2,23 @@ package tune
 
 import (
 	"context"
+	"fmt"
+	"math"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/lesskv/lesskv/integration/activations"
+	"github.com/lesskv/lesskv/integration/distance"
+	"github.com/lesskv/lesskv/integration/tinymodels"
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/weights"
+	"github.com/lesskv/lesskv/weights/gguf"
 	"github.com/lesskv/lesskv/weights/memory"
 	"github.com/lesskv/lesskv/weights/train"
 )
@@ -162,6 +170,193 @@ func TestTrain(t *testing.T) {
 	left, err := os.ReadDir(dir)
 	require.NoError(t, err)
 	assert.Empty(t, left)
+}
+
+// tinyTraining returns options for a tiny model, and those of a training of a few steps.
+func tinyTraining(t *testing.T, name string) (Options, Training) {
+	o := tiny(t, name)
+	rt, err := activations.Open(t.Context(), o.Worker, o.Model, 192, 1)
+	require.NoError(t, err)
+	t.Cleanup(func() { rt.Close() })
+	m, err := weights.ReadModel(o.Model)
+	require.NoError(t, err)
+	return o, Training{Options: train.Options{Model: m, Rank: 2, Hidden: 2, Steps: 50, Type: gguf.F16}, Runtime: rt, Windows: train.Windows{Train: o.Windows, Valid: o.Valid}}
+}
+
+// Of models whose layers are not alike only those get phi and psi that attend to all tokens, and psi only those with a cache of their
+// own. What the runtime takes with the adapter is no more than the allocation alone would take.
+func TestTrainKinds(t *testing.T) {
+	for _, name := range []string{"gemma2", "qwen35", "gemma4"} {
+		t.Run(name, func(t *testing.T) {
+			o, tr := tinyTraining(t, name)
+			r, err := Train(t.Context(), o, tr)
+			require.NoError(t, err)
+			require.NotEmpty(t, r.Layers)
+			require.NotNil(t, r.With, "phi and psi, whether they are kept or not")
+			t.Logf("KL of other text %.4f without and %.4f with phi and psi: %+v", r.Plain.TunedValid, r.With.TunedValid, r.Layers)
+			assert.LessOrEqual(t, r.With.Bytes, r.Plain.Bytes)
+			_, err = weights.Check(r.Fitted, tr.Model)
+			require.NoError(t, err)
+			assert.Positive(t, r.Fitted.Bytes())
+			for layer := range tr.Model.Layers {
+				k := &r.Fitted.Kernels[layer]
+				if !tr.Model.Attends(layer) || tr.Model.Window(layer) > 0 {
+					assert.True(t, k.Empty(), "layer %d", layer)
+				}
+				if tr.Model.Shares(layer) {
+					assert.False(t, k.HasPsi(), "layer %d", layer)
+				}
+			}
+
+			path := filepath.Join(t.TempDir(), "fitted.gguf")
+			require.NoError(t, r.Fitted.Write(path))
+			w, err := worker.Start(t.Context(), o.Worker)
+			require.NoError(t, err)
+			defer w.Close()
+			_, err = w.Open(worker.Config{Model: o.Model, Context: 192, Ubatch: o.Ubatch, LESS: &worker.LESS{TypeK: "f16", TypeV: "f16", Adapter: path}}) // its budget too
+			require.NoError(t, err)
+			out, err := w.Decode(0, 0, o.Valid[0], worker.All)
+			require.NoError(t, err)
+			for _, x := range out.Values {
+				require.False(t, math.IsNaN(float64(x)) || math.IsInf(float64(x), 0))
+			}
+			info, err := w.LESS()
+			require.NoError(t, err)
+			assert.Equal(t, r.With.Budget, info.Budget)
+			assert.LessOrEqual(t, info.SlotBytes+info.StateBytes+info.KernelBytes, r.Plain.Bytes)
+		})
+	}
+}
+
+// Interrupted at every stage, in both fits and between them, a run comes to what one comes to that never was.
+func TestTrainInterrupted(t *testing.T) {
+	o, tr := tinyTraining(t, "llama")
+	want, err := Train(t.Context(), o, tr)
+	require.NoError(t, err)
+	require.NotNil(t, want.With, "two fits")
+
+	o.Work = filepath.Join(t.TempDir(), "work")
+	seen := map[string]bool{}
+	var stop context.CancelFunc
+	at := func(stage any) {
+		fits, err := filepath.Glob(filepath.Join(o.Work, "fit-*"))
+		require.NoError(t, err)
+		if now := fmt.Sprintf("%v, fits %d", stage, len(fits)); !seen[now] {
+			seen[now] = true
+			stop()
+		}
+	}
+	o.Progress = func(e Event) { at(e.Stage) }
+	tr.Progress = func(e train.Event) { at(e.Stage) }
+	var got *Trained
+	for got == nil {
+		require.Less(t, len(seen), 100)
+		var ctx context.Context
+		ctx, stop = context.WithCancel(t.Context())
+		got, err = Train(ctx, o, tr)
+		if err != nil {
+			require.Error(t, ctx.Err(), "%v", err)
+			got = nil
+		}
+		stop()
+	}
+	for _, stage := range []any{Replays, Layers, Allocations, Validation, train.Recording, train.Replaying, train.Fitting, train.Finished} {
+		assert.True(t, seen[fmt.Sprintf("%v, fits 0", stage)], "%v before the first fit is done", stage)
+	}
+	for _, stage := range []any{train.Replaying, train.Fitting, train.Finished} {
+		assert.True(t, seen[fmt.Sprintf("%v, fits 1", stage)], "%v in the second fit", stage)
+	}
+	for _, stage := range []any{Allocations, Validation} {
+		assert.True(t, seen[fmt.Sprintf("%v, fits 2", stage)], "%v behind both", stage)
+	}
+	assert.Equal(t, want, got)
+}
+
+// Heads whose keys have a large constant, as in Qwen 2, have logits beyond e^88, where single precision ends. Phi and psi are trained
+// with scales as large, and serve: in the runtime, fast and by its reference, and nearer to the full cache than slots alone.
+func TestTrainLargeLogits(t *testing.T) {
+	ctx := t.Context()
+	o := tiny(t, "qwen2vl")
+	model, err := tinymodels.Find("qwen2vl")
+	require.NoError(t, err)
+	const layers, heads, headsKV, embd, dim = 4, 4, 2, 64, 16
+	random := rand.New(rand.NewPCG(5, 6))
+	// Element 7 of a head turns least with the position. There each is the constant alone.
+	project := func(heads int, constants ...float32) (matrix, bias []float32) {
+		for h := range heads {
+			for i := range dim * embd {
+				matrix = append(matrix, float32(.2*random.NormFloat64()))
+				if i/embd == 7 {
+					matrix[len(matrix)-1] = 0
+				}
+			}
+			bias = append(bias, make([]float32, dim)...)
+			bias[h*dim+7] = constants[h%len(constants)]
+		}
+		return matrix, bias
+	}
+	changed := map[string][]float32{}
+	for layer := range layers {
+		name := fmt.Sprintf("blk.%d.attn_", layer)
+		changed[name+"q.weight"], changed[name+"q.bias"] = project(heads, 24, -24)
+		changed[name+"k.weight"], changed[name+"k.bias"] = project(headsKV, 25)
+	}
+	require.NoError(t, model.WriteChanged(o.Model, gguf.F32, 1, changed))
+	m, err := weights.ReadModel(o.Model)
+	require.NoError(t, err)
+	rt, err := activations.Open(ctx, o.Worker, o.Model, 192, 1)
+	require.NoError(t, err)
+	defer rt.Close()
+	require.NoError(t, rt.Record(o.Valid[0], []int{0, 1, 2, 3}, func(a train.Attention) error {
+		for h := range heads { // of the last token and the first
+			logit := 0.
+			for i := range dim {
+				logit += float64(a.Q[((a.Tokens-1)*heads+h)*dim+i]) * float64(a.K[h/2*dim+i]) / 4
+			}
+			require.Greater(t, logit*[]float64{1, -1}[h%2], 100., "layer %d, head %d", a.Layer, h)
+		}
+		return nil
+	}))
+
+	out := filepath.Join(t.TempDir(), "large.gguf")
+	report, err := train.Run(ctx, train.Options{Model: m, Output: out, Budgets: []int{24}, Ubatch: o.Ubatch, Steps: 200}, rt, train.Windows{Train: o.Windows, Valid: o.Valid})
+	require.NoError(t, err)
+	kept := 0
+	for _, l := range report.Layers {
+		k := report.Adapter.Kernels[l.Layer]
+		t.Logf("layer %d: error %.3f of sparse only's, scales %.1f", l.Layer, l.Valid, k.Scale.Values)
+		if assert.Equal(t, l.Sparse == "", !k.Empty()); k.Empty() {
+			continue
+		}
+		kept++
+		assert.Less(t, l.Valid, 1.)
+		assert.Greater(t, slices.Max(k.Scale.Values), float32(88))
+		assert.Less(t, slices.Min(k.Scale.Values), float32(-100))
+	}
+	require.Positive(t, kept)
+
+	logits := func(l *worker.LESS) []float32 {
+		w, err := worker.Start(ctx, o.Worker)
+		require.NoError(t, err)
+		defer w.Close()
+		_, err = w.Open(worker.Config{Model: o.Model, Context: 192, Ubatch: o.Ubatch, LESS: l})
+		require.NoError(t, err)
+		rows, err := w.Decode(0, 0, o.Valid[0], worker.All)
+		require.NoError(t, err)
+		return rows.Values
+	}
+	full := logits(nil)
+	off := func(l worker.LESS) float64 {
+		l.Budget, l.TypeK, l.TypeV = 24, "f16", "f16"
+		p, err := distance.Compare(full, logits(&l), o.Valid[0])
+		require.NoError(t, err)
+		require.Empty(t, p.Fault)
+		return distance.Mean(24+o.Ubatch, p).KL
+	}
+	slots, fast, reference := off(worker.LESS{}), off(worker.LESS{Adapter: out}), off(worker.LESS{Adapter: out, Reference: true})
+	t.Logf("KL %.4f of slots alone, %.4f with phi and psi, %.4f by the reference", slots, fast, reference)
+	assert.Less(t, fast, slots)
+	assert.InEpsilon(t, reference, fast, 1e-3)
 }
 
 func TestTrainRefused(t *testing.T) {

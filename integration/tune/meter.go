@@ -144,7 +144,7 @@ func (m *meter) distances(ctx context.Context, stage Stage, windows [][]int32, a
 	}
 	say := func() {
 		if m.o.Progress != nil {
-			e := Event{stage, len(all) - len(todo), len(all)}
+			e := Event{Stage: stage, Done: len(all) - len(todo), Total: len(all)}
 			if stage == Allocations {
 				e.Done, e.Total = min(m.done+e.Done, m.total), m.total
 			}

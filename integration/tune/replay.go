@@ -101,7 +101,7 @@ func (m *meter) replay(ctx context.Context, levels []int, mass bool) ([]Loss, er
 	done := -1
 	say := func() {
 		if done++; m.o.Progress != nil {
-			m.o.Progress(Event{Replays, done, len(layers) * len(m.o.Windows)})
+			m.o.Progress(Event{Stage: Replays, Done: done, Total: len(layers) * len(m.o.Windows)})
 		}
 	}
 	say()

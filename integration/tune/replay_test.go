@@ -3,6 +3,7 @@ package tune
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -29,8 +30,8 @@ func TestReplayLevels(t *testing.T) {
 // Small models are measured, as they were before there were replays.
 func TestMethod(t *testing.T) {
 	o := &Options{}
-	assert.Equal(t, MeasureHeads, o.method(MostMeasured))
-	assert.Equal(t, ReplayHeads, o.method(MostMeasured+1))
+	assert.Equal(t, MeasureHeads, o.method(mostMeasured))
+	assert.Equal(t, ReplayHeads, o.method(mostMeasured+1))
 	o.Heads = MeasureHeads
 	assert.Equal(t, MeasureHeads, o.method(1000))
 	assert.Equal(t, []int{4, 1}, []int{o.rounds(false), o.rounds(true)})
@@ -79,6 +80,34 @@ func tiny(t *testing.T, name string) Options {
 		Model: path, Worker: bin, Windows: [][]int32{window(), window()}, Valid: [][]int32{window()}, Budget: worker.Budget{Tokens: 24}, Ubatch: 16,
 		Heads: ReplayHeads, Work: t.TempDir(),
 	}
+}
+
+// Where many heads can't be replayed they are measured, and why is said once.
+func TestRunNotReplayed(t *testing.T) {
+	mostMeasured = 4
+	t.Cleanup(func() { mostMeasured = 16 })
+	o := tiny(t, "llama")
+	llama, err := tinymodels.Find("llama")
+	require.NoError(t, err)
+	huge := slices.Repeat([]float32{1e30}, 128*128) // its square is no f32
+	require.NoError(t, llama.WriteChanged(o.Model, gguf.F32, 1, map[string][]float32{"blk.1.attn_output.weight": huge}))
+	o.Windows, o.Rounds = o.Windows[:1], -1
+	var why []string
+	o.Progress = func(e Event) {
+		if e.Why != "" {
+			why = append(why, e.Why)
+		}
+	}
+	_, err = Run(t.Context(), o)
+	require.ErrorIs(t, err, train.ErrModel, "replays were asked for")
+	assert.Empty(t, why)
+
+	o.Heads = ""
+	r, err := Run(t.Context(), o)
+	require.NoError(t, err)
+	assert.False(t, r.Replayed)
+	require.Len(t, why, 1)
+	assert.Regexp(t, `^layer 1, head 0: the error of a replay with \d+ slots is `, why[0])
 }
 
 // kinds of attention: none of everything special, and each special thing.

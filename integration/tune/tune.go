@@ -39,7 +39,7 @@ type Options struct {
 	TypeK, TypeV string        // of the slots; f16
 	Threads      int           // 1
 
-	Heads  Method  // how the heads of a layer are told apart; "": measured where the model has at most MostMeasured, else replayed
+	Heads  Method  // how the heads of a layer are told apart; "": measured where the model has at most 16 KV heads with a budget, else replayed
 	Share  float64 // the layers whose heads are measured make this much of the distance; 0.95
 	Rounds int     // in which parts have a little less or more than the allocation; at most 4, or 1 where heads are replayed. -1: none
 
@@ -58,8 +58,8 @@ const (
 	ReplayHeads  Method = "replay"  // limits each layer, and shares what that costs among its heads by the errors of replays
 )
 
-// MostMeasured is how many KV heads a model has at most, of those that have a budget, whose heads are measured. More take too many passes.
-const MostMeasured = 16
+// mostMeasured is how many KV heads a model has at most, of those that have a budget, whose heads are measured. More take too many passes.
+var mostMeasured = 16
 
 // Stage is what a run is busy with.
 type Stage string
@@ -76,7 +76,8 @@ const (
 // Event tells how far a run has come.
 type Event struct {
 	Stage       Stage
-	Done, Total int // measurements of the stage; of replays, layers of a window
+	Done, Total int    // measurements of the stage; of replays, layers of a window
+	Why         string // said once, with no numbers: why heads are measured that were to be replayed. "": none of that
 }
 
 // A Head is what was found about one KV head.
@@ -217,6 +218,8 @@ func (m *meter) run(ctx context.Context) (*Result, error) {
 			return r, m.replayed(ctx, r, levels, losses)
 		case m.o.Heads == ReplayHeads || !errors.Is(err, train.ErrModel):
 			return nil, err
+		case m.o.Progress != nil:
+			m.o.Progress(Event{Stage: Replays, Why: err.Error()})
 		}
 	}
 	return r, m.measured(ctx, r)
@@ -227,7 +230,7 @@ func (o *Options) method(heads int) Method {
 	switch {
 	case o.Heads != "":
 		return o.Heads
-	case heads > MostMeasured:
+	case heads > mostMeasured:
 		return ReplayHeads
 	}
 	return MeasureHeads

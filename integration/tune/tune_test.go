@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/lesskv/lesskv/integration/activations"
+	"github.com/lesskv/lesskv/integration/pieces"
 	"github.com/lesskv/lesskv/integration/testdata"
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/weights/train"
@@ -101,6 +102,58 @@ func TestSpread(t *testing.T) {
 		assert.InDelta(t, 1/most, x[3], 1e-9, "what costs nothing gives what it may")
 	}
 	assert.Equal(t, [][]int{{0}, {1, 2}, {3}, {4}, {5}}, partsOf([]Head{{Layer: 0, Measured: true}, {Layer: 1}, {Layer: 1}, {Layer: 2}, {Layer: 3, Measured: true}, {Layer: 3, Measured: true}}))
+}
+
+// Where one layer that matters has less slots than an allocation, the costs of its heads become what would have predicted what that
+// costs, but at most four times and at least a quarter of what they were. Of a spread by these costs and one half as far the better is taken.
+func TestCorrect(t *testing.T) {
+	layers := [][]int{{0, 1}, {2}, {3}, {4}}
+	for _, half := range []bool{false, true} {
+		store, err := pieces.Open(t.TempDir())
+		require.NoError(t, err)
+		defer store.Close()
+		m := &meter{o: &Options{Share: .95}, context: 1000, budget: 100, store: store}
+		r := &Result{Budget: 100, Levels: []int{50, 100, 200}}
+		for _, cost := range []float64{.1, .1, .2, .2, .001} {
+			r.Heads = append(r.Heads, Head{Distance: []float64{2 * cost, cost, cost / 2}})
+		}
+		measured := func(distance float64, slots ...int) { require.NoError(t, store.Save(m.key(nil, slots), distance)) }
+		now := candidate{slots: slices.Repeat([]int{100}, 5), distance: .5}
+		// 67 slots cost as many times as much as 100. Nobody measures the last layer, which does not matter.
+		less := func(times float64) float64 { return .5 + times*.2*(100./67-1) }
+		measured(less(2), 67, 67, 100, 100, 100)
+		measured(less(9), 100, 100, 67, 100, 100)
+		measured(less(-1), 100, 100, 100, 67, 100)
+		want := corrected(r, layers, []float64{2, 4, .25, 1})
+		slots, err := m.greedy(t.Context(), want)
+		require.NoError(t, err)
+		between := make([]int, len(slots))
+		for j, n := range slots {
+			between[j] = int(math.Round(math.Sqrt(float64(n * 100))))
+		}
+		_, full, err := m.allocation(slots)
+		require.NoError(t, err)
+		_, near, err := m.allocation(between)
+		require.NoError(t, err)
+		measured(.4, full...)
+		best := full
+		if half {
+			best = near
+			measured(.3, near...)
+		} else {
+			measured(.45, near...)
+		}
+
+		next, costs, err := m.correct(t.Context(), r, layers, now)
+		require.NoError(t, err)
+		assert.Equal(t, best, next.slots)
+		assert.Greater(t, next.slots[2], 100, "costs more than was predicted")
+		assert.Less(t, next.slots[3], 100)
+		for j, h := range costs.Heads {
+			assert.InDeltaSlice(t, want.Heads[j].Distance, h.Distance, 1e-12, "head %d", j)
+		}
+		assert.Equal(t, .1, r.Heads[0].Distance[1], "as it was")
+	}
 }
 
 // A piece that was kept in another format has another name, so that it is measured again.

@@ -87,13 +87,13 @@ static void run(const struct task * task, int n_task, const struct lesskv_layer 
     pthread_barrier_destroy(&barrier);
 }
 
-static int compare(int32_t n_head_kv, const char * policy, int shared, int unequal) {
+static int compare(int32_t n_head_kv, const char * policy, int shared, int unequal, int32_t rotation) {
     const struct lesskv_kernels kernels = { RANK, HIDDEN,
         { { LESSKV_TYPE_F32, numbers(N_HEAD*HIDDEN*D) }, { LESSKV_TYPE_F32, numbers(N_HEAD*RANK*HIDDEN) } },
         { { LESSKV_TYPE_F32, numbers(N_HEAD*HIDDEN*D) }, { LESSKV_TYPE_F32, numbers(N_HEAD*RANK*HIDDEN) }, { LESSKV_TYPE_F32, numbers(N_HEAD*RANK*RANK) } }, numbers(N_HEAD) };
     static const struct lesskv_budget budgets[] = { { 3, 1 }, { 2*BUDGET, BUDGET/2 } };
-    const struct lesskv_layer layer = { .n_head = N_HEAD, .n_head_kv = n_head_kv, .dk = D, .dv = D, .type_k = LESSKV_TYPE_F32, .type_v = LESSKV_TYPE_F32,
-        .policy = lesskv_policy_find(policy), .budget = { BUDGET, BUDGET/2 }, .budgets = unequal ? budgets : NULL, .pinned = 1, .kernels = &kernels };
+    const struct lesskv_layer layer = { .n_head = N_HEAD, .n_head_kv = n_head_kv, .dk = D, .dv = D, .type_k = rotation > 0 ? LESSKV_TYPE_Q8_0 : LESSKV_TYPE_F32, .type_v = LESSKV_TYPE_F32,
+        .rotation = rotation, .policy = lesskv_policy_find(policy), .budget = { BUDGET, BUDGET/2 }, .budgets = unequal ? budgets : NULL, .pinned = 1, .kernels = &kernels };
     struct lesskv_layer sharer = layer;
     sharer.n_head = n_head_kv;
     struct task task[1 + CACHES]; // by one thread, and by all
@@ -141,7 +141,7 @@ static int compare(int32_t n_head_kv, const char * policy, int shared, int unequ
             bad = 1;
         }
     }
-    printf("%s, %d KV heads%s%s: %s\n", policy, n_head_kv, shared ? ", shared" : "", unequal ? ", unequal" : "", bad ? "bits differ" : "ok");
+    printf("%s, %d KV heads%s%s%s: %s\n", policy, n_head_kv, shared ? ", shared" : "", unequal ? ", unequal" : "", rotation > 0 ? ", rotated" : "", bad ? "bits differ" : "ok");
     return bad; // the process ends: the rest is its
 }
 
@@ -150,7 +150,8 @@ int main(void) {
     const struct lesskv_policy * policy;
     for (i = 0; (policy = lesskv_policy_at(i)); i++) {
         const char * name = lesskv_policy_name(policy);
-        bad |= compare(1, name, 0, 0) | compare(2, name, 0, 0) | compare(2, name, 0, 1) | compare(1, name, 1, 0) | compare(2, name, 1, 1);
+        bad |= compare(1, name, 0, 0, 0) | compare(2, name, 0, 0, 0) | compare(2, name, 0, 1, 0) | compare(1, name, 1, 0, 0) | compare(2, name, 1, 1, 0)
+            | compare(2, name, 0, 0, D) | compare(2, name, 1, 1, D);
     }
     return bad | (i == 0); // no policy: nothing was compared
 }
