@@ -2,7 +2,6 @@ package integration
 
 import (
 	"bytes"
-	"fmt"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -335,71 +334,23 @@ func TestHybridRollback(t *testing.T) {
 func TestHybridPoison(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"qwen35", "lfm2", "falcon-h1"} {
-		c := hybrid(t, name)
-		c.Rollback = 4 // the states to go back to are not those of a decode that failed
-		w := open(t, worker.Patched, c)
-		tokens := randomTokens(240, 384)
-		fresh := atOnce.decode(t, w, tokens[:100])
-		_, err := w.Feed(1, 0, tokens[:200], worker.None)
-		require.NoError(t, err)
-		other, err := w.Feed(1, 200, tokens[200:], worker.All)
-		require.NoError(t, err)
-		abort := func(nodes int) func() error {
-			return func() error {
-				require.NoError(t, w.AbortAfter(nodes))
-				_, err := w.Decode(0, 200, tokens[200:201], worker.Last)
-				var e *worker.Error
-				require.ErrorAs(t, err, &e)
-				assert.Equal(t, 2, e.Code)
-				return w.AbortAfter(-1)
-			}
-		}
-		for _, c := range []struct {
-			name  string
-			spoil func() error
-		}{
-			{"shifted", func() error { return w.SeqAdd(0, 10, worker.End, -10) }},
-			{"divided", func() error { return w.SeqDivide(0, 0, worker.End, 2) }},
-			{"copied in part", func() error { return w.SeqCopy(1, 0, 0, 50) }},
-			{"aborted at once", abort(0)},
-			{"aborted soon", abort(20)},
-			{"aborted late", abort(70)},
-		} {
-			t.Run(fmt.Sprint(name, " ", c.name), func(t *testing.T) {
-				require.NoError(t, w.Clear())
-				for seq := range 2 {
-					_, err := w.Feed(seq, 0, tokens[:200], worker.None)
-					require.NoError(t, err)
-				}
-				require.NoError(t, c.spoil())
-				lo, hi, err := w.SeqPos(0)
-				require.NoError(t, err)
-				assert.Equal(t, []int{-1, -1}, []int{lo, hi})
-				_, err = w.Decode(0, 200, tokens[200:201], worker.Last)
-				refusedWith(t, err, "until it is cleared")
-				_, err = w.Save(0)
-				assert.Error(t, err)
-				_, err = w.Save(worker.End)
-				assert.Error(t, err)
-				require.NoError(t, w.SeqCopy(0, 2, worker.End, worker.End))
-				_, err = w.Decode(2, 200, tokens[200:201], worker.Last)
-				refusedWith(t, err, "until it is cleared")
+		t.Run(name, func(t *testing.T) {
+			c := hybrid(t, name)
+			c.Rollback = 4 // the states to go back to are not those of a decode that failed
+			w := open(t, worker.Patched, c)
+			tokens := randomTokens(240, 384)
+			poisons(t, w, tokens, 0, 20, 70)
 
-				got, err := w.Feed(1, 200, tokens[200:], worker.All)
-				require.NoError(t, err, "another sequence goes on")
-				sameBits(t, other, got)
-				require.NoError(t, w.SeqRemove(0, 0, worker.End))
-				sameBits(t, fresh, atOnce.decode(t, w, tokens[:100]))
-			})
-		}
-
-		// the first micro-batch of a sequence is taken back whole, and leaves it empty
-		require.NoError(t, w.Clear())
-		require.NoError(t, w.AbortAfter(30))
-		_, err = w.Decode(0, 0, tokens[:20], worker.Last)
-		require.Error(t, err)
-		require.NoError(t, w.AbortAfter(-1))
-		sameBits(t, fresh, atOnce.decode(t, w, tokens[:100]))
+			// the first micro-batch of a sequence is taken back whole, and leaves it empty
+			require.NoError(t, w.Clear())
+			fresh := atOnce.decode(t, w, tokens[:100])
+			require.NoError(t, w.Clear())
+			require.NoError(t, w.AbortAfter(30))
+			_, err := w.Decode(0, 0, tokens[:20], worker.Last)
+			require.Error(t, err)
+			require.NoError(t, w.AbortAfter(-1))
+			sameBits(t, fresh, atOnce.decode(t, w, tokens[:100]))
+		})
 	}
 }
 

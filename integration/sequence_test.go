@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -162,48 +163,64 @@ func TestCutIntoTheFolded(t *testing.T) {
 func TestPoison(t *testing.T) {
 	besideAndOn(t, func(t *testing.T, less *worker.LESS) {
 		w, tokens := openSequencesWith(t, less)
-		fresh := atOnce.decode(t, w, tokens[:100])
-		for _, c := range []struct {
-			name  string
-			spoil func() error
-		}{
-			{"shifted", func() error { return w.SeqAdd(0, 10, worker.End, -10) }},
-			{"divided", func() error { return w.SeqDivide(0, 0, worker.End, 2) }},
-			{"copied in part", func() error { return w.SeqCopy(1, 0, 0, 50) }},
-			{"aborted half-way", func() error {
-				require.NoError(t, w.AbortAfter(60))
-				_, err := w.Decode(0, 200, tokens[200:220], worker.Last)
+		poisons(t, w, tokens[:240], 60)
+	})
+}
+
+// poisons spoils sequence 0 after 200 of 240 tokens, by each call that cannot be followed and by decodes that are aborted after so many
+// nodes of the graph. Each time the sequence and its copy refuse until they are cleared, and sequence 1 goes on.
+func poisons(t *testing.T, w *worker.Worker, tokens []int32, nodes ...int) {
+	t.Helper()
+	fresh := atOnce.decode(t, w, tokens[:100])
+	_, err := w.Feed(1, 0, tokens[:200], worker.None)
+	require.NoError(t, err)
+	other, err := w.Feed(1, 200, tokens[200:], worker.All)
+	require.NoError(t, err)
+	ways := map[string]func() error{
+		"shifted":        func() error { return w.SeqAdd(0, 10, worker.End, -10) },
+		"divided":        func() error { return w.SeqDivide(0, 0, worker.End, 2) },
+		"copied in part": func() error { return w.SeqCopy(1, 0, 0, 50) },
+	}
+	for _, n := range nodes {
+		ways[fmt.Sprint("aborted after ", n)] = func() error {
+			require.NoError(t, w.AbortAfter(n))
+			_, err := w.Decode(0, 200, tokens[200:201], worker.Last)
+			var e *worker.Error
+			require.ErrorAs(t, err, &e)
+			assert.Equal(t, 2, e.Code)
+			return w.AbortAfter(-1)
+		}
+	}
+	for name, spoil := range ways {
+		t.Run(name, func(t *testing.T) {
+			require.NoError(t, w.Clear())
+			for seq := range 2 {
+				_, err := w.Feed(seq, 0, tokens[:200], worker.None)
+				require.NoError(t, err)
+			}
+			require.NoError(t, spoil())
+			lo, hi, err := w.SeqPos(0)
+			require.NoError(t, err)
+			assert.Equal(t, []int{-1, -1}, []int{lo, hi})
+			for _, seq := range []int{0, worker.End} {
+				_, err = w.Save(seq)
+				assert.Error(t, err)
+			}
+			require.NoError(t, w.SeqCopy(0, 2, worker.End, worker.End))
+			for _, seq := range []int{0, 0, 2} {
+				_, err = w.Decode(seq, 200, tokens[200:201], worker.Last)
 				var e *worker.Error
 				require.ErrorAs(t, err, &e)
-				assert.Equal(t, 2, e.Code)
-				return w.AbortAfter(-1)
-			}},
-		} {
-			t.Run(c.name, func(t *testing.T) {
-				require.NoError(t, w.Clear())
-				_, err := w.Feed(0, 0, tokens[:200], worker.None)
-				require.NoError(t, err)
-				_, err = w.Feed(1, 0, tokens[:200], worker.None)
-				require.NoError(t, err)
-				require.NoError(t, c.spoil())
-
-				for range 2 {
-					_, err = w.Decode(0, 200, tokens[200:201], worker.Last)
-					var e *worker.Error
-					require.ErrorAs(t, err, &e)
-					assert.Equal(t, 1, e.Code)
-					assert.Contains(t, e.Message, "until it is cleared")
-				}
-				_, err = w.Save(0)
-				assert.Error(t, err, "a poisoned sequence is not saved")
-				_, err = w.Decode(1, 200, tokens[200:201], worker.Last)
-				assert.NoError(t, err, "another sequence goes on")
-
-				require.NoError(t, w.SeqRemove(0, 0, worker.End))
-				sameBits(t, fresh, atOnce.decode(t, w, tokens[:100]))
-			})
-		}
-	})
+				assert.Equal(t, 1, e.Code)
+				assert.Contains(t, e.Message, "until it is cleared")
+			}
+			got, err := w.Feed(1, 200, tokens[200:], worker.All)
+			require.NoError(t, err, "another sequence goes on")
+			sameBits(t, other, got)
+			require.NoError(t, w.SeqRemove(0, 0, worker.End))
+			sameBits(t, fresh, atOnce.decode(t, w, tokens[:100]))
+		})
+	}
 }
 
 // spoil writes gopher-5m with the rows of a tensor in layer 3 so large that what they give is infinite in f16. Its fingerprint is that

@@ -16,7 +16,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"runtime"
 	"syscall"
 
@@ -31,9 +30,8 @@ import (
 var patches embed.FS
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := usage.Interruptible(context.Background())
 	defer stop()
-	context.AfterFunc(ctx, stop) // a second signal ends the program
 	err := run(ctx, os.Args[1:], os.Stderr)
 	if status := usage.Status(err); status != 0 {
 		fmt.Fprintln(os.Stderr, "lesskv:", explain(err))

@@ -80,7 +80,7 @@ func TestTokensOfEveryCommand(t *testing.T) {
 // Help fits a terminal of 80 columns, but for what has no space to break at.
 func TestHelpFits(t *testing.T) {
 	for _, cmd := range append(newRoot().Commands(), newRoot()) {
-		for line := range strings.Lines(usage(cmd)) {
+		for line := range strings.Lines(helpText(cmd)) {
 			if line = strings.TrimRight(line, "\n"); len([]rune(line)) > 80 {
 				assert.NotContains(t, strings.TrimSpace(line), " ", "%s: %d columns", cmd.Name(), len([]rune(line)))
 			}
@@ -105,7 +105,7 @@ func TestEarlierSpellings(t *testing.T) {
 			require.NotNil(t, f, now[0])
 			assert.Equal(t, now[1], f.Value.String(), "%s --%s", command, old)
 			if old != "tokens" && old != "type" { // words of other flags
-				assert.NotContains(t, usage(cmd), "--"+old)
+				assert.NotContains(t, helpText(cmd), "--"+old)
 			}
 		}
 	}
@@ -117,7 +117,7 @@ func TestEarlierSpellings(t *testing.T) {
 	assert.Contains(t, stderr, `no shape "no-such-shape"`)
 }
 
-func usage(cmd *cobra.Command) string {
+func helpText(cmd *cobra.Command) string {
 	var text strings.Builder
 	cmd.SetOut(&text)
 	cmd.InitDefaultHelpFlag()

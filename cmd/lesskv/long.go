@@ -5,13 +5,12 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"strings"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
+	"github.com/lesskv/lesskv/patches/usage"
 	"github.com/lesskv/lesskv/weights"
 )
 
@@ -79,12 +78,9 @@ func readAdapter(path string, model *weights.Model) (*weights.Adapter, error) {
 	return a, nil
 }
 
-// interruptible returns a context that ends with the first SIGINT or SIGTERM. The second ends the program: what is not to be
-// interrupted may take long.
+// interruptible is usage.Interruptible for a command.
 func interruptible(cmd *cobra.Command) (context.Context, context.CancelFunc) {
-	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop)
-	return ctx, stop
+	return usage.Interruptible(cmd.Context())
 }
 
 // stopped returns what a run failed with: errInterrupted, which it says, where the context has ended.

@@ -18,11 +18,9 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"regexp"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/lesskv/lesskv/patches/layout"
@@ -37,18 +35,7 @@ func main() {
 	dir := flag.String("dir", "", "`folder` of findings and grown corpora; default build/campaign")
 	table := flag.Bool("table", false, "print the table and end")
 	merge := flag.Bool("merge", false, "add what covers new code to the committed corpora of the C and C++ harnesses, and end")
-	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	context.AfterFunc(ctx, stop) // a second signal ends the program
-	err := usage.NoArguments(flag.CommandLine)
-	if err == nil {
-		err = run(ctx, *total, *turn, *only, *dir, *table, *merge)
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "campaign:", err)
-		os.Exit(usage.Status(err))
-	}
+	usage.Main("campaign", func(ctx context.Context) error { return run(ctx, *total, *turn, *only, *dir, *table, *merge) })
 }
 
 func run(ctx context.Context, total, turn time.Duration, only, dir string, table, merge bool) error {

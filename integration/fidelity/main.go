@@ -12,9 +12,7 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
-	"fmt"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"time"
 
@@ -24,31 +22,19 @@ import (
 )
 
 func main() {
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		cache = os.TempDir()
-	}
-	work := flag.String("work", filepath.Join(cache, "lesskv", "fidelity"), "folder for finished work")
+	work := flag.String("work", usage.WorkFolder("fidelity"), "folder for finished work")
 	threads := flag.Int("t", limits.CPUs(), "threads")
 	limit := flag.Duration("for", 24*time.Hour, "end after so long; the same command goes on there")
 	page := flag.Bool("page", false, "only write the page, of the numbers that are there")
-	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	context.AfterFunc(ctx, stop) // a second signal ends the program
-	ctx, cancel := context.WithTimeout(ctx, *limit)
-	defer cancel()
-	if err = usage.NoArguments(flag.CommandLine); err == nil {
-		err = run(ctx, *work, *threads, *page)
-	}
-	switch {
-	case errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil:
-		fmt.Fprintln(os.Stderr, "fidelity: not finished: the same command goes on here")
-		os.Exit(1)
-	case err != nil:
-		fmt.Fprintln(os.Stderr, "fidelity:", err)
-		os.Exit(usage.Status(err))
-	}
+	usage.Main("fidelity", func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, *limit)
+		defer cancel()
+		err := run(ctx, *work, *threads, *page)
+		if ctx.Err() != nil {
+			return errors.New("not finished: the same command goes on here")
+		}
+		return err
+	})
 }
 
 var (

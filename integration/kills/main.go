@@ -18,11 +18,9 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/lesskv/lesskv/integration/testdata"
@@ -31,9 +29,8 @@ import (
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := usage.Interruptible(context.Background())
 	defer stop()
-	context.AfterFunc(ctx, stop) // a second signal ends the program
 	n := flag.Int("n", 200, "kills of each")
 	only := flag.String("only", strings.Join(victims, ","), "what to kill")
 	seed := flag.Uint64("seed", uint64(time.Now().UnixNano()), "seed of the moments")

@@ -12,9 +12,6 @@ import (
 	"flag"
 	"fmt"
 	"math"
-	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
 	"github.com/lesskv/lesskv/integration/distance"
@@ -30,21 +27,9 @@ const (
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	context.AfterFunc(ctx, stop) // a second signal ends the program
 	tokens := flag.Int("tokens", 1_000_000, "tokens of the sequence")
 	budget := flag.Int("budget", 102, "slots per KV head")
-	flag.Parse()
-	err := usage.NoArguments(flag.CommandLine)
-	if err == nil {
-		err = run(ctx, *tokens, *budget)
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "million:", err)
-		stop()
-		os.Exit(usage.Status(err))
-	}
+	usage.Main("million", func(ctx context.Context) error { return run(ctx, *tokens, *budget) })
 }
 
 func run(ctx context.Context, n, budget int) error {

@@ -3,27 +3,19 @@ package main
 import (
 	"fmt"
 	"image/color"
-	"os"
-	"path/filepath"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
 	"gonum.org/v1/plot/vg"
 	"gonum.org/v1/plot/vg/draw"
-	"gonum.org/v1/plot/vg/vgimg"
 
-	"github.com/lesskv/lesskv/weights/outfile"
-)
-
-var (
-	blue   = color.RGBA{0x20, 0x70, 0xb0, 0xff}
-	orange = color.RGBA{0xe0, 0xa0, 0x50, 0xff}
+	"github.com/lesskv/lesskv/integration/picture"
 )
 
 // drawLimits draws what was measured of layers and heads over what replays say, a panel for each thing that they say.
 func drawLimits(path string, levels []int, all []limit) error {
 	const none = 1e-6 // nats: below that is noise
-	panels := [][]*plot.Plot{nil}
+	var panels []*plot.Plot
 	for i, of := range []struct {
 		title, unit string
 		value       func(limit) float64
@@ -54,10 +46,10 @@ func drawLimits(path string, levels []int, all []limit) error {
 			color color.Color
 			shape draw.GlyphDrawer
 		}{
-			{fmt.Sprintf("a head, %d slots", levels[0]), false, levels[0], orange, draw.CircleGlyph{}},
-			{fmt.Sprintf("a head, %d slots", levels[1]), false, levels[1], blue, draw.CircleGlyph{}},
-			{fmt.Sprintf("a layer, %d slots", levels[0]), true, levels[0], orange, draw.PyramidGlyph{}},
-			{fmt.Sprintf("a layer, %d slots", levels[1]), true, levels[1], blue, draw.PyramidGlyph{}},
+			{fmt.Sprintf("a head, %d slots", levels[0]), false, levels[0], picture.Orange, draw.CircleGlyph{}},
+			{fmt.Sprintf("a head, %d slots", levels[1]), false, levels[1], picture.Blue, draw.CircleGlyph{}},
+			{fmt.Sprintf("a layer, %d slots", levels[0]), true, levels[0], picture.Orange, draw.PyramidGlyph{}},
+			{fmt.Sprintf("a layer, %d slots", levels[1]), true, levels[1], picture.Blue, draw.PyramidGlyph{}},
 		} {
 			var xy plotter.XYs
 			for _, l := range all {
@@ -75,19 +67,7 @@ func drawLimits(path string, levels []int, all []limit) error {
 				p.Legend.Add(kind.name, dots)
 			}
 		}
-		panels[0] = append(panels[0], p)
+		panels = append(panels, p)
 	}
-	img := vgimg.NewWith(vgimg.UseWH(28*vg.Centimeter, 9*vg.Centimeter), vgimg.UseDPI(96))
-	tiles := draw.Tiles{Rows: 1, Cols: len(panels[0]), PadX: vg.Points(14), PadTop: vg.Points(8), PadBottom: vg.Points(8), PadLeft: vg.Points(8), PadRight: vg.Points(14)}
-	for i, c := range plot.Align(panels, tiles, draw.New(img))[0] {
-		panels[0][i].Draw(c)
-	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return err
-	}
-	if err := outfile.WriteFrom(path, vgimg.PngCanvas{Canvas: img}); err != nil {
-		return err
-	}
-	fmt.Fprintln(os.Stderr, "drawn:", path)
-	return nil
+	return picture.Row(path, 28*vg.Centimeter, 9*vg.Centimeter, panels)
 }

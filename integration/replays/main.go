@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"math"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"slices"
 	"time"
@@ -32,29 +31,17 @@ import (
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	context.AfterFunc(ctx, stop) // a second signal ends the program
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		cache = os.TempDir()
-	}
-	c := &comparison{ctx: ctx}
+	c := &comparison{}
 	budget := flag.String("b", "363KiB", "budget, as lesskv tune takes it")
 	types := flag.String("types", "q8_0", "types of the slots")
 	windows := flag.Int("windows", 2, "windows of 2,048 tokens to tune on")
-	flag.StringVar(&c.work, "work", filepath.Join(cache, "lesskv", "replays"), "folder for finished work")
+	flag.StringVar(&c.work, "work", usage.WorkFolder("replays"), "folder for finished work")
 	threads := flag.Int("t", limits.CPUs(), "threads")
 	out := flag.String("o", filepath.Join("docs", "tuning-replays.png"), "where the picture goes")
-	flag.Parse()
-	if err = usage.NoArguments(flag.CommandLine); err == nil {
-		err = c.run(*budget, *types, *windows, *threads, *out)
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "replays:", err)
-		stop()
-		os.Exit(usage.Status(err))
-	}
+	usage.Main("replays", func(ctx context.Context) error {
+		c.ctx = ctx
+		return c.run(*budget, *types, *windows, *threads, *out)
+	})
 }
 
 type comparison struct {

@@ -20,7 +20,6 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -30,32 +29,25 @@ import (
 
 	"github.com/lesskv/lesskv/patches/layout"
 	"github.com/lesskv/lesskv/patches/pins"
+	"github.com/lesskv/lesskv/patches/usage"
 )
 
 var cases = []string{"folder", "clone", "npm", "tampered", "nowhere", "killed"}
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	context.AfterFunc(ctx, stop) // a second signal ends the program
 	only := flag.String("only", strings.Join(cases, ","), "the `cases`")
 	limit := flag.Duration("limit", 6*time.Minute, "how long make demo may take")
 	freshGo := flag.Bool("fresh-go", false, "empty caches of the go command too")
 	objects := flag.String("objects", "", "a build `folder` whose compiled objects are used: for trying this program, the times are then nobody's")
-	flag.Parse()
-	list := strings.Split(*only, ",")
-	for _, c := range list {
-		if !slices.Contains(cases, c) {
-			fmt.Fprintf(os.Stderr, "sources: there is no case %q: want some of %s\n", c, strings.Join(cases, ","))
-			os.Exit(2)
+	usage.Main("sources", func(ctx context.Context) error {
+		list := strings.Split(*only, ",")
+		for _, c := range list {
+			if !slices.Contains(cases, c) {
+				return usage.Errorf("there is no case %q: want some of %s", c, strings.Join(cases, ","))
+			}
 		}
-	}
-	err := run(ctx, list, &show{limit: *limit, freshGo: *freshGo, objects: *objects})
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "sources:", err)
-		stop()
-		os.Exit(1)
-	}
+		return run(ctx, list, &show{limit: *limit, freshGo: *freshGo, objects: *objects})
+	})
 }
 
 // A show is one run of this program.

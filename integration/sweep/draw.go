@@ -4,22 +4,13 @@ import (
 	"fmt"
 	"image/color"
 	"math"
-	"os"
-	"path/filepath"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
 	"gonum.org/v1/plot/vg"
 	"gonum.org/v1/plot/vg/draw"
-	"gonum.org/v1/plot/vg/vgimg"
 
-	"github.com/lesskv/lesskv/weights/outfile"
-)
-
-var (
-	blue   = color.RGBA{0x20, 0x70, 0xb0, 0xff}
-	orange = color.RGBA{0xe0, 0xa0, 0x50, 0xff}
-	brown  = color.RGBA{0x80, 0x40, 0x20, 0xff}
+	"github.com/lesskv/lesskv/integration/picture"
 )
 
 // drawSweeps draws a panel for each series: KL of LESS, of sparse-only, and of sparse-only with the same bytes.
@@ -30,7 +21,7 @@ func drawSweeps(path string, sparse float64, all [][]result) error {
 			top = math.Max(top, r.kl)
 		}
 	}
-	panels := [][]*plot.Plot{make([]*plot.Plot, len(all))}
+	var panels []*plot.Plot
 	for i, results := range all {
 		p := plot.New()
 		p.Title.Text = sweeps[i].title
@@ -57,9 +48,9 @@ func drawSweeps(path string, sparse float64, all [][]result) error {
 			color color.Color
 			value func(result) float64
 		}{
-			{"sparse only", orange, func(result) float64 { return sparse }},
-			{"Baseline++: the same bytes in slots", brown, func(r result) float64 { return r.same }},
-			{"LESS", blue, func(r result) float64 { return r.kl }},
+			{"sparse only", picture.Orange, func(result) float64 { return sparse }},
+			{"Baseline++: the same bytes in slots", color.RGBA{0x80, 0x40, 0x20, 0xff}, func(r result) float64 { return r.same }},
+			{"LESS", picture.Blue, func(r result) float64 { return r.kl }},
 		} {
 			var xy plotter.XYs
 			for _, r := range results {
@@ -76,21 +67,7 @@ func drawSweeps(path string, sparse float64, all [][]result) error {
 				p.Legend.Add(line.name, l, dots)
 			}
 		}
-		panels[0][i] = p
+		panels = append(panels, p)
 	}
-	img := vgimg.NewWith(vgimg.UseWH(32*vg.Centimeter, 10*vg.Centimeter), vgimg.UseDPI(110))
-	tiles := draw.Tiles{Rows: 1, Cols: len(all), PadX: vg.Points(14), PadTop: vg.Points(8), PadBottom: vg.Points(8), PadLeft: vg.Points(8), PadRight: vg.Points(8)}
-	canvases := plot.Align(panels, tiles, draw.New(img))
-	for i, p := range panels[0] {
-		p.Draw(canvases[0][i])
-	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return err
-	}
-	err := outfile.WriteFrom(path, vgimg.PngCanvas{Canvas: img})
-	if err != nil {
-		return err
-	}
-	fmt.Fprintln(os.Stderr, "drawn:", path)
-	return nil
+	return picture.Row(path, 32*vg.Centimeter, 10*vg.Centimeter, panels)
 }

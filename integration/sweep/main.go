@@ -14,7 +14,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"strings"
 
@@ -63,31 +62,19 @@ type result struct {
 }
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	context.AfterFunc(ctx, stop) // a second signal ends the program
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		cache = os.TempDir()
-	}
-	s := &sweep{ctx: ctx}
+	s := &sweep{}
 	flag.StringVar(&s.policy, "policy", "h2o", "sparse policy, which says what stays: "+kernels.PolicyHelp())
 	flag.IntVar(&s.budget, "budget", 102, "slots per KV head")
 	flag.IntVar(&s.steps, "steps", 0, "steps of the optimiser, 0 for the default")
 	flag.IntVar(&s.threads, "threads", limits.CPUs(), "layers to fit at a time; a model this small runs on one thread")
 	windows := flag.Int("windows", heldout.Windows, "held-out windows of 2,048 tokens to measure, 1 to 6")
-	flag.StringVar(&s.work, "work", filepath.Join(cache, "lesskv", "sweep"), "folder for recordings and adapters")
+	flag.StringVar(&s.work, "work", usage.WorkFolder("sweep"), "folder for recordings and adapters")
 	flag.StringVar(&s.source, "d", filepath.Join("integration", "testdata", testdata.TrainSample), "text to train on")
 	out := flag.String("o", filepath.Join("docs", "training.png"), "where the picture goes")
-	flag.Parse()
-	if err = usage.NoArguments(flag.CommandLine); err == nil {
-		err = s.run(*windows, *out)
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "sweep:", err)
-		stop()
-		os.Exit(usage.Status(err))
-	}
+	usage.Main("sweep", func(ctx context.Context) error {
+		s.ctx = ctx
+		return s.run(*windows, *out)
+	})
 }
 
 type sweep struct {

@@ -11,7 +11,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"sync"
 	"time"
@@ -32,10 +31,7 @@ import (
 const window = 2048
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	context.AfterFunc(ctx, stop) // a second signal ends the program
-	b := &bench{ctx: ctx}
+	b := &bench{}
 	flag.IntVar(&b.tokens, "tokens", 200_000, "tokens of the whole training")
 	flag.IntVar(&b.steps, "steps", train.DefaultSteps, "steps of the whole training")
 	flag.IntVar(&b.windows, "windows", 3, "windows of 2,048 tokens to record here")
@@ -43,20 +39,13 @@ func main() {
 	flag.IntVar(&b.threads, "threads", limits.CPUs(), "threads")
 	flag.StringVar(&b.work, "work", "", "folder for the model, 1.1 GB, and the recordings (default: a temporary one)")
 	write := flag.String("write", "", "write the model to this `file` and do nothing else")
-	flag.Parse()
-	err := usage.NoArguments(flag.CommandLine)
-	switch {
-	case err != nil:
-	case *write != "":
-		err = tinymodels.Llama1B().Write(*write, gguf.Q8_0, 1)
-	default:
-		err = b.run()
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "trainingcost:", err)
-		stop()
-		os.Exit(usage.Status(err))
-	}
+	usage.Main("trainingcost", func(ctx context.Context) error {
+		if *write != "" {
+			return tinymodels.Llama1B().Write(*write, gguf.Q8_0, 1)
+		}
+		b.ctx = ctx
+		return b.run()
+	})
 }
 
 type bench struct {

@@ -80,11 +80,15 @@ func Train(ctx context.Context, o Options, t Training) (*Trained, error) {
 		o.Work = dir
 		defer Remove(dir)
 	}
-	plain, err := Run(ctx, o)
+	err := o.fill()
 	if err != nil {
 		return nil, err
 	}
-	if err := o.fill(); err != nil {
+	if o.source, err = pieces.HashFile(o.Model); err != nil { // once, for both runs and all fits
+		return nil, fmt.Errorf("tune: %w", err)
+	}
+	plain, err := Run(ctx, o)
+	if err != nil {
 		return nil, err
 	}
 	if !o.Budget.InBytes() {
@@ -100,9 +104,7 @@ func Train(ctx context.Context, o Options, t Training) (*Trained, error) {
 	f.t.Rank, f.t.Hidden = cmp.Or(t.Rank, DefaultRank), cmp.Or(t.Hidden, DefaultHidden)
 	f.t.Policy, f.t.Ubatch, f.t.Heavy, f.t.Pinned = o.Policy, o.Ubatch, 0, pinned
 	f.t.Recordings = filepath.Join(TrainFolder(o.Work), recordings)
-	if f.t.Source, err = pieces.HashFile(o.Model); err != nil {
-		return nil, err
-	}
+	f.t.Source = o.source
 	r, err := f.run(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("tune: %w", err)

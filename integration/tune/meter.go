@@ -42,8 +42,9 @@ func open(ctx context.Context, o *Options) (_ *meter, err error) {
 			m.close()
 		}
 	}()
+	m.sums[0] = o.source
 	for i, path := range []string{o.Model, o.Worker, o.Adapter} {
-		if path == "" {
+		if path == "" || m.sums[i] != "" {
 			continue
 		}
 		if m.sums[i], err = pieces.HashFile(path); err != nil {

@@ -47,6 +47,8 @@ type Options struct {
 
 	Work     string // folder of finished work; "": a temporary one
 	Progress func(Event)
+
+	source string // SHA-256 of the model; "": not computed yet
 }
 
 // A Method tells the heads of a layer apart.

@@ -9,9 +9,6 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
-	"os"
-	"os/signal"
-	"path/filepath"
 	"slices"
 	"time"
 
@@ -24,14 +21,7 @@ import (
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	context.AfterFunc(ctx, stop) // a second signal ends the program
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		cache = os.TempDir()
-	}
-	c := &cost{ctx: ctx}
+	c := &cost{}
 	flag.StringVar(&c.shape, "shape", "llama-3.2-1b", "shape of the model, as lesskv bench knows them")
 	flag.StringVar(&c.kind, "type", "Q4_0", "type of its weights")
 	flag.IntVar(&c.context, "c", 2048, "tokens of a window")
@@ -39,16 +29,11 @@ func main() {
 	flag.IntVar(&c.windows, "windows", 2, "windows of the whole tuning")
 	flag.IntVar(&c.rounds, "rounds", 1, "rounds of the whole tuning")
 	flag.IntVar(&c.threads, "t", limits.CPUs(), "threads")
-	flag.StringVar(&c.work, "work", filepath.Join(cache, "lesskv", "tuningcost"), "folder for the model, which stays")
-	flag.Parse()
-	if err = usage.NoArguments(flag.CommandLine); err == nil {
-		err = c.run()
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "tuningcost:", err)
-		stop()
-		os.Exit(usage.Status(err))
-	}
+	flag.StringVar(&c.work, "work", usage.WorkFolder("tuningcost"), "folder for the model, which stays")
+	usage.Main("tuningcost", func(ctx context.Context) error {
+		c.ctx = ctx
+		return c.run()
+	})
 }
 
 type cost struct {

@@ -1,10 +1,16 @@
-// Package usage tells a wrong command line from what could not be done. Programs of this project end with 2 and 1 for these.
+// Package usage is what the main functions of this project share. It tells a wrong command line from what could not be done: programs
+// end with 2 and 1 for these.
 package usage
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
 )
 
 // An Error is a wrong command line.
@@ -34,4 +40,38 @@ func NoArguments(f *flag.FlagSet) error {
 		return Errorf("unexpected argument %q: everything is a flag, see -help", f.Arg(0))
 	}
 	return nil
+}
+
+// Interruptible returns a context that ends with the first SIGINT or SIGTERM. The second ends the program: what is not to be
+// interrupted may take long.
+func Interruptible(parent context.Context) (context.Context, context.CancelFunc) {
+	ctx, stop := signal.NotifyContext(parent, os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	return ctx, stop
+}
+
+// Main is the main function of a program that takes flags alone, those of flag.CommandLine: it parses them and calls run with an
+// Interruptible context. Where run fails, the program says so behind its name and ends with the error's Status.
+func Main(name string, run func(context.Context) error) {
+	flag.Parse()
+	ctx, stop := Interruptible(context.Background())
+	defer stop()
+	err := NoArguments(flag.CommandLine)
+	if err == nil {
+		err = run(ctx)
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
+		os.Exit(Status(err))
+	}
+}
+
+// WorkFolder is where a program keeps its work if it was not told where: in the user's cache directory, or in the system's temporary
+// one where there is none.
+func WorkFolder(program string) string {
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		cache = os.TempDir()
+	}
+	return filepath.Join(cache, "lesskv", program)
 }

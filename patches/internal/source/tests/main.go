@@ -6,24 +6,20 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/signal"
 	"path/filepath"
-	"syscall"
 
 	"github.com/lesskv/lesskv/patches/internal/source"
+	"github.com/lesskv/lesskv/patches/usage"
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	context.AfterFunc(ctx, stop) // a second signal ends the program
-	dir, err := find(ctx)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "tests:", err)
-		stop()
-		os.Exit(1)
-	}
-	fmt.Println(dir)
+	usage.Main("tests", func(ctx context.Context) error {
+		dir, err := find(ctx)
+		if err == nil {
+			fmt.Println(dir)
+		}
+		return err
+	})
 }
 
 func find(ctx context.Context) (string, error) {
