@@ -80,6 +80,8 @@ func TestFullAndReadOnlyDisks(t *testing.T) {
 		"plan, the picture":     {[]string{"plan", "-m", "model.gguf", "-c", "512,2048", "-o", "DISK/x.png"}, []string{"x.png"}, []int64{0, 8}},
 		"import":                {[]string{"import", "-m", "model.gguf", "--heavy", "20", "--recent", "21", "-o", "DISK/x.gguf", "checkpoints"}, []string{"x.gguf"}, []int64{0, 8}},
 		"merge":                 {[]string{"merge", "part1.gguf", "part2.gguf", "-o", "DISK/x.gguf"}, []string{"x.gguf"}, []int64{0, 8}},
+		"tune --train": {append(tune, "--train", "--rank", "1", "--hidden", "1", "--steps", "2", "--text-tokens", "960", "--plot", "none", "-o", "DISK/x.gguf"),
+			[]string{"x.gguf"}, []int64{0, 40, 1500}},
 		"verify": {[]string{"verify", "-m", "model.gguf", "-d", "text.txt", "-c", "192", "-b", "41", "--windows", "2", "--policy", "lambda",
 			"--method", "sparse,LESS", "--recall", "none", "-n", "4", "--samples", "50", "-t", "1", "-o", "DISK/v"}, []string{"v/report.json", "v/report.html"}, []int64{0, 4, 40, 100}},
 		"bench, the samples":    {append(measure, "--dir", "TOOLS/bench", "-o", "DISK/x.json", "model.gguf"), []string{"x.json"}, []int64{0}},
@@ -110,9 +112,15 @@ func TestFullAndReadOnlyDisks(t *testing.T) {
 			if slices.Contains(test.outputs, "page.md") {
 				require.NoError(t, os.WriteFile(filepath.Join(disk, "page.md"), []byte(page), 0o644))
 			}
-			// what is there before is of the kind that the command writes
-			out, err := run()
-			require.NoError(t, err, out)
+			finish := func() {
+				t.Helper()
+				out, err := run()
+				require.NoError(t, err, out)
+				left, err := filepath.Glob(filepath.Join(disk, "*.work*"))
+				require.NoError(t, err)
+				assert.Empty(t, left, "work that is finished")
+			}
+			finish() // what is there before is of the kind that the command writes
 			before := filesOn(t, disk)
 			require.NotEmpty(t, before)
 			for _, path := range test.outputs {
@@ -149,11 +157,10 @@ func TestFullAndReadOnlyDisks(t *testing.T) {
 				require.NoError(t, os.Remove(filler))
 			}
 			require.NoError(t, unix.Mount("", disk, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""))
-			out, err = run()
+			out, err := run()
 			check(syscall.EROFS.Error(), out, err)
 			require.NoError(t, unix.Mount("", disk, "", unix.MS_REMOUNT, ""))
-			out, err = run()
-			require.NoError(t, err, out)
+			finish()
 			assert.Equal(t, slices.Sorted(maps.Keys(before)), slices.Sorted(maps.Keys(filesOn(t, disk))))
 		})
 	}
@@ -167,7 +174,7 @@ func filesOn(t *testing.T, disk string) map[string]string {
 		switch name := d.Name(); {
 		case err != nil:
 			return err
-		case d.IsDir() && (name == "work" || strings.HasSuffix(name, ".work")):
+		case d.IsDir() && (name == "work" || strings.HasSuffix(name, ".work") || strings.HasSuffix(name, ".work.train")):
 			return fs.SkipDir
 		case d.IsDir() || name == "filler":
 			return nil

@@ -2,9 +2,9 @@
 // as it was or as it was to become, or not at all; what was finished is not done again; and the run that is let through ends with
 // the bytes of one that never was killed.
 //
-//	go run ./integration/kills [-n 200] [-only train,tune,verify,state,cache] [-seed 1]
+//	go run ./integration/kills [-n 200] [-only train,tune,tune-train,verify,state,cache] [-seed 1]
 //
-// train, tune and verify are the commands. state and cache are an app that writes two states, or the prompt caches of two prompts, in
+// train, tune and verify are the commands, tune-train is tune --train. state and cache are an app that writes two states, or the prompt caches of two prompts, in
 // turn to one file, half of the time with LESS.
 package main
 
@@ -56,7 +56,7 @@ func main() {
 }
 
 // victims are what can be killed.
-var victims = []string{"train", "tune", "verify", "state", "cache"}
+var victims = []string{"train", "tune", "tune-train", "verify", "state", "cache"}
 
 // check refuses a command line that makes no sense before anything is killed.
 func check(n int, names []string) error {
@@ -96,6 +96,8 @@ func (k *killer) all(names []string) error {
 			found, err = k.train()
 		case "tune":
 			found, err = k.tune()
+		case "tune-train":
+			found, err = k.tuneTrain()
 		case "verify":
 			found, err = k.verify()
 		default: // state, cache
@@ -104,7 +106,7 @@ func (k *killer) all(names []string) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
-		fmt.Printf("%-7s  %3d kills: %s (%s)\n", name, k.n, found, time.Since(start).Round(time.Second))
+		fmt.Printf("%-10s  %3d kills: %s (%s)\n", name, k.n, found, time.Since(start).Round(time.Second))
 	}
 	return nil
 }
@@ -199,26 +201,53 @@ func (k *killer) resumed(program string, env, args []string, check, done func() 
 }
 
 func (k *killer) train() (string, error) {
-	return k.written("layer-*.json", "train", "-m", "model.gguf", "-d", "text.txt", "-c", "256", "-b", "41", "--rank", "4", "--hidden", "8", "--steps", "60", "-t", "1")
+	return k.written([]kept{{pattern: work + "/layer-*.json"}},
+		"train", "-m", "model.gguf", "-d", "text.txt", "-c", "256", "-b", "41", "--rank", "4", "--hidden", "8", "--steps", "60", "-t", "1")
 }
 
 func (k *killer) tune() (string, error) {
-	return k.written("distance-*", "tune", "-m", "model.gguf", "-d", "text.txt", "-c", "96", "-b", "16", "--ubatch", "16", "--windows", "1", "--rounds", "1", "-t", "1")
+	return k.written([]kept{{pattern: work + "/distance-*"}},
+		"tune", "-m", "model.gguf", "-d", "text.txt", "-c", "96", "-b", "16", "--ubatch", "16", "--windows", "1", "--rounds", "1", "-t", "1")
 }
 
-// written kills a command that writes an adapter and a picture, and keeps finished work, files of a pattern, in a folder beside it until then.
-func (k *killer) written(pattern string, args ...string) (string, error) {
+// tuneTrain is tune --train, with options under which phi and psi are kept in a layer: it has two fits, and measurements with the second.
+func (k *killer) tuneTrain() (string, error) {
+	fit := func(layer string) string { // the finished fit that a layer's report goes into
+		return filepath.Join(work, strings.TrimSuffix(filepath.Base(filepath.Dir(layer)), ".gguf.work"))
+	}
+	return k.written([]kept{{pattern: work + "/*-*"}, {pattern: work + ".train/*/layer-*.json", into: fit}},
+		"tune", "--train", "-m", "model.gguf", "-d", "text.txt", "-c", "320", "-b", "32", "--windows", "1", "--rounds", "0",
+		"--text-tokens", "1536", "--rank", "1", "--hidden", "2", "--steps", "100", "-t", "1")
+}
+
+const (
+	output = "out.gguf"       // what train and tune write
+	work   = output + ".work" // where they keep finished work until then
+)
+
+// written kills a command that writes an adapter and a picture, and keeps finished work until then.
+func (k *killer) written(finished []kept, args ...string) (string, error) {
 	program, env, err := k.command()
 	if err != nil {
 		return "", err
 	}
-	out := filepath.Join(k.dir, "out.gguf")
-	whole, kept := outcomes{dir: k.dir, pattern: "out.*"}, kept{dir: out + ".work", pattern: pattern, output: out}
-	return k.resumed(program, env, append(args, "-o", "out.gguf"),
-		func() error { return errors.Join(whole.check(), kept.check()) },
+	whole := outcomes{dir: k.dir, pattern: "out.*"}
+	for i := range finished {
+		finished[i].dir, finished[i].output = k.dir, output
+	}
+	return k.resumed(program, env, append(args, "-o", output),
 		func() error {
-			kept.forget()
-			return errors.Join(k.alone("out", "out.gguf", "out.png"), whole.take())
+			err := whole.check()
+			for i := range finished {
+				err = errors.Join(err, finished[i].check())
+			}
+			return err
+		},
+		func() error {
+			for i := range finished {
+				finished[i].forget()
+			}
+			return errors.Join(k.alone("out", output, "out.png"), whole.take())
 		})
 }
 
@@ -237,7 +266,7 @@ func (k *killer) verify() (string, error) {
 		return "", err
 	}
 	dir := filepath.Join(k.dir, "report")
-	kept := kept{dir: filepath.Join(dir, "work"), pattern: "*-*", output: filepath.Join(dir, "report.html")} // behind it are the pictures alone
+	kept := kept{dir: dir, pattern: "work/*-*", output: "report.html"} // behind it are the pictures alone
 	reports := outcomes{dir: dir, pattern: "*"}
 	args := []string{"verify", "-m", "model.gguf", "-d", "text.txt", "-c", "192", "-b", "41", "--windows", "2", "--policy", "lambda", "--method", "sparse,LESS",
 		"--recall", "none", "-n", "4", "--samples", "50", "-t", "1", "-o", "report"}
@@ -303,14 +332,23 @@ func (o *outcomes) take() error {
 // kept are files of finished work, which no later run writes again. Where the output is there, a kill may have come while they were
 // being taken away, in any order: what is left of them then counts for nothing.
 type kept struct {
-	dir, pattern string
-	output       string
-	seen         map[string]time.Time
+	dir     string
+	pattern string // of the files, in dir
+	output  string // in dir
+	// into names the file that what is in one goes into, after which it may be gone without an output; nil: none.
+	into func(name string) string
+	seen map[string]time.Time
+}
+
+// there reports whether dir has a file.
+func (k *kept) there(name string) bool {
+	_, err := os.Stat(filepath.Join(k.dir, name))
+	return err == nil
 }
 
 func (k *kept) check() error {
-	if _, err := os.Stat(k.output); err == nil {
-		k.seen = nil
+	if k.there(k.output) {
+		k.forget()
 		return nil
 	}
 	names, err := fs.Glob(os.DirFS(k.dir), k.pattern)
@@ -322,18 +360,18 @@ func (k *kept) check() error {
 		if strings.HasSuffix(name, ".tmp") { // not finished
 			continue
 		}
-		path := filepath.Join(k.dir, name)
-		info, err := os.Stat(path)
+		info, err := os.Stat(filepath.Join(k.dir, name))
 		if err != nil {
 			return err
 		}
-		now[path] = info.ModTime()
+		now[name] = info.ModTime()
 	}
-	for path, at := range k.seen {
-		if again, there := now[path]; there && !again.Equal(at) {
-			return fmt.Errorf("%s was finished, and was done again", path)
-		} else if !there && len(now) > 0 {
-			return fmt.Errorf("%s was finished, and is gone", path)
+	for name, at := range k.seen {
+		switch again, there := now[name]; {
+		case there && !again.Equal(at):
+			return fmt.Errorf("%s was finished, and was done again", name)
+		case !there && (k.into == nil || !k.there(k.into(name))):
+			return fmt.Errorf("%s was finished, and is gone", name)
 		}
 	}
 	k.seen = now

@@ -306,9 +306,9 @@ func (f *fitter) choose(ctx context.Context, layers []Fitted) (*prediction, erro
 	best, chosen := none, map[int]float64{}
 	for {
 		var next *prediction
-		for layer, x := range left {
+		for _, layer := range slices.Sorted(maps.Keys(left)) { // of two that are as good, the first
 			with := maps.Clone(chosen)
-			if with[layer] = x; len(with) == len(chosen) || x >= 1 {
+			if with[layer] = left[layer]; len(with) == len(chosen) || left[layer] >= 1 {
 				continue
 			}
 			p, err := f.predict(ctx, with)
@@ -403,6 +403,7 @@ func (f *fitter) fit(ctx context.Context, layers []int, r *Result, budget int) (
 		return nil, err
 	}
 	t.Output = filepath.Join(dir, key+".gguf")
+	t.KeepWork = true // until the store has the fit: else one that can't be saved would be lost
 	if !store.Load(key, &done) {
 		report, err := train.Run(ctx, t, f.t.Runtime, f.t.Windows)
 		if errors.Is(err, train.ErrDisk) { // for all recordings at once: it makes them in passes then, and again for the next fit
@@ -420,6 +421,9 @@ func (f *fitter) fit(ctx context.Context, layers []int, r *Result, budget int) (
 			return nil, err
 		}
 	} else if err := outfile.WriteBytes(t.Output, done.File); err != nil {
+		return nil, err
+	}
+	if err := train.RemoveWork(t.Output + ".work"); err != nil {
 		return nil, err
 	}
 	a, err := weights.Read(t.Output)

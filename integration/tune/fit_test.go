@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -86,6 +88,18 @@ func TestChoose(t *testing.T) {
 	require.NoError(t, err)
 	require.NotNil(t, p)
 	assert.Equal(t, []int{0, 2}, p.layers)
+
+	// Of two layers that are as good and cannot both pay, it is always the first.
+	f = threeLayers(worker.Budget{Bytes: 40 * slot})
+	f.plain.Budget = 13
+	f.plain.Heads[1].Distance = []float64{0, 0, 0}
+	f.plain.Heads[2].Distance = f.plain.Heads[0].Distance
+	for range 20 {
+		p, err = f.choose(ctx, []Fitted{{Layer: 0, Error: .2}, {Layer: 2, Error: .2}})
+		require.NoError(t, err)
+		require.NotNil(t, p)
+		assert.Equal(t, []int{0}, p.layers)
+	}
 }
 
 // What runs leave is removed, fits that were not finished too; what is somebody's stays.
@@ -128,12 +142,28 @@ func TestTrain(t *testing.T) {
 
 	dir := t.TempDir()
 	o := Options{Model: model, Worker: path, Windows: few.Train, Valid: few.Valid, Budget: worker.Budget{Bytes: 120 << 10}, TypeK: "q8_0", TypeV: "q8_0", Rounds: 1, Work: filepath.Join(dir, "work")}
-	fits := 0
+	fits := map[int]int{} // of each layer
 	tr := Training{Options: train.Options{Model: m, Steps: 300, Progress: func(e train.Event) {
 		if e.Stage == train.Finished {
-			fits++
+			fits[e.Layer]++
 		}
 	}}, Runtime: rt, Windows: many}
+	// Where the first fit is finished, but can't be kept with the measurements, as on a full disk, it is left to the next run.
+	full, piece := tr, ""
+	full.Progress = func(e train.Event) {
+		tr.Progress(e)
+		if e.Stage == train.Planned {
+			works, err := filepath.Glob(filepath.Join(TrainFolder(o.Work), "fit-*.gguf.work"))
+			require.NoError(t, err)
+			require.Len(t, works, 1)
+			piece = filepath.Join(o.Work, strings.TrimSuffix(filepath.Base(works[0]), ".gguf.work"))
+			require.NoError(t, os.Mkdir(piece, 0o755)) // a file can't have its name
+		}
+	}
+	_, err = Train(ctx, o, full)
+	require.ErrorIs(t, err, syscall.EISDIR)
+	require.NoError(t, os.Remove(piece))
+
 	// One that is interrupted in a fit does not stand in the way of another, with other options.
 	interrupted, stop := context.WithCancel(ctx)
 	other := tr
@@ -158,12 +188,15 @@ func TestTrain(t *testing.T) {
 	assert.Equal(t, r.Better, r.Adapter.Bytes() > 0)
 	assert.Equal(t, r.Result().Weights(m), r.Adapter.Budget)
 	assert.Equal(t, r.Result().Budget, r.Adapter.Trained.Heavy+r.Adapter.Trained.Recent)
-	assert.Positive(t, fits)
+	require.NotEmpty(t, fits)
+	for layer, n := range fits {
+		assert.LessOrEqual(t, n, 2, "fits of layer %d: one with half the budget, one with the slots that it has", layer)
+	}
 
-	fits = 0
+	clear(fits)
 	again, err := Train(ctx, o, tr)
 	require.NoError(t, err)
-	assert.Zero(t, fits)
+	assert.Empty(t, fits)
 	assert.Equal(t, r, again)
 
 	require.NoError(t, Remove(o.Work))

@@ -66,6 +66,9 @@ type Options struct {
 	// else they change. "": they are in the work folder, each as long as its layer needs it.
 	Recordings string
 
+	// KeepWork leaves the work folder when the adapter is written: until RemoveWork, a call with the same options only writes it again.
+	KeepWork bool
+
 	own    int                              // of options of one layer: which
 	spread map[int]map[int][]kernels.Budget // of an allocation, what a budget gives the heads of a layer
 }

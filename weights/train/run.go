@@ -189,7 +189,10 @@ func Run(ctx context.Context, o Options, r Runtime, w Windows) (*Report, error) 
 	if err := report.Adapter.Write(o.Output); err != nil {
 		return nil, diskError(err)
 	}
-	return report, outfile.RemoveFolder(s.dir, ours)
+	if o.KeepWork {
+		return report, nil
+	}
+	return report, RemoveWork(s.dir)
 }
 
 // ours are the names of the files in a folder of runs, exactly: what else lies there is somebody's.

@@ -439,6 +439,36 @@ func TestInterrupted(t *testing.T) {
 	assert.Equal(t, want, have, "the same bytes")
 }
 
+// TestKeepWork: a work folder that is to stay does when the adapter is written, and the next run fits nothing again.
+func TestKeepWork(t *testing.T) {
+	o := options(t, "a.gguf")
+	o.KeepWork = true
+	finished := 0
+	o.Progress = func(e Event) {
+		if e.Stage == Finished {
+			finished++
+		}
+	}
+	first, err := Run(context.Background(), o, &fake{}, windows(t))
+	require.NoError(t, err)
+	want, err := os.ReadFile(o.Output)
+	require.NoError(t, err)
+	assert.DirExists(t, o.Output+".work")
+	assert.Equal(t, 2, finished)
+
+	o.KeepWork = false
+	f := &fake{}
+	again, err := Run(context.Background(), o, f, windows(t))
+	require.NoError(t, err)
+	assert.Equal(t, 2, finished)
+	assert.Zero(t, f.recorded)
+	assert.Equal(t, first.Layers, again.Layers)
+	have, err := os.ReadFile(o.Output)
+	require.NoError(t, err)
+	assert.Equal(t, want, have)
+	assert.NoDirExists(t, o.Output+".work")
+}
+
 // TestDamagedLayer: what a finished layer left in the work folder is damaged, and the layer is fitted anew, to the same bytes.
 func TestDamagedLayer(t *testing.T) {
 	whole := options(t, "whole.gguf")
