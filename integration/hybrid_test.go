@@ -339,7 +339,7 @@ func TestHybridPoison(t *testing.T) {
 			c.Rollback = 4 // the states to go back to are not those of a decode that failed
 			w := open(t, worker.Patched, c)
 			tokens := randomTokens(240, 384)
-			poisons(t, w, tokens, 0, 20, 70)
+			poisons(t, w, tokens, 1, 0, 20, 70)
 
 			// the first micro-batch of a sequence is taken back whole, and leaves it empty
 			require.NoError(t, w.Clear())

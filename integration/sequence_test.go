@@ -163,13 +163,13 @@ func TestCutIntoTheFolded(t *testing.T) {
 func TestPoison(t *testing.T) {
 	besideAndOn(t, func(t *testing.T, less *worker.LESS) {
 		w, tokens := openSequencesWith(t, less)
-		poisons(t, w, tokens[:240], 60)
+		poisons(t, w, tokens[:240], 20, 60)
 	})
 }
 
-// poisons spoils sequence 0 after 200 of 240 tokens, by each call that cannot be followed and by decodes that are aborted after so many
-// nodes of the graph. Each time the sequence and its copy refuse until they are cleared, and sequence 1 goes on.
-func poisons(t *testing.T, w *worker.Worker, tokens []int32, nodes ...int) {
+// poisons spoils sequence 0 after 200 of 240 tokens, by each call that cannot be followed and by decodes of so many tokens that are
+// aborted after so many nodes of the graph. Each time the sequence and its copy refuse until they are cleared, and sequence 1 goes on.
+func poisons(t *testing.T, w *worker.Worker, tokens []int32, decoded int, nodes ...int) {
 	t.Helper()
 	fresh := atOnce.decode(t, w, tokens[:100])
 	_, err := w.Feed(1, 0, tokens[:200], worker.None)
@@ -184,7 +184,7 @@ func poisons(t *testing.T, w *worker.Worker, tokens []int32, nodes ...int) {
 	for _, n := range nodes {
 		ways[fmt.Sprint("aborted after ", n)] = func() error {
 			require.NoError(t, w.AbortAfter(n))
-			_, err := w.Decode(0, 200, tokens[200:201], worker.Last)
+			_, err := w.Decode(0, 200, tokens[200:200+decoded], worker.Last)
 			var e *worker.Error
 			require.ErrorAs(t, err, &e)
 			assert.Equal(t, 2, e.Code)
