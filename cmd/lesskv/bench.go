@@ -17,6 +17,7 @@ import (
 	"github.com/lesskv/lesskv/integration/bench"
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/patches/progress"
+	"github.com/lesskv/lesskv/patches/usage"
 	"github.com/lesskv/lesskv/weights"
 )
 
@@ -121,7 +122,7 @@ full. --check decodes them once, and compares.`,
 }
 
 func (o *benchOptions) run(cmd *cobra.Command) error {
-	ctx, stop := interruptible(cmd)
+	ctx, stop := usage.Interruptible(cmd.Context())
 	defer stop()
 	if err := o.parse(); err != nil {
 		return usageError{err}

@@ -10,7 +10,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/lesskv/lesskv/patches/usage"
 	"github.com/lesskv/lesskv/weights"
 )
 
@@ -76,11 +75,6 @@ func readAdapter(path string, model *weights.Model) (*weights.Adapter, error) {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return a, nil
-}
-
-// interruptible is usage.Interruptible for a command.
-func interruptible(cmd *cobra.Command) (context.Context, context.CancelFunc) {
-	return usage.Interruptible(cmd.Context())
 }
 
 // stopped returns what a run failed with: errInterrupted, which it says, where the context has ended.

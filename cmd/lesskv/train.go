@@ -21,6 +21,7 @@ import (
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/patches/limits"
 	"github.com/lesskv/lesskv/patches/progress"
+	"github.com/lesskv/lesskv/patches/usage"
 	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/memory"
 	"github.com/lesskv/lesskv/weights/train"
@@ -141,7 +142,7 @@ func (o *trainOptions) run(cmd *cobra.Command) (err error) {
 	if o.Source, err = pieces.HashFile(o.model); err != nil {
 		return err
 	}
-	ctx, stop := interruptible(cmd)
+	ctx, stop := usage.Interruptible(cmd.Context())
 	defer stop()
 	path, err := worker.Path(worker.Patched)
 	if err != nil {

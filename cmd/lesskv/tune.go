@@ -19,6 +19,7 @@ import (
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/patches/limits"
 	"github.com/lesskv/lesskv/patches/progress"
+	"github.com/lesskv/lesskv/patches/usage"
 	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/memory"
 	"github.com/lesskv/lesskv/weights/train"
@@ -177,7 +178,7 @@ func (o *tuneOptions) run(cmd *cobra.Command) error {
 			return err
 		}
 	}
-	ctx, stop := interruptible(cmd)
+	ctx, stop := usage.Interruptible(cmd.Context())
 	defer stop()
 	runtime, err := o.cut(ctx, cmd, texts)
 	if err != nil {

@@ -24,6 +24,7 @@ import (
 	"github.com/lesskv/lesskv/integration/wordwrap"
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/patches/progress"
+	"github.com/lesskv/lesskv/patches/usage"
 	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/outfile"
 )
@@ -119,7 +120,7 @@ built in with its adapters and a text that it has not seen.`,
 }
 
 func (o *verifyOptions) run(cmd *cobra.Command) error {
-	ctx, stop := interruptible(cmd)
+	ctx, stop := usage.Interruptible(cmd.Context())
 	defer stop()
 	report, err := o.measure(ctx, cmd)
 	if err != nil {
