@@ -51,9 +51,16 @@ type measurer struct {
 
 	model, recall string // paths
 	windows       [][]int32
-	text, lookUps []int32 // to tune on
+	goText        corpus // to tune on: alone, and with look-ups
+	lookUps       corpus
 	start         []int32
 	prose         []int32
+}
+
+// A corpus is what allocations are tuned on.
+type corpus struct {
+	tokens []int32
+	suffix string // of what is kept of it
 }
 
 func newMeasurer(ctx context.Context, work string, threads int) (*measurer, error) {
@@ -85,11 +92,12 @@ func newMeasurer(ctx context.Context, work string, threads int) (*measurer, erro
 	if err != nil {
 		return nil, err
 	}
-	if m.text, err = r.Tokenize(string(data)); err != nil {
+	if m.goText.tokens, err = r.Tokenize(string(data)); err != nil {
 		return nil, err
 	}
 	m.start = r.Start()
-	if m.lookUps, err = withLookUps(m.text, heldout.Tokens-len(m.start), r.Tokenize); err != nil {
+	m.lookUps.suffix = "-look-ups"
+	if m.lookUps.tokens, err = withLookUps(m.goText.tokens, heldout.Tokens-len(m.start), r.Tokenize); err != nil {
 		return nil, err
 	}
 	prose, err := proseText()
@@ -125,11 +133,11 @@ func withLookUps(text []int32, window int, tokenize func(string) ([]int32, error
 		length := 0
 		order, asked := draw.Perm(len(names))[:n], draw.Perm(n)
 		for i, name := range order {
-			name, number := names[name], 10000+draw.IntN(90000)
-			if said[i], err = tokenize(fmt.Sprintf("\nThe %s key is %d. Keep it in mind: %[2]d is the %[1]s key.\n", name, number)); err != nil {
+			name, number := names[name], fmt.Sprint(10000+draw.IntN(90000))
+			if said[i], err = tokenize(verify.NeedleText(name, number)); err != nil {
 				return nil, err
 			}
-			if said[n+asked[i]], err = tokenize(fmt.Sprintf("\nWhat is the %s key? The %[1]s key is %d.\n", name, number)); err != nil {
+			if said[n+asked[i]], err = tokenize(verify.Question(name) + " " + number + ".\n"); err != nil {
 				return nil, err
 			}
 			length += len(said[i]) + len(said[n+asked[i]])
@@ -182,12 +190,12 @@ func (f *found) all() []*allocation {
 }
 
 // trained finds an allocation for a model and a budget in bytes, and what phi and psi add, from a text.
-func (m *measurer) trained(model string, text []int32, budget worker.Budget, types string, e effort) (*found, error) {
-	o, err := m.options(model, text, budget, types, e)
+func (m *measurer) trained(model string, on corpus, budget worker.Budget, types string, e effort) (*found, error) {
+	o, err := m.options(model, on, budget, types, e)
 	if err != nil {
 		return nil, err
 	}
-	t, err := m.training(model, text)
+	t, err := m.training(model, on)
 	if err != nil {
 		return nil, err
 	}
@@ -207,7 +215,7 @@ func (m *measurer) trained(model string, text []int32, budget worker.Budget, typ
 }
 
 // training is that of phi and psi, on a text.
-func (m *measurer) training(path string, text []int32) (*tune.Training, error) {
+func (m *measurer) training(path string, on corpus) (*tune.Training, error) {
 	model, err := weights.ReadModel(path)
 	if err != nil {
 		return nil, err
@@ -216,7 +224,7 @@ func (m *measurer) training(path string, text []int32) (*tune.Training, error) {
 	if err != nil {
 		return nil, err
 	}
-	w, err := train.Cut(text, heldout.Tokens, trainTokens, m.start)
+	w, err := train.Cut(on.tokens, heldout.Tokens, trainTokens, m.start)
 	if err != nil {
 		return nil, errors.Join(err, r.Close())
 	}
@@ -247,16 +255,13 @@ func (m *measurer) write(model string, a *allocation) error {
 }
 
 // options are those of tuning on a text.
-func (m *measurer) options(model string, text []int32, budget worker.Budget, types string, e effort) (*tune.Options, error) {
-	w, err := train.Cut(text, heldout.Tokens, (e.windows+1)*heldout.Tokens, m.start)
+func (m *measurer) options(model string, on corpus, budget worker.Budget, types string, e effort) (*tune.Options, error) {
+	w, err := train.Cut(on.tokens, heldout.Tokens, (e.windows+1)*heldout.Tokens, m.start)
 	if err != nil {
 		return nil, err
 	}
 	o := &tune.Options{Model: model, Worker: m.worker, Windows: w.Train[:e.windows], Valid: w.Valid[:1], Budget: budget, Policy: policy, Ubatch: heldout.Ubatch, Rounds: e.rounds, Threads: m.threads}
-	o.Work = filepath.Join(m.work, fmt.Sprintf("%s-%.4g-%s", strings.TrimSuffix(filepath.Base(model), ".gguf"), float64(budget.Bytes)/1024, strings.ReplaceAll(types, ",", "-")))
-	if &text[0] == &m.lookUps[0] {
-		o.Work += "-look-ups"
-	}
+	o.Work = filepath.Join(m.work, fmt.Sprintf("%s-%.4g-%s", strings.TrimSuffix(filepath.Base(model), ".gguf"), float64(budget.Bytes)/1024, strings.ReplaceAll(types, ",", "-"))+on.suffix)
 	o.TypeK, o.TypeV, err = worker.SlotTypes(types)
 	return o, err
 }

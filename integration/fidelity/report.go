@@ -129,7 +129,8 @@ type Recall struct {
 	Full    int            `json:"full"` // that the full cache answers
 	Right   int            `json:"right"`
 	Depth   []verify.Depth `json:"depth,omitempty"`
-	ByDepth []verify.Depth `json:"full_by_depth,omitempty"` // of the full cache
+
+	FullByDepth []verify.Depth `json:"full_by_depth,omitempty"`
 }
 
 const full = 6144 << 10 // bytes of the f16 cache of either model
@@ -158,7 +159,7 @@ func (m *measurer) report(save func(*Report) error) error {
 func (m *measurer) sizes(r *Report, best map[int64]*found) error {
 	for _, g := range goals {
 		s := Size{KiB: g.kib, Before: g.before, Target: g.target}
-		f, err := m.trained(m.model, m.text, kib(g.kib), g.types, g.effort)
+		f, err := m.trained(m.model, m.goText, kib(g.kib), g.types, g.effort)
 		if err != nil {
 			return err
 		}
@@ -244,7 +245,7 @@ func pair(r *verify.Report) (tuned, equal verify.Estimate) {
 // left measures what is gained where a head alone has the whole context.
 func (m *measurer) left(r *Report, best map[int64]*found) error {
 	a := best[363].best()
-	o, err := m.options(m.model, m.text, kib(363), a.types, effort{3, 4})
+	o, err := m.options(m.model, m.goText, kib(363), a.types, effort{3, 4})
 	if err != nil {
 		return err
 	}
@@ -324,11 +325,11 @@ func (m *measurer) recalled(share, types string, lookUps bool) func(*Report, map
 		if err != nil {
 			return fmt.Errorf("%s: %w", share, err)
 		}
-		budget, text := worker.Budget{Bytes: int64(part.Full * full)}, m.text
+		budget, on := worker.Budget{Bytes: int64(part.Full * full)}, m.goText
 		if lookUps {
-			text = m.lookUps
+			on = m.lookUps
 		}
-		f, err := m.trained(m.recall, text, budget, types, effort{3, 4})
+		f, err := m.trained(m.recall, on, budget, types, effort{3, 4})
 		if err != nil {
 			return err
 		}
@@ -341,7 +342,7 @@ func (m *measurer) recalled(share, types string, lookUps bool) func(*Report, map
 			return err
 		}
 		for _, k := range found.Recall {
-			row := Recall{Share: share, Types: types, LookUps: lookUps, Kind: k.Kind, Tokens: k.Length, Tasks: k.Tasks, Full: k.Full, ByDepth: k.FullByDepth}
+			row := Recall{Share: share, Types: types, LookUps: lookUps, Kind: k.Kind, Tokens: k.Length, Tasks: k.Tasks, Full: k.Full, FullByDepth: k.FullByDepth}
 			for _, x := range k.Methods {
 				if x.Within == 0 || lookUps && x.Adapter == "" { // equal budgets have been asked
 					continue

@@ -78,6 +78,16 @@ var (
 
 const recallNoise = "The river runs slowly past the mill. Clouds drift over the hills. A dog sleeps by the door. Nothing else happens here.\n"
 
+// NeedleText says a number under a name.
+func NeedleText(name, number string) string {
+	return fmt.Sprintf("\nThe %s key is %s. Keep it in mind: %s is the %s key.\n", name, number, number, name)
+}
+
+// Question asks for the number under a name: it ends where the answer begins.
+func Question(name string) string {
+	return fmt.Sprintf("\nWhat is the %s key? The %s key is", name, name)
+}
+
 // readTasks makes the recall tasks of a context. ErrMemory where all of them would not fit.
 func (v *verifier) readTasks(ctx context.Context, w *worker.Worker, context int) error {
 	n := len(v.plan.Recall) * len(recallLengths) * len(recallDepths) * v.plan.Tasks
@@ -125,13 +135,13 @@ func (v *verifier) readTasks(ctx context.Context, w *worker.Worker, context int)
 					if kind == Passkey {
 						name = "pass"
 					}
-					needles = append(needles, tokens(fmt.Sprintf("\nThe %s key is %s. Keep it in mind: %s is the %s key.\n", name, number, number, name)))
+					needles = append(needles, tokens(NeedleText(name, number)))
 				}
 				name := names[0]
 				if kind == Passkey {
 					name = "pass"
 				}
-				question := tokens(fmt.Sprintf("\nWhat is the %s key? The %s key is", name, name))
+				question := tokens(Question(name))
 				room := length - len(head) - len(tail) - len(question)
 				for _, n := range needles {
 					room -= len(n)
