@@ -124,7 +124,7 @@ func (v *verifier) generate(g *group, o *opened) error {
 			return err
 		}
 		all = append(all, out)
-		if text := v.continuation(g, i, p); o.run == g.full && text != nil {
+		if text := v.continuation(g, i, p); o.run == g.full && text != nil && !v.store.Has(v.continuationKey(text)) {
 			s, err := o.w.Detokenize(text, false)
 			if err != nil {
 				return fmt.Errorf("verify: %s: %w", o.describe(), err)

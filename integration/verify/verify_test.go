@@ -173,7 +173,35 @@ func TestContinue(t *testing.T) {
 	_, err = run(&second, -1)
 	require.NoError(t, err)
 	assert.Equal(t, first.String(), second.String(), "computed anew")
+}
 
+// A run that ended between the references of generated texts and the texts does not write the references again.
+func TestContinueGenerating(t *testing.T) {
+	t.Parallel()
+	p := small(t)
+	p.Work, p.Methods = filepath.Join(t.TempDir(), "work"), []string{verify.Sparse}
+	written := func() map[string]time.Time {
+		_, err := verify.Run(context.Background(), p)
+		require.NoError(t, err)
+		paths, err := filepath.Glob(filepath.Join(p.Work, "continuation-*"))
+		require.NoError(t, err)
+		require.Len(t, paths, p.Windows)
+		at := map[string]time.Time{}
+		for _, path := range paths {
+			info, err := os.Stat(path)
+			require.NoError(t, err)
+			at[path] = info.ModTime()
+		}
+		return at
+	}
+	first := written()
+	texts, err := filepath.Glob(filepath.Join(p.Work, "generate-*"))
+	require.NoError(t, err)
+	require.NotEmpty(t, texts)
+	for _, path := range texts {
+		require.NoError(t, os.Remove(path))
+	}
+	assert.Equal(t, first, written())
 }
 
 // A piece that is damaged, or of another format, is made anew, whatever it is a piece of, and the report is the same.
