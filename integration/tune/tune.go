@@ -3,7 +3,7 @@
 // It limits one layer at a time, all others full, and measures the KL divergence of the tokens' distribution from the full cache's;
 // then each head of the layers that matter. Parts nearly add up, so a curve for each head predicts what an allocation costs: slots go
 // one by one to the head that gains most. The allocation is then measured as a whole, beside equal budgets. Near it parts add up better
-// than near the full cache, so rounds follow in which each head alone has a little less or more than it, and the total is spread anew.
+// than close to the full cache, so rounds follow in which each head alone has a little less or more than it, and the total is spread anew.
 //
 // Of a model with many heads that takes too long. There the policy is replayed over what the layers saw under the full cache, which says
 // how far each head's limit changes its layer's output; the KL of each layer, measured once, is shared among its heads by that, and
