@@ -101,7 +101,7 @@ full. --check decodes them once, and compares.`,
 	addNumber(f, &o.Hidden, "hidden", "", 16, 1, weights.MaxSize, "hidden size of random phi and psi")
 	addWord(f, &o.matrix, "phi-type", "type of random phi and psi", "f16", "q8_0")
 	addNumber(f, &o.Sequences, "sequences", "", 0, 0, 256, "so many sequences that decode together too, a token of each in a batch")
-	addUbatch(f, &o.Ubatch, 512)
+	addUbatch(f, &o.Ubatch, 512, "")
 	addThreads(f, &o.Threads, "")
 	addGPULayers(f, &o.GPULayers, ", divided among the methods")
 	f.BoolVar(&o.OnDevice, "device", false, "the cache and its attention where the layers are, not in main memory")
@@ -117,7 +117,7 @@ full. --check decodes them once, and compares.`,
 	f.BoolVar(&o.page, "page", false, "measure nothing: show what the folder of --targets has")
 	addQuiet(f, &o.quiet)
 	f.SortFlags = false
-	aliases(f, map[string]string{"methods": "method", "contexts": "context", "kernels": "phi-type"})
+	addEarlierNames(f, map[string]string{"methods": "method", "contexts": "context", "kernels": "phi-type"})
 	return cmd
 }
 

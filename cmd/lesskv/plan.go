@@ -24,8 +24,8 @@ import (
 	"github.com/lesskv/lesskv/weights/memory"
 )
 
-// errRoom is a bound that nothing fits.
-var errRoom = errors.New("nothing fits")
+// errNothingFits is a bound that no cache fits.
+var errNothingFits = errors.New("nothing fits")
 
 // planOptions are the flags of plan.
 type planOptions struct {
@@ -71,7 +71,7 @@ it.`,
 	addContexts(f, &o.contexts, "", " (default: 2k, 8k, 32k and so on to the model's)")
 	addBudgets(f, &o.budgets, "", " (default: what run would take, and 5%)")
 	addType(f, &o.types, defaultType)
-	addUbatch(f, &o.ubatch, 512)
+	addUbatch(f, &o.ubatch, 512, "")
 	addThreads(f, &o.threads, "")
 	addNumber(f, &o.copies, "checkpoints", "", memory.DefaultCheckpoints, 0, 1000, "checkpoints of a LESS cache that the process keeps; run keeps none")
 	addOutput(f, &o.picture, "`file` for a picture, .png or .svg")
@@ -111,7 +111,7 @@ func (o *planOptions) run(w io.Writer) error {
 		}
 	}
 	if !slices.ContainsFunc(p.Rows, p.Fits) {
-		return fmt.Errorf("%w into %s at a context of %d tokens, the smallest that was asked for", errRoom, memory.Size(p.Bound), p.contexts[0])
+		return fmt.Errorf("%w into %s at a context of %d tokens, the smallest that was asked for", errNothingFits, memory.Size(p.Bound), p.contexts[0])
 	}
 	return nil
 }
