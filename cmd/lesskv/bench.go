@@ -64,7 +64,8 @@ Without an adapter its phi and psi are random too.
 
 Long contexts are not decoded token by token. The unmodified cache is filled
 with copies of one micro-batch, LESS's with what it holds once its slots are
-full. --check decodes them once, and compares.`,
+full. --check decodes them once, and compares. It only reports: targets that are
+missed and differences leave the status 0.`,
 		Example: `  lesskv bench -m smollm2-135m
   lesskv bench -m llama-3.2-1b --method f16,less -c 512,32k --profile
   lesskv bench --targets results`,
