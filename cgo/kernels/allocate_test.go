@@ -98,15 +98,21 @@ func TestAllocate(t *testing.T) {
 			total += n
 		}
 		require.Equal(t, len(slots)*budget, total)
-		if most <= 5000 {
-			l := Layer{Heads: len(slots), HeadsKV: len(slots), KeySize: 1 + rng.IntN(8), ValueSize: 32, KeyType: F16, ValueType: Q80, Policy: "peak"}
-			for _, n := range slots {
-				l.Budgets = append(l.Budgets, Budget{Slots: n, Heavy: n / 4})
-			}
-			bytes, _, err := l.Bytes()
-			require.NoError(t, err)
-			require.Equal(t, total*(2*l.KeySize+34+8), bytes)
+		types := []Type{F32, F16, Q80, Q40}
+		k, v := rng.IntN(len(types)), rng.IntN(len(types))
+		block := []int{1, 1, 32, 32}           // numbers
+		blockBytes := []int{4, 2, 34, 18}      // of one
+		dk, dv := 1+rng.IntN(8), 1+rng.IntN(8) // blocks
+		l := Layer{Heads: len(slots), HeadsKV: len(slots), KeySize: dk * block[k], ValueSize: dv * block[v], KeyType: types[k], ValueType: types[v], Policy: "peak"}
+		for _, n := range slots {
+			l.Budgets = append(l.Budgets, Budget{Slots: n, Heavy: n / 4})
 		}
+		c := testCase{layer: l, rank: rng.IntN(3), hidden: 1}
+		c.kernels(t, rng)
+		bytes, state, err := c.layer.Bytes()
+		require.NoError(t, err)
+		require.Equal(t, total*(dk*blockBytes[k]+dv*blockBytes[v]+8), bytes)
+		require.Equal(t, len(slots)*4*c.rank*(l.ValueSize+1), state)
 	}
 }
 

@@ -100,26 +100,11 @@ func newMeasurer(ctx context.Context, work string, threads int) (*measurer, erro
 	if m.lookUps.tokens, err = withLookUps(m.goText.tokens, heldout.Tokens-len(m.start), r.Tokenize); err != nil {
 		return nil, err
 	}
-	prose, err := proseText()
-	if err != nil {
+	if data, err = os.ReadFile(filepath.Join("integration", "testdata", testdata.Prose)); err != nil {
 		return nil, err
 	}
-	m.prose, err = r.Tokenize(prose)
+	m.prose, err = r.Tokenize(string(data))
 	return m, err
-}
-
-// proseText is a text that is not Go: this repository's own pages, without those that this program writes.
-func proseText() (string, error) {
-	var b strings.Builder
-	for _, name := range []string{"README.md", "docs/algorithm.md", "docs/reliability.md", "docs/compatibility.md", "docs/models.md", "patches/README.md"} {
-		data, err := os.ReadFile(name)
-		if err != nil {
-			return "", err
-		}
-		b.Write(data)
-		b.WriteString("\n\n")
-	}
-	return b.String(), nil
 }
 
 // withLookUps puts look-ups into a text, in each window of so many tokens: six numbers under names in its first half, which are asked for and

@@ -13,9 +13,9 @@ import (
 func (r *Report) page() []byte {
 	var b bytes.Buffer
 	say := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
-	say(`# How near it stays
+	say(`# How close it stays
 
-This page shows how near the text stays with what [`+"`lesskv tune --train`"+`](tuning.md) finds from text, at four byte counts: budgets by head, in slots of fewer bits, and phi and psi in the layers where they pay. The model is `+"`%s`"+`, the small
+This page shows how close the text stays to that of the full cache with what [`+"`lesskv tune --train`"+`](tuning.md) finds from text, at four byte counts: budgets by head, in slots of fewer bits, and phi and psi in the layers where they pay. The model is `+"`%s`"+`, the small
 model of this repository; it reads %d held-out windows of 2,048 tokens with policy peak. Everything is compared with the unmodified runtime and its f16 cache of 6,144 KiB. Bytes are those of one
 sequence with everything counted: slots with their scores and positions, state, phi and psi. KL is the divergence from the full cache's predictions to the method's, in nats, with intervals of
 95 %%, over the positions behind the first eviction of equal budgets. Nothing was tuned or trained on what is measured here. One command writes this page and [fidelity.json](fidelity.json),
@@ -106,7 +106,7 @@ These are the allocations above, which were tuned at micro-batches of 32. KL is 
 		say(`
 ## A text that is not Go
 
-The text is pages of this repository, of a kind that the model was not trained on. The allocations were tuned on Go.
+The text is [pages of this repository](../integration/testdata/checkout/prose.txt), of a kind that the model was not trained on. The allocations were tuned on Go.
 
 | KiB | KL | equal budgets |
 |---|---|---|`)
@@ -115,31 +115,7 @@ The text is pages of this repository, of a kind that the model was not trained o
 		}
 	}
 	if len(r.Recall) > 0 {
-		say(`
-## Recall
-
-` + "[`gopher-recall-5m`](../integration/testdata/recall/README.md)" + ` reads a number and is asked for it: a pass key among sentences that say nothing, a number under a name in
-held-out Go text, or one of four such numbers. Budgets are a share of the bytes of the full f16 cache, with everything counted. They were tuned on Go text without such tasks, or on
-the same text with look-ups: in each window six numbers under other names, then questions with their answers. Where the full cache answers less than half, nothing else was asked.
-Targets: 95 %% of what the full cache answers at 1/20, 70 %% at 1/50.
-
-| bytes | slots | budgets | task | tokens | full cache | answered | | at depth 0 | 1/4 | 1/2 | 3/4 | 1 |
-|---|---|---|---|---|---|---|---|---|---|---|---|---|`)
-		asked := map[string]bool{}
-		for _, x := range r.Recall {
-			if x.Right < 0 {
-				continue
-			}
-			if task := fmt.Sprintf("%s | %d", x.Kind, x.Tokens); len(x.FullByDepth) > 0 && !asked[task] { // the full cache is asked once
-				asked[task] = true
-				say("| 1 | f16 | full cache | %s | %d of %d | %d | 100 %% |%s", task, x.Full, x.Tasks, x.Full, depths(x.FullByDepth))
-			}
-			line := fmt.Sprintf("| %s | %s | %s | %s | %d | %d of %d | %d | %.0f %% |", x.Share, x.Types, x.budgets(), x.Kind, x.Tokens, x.Full, x.Tasks, x.Right, 100*float64(x.Right)/float64(x.Full))
-			say("%s%s", line, depths(x.Depth))
-		}
-		for _, s := range r.recallSums() {
-			say("\n%s, %s, %s: %d of the %d that the full cache answers, %.0f %%: %s.", s.share, s.types, s.budgets, s.right, s.full, 100*float64(s.right)/float64(s.full), verdict(s.target, float64(s.right)/float64(s.full)))
-		}
+		r.recallPage(say)
 	}
 	var missing []string
 	for name, measured := range map[string]bool{
@@ -178,53 +154,4 @@ func verdict(found, target float64) string {
 
 func interval(e verify.Estimate) string {
 	return fmt.Sprintf("%.4f [%.4f, %.4f]", e.Value, e.Low, e.High)
-}
-
-// depths are the last cells of a row of recall.
-func depths(all []verify.Depth) (cells string) {
-	for _, d := range all {
-		cells += fmt.Sprintf(" %d of %d |", d.Right, d.Tasks)
-	}
-	return cells
-}
-
-// budgets says how a row's slots are spread.
-func (x *Recall) budgets() string {
-	switch {
-	case x.LookUps:
-		return "tuned with look-ups"
-	case x.Tuned:
-		return "tuned"
-	}
-	return "equal"
-}
-
-// recallSum is all tasks of a share, type and kind of budget together.
-type recallSum struct {
-	share, types, budgets string
-	full, right           int
-	target                float64
-}
-
-func (r *Report) recallSums() (all []recallSum) {
-	at := map[string]int{}
-	for _, x := range r.Recall {
-		if x.Right < 0 || !x.Tuned {
-			continue
-		}
-		key := x.Share + x.Types + x.budgets()
-		i, ok := at[key]
-		if !ok {
-			i = len(all)
-			at[key] = i
-			s := recallSum{share: x.Share, types: x.Types, budgets: x.budgets(), target: .95}
-			if x.Share == "1/50" {
-				s.target = .7
-			}
-			all = append(all, s)
-		}
-		all[i].full += x.Full
-		all[i].right += x.Right
-	}
-	return all
 }

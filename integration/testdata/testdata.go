@@ -31,6 +31,7 @@ const (
 const (
 	RecallModel = "recall/gopher-recall-5m.gguf"
 	TrainSample = "checkout/train-sample.txt" // Go source, 3 MB
+	Prose       = "checkout/prose.txt"        // a text that is not Go
 
 	ReferenceH2O102  = "checkout/gopher-5m.reference-h2o-102.lesskv.gguf"
 	ReferenceH2O41   = "checkout/gopher-5m.reference-h2o-41.lesskv.gguf"
