@@ -1,4 +1,4 @@
-# Two commands: `make demo` runs the main job, `make test` everything that must hold.
+# Two commands: `make demo` runs the main job, `make test` all tests.
 # The rest are the steps of the two, and `make soak`, which is what takes hours.
 
 GO          ?= go
@@ -19,7 +19,7 @@ NORACE      := ^Test(AdapterWrittenLast|DamagedMetadata|GrammarsEnd|LESSEndsAtTh
 DEVICES     ?= rpc
 LESSKV_TEST_DEVICES ?= $(or $(filter rpc blas,$(DEVICES)),$(if $(filter vulkan,$(DEVICES)),software,local))
 
-.PHONY: demo test test-devices lesskv runtime lint sanitize race clean soak soak-readme soak-contract soak-upstream soak-install soak-calls soak-sanitize soak-race soak-machines soak-kernels soak-kills soak-million soak-interleavings soak-fuzz soak-sources
+.PHONY: demo test test-devices lesskv runtime lint sanitize race clean soak soak-readme soak-contract soak-upstream soak-install soak-calls soak-sanitize soak-race soak-machines soak-kernels soak-kills soak-million soak-interleavings soak-fuzz soak-sources screens
 
 demo: runtime
 	$(GO) run ./cmd/lesskv run -n 400 --seed 1 "$(PROMPT)"
@@ -89,6 +89,10 @@ soak-fuzz: runtime
 # the command, with the runtime in it
 lesskv: runtime
 	$(GO) build -o lesskv ./cmd/lesskv
+
+# docs/screens, in half a minute; needs tmux
+screens: runtime
+	integration/screens.sh
 
 # go.work is what this step writes, so it must not need it. STRICT: a warning of this project's own sources is an error, for checks
 runtime:

@@ -10,7 +10,7 @@
 //
 //	go run github.com/lesskv/lesskv/patches@VERSION -app .
 //
-// A build without it ends in a missing common.h, in a file of go-llama.cpp. Then one option switches LESS on:
+// Without it the build of go-llama.cpp fails with "common.h: No such file or directory". Then one option switches LESS on:
 //
 //	model, err := llama.New("model.gguf", llama.SetContext(8192), lesskv.Enable(lesskv.Config{}))
 //

@@ -64,7 +64,8 @@ Without an adapter its phi and psi are random too.
 
 Long contexts are not decoded token by token. The unmodified cache is filled
 with copies of one micro-batch, LESS's with what it holds once its slots are
-full. --check decodes them once, and compares.`,
+full. --check decodes them once, and compares. It only reports: targets that are
+missed and differences leave the status 0.`,
 		Example: `  lesskv bench -m smollm2-135m
   lesskv bench -m llama-3.2-1b --method f16,less -c 512,32k --profile
   lesskv bench --targets results`,
@@ -101,7 +102,7 @@ full. --check decodes them once, and compares.`,
 	addNumber(f, &o.Hidden, "hidden", "", 16, 1, weights.MaxSize, "hidden size of random phi and psi")
 	addWord(f, &o.matrix, "phi-type", "type of random phi and psi", "f16", "q8_0")
 	addNumber(f, &o.Sequences, "sequences", "", 0, 0, 256, "so many sequences that decode together too, a token of each in a batch")
-	addUbatch(f, &o.Ubatch, 512)
+	addUbatch(f, &o.Ubatch, 512, "")
 	addThreads(f, &o.Threads, "")
 	addGPULayers(f, &o.GPULayers, ", divided among the methods")
 	f.BoolVar(&o.OnDevice, "device", false, "the cache and its attention where the layers are, not in main memory")
@@ -117,7 +118,7 @@ full. --check decodes them once, and compares.`,
 	f.BoolVar(&o.page, "page", false, "measure nothing: show what the folder of --targets has")
 	addQuiet(f, &o.quiet)
 	f.SortFlags = false
-	aliases(f, map[string]string{"methods": "method", "contexts": "context", "kernels": "phi-type"})
+	addEarlierNames(f, map[string]string{"methods": "method", "contexts": "context", "kernels": "phi-type"})
 	return cmd
 }
 

@@ -42,7 +42,7 @@ func newChat() *cobra.Command {
 		Short: "Chat with a model, in memory that does not grow",
 		Long: `Chat with a model on a terminal, or through pipes with one line a turn. The
 cache is kept from turn to turn. A turn that is answered anew resumes from a
-checkpoint. On a terminal a line behind each answer says what the cache holds.
+checkpoint. On a terminal, a line after each answer says what the cache holds.
 
 ` + chatHelp + `
 

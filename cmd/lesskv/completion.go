@@ -25,6 +25,9 @@ func complete(root *cobra.Command) error {
 	var err error
 	for _, c := range root.Commands() {
 		c.Flags().VisitAll(func(f *pflag.Flag) {
+			if f.Hidden {
+				return
+			}
 			of := words[f.Name]
 			if w, ok := f.Value.(word); ok {
 				of = w.of

@@ -30,7 +30,7 @@ func newDoctor() *cobra.Command {
 		Long: `Look at what lesskv needs: CPU, memory, compiler, the go command, llama.cpp's
 sources, and the runtime that is assembled for this folder. Then compute some
 tokens of the built-in model with the unmodified runtime and with LESS, before
-anything is evicted, and compare. The status is 3 if something does not hold.`,
+anything is evicted, and compare the logits. The status is 3 if a check fails.`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error { return examine(cmd.Context(), cmd.OutOrStdout()) },
 	}

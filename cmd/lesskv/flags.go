@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"github.com/lesskv/lesskv/integration/worker"
@@ -37,7 +38,11 @@ func addAdapter(f *pflag.FlagSet, to *string, otherwise string) {
 	f.StringVarP(to, "adapter", "w", "", adapterHelp+otherwise)
 }
 
-const budgetHelp = "what the cache keeps: `N` slots a head, N% of the context, NMiB, or 1/N of the full f16 cache's bytes"
+const (
+	budgetHelp = "what the cache keeps: `N` slots a head, N% of the context, NMiB, or 1/N of the full f16 cache's bytes"
+
+	windowContext = "; the context is a window's"
+)
 
 func addBudget(f *pflag.FlagSet, to *budget, otherwise string) {
 	f.VarP(to, "budget", "b", budgetHelp+otherwise)
@@ -79,7 +84,7 @@ func addPolicy(f *pflag.FlagSet, to *string, value, otherwise string) {
 
 func addTypes(f *pflag.FlagSet, to *[]string, otherwise string) {
 	l := newList(to, "types", func(s string) (string, error) { t := slotType(""); return s, t.Set(s) })
-	l.whole = true
+	l.unsplit = true
 	f.Var(l, "type", typeHelp+otherwise)
 }
 
@@ -89,10 +94,15 @@ func addPolicies(f *pflag.FlagSet, to *[]string, value []string) {
 	f.Var(l, "policy", "which pairs stay: "+policyText()+"; several with commas")
 }
 
-const ubatchHelp = "tokens of a micro-batch: evictions happen after each"
+const (
+	ubatchHelp = "tokens of a micro-batch: evictions happen after each"
 
-func addUbatch(f *pflag.FlagSet, to *int, value int) {
-	addTokens(f, to, "ubatch", "", value, 1, ubatchHelp)
+	// why train, tune and verify have 32 where run has 512
+	smallUbatch = "; run reads prompts 512 at a time, 32 is closer to decoding"
+)
+
+func addUbatch(f *pflag.FlagSet, to *int, value int, otherwise string) {
+	addTokens(f, to, "ubatch", "", value, 1, ubatchHelp+otherwise)
 }
 
 func addUbatches(f *pflag.FlagSet, to *[]int, value, otherwise string) {
@@ -123,13 +133,36 @@ func addMemory(f *pflag.FlagSet, to *int64, otherwise string) {
 
 func addQuiet(f *pflag.FlagSet, to *bool) { f.BoolVarP(to, "quiet", "q", false, "no progress") }
 
-// aliases are earlier names of flags. They are taken, and shown nowhere.
-func aliases(f *pflag.FlagSet, names map[string]string) {
-	f.SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
-		if now, ok := names[name]; ok {
-			name = now
+// addEarlierNames adds earlier names of flags. They are taken, and shown nowhere.
+func addEarlierNames(f *pflag.FlagSet, names map[string]string) {
+	for name, now := range names {
+		f.Var(earlierName{f.Lookup(now).Value, f, now}, name, "")
+		f.Lookup(name).Hidden = true
+	}
+}
+
+// earlierName is a flag that sets another one.
+type earlierName struct {
+	pflag.Value
+	flags *pflag.FlagSet
+	now   string
+}
+
+func (v earlierName) Set(s string) error {
+	err := v.flags.Set(v.now, s)
+	var wrong *pflag.InvalidValueError
+	if errors.As(err, &wrong) { // which names the other flag
+		return errors.Unwrap(wrong)
+	}
+	return err
+}
+
+// warnEarlierNames says which flag an earlier name means, since some are other flags' names in other commands.
+func warnEarlierNames(cmd *cobra.Command) {
+	cmd.Flags().Visit(func(f *pflag.Flag) {
+		if v, ok := f.Value.(earlierName); ok {
+			fmt.Fprintf(cmd.ErrOrStderr(), "--%s means --%s in lesskv %s: write that\n", f.Name, v.now, cmd.Name())
 		}
-		return pflag.NormalizedName(name)
 	})
 }
 
@@ -309,8 +342,9 @@ type list[T any] struct {
 	kind  string
 	parse func(string) (T, error)
 	texts []string
-	whole bool // a value may have a comma in it
 	given bool
+
+	unsplit bool // what is given is one value, which may have a comma in it
 }
 
 func newList[T any](to *[]T, kind string, parse func(string) (T, error)) *list[T] {
@@ -332,7 +366,7 @@ func (l *list[T]) Set(s string) error {
 	var all []T
 	var texts []string
 	parts := []string{s}
-	if !l.whole {
+	if !l.unsplit {
 		parts = strings.Split(s, ",")
 	}
 	for _, text := range parts {

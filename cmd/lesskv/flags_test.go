@@ -32,6 +32,9 @@ func TestOneGrammarOfFlags(t *testing.T) {
 			if cmd.Name() == "import" && f.Name == "policy" {
 				return // of the authors' training
 			}
+			if f.Hidden {
+				return // an earlier name
+			}
 			found[f.Name]++
 			if f.Shorthand != "" {
 				if names[f.Shorthand] == "" {
@@ -104,6 +107,7 @@ func TestEarlierSpellings(t *testing.T) {
 			f := cmd.Flags().Lookup(now[0])
 			require.NotNil(t, f, now[0])
 			assert.Equal(t, now[1], f.Value.String(), "%s --%s", command, old)
+			assert.True(t, f.Changed, "%s --%s", command, old)
 			if old != "tokens" && old != "type" { // words of other flags
 				assert.NotContains(t, helpText(cmd), "--"+old)
 			}
@@ -111,8 +115,16 @@ func TestEarlierSpellings(t *testing.T) {
 	}
 	assert.Equal(t, []string{"verify", "--text", "a"}, spell([]string{"verify", "-text", "a"}))
 
+	// some are other flags' names in other commands
+	status, _, stderr := command("", "train", "-m", "none.gguf", "-d", "a", "--type", "q8_0")
+	assert.Equal(t, exitFailed, status)
+	assert.Contains(t, stderr, "--type means --phi-type in lesskv train: write that\n")
+	status, _, stderr = command("", "train", "-m", "none.gguf", "-d", "a", "--type", "q4_0")
+	assert.Equal(t, exitUsage, status)
+	assert.Contains(t, stderr, "lesskv train: --type q4_0: want one of f16, f32, q8_0\n")
+
 	// bench's model was an argument
-	status, _, stderr := command("", "bench", "-q", "no-such-shape")
+	status, _, stderr = command("", "bench", "-q", "no-such-shape")
 	assert.Equal(t, exitUsage, status)
 	assert.Contains(t, stderr, `no shape "no-such-shape"`)
 }

@@ -60,7 +60,7 @@ read, never executed.`,
 	f.StringVar(&t.Policy, "policy", "h2o", "sparse policy of the training, as h2o or lambda")
 	addNumber(f, &t.Heavy, "heavy", "", 0, 0, most, "heavy tokens of the training")
 	addNumber(f, &t.Recent, "recent", "", 0, 0, most, "recent tokens of the training")
-	addUbatch(f, &t.Ubatch, 1)
+	addUbatch(f, &t.Ubatch, 1, "")
 	addContext(f, &t.Context, 2048, ": that of the training")
 	addWord(f, &rotary, "rotary", "order of q and k in the model's file, auto being interleaved for the architecture llama", "auto", "halves", "interleaved")
 	f.SortFlags = false

@@ -163,6 +163,9 @@ func inspectAdapter(w io.Writer, path, model string) error {
 	s.line("made for", "%q (%s), fingerprint %.16s…", printable(a.BaseName), printable(a.Architecture), a.Fingerprint)
 	if a.Bytes() == 0 {
 		s.line("phi and psi", "none: what is evicted is lost")
+		if n := a.Trained.Heavy + a.Trained.Recent; n > 0 {
+			s.line("tuned for", "policy %s, %d slots a head, micro-batches of %d tokens\n(run takes that policy by itself, that budget with -b %d)", printable(a.Trained.Policy), n, a.Trained.Ubatch, n)
+		}
 	} else {
 		phi, psi, types := describe.Kernels(a)
 		s.line("phi and psi", "phi of %d and psi of %d layers of %d, rank %d, hidden size %d, %s, %s", phi, psi, a.Layers, a.Rank, a.Hidden, strings.Join(types, " and "), memory.Size(a.Bytes()))

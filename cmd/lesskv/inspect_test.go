@@ -15,6 +15,7 @@ import (
 	"github.com/lesskv/lesskv/integration/testdata"
 	"github.com/lesskv/lesskv/integration/tinymodels"
 	"github.com/lesskv/lesskv/integration/worker"
+	"github.com/lesskv/lesskv/patches/layout"
 	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/gguf"
 )
@@ -123,7 +124,7 @@ func TestInspectAllocation(t *testing.T) {
 	dir := unpacked(t, map[string]string{testdata.Model: "m.gguf"})
 	m, err := weights.ReadModel(filepath.Join(dir, "m.gguf"))
 	require.NoError(t, err)
-	a := weights.New(m, 1, 1, weights.Trained{Policy: "peak", Ubatch: 1, Context: 1})
+	a := weights.New(m, 1, 1, weights.Trained{Policy: "peak", Heavy: 50, Recent: 165, Ubatch: 32, Context: 1})
 	a.Budget = []float32{1, 1, 0, 0, 2, 2, 0, 0, 0, 4, 0, 0}
 	a.Description = "made by \x1b[31mred\nlayer 3: validation error 0.412 of sparse only's"
 	file := filepath.Join(dir, "m.lesskv.gguf")
@@ -132,6 +133,7 @@ func TestInspectAllocation(t *testing.T) {
 	require.Equal(t, exitOK, status, stderr)
 	assert.Contains(t, out, "20.0 0.0 40.0 0.0 40.0 0.0")
 	assert.Contains(t, out, "none: what is evicted is lost")
+	assert.Contains(t, strings.Join(strings.Fields(out), " "), "tuned for policy peak, 215 slots a head, micro-batches of 32 tokens (run takes that policy by itself, that budget with -b 215)")
 	assert.Contains(t, out, "made by ?[31mred")
 	assert.Contains(t, out, "3: 0.412")
 	assert.NotContains(t, out, "\x1b")
@@ -191,8 +193,25 @@ func TestWithoutCgo(t *testing.T) {
 	assert.Contains(t, stderr, "make lesskv")
 	file, err := testdata.Path(testdata.Model)
 	require.NoError(t, err)
-	_, want, _ = command("", "inspect", file)
-	got, stderr, err = program("inspect", file)
+	for _, args := range [][]string{{"inspect", file}, {"plan", "-m", file, "--memory=40M", "-c2k,32k", "-t2"}} {
+		_, want, _ = command("", args...)
+		got, stderr, err = program(args...)
+		require.NoError(t, err, stderr)
+		assert.Equal(t, want, got)
+	}
+	got, stderr, err = program("version")
 	require.NoError(t, err, stderr)
-	assert.Equal(t, want, got)
+	assert.Regexp(t, `\nruntime +none: this lesskv was built without cgo\n`, got)
+	got, stderr, err = program("doctor")
+	require.NoError(t, err, got+stderr)
+	assert.Contains(t, got, "LESS is the unmodified runtime to ")
+
+	t.Setenv(layout.Variable, t.TempDir()) // without the assembled runtime too
+	got, stderr, err = program("version")
+	require.NoError(t, err, stderr)
+	assert.Regexp(t, `\nassembled +none for this folder\n`, got)
+	got, stderr, err = program("doctor")
+	assert.ErrorContains(t, err, "exit status 3")
+	assert.Contains(t, got, "no libbinding.a")
+	assert.Contains(t, stderr, "1 of 7 checks failed")
 }

@@ -58,7 +58,11 @@ func newRoot() *cobra.Command {
 		if err := findRuntime(); err != nil {
 			return err
 		}
-		return checkEmpty(cmd)
+		if err := checkEmpty(cmd); err != nil {
+			return err
+		}
+		warnEarlierNames(cmd)
+		return nil
 	}
 	root.AddCommand(newPlan(), newInspect(), newMerge(), newImport(), newVersion(), newDoctor())
 	root.Version = provenance.Version()
@@ -92,7 +96,7 @@ func execute(ctx context.Context, args []string, stdin io.Reader, stdout, stderr
 		return exitOK
 	case errors.Is(err, errInterrupted):
 		return exitInterrupted
-	case errors.Is(err, errChecks) || errors.Is(err, errRoom):
+	case errors.Is(err, errChecks) || errors.Is(err, errNothingFits):
 		fmt.Fprintf(stderr, "%s: %v\n", command.CommandPath(), said)
 		return exitChecks
 	case errors.As(err, &usage) || slices.ContainsFunc(append(senseless, memory.ErrBudget), func(e error) bool { return errors.Is(err, e) }) ||

@@ -40,7 +40,7 @@ type modelOptions struct {
 func (o *modelOptions) add(f *pflag.FlagSet, seed string) {
 	addModel(f, &o.model, builtin)
 	addContext(f, &o.context, 0, ", 0 for the model's own")
-	addUbatch(f, &o.ubatch, 512)
+	addUbatch(f, &o.ubatch, 512, "")
 	addThreads(f, &o.threads, "; with gopher-5m 1 unless given, as it is too small to share")
 	addGPULayers(f, &o.gpu, "")
 	addNumber(f, &o.seed, "seed", "s", -1, -1, most, seed)

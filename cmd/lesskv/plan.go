@@ -24,21 +24,21 @@ import (
 	"github.com/lesskv/lesskv/weights/memory"
 )
 
-// errRoom is a bound that nothing fits.
-var errRoom = errors.New("nothing fits")
+// errNothingFits is a bound that no cache fits.
+var errNothingFits = errors.New("nothing fits")
 
 // planOptions are the flags of plan.
 type planOptions struct {
-	model    string
-	adapter  string
-	memory   int64
-	contexts []int
-	budgets  []budget
-	types    string
-	ubatch   int
-	threads  int
-	copies   int // of the cache
-	picture  string
+	model       string
+	adapter     string
+	memory      int64
+	contexts    []int
+	budgets     []budget
+	types       string
+	ubatch      int
+	threads     int
+	checkpoints int // of a LESS cache
+	picture     string
 }
 
 func newPlan() *cobra.Command {
@@ -48,7 +48,8 @@ func newPlan() *cobra.Command {
 		Short: "Say which context and budget fit into how much memory",
 		Long: `Say how much memory a process with a model takes, by context and budget, beside
 the full cache in f16, q8_0 and q4_0; what of it fits into --memory or, without
-it, into what this machine and its control groups leave; and the line to copy.
+it, into the memory that is free here, container limits included; and the line
+to copy.
 
 Weights and caches are exact; scratch, and the process as a whole, are
 estimates. Only the model's header is read. Nothing is loaded or measured. An
@@ -71,9 +72,9 @@ it.`,
 	addContexts(f, &o.contexts, "", " (default: 2k, 8k, 32k and so on to the model's)")
 	addBudgets(f, &o.budgets, "", " (default: what run would take, and 5%)")
 	addType(f, &o.types, defaultType)
-	addUbatch(f, &o.ubatch, 512)
+	addUbatch(f, &o.ubatch, 512, "")
 	addThreads(f, &o.threads, "")
-	addNumber(f, &o.copies, "checkpoints", "", memory.DefaultCheckpoints, 0, 1000, "checkpoints of a LESS cache that the process keeps; run keeps none")
+	addNumber(f, &o.checkpoints, "checkpoints", "", memory.DefaultCheckpoints, 0, 1000, "checkpoints of a LESS cache that the process keeps; run keeps none")
 	addOutput(f, &o.picture, "`file` for a picture, .png or .svg")
 	f.SortFlags = false
 	return cmd
@@ -111,7 +112,7 @@ func (o *planOptions) run(w io.Writer) error {
 		}
 	}
 	if !slices.ContainsFunc(p.Rows, p.Fits) {
-		return fmt.Errorf("%w into %s at a context of %d tokens, the smallest that was asked for", errRoom, memory.Size(p.Bound), p.contexts[0])
+		return fmt.Errorf("%w into %s at a context of %d tokens, the smallest that was asked for", errNothingFits, memory.Size(p.Bound), p.contexts[0])
 	}
 	return nil
 }
@@ -126,7 +127,7 @@ func (o *planOptions) checkPicture(inputs []string) error {
 // plan reads the command line, the model and its adapter.
 func (o *planOptions) plan() (p *plan, inputs []string, err error) {
 	p = &plan{path: o.model, adapter: o.adapter}
-	p.Copies, p.Ubatch, p.Threads = o.copies, o.ubatch, o.threads
+	p.Checkpoints, p.Ubatch, p.Threads = o.checkpoints, o.ubatch, o.threads
 	path := o.model
 	if path == "" {
 		if path, err = testdata.Path(testdata.Model); err != nil {
@@ -254,7 +255,7 @@ func (p *plan) print(w io.Writer) {
 	fmt.Fprintln(w)
 	var table bytes.Buffer
 	tw := tabwriter.NewWriter(&table, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(tw, "context\tcache\tslots\tslots\tstate\tcopies\tscratch\tprocess\tfits\t")
+	fmt.Fprintln(tw, "context\tcache\tslots\tslots\tstate\tcheckpoints\tscratch\tprocess\tfits\t")
 	fmt.Fprintln(tw, "\t\ta head\tMiB\tMiB\tMiB\tMiB\tMiB\t\t")
 	var last int
 	for _, r := range p.Rows {
@@ -265,18 +266,18 @@ func (p *plan) print(w io.Writer) {
 		if p.Fits(r) {
 			fits = "yes"
 		}
-		slots, copies, scratch := "all", "-", "-"
+		slots, checkpoints, scratch := "all", "-", "-"
 		if !r.Full {
-			slots, copies, scratch = strconv.Itoa(r.Slots), column(x.Copies), column(x.Scratch)
+			slots, checkpoints, scratch = strconv.Itoa(r.Slots), column(x.Checkpoints), column(x.Scratch)
 		}
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t\n", context, p.cacheOf(r), slots, column(x.Slots), column(x.State), copies, scratch, column(x.Total()), fits)
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t\n", context, p.cacheOf(r), slots, column(x.Slots), column(x.State), checkpoints, scratch, column(x.Total()), fits)
 	}
 	tw.Flush()
 	for line := range strings.Lines(table.String()) {
-		fmt.Fprintln(w, strings.TrimRight(line, " \n"))
+		fmt.Fprintln(w, strings.TrimRight(line[2:], " \n")) // without the first column's padding: 80 columns
 	}
-	if p.Copies > 0 {
-		fmt.Fprintf(w, "\nCopies are the checkpoints of an app or a chat, %d of them; run keeps none.\n", p.Copies)
+	if p.Checkpoints > 0 {
+		fmt.Fprintf(w, "\nCheckpoints are those of an app or a chat, %d of them; run keeps none.\n", p.Checkpoints)
 	}
 }
 
@@ -359,10 +360,10 @@ A smaller budget saves memory, at a price: lesskv verify says which.
 		add("-w "+quote(p.adapter), "LESSKV_ADAPTER="+quote(p.adapter), fmt.Sprintf("Adapter: %q", p.adapter))
 	}
 	switch {
-	case p.Copies == 0:
+	case p.Checkpoints == 0:
 		add("--checkpoints 0", "LESSKV_CHECKPOINTS=0", "Checkpoints: lesskv.None")
-	case p.Copies != memory.DefaultCheckpoints:
-		n := strconv.Itoa(p.Copies)
+	case p.Checkpoints != memory.DefaultCheckpoints:
+		n := strconv.Itoa(p.Checkpoints)
 		add("--checkpoints "+n, "LESSKV_CHECKPOINTS="+n, "Checkpoints: "+n)
 	}
 	fmt.Fprintf(w, "  option       llama.SetContext(%d),\n               lesskv.Enable(lesskv.Config{%s})\n", r.Context, strings.Join(options, ", "))

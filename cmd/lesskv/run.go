@@ -62,7 +62,7 @@ variables LESSKV, LESSKV_BUDGET and so on of the plugin's manual are used.`,
 	f.StringArrayVar(&o.stop, "stop", nil, "end at this `text` (may be given several times)")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "print the completion alone")
 	f.SortFlags = false
-	aliases(f, map[string]string{"batch": "ubatch"})
+	addEarlierNames(f, map[string]string{"batch": "ubatch"})
 	return cmd
 }
 

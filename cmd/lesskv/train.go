@@ -60,7 +60,7 @@ written. After Ctrl-C, a full disk or a crash the same command goes on and
 repeats at most the layers that were being fitted.
 
 Layers are independent: with --layers 0-7 on one machine and 8-15 on another,
-lesskv merge joins what they write.`,
+lesskv merge combines what they write.`,
 		Example: `  lesskv train -m model.gguf -d texts/
   lesskv train -m model.gguf -d texts/ -o h2o.gguf --policy h2o -b 5%
   lesskv train -m model.gguf -d a.txt --layers 0-7 -o part1.gguf`,
@@ -73,10 +73,10 @@ lesskv merge joins what they write.`,
 	addOutput(f, &o.Output, "`file` to write"+beside)
 	addAdapter(f, &o.spread, ", or none: budgets by head, as lesskv tune finds them (default: equal ones)")
 	addPolicy(f, &o.Policy, "peak", "")
-	addBudgets(f, &o.budgets, "", " make one adapter for all (default: the budget of -w, without it what run would take, but half a window at most)")
+	addBudgets(f, &o.budgets, "", " make one adapter for all"+windowContext+" (default: the budget of -w, without it what run would take, but half a window at most)")
 	addNumber(f, &o.Heavy, "heavy", "", 0, 0, most, "heavy slots of the first budget, 0 for the policy's own share")
 	addNumber(f, &o.Pinned, "pinned", "", 1, 0, most, "first positions that are never evicted, 0 for none")
-	addUbatch(f, &o.Ubatch, 32)
+	addUbatch(f, &o.Ubatch, 32, smallUbatch)
 	addNumber(f, &o.Rank, "rank", "", train.DefaultRank, 1, weights.MaxSize, "rank of the low-rank state")
 	addNumber(f, &o.Hidden, "hidden", "", train.DefaultHidden, 1, weights.MaxSize, "hidden size of phi and psi, which take memory too")
 	addContext(f, &o.context, 2048, ": that of a window, 0 for the model's")
@@ -92,7 +92,7 @@ lesskv merge joins what they write.`,
 	f.StringVar(&o.plot, "plot", "", "`file` for a picture of the layers' validation errors, .png or .svg; none for none (default: OUTPUT with .png)")
 	addQuiet(f, &o.quiet)
 	f.SortFlags = false
-	aliases(f, map[string]string{"allocation": "adapter", "tokens": "text-tokens", "type": "phi-type", "kernels": "phi-type"})
+	addEarlierNames(f, map[string]string{"allocation": "adapter", "tokens": "text-tokens", "type": "phi-type", "kernels": "phi-type"})
 	return cmd
 }
 

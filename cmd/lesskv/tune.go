@@ -40,6 +40,8 @@ type tuneOptions struct {
 	limit    int
 	plot     string
 	quiet    bool
+
+	defaultTypes string // of the model's slots
 }
 
 func newTune() *cobra.Command {
@@ -53,10 +55,10 @@ output is closer to that of the full cache.
 
 Each layer in turn is limited to a few slots while all others are full, and the
 KL divergence from the full cache is measured; then each head of the layers that
-matter. Of a model with more than 16 KV heads the heads of a layer are told
-apart by replays instead, in far fewer passes. The allocation that results is
-measured as a whole, also on text that it was not tuned on. The text is as for
-lesskv train.
+matter. In a model with more than 16 KV heads, replays of what each layer's
+attention saw compare the heads of a layer instead, in far fewer passes. The
+allocation that results is measured as a whole, also on text that it was not
+tuned on. The text is as for lesskv train.
 
 With --train phi and psi follow, in the layers in which they gain more than
 their bytes would as slots; then the budget is spread anew beside them. It is
@@ -76,10 +78,10 @@ until the adapter is written: after Ctrl-C the same command goes on.`,
 	addTexts(f, &o.texts)
 	addOutput(f, &o.output, "`file` to write"+beside)
 	addAdapter(f, &o.Adapter, ", or none: its phi and psi are used in the measurements and written to the output")
-	addBudget(f, &o.budget, " (default: what phi and psi of -w were trained for, without them what run would take, but half a window at most)")
+	addBudget(f, &o.budget, windowContext+" (default: what phi and psi of -w were trained for, without them what run would take, but half a window at most)")
 	addPolicy(f, &o.Policy, "peak", "")
 	addType(f, &o.types, defaultType)
-	addUbatch(f, &o.Ubatch, 32)
+	addUbatch(f, &o.Ubatch, 32, smallUbatch)
 	addContext(f, &o.context, 2048, ": that of a window, 0 for the model's")
 	addNumber(f, &o.windows, "windows", "", 2, 1, most, "windows of text to tune on; one more is for validation")
 	addNumber(f, &o.Rounds, "rounds", "r", 0, 0, most, "rounds in which heads or layers have a little less or more than the allocation, which is then improved (default: 4, or 1 where heads are replayed)")
@@ -95,7 +97,7 @@ until the adapter is written: after Ctrl-C the same command goes on.`,
 	f.StringVar(&o.plot, "plot", "", "`file` for a picture of sensitivity and allocation, .png or .svg; none for none (default: OUTPUT with .png)")
 	addQuiet(f, &o.quiet)
 	f.SortFlags = false
-	aliases(f, map[string]string{"types": "type"})
+	addEarlierNames(f, map[string]string{"types": "type"})
 	return cmd
 }
 
@@ -107,8 +109,8 @@ func (o *tuneOptions) parse(m *weights.Model) (err error) {
 	if o.context == 0 {
 		o.context = m.Context
 	}
-	if o.types == "" {
-		o.types = worker.DefaultSlots(m)
+	if o.defaultTypes = worker.DefaultSlots(m); o.types == "" {
+		o.types = o.defaultTypes
 	}
 	if o.TypeK, o.TypeV, err = worker.SlotTypes(o.types); err != nil {
 		return err
@@ -196,7 +198,7 @@ func (o *tuneOptions) run(cmd *cobra.Command) error {
 		o.training.Progress, o.training.Runtime = p.event, runtime
 		t, err = tune.Train(ctx, o.Options, o.training)
 	} else {
-		t.Plain, err = tune.Run(ctx, o.Options)
+		t.Without, err = tune.Run(ctx, o.Options)
 	}
 	meter.End()
 	if err != nil {
@@ -231,7 +233,7 @@ func showTuning(meter *progress.Meter, e tune.Event) {
 	}
 	switch {
 	case e.Why != "":
-		meter.Printf("heads are measured one by one, in more passes: replays can't tell them apart: %s\n", e.Why)
+		meter.Printf("heads are measured one by one, in more passes: replays can't compare them: %s\n", e.Why)
 	case e.Total > 0:
 		meter.Show(progress.Status{Stage: string(e.Stage), Done: int64(e.Done), Total: int64(e.Total), Unit: unit})
 	}
@@ -310,7 +312,7 @@ func (o *tuneOptions) table(w io.Writer, t *tune.Trained, a *weights.Adapter) er
 	if err := tw.Flush(); err != nil {
 		return err
 	}
-	holds := "the allocation, which weighs nothing in memory"
+	holds := "the allocation, which takes no memory"
 	switch {
 	case o.Adapter != "":
 		holds = "the allocation, and phi and psi of " + o.Adapter
@@ -332,8 +334,25 @@ KL divergence from the full cache in nats, %d slots a head on average (%.0f KiB)
 %s  this allocation    %.4f, on text that was not tuned on %.4f
 Of a head: what limiting it alone costs; %s
 %s: %s
-`, r.Budget, float64(r.Bytes)/1024, o.types, t.Plain.Equal, t.Plain.EqualValid, without(t), r.Tuned, r.TunedValid, share, o.output, holds)
+To run it with the budget that it was tuned for:
+  %s
+`, r.Budget, float64(r.Bytes)/1024, o.types, t.Without.Equal, t.Without.EqualValid, without(t), r.Tuned, r.TunedValid, share, o.output, holds, o.runLine(a, r.Budget))
 	return err
+}
+
+// runLine is the command that runs the model under the adapter and the budget. Phi and psi bring that along, an allocation alone does not.
+func (o *tuneOptions) runLine(a *weights.Adapter, budget int) string {
+	line := "lesskv run -m " + quote(o.Model)
+	if o.output != besideName(o.Model) {
+		line += " -w " + quote(o.output)
+	}
+	if a.Bytes() == 0 {
+		line += fmt.Sprintf(" -b %d", budget)
+	}
+	if o.types != o.defaultTypes {
+		line += " --type " + o.types
+	}
+	return line
 }
 
 // without is the line of the allocation without phi and psi, where the one that is written has some.
@@ -341,13 +360,13 @@ func without(t *tune.Trained) string {
 	if !t.Better {
 		return ""
 	}
-	return fmt.Sprintf("  none of phi, psi   %.4f, on text that was not tuned on %.4f\n", t.Plain.Tuned, t.Plain.TunedValid)
+	return fmt.Sprintf("  none of phi, psi   %.4f, on text that was not tuned on %.4f\n", t.Without.Tuned, t.Without.TunedValid)
 }
 
 // fitted prints for which layers phi and psi were trained, and what became of them.
 func fitted(w io.Writer, t *tune.Trained) error {
 	if len(t.Layers) == 0 {
-		why := cmp.Or(t.Why, "in no layer would they be worth their bytes")
+		why := cmp.Or(t.Why, "in no layer would they pay for their bytes")
 		_, err := fmt.Fprintf(w, "\nphi and psi were not trained: %s.\n", why)
 		return err
 	}
@@ -368,7 +387,7 @@ func fitted(w io.Writer, t *tune.Trained) error {
 	case t.With == nil:
 		why = "\nNo layer gains more by them than by as many bytes of slots."
 	case !t.Better:
-		why = fmt.Sprintf("\nWith them KL is %.4f on text that was not tuned on, %.4f without: they are not kept.", t.With.TunedValid, t.Plain.TunedValid)
+		why = fmt.Sprintf("\nWith them KL is %.4f on text that was not tuned on, %.4f without: they are not kept.", t.With.TunedValid, t.Without.TunedValid)
 	}
 	_, err := fmt.Fprintf(w, "Errors of the layers' outputs on the validation windows, relative to the sparse policy alone.%s\n", why)
 	return err

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/lesskv/lesskv/integration/testdata"
 	"github.com/lesskv/lesskv/integration/tune"
 	"github.com/lesskv/lesskv/patches/progress"
 	"github.com/lesskv/lesskv/weights"
@@ -62,26 +63,38 @@ func TestTuneEvents(t *testing.T) {
 	showTuning(meter, tune.Event{Stage: tune.Replays, Done: 1, Total: 2})
 	assert.Empty(t, out.String())
 	showTuning(meter, tune.Event{Stage: tune.Replays, Why: "no output projection"})
-	assert.Equal(t, "heads are measured one by one, in more passes: replays can't tell them apart: no output projection\n", out.String())
+	assert.Equal(t, "heads are measured one by one, in more passes: replays can't compare them: no output projection\n", out.String())
 }
 
 // The last line says what is in the output: beside an allocation, the phi and psi that were named.
 func TestTuneTable(t *testing.T) {
 	for adapter, want := range map[string]string{
-		"":             "o.gguf: the allocation, which weighs nothing in memory\n",
+		"":             "o.gguf: the allocation, which takes no memory\n",
 		"trained.gguf": "o.gguf: the allocation, and phi and psi of trained.gguf\n",
 	} {
 		o := tuneOptions{output: "o.gguf", Options: tune.Options{Adapter: adapter}}
 		var out strings.Builder
-		require.NoError(t, o.table(&out, &tune.Trained{Plain: &tune.Result{}}, nil))
+		require.NoError(t, o.table(&out, &tune.Trained{Without: &tune.Result{}}, &weights.Adapter{}))
 		assert.Contains(t, out.String(), want)
 	}
 	o := tuneOptions{}
 	var out strings.Builder
-	require.NoError(t, o.table(&out, &tune.Trained{Plain: &tune.Result{Budget: 40, Levels: []int{8, 10, 20, 40, 80, 160}, Replayed: true,
-		Heads: []tune.Head{{Layer: 3, Distance: []float64{.6, .5, .4, .3, .2, .1}, Slots: 40}}}}, nil))
+	require.NoError(t, o.table(&out, &tune.Trained{Without: &tune.Result{Budget: 40, Levels: []int{8, 10, 20, 40, 80, 160}, Replayed: true,
+		Heads: []tune.Head{{Layer: 3, Distance: []float64{.6, .5, .4, .3, .2, .1}, Slots: 40}}}}, &weights.Adapter{}))
 	assert.Regexp(t, `layer +head +KL at 10 +KL at 40 +KL at 160 +slots\n +3 +0 +~0.50000 +~0.30000 +~0.10000 +40\n`, out.String())
 	assert.Contains(t, out.String(), "~ a share of its layer's, by replays.")
+}
+
+// The last line of all is the command that runs the model with what was written. An allocation alone does not bring its budget.
+func TestTuneRunLine(t *testing.T) {
+	dir := unpacked(t, map[string]string{testdata.Peak102: "trained.gguf"})
+	trained, err := weights.Read(filepath.Join(dir, "trained.gguf"))
+	require.NoError(t, err)
+	o := tuneOptions{Options: tune.Options{Model: "my model.gguf"}, output: "my model.lesskv.gguf", types: "q8_0", defaultTypes: "q8_0"}
+	assert.Equal(t, "lesskv run -m 'my model.gguf' -b 215", o.runLine(&weights.Adapter{}, 215))
+	assert.Equal(t, "lesskv run -m 'my model.gguf'", o.runLine(trained, 215))
+	o.output, o.types = "tuned.gguf", "q4_0"
+	assert.Equal(t, "lesskv run -m 'my model.gguf' -w tuned.gguf -b 215 --type q4_0", o.runLine(&weights.Adapter{}, 215))
 }
 
 // With --train the table says which layers have phi and psi, and why others have none.
@@ -89,12 +102,12 @@ func TestTuneTrainTable(t *testing.T) {
 	plain, with := &tune.Result{TunedValid: .3}, &tune.Result{TunedValid: .2}
 	layers := []tune.Fitted{{Layer: 0, Error: .125, Bytes: 4048, Kept: true}, {Layer: 5, Error: .75, Bytes: 4048}}
 	for want, r := range map[string]*tune.Trained{
-		"in no layer would they be worth their bytes":     {Plain: plain},
-		"not trained: no output projection":               {Plain: plain, Why: "no output projection"},
-		"No layer gains more by them than by as many byt": {Plain: plain, Layers: layers[1:]},
-		"With them KL is 0.3000 on text that was not tun": {Plain: with, With: plain, Layers: layers},
-		"none of phi, psi   0.0000, on text that was not": {Plain: plain, With: with, Layers: layers, Better: true},
-		"the allocation, and phi and psi, which take 0 B": {Plain: plain, With: with, Layers: layers, Better: true},
+		"in no layer would they pay for their bytes":      {Without: plain},
+		"not trained: no output projection":               {Without: plain, Why: "no output projection"},
+		"No layer gains more by them than by as many byt": {Without: plain, Layers: layers[1:]},
+		"With them KL is 0.3000 on text that was not tun": {Without: with, With: plain, Layers: layers},
+		"none of phi, psi   0.0000, on text that was not": {Without: plain, With: with, Layers: layers, Better: true},
+		"the allocation, and phi and psi, which take 0 B": {Without: plain, With: with, Layers: layers, Better: true},
 	} {
 		var out strings.Builder
 		o := tuneOptions{output: "o.gguf", train: true}

@@ -91,9 +91,9 @@ built in with its adapters and a text that it has not seen.`,
 	addTokens(f, &o.Stride, "stride", "", 0, 0, "tokens between the starts of two windows (default: evenly over the text)")
 	f.BoolVar(&o.start, "bos", true, "put the model's start token before each window; =false to read them as they are in the text")
 	addContexts(f, &o.Contexts, "", ", windows have as many (default: the model's, 2048 at most)")
-	addBudgets(f, &o.budgets, "", defaultBudget)
+	addBudgets(f, &o.budgets, "", windowContext+defaultBudget)
 	f.Var(newList(&o.bytes, "budgets", parseBytesBudget), "bytes", "find the best setting under so many bytes of one sequence, instead of budgets: shares of the full f16 cache's bytes as 1/8,1/16, or 363KiB")
-	addUbatches(f, &o.Ubatches, "32", "; generations, recall tasks and most pictures are of the first")
+	addUbatches(f, &o.Ubatches, "32", smallUbatch+"; generations, recall tasks and most pictures are of the first")
 	addPolicies(f, &o.Policies, verify.Policies())
 	addTypes(f, &o.types, "; with --bytes several may be given"+defaultType)
 	f.StringSliceVar(&o.Methods, "method", verify.Methods(), "caches to compare")
@@ -115,7 +115,7 @@ built in with its adapters and a text that it has not seen.`,
 	f.BoolVar(&o.keep, "keep", false, "keep the work folder")
 	addQuiet(f, &o.quiet)
 	f.SortFlags = false
-	aliases(f, map[string]string{"text": "data"})
+	addEarlierNames(f, map[string]string{"text": "data"})
 	return cmd
 }
 

@@ -34,7 +34,7 @@ func verifyFiles(t *testing.T) (dir string, flags []string) {
 	text, err := testdata.Read(testdata.Heldout)
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "book.txt"), text[:9000], 0o644))
-	return dir, []string{"verify", "-m", filepath.Join(dir, "model.gguf"), "-text", filepath.Join(dir, "book.txt"), "-c192", "-b41", "--windows=2", "--policy=lambda",
+	return dir, []string{"verify", "-m", filepath.Join(dir, "model.gguf"), "-d", filepath.Join(dir, "book.txt"), "-c192", "-b41", "--windows=2", "--policy=lambda",
 		"--method=sparse,LESS", "--recall=none", "-n4", "--samples=50", "-t2"}
 }
 
@@ -209,7 +209,7 @@ func TestSecondSignal(t *testing.T) {
 	dir, _ := verifyFiles(t)
 	model := filepath.Join(dir, "model.gguf")
 	for name, args := range map[string][]string{
-		"verify": {"verify", "-m", model, "--text", "-"},
+		"verify": {"verify", "-m", model, "-d", "-"},
 		"train":  {"train", "-m", model, "-d", "-"},
 		"tune":   {"tune", "-m", model, "-d", "-", "-o", filepath.Join(dir, "new.gguf")},
 	} {

@@ -58,9 +58,6 @@ func TestReadme(t *testing.T) {
 	require.NotNil(t, r)
 	require.NotNil(t, processes)
 	require.NotNil(t, byDefault)
-	lessCache, ok := byDefault.memory("less", 32768)
-	require.True(t, ok)
-
 	cache := func(method string, context int) float64 {
 		m, ok := r.memory(method, context)
 		require.True(t, ok, method)
@@ -85,16 +82,25 @@ func TestReadme(t *testing.T) {
 		return r.Ratio(Cell{"less", context, phase}, r.Best(context, phase)).Median
 	}
 	for pattern, values := range map[string][]float64{
-		`LESS decodes ([\d.]+) times as fast\.`:                           {ratio(r, 32768, Decode)},
-		`q8_0 ([\d,]+) MiB \(the process ([\d,]+)\)`:                      {cache("q8_0-fa", 32768), mib(processes.process("q8_0-fa", 32768))},
-		`q4_0 ([\d,]+) MiB \(([\d,]+)\)`:                                  {cache("q4_0-fa", 32768), mib(processes.process("q4_0-fa", 32768))},
-		`with LESS as without \(([\d.]+) times\)`:                         {ratio(r, 512, Prompt)},
-		`([\d,]+) slots a head, ([\d.]+) MiB\) it decodes ([\d.]+) times`: {float64(byDefault.Budget), mib(lessCache.Cache), ratio(byDefault, 32768, Decode)},
+		`LESS decodes ([\d.]+) times as fast\.`:                      {ratio(r, 32768, Decode)},
+		`q8_0 ([\d,]+) MiB \(the process ([\d,]+)\)`:                 {cache("q8_0-fa", 32768), mib(processes.process("q8_0-fa", 32768))},
+		`q4_0 ([\d,]+) MiB \(([\d,]+)\)`:                             {cache("q4_0-fa", 32768), mib(processes.process("q4_0-fa", 32768))},
+		`with LESS as without \(([\d.]+) times\)`:                    {ratio(r, 512, Prompt)},
+		`: ([\d,]+) slots a head\) LESS decodes ([\d.]+) times`:      {float64(byDefault.Budget), ratio(byDefault, 32768, Decode)},
+		`the unmodified one at 2k\*\* \(([\d,]+) and ([\d,]+) MiB\)`: {mib(processes.process("less", 32768)), mib(processes.process("f16", 2048))},
 	} {
 		found := regexp.MustCompile(pattern).FindStringSubmatch(text)
 		require.NotNil(t, found, pattern)
 		for i, v := range values {
 			pagetest.Rounded(t, v, found[1+i], found[0])
 		}
+	}
+	commits := regexp.MustCompile(`at commit ([0-9a-f]{7}), processes at ([0-9a-f]{7})\.`).FindStringSubmatch(text)
+	require.NotNil(t, commits)
+	assert.Contains(t, r.Commit, "commit "+commits[1])
+	assert.Contains(t, byDefault.Commit, "commit "+commits[1])
+	assert.Contains(t, processes.Commit, "commit "+commits[2])
+	for _, context := range []int{512, 2048, 8192, 32768} {
+		assert.Equal(t, "q8_0-fa", r.Best(context, Decode).Method, "which is called the fastest")
 	}
 }

@@ -189,7 +189,7 @@ func (m *measurer) trained(model string, on corpus, budget worker.Budget, types 
 	if err != nil {
 		return nil, err
 	}
-	f := &found{plain: m.allocation(r.Plain, types, o.Work), better: r.Better}
+	f := &found{plain: m.allocation(r.Without, types, o.Work), better: r.Better}
 	if err := m.write(model, f.plain); err != nil || r.With == nil {
 		return f, err
 	}

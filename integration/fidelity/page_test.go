@@ -47,6 +47,43 @@ func TestReadme(t *testing.T) {
 	}
 }
 
+// What README.md says of recall is in docs/quality.md's table and in the command's numbers.
+func TestReadmeRecall(t *testing.T) {
+	readme, err := os.ReadFile("../../README.md")
+	require.NoError(t, err)
+	text := strings.Join(strings.Fields(string(readme)), " ")
+	said := func(pattern string) []string {
+		found := regexp.MustCompile(pattern).FindStringSubmatch(text)
+		require.NotNil(t, found, pattern)
+		return found[1:]
+	}
+	quality, err := os.ReadFile("../../docs/quality.md")
+	require.NoError(t, err)
+	var hidden []string
+	for _, row := range []string{"q8_0, 1,024, the default", "full f16", "q8_0, 303"} {
+		found := regexp.MustCompile(`(?m)^\| ` + row + `[^|]*\|[^|]*\|[^|]*\|[^|]*\| (\d) \|$`).FindSubmatch(quality)
+		require.NotNil(t, found, row)
+		hidden = append(hidden, string(found[1]))
+	}
+	assert.Equal(t, hidden, said(`The default found (\d), the full cache (\d), and q8_0 slots in a twelfth of the full cache's bytes (\d) `))
+
+	var tasks, full, tuned, equal int
+	for _, x := range measured(t).Recall {
+		switch {
+		case x.Share != "1/20" || x.Types != "q8_0" || x.LookUps || x.Right < 0:
+		case x.Tuned:
+			tasks, full, tuned = tasks+x.Tasks, full+x.Full, tuned+x.Right
+		default:
+			equal += x.Right
+		}
+	}
+	var want []string
+	for _, n := range []int{tasks, full, tuned, equal} {
+		want = append(want, strconv.Itoa(n))
+	}
+	assert.Equal(t, want, said(`Of (\d+) questions, in texts of 496 and 1,827 tokens, the full cache answered (\d+)\. A twentieth of its bytes, in q8_0 slots, answered (\d+) with .*?, and (\d+) with equal budgets`))
+}
+
 // What was the best before at each byte count is of docs/verify/report.md: peak with LESS, and the runtime's own q4_0.
 func TestBefore(t *testing.T) {
 	text, err := os.ReadFile("../../docs/verify/report.md")

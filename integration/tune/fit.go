@@ -46,12 +46,12 @@ type Fitted struct {
 
 // A Trained is an allocation with phi and psi in the layers where they pay.
 type Trained struct {
-	Plain   *Result          // the allocation without them
-	With    *Result          // the one beside them; nil: no layer is worth its bytes
+	Without *Result          // the allocation without them
+	With    *Result          // the one beside them; nil: in no layer do they pay for their bytes
 	Layers  []Fitted         // those that were tried, ascending
 	Fitted  *weights.Adapter // With, and its phi and psi
-	Adapter *weights.Adapter // the one to use: Fitted, or Plain alone
-	Better  bool             // With is nearer than Plain on the windows that neither was tuned on: the adapter is of With, else of Plain
+	Adapter *weights.Adapter // the one to use: Fitted, or Without alone
+	Better  bool             // With is closer to the full cache than Without on the windows that neither was tuned on: the adapter is of With, else of Without
 	Why     string           // phi and psi can't be trained for this model at all; "": they can
 }
 
@@ -60,7 +60,7 @@ func (t *Trained) Result() *Result {
 	if t.Better {
 		return t.With
 	}
-	return t.Plain
+	return t.Without
 }
 
 // Train finds an allocation, fits phi and psi under it, and keeps them in the layers in which they gain more than their bytes do as slots.
@@ -157,7 +157,7 @@ type fitter struct {
 }
 
 func (f *fitter) run(ctx context.Context) (*Trained, error) {
-	r := &Trained{Plain: f.plain, Adapter: weights.New(f.t.Model, 1, 1, weights.Trained{Ubatch: f.o.Ubatch, Context: f.context})}
+	r := &Trained{Without: f.plain, Adapter: weights.New(f.t.Model, 1, 1, weights.Trained{Ubatch: f.o.Ubatch, Context: f.context})}
 	if err := f.plain.Give(r.Adapter, f.o.Policy); err != nil {
 		return nil, err
 	}
@@ -192,7 +192,7 @@ func (f *fitter) run(ctx context.Context) (*Trained, error) {
 	for _, l := range again {
 		r.Layers[slices.IndexFunc(r.Layers, func(x Fitted) bool { return x.Layer == l.Layer })] = l
 	}
-	// Under the slots that they have now some may not be worth their bytes.
+	// Under the slots that they have now some may not pay for their bytes.
 	if from, err = f.choose(ctx, again); err != nil || from == nil {
 		return r, err
 	}
@@ -227,7 +227,7 @@ func (f *fitter) run(ctx context.Context) (*Trained, error) {
 // hopeful is an error, relative to sparse only's, that phi and psi hardly fall below: no layer is tried that would not pay with it.
 const hopeful = .1
 
-// candidates returns the layers that may be worth their bytes.
+// candidates returns the layers in which phi and psi may pay for their bytes.
 func (f *fitter) candidates(ctx context.Context) (layers []int, err error) {
 	none, err := f.predict(ctx, nil)
 	if err != nil {

@@ -55,7 +55,7 @@ func TestChoose(t *testing.T) {
 
 	layers, err := f.candidates(ctx)
 	require.NoError(t, err)
-	assert.Equal(t, []int{0, 2}, layers, "what layer 1 costs is not worth the bytes")
+	assert.Equal(t, []int{0, 2}, layers, "in layer 1 phi and psi would not pay for their bytes")
 
 	p, err := f.choose(ctx, []Fitted{{Layer: 0, Error: .2}, {Layer: 2, Error: .98}})
 	require.NoError(t, err)
@@ -181,10 +181,10 @@ func TestTrain(t *testing.T) {
 	assert.Equal(t, 0, r.Layers[0].Layer)
 	assert.Less(t, r.Layers[0].Error, .6, "a diffuse layer")
 	require.NotNil(t, r.With)
-	t.Logf("KL %.4f without and %.4f with phi and psi, of other text %.4f and %.4f: %+v", r.Plain.Tuned, r.With.Tuned, r.Plain.TunedValid, r.With.TunedValid, r.Layers)
-	assert.Less(t, r.With.Tuned, r.Plain.Tuned)
+	t.Logf("KL %.4f without and %.4f with phi and psi, of other text %.4f and %.4f: %+v", r.Without.Tuned, r.With.Tuned, r.Without.TunedValid, r.With.TunedValid, r.Layers)
+	assert.Less(t, r.With.Tuned, r.Without.Tuned)
 	assert.LessOrEqual(t, r.With.Bytes, int64(120<<10))
-	assert.Equal(t, r.Plain.First, r.With.First, "compared over the same positions")
+	assert.Equal(t, r.Without.First, r.With.First, "compared over the same positions")
 	assert.Equal(t, r.Better, r.Adapter.Bytes() > 0)
 	assert.Equal(t, r.Result().Weights(m), r.Adapter.Budget)
 	assert.Equal(t, r.Result().Budget, r.Adapter.Trained.Heavy+r.Adapter.Trained.Recent)
@@ -226,8 +226,8 @@ func TestTrainKinds(t *testing.T) {
 			require.NoError(t, err)
 			require.NotEmpty(t, r.Layers)
 			require.NotNil(t, r.With, "phi and psi, whether they are kept or not")
-			t.Logf("KL of other text %.4f without and %.4f with phi and psi: %+v", r.Plain.TunedValid, r.With.TunedValid, r.Layers)
-			assert.LessOrEqual(t, r.With.Bytes, r.Plain.Bytes)
+			t.Logf("KL of other text %.4f without and %.4f with phi and psi: %+v", r.Without.TunedValid, r.With.TunedValid, r.Layers)
+			assert.LessOrEqual(t, r.With.Bytes, r.Without.Bytes)
 			_, err = weights.Check(r.Fitted, tr.Model)
 			require.NoError(t, err)
 			assert.Positive(t, r.Fitted.Bytes())
@@ -256,7 +256,7 @@ func TestTrainKinds(t *testing.T) {
 			info, err := w.LESS()
 			require.NoError(t, err)
 			assert.Equal(t, r.With.Budget, info.Budget)
-			assert.LessOrEqual(t, info.SlotBytes+info.StateBytes+info.KernelBytes, r.Plain.Bytes)
+			assert.LessOrEqual(t, info.SlotBytes+info.StateBytes+info.KernelBytes, r.Without.Bytes)
 		})
 	}
 }
@@ -306,7 +306,7 @@ func TestTrainInterrupted(t *testing.T) {
 }
 
 // Heads whose keys have a large constant, as in Qwen 2, have logits beyond e^88, where single precision ends. Phi and psi are trained
-// with scales as large, and serve: in the runtime, fast and by its reference, and nearer to the full cache than slots alone.
+// with scales as large, and serve: in the runtime, fast and by its reference, and closer to the full cache than slots alone.
 func TestTrainLargeLogits(t *testing.T) {
 	ctx := t.Context()
 	o := tiny(t, "qwen2vl")

@@ -3,7 +3,7 @@
 // It limits one layer at a time, all others full, and measures the KL divergence of the tokens' distribution from the full cache's;
 // then each head of the layers that matter. Parts nearly add up, so a curve for each head predicts what an allocation costs: slots go
 // one by one to the head that gains most. The allocation is then measured as a whole, beside equal budgets. Near it parts add up better
-// than near the full cache, so rounds follow in which each head alone has a little less or more than it, and the total is spread anew.
+// than close to the full cache, so rounds follow in which each head alone has a little less or more than it, and the total is spread anew.
 //
 // Of a model with many heads that takes too long. There the policy is replayed over what the layers saw under the full cache, which says
 // how far each head's limit changes its layer's output; the KL of each layer, measured once, is shared among its heads by that, and
@@ -39,7 +39,7 @@ type Options struct {
 	TypeK, TypeV string        // of the slots; f16
 	Threads      int           // 1
 
-	Heads  Method  // how the heads of a layer are told apart; "": measured where the model has at most 16 KV heads with a budget, else replayed
+	Heads  Method  // how the heads of a layer are compared; "": measured where the model has at most 16 KV heads with a budget, else replayed
 	Share  float64 // the layers whose heads are measured make this much of the distance; 0.95
 	Rounds int     // in which parts have a little less or more than the allocation; at most 4, or 1 where heads are replayed. -1: none
 
@@ -104,7 +104,7 @@ type Result struct {
 	Tuned  float64     // with this allocation
 	Guess  float64     // what the parts predicted for it
 
-	// Replayed: the heads were told apart by replays, and distances of heads and layers are predictions, but a layer's at one level.
+	// Replayed: the heads were compared by replays, and distances of heads and layers are predictions, but a layer's at one level.
 	Replayed bool
 
 	EqualValid, TunedValid float64 // the two on the windows that were not tuned on; where equal budgets are better there, they stay
@@ -227,7 +227,7 @@ func (m *meter) run(ctx context.Context) (*Result, error) {
 	return r, m.measured(ctx, r)
 }
 
-// method is how that many heads are told apart.
+// method is how that many heads are compared.
 func (o *Options) method(heads int) Method {
 	switch {
 	case o.Heads != "":

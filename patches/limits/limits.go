@@ -21,7 +21,7 @@ func CPUs() int { return system("/").cpus() }
 // the system does not say.
 func Memory() (bytes int64, ok bool) {
 	bytes, ok = free()
-	if left := system("/").room(); left < math.MaxInt64 && (!ok || left < bytes) {
+	if left := system("/").available(); left < math.MaxInt64 && (!ok || left < bytes) {
 		return left, true
 	}
 	return bytes, ok
@@ -92,8 +92,8 @@ func (s system) quota() float64 {
 	return least
 }
 
-// room is the least that the control groups leave: what they allow, less what is in use and could not be dropped.
-func (s system) room() int64 {
+// available is the least that the control groups leave: what they allow, less what is in use and could not be dropped.
+func (s system) available() int64 {
 	least := int64(math.MaxInt64)
 	dirs, v2 := s.groups("memory")
 	for _, dir := range dirs {

@@ -30,10 +30,10 @@ func TestControlGroups(t *testing.T) {
 	const none = math.MaxInt32
 	binding := compile(t)
 	for name, test := range map[string]struct {
-		files map[string]string
-		cpus  float64
-		limit int64 // of memory
-		room  int64 // that is left of it
+		files     map[string]string
+		cpus      float64
+		limit     int64 // of memory
+		available int64 // that is left of it
 	}{
 		"none": {nil, none, math.MaxInt64, math.MaxInt64},
 		"v2 without limits": {map[string]string{
@@ -88,7 +88,7 @@ func TestControlGroups(t *testing.T) {
 			}
 			require.Equal(t, test.cpus, system(root).quota())
 			require.Equal(t, max(1, min(runtime.NumCPU(), runtime.GOMAXPROCS(0), int(test.cpus))), system(root).cpus())
-			require.Equal(t, test.room, system(root).room())
+			require.Equal(t, test.available, system(root).available())
 			if binding != "" {
 				out, err := exec.Command(binding, root).CombinedOutput()
 				require.NoError(t, err, string(out))

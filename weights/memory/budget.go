@@ -3,6 +3,7 @@ package memory
 import (
 	"fmt"
 	"math"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -21,8 +22,9 @@ type Budget struct {
 // suffixes are those that the runtime takes, and no others: "64M" is nothing to it.
 var suffixes = map[string]float64{"KiB": units.KiB, "MiB": units.MiB, "GiB": units.GiB}
 
-// ParseBudget reads a budget as the runtime does: "1024" tokens, "5%" of the context, "64MiB" (or KiB, GiB), "1/16" of the full f16
-// cache's bytes, "" the default, and is the one that commands use. It fails with ErrBudget.
+// ParseBudget reads a budget for commands, which may be built without the runtime, as ParseLESSKVBudget of the patched go-llama.cpp
+// does for apps: "1024" tokens, "5%" of the context, "64MiB" (or KiB, GiB), "1/16" of the full f16 cache's bytes, "" the default.
+// plugin's FuzzBudget compares the two. It fails with ErrBudget.
 func ParseBudget(s string) (Budget, error) {
 	if s == "" {
 		return Budget{}, nil
@@ -48,8 +50,13 @@ func ParseBudget(s string) (Budget, error) {
 	if n, err := strconv.ParseInt(s, 10, 32); err == nil && n > 0 {
 		return Budget{Tokens: int(n)}, nil
 	}
+	if m := bytesOtherwise.FindStringSubmatch(s); m != nil { // as --memory takes them
+		return Budget{}, fmt.Errorf("want a budget in memory as %s%siB: %w", m[1], strings.ToUpper(m[2]), ErrBudget)
+	}
 	return Budget{}, fmt.Errorf("want slots a head (1024), a share of the context (5%%), memory (64MiB), or a share of the full cache's (1/16): %w", ErrBudget)
 }
+
+var bytesOtherwise = regexp.MustCompile(`^([1-9][\d.]*) ?([kKmMgG])([iI]?[bB])?$`)
 
 func positive(digits string) (float64, bool) {
 	x, err := strconv.ParseFloat(strings.TrimSpace(digits), 64)

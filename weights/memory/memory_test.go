@@ -76,6 +76,11 @@ func TestParseBudget(t *testing.T) {
 		_, err := ParseBudget(text)
 		require.ErrorIs(t, err, ErrBudget, text)
 	}
+	for text, want := range map[string]string{"64M": "64MiB", "64 MB": "64MiB", "1.5g": "1.5GiB", "300kib": "300KiB"} {
+		_, err := ParseBudget(text)
+		require.ErrorIs(t, err, ErrBudget, text)
+		require.ErrorContains(t, err, "want a budget in memory as "+want, text)
+	}
 }
 
 // phi and psi take their own bytes, whatever slots they read: rotated ones too.

@@ -7,13 +7,13 @@ import (
 
 // A Plan is what a process with a model takes, by context and cache, and which fit into how much memory.
 type Plan struct {
-	Model   *weights.Model
-	Weights uint64 // bytes of the model's tensors: func Weights
-	Cache   Cache  // LESS's, but for context and budget
-	Copies  int    // checkpoints
-	Ubatch  int    // tokens of a micro-batch
-	Threads int
-	Bound   uint64 // bytes that the process may take
+	Model       *weights.Model
+	Weights     uint64 // bytes of the model's tensors: func Weights
+	Cache       Cache  // LESS's, but for context and budget
+	Checkpoints int    // of a LESS cache
+	Ubatch      int    // tokens of a micro-batch
+	Threads     int
+	Bound       uint64 // bytes that the process may take
 
 	Rows []Row
 }
@@ -48,7 +48,7 @@ func (p *Plan) AddLESS(context int, b Budget) error {
 		return err
 	}
 	p.Rows = append(p.Rows, Row{Context: context, Budget: b, Slots: bytes.Budget, Process: Process{
-		Weights: p.Weights, Kernels: bytes.Kernels, Slots: bytes.Slots, State: bytes.State + bytes.Recurrent, Copies: bytes.Checkpoints(p.Model, p.Copies),
+		Weights: p.Weights, Kernels: bytes.Kernels, Slots: bytes.Slots, State: bytes.State + bytes.Recurrent, Checkpoints: bytes.Checkpoints(p.Model, p.Checkpoints),
 		Scratch: Scratch(p.Model, bytes.Most, p.Ubatch, p.Threads), Compute: Compute(p.Model, p.Ubatch)}})
 	return nil
 }

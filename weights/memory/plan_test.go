@@ -16,7 +16,7 @@ func TestPlan(t *testing.T) {
 	require.NoError(t, err)
 	a, err := weights.Read("../../integration/testdata/gopher-5m.peak-102.lesskv.gguf")
 	require.NoError(t, err)
-	p := &Plan{Model: m, Weights: 10 << 20, Copies: 2, Ubatch: 512, Threads: 2, Bound: 60 << 20, Cache: Cache{Pinned: 1, Key: gguf.F16, Value: gguf.F16, Adapter: a}}
+	p := &Plan{Model: m, Weights: 10 << 20, Checkpoints: 2, Ubatch: 512, Threads: 2, Bound: 60 << 20, Cache: Cache{Pinned: 1, Key: gguf.F16, Value: gguf.F16, Adapter: a}}
 	budgets := []Budget{{}, {Share: .05}, {Tokens: 1024}}
 	for _, context := range []int{2048, 32768} {
 		require.NoError(t, p.AddFull(context, gguf.F16))
@@ -29,9 +29,9 @@ func TestPlan(t *testing.T) {
 	require.Len(t, p.Rows, 10)
 	for _, r := range p.Rows {
 		x := r.Process
-		assert.Equal(t, x.Weights+x.Kernels+x.Slots+x.State+x.Copies+x.Scratch+x.Compute, x.Total())
+		assert.Equal(t, x.Weights+x.Kernels+x.Slots+x.State+x.Checkpoints+x.Scratch+x.Compute, x.Total())
 		if r.Full {
-			assert.Zero(t, x.State+x.Kernels+x.Copies+x.Scratch)
+			assert.Zero(t, x.State+x.Kernels+x.Checkpoints+x.Scratch)
 			continue
 		}
 		c := p.Cache

@@ -10,18 +10,18 @@ const base = 12 << 20
 
 // A Process is what a process takes that runs one sequence of a model, at its peak. All but the weights and the cache are estimates.
 type Process struct {
-	Weights uint64 // the file's tensors
-	Kernels uint64 // phi and psi
-	Slots   uint64 // of the cache; all of a full one
-	State   uint64 // of the cache: what does not grow with the text, recurrent states among it
-	Copies  uint64 // of a LESS cache, its checkpoints
-	Scratch uint64 // of the LESS kernels
-	Compute uint64 // of the graph, and the base
+	Weights     uint64 // the file's tensors
+	Kernels     uint64 // phi and psi
+	Slots       uint64 // of the cache; all of a full one
+	State       uint64 // of the cache: what does not grow with the text, recurrent states among it
+	Checkpoints uint64 // of a LESS cache
+	Scratch     uint64 // of the LESS kernels
+	Compute     uint64 // of the graph, and the base
 }
 
 // Total returns the sum.
 func (p Process) Total() uint64 {
-	return p.Weights + p.Kernels + p.Slots + p.State + p.Copies + p.Scratch + p.Compute
+	return p.Weights + p.Kernels + p.Slots + p.State + p.Checkpoints + p.Scratch + p.Compute
 }
 
 // Weights returns what a model's tensors take in a process, each once: those that ggml repacks for the CPU are copied out of the mapped

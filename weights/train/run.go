@@ -263,15 +263,15 @@ func (s *store) passes(ctx context.Context, r Runtime, layers []Layer, w Windows
 	most := s.o.largest()
 	members := s.members()
 	each := members * most.layerBytes(s.windows)
-	room, err := s.room(layers)
+	space, err := s.diskSpace(layers)
 	if err != nil {
 		return err
 	}
-	n := int(min(room/each, int64(len(layers))))
+	n := int(min(space/each, int64(len(layers))))
 	switch {
 	case n == 0:
 		return fmt.Errorf("train: %d windows of %d tokens take %s for a layer, %s has room for %s: give less text, or another place: %w",
-			s.windows, s.o.Context, memory.Size(each), s.recordings, memory.Size(room), ErrDisk)
+			s.windows, s.o.Context, memory.Size(each), s.recordings, memory.Size(space), ErrDisk)
 	case n < len(layers) && s.shared():
 		return fmt.Errorf("train: %d layers of %s are to stay in %s, which has room for %d: give fewer layers at a time, less text, or another place: %w",
 			len(layers), memory.Size(each), s.recordings, n, ErrDisk)
@@ -281,7 +281,7 @@ func (s *store) passes(ctx context.Context, r Runtime, layers []Layer, w Windows
 	windows := append(append([][]int32{}, w.Train...), w.Valid...)
 	for ; len(layers) > 0; layers = layers[min(n, len(layers)):] {
 		pass := layers[:min(n, len(layers))]
-		if err := s.record(ctx, r, s.withSharers(pass...), windows, p); err != nil {
+		if err := s.recordWindows(ctx, r, s.withSharers(pass...), windows, p); err != nil {
 			return err
 		}
 		g, ctx := errgroup.WithContext(ctx)
@@ -315,8 +315,8 @@ func (s *store) passes(ctx context.Context, r Runtime, layers []Layer, w Windows
 	return nil
 }
 
-// room returns the bytes that recordings and replays of layers may take, what is there already included.
-func (s *store) room(layers []Layer) (int64, error) {
+// diskSpace returns the bytes that recordings and replays of layers may take, what is there already included.
+func (s *store) diskSpace(layers []Layer) (int64, error) {
 	if s.o.Disk > 0 {
 		return s.o.Disk, nil
 	}
@@ -327,11 +327,11 @@ func (s *store) room(layers []Layer) (int64, error) {
 	if err := unix.Statfs(s.recordings, &fs); err != nil {
 		return 0, fmt.Errorf("train: %s: %w", s.recordings, err)
 	}
-	room := int64(fs.Bavail) * int64(fs.Bsize) / 10 * 9
+	space := int64(fs.Bavail) * int64(fs.Bsize) / 10 * 9
 	for _, l := range s.withSharers(layers...) {
-		room += int64(s.recorded(l.Index)) * s.o.of(l.Index).recordSize()
+		space += int64(s.recorded(l.Index)) * s.o.of(l.Index).recordSize()
 	}
-	return room, nil
+	return space, nil
 }
 
 // A finished layer is an adapter that has it alone, and its report.

@@ -13,7 +13,7 @@ import (
 	"github.com/lesskv/lesskv/integration/verify"
 )
 
-// depth is how far the axis of KL reaches below the greatest: what is nearer to the full cache is drawn at its lower edge.
+// depth is how far the axis of KL reaches below the greatest: what is closer to the full cache is drawn at its lower edge.
 const depth = 100
 
 // quality is KL against bytes, both axes logarithmic: a column of panels for each policy, and a row for each context and micro-batch. All points

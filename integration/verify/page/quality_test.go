@@ -93,7 +93,7 @@ func TestReportTable(t *testing.T) {
 	require.Len(t, want, 48)
 	assert.Equal(t, want, rows.FindAllString(string(text), -1))
 
-	better := 0 // settings in which LESS is nearer than sparse only with as many bytes, as docs/quality.md counts them
+	better := 0 // settings in which LESS is closer than sparse only with as many bytes, as docs/quality.md counts them
 	for _, row := range r.Rows {
 		if row.Method == verify.LESS && row.KL.Value < r.Row(row.Context, row.Ubatch, row.Budget, row.Policy, verify.PlusPlus).KL.Value {
 			better++

@@ -21,9 +21,9 @@ func (s *store) unrecorded(layers []Layer) (missing []Layer, from int) {
 	return missing, from
 }
 
-// record runs the model over the windows that are not yet on the disk and writes what the layers saw: memory for one window
+// recordWindows runs the model over the windows that are not yet on the disk and writes what the layers saw: memory for one window
 // of each. It goes on where an earlier run stopped.
-func (s *store) record(ctx context.Context, r Runtime, layers []Layer, windows [][]int32, p recording) error {
+func (s *store) recordWindows(ctx context.Context, r Runtime, layers []Layer, windows [][]int32, p recording) error {
 	missing, from := s.unrecorded(layers)
 	if len(missing) == 0 {
 		return nil
