@@ -351,7 +351,12 @@ func TestDevicesLESSOnDevice(t *testing.T) {
 				s, err := dev.Splits(1)
 				require.NoError(t, err)
 				assert.Positive(t, s.Cache)
-				t.Logf("%d parts, %d copies, %d bytes a token", s.Parts, s.Copies, s.Bytes)
+				c.LESS = nil
+				unmodified, _ := d.open(t, worker.Unmodified, c)
+				without, err := unmodified.Splits(1)
+				require.NoError(t, err)
+				assert.Equal(t, without.Parts, s.Parts, "splits")
+				t.Logf("%d parts, %d copies, %d bytes a token; unmodified %d, %d, %d", s.Parts, s.Copies, s.Bytes, without.Parts, without.Copies, without.Bytes)
 			})
 		}
 	}
