@@ -92,7 +92,8 @@ func TestOnDeviceLESS(t *testing.T) {
 				if m.Architecture == "" {
 					bound = logitBoundF16
 				}
-				sameButForTies(t, beside, on, randomTokens(300, info.Vocab), m.Experts, bound)
+				n := sameButForTies(t, beside, on, randomTokens(300, info.Vocab), m.Experts, bound, 1e-5)
+				assert.GreaterOrEqual(t, n, leastCompared(m.Experts))
 			})
 		}
 	}
@@ -173,7 +174,8 @@ func TestOnDeviceStateOfBeside(t *testing.T) {
 		other, _ := openSequencesWith(t, &elsewhere)
 		_, err = other.Load(0, state)
 		require.NoError(t, err)
-		goOnAlike(t, w, other, 200, tokens[200:], false, logitBoundF16)
+		n := goOnAlike(t, w, other, 200, tokens[200:], false, logitBoundF16, 1e-5)
+		assert.GreaterOrEqual(t, n, 32, "a tie may be behind the first micro-batch")
 	})
 }
 
