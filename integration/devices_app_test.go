@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -250,7 +251,8 @@ func TestDevicesState(t *testing.T) {
 	}
 }
 
-// Several models share the devices and compute at the same time, each what it does alone, and one of them can be freed while it serves.
+// Several models share the devices and compute at the same time, each what it does alone, and one of them can be freed while it serves: its
+// call returns what there is.
 func TestDevicesSeveralModels(t *testing.T) {
 	for _, d := range devices(t) {
 		for name, cache := range cacheOptions {
@@ -268,32 +270,50 @@ func TestDevicesSeveralModels(t *testing.T) {
 					alone = opts
 				}
 				want := generate(t, load(t, gopher, alone...), code, 60)
-				started, done := make(chan bool), make(chan error, 1)
-				go func() {
-					n := 0
-					_, err := models[0].Predict(code, llama.SetThreads(1), llama.SetTokens(100000), llama.IgnoreEOS, llama.SetTokenCallback(func(string) bool {
-						if n++; n == 3 {
+
+				var n atomic.Int64
+				started, ended := make(chan bool), make(chan error, 1)
+				serve := func(model *llama.LLama) {
+					_, err := model.Predict(code, llama.SetThreads(1), llama.SetTokens(100000), llama.IgnoreEOS, llama.SetTokenCallback(func(string) bool {
+						if n.Add(1) == 3 {
 							close(started)
 						}
 						return true
 					}))
-					done <- err
-				}()
-				select {
-				case <-started:
-				case err := <-done:
-					require.Fail(t, "the call ended at once", "%v", err)
+					ended <- err
 				}
-				assert.Equal(t, want, generate(t, models[1], code, 60), "beside another")
-				models[0].Free()
-				select {
-				case err := <-done:
-					if err != nil {
-						t.Log(err) // interrupted, or at the end of the context before
+				end := func() {
+					select {
+					case err := <-ended:
+						require.NoError(t, err, "a call that is interrupted returns what there is")
+					case <-time.After(time.Minute):
+						require.Fail(t, "the call does not end")
 					}
-				case <-time.After(time.Minute):
-					require.Fail(t, "Free does not end the call")
 				}
+				begin := func(model *llama.LLama) {
+					go serve(model)
+					select {
+					case <-started:
+					case err := <-ended:
+						require.Fail(t, "the call ended at once", "%v", err)
+					}
+				}
+
+				begin(models[0])
+				models[0].Free()
+				before := n.Load()
+				end()
+				assert.LessOrEqual(t, n.Load(), before+2, "the token that it was at, and not those up to an end of its own")
+				_, err := models[0].Predict(code)
+				require.ErrorIs(t, err, lesskv.ErrArgument, "it has been freed")
+
+				n.Store(0)
+				started = make(chan bool)
+				begin(models[1])
+				assert.Equal(t, want, generate(t, models[2], code, 60), "beside another")
+				lesskv.Interrupt(models[1])
+				end()
+				assert.Equal(t, want, generate(t, models[1], code, 60))
 				assert.Equal(t, want, generate(t, models[2], code, 60))
 			})
 		}
