@@ -120,7 +120,8 @@ func TestOnDeviceRefused(t *testing.T) {
 	require.NoError(t, err, "f16 is the default there")
 }
 
-// Of an operation that a device lacks the log warns once, and the CPU computes it; one that writes a tensor there must be the device's.
+// Of an operation that a device lacks the log warns once, and the CPU computes it, for which each layer goes there and back; one that writes a
+// tensor there must be the device's.
 func TestOnDeviceLacksOperation(t *testing.T) {
 	t.Parallel()
 	c := worker.Config{Model: gopher, Context: 512, Ubatch: 32, GPULayers: 99, Pretend: "TEST", LESS: peak41()}
@@ -131,6 +132,10 @@ func TestOnDeviceLacksOperation(t *testing.T) {
 	log, err := w.Log()
 	require.NoError(t, err)
 	assert.NotContains(t, log, "cannot compute")
+	info, err := w.Info()
+	require.NoError(t, err)
+	whole, err := w.Splits(1)
+	require.NoError(t, err)
 
 	c.Lacks = "POOL_2D"
 	w = open(t, worker.Patched, c)
@@ -138,6 +143,12 @@ func TestOnDeviceLacksOperation(t *testing.T) {
 	log, err = w.Log()
 	require.NoError(t, err)
 	assert.Equal(t, 1, strings.Count(log, "cannot compute POOL_2D"), log)
+	parts, err := w.Splits(1)
+	require.NoError(t, err)
+	assert.Equal(t, whole.Parts+2*info.Layers, parts.Parts)
+	for name, s := range map[string]worker.Splits{"all": whole, "all but POOL_2D": parts} {
+		t.Logf("a device with %s: %d parts, %d copies, %d bytes a token", name, s.Parts, s.Copies, s.Bytes)
+	}
 
 	c.Lacks = "SET_ROWS"
 	_, err = start(t, worker.Patched).Open(c)
