@@ -71,6 +71,7 @@ func testServerDies(t *testing.T, name string, cache llama.ModelOption, which in
 		}))
 		require.ErrorContains(t, err, "RPC server crashed")
 		assert.Less(t, n, 100)
+		asked(t, dies)
 		_, err = dies.Predict(code, llama.SetThreads(1), llama.SetTokens(5))
 		require.Error(t, err)
 		assert.Equal(t, want, generate(t, stays, code, 20), "the other model's")
@@ -80,6 +81,19 @@ func testServerDies(t *testing.T, name string, cache llama.ModelOption, which in
 		devicetest.Serve(t, second.Address)
 		assert.Equal(t, want, generate(t, on(second.Address), code, 20), "the next one's")
 	})
+}
+
+// asked asks a model whose server has died what it holds: the answer or an error, not the end of the process. What the last call did is known.
+func asked(t *testing.T, model *llama.LLama) {
+	t.Helper()
+	_, err := lesskv.LastTimings(model)
+	require.NoError(t, err)
+	stats, err := lesskv.Stats(model)
+	if err != nil {
+		require.ErrorIs(t, err, lesskv.ErrFailed)
+	} else { // for which nobody had to ask the server
+		assert.NotEmpty(t, stats.Model)
+	}
 }
 
 // A server that serves another process answers when that has gone. Until then the load waits for it, and nobody else of this process.
@@ -138,6 +152,11 @@ func TestDevicesServerOfAnother(t *testing.T) {
 // another model that was there has been freed.
 func TestDevicesServerDiedBeforeTheCall(t *testing.T) {
 	devicetest.NeedServers(t)
+	home := load(t, gopher) // on no server
+	speculative := func(model, draft *llama.LLama) error {
+		_, err := model.SpeculativeSampling(draft, code, llama.SetThreads(1), llama.SetTokens(8), llama.SetNDraft(4))
+		return err
+	}
 	for name, cache := range cacheOptions {
 		var saved, fails string // of each call
 		for call, do := range map[string]func(*llama.LLama) error{
@@ -147,8 +166,10 @@ func TestDevicesServerDiedBeforeTheCall(t *testing.T) {
 				_, err := m.TokenEmbeddings([]int{5, 6, 7}, llama.SetThreads(1))
 				return err
 			},
-			"SaveState": func(m *llama.LLama) error { return m.SaveState(fails) },
-			"LoadState": func(m *llama.LLama) error { return m.LoadState(saved) },
+			"SpeculativeSampling":            func(m *llama.LLama) error { return speculative(m, home) },
+			"SpeculativeSampling, its draft": func(m *llama.LLama) error { return speculative(home, m) },
+			"SaveState":                      func(m *llama.LLama) error { return m.SaveState(fails) },
+			"LoadState":                      func(m *llama.LLama) error { return m.LoadState(saved) },
 		} {
 			t.Run(name+", "+call, func(t *testing.T) {
 				dir := t.TempDir()
@@ -167,6 +188,7 @@ func TestDevicesServerDiedBeforeTheCall(t *testing.T) {
 				server.Kill()
 				models[1].Free()
 				require.ErrorContains(t, do(models[0]), "ggml-rpc") // crashed, or does not answer
+				asked(t, models[0])
 				left, err := filepath.Glob(fails + "*")
 				require.NoError(t, err)
 				assert.Empty(t, left)

@@ -161,3 +161,49 @@ func TestDevicesVanishedPeersAreNoticed(t *testing.T) {
 		})
 	}, 20*time.Second, 10*time.Millisecond, "no such timer runs")
 }
+
+// A server that dies while it computes, and the call waits for its answer, is an error of that call. The process lives, another model goes on,
+// and the next load works.
+func TestDevicesServerDiesWhileItComputes(t *testing.T) {
+	devicetest.NeedServers(t)
+	prompt := strings.Repeat(code+"\n", 12)
+	for name, cache := range cacheOptions {
+		t.Run(name, func(t *testing.T) {
+			dies, stays := devicetest.Serve(t, ""), devicetest.Serve(t, "")
+			on := func(s *devicetest.Server) *llama.LLama {
+				model, err := llama.New(gopher, llama.SetContext(512), llama.EnableF16Memory, llama.SetGPULayers(allLayers), cache, lesskv.RPC(s.Address))
+				require.NoError(t, err)
+				t.Cleanup(model.Free)
+				return model
+			}
+			model, other := on(dies), on(stays)
+			want := generate(t, other, code, 20)
+			require.NoError(t, dies.Process.Signal(unix.SIGSTOP))
+			ended := make(chan error, 1)
+			go func() {
+				_, err := model.Predict(prompt, llama.SetThreads(1), llama.SetTokens(5))
+				ended <- err
+			}()
+			require.Eventually(t, func() bool {
+				ends, _ := connections(t, dies)
+				return len(ends) == 1 && ends[0].unread > 0
+			}, time.Minute, 10*time.Millisecond, "nothing was sent")
+			select {
+			case err := <-ended:
+				require.Fail(t, "the call did not wait", "%v", err)
+			case <-time.After(100 * time.Millisecond):
+			}
+			dies.Kill()
+			select {
+			case err := <-ended:
+				require.ErrorIs(t, err, lesskv.ErrFailed)
+				require.ErrorContains(t, err, "RPC server crashed")
+				asked(t, model)
+			case <-time.After(time.Minute):
+				require.Fail(t, "the call does not end")
+			}
+			assert.Equal(t, want, generate(t, other, code, 20), "the other model's")
+			assert.Equal(t, want, generate(t, on(devicetest.Serve(t, dies.Address)), code, 20), "the next one's")
+		})
+	}
+}
