@@ -1,6 +1,7 @@
 package assemble
 
 import (
+	"cmp"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -56,14 +57,12 @@ func TestDevicesMetalKernels(t *testing.T) {
 
 		// As Metal's compiler reads it. Where a file would be included from a folder there is none.
 		text := regexp.MustCompile(`(?m)^\s*#\s*include\s*<.*>`).ReplaceAll(all[file], nil)
-		cmd := exec.Command("cc", "-E", "-P", "-w", "-nostdinc", "-x", "c", "-DGGML_METAL_EMBED_LIBRARY=1", "-")
+		cmd := exec.Command(cmp.Or(os.Getenv("CC"), "gcc"), "-E", "-P", "-w", "-nostdinc", "-x", "c", "-DGGML_METAL_EMBED_LIBRARY=1", "-")
 		cmd.Dir, cmd.Stdin = t.TempDir(), strings.NewReader(string(text))
+		var said strings.Builder
+		cmd.Stderr = &said
 		out, err := cmd.Output()
-		said := ""
-		if exit, ok := err.(*exec.ExitError); ok {
-			said = string(exit.Stderr)
-		}
-		require.NoError(t, err, "%s: %s", file, said)
+		require.NoError(t, err, "%s: %s", file, &said)
 		require.Contains(t, string(out), "kernel void", file)
 		require.NotContains(t, string(out), "__embed_", file)
 	}
