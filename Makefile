@@ -17,6 +17,7 @@ NORACE      := ^Test(AdapterWrittenLast|DamagedMetadata|GrammarsEnd|LESSEndsAtTh
 # of make test-devices: ggml's backend. rpc runs anywhere; blas where OpenBLAS is; vulkan on Mesa's device in software; cuda, metal, and
 # vulkan with LESSKV_TEST_DEVICES=local: on a machine that has one
 DEVICES     ?= rpc
+comma       := ,
 LESSKV_TEST_DEVICES ?= $(or $(filter rpc blas,$(DEVICES)),$(if $(filter vulkan,$(DEVICES)),software,local))
 
 .PHONY: demo test test-devices lesskv runtime lint sanitize race clean soak soak-readme soak-contract soak-upstream soak-install soak-calls soak-sanitize soak-race soak-machines soak-kernels soak-kills soak-million soak-interleavings soak-fuzz soak-sources screens
@@ -32,10 +33,11 @@ test: runtime
 
 # layers on devices (docs/devices.md). The checkout's runtime has the backend from then on, until make runtime; nothing is installed
 test-devices:
+	$(if $(or $(findstring $(comma),$(DEVICES)),$(word 2,$(DEVICES))),$(error DEVICES=$(DEVICES): one backend a run, as in make test-devices DEVICES=blas))
 	GOWORK=off $(GO) run ./patches -backend cpu,$(DEVICES)
 	LESSKV_TEST_DEVICES=$(LESSKV_TEST_DEVICES) $(if $(filter software,$(LESSKV_TEST_DEVICES)),VK_LOADER_DRIVERS_SELECT='*lvp*' GGML_VK_VISIBLE_DEVICES=0) \
 		$(GO) test $(TESTFLAGS) -p 1 -count=1 -timeout $(if $(filter software,$(LESSKV_TEST_DEVICES)),12h,30m) -v \
-		$(if $(filter blas,$(DEVICES)),-run '^Test(BLAS|NoDevice)$$' ./integration,-run '^Test(Devices|NoDevice)' ./integration ./integration/verify ./cmd/lesskv)
+		$(if $(filter blas,$(DEVICES)),-run '^Test(BLAS|NoDevice)$$' ./integration,-run '^Test(Devices|NoDevice)' ./integration ./integration/verify ./cmd/lesskv ./patches/internal/assemble)
 
 # what takes long (docs/reliability.md), each step alone, and again where it stopped
 soak: soak-million soak-interleavings soak-kernels soak-kills soak-readme soak-upstream soak-install soak-calls soak-sanitize soak-contract soak-sources soak-race soak-machines soak-fuzz

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -70,6 +71,7 @@ func testServerDies(t *testing.T, name string, cache llama.ModelOption, which in
 		}))
 		require.ErrorContains(t, err, "RPC server crashed")
 		assert.Less(t, n, 100)
+		asked(t, dies)
 		_, err = dies.Predict(code, llama.SetThreads(1), llama.SetTokens(5))
 		require.Error(t, err)
 		assert.Equal(t, want, generate(t, stays, code, 20), "the other model's")
@@ -79,6 +81,19 @@ func testServerDies(t *testing.T, name string, cache llama.ModelOption, which in
 		devicetest.Serve(t, second.Address)
 		assert.Equal(t, want, generate(t, on(second.Address), code, 20), "the next one's")
 	})
+}
+
+// asked asks a model whose server has died what it holds: the answer or an error, not the end of the process. What the last call did is known.
+func asked(t *testing.T, model *llama.LLama) {
+	t.Helper()
+	_, err := lesskv.LastTimings(model)
+	require.NoError(t, err)
+	stats, err := lesskv.Stats(model)
+	if err != nil {
+		require.ErrorIs(t, err, lesskv.ErrFailed)
+	} else { // for which nobody had to ask the server
+		assert.NotEmpty(t, stats.Model)
+	}
 }
 
 // A server that serves another process answers when that has gone. Until then the load waits for it, and nobody else of this process.
@@ -137,6 +152,11 @@ func TestDevicesServerOfAnother(t *testing.T) {
 // another model that was there has been freed.
 func TestDevicesServerDiedBeforeTheCall(t *testing.T) {
 	devicetest.NeedServers(t)
+	home := load(t, gopher) // on no server
+	speculative := func(model, draft *llama.LLama) error {
+		_, err := model.SpeculativeSampling(draft, code, llama.SetThreads(1), llama.SetTokens(8), llama.SetNDraft(4))
+		return err
+	}
 	for name, cache := range cacheOptions {
 		var saved, fails string // of each call
 		for call, do := range map[string]func(*llama.LLama) error{
@@ -146,8 +166,10 @@ func TestDevicesServerDiedBeforeTheCall(t *testing.T) {
 				_, err := m.TokenEmbeddings([]int{5, 6, 7}, llama.SetThreads(1))
 				return err
 			},
-			"SaveState": func(m *llama.LLama) error { return m.SaveState(fails) },
-			"LoadState": func(m *llama.LLama) error { return m.LoadState(saved) },
+			"SpeculativeSampling":            func(m *llama.LLama) error { return speculative(m, home) },
+			"SpeculativeSampling, its draft": func(m *llama.LLama) error { return speculative(home, m) },
+			"SaveState":                      func(m *llama.LLama) error { return m.SaveState(fails) },
+			"LoadState":                      func(m *llama.LLama) error { return m.LoadState(saved) },
 		} {
 			t.Run(name+", "+call, func(t *testing.T) {
 				dir := t.TempDir()
@@ -166,6 +188,7 @@ func TestDevicesServerDiedBeforeTheCall(t *testing.T) {
 				server.Kill()
 				models[1].Free()
 				require.ErrorContains(t, do(models[0]), "ggml-rpc") // crashed, or does not answer
+				asked(t, models[0])
 				left, err := filepath.Glob(fails + "*")
 				require.NoError(t, err)
 				assert.Empty(t, left)
@@ -250,7 +273,8 @@ func TestDevicesState(t *testing.T) {
 	}
 }
 
-// Several models share the devices and compute at the same time, each what it does alone, and one of them can be freed while it serves.
+// Several models share the devices and compute at the same time, each what it does alone, and one of them can be freed while it serves: its
+// call returns what there is.
 func TestDevicesSeveralModels(t *testing.T) {
 	for _, d := range devices(t) {
 		for name, cache := range cacheOptions {
@@ -268,32 +292,50 @@ func TestDevicesSeveralModels(t *testing.T) {
 					alone = opts
 				}
 				want := generate(t, load(t, gopher, alone...), code, 60)
-				started, done := make(chan bool), make(chan error, 1)
-				go func() {
-					n := 0
-					_, err := models[0].Predict(code, llama.SetThreads(1), llama.SetTokens(100000), llama.IgnoreEOS, llama.SetTokenCallback(func(string) bool {
-						if n++; n == 3 {
+
+				var n atomic.Int64
+				started, ended := make(chan bool), make(chan error, 1)
+				serve := func(model *llama.LLama) {
+					_, err := model.Predict(code, llama.SetThreads(1), llama.SetTokens(100000), llama.IgnoreEOS, llama.SetTokenCallback(func(string) bool {
+						if n.Add(1) == 3 {
 							close(started)
 						}
 						return true
 					}))
-					done <- err
-				}()
-				select {
-				case <-started:
-				case err := <-done:
-					require.Fail(t, "the call ended at once", "%v", err)
+					ended <- err
 				}
-				assert.Equal(t, want, generate(t, models[1], code, 60), "beside another")
-				models[0].Free()
-				select {
-				case err := <-done:
-					if err != nil {
-						t.Log(err) // interrupted, or at the end of the context before
+				end := func() {
+					select {
+					case err := <-ended:
+						require.NoError(t, err, "a call that is interrupted returns what there is")
+					case <-time.After(time.Minute):
+						require.Fail(t, "the call does not end")
 					}
-				case <-time.After(time.Minute):
-					require.Fail(t, "Free does not end the call")
 				}
+				begin := func(model *llama.LLama) {
+					go serve(model)
+					select {
+					case <-started:
+					case err := <-ended:
+						require.Fail(t, "the call ended at once", "%v", err)
+					}
+				}
+
+				begin(models[0])
+				models[0].Free()
+				before := n.Load()
+				end()
+				assert.LessOrEqual(t, n.Load(), before+2, "the token that it was at, and not those up to an end of its own")
+				_, err := models[0].Predict(code)
+				require.ErrorIs(t, err, lesskv.ErrArgument, "it has been freed")
+
+				n.Store(0)
+				started = make(chan bool)
+				begin(models[1])
+				assert.Equal(t, want, generate(t, models[2], code, 60), "beside another")
+				lesskv.Interrupt(models[1])
+				end()
+				assert.Equal(t, want, generate(t, models[1], code, 60))
 				assert.Equal(t, want, generate(t, models[2], code, 60))
 			})
 		}

@@ -3,10 +3,14 @@ package integration
 import (
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
+	"strings"
 	"testing"
+	"time"
 
 	llama "github.com/go-skynet/go-llama.cpp"
 	"github.com/stretchr/testify/assert"
@@ -97,4 +101,109 @@ func TestDevicesTooSmallForSlots(t *testing.T) {
 	model, err := llama.New(gopher, append(opts, lesskv.Enable(less))...)
 	require.NoError(t, err)
 	model.Free()
+}
+
+// A connection is one end of a TCP connection, as /proc/net/tcp has it.
+type connection struct {
+	unread int64 // bytes that have arrived and that nobody has read
+	timer  int64 // which runs; keepAlive is one
+	left   time.Duration
+}
+
+const keepAlive = 2
+
+// connections are those that are open with a server: its ends of them, and the clients'.
+func connections(t *testing.T, s *devicetest.Server) (server, client []connection) {
+	t.Helper()
+	_, port, err := net.SplitHostPort(s.Address)
+	require.NoError(t, err)
+	number, err := strconv.Atoi(port)
+	require.NoError(t, err)
+	end := fmt.Sprintf(":%04X", number)
+	table, err := os.ReadFile("/proc/net/tcp")
+	require.NoError(t, err)
+	hex := func(s string) int64 {
+		n, err := strconv.ParseInt(s, 16, 64)
+		require.NoError(t, err)
+		return n
+	}
+	for _, line := range strings.Split(string(table), "\n")[1:] {
+		f := strings.Fields(line) // number, local, remote, state, sent:unread, timer:left
+		if len(f) < 6 || f[3] != "01" {
+			continue // not established
+		}
+		_, unread, _ := strings.Cut(f[4], ":")
+		timer, left, _ := strings.Cut(f[5], ":")
+		c := connection{hex(unread), hex(timer), time.Duration(hex(left)) * time.Second / 100}
+		switch {
+		case strings.HasSuffix(f[1], end):
+			server = append(server, c)
+		case strings.HasSuffix(f[2], end):
+			client = append(client, c)
+		}
+	}
+	return server, client
+}
+
+// Both ends of a connection ask whether the other is still there, before half a minute of silence is over: a machine that vanishes closes
+// nothing. The system's own time is two hours.
+func TestDevicesVanishedPeersAreNoticed(t *testing.T) {
+	devicetest.NeedServers(t)
+	server := devicetest.Serve(t, "")
+	model, err := llama.New(gopher, llama.SetGPULayers(allLayers), cacheOptions["less"], lesskv.RPC(server.Address))
+	require.NoError(t, err)
+	defer model.Free()
+	generate(t, model, code, 5)
+	require.Eventually(t, func() bool { // when nothing is on its way any more
+		ends, others := connections(t, server)
+		return len(ends) == 1 && len(others) == 1 && !slices.ContainsFunc(append(ends, others...), func(c connection) bool {
+			return c.timer != keepAlive || c.left > 30*time.Second
+		})
+	}, 20*time.Second, 10*time.Millisecond, "no such timer runs")
+}
+
+// A server that dies while it computes, and the call waits for its answer, is an error of that call. The process lives, another model goes on,
+// and the next load works.
+func TestDevicesServerDiesWhileItComputes(t *testing.T) {
+	devicetest.NeedServers(t)
+	prompt := strings.Repeat(code+"\n", 12)
+	for name, cache := range cacheOptions {
+		t.Run(name, func(t *testing.T) {
+			dies, stays := devicetest.Serve(t, ""), devicetest.Serve(t, "")
+			on := func(s *devicetest.Server) *llama.LLama {
+				model, err := llama.New(gopher, llama.SetContext(512), llama.EnableF16Memory, llama.SetGPULayers(allLayers), cache, lesskv.RPC(s.Address))
+				require.NoError(t, err)
+				t.Cleanup(model.Free)
+				return model
+			}
+			model, other := on(dies), on(stays)
+			want := generate(t, other, code, 20)
+			require.NoError(t, dies.Process.Signal(unix.SIGSTOP))
+			ended := make(chan error, 1)
+			go func() {
+				_, err := model.Predict(prompt, llama.SetThreads(1), llama.SetTokens(5))
+				ended <- err
+			}()
+			require.Eventually(t, func() bool {
+				ends, _ := connections(t, dies)
+				return len(ends) == 1 && ends[0].unread > 0
+			}, time.Minute, 10*time.Millisecond, "nothing was sent")
+			select {
+			case err := <-ended:
+				require.Fail(t, "the call did not wait", "%v", err)
+			case <-time.After(100 * time.Millisecond):
+			}
+			dies.Kill()
+			select {
+			case err := <-ended:
+				require.ErrorIs(t, err, lesskv.ErrFailed)
+				require.ErrorContains(t, err, "RPC server crashed")
+				asked(t, model)
+			case <-time.After(time.Minute):
+				require.Fail(t, "the call does not end")
+			}
+			assert.Equal(t, want, generate(t, other, code, 20), "the other model's")
+			assert.Equal(t, want, generate(t, on(devicetest.Serve(t, dies.Address)), code, 20), "the next one's")
+		})
+	}
 }

@@ -3,6 +3,7 @@ package integration
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -18,6 +19,24 @@ import (
 	"github.com/lesskv/lesskv/weights"
 )
 
+// shaped writes random weights of a shape in Q4_0, or of the one that LESSKV_TEST_SHAPE names, which stays where lesskv bench keeps it.
+func shaped(t *testing.T, shape string) (name, path string) {
+	t.Helper()
+	dir := t.TempDir()
+	if s := os.Getenv("LESSKV_TEST_SHAPE"); s != "" {
+		cache, err := os.UserCacheDir()
+		require.NoError(t, err)
+		shape, dir = s, filepath.Join(cache, "lesskv", "bench")
+	}
+	s, err := bench.FindShape(shape)
+	require.NoError(t, err)
+	quantiser, err := worker.Path(worker.Unmodified)
+	require.NoError(t, err)
+	path, err = s.Build(t.Context(), dir, "Q4_0", quantiser, runtime.NumCPU())
+	require.NoError(t, err)
+	return shape, path
+}
+
 // The table of docs/devices.md: speeds, memory of the device, and what is copied. Random weights of a shape; LESSKV_TEST_SHAPE names
 // another. What it asserts is where the cache lies, and what is copied.
 func TestDevicesTable(t *testing.T) {
@@ -27,15 +46,7 @@ func TestDevicesTable(t *testing.T) {
 	if !slow {
 		name, context = "llama-3.2-1b", 32768
 	}
-	if s := os.Getenv("LESSKV_TEST_SHAPE"); s != "" {
-		name = s
-	}
-	shape, err := bench.FindShape(name)
-	require.NoError(t, err)
-	quantiser, err := worker.Path(worker.Unmodified)
-	require.NoError(t, err)
-	model, err := shape.Build(t.Context(), t.TempDir(), "Q4_0", quantiser, runtime.NumCPU())
-	require.NoError(t, err)
+	name, model := shaped(t, name)
 
 	var text strings.Builder
 	out := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
@@ -118,6 +129,44 @@ func TestDevicesTable(t *testing.T) {
 	row("the CPU", &worker.LESS{Policy: "peak", BudgetShare: .05, OnDevice: true}, threads[len(threads)-1])
 	require.NoError(t, out.Flush())
 	t.Log("\n" + text.String())
+}
+
+// What the devices hold at a context of 32k, and what a token's graph costs there, of which nothing is computed.
+func TestDevicesLongContext(t *testing.T) {
+	d := devices(t)[0]
+	name, model := shaped(t, "gopher-5m")
+	splits := func(less *worker.LESS) worker.Splits {
+		tree, cache := worker.Patched, "LESS in main memory"
+		switch {
+		case less == nil:
+			tree, cache = worker.Unmodified, "full, f16"
+		case less.OnDevice:
+			cache = "LESS on the device"
+		}
+		w, _ := d.open(t, tree, worker.Config{Model: model, Context: 32768, Ubatch: 512, FlashAttention: true, LESS: less})
+		s, err := w.Splits(1)
+		require.NoError(t, err)
+		require.NoError(t, w.CloseModel())
+		const mib = 1 << 20
+		t.Logf("%s, %s: %.1f MiB of weights, %.1f of the cache, %.1f of scratch; %d parts, %d copies, %d bytes a token", name, cache,
+			float64(s.Weights)/mib, float64(s.Cache)/mib, float64(s.Compute)/mib, s.Parts, s.Copies, s.Bytes)
+		return s
+	}
+	full := splits(nil)
+	beside := splits(&worker.LESS{Policy: "peak", BudgetShare: .05})
+	on := splits(&worker.LESS{Policy: "peak", BudgetShare: .05, OnDevice: true})
+	m, err := weights.ReadModel(model)
+	require.NoError(t, err)
+	parts, copies, bytes := wantSplits(m, max(d.Servers, 1))
+	assert.Equal(t, []any{parts, copies, bytes}, []any{beside.Parts, beside.Copies, beside.Bytes}, "whatever the context")
+	assert.Zero(t, beside.Cache)
+	assert.Equal(t, full.Parts, on.Parts)
+	assert.Less(t, on.Cache, full.Cache/10)
+	if name == "gopher-5m" && d.Servers == 2 {
+		assert.Equal(t, []any{3, int64(133164), int64(96 << 20)}, []any{full.Parts, full.Bytes, full.Cache}, "as docs/devices.md has it")
+		assert.Equal(t, []any{3, int64(28332)}, []any{on.Parts, on.Bytes}, "as docs/devices.md has it")
+		assert.InDelta(t, 6.4, float64(on.Cache)/(1<<20), .05, "as docs/devices.md has it")
+	}
 }
 
 // wantSplits is what a token costs of a model of the shapes here with all layers on so many devices, with LESS and slots of f16, and the

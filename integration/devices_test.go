@@ -13,6 +13,10 @@ import (
 	"github.com/lesskv/lesskv/weights/gguf"
 )
 
+// meanKLOnGPU bounds the mean KL of a row, in nats, where a GPU computes: with nothing evicted from the unmodified runtime on it, and with
+// evictions from LESS on the CPU. (Logits: logitBoundF16.)
+const meanKLOnGPU = 1e-4
+
 // allLayers is more than any model here has.
 const allLayers = 99
 
@@ -94,7 +98,7 @@ func TestDevicesNothingEvictedIsExact(t *testing.T) {
 				t.Logf("largest difference %.2g, mean KL %.2g", got.max, got.kl)
 				mean := 1e-5
 				if d.Rounds() { // a GPU's own attention is what differs: it rounds as it likes
-					most, mean = logitBoundF16, 1e-4
+					most, mean = logitBoundF16, meanKLOnGPU
 				}
 				assert.Less(t, got.max, most)
 				assert.Less(t, got.kl, mean)
@@ -109,7 +113,8 @@ func TestDevicesNothingEvictedIsExact(t *testing.T) {
 func (d device) sameLESS(t *testing.T, cpu, dev *worker.Worker, tokens []int32, experts bool) {
 	t.Helper()
 	if d.Rounds() {
-		sameButForTies(t, cpu, dev, tokens, experts, logitBoundF16)
+		n := sameButForTies(t, cpu, dev, tokens, experts, logitBoundF16, meanKLOnGPU)
+		assert.GreaterOrEqual(t, n, leastCompared(experts))
 	} else {
 		got := compare(t, chatter.decode(t, cpu, tokens), chatter.decode(t, dev, tokens))
 		t.Logf("largest difference %.2g, mean KL %.2g", got.max, got.kl)

@@ -103,7 +103,7 @@ func TestHybridEvicts(t *testing.T) {
 			fast := chatter.decode(t, w, tokens)
 			require.NoError(t, w.Clear())
 			c.LESS.Reference = true
-			sameButForTies(t, w, open(t, worker.Patched, c), tokens, m.Experts, 1e-3)
+			assert.GreaterOrEqual(t, sameButForTies(t, w, open(t, worker.Patched, c), tokens, m.Experts, 1e-3, 1e-5), leastCompared(m.Experts))
 			c.LESS.Reference, c.LESS.Budget = false, 512
 			all := chatter.decode(t, open(t, worker.Patched, c), tokens)
 			if m.Window > 0 {
@@ -140,7 +140,7 @@ func TestHybridKernels(t *testing.T) {
 		assert.Equal(t, attend, info.KernelLayers, name)
 		c.LESS.Reference = true
 		require.NoError(t, w.Clear())
-		sameButForTies(t, w, open(t, worker.Patched, c), tokens, m.Experts, 1e-2)
+		assert.GreaterOrEqual(t, sameButForTies(t, w, open(t, worker.Patched, c), tokens, m.Experts, 1e-2, 1e-5), leastCompared(m.Experts))
 		c.LESS.Reference, c.LESS.Adapter = false, ""
 		assert.Greater(t, compare(t, chatter.decode(t, open(t, worker.Patched, c), tokens), fast).max, .05, "%s: what is folded counts", name)
 	}

@@ -17,20 +17,31 @@ import (
 // there: logits within a bound, the same pairs in every head, and where pairs differ at last, their scores do not by more than a tenth.
 const roundedTie = 0.1
 
-// sameButForTies decodes tokens with both, in micro-batches and eight alone, and compares them. With experts the comparison ends, too, where
-// rounding made one choose others.
-func sameButForTies(t *testing.T, one, other *worker.Worker, tokens []int32, experts bool, bound float64) {
+// leastCompared is how many tokens of a text are compared at least, in micro-batches of 32 and with 40 or 41 slots: no tie comes before the
+// first eviction, behind the second of them. Where rounding can choose other experts, which it did for one token of the first micro-batch of
+// two models, it is three quarters of that.
+func leastCompared(experts bool) int {
+	if experts {
+		return 24
+	}
+	return 64
+}
+
+// sameButForTies decodes tokens with both, in micro-batches and eight alone, and compares them: logits within a bound, and the mean KL of a row
+// within another. With experts the comparison ends, too, with the micro-batch in which rounding made one choose others, whose rows are beyond
+// the bound. It returns how many rows were within it.
+func sameButForTies(t *testing.T, one, other *worker.Worker, tokens []int32, experts bool, bound, kl float64) int {
 	t.Helper()
-	goOnAlike(t, one, other, 0, tokens, experts, bound)
+	return goOnAlike(t, one, other, 0, tokens, experts, bound, kl)
 }
 
 // goOnAlike is sameButForTies behind what both have of sequence 0, whose next position is begin.
-func goOnAlike(t *testing.T, one, other *worker.Worker, begin int, tokens []int32, experts bool, bound float64) {
+func goOnAlike(t *testing.T, one, other *worker.Worker, begin int, tokens []int32, experts bool, bound, kl float64) int {
 	t.Helper()
 	const ubatch = 32
-	most := 0.0
-	for pos := 0; pos < len(tokens); {
-		n := min(ubatch, len(tokens)-pos)
+	most, sum, compared, end := 0.0, 0.0, 0, "the same pairs"
+	for pos, n := 0, 0; pos < len(tokens) && end == "the same pairs"; pos += n {
+		n = min(ubatch, len(tokens)-pos)
 		if pos >= len(tokens)/2 && pos < len(tokens)/2+8 {
 			n = 1
 		}
@@ -40,19 +51,23 @@ func goOnAlike(t *testing.T, one, other *worker.Worker, begin int, tokens []int3
 			out[i], err = w.Feed(0, begin+pos, tokens[pos:pos+n], worker.All)
 			require.NoError(t, err)
 		}
-		d := compare(t, out[0], out[1])
-		if experts && d.max >= bound {
-			t.Logf("other experts at token %d of %d", pos, len(tokens))
-			return
+		for i := range n {
+			d := compare(t, row(out[0], i), row(out[1], i))
+			if experts && d.max >= bound {
+				end = "other experts"
+				continue
+			}
+			require.Less(t, d.max, bound, "token %d", pos+i)
+			most, sum, compared = max(most, d.max), sum+d.kl, compared+1
 		}
-		require.Less(t, d.max, bound, "tokens from %d on", pos)
-		most, pos = max(most, d.max), pos+n
-		if !sameSlots(t, one, other) {
-			t.Logf("a tie behind token %d of %d; logits differed by %.2g at most", pos, len(tokens), most)
-			return
+		if end == "the same pairs" && !sameSlots(t, one, other) {
+			end = "a tie"
 		}
 	}
-	t.Logf("the same pairs; logits differed by %.2g at most", most)
+	require.Positive(t, compared)
+	t.Logf("%s: %d of %d tokens; logits differed by %.2g at most, mean KL %.2g", end, compared, len(tokens), most, sum/float64(compared))
+	assert.Less(t, sum/float64(compared), kl, "mean KL")
+	return compared
 }
 
 // sameSlots says whether both hold the same pairs. Where they do not, those that only one holds are as good as tied.
@@ -112,7 +127,8 @@ func TestRoundingMovesTiesOnly(t *testing.T) {
 			}
 			info, err := w[0].Info()
 			require.NoError(t, err)
-			sameButForTies(t, w[0], w[1], randomTokens(300, info.Vocab), m.Experts, 2*logitBoundF16)
+			n := sameButForTies(t, w[0], w[1], randomTokens(300, info.Vocab), m.Experts, 2*logitBoundF16, 5e-4)
+			assert.GreaterOrEqual(t, n, leastCompared(m.Experts))
 		})
 	}
 }

@@ -55,6 +55,17 @@ func TestWhoIsStrict(t *testing.T) {
 	}
 }
 
+// Whose tests run with which devices depends on the backend: a list of them is refused.
+func TestOneBackendAtATime(t *testing.T) {
+	for list, ok := range map[string]bool{"rpc": true, "rpc,blas": false, "rpc blas": false, "cpu,rpc": false} {
+		cmd := exec.Command("make", "-n", "-C", "..", "test-devices", "DEVICES="+list)
+		cmd.Env = append(os.Environ(), "MAKEFLAGS=", "MAKELEVEL=") // of the make that runs the tests
+		out, err := cmd.CombinedOutput()
+		require.Equal(t, ok, err == nil, "%s", out)
+		require.Equal(t, !ok, strings.Contains(string(out), "one backend a run"), "%s", out)
+	}
+}
+
 func TestExplain(t *testing.T) {
 	full := fmt.Errorf("copying: %w", &os.PathError{Op: "write", Path: "build/x", Err: syscall.ENOSPC})
 	require.ErrorContains(t, explain(full), "the disk is full")

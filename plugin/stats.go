@@ -13,7 +13,8 @@ type CacheStats = llama.LESSKVStats
 // LayerStats are one layer's part of CacheStats.
 type LayerStats = llama.LESSKVLayer
 
-// Stats returns what a model's cache holds now. It fails with ErrBusy while the model serves a call.
+// Stats returns what a model's cache holds now. It fails with ErrBusy while the model serves a call, and with ErrFailed where the server of a
+// device has died and a call found that.
 func Stats(model *llama.LLama) (CacheStats, error) { return model.LESSKVStats() }
 
 // Timings are what the last Predict, SpeculativeSampling or Eval of a model did, and how long it took.

@@ -156,7 +156,7 @@ struct model {
 // The model's one call. Throws LLAMA_BINDING_BUSY.
 class session {
 public:
-    explicit session(model & m);
+    explicit session(model & m, bool whole = true); // whole: in the place of a broken sequence there is a new one
     ~session();
     session(const session &) = delete;
     session & operator=(const session &) = delete;

@@ -9,8 +9,9 @@ bool llama_binding_get_info(void * state, llama_binding_info * info) {
     if (!state) {
         return false;
     }
+    auto & m = *static_cast<binding::model *>(state);
     try {
-        auto & m = *static_cast<binding::model *>(state);
+        binding::catching assertions;
         binding::session only(m);
         const auto * ctx = m.main.ctx.get();
         llama_model_desc(m.weights.get(), info->desc, sizeof(info->desc));
@@ -30,7 +31,9 @@ bool llama_binding_get_info(void * state, llama_binding_info * info) {
         info->n_checkpoints     = (int32_t) m.main.copies.count();
         info->bytes_checkpoints = m.main.copies.bytes();
         return true;
-    } catch (const std::exception &) {
+    } catch (const std::exception & e) {
+        m.code  = LLAMA_BINDING_FAILED;
+        m.error = e.what();
         return false;
     }
 }
@@ -42,6 +45,7 @@ bool llama_binding_get_layer(void * state, int32_t i, lesskv_layer_info * info) 
     }
     try {
         auto & m = *static_cast<binding::model *>(state);
+        binding::catching assertions;
         binding::session only(m);
         return lesskv_get_layer(m.main.ctx.get(), 0, i, info);
     } catch (const std::exception &) {
@@ -56,6 +60,7 @@ bool llama_binding_get_head(void * state, int32_t il, int32_t head_kv, lesskv_he
     }
     try {
         auto & m = *static_cast<binding::model *>(state);
+        binding::catching assertions;
         binding::session only(m);
         return lesskv_get_head(m.main.ctx.get(), il, head_kv, info);
     } catch (const std::exception &) {
@@ -70,7 +75,7 @@ bool llama_binding_get_timings(void * state, llama_binding_timings * timings) {
     }
     try {
         auto & m = *static_cast<binding::model *>(state);
-        binding::session only(m);
+        binding::session only(m, false);
         *timings = m.last;
         return true;
     } catch (const std::exception &) {

@@ -94,7 +94,7 @@ struct llama_binding_info {
     uint64_t bytes_checkpoints;  // that they take, beside bytes_cache
     struct lesskv_info less;     // if has_less
 };
-// False: the model is busy or freed.
+// False: the model is busy or freed, or its device is gone (llama_binding_state_error).
 bool llama_binding_get_info(void * state, struct llama_binding_info * info);
 // Layer i of the LESS cache, as lesskv_get_layer; false past the last.
 bool llama_binding_get_layer(void * state, int32_t i, struct lesskv_layer_info * info);

@@ -45,12 +45,12 @@ lesskv_config less_config::get() const {
     return c;
 }
 
-session::session(model & m) : m(m) {
+session::session(model & m, bool whole) : m(m) {
     if (m.busy.exchange(true)) {
         fail(LLAMA_BINDING_BUSY, "the model is serving another call: one at a time, or load it twice");
     }
     try {
-        if (m.main.broken) {
+        if (whole && m.main.broken) {
             m.main = new_sequence(m);
         }
     } catch (...) {

@@ -42,20 +42,12 @@ type NeedError struct {
 	Backend string
 	Need    string // what it is, and where it was looked for
 	Debian  string // the package that holds it; "" if none does
-	Brew    string // and Homebrew's
 }
 
 func (e *NeedError) Error() string {
 	text := fmt.Sprintf("-backend %s needs %s", e.Backend, e.Need)
-	var have []string
 	if e.Debian != "" {
-		have = append(have, "Debian, Ubuntu: apt-get install "+e.Debian)
-	}
-	if e.Brew != "" {
-		have = append(have, "macOS: brew install "+e.Brew)
-	}
-	if len(have) > 0 {
-		text += " (" + strings.Join(have, "; ") + ")"
+		text += " (Debian, Ubuntu: apt-get install " + e.Debian + ")"
 	}
 	return text
 }
@@ -153,7 +145,7 @@ func findBLAS(ctx context.Context, a *assembly) (machine, error) {
 	m := machine{flags: []string{"-DGGML_BLAS_USE_OPENBLAS"}, libs: []string{"-lopenblas"}}
 	header, err := a.tools.Preprocess(ctx, toolchain.CXX, "#include <cblas.h>\n")
 	if err != nil || !strings.Contains(header, "openblas_set_num_threads") {
-		return m, &NeedError{"blas", "OpenBLAS and its cblas.h", "libopenblas-dev", ""}
+		return m, &NeedError{"blas", "OpenBLAS and its cblas.h", "libopenblas-dev"}
 	}
 	m.identity = tree.Hash([]byte(header))
 	return m, nil

@@ -50,12 +50,12 @@ func cudaWeight(p string, size int) int {
 // findCUDA finds nvcc, in PATH or where NVIDIA's packages put it, and the architecture of the GPUs of this machine.
 func findCUDA(ctx context.Context, a *assembly) (machine, error) {
 	if a.tools.GOOS != "linux" {
-		return machine{}, &NeedError{"cuda", "Linux: NVIDIA has no toolkit for this system", "", ""}
+		return machine{}, &NeedError{"cuda", "Linux: NVIDIA has no toolkit for this system", ""}
 	}
 	nvcc, err := exec.LookPath("nvcc")
 	if err != nil {
 		if nvcc, err = exec.LookPath("/usr/local/cuda/bin/nvcc"); err != nil {
-			return machine{}, &NeedError{"cuda", "nvcc in PATH or in /usr/local/cuda/bin, which NVIDIA's cuda-toolkit has, and Debian's non-free part", "nvidia-cuda-toolkit", ""}
+			return machine{}, &NeedError{"cuda", "nvcc in PATH or in /usr/local/cuda/bin, which NVIDIA's cuda-toolkit has, and Debian's non-free part", "nvidia-cuda-toolkit"}
 		}
 	}
 	out, err := exec.CommandContext(ctx, nvcc, "--version").Output()
@@ -78,7 +78,7 @@ func findCUDA(ctx context.Context, a *assembly) (machine, error) {
 	cublas, err := a.tools.Preprocess(ctx, toolchain.CXX, "#include <cublas_v2.h>\n", include...)
 	if err != nil {
 		return machine{}, &NeedError{"cuda", "cuBLAS with its cublas_v2.h beside " + nvcc + ": NVIDIA's libcublas-dev-" + string(version[1]) + "-" + string(version[2]) +
-			", which cuda-toolkit has too", "nvidia-cuda-toolkit", ""}
+			", which cuda-toolkit has too", "nvidia-cuda-toolkit"}
 	}
 
 	archs := strings.FieldsFunc(a.CUDAArch, func(c rune) bool { return c == ',' })

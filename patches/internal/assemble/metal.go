@@ -13,7 +13,7 @@ import (
 
 func findMetal(_ context.Context, a *assembly) (machine, error) {
 	if a.tools.GOOS != "darwin" {
-		return machine{}, &NeedError{"metal", "macOS", "", ""}
+		return machine{}, &NeedError{"metal", "macOS", ""}
 	}
 	return machine{
 		flags: []string{"-DGGML_METAL_EMBED_LIBRARY"},

@@ -37,7 +37,7 @@ var shaderExtensions = []struct{ name, define string }{
 // system's.
 func findVulkan(ctx context.Context, a *assembly) (machine, error) {
 	if a.tools.GOOS != "linux" {
-		return machine{}, &NeedError{"vulkan", "Linux: on macOS there is the backend metal", "", ""}
+		return machine{}, &NeedError{"vulkan", "Linux: on macOS there is the backend metal", ""}
 	}
 	m := machine{flags: []string{"-I" + path.Clean(vulkan)}}
 	glslc := "glslc"
@@ -50,7 +50,7 @@ func findVulkan(ctx context.Context, a *assembly) (machine, error) {
 	m.libs = append(m.libs, "-lvulkan")
 	glslc, err := exec.LookPath(glslc)
 	if err != nil {
-		return machine{}, &NeedError{"vulkan", "glslc, which compiles its shaders: " + err.Error(), "glslc", ""}
+		return machine{}, &NeedError{"vulkan", "glslc, which compiles its shaders: " + err.Error(), "glslc"}
 	}
 	version, err := exec.CommandContext(ctx, glslc, "--version").Output()
 	if err != nil {
@@ -58,18 +58,18 @@ func findVulkan(ctx context.Context, a *assembly) (machine, error) {
 	}
 	core, err := a.tools.Preprocess(ctx, toolchain.CXX, "#include <vulkan/vulkan_core.h>\n", m.flags...)
 	if err != nil {
-		return machine{}, &NeedError{"vulkan", "Vulkan's headers with vulkan/vulkan_core.h", "libvulkan-dev", ""}
+		return machine{}, &NeedError{"vulkan", "Vulkan's headers with vulkan/vulkan_core.h", "libvulkan-dev"}
 	}
 	spirv, err := a.tools.Preprocess(ctx, toolchain.CXX, "#include <spirv/unified1/spirv.hpp>\n", m.flags...)
 	if err != nil {
-		return machine{}, &NeedError{"vulkan", "SPIR-V's headers with spirv/unified1/spirv.hpp", "spirv-headers", ""}
+		return machine{}, &NeedError{"vulkan", "SPIR-V's headers with spirv/unified1/spirv.hpp", "spirv-headers"}
 	}
 	m.identity = string(version) + tree.Hash([]byte(core+spirv))
 
 	// What of v0.5.0's sources is written for newer ones only.
 	const newer = ": Debian 13 has newer ones, and so has LunarG's Vulkan SDK, whose setup-env.sh sets VULKAN_SDK"
 	if !strings.Contains(core, "VkLayerSettingsCreateInfoEXT") {
-		return machine{}, &NeedError{"vulkan", "Vulkan's headers (Debian: libvulkan-dev) of 1.3.272 or later, with VK_EXT_layer_settings, and those that are here are too old" + newer, "", ""}
+		return machine{}, &NeedError{"vulkan", "Vulkan's headers (Debian: libvulkan-dev) of 1.3.272 or later, with VK_EXT_layer_settings, and those that are here are too old" + newer, ""}
 	}
 	for _, e := range shaderExtensions {
 		known, err := knows(ctx, glslc, e.name)
@@ -80,7 +80,7 @@ func findVulkan(ctx context.Context, a *assembly) (machine, error) {
 			m.flags = append(m.flags, "-DGGML_VULKAN_"+e.define+"_GLSLC_SUPPORT")
 		case e.define == "COOPMAT": // the shaders of flash attention use it whether or not it is known
 			name, _, _ := strings.Cut(string(version), "\n")
-			return machine{}, &NeedError{"vulkan", "a glslc that knows " + e.name + ", of shaderc with glslang 13 or later, and " + glslc + " is too old, of " + name + newer, "", ""}
+			return machine{}, &NeedError{"vulkan", "a glslc that knows " + e.name + ", of shaderc with glslang 13 or later, and " + glslc + " is too old, of " + name + newer, ""}
 		}
 	}
 	if !hasDriver() {
