@@ -1,9 +1,9 @@
-// Command fidelity measures how near the cache stays to the full one at a few byte counts, with what lesskv tune finds from text for
+// Command fidelity measures how close the cache stays to the full one at a few byte counts, with what lesskv tune finds from text for
 // each of them, and writes docs/fidelity.json and, of that, docs/fidelity.md.
 //
 //	go run ./integration/fidelity [-t 2] [-work DIR] [-for 5m]
 //
-// It takes about an hour on two cores. The work folder keeps what is finished: the same command goes on where it was
+// It takes an hour and a half on two cores. The work folder keeps what is finished: the same command goes on where it was
 // interrupted, or where -for ended it; the page then has the sections that are finished. With -page it only writes the page anew, of the numbers that are there.
 package main
 
