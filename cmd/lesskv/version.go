@@ -11,6 +11,7 @@ import (
 	"path"
 	"path/filepath"
 	"runtime"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -46,6 +47,9 @@ func printVersion(w io.Writer) error {
 		s.line("runtime", "%s, %s for kernels and CPU backend, archive %.12s…", linked.base, linked.flags, linked.archive)
 		s.line("compiler", "%s", linked.compiler)
 		s.line("kernels", "%s, chosen for this CPU", linked.level)
+		if strings.Count(linked.flags, "-march=") > 1 { // of a portable runtime, whose CPU backend is chosen by the same rule
+			s.line("ggml", "%s, chosen for this CPU", linked.level)
+		}
 	}
 	l, err := layout.Find(".")
 	if err != nil {
