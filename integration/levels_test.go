@@ -21,8 +21,8 @@ func TestPortableLevels(t *testing.T) {
 	if flags := provenance.Runtime(program).Flags; !strings.Contains(flags, " and -march=x86-64-v4") {
 		t.Skipf("a runtime with %s has one level: make soak-machines has the portable one", flags)
 	}
-	if x := cpu.X86; !x.HasAVX512F || !x.HasAVX512BW || !x.HasAVX512CD || !x.HasAVX512DQ || !x.HasAVX512VL {
-		t.Skip("this processor has no AVX-512")
+	if x := cpu.X86; !x.HasAVX512F || !x.HasAVX512BW || !x.HasAVX512CD || !x.HasAVX512DQ || !x.HasAVX512VL || !x.HasAVX512VNNI {
+		t.Skip("this processor has no AVX-512 with VNNI")
 	}
 	// what quantised weights are applied to is rounded to 8 bits, and a step of that is larger than what the copies round otherwise
 	for kind, most := range map[string]float64{"F32": 1e-5, "F16": 1e-5, "Q8_0": 1e-3, "Q4_0": 1e-3, "Q4_K_M": 1e-3} {

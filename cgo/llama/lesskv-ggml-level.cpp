@@ -1,5 +1,5 @@
 // lesskv-ggml-level.cpp: which copy of ggml's CPU backend a portable runtime on x86-64 uses. It has two, for x86-64-v3 and for x86-64-v4
-// (patches/README.md), and one process uses one of them: the registry has it, and the functions below lead to it. Everything else of a
+// with VNNI (patches/README.md), and one process uses one of them: the registry has it, and the functions below lead to it. Everything else of a
 // copy is visible to itself alone, so that code which calls it past the registry does not link. Other runtimes have no use for this file.
 
 #ifdef LESSKV_GGML_LEVELS
@@ -15,7 +15,7 @@
 static bool v4() {
     static const bool chosen = [] {
         const char * name = getenv("LESSKV_LEVEL");
-        return lesskv_cpu_has_v4() && !(name && strcmp(name, "x86-64-v3") == 0);
+        return lesskv_cpu_has_v4() && __builtin_cpu_supports("avx512vnni") && !(name && strcmp(name, "x86-64-v3") == 0);
     }();
     return chosen;
 }

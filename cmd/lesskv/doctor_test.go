@@ -25,7 +25,7 @@ func TestVersion(t *testing.T) {
 	for _, want := range []string{"lesskv ", " runtime llama.cpp v0.5.0, -m", " archive ", " kernels " + kernels.Level() + ", chosen for this CPU ", " up to date, and the one in this lesskv "} {
 		assert.Contains(t, said, want)
 	}
-	assert.Equal(t, strings.Contains(said, " and -march="), strings.Contains(said, " ggml "+kernels.Level()+", chosen for this CPU "), said)
+	assert.Equal(t, strings.Contains(said, " and -march="), strings.Contains(said, " ggml x86-64-v"), said)
 	status, out, _ = command("", "--version")
 	assert.Equal(t, exitOK, status)
 	assert.Equal(t, "lesskv version "+provenance.Version()+"\n", out)

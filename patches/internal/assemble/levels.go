@@ -43,15 +43,15 @@ func (l level) unit(u build.Unit) build.Unit {
 	return u
 }
 
-// findLevels chooses the levels. A portable runtime for x86-64 has two: the second is upstream's variant for CPUs with AVX-512
-// (GGML_CPU_ALL_VARIANTS has it as skylakex). Tools that cannot keep them apart leave the first, and so do sanitizers, which look for
-// faults that both have.
+// findLevels chooses the levels. A portable runtime for x86-64 has two: the second is upstream's variant for CPUs with AVX-512 and VNNI,
+// without which products with quantised weights gain little (GGML_CPU_ALL_VARIANTS has it as cascadelake). Tools that cannot keep them
+// apart leave the first, and so do sanitizers, which look for faults that both have.
 func (a *assembly) findLevels(ctx context.Context) {
 	t := a.tools
 	if a.Preset != "portable" || a.March != "" || t.GOOS != "linux" || t.GOARCH != "amd64" || a.recipe.sanitize != sanitizeNothing {
 		return
 	}
-	v4 := []string{"-march=x86-64-v4"}
+	v4 := []string{"-march=x86-64-v4", "-mavx512vnni"}
 	flags, err := t.FindObjcopy(ctx, v4)
 	if err != nil {
 		a.logf("ggml's CPU backend is for x86-64-v3 alone, which is slower on a CPU with AVX-512: %v", err)

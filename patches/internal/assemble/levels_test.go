@@ -64,7 +64,7 @@ func TestPortableHasTwoLevels(t *testing.T) {
 	require.NotContains(t, b.read(b.layout().Package(), "libbinding.a"), "ggml_src_ggml-cpu_quants.c")
 	stamp, err := b.layout().Stamp()
 	require.NoError(t, err)
-	require.Equal(t, "-march=x86-64-v3 and -march=x86-64-v4", stamp.Flags)
+	require.Equal(t, "-march=x86-64-v3 and -march=x86-64-v4 -mavx512vnni", stamp.Flags)
 	require.Contains(t, b.read(b.layout().Sources(), "less/lesskv-cpu-features.h"), "flags -march=x86-64-v3.", "what a CPU must have")
 
 	require.Contains(t, b.run(), "is up to date")
