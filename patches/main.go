@@ -53,7 +53,7 @@ func run(ctx context.Context, args []string, log io.Writer) error {
 	flags.BoolVar(&prune, "prune", false, "delete the runtimes in the user's cache directory that no app uses, and releases of llama.cpp there that this version does not")
 	flags.StringVar(&o.Build, "build", "", "the build `folder` (default build beside go.mod, or one in the user's cache directory)")
 	flags.StringVar(&o.Trees, "tree", "", "patched, unmodified (what everything is verified against) or all (default all, with -app patched)")
-	flags.StringVar(&o.Preset, "preset", "native", "instruction sets: native (this machine) or portable (x86-64-v3; armv8.2-a with dotprod and fp16)")
+	flags.StringVar(&o.Preset, "preset", "native", "instruction sets: native (this machine) or portable (x86-64-v3, with AVX-512 where a CPU has it; armv8.2-a with dotprod and fp16)")
 	flags.StringVar(&o.March, "march", "", "`value` of -march, instead of the preset's")
 	flags.StringVar(&o.Llama, "llama", os.Getenv(layout.SourcesVariable), "a `folder` with llama.cpp, instead of fetching it (default $LESSKV_LLAMA)")
 	flags.StringVar(&o.Backends, "backend", "cpu", "ggml's backends, with commas between them: cpu, and blas, cuda, metal, rpc, vulkan")

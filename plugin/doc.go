@@ -60,8 +60,8 @@
 // LESSKV_RPC is used with LESS off too; the others have no effect unless LESSKV is on. An unknown name LESSKV_… is logged
 // once. [RegisterFlags] offers the same as command-line flags. An option in the source has precedence over the environment.
 // LESSKV_REFERENCE=on makes all caches of a process run the reference loops that the kernels are tested against. They are slow: use them
-// to find out whether a kernel is at fault. LESSKV_LEVEL=x86-64-v3 makes a portable runtime use no AVX-512 in the kernels; without it they
-// use the best that the processor has.
+// to find out whether a kernel is at fault. LESSKV_LEVEL=x86-64-v3 makes a portable runtime use no AVX-512, in the kernels and in ggml's CPU
+// backend; without it they use the best that the processor has.
 //
 // # What differs
 //

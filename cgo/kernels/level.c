@@ -1,41 +1,24 @@
 // level.c: which of the inner loops are used. See level.h.
 
 #include "level.h"
+#include "level_cpu.h"
 
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
-#if defined(__x86_64__)
-#include <cpuid.h>
-#endif
-
 extern const struct lesskv_level lesskv_level_base, lesskv_level_v3, lesskv_level_v4;
-
-#ifdef LESSKV_LEVEL_V4
-// The compilers' own question covers what the operating system saves; clang 14 does not know f16c by name.
-static bool has_v3(void) {
-    unsigned a, b, c = 0, d;
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") &&
-        __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
-}
-
-static bool has_v4(void) {
-    return has_v3() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-}
-#endif
 
 const struct lesskv_level * lesskv_level_at(int i) {
     const struct lesskv_level * have[3] = { &lesskv_level_base };
     int n = 1;
 #ifdef LESSKV_LEVEL_V3
-    if (has_v3()) {
+    if (lesskv_cpu_has_v3()) {
         have[n++] = &lesskv_level_v3;
     }
 #endif
 #ifdef LESSKV_LEVEL_V4
-    if (has_v4()) {
+    if (lesskv_cpu_has_v4()) {
         have[n++] = &lesskv_level_v4;
     }
 #endif

@@ -168,6 +168,7 @@ func (a *assembly) prepare(ctx context.Context) error {
 		sanitize: sanitizing(a.Sanitize),
 		identity: map[identityKey]string{},
 	}
+	a.findLevels(ctx)
 	if err := a.findBackends(ctx); err != nil {
 		return err
 	}

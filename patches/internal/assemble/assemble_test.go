@@ -157,7 +157,7 @@ func newBench(t *testing.T) *bench {
 	b.write(filepath.Join(b.dir, "go.mod"), "module "+pins.Self+"\n\ngo 1.22\n")
 	b.write(filepath.Join(b.app, "go.mod"), "module example.com/app\n\ngo 1.22\n")
 	b.o = assemble.Options{
-		Dir: b.dir, Trees: "all", Preset: "portable", Jobs: 2, Series: b.sers, Sources: b.code, Log: &b.log,
+		Dir: b.dir, Trees: "all", Preset: "native", Jobs: 2, Series: b.sers, Sources: b.code, Log: &b.log,
 	}
 	return b
 }

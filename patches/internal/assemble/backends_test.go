@@ -193,6 +193,7 @@ func TestBackendBLASOnMacOS(t *testing.T) {
 	b.o.Backends = "blas"
 	t.Setenv("GOOS", "darwin")
 	t.Setenv("GOARCH", "arm64")
+	b.o.Preset = "portable"
 	commands := b.commands()
 	require.Contains(t, line(t, commands, "-c ggml/src/ggml-blas/ggml-blas.cpp"), "-DGGML_BLAS_USE_ACCELERATE -DACCELERATE_NEW_LAPACK -DACCELERATE_LAPACK_ILP64")
 	require.Contains(t, line(t, commands, "lesskv-worker.part.tmp"), "-framework Accelerate")
@@ -206,6 +207,7 @@ func TestBackendMetal(t *testing.T) {
 		b.fail("-backend metal needs macOS")
 		t.Setenv("GOOS", "darwin")
 		t.Setenv("GOARCH", "arm64")
+		b.o.Preset = "portable"
 	}
 	commands := b.commands()
 	require.Contains(t, line(t, commands, "-c ggml/src/ggml-metal/ggml-metal-device.m"), "-DGGML_METAL_EMBED_LIBRARY")
@@ -371,6 +373,7 @@ func TestBackendVulkanNeeds(t *testing.T) {
 		b.vulkanSDK()
 		t.Setenv("GOOS", "darwin")
 		t.Setenv("GOARCH", "arm64")
+		b.o.Preset = "portable"
 		b.fail("-backend vulkan needs Linux")
 	})
 }

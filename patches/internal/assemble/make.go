@@ -86,7 +86,11 @@ func (a *assembly) make(ctx context.Context, kinds []kind) error {
 		return err
 	}
 	for i, k := range kinds {
-		if err := a.finish(ctx, b, k, trees[k], goLlama, jobs[i].Units, objects[i]); err != nil {
+		units, objects, err := a.combine(ctx, b, jobs[i].Units, objects[i])
+		if err != nil {
+			return err
+		}
+		if err := a.finish(ctx, b, k, trees[k], goLlama, units, objects); err != nil {
 			return err
 		}
 	}
@@ -196,7 +200,7 @@ func (a *assembly) finish(ctx context.Context, b *build.Builder, k kind, files, 
 	}
 	if len(server) > 0 {
 		for i, u := range units {
-			if strings.HasPrefix(u.Source, "ggml/") {
+			if strings.HasPrefix(u.Source, "ggml/") || u.Source == levelChoice {
 				server = append(server, objects[i])
 			}
 		}

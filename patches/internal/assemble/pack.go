@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
 
 	"github.com/lesskv/lesskv/patches/internal/build"
@@ -44,7 +43,7 @@ func (a *assembly) pack(ctx context.Context, b *build.Builder, goLlama tree.Tree
 			}
 		}
 	}
-	if err := goLlama.Add(layout.StampFile, stampFile(hash, a.release.String(), strings.Join(a.recipe.isa, " "), a.recipe.compiler, a.recipe.extraLibs())); err != nil {
+	if err := goLlama.Add(layout.StampFile, stampFile(hash, a.release.String(), a.recipe.flags(), a.recipe.compiler, a.recipe.extraLibs())); err != nil {
 		return nil, err
 	}
 	for p, data := range goLlama {

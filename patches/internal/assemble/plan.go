@@ -109,6 +109,7 @@ var packageHeaders = []string{"binding_lesskv.h", "lesskv-llama.h"}
 type recipe struct {
 	goos, goarch string
 	isa          []string // instruction-set flags
+	levels       []level  // of ggml's CPU backend, where it is compiled more than once; the first has the flags isa
 	strict       bool     // warnings of our own sources are errors: for checks, another compiler has other warnings
 	sanitize     sanitizing
 	define       []string // for our own sources
@@ -165,7 +166,7 @@ func (r *recipe) units(files tree.Tree) []build.Unit {
 		default:
 			continue
 		}
-		if notCompiled(p) {
+		if notCompiled(p) || p == levelChoice && len(r.levels) == 0 {
 			continue
 		}
 		if r.goos == "linux" {
@@ -208,6 +209,9 @@ func (r *recipe) units(files tree.Tree) []build.Unit {
 			hot = u.Lang == toolchain.C
 			flags(ours...)
 			flags(r.define...)
+			if p == levelChoice {
+				flags("-DLESSKV_GGML_LEVELS")
+			}
 			if u.Lang == toolchain.C {
 				flags("-std=c11")
 			}
@@ -226,11 +230,16 @@ func (r *recipe) units(files tree.Tree) []build.Unit {
 		if len(u.Generate) > 0 {
 			u.Identity += r.shaders.identity
 		}
-		if hot {
+		switch {
+		case !hot:
+			plain = append(plain, u)
+		case len(r.levels) > 0 && strings.HasPrefix(p, ggmlLoops):
+			for _, l := range r.levels {
+				isa = append(isa, l.unit(u))
+			}
+		default:
 			flags(r.isa...)
 			isa = append(isa, u)
-		} else {
-			plain = append(plain, u)
 		}
 	}
 	return append(plain, isa...)

@@ -60,6 +60,9 @@ func (a *assembly) inputs(k kind) string {
 	if a.recipe.sanitize != sanitizeNothing {
 		in["sanitize"] = []any{a.recipe.sanitize, a.recipe.sanitize.flags(""), a.recipe.sanitize.flags(less)}
 	}
+	if len(a.recipe.levels) > 0 {
+		in["levels"] = []any{a.recipe.levels, entries}
+	}
 	for name, m := range a.recipe.backends {
 		in["backend "+name] = []any{m.flags, m.libs, m.identity}
 	}
@@ -88,11 +91,12 @@ func (a *assembly) llamaHashes() map[string]string {
 	return hashes
 }
 
-// less returns the sources of cgo/ that belong into a tree: all of them, or the worker alone.
+// less returns the sources of cgo/ that belong into a tree: all of them, or the worker alone, with what chooses among
+// ggml's loops.
 func (a *assembly) less(k kind) tree.Tree {
 	t := tree.Tree{}
 	for p, data := range a.sources {
-		if k == patched || isWorker(p) {
+		if k == patched || isWorker(p) || isLevelChoice(p) {
 			t[p] = data
 		}
 	}

@@ -34,6 +34,7 @@ type Unit struct {
 	Strict   bool     // warnings are errors, also those of an object that is there already
 	Generate []string // if not empty, the command that makes what is compiled of Source, itself on many CPUs; the file to make is added to it
 	Weight   int      // bytes of source: the heaviest start first
+	Level    string   // for the caller: the set of objects that this one is to be combined with
 }
 
 // A Job is the units of one tree.
@@ -183,6 +184,24 @@ func (b *Builder) compile(ctx context.Context, dir string, u Unit, key string, h
 		return "", err
 	}
 	return b.Store.put(u.Source, key, headers(data, u.Source, hashes), hashes, object, u.Strict || said == "")
+}
+
+// Combine makes one object of several, in which the symbols keep alone are visible to others, and returns its path in the store. It is
+// whole or not at all.
+func (b *Builder) Combine(ctx context.Context, name string, objects, keep []string) (string, error) {
+	key := slices.Clone(keep)
+	for _, o := range objects {
+		key = append(key, filepath.Base(o)) // which has the hash of what went into it
+	}
+	path := b.Store.path(name, digest(key...), ".o")
+	return path, outfile.Make(path, func(part string) error {
+		for _, command := range [][]string{b.Tools.CombineCommand(part, objects), b.Tools.HideCommand(part, keep)} {
+			if _, err := b.Run(ctx, "", path, command); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // Archive makes a fresh archive of the objects, whose base names must differ. It is at path whole or not at all.

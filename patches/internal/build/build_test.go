@@ -268,3 +268,66 @@ func TestPrune(t *testing.T) {
 	require.NoFileExists(t, old)
 	require.FileExists(t, used)
 }
+
+// Two copies of one library, which define the same functions, are one program's without any of them being joined: inline functions, what is
+// static in them, templates, and a class. Each copy is compiled otherwise.
+func TestCombineKeepsCopiesApart(t *testing.T) {
+	const library = `#include <string>
+#include <vector>
+inline int & last() { static int n = SIZE; return n; }
+template <typename T> struct shape { virtual ~shape() {} virtual T area() { return SIZE; } };
+int local(shape<int> * s);
+extern "C" int entry() { shape<int> s; return local(&s); }
+`
+	const other = `#include <string>
+#include <vector>
+inline int & last() { static int n = SIZE; return n; }
+template <typename T> struct shape { virtual ~shape() {} virtual T area() { return SIZE; } };
+int local(shape<int> * s) { std::vector<std::string> v(s->area(), std::to_string(last()++)); return v.size() + last(); }
+`
+	const program = `extern "C" int entry_2(), entry_30();
+int main() { return entry_2() == 5 && entry_2() == 6 && entry_30() == 61 ? 0 : 1; }
+`
+	for _, compiler := range [][2]string{{"gcc", "g++"}, {"clang", "clang++"}} {
+		t.Run(compiler[1], func(t *testing.T) {
+			for name, command := range map[string]string{"CC": compiler[0], "CXX": compiler[1], "AR": "ar", "OBJCOPY": ""} {
+				t.Setenv(name, command)
+			}
+			tools, err := toolchain.Find(t.Context())
+			if err != nil || tools.GOOS != "linux" {
+				t.Skipf("not here: %v", err)
+			}
+			flags, err := tools.FindObjcopy(t.Context(), nil)
+			if err != nil {
+				t.Skipf("not with these tools: %v", err)
+			}
+			dir := t.TempDir()
+			b := &Builder{Tools: tools, Store: &Store{Dir: t.TempDir()}, Jobs: 2, Log: io.Discard}
+			files := tree.Tree{"a.cpp": []byte(library), "b.cpp": []byte(other), "main.cpp": []byte(program)}
+			require.NoError(t, files.Sync(dir))
+			compile := func(flags []string, names ...string) []string {
+				job := Job{Dir: dir, Files: files}
+				for _, name := range names {
+					job.Units = append(job.Units, Unit{Source: name, Lang: toolchain.CXX, Flags: flags})
+				}
+				objects, err := b.Compile(t.Context(), []Job{job})
+				require.NoError(t, err)
+				return objects[0]
+			}
+			all := compile(nil, "main.cpp")
+			for _, n := range []string{"2", "30"} {
+				objects := compile(append([]string{"-DSIZE=" + n, "-Dentry=entry_" + n}, flags...), "a.cpp", "b.cpp")
+				object, err := b.Combine(t.Context(), "copy"+n, objects, []string{"entry_" + n})
+				require.NoError(t, err)
+				again, err := b.Combine(t.Context(), "copy"+n, objects, []string{"entry_" + n})
+				require.NoError(t, err)
+				require.Equal(t, object, again)
+				all = append(all, object)
+			}
+			path := filepath.Join(dir, "program")
+			require.NoError(t, b.Link(t.Context(), path, all, nil))
+			_, err = b.Run(t.Context(), dir, path, []string{path})
+			require.NoError(t, err)
+		})
+	}
+}

@@ -18,7 +18,7 @@ import (
 )
 
 // The compiler knows --version, -dM (FAKE_MACROS apart, an ISA flag defines __AVX2__), -E of lines that include with <> what the folder
-// FAKE_INCLUDE has, -c and linking. Its objects are the
+// FAKE_INCLUDE has, -c, -r and linking. Its objects are the
 // source and the files that it includes with "", found in the tree's folders. A source that holds a line "#error TEXT" is
 // refused with that text, one with "#warning TEXT" under -Werror; one that holds "#sleep" takes a minute.
 const compiler = `#!/bin/sh
@@ -34,6 +34,7 @@ while [ $# -gt 0 ]; do
 	-c) src=$2; shift;;
 	-isystem|-framework) shift;;
 	-Werror) strict=1;;
+	-r) what=combine;;
 	-*) ;;
 	*) sources="$sources $1";;
 	esac
@@ -49,7 +50,8 @@ if [ "$mode" = preprocess ]; then
 	exit
 fi
 if [ -z "$src" ]; then
-	cat $sources > "$out" && chmod +x "$out" && echo "link $(basename "$out" .part.tmp)" >> "$FAKE_LOG"
+	cat $sources > "$out" && chmod +x "$out" || exit 1
+	case $out in *.part.tmp) echo "${what:-link} $(basename "$out" .part.tmp | sed 's/-[0-9a-f]*\.o$//')" >> "$FAKE_LOG";; esac
 	exit
 fi
 if grep -q '^#sleep' "$src"; then sleep 60; fi
@@ -61,8 +63,10 @@ for h in $(sed -n 's/^#include "\(.*\)"$/\1/p' "$src"); do
 		if [ -f "$dir/$h" ]; then headers="$headers $dir/$h"; break; fi
 	done
 done
-echo "$src" >> "$FAKE_LOG"
-printf 'x.o: %s \\\n%s /usr/include/system.h\n' "$src" "$headers" > "$dep"
+if [ -n "$dep" ]; then
+	echo "$src" >> "$FAKE_LOG"
+	printf 'x.o: %s \\\n%s /usr/include/system.h\n' "$src" "$headers" > "$dep"
+fi
 cat "$src" $headers > "$out"
 `
 
@@ -74,16 +78,22 @@ cat "$@" >> "$out"
 echo "archive $(basename "$out" .part.tmp)" >> "$FAKE_LOG"
 `
 
-// Toolchain makes CC, CXX and AR fakes for the test. What it returns lists, and forgets, what they did since the last
-// call: the sources compiled, "link NAME", "archive NAME", in order of their names.
+const objcopy = `#!/bin/sh
+for last; do :; done
+[ -s "$last" ]
+`
+
+// Toolchain makes CC, CXX, AR and OBJCOPY fakes for the test. What it returns lists, and forgets, what they did since the last
+// call: the sources compiled, "link NAME", "combine NAME", "archive NAME", in order of their names.
 func Toolchain(t *testing.T) (did func() []string) {
 	t.Helper()
 	dir := t.TempDir()
 	log := filepath.Join(dir, "log")
-	cc, ar := filepath.Join(dir, "cc"), filepath.Join(dir, "ar")
+	cc, ar, copier := filepath.Join(dir, "cc"), filepath.Join(dir, "ar"), filepath.Join(dir, "objcopy")
 	require.NoError(t, os.WriteFile(cc, []byte(compiler), 0o755))
 	require.NoError(t, os.WriteFile(ar, []byte(archiver), 0o755))
-	for name, value := range map[string]string{"CC": cc, "CXX": cc, "AR": ar, "FAKE_LOG": log} {
+	require.NoError(t, os.WriteFile(copier, []byte(objcopy), 0o755))
+	for name, value := range map[string]string{"CC": cc, "CXX": cc, "AR": ar, "OBJCOPY": copier, "FAKE_LOG": log} {
 		t.Setenv(name, value)
 	}
 	return func() []string {

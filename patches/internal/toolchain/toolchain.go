@@ -22,6 +22,7 @@ type Toolchain struct {
 	CC, CXX, AR  []string // commands with their leading arguments
 	NVCC         []string `json:",omitempty"` // of CUDA, where that was asked for
 	GLSLC        string   `json:",omitempty"` // of Vulkan's shaders, likewise
+	Objcopy      []string `json:",omitempty"` // where FindObjcopy has found it
 	GOOS, GOARCH string   // the target
 }
 
