@@ -67,21 +67,21 @@ func TestReadmeRecall(t *testing.T) {
 	}
 	assert.Equal(t, hidden, said(`The default found (\d), the full cache (\d), and q8_0 slots in a twelfth of the full cache's bytes (\d) `))
 
-	var tasks, full, tuned, equal int
+	tasks, full := 0, 0
+	right := map[string]int{}
 	for _, x := range measured(t).Recall {
-		switch {
-		case x.Share != "1/20" || x.Types != "q8_0" || x.LookUps || x.Right < 0:
-		case x.Tuned:
-			tasks, full, tuned = tasks+x.Tasks, full+x.Full, tuned+x.Right
-		default:
-			equal += x.Right
+		if x.Share != "1/20" || x.LookUps || x.Right < 0 {
+			continue
+		}
+		if right[x.Types+x.budgets()] += x.Right; x.Types == "q8_0" && x.Tuned {
+			tasks, full = tasks+x.Tasks, full+x.Full
 		}
 	}
 	var want []string
-	for _, n := range []int{tasks, full, tuned, equal} {
+	for _, n := range []int{tasks, full, right["q4_0tuned"], right["q8_0tuned"], right["q4_0equal"], right["q8_0equal"]} {
 		want = append(want, strconv.Itoa(n))
 	}
-	assert.Equal(t, want, said(`Of (\d+) questions, in texts of 496 and 1,827 tokens, the full cache answered (\d+)\. A twentieth of its bytes, in q8_0 slots, answered (\d+) with .*?, and (\d+) with equal budgets`))
+	assert.Equal(t, want, said(`Of (\d+) questions, in texts of 496 and 1,827 tokens, the full cache answered (\d+)\. With .*?, a twentieth of its bytes answered (\d+) in q4_0 slots and (\d+) in q8_0 slots\. With equal budgets it answered (\d+) and (\d+)`))
 }
 
 // What was the best before at each byte count is of docs/verify/report.md: peak with LESS, and the runtime's own q4_0.
@@ -123,7 +123,10 @@ func TestBelowEqual(t *testing.T) {
 	tuned.Tuned, tuned.Right, tuned.Depth = true, 8, depths(2, 3, 3)
 	other.Share, other.Tuned, other.Depth = "1/50", true, depths(0, 0, 0) // equal budgets were not asked there
 	r := Report{Recall: []Recall{plain, tuned, other}}
-	assert.Equal(t, "In 1 of the 3 cells of a task, a length and a depth, each of 4 questions, a tuned allocation answers less than equal budgets: 1/20, q8_0, tuned, needle of 100 tokens, depth 1: 3, not 4 (full cache 3).", r.belowEqual())
+	assert.Equal(t, "In 1 of the 3 cells of a task, a length and a depth, each of 4 questions, a tuned allocation answers less than equal budgets: 1/20, q8_0, tuned, needle of 100 tokens, depth 1: 3, not 4 (full cache 3). In none of them does the full cache answer more.", r.belowEqual())
+	r.Recall[1].FullByDepth = depths(2, 4, 4)
+	assert.NotContains(t, r.belowEqual(), "In none of them")
+	r.Recall[1].FullByDepth = plain.FullByDepth
 	r.Recall[1].Depth = depths(2, 3, 4)
 	assert.Equal(t, "In none of the 3 cells of a task, a length and a depth does a tuned allocation answer less than equal budgets.", r.belowEqual())
 	var page strings.Builder

@@ -58,7 +58,7 @@ func (r *Report) belowEqual() string {
 		}
 	}
 	var below []string
-	cells := 0
+	cells, more := 0, false // whether the full cache answers more in any of them
 	for _, x := range r.Recall {
 		if !x.Tuned || x.Right < 0 {
 			continue
@@ -67,6 +67,9 @@ func (r *Report) belowEqual() string {
 			cells++
 			if got := x.Depth[i].Right; got < d.Right {
 				cell := fmt.Sprintf("%s, %s, %s, %s of %d tokens, depth %g: %d, not %d", x.Share, x.Types, x.budgets(), x.Kind, x.Tokens, d.Depth, got, d.Right)
+				if len(x.FullByDepth) == 0 || x.FullByDepth[i].Right > got {
+					more = true
+				}
 				if len(x.FullByDepth) > 0 {
 					cell += fmt.Sprintf(" (full cache %d)", x.FullByDepth[i].Right)
 				}
@@ -77,7 +80,11 @@ func (r *Report) belowEqual() string {
 	if len(below) == 0 {
 		return fmt.Sprintf("In none of the %d cells of a task, a length and a depth does a tuned allocation answer less than equal budgets.", cells)
 	}
-	return fmt.Sprintf("In %d of the %d cells of a task, a length and a depth, each of 4 questions, a tuned allocation answers less than equal budgets: %s.", len(below), cells, strings.Join(below, "; "))
+	end := "."
+	if !more {
+		end = ". In none of them does the full cache answer more."
+	}
+	return fmt.Sprintf("In %d of the %d cells of a task, a length and a depth, each of 4 questions, a tuned allocation answers less than equal budgets: %s%s", len(below), cells, strings.Join(below, "; "), end)
 }
 
 // task names a kind of task and its length.
