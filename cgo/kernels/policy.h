@@ -18,7 +18,7 @@ struct lesskv_policy {
     const char *      name;
     const char *      help; // what stays, in a few words; printed behind the name, in parentheses
     enum lesskv_worth worth;
-    int32_t           queries; // the micro-batch's last so many count for the worth; 0: all of them
+    int32_t           queries; // the micro-batch's last so many count for the worth: a window, which does not reach past the micro-batch; 0: all of them
 
     // h where none is given; 0 <= h <= budget
     int32_t (*heavy)(int32_t budget);
