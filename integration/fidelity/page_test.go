@@ -118,20 +118,22 @@ func TestBelowEqual(t *testing.T) {
 		}
 		return all
 	}
-	plain := Recall{Share: "1/20", Types: "q8_0", Kind: "needle", Tokens: 100, Tasks: 12, Full: 9, Right: 7, Depth: depths(0, 3, 4), FullByDepth: depths(2, 4, 3)}
-	tuned, other := plain, plain
+	plain := Recall{Share: "1/20", Types: "q8_0", Policy: policy, Kind: "needle", Tokens: 100, Tasks: 12, Full: 9, Right: 7, Depth: depths(0, 3, 4), FullByDepth: depths(2, 4, 3)}
+	tuned, other, h2o := plain, plain, plain
 	tuned.Tuned, tuned.Right, tuned.Depth = true, 8, depths(2, 3, 3)
 	other.Share, other.Tuned, other.Depth = "1/50", true, depths(0, 0, 0) // equal budgets were not asked there
-	r := Report{Recall: []Recall{plain, tuned, other}}
+	h2o.Policy, h2o.Right, h2o.Depth = "h2o", 11, depths(3, 4, 4)         // of another policy than what was tuned
+	r := Report{Recall: []Recall{plain, h2o, tuned, other}}
 	assert.Equal(t, "In 1 of the 3 cells of a task, a length and a depth, each of 4 questions, a tuned allocation answers less than equal budgets: 1/20, q8_0, tuned, needle of 100 tokens, depth 1: 3, not 4 (full cache 3). In none of them does the full cache answer more.", r.belowEqual())
-	r.Recall[1].FullByDepth = depths(2, 4, 4)
+	r.Recall[2].FullByDepth = depths(2, 4, 4)
 	assert.NotContains(t, r.belowEqual(), "In none of them")
-	r.Recall[1].FullByDepth = plain.FullByDepth
-	r.Recall[1].Depth = depths(2, 3, 4)
+	r.Recall[2].FullByDepth = plain.FullByDepth
+	r.Recall[2].Depth = depths(2, 3, 4)
 	assert.Equal(t, "In none of the 3 cells of a task, a length and a depth does a tuned allocation answer less than equal budgets.", r.belowEqual())
 	var page strings.Builder
 	r.recallPage(func(format string, args ...any) { fmt.Fprintf(&page, format+"\n", args...) })
 	assert.Contains(t, page.String(), "\n| 1 | f16 | full cache | 9 | 9 | | | 2 of 4 | 4 of 4 | 3 of 4 |\n")
 	assert.Contains(t, page.String(), "\n| 1/20 | q8_0 | equal | 7 | 9 | 78 % |  | 0 of 4 | 3 of 4 | 4 of 4 |\n")
+	assert.Contains(t, page.String(), "\n| 1/20 | q8_0 | equal, h2o | 11 | 9 | 122 % |  | 3 of 4 | 4 of 4 | 4 of 4 |\n")
 	assert.Contains(t, page.String(), "\n| 1/20 | q8_0 | tuned | 8 | 9 | 89 % | missed | 2 of 4 | 3 of 4 | 4 of 4 |\n")
 }

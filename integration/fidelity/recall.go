@@ -24,7 +24,7 @@ the same text with look-ups: in each window six numbers under other names, in th
 	}
 	for _, s := range r.recallSums() {
 		share, judged := float64(s.right)/float64(s.full), ""
-		if s.budgets != equal {
+		if !strings.HasPrefix(s.budgets, equal) {
 			judged = verdict(-share, -s.target) // more is better
 		}
 		say("| %s | %s | %s | %d | %d | %.0f %% | %s |%s", s.share, s.types, s.budgets, s.right, s.full, 100*share, judged, depths(s.depth))
@@ -53,7 +53,7 @@ By task:
 func (r *Report) belowEqual() string {
 	plain := map[string][]verify.Depth{}
 	for _, x := range r.Recall {
-		if x.Right >= 0 && !x.Tuned {
+		if x.Right >= 0 && x.budgets() == equal {
 			plain[x.Share+x.Types+x.task()] = x.Depth
 		}
 	}
@@ -137,11 +137,13 @@ func (x *Recall) budgets() string {
 		return "tuned with look-ups"
 	case x.Tuned:
 		return "tuned"
+	case x.Policy != policy:
+		return equal + ", " + x.Policy
 	}
 	return equal
 }
 
-const equal = "equal"
+const equal = "equal" // budgets, with the policy that is tuned for
 
 // recallSum is all tasks of a share, type and kind of budget together.
 type recallSum struct {

@@ -121,6 +121,7 @@ type Prose struct {
 type Recall struct {
 	Share   string         `json:"share"` // of the bytes of the full f16 cache
 	Types   string         `json:"types"`
+	Policy  string         `json:"policy"`
 	Tuned   bool           `json:"tuned"`              // else equal budgets
 	LookUps bool           `json:"look_ups,omitempty"` // tuned on Go text with look-ups, else on Go text alone
 	Kind    string         `json:"kind"`
@@ -317,8 +318,8 @@ func (m *measurer) proseWindows() (all [][]int32) {
 	return all
 }
 
-// recalled returns what asks gopher-recall-5m under a share of the full cache's bytes, with equal budgets and with an allocation that was
-// tuned on Go text: alone, or with look-ups that are none of the tasks.
+// recalled returns what asks gopher-recall-5m under a share of the full cache's bytes, with equal budgets by all policies and with an
+// allocation that was tuned on Go text: alone, or with look-ups that are none of the tasks.
 func (m *measurer) recalled(share, types string, lookUps bool) func(*Report, map[int64]*found) error {
 	return func(r *Report, _ map[int64]*found) error {
 		part, err := memory.ParseBudget(share)
@@ -334,30 +335,42 @@ func (m *measurer) recalled(share, types string, lookUps bool) func(*Report, map
 			return err
 		}
 		a := f.best()
-		found, err := m.verify(verify.Plan{
-			Model: m.recall, Adapters: []string{a.path}, Tokens: m.windowText(), Windows: 1, NoStart: true, Contexts: []int{heldout.Tokens},
-			Bytes: []verify.Budget{budget}, SlotTypes: []string{types}, Policies: []string{policy}, Generate: -1, Tasks: 4,
-		})
-		if err != nil {
-			return err
+		plan := verify.Plan{
+			Model: m.recall, Adapters: []string{}, Tokens: m.windowText(), Windows: 1, NoStart: true, Contexts: []int{heldout.Tokens},
+			Bytes: []verify.Budget{budget}, SlotTypes: []string{types}, Generate: -1, Tasks: 4,
 		}
-		for _, k := range found.Recall {
-			row := Recall{Share: share, Types: types, LookUps: lookUps, Kind: k.Kind, Tokens: k.Length, Tasks: k.Tasks, Full: k.Full, FullByDepth: k.FullByDepth}
-			for _, x := range k.Methods {
-				if x.Within == 0 || lookUps && x.Adapter == "" { // equal budgets have been asked
-					continue
-				}
-				row.Tuned, row.Right, row.Depth = x.Adapter != "", x.Right, x.ByDepth
-				r.Recall = append(r.Recall, row)
-				m.say("recall at %s, %s, tuned %v, look-ups %v, %s of %d: %d of %d, full %d", share, types, row.Tuned, lookUps, k.Kind, k.Length, x.Right, k.Tasks, k.Full)
-			}
-			if k.Weak {
-				row.Right = -1
-				r.Recall = append(r.Recall, row)
+		if !lookUps { // equal budgets are asked once
+			if err := m.asked(r, plan, share, false); err != nil {
+				return err
 			}
 		}
-		return nil
+		plan.Adapters, plan.Policies = []string{a.path}, []string{policy}
+		return m.asked(r, plan, share, lookUps)
 	}
+}
+
+// asked adds what a plan's methods answer: those with its adapter if it has one, else those with equal budgets.
+func (m *measurer) asked(r *Report, plan verify.Plan, share string, lookUps bool) error {
+	found, err := m.verify(plan)
+	if err != nil {
+		return err
+	}
+	for _, k := range found.Recall {
+		row := Recall{Share: share, Types: plan.SlotTypes[0], Tuned: len(plan.Adapters) > 0, LookUps: lookUps, Kind: k.Kind, Tokens: k.Length, Tasks: k.Tasks, Full: k.Full, FullByDepth: k.FullByDepth}
+		for _, x := range k.Methods {
+			if x.Within == 0 || (x.Adapter != "") != row.Tuned {
+				continue
+			}
+			row.Policy, row.Right, row.Depth = x.Policy, x.Right, x.ByDepth
+			r.Recall = append(r.Recall, row)
+			m.say("recall at %s, %s, %s, %s of %d: %d of %d, full %d", share, row.Types, row.budgets(), k.Kind, k.Length, x.Right, k.Tasks, k.Full)
+		}
+		if k.Weak {
+			row.Right = -1
+			r.Recall = append(r.Recall, row)
+		}
+	}
+	return nil
 }
 
 // windowText is the held-out windows one after the other.

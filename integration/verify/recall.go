@@ -71,7 +71,7 @@ const answerTokens = 16
 
 // What tasks are made of.
 var (
-	recallLengths = []float64{0.25, 0.9} // of the context
+	recallLengths = []float64{0.25, 0.5, 0.9} // of the context
 	recallDepths  = []float64{0, 0.25, 0.5, 0.75, 1}
 	recallNames   = []string{"otter", "lantern", "harbour", "violin", "meadow", "copper", "saddle", "walnut"}
 )

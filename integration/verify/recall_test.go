@@ -19,7 +19,7 @@ func TestRecallReport(t *testing.T) {
 	less := &run{few: false, adapter: nil}
 	less.config.Context = 1 // another run than full
 	g.rows = []*row{{Row: Row{Method: Full}, run: g.full}, {Row: Row{Method: LESS, Policy: "h2o", Budget: 10}, run: less}}
-	length := int(recallLengths[1]*100) - answerTokens
+	length := int(recallLengths[2]*100) - answerTokens
 	for _, kind := range []string{Passkey, Needle} {
 		for _, d := range recallDepths {
 			v.tasks[100] = append(v.tasks[100], task{kind: kind, length: length, depth: d, answer: "12345"})
