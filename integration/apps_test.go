@@ -90,6 +90,15 @@ func TestAppsOfEveryShape(t *testing.T) {
 	}
 }
 
+// goTool runs the go command in a folder, with the workspace that it finds there, and returns what it prints.
+func goTool(where string, args ...string) (string, error) {
+	cmd := exec.Command("go", args...)
+	cmd.Dir = where
+	cmd.Env = append(os.Environ(), "GOWORK=", "GOFLAGS=")
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
 // with returns files with more of them.
 func with(files map[string]string, more ...string) map[string]string {
 	all := map[string]string{}

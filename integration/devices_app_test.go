@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -17,6 +18,8 @@ import (
 
 	"github.com/lesskv/lesskv/integration/devicetest"
 	"github.com/lesskv/lesskv/integration/worker"
+	"github.com/lesskv/lesskv/patches/layout"
+	"github.com/lesskv/lesskv/patches/pins"
 	lesskv "github.com/lesskv/lesskv/plugin"
 )
 
@@ -94,6 +97,72 @@ func asked(t *testing.T, model *llama.LLama) {
 	} else { // for which nobody had to ask the server
 		assert.NotEmpty(t, stats.Model)
 	}
+}
+
+// An app of its own, tied by patches -app with the backend: it puts its layers on the server that its environment names, and says what the
+// same calls say here.
+func TestDevicesApp(t *testing.T) {
+	devicetest.NeedServers(t)
+	build, err := layout.Find(".")
+	require.NoError(t, err)
+	checkout, err := filepath.Abs("..")
+	require.NoError(t, err)
+	app := t.TempDir()
+	sums, err := os.ReadFile(filepath.Join(checkout, "go.sum"))
+	require.NoError(t, err)
+	for name, text := range map[string]string{
+		"go.sum": string(sums),
+		"go.mod": "module app\n\ngo 1.24.0\n\nrequire (\n\t" + pins.GoLlama.Path + " " + pins.GoLlama.Version + "\n\t" + pins.Self + " v0.0.0\n)\n\nreplace " + pins.Self + " => " + checkout + "\n",
+		"main.go": `package main
+
+import (
+	"fmt"
+	"log"
+	"os"
+
+	llama "github.com/go-skynet/go-llama.cpp"
+	lesskv "github.com/lesskv/lesskv/plugin"
+)
+
+func main() {
+	model, err := llama.New(os.Args[1], llama.SetContext(512), llama.EnableF16Memory, llama.SetGPULayers(99),
+		lesskv.Enable(lesskv.Config{Budget: lesskv.Tokens(41), Adapter: lesskv.NoAdapter}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer model.Free()
+	text, err := model.Predict(os.Args[2], llama.SetThreads(1), llama.SetTemperature(0), llama.SetPenalty(1), llama.SetTokens(20), llama.IgnoreEOS)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Print(text)
+}
+`,
+	} {
+		require.NoError(t, os.WriteFile(filepath.Join(app, name), []byte(text), 0o644))
+	}
+	out, err := goTool("..", "run", "./patches", "-app", app, "-build", string(build), "-backend", "cpu,rpc")
+	require.NoError(t, err, out)
+	assert.Contains(t, out, "uses it")
+	program := filepath.Join(app, "program")
+	out, err = goTool(app, "build", "-o", program, ".")
+	require.NoError(t, err, out)
+
+	says := func(env ...string) string {
+		cmd := exec.Command(program, gopher, code)
+		cmd.Env = append(os.Environ(), env...)
+		var errs strings.Builder
+		cmd.Stderr = &errs
+		out, err := cmd.Output()
+		require.NoError(t, err, "%s", errs.String())
+		return string(out)
+	}
+	want, err := load(t, gopher, cacheOptions["less"]).Predict(code, llama.SetThreads(1), llama.SetTemperature(0), llama.SetPenalty(1), llama.SetTokens(20), llama.IgnoreEOS)
+	require.NoError(t, err)
+	assert.Equal(t, want, says("LESSKV_RPC="+devicetest.Serve(t, "").Address))
+	refused, err := exec.Command(program, gopher, code).CombinedOutput()
+	require.Error(t, err, "layers are asked for, and no server is named")
+	assert.Contains(t, string(refused), "LESSKV_RPC")
 }
 
 // A server that serves another process answers when that has gone. Until then the load waits for it, and nobody else of this process.

@@ -168,13 +168,6 @@ func TestApp(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name), files[name], 0o644))
 	}
-	goTool := func(where string, args ...string) (string, error) {
-		cmd := exec.Command("go", args...)
-		cmd.Dir = where
-		cmd.Env = append(os.Environ(), "GOWORK=", "GOFLAGS=")
-		out, err := cmd.CombinedOutput()
-		return string(out), err
-	}
 	_, err = goTool(dir, "build", "-o", "app", ".")
 	require.Error(t, err, "upstream's module has no llama.cpp")
 
