@@ -49,7 +49,7 @@ By task:
 	}
 }
 
-// belowEqual names the cells in which what was tuned answers less than equal budgets do, beside what the full cache answers there.
+// belowEqual lists the cells in which what was tuned answers less than equal budgets do, beside what the full cache answers there.
 func (r *Report) belowEqual() string {
 	plain := map[string][]verify.Depth{}
 	for _, x := range r.Recall {
@@ -57,34 +57,34 @@ func (r *Report) belowEqual() string {
 			plain[x.Share+x.Types+x.task()] = x.Depth
 		}
 	}
-	var below []string
-	cells, more := 0, false // whether the full cache answers more in any of them
+	var below strings.Builder
+	cells, n, more := 0, 0, 0 // more: in how many of them the full cache answers more
 	for _, x := range r.Recall {
 		if !x.Tuned || x.Right < 0 {
 			continue
 		}
 		for i, d := range plain[x.Share+x.Types+x.task()] {
 			cells++
-			if got := x.Depth[i].Right; got < d.Right {
-				cell := fmt.Sprintf("%s, %s, %s, %s of %d tokens, depth %g: %d, not %d", x.Share, x.Types, x.budgets(), x.Kind, x.Tokens, d.Depth, got, d.Right)
-				if len(x.FullByDepth) == 0 || x.FullByDepth[i].Right > got {
-					more = true
+			if got, full := x.Depth[i].Right, x.FullByDepth[i].Right; got < d.Right {
+				if n++; full > got {
+					more++
 				}
-				if len(x.FullByDepth) > 0 {
-					cell += fmt.Sprintf(" (full cache %d)", x.FullByDepth[i].Right)
-				}
-				below = append(below, cell)
+				fmt.Fprintf(&below, "| %s | %s | %s | %s | %d | %g | %d of %d | %d | %d |\n", x.Share, x.Types, x.budgets(), x.Kind, x.Tokens, d.Depth, got, d.Tasks, d.Right, full)
 			}
 		}
 	}
-	if len(below) == 0 {
+	if n == 0 {
 		return fmt.Sprintf("In none of the %d cells of a task, a length and a depth does a tuned allocation answer less than equal budgets.", cells)
 	}
-	end := "."
-	if !more {
-		end = ". In none of them does the full cache answer more."
+	count := "none"
+	if more > 0 {
+		count = fmt.Sprint(more)
 	}
-	return fmt.Sprintf("In %d of the %d cells of a task, a length and a depth, each of 4 questions, a tuned allocation answers less than equal budgets: %s%s", len(below), cells, strings.Join(below, "; "), end)
+	return fmt.Sprintf(`In %d of the %d cells of a task, a length and a depth a tuned allocation answers less than equal budgets. The full cache answers more than the tuned allocation in %s of these %d:
+
+| bytes | slots | budgets | task | tokens | depth | answered | equal budgets | full cache |
+|---|---|---|---|---|---|---|---|---|
+%s`, n, cells, count, n, strings.TrimSuffix(below.String(), "\n"))
 }
 
 // task names a kind of task and its length.
