@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -108,6 +109,18 @@ func TestPage(t *testing.T) {
 			assert.LessOrEqual(t, x.Bytes, s.KiB<<10, "everything counted")
 		}
 	}
+}
+
+// So does the picture.
+func TestPicture(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "fidelity.png")
+	r := measured(t)
+	require.NoError(t, r.draw(path))
+	made, err := os.ReadFile(path)
+	require.NoError(t, err)
+	shown, err := os.ReadFile("../../docs/fidelity.png")
+	require.NoError(t, err)
+	pagetest.Same(t, made, shown, "go run ./integration/fidelity -page draws it anew")
 }
 
 // Where what was tuned answers less than equal budgets do, the page says so.
