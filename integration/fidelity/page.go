@@ -39,6 +39,7 @@ After an interruption it goes on where it stopped; `+"`-page`"+` only writes the
 	}
 	say(`
 The next table says how each allocation was found: the windows of the training text that it was tuned on, the rounds of ` + "`tune`" + `, and the KL on these windows and on a window of the same text that was not tuned on.
+Windows, rounds and the type of the slots are the command's flags. They were set by hand for each size, in the light of earlier results on the held-out windows.
 
 | KiB | slots | a head on average | bytes | most likely token agrees | windows | rounds | KL there | not tuned on |
 |---|---|---|---|---|---|---|---|---|`)
@@ -90,7 +91,7 @@ would be lower by:
 		say(`
 ## By layer or by head
 
-%d KiB of %s slots: equal budgets %s; what each layer has of the allocation without phi and psi, spread over its heads equally, %s; by head %s.`, l.KiB, l.Types, interval(l.Equal), interval(l.Layer), interval(l.Head))
+%d KiB of %s slots: equal budgets %s; what each layer has of the allocation without phi and psi, spread over its heads equally, %s; by head %s. Nothing was tuned by layer, which might come to less than the second.`, l.KiB, l.Types, interval(l.Equal), interval(l.Layer), interval(l.Head))
 	}
 	if len(r.Ubatch) > 0 {
 		say(`

@@ -137,7 +137,7 @@ func TestBelowEqual(t *testing.T) {
 	other.Share, other.Tuned, other.Depth = "1/50", true, depths(0, 0, 0) // equal budgets were not asked there
 	h2o.Policy, h2o.Right, h2o.Depth = "h2o", 11, depths(3, 4, 4)         // of another policy than what was tuned
 	r := Report{Recall: []Recall{plain, h2o, tuned, other}}
-	assert.Equal(t, `In 1 of the 3 cells of a task, a length and a depth a tuned allocation answers less than equal budgets. The full cache answers more than the tuned allocation in none of these 1:
+	assert.Equal(t, `That no tuned allocation answers less than equal budgets anywhere was a target, too. In 1 of the 3 cells of a task, a length and a depth one does, so it is missed; a cell has 4 questions. The full cache answers more than the tuned allocation in none of these 1:
 
 | bytes | slots | budgets | task | tokens | depth | answered | equal budgets | full cache |
 |---|---|---|---|---|---|---|---|---|
@@ -149,8 +149,18 @@ func TestBelowEqual(t *testing.T) {
 	assert.Equal(t, "In none of the 3 cells of a task, a length and a depth does a tuned allocation answer less than equal budgets.", r.belowEqual())
 	var page strings.Builder
 	r.recallPage(func(format string, args ...any) { fmt.Fprintf(&page, format+"\n", args...) })
-	assert.Contains(t, page.String(), "\n| 1 | f16 | full cache | 9 | 9 | | | 2 of 4 | 4 of 4 | 3 of 4 |\n")
-	assert.Contains(t, page.String(), "\n| 1/20 | q8_0 | equal | 7 | 9 | 78 % |  | 0 of 4 | 3 of 4 | 4 of 4 |\n")
-	assert.Contains(t, page.String(), "\n| 1/20 | q8_0 | equal, h2o | 11 | 9 | 122 % |  | 3 of 4 | 4 of 4 | 4 of 4 |\n")
-	assert.Contains(t, page.String(), "\n| 1/20 | q8_0 | tuned | 8 | 9 | 89 % | missed | 2 of 4 | 3 of 4 | 4 of 4 |\n")
+	assert.Contains(t, page.String(), "\n| 1 | f16 | full cache | 9, 100 % | | 2 of 4 | 4 of 4 | 3 of 4 |\n")
+	assert.Contains(t, page.String(), "\n| 1/20 | q8_0 | equal | 7, 78 % |  | 0 of 4 | 3 of 4 | 4 of 4 |\n")
+	assert.Contains(t, page.String(), "\n| 1/20 | q8_0 | equal, h2o | 11, 122 % |  | 3 of 4 | 4 of 4 | 4 of 4 |\n")
+	assert.Contains(t, page.String(), "\n| 1/20 | q8_0 | tuned | 8, 89 % | missed at 100 | 2 of 4 | 3 of 4 | 4 of 4 |\n")
+
+	longer := tuned // of another length, at which the target is reached
+	longer.Tokens, longer.Right = 200, 9
+	r.Recall = append(r.Recall, longer)
+	for _, s := range r.recallSums() {
+		if s.budgets == "tuned" && s.share == "1/20" {
+			assert.Equal(t, []lengthSum{{100, 8, 9, r.Recall[2].Depth}, {200, 9, 9, longer.Depth}}, s.lengths)
+			assert.Equal(t, "missed at 100", s.verdict())
+		}
+	}
 }

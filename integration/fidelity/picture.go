@@ -11,7 +11,6 @@ import (
 	"gonum.org/v1/plot/vg/draw"
 
 	"github.com/lesskv/lesskv/integration/picture"
-	"github.com/lesskv/lesskv/integration/verify"
 )
 
 var (
@@ -63,34 +62,44 @@ func (r *Report) closeness() (*plot.Plot, error) {
 	return p, err
 }
 
-// recallByDepth is a panel of the answers to all recall tasks.
+// recallByDepth is a panel of the answers to all recall tasks of the longest texts.
 func (r *Report) recallByDepth() (*plot.Plot, error) {
-	p := picture.New("Recall, by where in the text the number stands", "depth: 0 is the beginning, 1 the end", "questions answered")
+	lengths := r.lengths()
+	p := picture.New("", "where the number stands: 0 is the beginning, 1 the end", "")
 	p.Add(plotter.NewGrid())
-	points := func(all []verify.Depth) (xy plotter.XYs) {
-		for _, d := range all {
-			xy = append(xy, plotter.XY{X: d.Depth, Y: float64(d.Right)})
+	var shown []series
+	show := func(name string, color color.Color, of recallSum) {
+		s := series{name: name, color: color}
+		for _, d := range of.lengths[len(lengths)-1].depth {
+			s.xy = append(s.xy, plotter.XY{X: d.Depth, Y: float64(d.Right)})
+			p.Y.Label.Text = fmt.Sprintf("answered, of %d questions", d.Tasks)
+			p.Y.Max = 1.5 * float64(d.Tasks) // room for the legend
+			p.Y.Tick.Marker = at(0, float64(d.Tasks)/4, float64(d.Tasks)/2, float64(d.Tasks)*3/4, float64(d.Tasks))
 		}
-		return xy
+		shown = append(shown, s)
 	}
-	shown := []series{{"full cache", grey, points(r.fullByDepth())}}
+	if len(lengths) > 0 {
+		p.Title.Text = fmt.Sprintf("Recall in texts of %d tokens", lengths[len(lengths)-1])
+		show("full cache", grey, r.full())
+	}
 	for _, s := range []struct {
-		share, budgets string
-		color          color.Color
-	}{{"1/20", "tuned", picture.Blue}, {"1/50", "tuned", lightBlue}, {"1/20", equal, picture.Orange}, {"1/50", equal, brown}} {
+		share, budgets, name string
+		color                color.Color
+	}{
+		{"1/20", "tuned with look-ups", "tuned on text with look-ups", picture.Blue}, {"1/20", "tuned", "tuned on Go text", lightBlue},
+		{"1/20", equal, "one budget, peak", picture.Orange}, {"1/20", equal + ", h2o", "one budget, h2o", brown},
+	} {
 		for _, x := range r.recallSums() {
 			if x.share == s.share && x.types == "q4_0" && x.budgets == s.budgets {
-				shown = append(shown, series{fmt.Sprintf("%s of its bytes, q4_0, %s", s.share, map[bool]string{true: "one budget", false: "tuned"}[s.budgets == equal]), s.color, points(x.depth)})
+				show(s.share+" of its bytes, q4_0, "+s.name, s.color, x)
 			}
 		}
 	}
 	p.X.Tick.Marker = at(0, .25, .5, .75, 1)
 	p.Y.Min = 0
+	most := p.Y.Max
 	err := lines(p, false, shown...)
-	for _, d := range r.fullByDepth() {
-		p.Y.Max = max(p.Y.Max, 1.4*float64(d.Tasks)) // room for the legend
-		p.Y.Label.Text = fmt.Sprintf("answered, of %d questions", d.Tasks)
-	}
+	p.Y.Max = most
 	p.Legend.Top, p.Legend.Left = true, true
 	return p, err
 }
