@@ -1,10 +1,10 @@
 // Command fidelity measures how close the cache stays to the full one at a few byte counts, with what lesskv tune finds from text for
-// each of them, and writes docs/fidelity.json and, of that, docs/fidelity.md.
+// each of them, and writes docs/fidelity.json and, of that, docs/fidelity.md and docs/fidelity.png.
 //
 //	go run ./integration/fidelity [-t 2] [-work DIR] [-for 5m]
 //
 // It takes an hour and a half on two cores. The work folder keeps what is finished: the same command goes on where it was
-// interrupted, or where -for ended it; the page then has the sections that are finished. With -page it only writes the page anew, of the numbers that are there.
+// interrupted, or where -for ended it; the page then has the sections that are finished. With -page it only writes page and picture anew, of the numbers that are there.
 package main
 
 import (
@@ -25,7 +25,7 @@ func main() {
 	work := flag.String("work", usage.WorkFolder("fidelity"), "folder for finished work")
 	threads := flag.Int("t", limits.CPUs(), "threads")
 	limit := flag.Duration("for", 24*time.Hour, "end after so long; the same command goes on there")
-	page := flag.Bool("page", false, "only write the page, of the numbers that are there")
+	page := flag.Bool("page", false, "only write the page and the picture, of the numbers that are there")
 	usage.Main("fidelity", func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, *limit)
 		defer cancel()
@@ -40,6 +40,7 @@ func main() {
 var (
 	numbers = filepath.Join("docs", "fidelity.json")
 	text    = filepath.Join("docs", "fidelity.md")
+	drawing = filepath.Join("docs", "fidelity.png")
 )
 
 func run(ctx context.Context, work string, threads int, page bool) error {
@@ -59,7 +60,7 @@ func run(ctx context.Context, work string, threads int, page bool) error {
 		}
 		return m.report(write)
 	}
-	return outfile.WriteBytes(text, r.page())
+	return errors.Join(outfile.WriteBytes(text, r.page()), r.draw(drawing))
 }
 
 // write writes numbers and page: after each section, so that a run that is cut short leaves those that are finished.
@@ -68,5 +69,5 @@ func write(r *Report) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(outfile.WriteBytes(numbers, append(data, '\n')), outfile.WriteBytes(text, r.page()))
+	return errors.Join(outfile.WriteBytes(numbers, append(data, '\n')), outfile.WriteBytes(text, r.page()), r.draw(drawing))
 }

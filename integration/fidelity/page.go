@@ -18,12 +18,14 @@ func (r *Report) page() []byte {
 This page shows how close the text stays to that of the full cache with what [`+"`lesskv tune --train`"+`](tuning.md) finds from text, at four byte counts: budgets by head, in slots of fewer bits, and phi and psi in the layers where they pay. The model is `+"`%s`"+`, the small
 model of this repository; it reads %d held-out windows of 2,048 tokens with policy peak. Everything is compared with the unmodified runtime and its f16 cache of 6,144 KiB. Bytes are those of one
 sequence with everything counted: slots with their scores and positions, state, phi and psi. KL is the divergence from the full cache's predictions to the method's, in nats, with intervals of
-95 %%, over the positions behind the first eviction of equal budgets. Nothing was tuned or trained on what is measured here. One command writes this page and [fidelity.json](fidelity.json),
+95 %%, over the positions behind the first eviction of equal budgets. Nothing was tuned or trained on what is measured here. One command writes this page, the picture and [fidelity.json](fidelity.json),
 which has all of its numbers, in an hour and a half on two cores:
 
     go run ./integration/fidelity
 
 After an interruption it goes on where it stopped; `+"`-page`"+` only writes the page. For another model use `+"`lesskv tune`"+` and [`+"`lesskv verify --bytes`"+`](verify.md).
+
+![KL against bytes, and recall by depth](fidelity.png)
 
 [research.md](research.md) has what else was tried.
 
@@ -37,6 +39,7 @@ After an interruption it goes on where it stopped; `+"`-page`"+` only writes the
 	}
 	say(`
 The next table says how each allocation was found: the windows of the training text that it was tuned on, the rounds of ` + "`tune`" + `, and the KL on these windows and on a window of the same text that was not tuned on.
+Windows, rounds and the type of the slots are the command's flags. They were set by hand for each size, in the light of earlier results on the held-out windows.
 
 | KiB | slots | a head on average | bytes | most likely token agrees | windows | rounds | KL there | not tuned on |
 |---|---|---|---|---|---|---|---|---|`)
@@ -88,7 +91,7 @@ would be lower by:
 		say(`
 ## By layer or by head
 
-%d KiB of %s slots: equal budgets %s; what each layer has of the allocation without phi and psi, spread over its heads equally, %s; by head %s.`, l.KiB, l.Types, interval(l.Equal), interval(l.Layer), interval(l.Head))
+%d KiB of %s slots: equal budgets %s; what each layer has of the allocation without phi and psi, spread over its heads equally, %s; by head %s. Nothing was tuned by layer, which might come to less than the second.`, l.KiB, l.Types, interval(l.Equal), interval(l.Layer), interval(l.Head))
 	}
 	if len(r.Ubatch) > 0 {
 		say(`

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -110,6 +111,18 @@ func TestPage(t *testing.T) {
 	}
 }
 
+// So does the picture.
+func TestPicture(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "fidelity.png")
+	r := measured(t)
+	require.NoError(t, r.draw(path))
+	made, err := os.ReadFile(path)
+	require.NoError(t, err)
+	shown, err := os.ReadFile("../../docs/fidelity.png")
+	require.NoError(t, err)
+	pagetest.Same(t, made, shown, "go run ./integration/fidelity -page draws it anew")
+}
+
 // Where what was tuned answers less than equal budgets do, the page says so.
 func TestBelowEqual(t *testing.T) {
 	depths := func(right ...int) (all []verify.Depth) {
@@ -124,16 +137,30 @@ func TestBelowEqual(t *testing.T) {
 	other.Share, other.Tuned, other.Depth = "1/50", true, depths(0, 0, 0) // equal budgets were not asked there
 	h2o.Policy, h2o.Right, h2o.Depth = "h2o", 11, depths(3, 4, 4)         // of another policy than what was tuned
 	r := Report{Recall: []Recall{plain, h2o, tuned, other}}
-	assert.Equal(t, "In 1 of the 3 cells of a task, a length and a depth, each of 4 questions, a tuned allocation answers less than equal budgets: 1/20, q8_0, tuned, needle of 100 tokens, depth 1: 3, not 4 (full cache 3). In none of them does the full cache answer more.", r.belowEqual())
+	assert.Equal(t, `That no tuned allocation answers less than equal budgets anywhere was a target, too. In 1 of the 3 cells of a task, a length and a depth one does, so it is missed; a cell has 4 questions. The full cache answers more than the tuned allocation in none of these 1:
+
+| bytes | slots | budgets | task | tokens | depth | answered | equal budgets | full cache |
+|---|---|---|---|---|---|---|---|---|
+| 1/20 | q8_0 | tuned | needle | 100 | 1 | 3 of 4 | 4 | 3 |`, r.belowEqual())
 	r.Recall[2].FullByDepth = depths(2, 4, 4)
-	assert.NotContains(t, r.belowEqual(), "In none of them")
+	assert.Contains(t, r.belowEqual(), "in 1 of these 1")
 	r.Recall[2].FullByDepth = plain.FullByDepth
 	r.Recall[2].Depth = depths(2, 3, 4)
 	assert.Equal(t, "In none of the 3 cells of a task, a length and a depth does a tuned allocation answer less than equal budgets.", r.belowEqual())
 	var page strings.Builder
 	r.recallPage(func(format string, args ...any) { fmt.Fprintf(&page, format+"\n", args...) })
-	assert.Contains(t, page.String(), "\n| 1 | f16 | full cache | 9 | 9 | | | 2 of 4 | 4 of 4 | 3 of 4 |\n")
-	assert.Contains(t, page.String(), "\n| 1/20 | q8_0 | equal | 7 | 9 | 78 % |  | 0 of 4 | 3 of 4 | 4 of 4 |\n")
-	assert.Contains(t, page.String(), "\n| 1/20 | q8_0 | equal, h2o | 11 | 9 | 122 % |  | 3 of 4 | 4 of 4 | 4 of 4 |\n")
-	assert.Contains(t, page.String(), "\n| 1/20 | q8_0 | tuned | 8 | 9 | 89 % | missed | 2 of 4 | 3 of 4 | 4 of 4 |\n")
+	assert.Contains(t, page.String(), "\n| 1 | f16 | full cache | 9, 100 % | | 2 of 4 | 4 of 4 | 3 of 4 |\n")
+	assert.Contains(t, page.String(), "\n| 1/20 | q8_0 | equal | 7, 78 % |  | 0 of 4 | 3 of 4 | 4 of 4 |\n")
+	assert.Contains(t, page.String(), "\n| 1/20 | q8_0 | equal, h2o | 11, 122 % |  | 3 of 4 | 4 of 4 | 4 of 4 |\n")
+	assert.Contains(t, page.String(), "\n| 1/20 | q8_0 | tuned | 8, 89 % | missed at 100 | 2 of 4 | 3 of 4 | 4 of 4 |\n")
+
+	longer := tuned // of another length, at which the target is reached
+	longer.Tokens, longer.Right = 200, 9
+	r.Recall = append(r.Recall, longer)
+	for _, s := range r.recallSums() {
+		if s.budgets == "tuned" && s.share == "1/20" {
+			assert.Equal(t, []lengthSum{{100, 8, 9, r.Recall[2].Depth}, {200, 9, 9, longer.Depth}}, s.lengths)
+			assert.Equal(t, "missed at 100", s.verdict())
+		}
+	}
 }

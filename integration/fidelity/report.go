@@ -144,7 +144,7 @@ func (m *measurer) report(save func(*Report) error) error {
 	best := map[int64]*found{}
 	for _, section := range []func(*Report, map[int64]*found) error{
 		m.sizes, m.recalled("1/20", "q8_0", false), m.left, m.layers, m.prosaic, m.recalled("1/50", "q4_0", false), m.ubatches,
-		m.recalled("1/20", "q4_0", false), m.recalled("1/20", "q8_0", true), m.recalled("1/50", "q4_0", true),
+		m.recalled("1/20", "q4_0", false), m.recalled("1/20", "q8_0", true), m.recalled("1/50", "q4_0", true), m.recalled("1/20", "q4_0", true),
 	} {
 		if err := section(r, best); err != nil {
 			return err

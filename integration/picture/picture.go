@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 
 	"gonum.org/v1/plot"
+	"gonum.org/v1/plot/text"
 	"gonum.org/v1/plot/vg"
 	"gonum.org/v1/plot/vg/draw"
 	"gonum.org/v1/plot/vg/vgimg"
@@ -20,6 +21,19 @@ var (
 	Blue   = color.RGBA{0x20, 0x70, 0xb0, 0xff}
 	Orange = color.RGBA{0xe0, 0xa0, 0x50, 0xff}
 )
+
+// New returns an empty plot in the fonts of the pages.
+func New(title, x, y string) *plot.Plot {
+	p := plot.New()
+	p.Title.Text, p.X.Label.Text, p.Y.Label.Text = title, x, y
+	p.Title.Padding = 4
+	p.Legend.Padding = 1
+	for _, s := range []*text.Style{&p.Title.TextStyle, &p.X.Label.TextStyle, &p.Y.Label.TextStyle, &p.X.Tick.Label, &p.Y.Tick.Label, &p.Legend.TextStyle} {
+		s.Font.Variant = "Sans"
+	}
+	p.Legend.TextStyle.Font.Size = 9
+	return p
+}
 
 // Row draws plots beside each other, their axes in line, as a PNG in a folder that need not be there, and says so on standard error.
 func Row(path string, width, height vg.Length, plots []*plot.Plot) error {

@@ -9,11 +9,12 @@ import (
 	"strings"
 
 	"gonum.org/v1/plot"
-	"gonum.org/v1/plot/text"
 	"gonum.org/v1/plot/vg"
 	"gonum.org/v1/plot/vg/draw"
 	"gonum.org/v1/plot/vg/vgimg"
 	"gonum.org/v1/plot/vg/vgsvg"
+
+	"github.com/lesskv/lesskv/integration/picture"
 )
 
 // A Picture is some plots beside each other.
@@ -53,17 +54,7 @@ const (
 )
 
 // newPanel returns an empty plot in the fonts of the page.
-func newPanel(title, x, y string) *panel {
-	p := plot.New()
-	p.Title.Text, p.X.Label.Text, p.Y.Label.Text = title, x, y
-	p.Title.Padding = 4
-	p.Legend.Padding = 1
-	for _, s := range []*text.Style{&p.Title.TextStyle, &p.X.Label.TextStyle, &p.Y.Label.TextStyle, &p.X.Tick.Label, &p.Y.Tick.Label, &p.Legend.TextStyle} {
-		s.Font.Variant = "Sans"
-	}
-	p.Legend.TextStyle.Font.Size = 9
-	return &panel{plot: p}
-}
+func newPanel(title, x, y string) *panel { return &panel{plot: picture.New(title, x, y)} }
 
 // grid is how many panels lie beside and below each other.
 func (p *Picture) grid() (columns, rows int) {
