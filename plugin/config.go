@@ -73,11 +73,12 @@ func Disable() llama.ModelOption {
 // A Policy decides which tokens stay: a name that [Policies] lists.
 type Policy string
 
-// The first policies; there may be more.
+// Policies by name. [Policies] lists all that the runtime has; a later one need not have a constant.
 const (
 	H2O    Policy = "h2o"    // the most attention in sum (heavy-hitter oracle), and the most recent
 	Lambda Policy = "lambda" // the oldest, and the most recent
 	Peak   Policy = "peak"   // the most attention at any one time, decaying, and the most recent
+	TOVA   Policy = "tova"   // the most attention of the last token, and the newest
 )
 
 // Policies lists the policies of the runtime, each with a few words that say what stays.

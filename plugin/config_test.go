@@ -1,6 +1,7 @@
 package lesskv_test
 
 import (
+	"os"
 	"testing"
 
 	llama "github.com/go-skynet/go-llama.cpp"
@@ -90,6 +91,17 @@ func TestPolicies(t *testing.T) {
 		names = append(names, p.Name)
 	}
 	assert.Equal(t, kernels.PolicyNames(), names)
+}
+
+// Each page that lists the policies has all of them.
+func TestPoliciesOnPages(t *testing.T) {
+	for _, page := range []string{"doc.go", "../docs/glossary.md", "../docs/algorithm.md"} {
+		text, err := os.ReadFile(page)
+		require.NoError(t, err)
+		for _, p := range lesskv.Policies() {
+			assert.Regexp(t, `\b`+p.Name+`\b`, string(text), page)
+		}
+	}
 }
 
 func TestDisabled(t *testing.T) {

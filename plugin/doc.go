@@ -35,6 +35,7 @@
 //   - [H2O]: those that got the most attention since they came.
 //   - [Lambda]: the oldest, and the most recent. Needs no scores.
 //   - [Peak]: those that got the most attention from a single query, recent ones counting more. The default without an adapter.
+//   - [TOVA]: those that got the most attention from the last token.
 //
 // [Policies] lists all that the runtime has.
 //
@@ -47,7 +48,7 @@
 //
 //	LESSKV                on, off
 //	LESSKV_BUDGET         1024 slots a head, 5% of the context, 64MiB, or 1/16 of the full f16 cache's bytes
-//	LESSKV_POLICY         h2o, lambda, peak, or another name of [Policies]
+//	LESSKV_POLICY         h2o, lambda, peak, tova, or another name of [Policies]
 //	LESSKV_HEAVY          a number of slots
 //	LESSKV_PINNED         a number of tokens
 //	LESSKV_TYPE           f16, f32, q8_0, q4_0; or two, for keys and values: q4_0,q8_0
