@@ -82,7 +82,7 @@ func TestReadmeRecall(t *testing.T) {
 	for _, n := range []int{tasks, full, right["q4_0tuned"], right["q8_0tuned"], right["q4_0equal"], right["q8_0equal"]} {
 		want = append(want, strconv.Itoa(n))
 	}
-	assert.Equal(t, want, said(`Of (\d+) questions, in texts of 496 and 1,827 tokens, the full cache answered (\d+)\. With .*?, a twentieth of its bytes answered (\d+) in q4_0 slots and (\d+) in q8_0 slots\. With equal budgets it answered (\d+) and (\d+)`))
+	assert.Equal(t, want, said(`has (\d+) questions, in texts of 496 and 1,827 tokens\. The full cache answered (\d+)\. In a twentieth of its bytes, with .*?, q4_0 slots answered (\d+) and q8_0 slots (\d+)\. With equal budgets they answered (\d+) and (\d+)`))
 }
 
 // What was the best before at each byte count is of docs/verify/report.md: peak with LESS, and the runtime's own q4_0.
