@@ -13,7 +13,7 @@ func (r *Report) recallPage(say func(format string, args ...any)) {
 	say(`
 ## Recall
 
-`+"[`gopher-recall-5m`](../integration/testdata/recall/README.md)"+` reads a number and is asked for it: a pass key among sentences that say nothing, a number under a name in
+`+"[`gopher-recall-5m`](../integration/testdata/recall/README.md)"+` reads a number and is asked for it: a passkey among sentences that say nothing, a number under a name in
 held-out Go text, or one of four such numbers. Budgets are a share of the bytes of the full f16 cache, with everything counted. They were tuned on Go text without such tasks, or on
 the same text with look-ups: in each window six numbers under other names, in the words of the tasks, then questions with their answers. Where the full cache answers less than half, nothing else was asked.
 All right answers count, also to questions that the full cache gets wrong, so a share can be above 100 %%. The share of the bytes is that of the cache of 2,048 tokens, which leaves a short
