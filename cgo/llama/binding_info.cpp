@@ -16,8 +16,10 @@ static bool ask(void * state, F && f) {
         binding::session only(m);
         return f(m);
     } catch (const std::exception & e) {
-        m.code  = LLAMA_BINDING_FAILED;
-        m.error = e.what();
+        if (!m.busy) { // or the error is that of the call that it serves
+            m.code  = LLAMA_BINDING_FAILED;
+            m.error = e.what();
+        }
         return false;
     }
 }
