@@ -44,6 +44,7 @@ func TestPortableLevels(t *testing.T) {
 				info, err := w.LESS()
 				require.NoError(t, err)
 				assert.Equal(t, level, info.Level)
+				assert.Equal(t, level, strings.TrimSuffix(info.GGMLLevel, " with VNNI"))
 			}
 			assert.Positive(t, compare(t, plain[0], plain[1]).max, "they are two")
 			for name, out := range map[string][2]*worker.Output{"without LESS": plain, "with LESS": ours} {

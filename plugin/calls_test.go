@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -156,6 +157,17 @@ func TestCallbackEndsItsGoroutine(t *testing.T) {
 type brokenWriter struct{}
 
 func (brokenWriter) Write([]byte) (int, error) { panic("of the writer's") }
+
+// A line that is too long for a warning is cut, and ends: the next one is a line of its own.
+func TestLongLogLine(t *testing.T) {
+	model := open(t)
+	said := captureLog(t)
+	predict(t, model, prompt, llama.SetLogitBias(strings.Repeat("x", 5000)), llama.SetTokens(1))
+	lines := strings.SplitAfter(said.String(), "\n")
+	require.Len(t, lines, 2, said.String())
+	assert.Contains(t, lines[0], "lesskv: the logit bias \"xxx")
+	assert.Empty(t, lines[1])
+}
 
 func TestLogWriterPanics(t *testing.T) {
 	model := open(t)

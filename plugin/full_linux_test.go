@@ -91,6 +91,14 @@ func TestPromptCacheIsAPipe(t *testing.T) {
 	assertSays(t, err, lesskv.ErrFailed, "is not a file")
 }
 
+// Nor is it an adapter.
+func TestAdapterIsAPipe(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "pipe")
+	require.NoError(t, syscall.Mkfifo(path, 0o600))
+	_, err := llama.New(file(t, testdata.Model), lesskv.Enable(lesskv.Config{Adapter: path}))
+	assertSays(t, err, lesskv.ErrAdapter, "is not a file")
+}
+
 // A file that is refused is closed, also where llama.cpp would have given up in the middle of it: at an alignment that is no
 // number.
 func TestRefusedFilesAreClosed(t *testing.T) {

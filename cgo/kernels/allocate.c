@@ -49,8 +49,8 @@ static bool cap(const struct rest * r, const uint64_t * weight, bool * capped, i
 }
 
 int32_t lesskv_head_least(int32_t budget, int32_t pinned) {
-    const int32_t few = (pinned > 4 ? pinned : 4) + 4; // what is pinned, and a few recent ones
-    return budget < few ? budget : few;
+    const int32_t old = pinned > 4 ? pinned : 4; // and a few recent ones
+    return budget - 4 < old ? budget : old + 4;
 }
 
 int32_t lesskv_head_heavy(const struct lesskv_policy * policy, int32_t slots, int32_t budget, int32_t heavy, int32_t pinned) {

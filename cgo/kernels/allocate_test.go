@@ -118,7 +118,7 @@ func TestAllocate(t *testing.T) {
 
 // TestHeads: the floor, and h of a head ("Budgets by layer and head" in algorithm.md).
 func TestHeads(t *testing.T) {
-	for _, want := range [][3]int{{100, 0, 8}, {100, 1, 8}, {100, 4, 8}, {100, 10, 14}, {5, 1, 5}, {12, 10, 12}} {
+	for _, want := range [][3]int{{100, 0, 8}, {100, 1, 8}, {100, 4, 8}, {100, 10, 14}, {5, 1, 5}, {12, 10, 12}, {100, math.MaxInt32, 100}} {
 		require.Equal(t, want[2], HeadLeast(want[0], want[1]), want)
 	}
 	for _, want := range [][5]int{{100, 41, -1, 1, 25}, {8, 41, -1, 1, 2}, {1, 41, -1, 0, 0}, {3, 41, -1, 1, 1}, {8, 41, -1, 6, 6}, {8, 41, -1, 20, 8}, {100, 41, 10, 1, 24}, {3, 41, 10, 1, 1}, {8, 41, 0, 0, 0}} {

@@ -283,7 +283,7 @@ struct saved_head {
 static struct header header_of(const struct lesskv_cache * cache) {
     const struct lesskv_layer * l = &cache->layer;
     struct header h = {
-        .magic = "lesskv\0\2",
+        .magic = { 'l', 'e', 's', 's', 'k', 'v', 0, 2 },
         .n_head = l->n_head, .n_head_kv = l->n_head_kv, .dk = l->dk, .dv = l->dv,
         .type_k = (int32_t) l->type_k, .type_v = (int32_t) l->type_v,
         .pinned = l->pinned, .n_swa = l->n_swa, .rank = cache->rank,

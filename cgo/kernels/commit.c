@@ -377,7 +377,7 @@ enum lesskv_status lesskv_commit_ref(struct lesskv_cache * cache, const struct l
         const struct room w = { f, gone, order, row, psi, psi + rank, sums ? sums + (size_t) j * state : d };
         const struct task t = task_of(cache, l, ub, j);
         const int32_t n_evict = evicts(&t);
-        score_ref(&t, &w, worth + (size_t) j * ((size_t) lesskv_cache_width(cache) + (size_t) ub->n_tokens));
+        score_ref(&t, &w, worth + (size_t) j * pairs);
         evict_ref(&t, &w, n_evict);
         if (!sums) {
             lesskv_state_widen(&t.head->state, l, w.sum);

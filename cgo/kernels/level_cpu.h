@@ -1,5 +1,5 @@
 // level_cpu.h: which levels of x86-64 this processor and its operating system can run, beyond the first. For level.c, and for the choice
-// among ggml's loops (cgo/llama/lesskv-ggml-level.cpp), which must be the same.
+// among ggml's loops (cgo/llama/lesskv-ggml-level.cpp), which asks for VNNI too.
 
 #ifndef LESSKV_LEVEL_CPU_H
 #define LESSKV_LEVEL_CPU_H

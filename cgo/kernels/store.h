@@ -1,6 +1,6 @@
 // store.h: how the pairs of one KV head lie in memory. A slot is a key, a value, a position and a score; slots are in no order.
 // Attention reads keys and values as rows (level_mat.h), so that another type is for types.c, level_types.h and level_mat.h alone to know.
-// Who rotates keys and values of quantised types is the caller (lesskv-graph.cpp): a store holds what it is given.
+// Keys and values of quantised types come rotated (lesskv-graph.cpp): a store holds what it is given.
 
 #ifndef LESSKV_STORE_H
 #define LESSKV_STORE_H

@@ -312,6 +312,7 @@ private:
 
 // binding_log.cpp
 
+// A line, the format's end included; cut if it is longer than about a thousand bytes.
 __attribute__((format(printf, 2, 3)))
 void log(ggml_log_level level, const char * format, ...);
 

@@ -4,8 +4,9 @@
 
 #include "llama-memory.h"
 
-bool llama_binding_get_info(void * state, llama_binding_info * info) {
-    *info = {};
+// What f finds of a model that serves no call; false if there is none, or it can't be asked.
+template <typename F>
+static bool ask(void * state, F && f) {
     if (!state) {
         return false;
     }
@@ -13,6 +14,19 @@ bool llama_binding_get_info(void * state, llama_binding_info * info) {
     try {
         binding::catching assertions;
         binding::session only(m);
+        return f(m);
+    } catch (const std::exception & e) {
+        if (!m.busy) { // or the error is that of the call that it serves
+            m.code  = LLAMA_BINDING_FAILED;
+            m.error = e.what();
+        }
+        return false;
+    }
+}
+
+bool llama_binding_get_info(void * state, llama_binding_info * info) {
+    *info = {};
+    return ask(state, [&](const binding::model & m) {
         const auto * ctx = m.main.ctx.get();
         llama_model_desc(m.weights.get(), info->desc, sizeof(info->desc));
         info->bytes_model = llama_model_size(m.weights.get());
@@ -31,41 +45,17 @@ bool llama_binding_get_info(void * state, llama_binding_info * info) {
         info->n_checkpoints     = (int32_t) m.main.copies.count();
         info->bytes_checkpoints = m.main.copies.bytes();
         return true;
-    } catch (const std::exception & e) {
-        m.code  = LLAMA_BINDING_FAILED;
-        m.error = e.what();
-        return false;
-    }
+    });
 }
 
 bool llama_binding_get_layer(void * state, int32_t i, lesskv_layer_info * info) {
     *info = {};
-    if (!state) {
-        return false;
-    }
-    try {
-        auto & m = *static_cast<binding::model *>(state);
-        binding::catching assertions;
-        binding::session only(m);
-        return lesskv_get_layer(m.main.ctx.get(), 0, i, info);
-    } catch (const std::exception &) {
-        return false;
-    }
+    return ask(state, [&](const binding::model & m) { return lesskv_get_layer(m.main.ctx.get(), 0, i, info); });
 }
 
 bool llama_binding_get_head(void * state, int32_t il, int32_t head_kv, lesskv_head_info * info) {
     *info = {};
-    if (!state) {
-        return false;
-    }
-    try {
-        auto & m = *static_cast<binding::model *>(state);
-        binding::catching assertions;
-        binding::session only(m);
-        return lesskv_get_head(m.main.ctx.get(), il, head_kv, info);
-    } catch (const std::exception &) {
-        return false;
-    }
+    return ask(state, [&](const binding::model & m) { return lesskv_get_head(m.main.ctx.get(), il, head_kv, info); });
 }
 
 bool llama_binding_get_timings(void * state, llama_binding_timings * timings) {

@@ -69,8 +69,11 @@ void log(ggml_log_level level, const char * format, ...) {
     char text[1024];
     va_list args;
     va_start(args, format);
-    vsnprintf(text, sizeof(text), format, args);
+    const int n = vsnprintf(text, sizeof(text), format, args);
     va_end(args);
+    if (n >= (int) sizeof(text)) {
+        text[sizeof(text) - 2] = '\n'; // it is cut, and a line still
+    }
     callback(level, text, nullptr);
 }
 

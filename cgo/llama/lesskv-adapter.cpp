@@ -65,21 +65,20 @@ struct free_file { void operator()(FILE * f) const { fclose(f); } };
 // file, the key or tensor, what was found and what was wanted.
 class gguf_file {
 public:
-    explicit gguf_file(const std::string & path) : path(path), f(fopen(path.c_str(), "rb")) {
+    explicit gguf_file(const std::string & path) : path(path) {
+        struct stat st;
+        const bool there = stat(path.c_str(), &st) == 0;
+        if (there && !S_ISREG(st.st_mode)) { // not opened: that of a pipe waits for who writes to it
+            throw std::runtime_error(format("the adapter %s is not a file: give the path of a .gguf file", path.c_str()));
+        }
+        f.reset(there ? fopen(path.c_str(), "rb") : nullptr);
         if (!f) {
             throw std::runtime_error(format("the adapter %s can't be opened: %s", path.c_str(), strerror(errno)));
         }
-        struct stat st;
-        if (fstat(fileno(f.get()), &st) != 0 || !S_ISREG(st.st_mode)) {
-            throw std::runtime_error(format("the adapter %s is not a file: give the path of a .gguf file", path.c_str()));
-        }
-        if (fseeko(f.get(), 0, SEEK_END) != 0 || (size = ftello(f.get())) < 0) {
-            throw std::runtime_error(format("the adapter %s can't be read: %s", path.c_str(), strerror(errno)));
-        }
+        size = st.st_size;
         if (size == 0) {
             damaged("it is empty");
         }
-        seek(0);
         header();
     }
 
@@ -121,10 +120,11 @@ public:
 
     // A u32 that is one of min .. max.
     uint32_t u32(const char * key, uint32_t min, uint32_t max) const {
-        if (u32(key) < min || u32(key) > max) {
-            bad(key, std::to_string(u32(key)), format("%u to %u", min, max));
+        const uint32_t n = u32(key);
+        if (n < min || n > max) {
+            bad(key, std::to_string(n), format("%u to %u", min, max));
         }
-        return u32(key);
+        return n;
     }
     bool has(const char * key) const { return values.count(key) > 0; }
     uint32_t u32(const char * key) const {

@@ -39,6 +39,17 @@ bool lesskv_policy_text(int i, const char ** name, const char ** help) {
     return p;
 }
 
+#ifdef LESSKV_GGML_LEVELS
+const char * lesskv_ggml_level(); // lesskv-ggml-level.cpp
+#else
+static const char * lesskv_ggml_level() { return ""; }
+#endif
+
+void lesskv_levels(const char ** less, const char ** ggml) {
+    *less = lesskv_level_name();
+    *ggml = lesskv_ggml_level();
+}
+
 lesskv_adapter * lesskv_adapter_load(const llama_model * model, const char * path, bool force, char * error, size_t error_size) {
     try {
         return new lesskv_adapter(path, *model, force);

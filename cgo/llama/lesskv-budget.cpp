@@ -141,7 +141,7 @@ void lesskv_memory::resolve_budget(const lesskv_config & cfg) {
     uint64_t bytes = cfg.budget_bytes;
     if (cfg.budget_full > 0.0) {
         full *= on_device && !cparams.kv_unified ? cparams.n_seq_max : 1; // where all sequences have room at once, there and here
-        bytes = (uint64_t) std::max(1.0, std::min(cfg.budget_full, 1e6)*full); // more than all that there can be is no more than that
+        bytes = (uint64_t) std::max(1.0, std::min(cfg.budget_full*full, 1e18)); // more than there can be is no more than that
     }
     pinned = cfg.pinned;
     load_weights();

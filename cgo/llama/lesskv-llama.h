@@ -55,6 +55,10 @@ struct lesskv_config lesskv_config_default(void);
 // The i-th policy by name, from 0 on, and in a few words what stays. False past the last.
 bool lesskv_policy_text(int i, const char ** name, const char ** help);
 
+// The instruction sets that the inner loops use on this processor: those of LESS, and those of ggml's CPU backend where the runtime has it
+// for several and chooses ("x86-64-v3", "x86-64-v4 with VNNI"), else "".
+void lesskv_levels(const char ** less, const char ** ggml);
+
 // An adapter for a model, read and checked once for any number of contexts. NULL: the reason is in error.
 struct lesskv_adapter * lesskv_adapter_load(const struct llama_model * model, const char * path, bool force, char * error, size_t error_size);
 void lesskv_adapter_free(struct lesskv_adapter * adapter); // NULL is fine

@@ -10,10 +10,11 @@
 //
 //     open       path, n_ctx=0 (the model's), n_batch=2048, n_ubatch=512, n_seq_max=1, threads=1, type_k=f16, type_v=f16
 //                (f32 f16 q8_0 q4_0), flash_attn=0, kv_unified=0, swa_full=1, embeddings=0, capture=0, mmap=1, rope_base=0,
-//                rope_scale=0 (the model's), rollback=0 (n_rs_seq)
-//                gpu_layers=0, rpc="" (host:port of servers, with commas): layers on their devices and this machine's
-//                less=0, and with less=1 the fields of lesskv_config: policy, budget, budget_share, budget_bytes, budget_full, heavy,
-//                pinned, less_type_k, less_type_v, adapter, force_adapter, reference, profile
+//                rope_scale=0 (the model's), rollback=0 (n_rs_seq), offload_kqv=1, ahead=0 (of the layers that predict further tokens)
+//                gpu_layers=0, rpc="" (host:port of servers, with commas): layers on their devices and this machine's; pretend="",
+//                lacks="": on the CPU instead, under a device's name and without an operation
+//                less=0, and with less=1 the fields of lesskv_config: policy, budget, budget_share, budget_bytes, budget_full, slots (with
+//                commas), heavy, pinned, less_type_k, less_type_v, adapter, force_adapter, reference, on_device, profile
 //     close
 //     info       -> arch desc n_vocab n_embd n_layer n_head n_head_kv n_ctx_train n_swa n_ctx n_batch n_ubatch n_seq_max
 //                n_reused (graphs reused by decodes so far) less
@@ -38,21 +39,23 @@
 //     seq_pos    seq -> min max
 //     clear
 //     save       seq=-1 (the whole context) file="" -> payload: the state, or with a file nothing; payload then: int32 tokens
-//                that the file keeps beside it
-//     load       seq=-1 file="", payload: the state -> bytes read; with a file payload: the int32 tokens
-//     capture    layers=all (none, all, or 0,1,...), ends=0: what is copied from now on; the context was opened with capture=1. With
-//                ends=1 the callback ends each graph behind the first layer that is copied
+//                that the file keeps beside it. flags=0: llama_state_seq_flags, of a sequence without a file
+//     load       seq=-1 file="" flags=0, payload: the state -> bytes read; with a file payload: the int32 tokens
+//     capture    layers=all (none, all, or 0,1,...), ends=0, throws=0: what is copied from now on; the context was opened with capture=1.
+//                The callback ends each graph behind the first layer that is copied with ends=1, and throws there with throws=1
 //     captured   -> n, payload: n records of what was copied since, in the order of computation, and forgets them: int32 il,
 //                n_tokens T, n_head Hq, n_head_kv Hkv, dk D, dv Dv, then float32 q [T][Hq][D], k [T][Hkv][D],
 //                v [T][Hkv][Dv] as the cache has rounded them, out [T][Hq][Dv]; where slots are quantised and
 //                64 divides the head size, all four rotated (lesskv_layer.rotation)
 //     abort      after (-1: never): the next decode is aborted once that many graph nodes and one more were computed
+//     beside     path: a context of another model that takes part in this one's
+//     train      llama_opt_init and llama_opt_epoch, which LESS refuses
 //     causal     on: llama_set_causal_attn
-//     less       -> lesskv_info, level: the instruction sets that the inner loops use, and error: why the last thing that LESS refused was
-//                refused
+//     less       -> lesskv_info, level and ggml_level as lesskv_levels says them, and error: why the last thing that LESS refused was refused
 //     layers     seq -> n, payload: int64 (il swa kernels seen kept folded bytes_slots bytes_state) for each layer, then
 //                float32 (softmax scale, soft cap or 0) for each
 //     slots      seq layer head -> n, payload: int32 positions [n], float32 scores [n]
+//     heads      -> n, payload: int64 (layer, KV head, budget, heavy) for each head that has a budget
 //     profile    -> names (commas between) attend commit, payload: int64 nanoseconds of each phase since the last time; opened
 //                with profile=1. Phases are sums over threads, attend and commit those of the busiest thread
 //     supported  path -> supported reason: whether LESS can serve a model, without opening it

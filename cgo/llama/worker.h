@@ -124,7 +124,7 @@ private:
     struct batch;
     void check_batch(const batch & b, bool whole) const;
     batch read_batch(request & req) const;
-    int64_t run(batch & b);
+    int64_t run(llama_batch b);
     void rows(int64_t n, reply & out);
     void decode    (request & req, reply & out);
     void embed     (request & req, reply & out);

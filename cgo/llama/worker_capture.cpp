@@ -66,15 +66,8 @@ void worker::set_capture(request & req, reply &) {
     }
     std::set<int> some;
     if (which != "all" && which != "none") {
-        for (const char * s = which.c_str(); *s;) {
-            char * end = nullptr;
-            const long il = strtol(s, &end, 10);
-            if (end == s || (*end != '\0' && *end != ',') || il < 0 || il >= llama_model_n_layer(model.get())) {
-                refuse("layers=%.64s: want all, none, or numbers below %d with commas between", which.c_str(), llama_model_n_layer(model.get()));
-            }
-            some.insert(int(il));
-            s = *end ? end + 1 : end;
-        }
+        const auto list = wire::numbers("layers", which, 0, llama_model_n_layer(model.get()) - 1);
+        some.insert(list.begin(), list.end());
     }
     copies.all    = which == "all";
     copies.layers = std::move(some);

@@ -82,9 +82,9 @@ worker::batch worker::read_batch(request & req) const {
 }
 
 // Runs a batch. Returns microseconds.
-int64_t worker::run(batch & b) {
+int64_t worker::run(llama_batch b) {
     const int64_t start = llama_time_us();
-    const int code = llama_decode(ctx.get(), b.get());
+    const int code = llama_decode(ctx.get(), b);
     llama_synchronize(ctx.get());
     if (code != 0) {
         throw failure(with_reason("llama_decode returned " + std::to_string(code)), code);
@@ -102,7 +102,7 @@ void worker::decode(request & req, reply & out) {
     if (llama_model_has_encoder(model.get()) && !encoded) {
         refuse("the model has an encoder: encode first");
     }
-    out.set("us", run(b));
+    out.set("us", run(b.get()));
     const int64_t n = cache() ? std::count(b.row.begin(), b.row.end(), 1) : int64_t(b.token.size());
     rows(n, out);
 }
@@ -130,13 +130,7 @@ void worker::embed(request & req, reply & out) {
             refuse("position %d: want 0 or more", p);
         }
     }
-    const int64_t start = llama_time_us();
-    const int code = llama_decode(ctx.get(), { int32_t(n), nullptr, embd.data(), pos.data(), n_seq.data(), seqs.data(), row.data() });
-    llama_synchronize(ctx.get());
-    if (code != 0) {
-        throw failure(with_reason("llama_decode returned " + std::to_string(code)), code);
-    }
-    out.set("us", llama_time_us() - start);
+    out.set("us", run({ int32_t(n), nullptr, embd.data(), pos.data(), n_seq.data(), seqs.data(), row.data() }));
     rows(1, out);
 }
 
@@ -185,7 +179,7 @@ void worker::greedy(request & req, reply & out) {
     for (int64_t i = 0; i < n; i++) {
         batch b;
         b.add(token, int32_t(pos + i), true, { seq });
-        us += run(b);
+        us += run(b.get());
         const float * row = llama_get_logits(ctx.get());
         token = int32_t(std::max_element(row, row + n_vocab) - row);
         tokens.push_back(token);

@@ -3,14 +3,14 @@
 #include "worker.h"
 
 #ifdef LESSKV
-#include "lesskv.h"
-
 void worker::less(request & req, reply & out) {
     req.done();
     lesskv_info i;
     if (!lesskv_get_info(ctx.get(), &i)) {
         refuse("the context has no LESS cache");
     }
+    const char * level, * ggml_level;
+    lesskv_levels(&level, &ggml_level);
     out.set("policy",          i.policy);
     out.set("budget",          i.budget);
     out.set("heavy",           i.heavy);
@@ -30,7 +30,8 @@ void worker::less(request & req, reply & out) {
     out.set("bytes_full",      int64_t(i.bytes_full));
     out.set("bytes_recurrent", int64_t(i.bytes_recurrent));
     out.set("adapter_sha256",  i.adapter_sha256);
-    out.set("level",           lesskv_level_name());
+    out.set("level",           level);
+    out.set("ggml_level",      ggml_level);
     out.set("error",           lesskv_error(ctx.get()));
 }
 
@@ -53,7 +54,6 @@ void worker::layers(request & req, reply & out) {
     out.give(std::move(scales));
 }
 
-// layer, KV head, budget and heavy of every head that has a budget
 void worker::heads(request & req, reply & out) {
     req.done();
     std::vector<int64_t> v;

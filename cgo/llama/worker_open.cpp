@@ -15,23 +15,6 @@ ggml_type parse_type(const char * key, const std::string & name) {
     refuse("%s=%.64s: want f32, f16, q8_0 or q4_0", key, name.c_str());
 }
 
-#ifdef LESSKV
-// The numbers of "1,2,3"; none of "".
-std::vector<int32_t> parse_numbers(const char * key, const std::string & list) {
-    std::vector<int32_t> numbers;
-    for (const char * at = list.c_str(); *at;) {
-        char * end = nullptr;
-        const long long n = strtoll(at, &end, 10);
-        if (end == at || (*end && *end != ',') || n < INT32_MIN || n > INT32_MAX) {
-            refuse("%s=%s: want numbers with commas between them", key, list.c_str());
-        }
-        numbers.push_back(int32_t(n));
-        at = *end ? end + 1 : end;
-    }
-    return numbers;
-}
-#endif
-
 } // namespace
 
 // ggml aborts where a row does not fill the blocks of a quantised type.
@@ -115,7 +98,7 @@ void worker::open(request & req, reply & out) {
 #ifdef LESSKV
     const std::string policy  = req.text("policy");
     const std::string adapter = req.text("adapter");
-    const std::vector<int32_t> slots = parse_numbers("slots", req.text("slots"));
+    const std::vector<int32_t> slots = wire::numbers("slots", req.text("slots"), INT32_MIN, max_i32);
     config_error.assign(1024, '\0');
     lesskv_config config = lesskv_config_default();
     if (!policy.empty()) {

@@ -80,6 +80,21 @@ inline std::string unescape(const std::string & s) {
 }
 
 // A request. Getters take a key out, so that done() finds the ones that nobody asked for.
+// The numbers of "1,2,3"; none of "".
+inline std::vector<int32_t> numbers(const char * key, const std::string & list, int32_t min, int32_t max) {
+    std::vector<int32_t> all;
+    for (const char * at = list.c_str(); *at;) {
+        char * end = nullptr;
+        const long long n = strtoll(at, &end, 10);
+        if (end == at || (*end && *end != ',') || n < min || n > max) {
+            refuse("%s=%.64s: want numbers from %d to %d with commas between them", key, list.c_str(), min, max);
+        }
+        all.push_back(int32_t(n));
+        at = *end ? end + 1 : end;
+    }
+    return all;
+}
+
 struct request {
     std::string                        verb;
     std::map<std::string, std::string> args;

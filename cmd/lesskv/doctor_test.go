@@ -5,7 +5,9 @@ package main
 import (
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -15,6 +17,8 @@ import (
 	"github.com/lesskv/lesskv/cgo"
 	"github.com/lesskv/lesskv/cgo/kernels"
 	"github.com/lesskv/lesskv/integration/provenance"
+	"github.com/lesskv/lesskv/integration/testdata"
+	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/patches/layout"
 )
 
@@ -31,6 +35,40 @@ func TestVersion(t *testing.T) {
 	assert.Equal(t, "lesskv version "+provenance.Version()+"\n", out)
 	status, _, _ = command("", "version", "x")
 	assert.Equal(t, exitUsage, status)
+}
+
+// What is said of levels is what the runtime chose, whichever the environment names: not what the kernels of the command's own chose, which
+// are compiled for other processors.
+func TestVersionSaysTheRuntimesLevels(t *testing.T) {
+	for _, level := range []string{"", "x86-64", "x86-64-v3"} {
+		t.Setenv("LESSKV_LEVEL", level)
+		cmd := exec.Command(os.Args[0], "version")
+		cmd.Env = append(os.Environ(), playCommand+"=1")
+		out, err := cmd.Output()
+		require.NoError(t, err)
+
+		program, err := worker.Path(worker.Patched)
+		require.NoError(t, err)
+		w, err := worker.Start(t.Context(), program)
+		require.NoError(t, err)
+		model, err := testdata.Path(testdata.Model)
+		require.NoError(t, err)
+		_, err = w.Open(worker.Config{Model: model, Context: 64, LESS: &worker.LESS{}})
+		require.NoError(t, err)
+		info, err := w.LESS()
+		require.NoError(t, err)
+		require.NoError(t, w.Close())
+
+		want := []string{info.Level}
+		if info.GGMLLevel != "" {
+			want = append(want, info.GGMLLevel)
+		}
+		var said []string
+		for _, line := range regexp.MustCompile(`(?m)^(?:kernels|ggml) +(.*), chosen for this CPU$`).FindAllStringSubmatch(string(out), -1) {
+			said = append(said, line[1])
+		}
+		assert.Equal(t, want, said, level)
+	}
 }
 
 func TestDoctor(t *testing.T) {

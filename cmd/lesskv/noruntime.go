@@ -34,8 +34,8 @@ func runtimeCommands() (all []*cobra.Command) {
 // senseless are the faults that packages find in a command line.
 var senseless []error
 
-// linked is the runtime in this command: none.
-var linked struct{ base, flags, compiler, archive, level string }
+// linked is none.
+var linked linkedRuntime
 
 // policyNames, policyText and methodNames are words of commands that this build does not have.
 func policyNames() []string       { return nil }

@@ -28,8 +28,10 @@ func runtimeCommands() []*cobra.Command {
 // senseless are the faults that packages find in a command line.
 var senseless = []error{lesskv.ErrConfig, lesskv.ErrArgument, train.ErrOption, tune.ErrOption, verify.ErrPlan, bench.ErrOption}
 
-// linked is the runtime in this command.
-var linked = struct{ base, flags, compiler, archive, level string }{llama.LesskvRuntime, llama.LesskvFlags, llama.LesskvCompiler, llama.LesskvArchive, kernels.Level()}
+var linked = func() linkedRuntime {
+	level, ggml := llama.LESSKVLevels()
+	return linkedRuntime{llama.LesskvRuntime, llama.LesskvFlags, llama.LesskvCompiler, llama.LesskvArchive, level, ggml}
+}()
 
 // policyNames and methodNames are the words that flags of these names take, policyText what policies are.
 func policyNames() []string { return kernels.PolicyNames() }

@@ -11,15 +11,16 @@ import (
 	"path"
 	"path/filepath"
 	"runtime"
-	"strings"
 
-	"github.com/klauspost/cpuid/v2"
 	"github.com/spf13/cobra"
 
 	"github.com/lesskv/lesskv/cgo"
 	"github.com/lesskv/lesskv/integration/provenance"
 	"github.com/lesskv/lesskv/patches/layout"
 )
+
+// A linkedRuntime is the runtime in this command: which, and the instruction sets that it chose for this CPU, of LESS and of ggml where it has several.
+type linkedRuntime struct{ base, flags, compiler, archive, level, ggml string }
 
 func newVersion() *cobra.Command {
 	return &cobra.Command{
@@ -48,8 +49,8 @@ func printVersion(w io.Writer) error {
 		s.line("runtime", "%s, %s for kernels and CPU backend, archive %.12s…", linked.base, linked.flags, linked.archive)
 		s.line("compiler", "%s", linked.compiler)
 		s.line("kernels", "%s, chosen for this CPU", linked.level)
-		if level := ggmlLevel(); level != "" {
-			s.line("ggml", "%s, chosen for this CPU", level)
+		if linked.ggml != "" {
+			s.line("ggml", "%s, chosen for this CPU", linked.ggml)
 		}
 	}
 	l, err := layout.Find(".")
@@ -63,18 +64,6 @@ func printVersion(w io.Writer) error {
 	}
 	s.line("assembled", "%s: %s", l, state)
 	return s.w.Flush()
-}
-
-// ggmlLevel returns the instruction sets of ggml's CPU backend where the runtime has it more than once, as a portable one does, and
-// chooses (cgo/llama/lesskv-ggml-level.cpp); else "".
-func ggmlLevel() string {
-	switch {
-	case strings.Count(linked.flags, "-march=") < 2:
-		return ""
-	case linked.level == "x86-64-v4" && cpuid.CPU.Has(cpuid.AVX512VNNI):
-		return "x86-64-v4 with VNNI"
-	}
-	return "x86-64-v3"
 }
 
 // stateOf says whether an assembled runtime is what this command would make and has linked; good tells it.

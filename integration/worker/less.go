@@ -20,7 +20,8 @@ type LESSInfo struct {
 	FullBytes                     int64  // what the unmodified f16 cache holds at n_ctx tokens
 	RecurrentBytes                int64  // of recurrent layers
 	AdapterSHA256                 string // "" without an adapter
-	Level                         string // the instruction sets that the inner loops use
+	Level                         string // the instruction sets that LESS's inner loops use
+	GGMLLevel                     string // and ggml's CPU backend, where the runtime has it for several; else ""
 	Error                         string // why the last thing that was refused was refused
 }
 
@@ -37,7 +38,8 @@ func (w *Worker) LESS() (LESSInfo, error) {
 		Rank: r.int("rank"), Hidden: r.int("hidden"), Sequences: r.int("n_seq"),
 		SlotBytes: r.integer("bytes_slots"), StateBytes: r.integer("bytes_state"),
 		KernelBytes: r.integer("bytes_kernels"), ScratchBytes: r.integer("bytes_scratch"),
-		FullBytes: r.integer("bytes_full"), RecurrentBytes: r.integer("bytes_recurrent"), AdapterSHA256: r.fields["adapter_sha256"], Level: r.fields["level"], Error: r.fields["error"],
+		FullBytes: r.integer("bytes_full"), RecurrentBytes: r.integer("bytes_recurrent"), AdapterSHA256: r.fields["adapter_sha256"],
+		Level: r.fields["level"], GGMLLevel: r.fields["ggml_level"], Error: r.fields["error"],
 	}
 	return i, r.err
 }

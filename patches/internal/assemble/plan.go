@@ -209,7 +209,7 @@ func (r *recipe) units(files tree.Tree) []build.Unit {
 			hot = u.Lang == toolchain.C
 			flags(ours...)
 			flags(r.define...)
-			if p == levelChoice {
+			if len(r.levels) > 0 {
 				flags("-DLESSKV_GGML_LEVELS")
 			}
 			if u.Lang == toolchain.C {
