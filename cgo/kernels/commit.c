@@ -139,6 +139,11 @@ void lesskv_gather(const struct lesskv_cache * cache, const struct lesskv_ubatch
     }
 }
 
+// The head as its policy sees it.
+static struct lesskv_policy_head seen(const struct task * t) {
+    return (struct lesskv_policy_head) { &t->cache->layer, t->head_kv, t->head->budget, t->ub->n_tokens };
+}
+
 // Step 2.
 static void score(const struct task * t, const struct scratch * s) {
     const struct lesskv_policy * policy = t->cache->layer.policy;
@@ -147,8 +152,9 @@ static void score(const struct task * t, const struct scratch * s) {
     if (s->worth) {
         const float * all = t->ub->worth ? t->ub->worth + (size_t) t->head_kv * s->width
             : s->few ? add_few(t, s) : worth_of(t, s, units_of(t, s) - 1);
-        policy->score(t->head->store.score, all, t->n, n_token);
-        policy->score(s->score, all + t->n, n_token, n_token);
+        const struct lesskv_policy_head head = seen(t);
+        policy->score(&head, t->head->store.score, all, t->n);
+        policy->score(&head, s->score, all + t->n, n_token);
     }
 }
 
@@ -187,8 +193,9 @@ static int32_t evict(const struct task * t, const struct scratch * s, int32_t n_
         s->pos[i] = t->ub->pos + i;
     }
     const struct store * slots = &t->head->store;
-    l->policy->keys(s->key,        slots->score, slots->pos, t->n);
-    l->policy->keys(s->key + t->n, s->score,     s->pos,     n_token);
+    const struct lesskv_policy_head head = seen(t);
+    l->policy->keys(&head, s->key,        slots->score, slots->pos, t->n);
+    l->policy->keys(&head, s->key + t->n, s->score,     s->pos,     n_token);
     spare(t, s->key,        slots->pos, t->n);
     spare(t, s->key + t->n, s->pos,     n_token);
 
@@ -311,13 +318,14 @@ struct room {
 
 static void score_ref(const struct task * t, const struct room * w, const double * worth) {
     const struct lesskv_layer * l = &t->cache->layer;
+    const struct lesskv_policy_head head = seen(t);
     for (int32_t i = 0; i < t->n_pair; i++) {
         w->score[i] = i < t->n ? t->head->store.score[i] : 0;
         if (l->policy->worth == LESSKV_WORTH_NONE) {
             continue;
         }
         const float all = (float) worth[i < t->n ? i : lesskv_cache_width(t->cache) + i - t->n];
-        l->policy->score(&w->score[i], &all, 1, t->ub->n_tokens);
+        l->policy->score(&head, &w->score[i], &all, 1);
     }
     for (int32_t i = 0; i < t->n; i++) {
         t->head->store.score[i] = w->score[i];
@@ -333,7 +341,8 @@ static uint64_t key_ref(const struct task * t, const struct room * w, int32_t i)
     }
     const int32_t pos = pos_at(t, i);
     uint64_t key;
-    l->policy->keys(&key, &w->score[i], &pos, 1);
+    const struct lesskv_policy_head head = seen(t);
+    l->policy->keys(&head, &key, &w->score[i], &pos, 1);
     return pos < l->pinned || newer < t->head->budget.slots - t->head->budget.heavy ? UINT64_MAX : key;
 }
 

@@ -1,6 +1,7 @@
-// policy.h: what a policy is. A new one is one file, policy_NAME.c, that registers it: every list of policies, in C and in
-// Go, is made of what is registered. The contract (docs/algorithm.md) says what it does, and integration/reference does it a
-// second time, for the tests.
+// policy.h: what a policy is. A new one is one file, policy_NAME.c, that registers it: the lists of names and helps, in C and in
+// Go, are made of what is registered. The contract (docs/algorithm.md) says what it does, and integration/reference does it a
+// second time, for the tests. What it computes is known in two more places: in weights/memory/heavy.go, for builds without C, and in
+// cgo/llama/lesskv-device-graph.cpp, in ggml's operations. One that is not there works all the same, but not on devices.
 
 #ifndef LESSKV_POLICY_H
 #define LESSKV_POLICY_H
@@ -14,6 +15,14 @@ enum lesskv_worth {
     LESSKV_WORTH_MAX,  // the largest
 };
 
+// What a policy sees of the KV head whose pairs it judges.
+struct lesskv_policy_head {
+    const struct lesskv_layer * layer; // its geometry: Hq, Hkv, D, Dv, what is pinned
+    int32_t head_kv;
+    struct lesskv_budget budget;       // of this head: B and h
+    int32_t n_tokens;                  // T, of the micro-batch
+};
+
 struct lesskv_policy {
     const char *      name;
     const char *      help; // what stays, in a few words; printed behind the name, in parentheses
@@ -23,13 +32,13 @@ struct lesskv_policy {
     // h where none is given; 0 <= h <= budget
     int32_t (*heavy)(int32_t budget);
 
-    // Step 2: score[n] after a micro-batch of n_tokens in which the pairs were worth[n]. A new pair comes with 0.
+    // Step 2: score[n] after a micro-batch in which the pairs were worth[n]. A new pair comes with 0.
     // NULL with LESSKV_WORTH_NONE.
-    void (*score)(float * score, const float * worth, int32_t n, int32_t n_tokens);
+    void (*score)(const struct lesskv_policy_head * head, float * score, const float * worth, int32_t n);
 
     // Step 3, among the pairs that are neither pinned nor of the r newest: the h with the largest keys stay. key[n] of n
     // pairs; distinct positions must get distinct keys; a score may be NaN.
-    void (*keys)(uint64_t * key, const float * score, const int32_t * pos, int32_t n);
+    void (*keys)(const struct lesskv_policy_head * head, uint64_t * key, const float * score, const int32_t * pos, int32_t n);
 
     struct lesskv_policy * next; // of the list of all, by name
 };
@@ -50,7 +59,8 @@ static inline int32_t lesskv_policy_from(const struct lesskv_policy * policy, in
 
 // By score; of equal scores the newer one stays. Scores are never negative; NaN, which no comparison puts in its place,
 // counts as zero.
-static inline void lesskv_keys_score(uint64_t * key, const float * score, const int32_t * pos, int32_t n) {
+static inline void lesskv_keys_score(const struct lesskv_policy_head * head, uint64_t * key, const float * score, const int32_t * pos, int32_t n) {
+    (void) head;
     for (int32_t i = 0; i < n; i++) {
         const union { float f; uint32_t u; } s = { score[i] > 0 ? score[i] : 0 };
         key[i] = (uint64_t) s.u << 32 | ((uint32_t) pos[i] ^ 0x80000000u);

@@ -6,8 +6,8 @@ static int32_t h2o_heavy(int32_t budget) {
     return budget / 2;
 }
 
-static void h2o_score(float * score, const float * worth, int32_t n, int32_t n_tokens) {
-    (void) n_tokens;
+static void h2o_score(const struct lesskv_policy_head * head, float * score, const float * worth, int32_t n) {
+    (void) head;
     for (int32_t i = 0; i < n; i++) {
         score[i] += worth[i];
     }

@@ -7,7 +7,8 @@ static int32_t lambda_heavy(int32_t budget) {
     return budget < 4 ? budget : 4;
 }
 
-static void lambda_keys(uint64_t * key, const float * score, const int32_t * pos, int32_t n) {
+static void lambda_keys(const struct lesskv_policy_head * head, uint64_t * key, const float * score, const int32_t * pos, int32_t n) {
+    (void) head;
     (void) score;
     for (int32_t i = 0; i < n; i++) {
         key[i] = (uint32_t) ~pos[i] ^ 0x80000000u;

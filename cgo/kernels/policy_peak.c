@@ -9,8 +9,8 @@ static int32_t peak_heavy(int32_t budget) {
     return budget / 4;
 }
 
-static void peak_score(float * score, const float * worth, int32_t n, int32_t n_tokens) {
-    const float fade = powf(0.95f, (float) n_tokens / 32);
+static void peak_score(const struct lesskv_policy_head * head, float * score, const float * worth, int32_t n) {
+    const float fade = powf(0.95f, (float) head->n_tokens / 32);
     for (int32_t i = 0; i < n; i++) {
         const float old = score[i] * fade;
         score[i] = worth[i] > old ? worth[i] : old; // a NaN leaves no trace

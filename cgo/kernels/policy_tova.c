@@ -11,8 +11,8 @@ static int32_t tova_heavy(int32_t budget) {
     return budget > 0 ? budget - 1 : 0;
 }
 
-static void tova_score(float * score, const float * worth, int32_t n, int32_t n_tokens) {
-    (void) n_tokens;
+static void tova_score(const struct lesskv_policy_head * head, float * score, const float * worth, int32_t n) {
+    (void) head;
     memcpy(score, worth, (size_t) n * sizeof(float));
 }
 

@@ -11,12 +11,21 @@
 
 enum { WINDOW = 3, D = 32, MOST = 40 };
 
+static void fail(const char * what) {
+    puts(what);
+    exit(1);
+}
+
 static int32_t half(int32_t budget) {
     return budget / 2;
 }
 
-static void window_score(float * score, const float * worth, int32_t n, int32_t n_tokens) {
-    (void) n_tokens;
+static void window_score(const struct lesskv_policy_head * head, float * score, const float * worth, int32_t n) {
+    const struct lesskv_layer * l = head->layer;
+    const int32_t slots = l->budgets ? l->budgets[head->head_kv].slots : l->budget.slots;
+    if (head->head_kv < 0 || head->head_kv >= l->n_head_kv || head->budget.slots != slots || head->budget.heavy != half(slots) || head->n_tokens < 1) {
+        fail("the policy sees another head");
+    }
     memcpy(score, worth, (size_t) n * sizeof *score);
 }
 
@@ -34,11 +43,6 @@ static float rnd(void) {
     static uint32_t x = 1;
     x = x * 1664525 + 1013904223;
     return (float) (x >> 8) / (1 << 24) - 0.5f;
-}
-
-static void fail(const char * what) {
-    puts(what);
-    exit(1);
 }
 
 static struct lesskv_cache * empty(const struct lesskv_layer * layer) {
@@ -144,7 +148,8 @@ int main(void) {
     struct lesskv_layer grouped = one;
     grouped.n_head    = 4;
     grouped.n_head_kv = 2;
-    grouped.budget    = (struct lesskv_budget) { 12, 6 };
+    static const struct lesskv_budget budgets[] = { { 8, 4 }, { 16, 8 } };
+    grouped.budgets   = budgets;
     grouped.pinned    = 1;
     agree(&grouped);
     return 0;
