@@ -189,8 +189,7 @@ func (m *Model) flags(f *gguf.File, name string) ([]bool, error) {
 		return nil, &Error{File: f.Name, Item: "key " + key, Err: ErrModel, Found: fmt.Sprintf("an array of %d", n), Wanted: fmt.Sprintf("one for each of %d layers", m.Layers)}
 	}
 	if elem == gguf.Bool {
-		all, err := gguf.GetArray[bool](f, key)
-		return all, err
+		return gguf.GetArray[bool](f, key)
 	}
 	numbers, err := m.array(f, key, elem)
 	out := make([]bool, len(numbers))
