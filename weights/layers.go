@@ -36,6 +36,11 @@ func (m *Model) Attends(layer int) bool {
 // Shares reports whether a layer has no keys and values of its own, and attends to another's.
 func (m *Model) Shares(layer int) bool { return m.Owner(layer) != layer }
 
+// HasBudget reports whether a budget is for a layer: it attends to all keys and values of its own.
+func (m *Model) HasBudget(layer int) bool {
+	return m.Attends(layer) && !m.Shares(layer) && m.Window(layer) == 0
+}
+
 // RecurrentBytes returns what the recurrent layers keep of one sequence.
 func (m *Model) RecurrentBytes() (bytes uint64) {
 	for i := range m.Layers {

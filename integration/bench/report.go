@@ -137,7 +137,7 @@ func (r *Result) grid(w io.Writer, cell func(method string, context int) string)
 	tw.Flush()
 }
 
-// phaseNames returns the phases in the order of enum lesskv_phase, those of a result that has some.
+// phaseNames are the phases in the order of enum lesskv_phase.
 var phaseNames = []string{"slots", "micro-batch", "softmax", "phi", "score", "policy", "fold", "move"}
 
 // phases prints where LESS's time went: microseconds of a token, over all layers and threads.
