@@ -111,7 +111,7 @@ missed and differences leave the status 0.`,
 	f.Var((*tokens)(&o.Growth), "growth", "read so many `tokens` with LESS, and say how much its peak memory grew from 2,048 on")
 	addOutput(f, &o.json, "`file` for all samples, as JSON")
 	f.StringVar(&o.OtherBuild, "other-build", "", "measure every method on the runtime in this `folder` too (patches -build)")
-	f.StringVar(&o.plot, "plot", "", "`file` for a picture, .png")
+	f.StringVar(&o.plot, "plot", "", "`file` for a picture, .png or .svg")
 	f.BoolVar(&o.check, "check", false, "compare a filled cache with a decoded one, at the largest context")
 	f.StringVar(&o.targets, "targets", "", "measure the project's targets; results are kept in this `folder`, and what is there is not measured again")
 	f.StringVar(&o.into, "into", "", "write the table of --targets between the marks in this `file`")
@@ -232,8 +232,9 @@ func (o *benchOptions) outputs() error {
 			return err
 		}
 		if o.into != "" {
-			picture := strings.TrimSuffix(o.targets, "/") + ".png"
-			outputs = append(outputs, output{"--targets", picture, pictureFile(picture)})
+			for _, picture := range bench.TargetsPictures(o.targets) {
+				outputs = append(outputs, output{"--targets", picture, pictureFile(picture)})
+			}
 		}
 		return errors.Join(checkFolder("--targets", o.targets), checkOutputs(nil, outputs...))
 	}
@@ -241,10 +242,11 @@ func (o *benchOptions) outputs() error {
 		outputs = append(outputs, output{"--output", o.json, resultFile})
 	}
 	if o.plot != "" {
-		if filepath.Ext(o.plot) != ".png" {
-			return usageError{fmt.Errorf("--plot %s: want a name that ends in .png", o.plot)}
+		picture, err := pictureOutput("--plot", o.plot)
+		if err != nil {
+			return err
 		}
-		outputs = append(outputs, output{"--plot", o.plot, pictureFile(o.plot)})
+		outputs = append(outputs, picture)
 	}
 	return checkOutputs([]string{o.Model, o.Adapter}, outputs...)
 }

@@ -69,7 +69,8 @@ func TestOutputs(t *testing.T) {
 	require.NoError(t, os.MkdirAll(in("checkpoints"), 0o755))
 	for name, data := range map[string]string{
 		"book.txt": string(held[:9000]), "texts/a.txt": string(held[:9000]), "texts/figure.svg": "<svg></svg>", "thesis.json": `{"years": 4}`, "photo.jpg": "\xff\xd8\xff",
-		"work.verify/work/mine.txt": "mine", "foreign.verify/report.md": "# Mine", "picture.png": "no picture", "page.md": "no marks", "targets/smollm2-135m.json": "[",
+		"work.verify/work/mine.txt": "mine", "foreign.verify/report.md": "# Mine", "picture.png": "no picture", "page.md": "no marks",
+		"marked.md": "<!-- lesskv bench: the table below is written by it -->\n<!-- lesskv bench: end -->\n", "results-context.png": "no picture", "targets/smollm2-135m.json": "[",
 	} {
 		require.NoError(t, os.MkdirAll(filepath.Dir(in(name)), 0o755))
 		require.NoError(t, os.WriteFile(in(name), []byte(data), 0o644))
@@ -120,6 +121,7 @@ func TestOutputs(t *testing.T) {
 		"bench, no such folder":              {speed("-o", in("nowhere/a.json")), exitFailed, "there is no folder"},
 		"bench, no folder for the picture":   {speed("--plot", in("nowhere/a.png")), exitFailed, "there is no folder"},
 		"bench, a picture of another format": {speed("--plot", in("a.pdf")), exitUsage, "ends in .png"},
+		"bench, a file beside the targets":   {[]string{"bench", "--targets", in("results"), "--into", in("marked.md")}, exitFailed, "not a PNG picture"},
 		"bench, a page without marks":        {[]string{"bench", "--targets", in("results"), "--into", in("page.md")}, exitUsage, "want the marks"},
 		"bench, results that are none":       {[]string{"bench", "--targets", in("targets")}, exitFailed, "smollm2-135m.json"},
 		"verify, a file for a folder":        {check("-o", text), exitFailed, "is no folder"},

@@ -118,10 +118,11 @@ func (o *planOptions) run(w io.Writer) error {
 }
 
 func (o *planOptions) checkPicture(inputs []string) error {
-	if ext := filepath.Ext(o.picture); ext != ".png" && ext != ".svg" {
-		return usageError{fmt.Errorf("--output %s: want a name that ends in .png or .svg", o.picture)}
+	picture, err := pictureOutput("--output", o.picture)
+	if err != nil {
+		return err
 	}
-	return checkOutputs(inputs, output{"--output", o.picture, pictureFile(o.picture)})
+	return checkOutputs(inputs, picture)
 }
 
 // plan reads the command line, the model and its adapter.
