@@ -615,7 +615,7 @@ func (r *runner) memory(context int) error {
 		for _, l := range layers {
 			m.Kept = max(m.Kept, int(l.Kept))
 		}
-		m.Cache = info.SlotBytes + info.StateBytes + info.KernelBytes
+		m.Cache = info.CacheBytes()
 		m.Read = info.SlotBytes*int64(m.Kept)/int64(max(1, r.slots)) + info.StateBytes + info.KernelBytes // slots that are full
 		m.Scratch = info.ScratchBytes
 		of := &b.result.Build // the worker says which of its inner loops run
