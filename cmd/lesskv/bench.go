@@ -147,7 +147,8 @@ func (o *benchOptions) run(cmd *cobra.Command) error {
 			checks, err := bench.CompareFilled(ctx, o.Options)
 			meter.End()
 			for _, c := range checks {
-				fmt.Fprintln(out, c)
+				_, printed := fmt.Fprintln(out, c)
+				err = errors.Join(err, printed)
 			}
 			return err
 		}

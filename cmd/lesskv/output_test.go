@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -220,6 +221,23 @@ func TestPrintedFirst(t *testing.T) {
 		})
 	}
 }
+
+// A disk that is full, or a pipe that nobody reads, is an error of every command that prints.
+func TestOutputThatFails(t *testing.T) {
+	dir := unpacked(t, map[string]string{testdata.Model: "model.gguf", testdata.Peak102: "adapter.gguf"})
+	model, adapter := filepath.Join(dir, "model.gguf"), filepath.Join(dir, "adapter.gguf")
+	for _, args := range [][]string{
+		{"plan", "-m", model}, {"inspect", model}, {"inspect", "-m", model, adapter}, {"version"}, {"merge", "-o", filepath.Join(dir, "merged.gguf"), adapter},
+	} {
+		var stderr bytes.Buffer
+		assert.Equal(t, exitFailed, execute(t.Context(), args, strings.NewReader(""), fullDisk{}, &stderr), args)
+		assert.Contains(t, stderr.String(), "no space left", args)
+	}
+}
+
+type fullDisk struct{}
+
+func (fullDisk) Write([]byte) (int, error) { return 0, syscall.ENOSPC }
 
 // usurper is an output that puts a folder in the place of a file once something was printed.
 type usurper struct {
