@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/lesskv/lesskv/integration/bench"
 	"github.com/lesskv/lesskv/integration/worker"
@@ -69,12 +70,13 @@ missed and differences leave the status 0.`,
 		Example: `  lesskv bench -m smollm2-135m
   lesskv bench -m llama-3.2-1b --method f16,less -c 512,32k --profile
   lesskv bench --targets results`,
-		Args: func(_ *cobra.Command, args []string) error {
+		Args: func(cmd *cobra.Command, args []string) error {
+			if err := o.ofTargets(cmd.Flags()); err != nil {
+				return usageError{err}
+			}
 			switch {
 			case len(args) > 1 || len(args) == 1 && o.Model != "":
 				return usageError{fmt.Errorf("%q: want one model, -m MODEL", args[len(args)-1])}
-			case o.page && o.targets == "":
-				return usageError{errors.New("--page: want the folder of --targets")}
 			case len(args) == 1: // as it was given before there was -m
 				o.Model = args[0]
 			case o.Model == "" && o.targets == "":
@@ -170,6 +172,24 @@ func (o *benchOptions) run(cmd *cobra.Command) error {
 	if err != nil && ctx.Err() != nil {
 		return errInterrupted
 	}
+	return err
+}
+
+// ofTargets refuses the flags that say nothing without --targets, and those that say nothing with it: its groups have options of their own.
+func (o *benchOptions) ofTargets(f *pflag.FlagSet) (err error) {
+	f.Visit(func(flag *pflag.Flag) {
+		switch flag.Name {
+		case "into", "page":
+			if o.targets == "" {
+				err = fmt.Errorf("--%s: want the folder of --targets", flag.Name)
+			}
+		case "targets", "model", "dir", "rounds", "threads", "other-build", "quiet":
+		default:
+			if o.targets != "" {
+				err = fmt.Errorf("--%s: the groups of --targets have their own", flag.Name)
+			}
+		}
+	})
 	return err
 }
 
