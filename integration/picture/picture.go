@@ -4,7 +4,6 @@ package picture
 import (
 	"fmt"
 	"image/color"
-	"os"
 	"path/filepath"
 
 	"gonum.org/v1/plot"
@@ -25,16 +24,13 @@ var (
 // dpi are the pixels of an inch of a PNG.
 const dpi = 90
 
-// Draw makes a picture, in a folder that need not be there: a PNG or, where its name ends in .svg, an SVG.
+// Draw makes a picture: a PNG or, where its name ends in .svg, an SVG.
 func Draw(path string, width, height vg.Length, on func(draw.Canvas)) error {
 	var c vg.CanvasWriterTo = vgimg.PngCanvas{Canvas: vgimg.NewWith(vgimg.UseWH(width, height), vgimg.UseDPI(dpi))}
 	if filepath.Ext(path) == ".svg" {
 		c = vgsvg.New(width, height)
 	}
 	on(draw.New(c))
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return err
-	}
 	return outfile.WriteFrom(path, c)
 }
 

@@ -11,10 +11,10 @@ import (
 	"gonum.org/v1/plot/vg"
 )
 
-// The end of a name is the picture's format, and its folder is made.
+// The end of a name is the picture's format.
 func TestRow(t *testing.T) {
 	for name, begins := range map[string]string{"a.png": "\x89PNG\r\n", "a.svg": "<?xml"} {
-		path := filepath.Join(t.TempDir(), "new", name)
+		path := filepath.Join(t.TempDir(), name)
 		require.NoError(t, Row(path, 4*vg.Inch, 2*vg.Inch, plot.New(), plot.New()))
 		data, err := os.ReadFile(path)
 		require.NoError(t, err)
