@@ -10,7 +10,9 @@ import (
 	"strings"
 
 	"github.com/lesskv/lesskv/patches/internal/assemble"
+	"github.com/lesskv/lesskv/patches/internal/command"
 	"github.com/lesskv/lesskv/patches/pins"
+	"github.com/lesskv/lesskv/weights/outfile"
 )
 
 // program is the command that -install installs.
@@ -54,12 +56,10 @@ func installProgram(ctx context.Context, dir string, env []string, program, targ
 	if err := os.MkdirAll(filepath.Dir(target), 0o755); err != nil {
 		return err
 	}
-	part := target + ".part"
-	defer os.Remove(part)
-	if _, err := goCommand(ctx, dir, env, "build", "-o", part, program); err != nil {
+	return outfile.Make(target, func(part string) error {
+		_, err := goCommand(ctx, dir, env, "build", "-o", part, program)
 		return err
-	}
-	return os.Rename(part, target)
+	})
 }
 
 // moduleVersion is the version of this module that go run was given, "" in a checkout.
@@ -82,7 +82,7 @@ func commandModule(ctx context.Context, version string) (string, error) {
 		return "", err
 	}
 	mod := filepath.Join(dir, "go.mod")
-	if err := os.WriteFile(mod, []byte("module lesskv-command\n\ngo 1.24.0\n"), 0o644); err != nil {
+	if err := outfile.WriteBytes(mod, []byte("module lesskv-command\n\ngo 1.24.0\n")); err != nil {
 		return "", err
 	}
 	if _, err := goCommand(ctx, dir, []string{"GOWORK=off"}, "get", program+"@"+version); err != nil {
@@ -96,11 +96,10 @@ func goCommand(ctx context.Context, dir string, env []string, args ...string) (s
 	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), env...)
-	var stderr strings.Builder
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
+	var stdout, stderr strings.Builder
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := command.Run(ctx, cmd); err != nil {
 		return "", fmt.Errorf("%s: %w: %s", strings.Join(cmd.Args, " "), err, strings.TrimSpace(stderr.String()))
 	}
-	return strings.TrimSpace(string(out)), nil
+	return strings.TrimSpace(stdout.String()), nil
 }

@@ -41,6 +41,13 @@ func TestInstallOnFullAndReadOnlyDisks(t *testing.T) {
 	}
 	require.NoError(t, unix.Mount("", disk, "", unix.MS_REMOUNT, "size=16m"))
 	require.NoError(t, install())
+	kept := filepath.Join(disk, "kept") // a link stays one, as with all files that this project writes
+	require.NoError(t, os.Rename(target, kept))
+	require.NoError(t, os.Symlink(kept, target))
+	require.NoError(t, install())
+	info, err := os.Lstat(target)
+	require.NoError(t, err)
+	require.NotZero(t, info.Mode()&os.ModeSymlink)
 	out, err := exec.Command(target).CombinedOutput()
 	require.NoError(t, err)
 	require.Equal(t, "hello\n", string(out))

@@ -43,6 +43,9 @@ func (g *Geometry) setLayers(shapes []Shape) {
 	}
 }
 
+// KVHeads returns the number of KV heads of all layers: the weights of an allocation.
+func (g *Geometry) KVHeads() int { return g.Sum(func(s Shape) int { return s.HeadsKV }) }
+
 // Sum adds up something of every layer.
 func (g *Geometry) Sum(of func(Shape) int) (sum int) {
 	for i := range g.Layers {

@@ -225,10 +225,7 @@ func (a *Adapter) checkLayer(file string, layer int, s Shape) error {
 
 // checkBudget checks the weights of the budgets.
 func (a *Adapter) checkBudget(file string) error {
-	heads := 0
-	for i := range a.Layers {
-		heads += a.Layer(i).HeadsKV
-	}
+	heads := a.KVHeads()
 	if a.Budget != nil && len(a.Budget) != heads {
 		return &Error{File: file, Item: "key " + keyBudgetWeight, Err: ErrValue, Found: fmt.Sprintf("%d weights", len(a.Budget)), Wanted: fmt.Sprintf("one for each of %d key/value heads, layer by layer", heads)}
 	}

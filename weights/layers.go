@@ -36,6 +36,11 @@ func (m *Model) Attends(layer int) bool {
 // Shares reports whether a layer has no keys and values of its own, and attends to another's.
 func (m *Model) Shares(layer int) bool { return m.Owner(layer) != layer }
 
+// HasBudget reports whether a budget is for a layer: it attends to all keys and values of its own.
+func (m *Model) HasBudget(layer int) bool {
+	return m.Attends(layer) && !m.Shares(layer) && m.Window(layer) == 0
+}
+
 // RecurrentBytes returns what the recurrent layers keep of one sequence.
 func (m *Model) RecurrentBytes() (bytes uint64) {
 	for i := range m.Layers {
@@ -189,8 +194,7 @@ func (m *Model) flags(f *gguf.File, name string) ([]bool, error) {
 		return nil, &Error{File: f.Name, Item: "key " + key, Err: ErrModel, Found: fmt.Sprintf("an array of %d", n), Wanted: fmt.Sprintf("one for each of %d layers", m.Layers)}
 	}
 	if elem == gguf.Bool {
-		all, err := gguf.GetArray[bool](f, key)
-		return all, err
+		return gguf.GetArray[bool](f, key)
 	}
 	numbers, err := m.array(f, key, elem)
 	out := make([]bool, len(numbers))

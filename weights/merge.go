@@ -56,6 +56,7 @@ func Merge(adapters ...*Adapter) (*Adapter, error) {
 	merged := *first
 	merged.SHA256 = ""
 	merged.Kernels = make([]Kernels, first.Layers)
+	var descriptions []string         // in the adapters' order, each once
 	how := ""                         // the parts were trained
 	from := make([]int, first.Layers) // which adapter a layer is of, counted from 1
 	for i, a := range adapters {
@@ -100,9 +101,10 @@ func Merge(adapters ...*Adapter) (*Adapter, error) {
 			from[l] = i + 1
 			merged.Kernels[l] = a.Kernels[l]
 		}
-		if i > 0 && a.Description != "" && a.Description != merged.Description {
-			merged.Description += "\n" + a.Description
+		if a.Description != "" && !slices.Contains(descriptions, a.Description) {
+			descriptions = append(descriptions, a.Description)
 		}
 	}
+	merged.Description = strings.Join(descriptions, "\n")
 	return &merged, nil
 }

@@ -61,7 +61,7 @@ var (
 // MaxWeight is the largest weight of an allocation: LESSKV_WEIGHT_MAX of lesskv.h.
 const MaxWeight = 1 << 31
 
-// defines returns what a adapterHeader of the project defines: numbers as they stand, strings without their quotation marks.
+// defines returns what a header of the project defines: numbers as they stand, strings without their quotation marks.
 func defines(name string) map[string]string {
 	data, err := cgo.Sources.ReadFile(name)
 	if err != nil {

@@ -290,6 +290,28 @@ func TestMergeBudgets(t *testing.T) {
 	assert.ErrorIs(t, err, ErrMerge)
 }
 
+// A merged adapter says of each part how it was made, once and in their order, whether or not the first has phi and psi.
+func TestMergeDescriptions(t *testing.T) {
+	m := differing()
+	part := func(description string, layers ...int) *Adapter {
+		a, all := New(m, 8, 16, trained), Random(m, 8, 16, trained, 1)
+		a.Description = description
+		for _, l := range layers {
+			a.Kernels[l] = all.Kernels[l]
+		}
+		return a
+	}
+	for want, parts := range map[string][]*Adapter{
+		"tuned\nother\ntrained": {part("tuned"), part("other"), part("trained", 0)},
+		"trained\ntuned":        {part("trained", 0), part("tuned"), part("tuned")},
+		"trained":               {part("", 0), part("trained", 2, 3)},
+	} {
+		merged, err := Merge(parts...)
+		require.NoError(t, err)
+		assert.Equal(t, want, merged.Description)
+	}
+}
+
 // Whose keys and values a layer has, in the models that share some.
 func TestOwners(t *testing.T) {
 	for name, want := range map[string]map[int]int{

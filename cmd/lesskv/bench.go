@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/lesskv/lesskv/integration/bench"
 	"github.com/lesskv/lesskv/integration/worker"
@@ -69,12 +70,13 @@ missed and differences leave the status 0.`,
 		Example: `  lesskv bench -m smollm2-135m
   lesskv bench -m llama-3.2-1b --method f16,less -c 512,32k --profile
   lesskv bench --targets results`,
-		Args: func(_ *cobra.Command, args []string) error {
+		Args: func(cmd *cobra.Command, args []string) error {
+			if err := o.ofTargets(cmd.Flags()); err != nil {
+				return usageError{err}
+			}
 			switch {
 			case len(args) > 1 || len(args) == 1 && o.Model != "":
 				return usageError{fmt.Errorf("%q: want one model, -m MODEL", args[len(args)-1])}
-			case o.page && o.targets == "":
-				return usageError{errors.New("--page: want the folder of --targets")}
 			case len(args) == 1: // as it was given before there was -m
 				o.Model = args[0]
 			case o.Model == "" && o.targets == "":
@@ -111,7 +113,7 @@ missed and differences leave the status 0.`,
 	f.Var((*tokens)(&o.Growth), "growth", "read so many `tokens` with LESS, and say how much its peak memory grew from 2,048 on")
 	addOutput(f, &o.json, "`file` for all samples, as JSON")
 	f.StringVar(&o.OtherBuild, "other-build", "", "measure every method on the runtime in this `folder` too (patches -build)")
-	f.StringVar(&o.plot, "plot", "", "`file` for a picture, .png")
+	f.StringVar(&o.plot, "plot", "", "`file` for a picture, .png or .svg")
 	f.BoolVar(&o.check, "check", false, "compare a filled cache with a decoded one, at the largest context")
 	f.StringVar(&o.targets, "targets", "", "measure the project's targets; results are kept in this `folder`, and what is there is not measured again")
 	f.StringVar(&o.into, "into", "", "write the table of --targets between the marks in this `file`")
@@ -147,7 +149,8 @@ func (o *benchOptions) run(cmd *cobra.Command) error {
 			checks, err := bench.CompareFilled(ctx, o.Options)
 			meter.End()
 			for _, c := range checks {
-				fmt.Fprintln(out, c)
+				_, printed := fmt.Fprintln(out, c)
+				err = errors.Join(err, printed)
 			}
 			return err
 		}
@@ -169,6 +172,24 @@ func (o *benchOptions) run(cmd *cobra.Command) error {
 	if err != nil && ctx.Err() != nil {
 		return errInterrupted
 	}
+	return err
+}
+
+// ofTargets refuses the flags that say nothing without --targets, and those that say nothing with it: its groups have options of their own.
+func (o *benchOptions) ofTargets(f *pflag.FlagSet) (err error) {
+	f.Visit(func(flag *pflag.Flag) {
+		switch flag.Name {
+		case "into", "page":
+			if o.targets == "" {
+				err = fmt.Errorf("--%s: want the folder of --targets", flag.Name)
+			}
+		case "targets", "model", "dir", "rounds", "threads", "other-build", "quiet":
+		default:
+			if o.targets != "" {
+				err = fmt.Errorf("--%s: the groups of --targets have their own", flag.Name)
+			}
+		}
+	})
 	return err
 }
 
@@ -232,8 +253,9 @@ func (o *benchOptions) outputs() error {
 			return err
 		}
 		if o.into != "" {
-			picture := strings.TrimSuffix(o.targets, "/") + ".png"
-			outputs = append(outputs, output{"--targets", picture, pictureFile(picture)})
+			for _, picture := range bench.TargetsPictures(o.targets) {
+				outputs = append(outputs, output{"--targets", picture, pictureFile(picture)})
+			}
 		}
 		return errors.Join(checkFolder("--targets", o.targets), checkOutputs(nil, outputs...))
 	}
@@ -241,10 +263,11 @@ func (o *benchOptions) outputs() error {
 		outputs = append(outputs, output{"--output", o.json, resultFile})
 	}
 	if o.plot != "" {
-		if filepath.Ext(o.plot) != ".png" {
-			return usageError{fmt.Errorf("--plot %s: want a name that ends in .png", o.plot)}
+		picture, err := pictureOutput("--plot", o.plot)
+		if err != nil {
+			return err
 		}
-		outputs = append(outputs, output{"--plot", o.plot, pictureFile(o.plot)})
+		outputs = append(outputs, picture)
 	}
 	return checkOutputs([]string{o.Model, o.Adapter}, outputs...)
 }

@@ -60,6 +60,9 @@ func TestBenchUsage(t *testing.T) {
 		{[]string{"--type=q9", "smollm2-135m"}, "q9"},
 		{[]string{"no-such-shape"}, `no shape "no-such-shape"`},
 		{[]string{"--page"}, "--page: want the folder of --targets"},
+		{[]string{"--into", "page.md", "no-such-shape"}, "--into: want the folder of --targets"},
+		{[]string{"--targets", t.TempDir(), "--plot", "a.png", "no-such-group"}, "--plot: the groups of --targets have their own"},
+		{[]string{"--targets", t.TempDir(), "--page", "--check"}, "--check: the groups of --targets have their own"},
 		{[]string{"--targets", t.TempDir(), "no-such-group"}, `no group "no-such-group"`},
 		{[]string{"--targets", t.TempDir(), "llama-3.2-1b-portable"}, "compares two runtimes"},
 	} {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"github.com/klauspost/cpuid/v2"
 	"github.com/spf13/cobra"
 
+	"github.com/lesskv/lesskv/integration/provenance"
 	"github.com/lesskv/lesskv/integration/testdata"
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/patches/layout"
@@ -85,10 +87,7 @@ func examine(ctx context.Context, w io.Writer) error {
 
 // cpu describes the processor, and which x86-64 level or features of arm64 it has.
 func cpu() string {
-	text := cpuid.CPU.BrandName
-	if text == "" {
-		text = "no name"
-	}
+	text := cmp.Or(provenance.CPU(), "no name")
 	text += fmt.Sprintf(", %d threads for this process", limits.CPUs())
 	if level := cpuid.CPU.X64Level(); level > 0 {
 		text += fmt.Sprintf(", x86-64-v%d", level)

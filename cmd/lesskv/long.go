@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -24,17 +23,13 @@ func textArgs(_ *cobra.Command, args []string) error {
 }
 
 // fillOutputs puts the adapter beside the model and the picture beside the adapter, where they were not named.
-func fillOutputs(model string, adapter, plot *string) error {
+func fillOutputs(model string, adapter, plot *string) {
 	if *adapter == "" {
 		*adapter = besideName(model)
 	}
 	if *plot == "" {
 		*plot = strings.TrimSuffix(*adapter, ".gguf") + ".png"
 	}
-	if ext := filepath.Ext(*plot); *plot != "none" && ext != ".png" && ext != ".svg" {
-		return fmt.Errorf("--plot %s: want a name that ends in .png or .svg, or none", *plot)
-	}
-	return nil
 }
 
 // besideName is the path at which the runtime looks for a model's adapter.

@@ -38,6 +38,14 @@ var (
 	}}
 )
 
+// pictureOutput is a picture that a command is to write. The end of its name is its format.
+func pictureOutput(flag, path string) (output, error) {
+	if ext := filepath.Ext(path); ext != ".png" && ext != ".svg" {
+		return output{}, usageError{fmt.Errorf("%s %s: want a name that ends in .png or .svg", flag, path)}
+	}
+	return output{flag, path, pictureFile(path)}, nil
+}
+
 // pictureFile is the kind of a picture by the end of its name.
 func pictureFile(path string) kind {
 	if filepath.Ext(path) == ".svg" {

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -69,7 +70,8 @@ func TestOutputs(t *testing.T) {
 	require.NoError(t, os.MkdirAll(in("checkpoints"), 0o755))
 	for name, data := range map[string]string{
 		"book.txt": string(held[:9000]), "texts/a.txt": string(held[:9000]), "texts/figure.svg": "<svg></svg>", "thesis.json": `{"years": 4}`, "photo.jpg": "\xff\xd8\xff",
-		"work.verify/work/mine.txt": "mine", "foreign.verify/report.md": "# Mine", "picture.png": "no picture", "page.md": "no marks", "targets/smollm2-135m.json": "[",
+		"work.verify/work/mine.txt": "mine", "foreign.verify/report.md": "# Mine", "picture.png": "no picture", "page.md": "no marks",
+		"marked.md": "<!-- lesskv bench: the table below is written by it -->\n<!-- lesskv bench: end -->\n", "results-context.png": "no picture", "targets/smollm2-135m.json": "[",
 	} {
 		require.NoError(t, os.MkdirAll(filepath.Dir(in(name)), 0o755))
 		require.NoError(t, os.WriteFile(in(name), []byte(data), 0o644))
@@ -120,6 +122,7 @@ func TestOutputs(t *testing.T) {
 		"bench, no such folder":              {speed("-o", in("nowhere/a.json")), exitFailed, "there is no folder"},
 		"bench, no folder for the picture":   {speed("--plot", in("nowhere/a.png")), exitFailed, "there is no folder"},
 		"bench, a picture of another format": {speed("--plot", in("a.pdf")), exitUsage, "ends in .png"},
+		"bench, a file beside the targets":   {[]string{"bench", "--targets", in("results"), "--into", in("marked.md")}, exitFailed, "not a PNG picture"},
 		"bench, a page without marks":        {[]string{"bench", "--targets", in("results"), "--into", in("page.md")}, exitUsage, "want the marks"},
 		"bench, results that are none":       {[]string{"bench", "--targets", in("targets")}, exitFailed, "smollm2-135m.json"},
 		"verify, a file for a folder":        {check("-o", text), exitFailed, "is no folder"},
@@ -218,6 +221,23 @@ func TestPrintedFirst(t *testing.T) {
 		})
 	}
 }
+
+// A disk that is full, or a pipe that nobody reads, is an error of every command that prints.
+func TestOutputThatFails(t *testing.T) {
+	dir := unpacked(t, map[string]string{testdata.Model: "model.gguf", testdata.Peak102: "adapter.gguf"})
+	model, adapter := filepath.Join(dir, "model.gguf"), filepath.Join(dir, "adapter.gguf")
+	for _, args := range [][]string{
+		{"plan", "-m", model}, {"inspect", model}, {"inspect", "-m", model, adapter}, {"version"}, {"merge", "-o", filepath.Join(dir, "merged.gguf"), adapter},
+	} {
+		var stderr bytes.Buffer
+		assert.Equal(t, exitFailed, execute(t.Context(), args, strings.NewReader(""), fullDisk{}, &stderr), args)
+		assert.Contains(t, stderr.String(), "no space left", args)
+	}
+}
+
+type fullDisk struct{}
+
+func (fullDisk) Write([]byte) (int, error) { return 0, syscall.ENOSPC }
 
 // usurper is an output that puts a folder in the place of a file once something was printed.
 type usurper struct {

@@ -104,8 +104,12 @@ func (o *planOptions) run(w io.Writer) error {
 	if err := p.work(); err != nil {
 		return err
 	}
-	p.print(w)
-	p.advise(w)
+	var text bytes.Buffer
+	p.print(&text)
+	p.advise(&text)
+	if _, err := w.Write(text.Bytes()); err != nil {
+		return err
+	}
 	if o.picture != "" {
 		if err := p.draw(o.picture); err != nil {
 			return err
@@ -118,10 +122,11 @@ func (o *planOptions) run(w io.Writer) error {
 }
 
 func (o *planOptions) checkPicture(inputs []string) error {
-	if ext := filepath.Ext(o.picture); ext != ".png" && ext != ".svg" {
-		return usageError{fmt.Errorf("--output %s: want a name that ends in .png or .svg", o.picture)}
+	picture, err := pictureOutput("--output", o.picture)
+	if err != nil {
+		return err
 	}
-	return checkOutputs(inputs, output{"--output", o.picture, pictureFile(o.picture)})
+	return checkOutputs(inputs, picture)
 }
 
 // plan reads the command line, the model and its adapter.
@@ -213,8 +218,8 @@ func (o *planOptions) contextsOf(m *weights.Model) (all []int, err error) {
 	return slices.Compact(all), nil
 }
 
-// slotNames are the types of slots as a command line and an app write them.
-var slotNames = map[gguf.Type]struct{ text, option string }{gguf.F16: {"f16", "F16"}, gguf.F32: {"f32", "F32"}, gguf.Q8_0: {"q8_0", "Q8"}, gguf.Q4_0: {"q4_0", "Q4"}}
+// slotOptions are the types of slots as an app names them.
+var slotOptions = map[gguf.Type]string{gguf.F16: "F16", gguf.F32: "F32", gguf.Q8_0: "Q8", gguf.Q4_0: "Q4"}
 
 // work fills in the rows, context by context.
 func (p *plan) work() error {
@@ -349,8 +354,7 @@ A smaller budget saves memory, at a price: lesskv verify says which.
 		add("-b "+quote(b.text), "LESSKV_BUDGET="+quote(b.text), "Budget: "+b.option())
 	}
 	if p.types != "" {
-		k, v := slotNames[p.Cache.Key], slotNames[p.Cache.Value]
-		add("--type "+p.types, "LESSKV_TYPE="+p.types, fmt.Sprintf("Keys: lesskv.%s, Values: lesskv.%s", k.option, v.option))
+		add("--type "+p.types, "LESSKV_TYPE="+p.types, fmt.Sprintf("Keys: lesskv.%s, Values: lesskv.%s", slotOptions[p.Cache.Key], slotOptions[p.Cache.Value]))
 	}
 	switch p.adapter {
 	case "":

@@ -1,10 +1,8 @@
 package main
 
 import (
-	"fmt"
 	"image/color"
 	"math"
-	"path/filepath"
 	"strings"
 
 	"gonum.org/v1/plot"
@@ -12,7 +10,7 @@ import (
 	"gonum.org/v1/plot/vg"
 	"gonum.org/v1/plot/vg/draw"
 
-	"github.com/lesskv/lesskv/weights/outfile"
+	"github.com/lesskv/lesskv/integration/picture"
 )
 
 var (
@@ -27,15 +25,7 @@ func (p *plan) draw(path string) error {
 	pic.X.Scale, pic.Y.Scale = plot.LogScale{}, plot.LogScale{}
 	pic.Y.Tick.Marker = plot.LogTicks{Prec: -1}
 	pic.Add(plotter.NewGrid())
-	var ticks []plot.Tick
-	for _, c := range p.contexts {
-		label := fmt.Sprint(c)
-		if c%1024 == 0 {
-			label = fmt.Sprintf("%dk", c/1024)
-		}
-		ticks = append(ticks, plot.Tick{Value: float64(c), Label: label})
-	}
-	pic.X.Tick.Marker = plot.ConstantTicks(ticks)
+	pic.X.Tick.Marker = picture.ContextTicks(p.contexts)
 	lowest, highest := math.Inf(1), 0.0
 	full, less := 0, 0
 	var names []string
@@ -82,9 +72,5 @@ func (p *plan) draw(path string) error {
 	}
 	pic.X.Min, pic.X.Max, pic.Y.Min, pic.Y.Max = first, last, lowest/1.5, highest*3
 	pic.Legend.Left, pic.Legend.Top = true, true
-	picture, err := pic.WriterTo(16*vg.Centimeter, 11*vg.Centimeter, strings.TrimPrefix(filepath.Ext(path), "."))
-	if err != nil {
-		return err
-	}
-	return outfile.WriteFrom(path, picture)
+	return picture.Row(path, 16*vg.Centimeter, 11*vg.Centimeter, pic)
 }

@@ -24,6 +24,9 @@ type document struct {
 	inside bool // a folder that was named: what is no text is left out
 }
 
+// tokenFile ends the names of files of int32 token numbers, little-endian, which train and tune take beside text.
+const tokenFile = ".tokens"
+
 // listTexts lists what -d names, without the folders that the command itself keeps below.
 func listTexts(paths []string, folders ...string) (all []document, err error) {
 	own := map[string]bool{}
@@ -61,7 +64,7 @@ func listTexts(paths []string, folders ...string) (all []document, err error) {
 // read returns a file's content; nil where it is no text, as a picture or an archive in a folder.
 func (d document) read() ([]byte, error) {
 	data, err := os.ReadFile(d.path)
-	if err != nil || d.inside && filepath.Ext(d.path) != ".tokens" && !utf8.Valid(data) {
+	if err != nil || d.inside && filepath.Ext(d.path) != tokenFile && !utf8.Valid(data) {
 		return nil, err
 	}
 	return data, nil
@@ -115,7 +118,7 @@ func readTexts(r *activations.Runtime, stdin io.Reader, texts []document) ([]int
 		case data == nil && d.inside:
 			continue
 		}
-		if filepath.Ext(d.path) == ".tokens" {
+		if filepath.Ext(d.path) == tokenFile {
 			if len(data)%4 != 0 {
 				return nil, fmt.Errorf("%s: %d bytes: want int32 numbers", d.path, len(data))
 			}

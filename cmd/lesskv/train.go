@@ -180,7 +180,7 @@ func (o *trainOptions) run(cmd *cobra.Command) (err error) {
 	}
 	err = errors.Join(printed, o.written(cmd.OutOrStdout(), report))
 	if o.plot != "none" {
-		err = errors.Join(err, train.Plot(report, o.plot))
+		err = errors.Join(err, drawTraining(report, o.plot))
 	}
 	if err != nil {
 		return err
@@ -207,9 +207,7 @@ func (o *trainOptions) parse() (err error) {
 	if o.context < 2 {
 		return fmt.Errorf("a context of %d tokens: want 2 at least", o.context)
 	}
-	if err := fillOutputs(o.model, &o.Output, &o.plot); err != nil {
-		return err
-	}
+	fillOutputs(o.model, &o.Output, &o.plot)
 	if o.Options.Layers, err = parseLayers(o.layers, m.Layers); err != nil {
 		return err
 	}
@@ -280,7 +278,11 @@ func (o *trainOptions) outputs(texts []document) error {
 		outputs[0].kind = adapterFile
 	}
 	if o.plot != "none" {
-		outputs = append(outputs, output{"--plot", o.plot, pictureFile(o.plot)})
+		picture, err := pictureOutput("--plot", o.plot)
+		if err != nil {
+			return err
+		}
+		outputs = append(outputs, picture)
 	}
 	read := inputs(o.model, texts, outputs)
 	if o.spread != "" {

@@ -126,7 +126,8 @@ func (o *tuneOptions) parse(m *weights.Model) (err error) {
 	if o.train && o.Adapter != "" {
 		return fmt.Errorf("--train and --adapter %s: phi and psi are trained anew: want one of the two", o.Adapter)
 	}
-	return fillOutputs(o.Model, &o.output, &o.plot)
+	fillOutputs(o.Model, &o.output, &o.plot)
+	return nil
 }
 
 func (o *tuneOptions) run(cmd *cobra.Command) error {
@@ -158,7 +159,11 @@ func (o *tuneOptions) run(cmd *cobra.Command) error {
 		outputs[0].kind = adapterFile
 	}
 	if o.plot != "none" {
-		outputs = append(outputs, output{"--plot", o.plot, pictureFile(o.plot)})
+		picture, err := pictureOutput("--plot", o.plot)
+		if err != nil {
+			return err
+		}
+		outputs = append(outputs, picture)
 	}
 	read := inputs(o.Model, texts, outputs)
 	if o.Adapter != "" {

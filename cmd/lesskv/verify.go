@@ -238,13 +238,24 @@ func (o *verifyOptions) resolve(cmd *cobra.Command) (err error) {
 			return err
 		}
 	}
+	if len(texts) == 0 {
+		return nil
+	}
+	var text strings.Builder
 	for _, d := range texts {
+		if filepath.Ext(d.path) == tokenFile {
+			if d.inside {
+				continue
+			}
+			return usageError{fmt.Errorf("--data %s: want text: token numbers are for train and tune", d.path)}
+		}
 		data, err := d.content(cmd.InOrStdin())
 		if err != nil {
 			return fmt.Errorf("reading the text: %w", err)
 		}
-		o.Text += string(data)
+		text.Write(data)
 	}
+	o.Text = text.String()
 	return nil
 }
 

@@ -139,7 +139,8 @@ func TestVerifyBytes(t *testing.T) {
 
 func TestVerifyRefused(t *testing.T) {
 	dir, flags := verifyFiles(t)
-	bad := filepath.Join(dir, "bad.jsonl")
+	bad, numbers := filepath.Join(dir, "bad.jsonl"), filepath.Join(dir, "book.tokens")
+	require.NoError(t, os.WriteFile(numbers, make([]byte, 8000), 0o644))
 	require.NoError(t, os.WriteFile(bad, []byte("{\"prompt\": \"x\"}\n{\"prompts\": 1}\n"), 0o644))
 	for name, c := range map[string]struct {
 		args   []string
@@ -160,6 +161,7 @@ func TestVerifyRefused(t *testing.T) {
 		"memory":         {append(flags, "--memory=lots"), exitUsage, "--memory lots"},
 		"prompts":        {append(flags, "--prompts", bad), exitUsage, "line 2"},
 		"threads":        {append(flags, "-text"), exitUsage, "needs an argument"},
+		"token numbers":  {append(flags, "-d", numbers), exitUsage, "want text: token numbers are for train and tune"},
 		"no such text":   {[]string{"verify", "-m", filepath.Join(dir, "model.gguf"), "-d", filepath.Join(dir, "none")}, exitFailed, "no such file"},
 		"no such model":  {[]string{"verify", "-m", filepath.Join(dir, "none.gguf"), "-d", bad}, exitFailed, "none.gguf"},
 		"no model":       {[]string{"verify", "-m", bad, "-d", bad}, exitFailed, "bad.jsonl"},

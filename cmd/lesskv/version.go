@@ -96,16 +96,10 @@ func staleFile(l layout.Layout) (stale string, err error) {
 		}
 		made, readErr := os.ReadFile(filepath.Join(l.Sources(), "less", path.Base(name)))
 		want, err := cgo.Sources.ReadFile(name)
-		if used(name) && (readErr != nil || !bytes.Equal(made, want)) {
+		if layout.Assembled(name) && (readErr != nil || !bytes.Equal(made, want)) {
 			stale = "cgo/" + name
 		}
 		return err
 	})
 	return stale, err
-}
-
-// used reports whether the runtime has a source: what is for training alone belongs to the Go package.
-func used(name string) bool {
-	ok, _ := path.Match("train*", path.Base(name))
-	return !ok
 }

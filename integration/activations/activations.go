@@ -5,7 +5,6 @@ package activations
 import (
 	"context"
 	"fmt"
-	"strings"
 
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/weights/gguf"
@@ -46,10 +45,9 @@ func Open(ctx context.Context, path, model string, tokens, threads int) (_ *Runt
 	if kind, err := gguf.Get[string](r.file, "tokenizer.ggml.model"); err == nil && kind == "none" {
 		return r, nil // tokens alone
 	}
-	if r.start, err = r.w.Tokenize("", true); err != nil {
+	if r.start, err = r.w.StartToken(); err != nil {
 		return nil, err
 	}
-	r.start = r.start[:min(1, len(r.start))]
 	return r, nil
 }
 
@@ -73,27 +71,9 @@ func (r *Runtime) Peak() (int64, error) {
 // Start returns the token that the model wants at the start of a sequence, or none.
 func (r *Runtime) Start() []int32 { return r.start }
 
-// piece is how many bytes of a document are tokenised at a time: llama.cpp's time grows with the square of it.
-const piece = 32 << 10
-
 // Tokenize returns a document's tokens, without those that the model wants at its ends. A long document is cut at ends of lines.
 func (r *Runtime) Tokenize(text string) ([]int32, error) {
-	var all []int32
-	for len(text) > 0 {
-		n := len(text)
-		if n > piece {
-			if n = strings.LastIndexByte(text[:piece], '\n') + 1; n == 0 {
-				n = piece
-			}
-		}
-		tokens, err := r.w.Tokenize(text[:n], false)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, tokens...)
-		text = text[n:]
-	}
-	return all, nil
+	return r.w.TokenizeLong(text, 32<<10, false)
 }
 
 // Layers implements train.Runtime.

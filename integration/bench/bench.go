@@ -4,8 +4,8 @@
 //
 // A context of 32,768 tokens is not decoded. The unmodified cache is filled with copies of one micro-batch's keys and values
 // (worker.Fill). LESS's cells beyond its budget are all the same: the slots are full, every micro-batch evicts as much as it
-// brings, and no cost depends on the position; one state, decoded in full until then, serves them all. Verify measures that
-// both ways to reach a cell give the same speed.
+// brings, and no cost depends on the position; one state, decoded in full until then, serves them all. CompareFilled measures
+// that both ways to reach a cell give the same speed.
 package bench
 
 import (
@@ -23,7 +23,6 @@ import (
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/patches/limits"
 	"github.com/lesskv/lesskv/weights"
-	"github.com/lesskv/lesskv/weights/gguf"
 	"github.com/lesskv/lesskv/weights/memory"
 )
 
@@ -166,15 +165,19 @@ func (b *bench) slots(context int) (int, error) {
 	if b.o.Adapter == "" && !b.o.Budget.InBytes() {
 		a = nil
 	}
-	c := memory.Cache{Context: context, Budget: b.o.Budget, Policy: b.o.Policy, Pinned: 1, Adapter: a}
-	if c.Key, c.Value, err = worker.GGUFTypes(b.o.SlotType); err != nil {
-		return 0, err
-	}
+	bytes, err := b.cache(context, b.o.Budget, b.o.SlotType, a)
+	return bytes.Budget, err
+}
+
+// cache returns what a LESS cache of one sequence takes.
+func (b *bench) cache(context int, budget worker.Budget, slots string, a *weights.Adapter) (memory.Bytes, error) {
+	c := memory.Cache{Context: context, Budget: budget, Policy: b.o.Policy, Pinned: 1, Adapter: a}
+	c.Key, c.Value, _ = worker.GGUFTypes(slots) // checked with the options
 	bytes, err := memory.Less(b.model, c)
 	if err != nil {
-		return 0, fmt.Errorf("bench: %w: %w", err, ErrOption)
+		return bytes, fmt.Errorf("bench: %w: %w", err, ErrOption)
 	}
-	return bytes.Budget, nil
+	return bytes, nil
 }
 
 // affordsKernels refuses random phi and psi that the machine has no memory for.
@@ -212,8 +215,11 @@ func (b *bench) fits() error {
 	for _, method := range b.o.Methods {
 		need += file + compute
 		if method.Tree == worker.Patched {
-			n := b.methodSlots(method)
-			need += float64(n*sequences*b.slotBytes(b.slotType(method))) + float64(memory.Scratch(m, slices.Repeat([]int{n}, m.Layers), b.o.Ubatch, b.o.Threads))
+			bytes, err := b.cache(b.context(), worker.Budget{Tokens: b.methodSlots(method)}, b.slotType(method), nil)
+			if err != nil {
+				return err
+			}
+			need += float64(uint64(sequences)*bytes.Slots) + float64(memory.Scratch(m, bytes.Most, b.o.Ubatch, b.o.Threads))
 			continue
 		}
 		one := rows * float64(b.rowBytes(method.Type))
@@ -240,34 +246,31 @@ func (b *bench) methodSlots(m Method) int {
 	if !m.SameBytes {
 		return b.budget
 	}
-	return b.budget * b.slotBytes(b.o.SlotType) / b.slotBytes(m.Slots)
+	return b.budget * b.slotBytes(b.o.SlotType) / max(1, b.slotBytes(m.Slots)) // 0: heads don't fill the type's blocks, which fits refuses
 }
 
-// slotBytes is what one slot of each KV head of every layer takes, its score and position included.
-func (b *bench) slotBytes(kind string) int {
+// slotBytes is what one slot of each KV head that has a budget takes.
+func (b *bench) slotBytes(kind string) (n int) {
 	key, value, _ := worker.GGUFTypes(kind) // checked with the options
-	return b.model.Sum(func(s weights.Shape) int {
-		k, _ := key.Size(uint64(s.KeyLength))
-		v, _ := value.Size(uint64(s.ValueLength))
-		return s.HeadsKV * (int(k+v) + 8)
-	})
+	for i := range b.model.Layers {
+		if s := b.model.Layer(i); b.model.HasBudget(i) {
+			bytes, _ := memory.SlotBytes(s, key, value)
+			n += s.HeadsKV * int(bytes)
+		}
+	}
+	return n
 }
 
 // rowBytes is what one token takes in all layers of an unmodified cache.
 func (b *bench) rowBytes(kind string) int64 {
-	t := map[string]gguf.Type{"f16": gguf.F16, "q8_0": gguf.Q8_0, "q4_0": gguf.Type(2)}[kind]
-	elements := 0
-	for i := range b.model.Layers {
-		if s := b.model.Layer(i); b.model.Owner(i) == i {
-			elements += s.HeadsKV * (s.KeyLength + s.ValueLength)
-		}
-	}
-	n, _ := t.Size(uint64(elements))
-	return int64(n)
+	t, _, _ := worker.GGUFTypes(kind) // of Methods
+	const some = 256                  // tokens, a multiple of what contexts are rounded to
+	n, _ := memory.Full(b.model, some, t)
+	return int64(n / some)
 }
 
 // context is n_ctx of a sequence.
-func (b *bench) context() int { return (b.o.top() + headroom + 255) / 256 * 256 }
+func (b *bench) context() int { return memory.Pad(b.o.top() + headroom) }
 
 func (b *bench) tokens(n int) []int32 {
 	tokens := make([]int32, n)
@@ -294,7 +297,7 @@ func (b *bench) less(m Method) *worker.LESS {
 func (b *bench) unequal() []int {
 	var slots []int
 	for i := range b.model.Layers {
-		if b.model.Owner(i) == i {
+		if b.model.HasBudget(i) {
 			slots = append(slots, make([]int, b.model.Layer(i).HeadsKV)...)
 		}
 	}
@@ -612,7 +615,7 @@ func (r *runner) memory(context int) error {
 		for _, l := range layers {
 			m.Kept = max(m.Kept, int(l.Kept))
 		}
-		m.Cache = info.SlotBytes + info.StateBytes + info.KernelBytes
+		m.Cache = info.CacheBytes()
 		m.Read = info.SlotBytes*int64(m.Kept)/int64(max(1, r.slots)) + info.StateBytes + info.KernelBytes // slots that are full
 		m.Scratch = info.ScratchBytes
 		of := &b.result.Build // the worker says which of its inner loops run

@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/lesskv/lesskv/integration/tinymodels"
 	"github.com/lesskv/lesskv/patches/limits"
 	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/gguf"
@@ -62,4 +63,23 @@ func TestLimits(t *testing.T) {
 	assert.Equal(t, 1000, b.methodSlots(Method{Slots: "q8_0"}))
 	assert.Equal(t, 1000*520/144, b.methodSlots(Method{Slots: "q8_0", SameBytes: true}))
 	assert.Equal(t, 1000*520/80, b.methodSlots(Method{Slots: "q4_0", SameBytes: true}))
+}
+
+// Layers that are recurrent, that share another's keys and values, or that have a sliding window take what they do take.
+func TestBytesOfLayersThatDiffer(t *testing.T) {
+	for name, want := range map[string]struct{ row, slot, heads int }{
+		"qwen35":  {2 * 2 * 2 * (64 + 64), 2 * 2 * (2*(64+64) + 8), 2 * 2}, // every fourth of 8 layers attends
+		"gemma3n": {20 * 2 * (16 + 16), 4 * (2*(16+16) + 8), 4},            // 20 of 25 layers have keys and values, and a window but for every fifth
+	} {
+		tiny, err := tinymodels.Find(name)
+		require.NoError(t, err)
+		path, err := tiny.WriteIn(t.TempDir(), gguf.F32, 1)
+		require.NoError(t, err)
+		m, err := weights.ReadModel(path)
+		require.NoError(t, err)
+		b := &bench{o: &Options{SlotType: "f16"}, model: m, budget: 64}
+		assert.EqualValues(t, want.row, b.rowBytes("f16"), name)
+		assert.Equal(t, want.slot, b.slotBytes("f16"), name)
+		assert.Len(t, b.unequal(), want.heads, name)
+	}
 }

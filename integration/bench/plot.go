@@ -4,17 +4,14 @@ import (
 	"fmt"
 	"image/color"
 	"math"
-	"os"
-	"path/filepath"
 	"strings"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
 	"gonum.org/v1/plot/vg"
 	"gonum.org/v1/plot/vg/draw"
-	"gonum.org/v1/plot/vg/vgimg"
 
-	"github.com/lesskv/lesskv/weights/outfile"
+	"github.com/lesskv/lesskv/integration/picture"
 )
 
 // A look tells a method's line from those that lie on it.
@@ -52,28 +49,24 @@ const (
 	panelHeight = 9 * vg.Centimeter
 )
 
-// write draws rows of panels as a PNG.
+// write draws rows of panels.
 func write(path string, rows ...[]*plot.Plot) error {
 	columns := 0
 	for _, r := range rows {
 		columns = max(columns, len(r))
 	}
-	img := vgimg.NewWith(vgimg.UseWH(vg.Length(columns)*panelWidth, vg.Length(len(rows))*panelHeight), vgimg.UseDPI(90))
-	tiles := draw.Tiles{Rows: len(rows), Cols: columns, PadX: vg.Points(12), PadY: vg.Points(12), PadTop: vg.Points(6), PadBottom: vg.Points(6), PadLeft: vg.Points(6), PadRight: vg.Points(6)}
-	canvas := draw.New(img)
-	for i, r := range rows {
-		for j, p := range r {
-			p.Draw(tiles.At(canvas, j, i))
+	return picture.Draw(path, vg.Length(columns)*panelWidth, vg.Length(len(rows))*panelHeight, func(c draw.Canvas) {
+		tiles := draw.Tiles{Rows: len(rows), Cols: columns, PadX: vg.Points(12), PadY: vg.Points(12), PadTop: vg.Points(6), PadBottom: vg.Points(6), PadLeft: vg.Points(6), PadRight: vg.Points(6)}
+		for i, r := range rows {
+			for j, p := range r {
+				p.Draw(tiles.At(c, j, i))
+			}
 		}
-	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return err
-	}
-	return outfile.WriteFrom(path, vgimg.PngCanvas{Canvas: img})
+	})
 }
 
 // Plot draws decoding speed, prompt speed and the cache's bytes against the context, all axes logarithmic, one line of
-// pictures for each result, as a PNG. What was measured at one of them alone is no line and has no picture.
+// pictures for each result. What was measured at one of them alone is no line and has no picture.
 func Plot(path string, results ...*Result) error {
 	rows := make([][]*plot.Plot, len(results))
 	for i, r := range results {
@@ -104,7 +97,7 @@ func Plot(path string, results ...*Result) error {
 	return write(path, rows...)
 }
 
-// PlotContext draws what an app sees as its context grows, with a full cache and with LESS, as a PNG: the memory of the process
+// PlotContext draws what an app sees as its context grows, with a full cache and with LESS: the memory of the process
 // and the speed of decoding, from 0 on.
 func PlotContext(path string, speed, memory *Result) error {
 	var row []*plot.Plot
@@ -126,7 +119,7 @@ func PlotContext(path string, speed, memory *Result) error {
 		p := plot.New()
 		p.Title.Text, p.X.Label.Text, p.Y.Label.Text = fmt.Sprintf("%s: %s", speed.Model, s.title), "context, tokens", s.unit
 		p.X.Scale, p.Y.Min = plot.LogScale{}, 0
-		p.X.Tick.Marker = contextTicks(s.contexts)
+		p.X.Tick.Marker = picture.ContextTicks(s.contexts)
 		p.Add(plotter.NewGrid())
 		for _, m := range []struct{ method, label string }{{"f16", s.full}, {"less", "lesskv"}} {
 			if err := addLine(p, m.label, looks[m.method], s.contexts, func(c int) float64 { return s.value(m.method, c) }); err != nil {
@@ -138,20 +131,6 @@ func PlotContext(path string, speed, memory *Result) error {
 		row = append(row, p)
 	}
 	return write(path, row)
-}
-
-func contextTicks(contexts []int) plot.ConstantTicks {
-	var ticks []plot.Tick
-	for _, c := range contexts {
-		if c > 0 {
-			label := fmt.Sprint(c)
-			if c%1024 == 0 {
-				label = fmt.Sprintf("%dk", c/1024)
-			}
-			ticks = append(ticks, plot.Tick{Value: float64(c), Label: label})
-		}
-	}
-	return ticks
 }
 
 // addLine draws the values that are there: those above 0.
@@ -202,7 +181,7 @@ func (r *Result) lines(title, unit string, rising bool, value func(method string
 	p := plot.New()
 	p.Title.Text, p.X.Label.Text, p.Y.Label.Text = title, "context, tokens", unit
 	p.X.Scale, p.Y.Scale = plot.LogScale{}, plot.LogScale{}
-	p.X.Tick.Marker, p.Y.Tick.Marker = contextTicks(r.Contexts()), logTicks{}
+	p.X.Tick.Marker, p.Y.Tick.Marker = picture.ContextTicks(r.Contexts()), logTicks{}
 	p.Add(plotter.NewGrid())
 	for _, m := range r.Methods() {
 		if err := addLine(p, m, lookOf(m), r.Contexts(), func(c int) float64 { return value(m, c) }); err != nil {

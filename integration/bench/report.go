@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/json"
 	"errors"
@@ -59,6 +60,13 @@ func (r *Result) check() error {
 // Table prints speeds and bytes: medians, in parentheses the slowest and the fastest round; ratios round by round to the
 // fastest unmodified method.
 func (r *Result) Table(w io.Writer) error {
+	var text bytes.Buffer
+	r.table(&text)
+	_, err := w.Write(text.Bytes())
+	return err
+}
+
+func (r *Result) table(w *bytes.Buffer) {
 	device := ""
 	if r.GPU > 0 {
 		device = fmt.Sprintf(", %d layers on a device", r.GPU)
@@ -114,7 +122,7 @@ func (r *Result) Table(w io.Writer) error {
 	if g := r.Growth; g != nil {
 		fmt.Fprintf(w, "\npeak after %d tokens %.2f MiB, after %d %.2f MiB (%d slots per KV head)\n", g.From, mib(g.Before), g.To, mib(g.After), g.Budget)
 	}
-	return r.phases(w)
+	r.phases(w)
 }
 
 func mib(n int64) float64 { return float64(n) / (1 << 20) }
@@ -137,11 +145,11 @@ func (r *Result) grid(w io.Writer, cell func(method string, context int) string)
 	tw.Flush()
 }
 
-// phaseNames returns the phases in the order of enum lesskv_phase, those of a result that has some.
+// phaseNames are the phases in the order of enum lesskv_phase.
 var phaseNames = []string{"slots", "micro-batch", "softmax", "phi", "score", "policy", "fold", "move"}
 
 // phases prints where LESS's time went: microseconds of a token, over all layers and threads.
-func (r *Result) phases(w io.Writer) error {
+func (r *Result) phases(w io.Writer) {
 	type key struct {
 		Cell
 		name string
@@ -162,7 +170,7 @@ func (r *Result) phases(w io.Writer) error {
 		all[key{c, ""}] = append(all[key{c, ""}], s.Seconds/float64(s.Tokens)*1e6)
 	}
 	if len(cells) == 0 {
-		return nil
+		return
 	}
 	fmt.Fprintf(w, "\nwhere LESS's time goes: microseconds of a token, all layers, the threads' sum; last the whole token's on the clock, times %d threads\n", r.Threads)
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
@@ -178,5 +186,5 @@ func (r *Result) phases(w io.Writer) error {
 		}
 		fmt.Fprintf(tw, "%.0f\t\n", median(all[key{c, ""}])*float64(r.Threads))
 	}
-	return tw.Flush()
+	tw.Flush()
 }

@@ -52,7 +52,14 @@ func TargetsPage(dir string) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// WriteTargets puts TargetsPage between the marks of a file, and draws the pictures beside dir: DIR.png and DIR-context.png.
+// TargetsPictures are the names of the pictures that WriteTargets draws beside a folder of results: of all contexts (Plot), and of what an
+// app sees (PlotContext).
+func TargetsPictures(dir string) [2]string {
+	base := strings.TrimSuffix(dir, "/")
+	return [2]string{base + ".png", base + "-context.png"}
+}
+
+// WriteTargets puts TargetsPage between the marks of a file, and draws TargetsPictures.
 func WriteTargets(dir, into string) error {
 	results, err := readTargets(dir)
 	if err != nil {
@@ -68,14 +75,14 @@ func WriteTargets(dir, into string) error {
 			drawn = append(drawn, r)
 		}
 	}
-	base := strings.TrimSuffix(dir, "/")
+	pictures := TargetsPictures(dir)
 	if len(drawn) > 0 {
-		if err := Plot(base+".png", drawn...); err != nil {
+		if err := Plot(pictures[0], drawn...); err != nil {
 			return err
 		}
 	}
 	if speed, memory := results["llama-3.2-1b"], results["llama-3.2-1b-processes"]; speed != nil && memory != nil {
-		if err := PlotContext(base+"-context.png", speed, memory); err != nil {
+		if err := PlotContext(pictures[1], speed, memory); err != nil {
 			return err
 		}
 	}

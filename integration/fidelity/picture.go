@@ -28,7 +28,7 @@ func (r *Report) draw(path string) error {
 	if err != nil {
 		return err
 	}
-	return picture.Row(path, 30*vg.Centimeter, 11*vg.Centimeter, []*plot.Plot{closeness, recall})
+	return picture.Row(path, 30*vg.Centimeter, 11*vg.Centimeter, closeness, recall)
 }
 
 // closeness is a panel of KL against bytes, both axes logarithmic.

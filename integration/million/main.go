@@ -114,7 +114,7 @@ func run(ctx context.Context, n, budget int) error {
 		if err != nil {
 			return err
 		}
-		cache := less.SlotBytes + less.StateBytes + less.KernelBytes
+		cache := less.CacheBytes()
 		l := layers[0]
 		fmt.Printf("%10d  %12d  %10d  %8.1f  %12d  %14d  %10.2f  %8.0f\n", at, m.Anon>>10, m.Peak>>10, float64(cache)/1024, l.Kept, l.Folded,
 			math.Exp(nll/float64(judged)), float64(at)/time.Since(start).Seconds())

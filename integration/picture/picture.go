@@ -4,7 +4,6 @@ package picture
 import (
 	"fmt"
 	"image/color"
-	"os"
 	"path/filepath"
 
 	"gonum.org/v1/plot"
@@ -12,6 +11,7 @@ import (
 	"gonum.org/v1/plot/vg"
 	"gonum.org/v1/plot/vg/draw"
 	"gonum.org/v1/plot/vg/vgimg"
+	"gonum.org/v1/plot/vg/vgsvg"
 
 	"github.com/lesskv/lesskv/weights/outfile"
 )
@@ -35,19 +35,40 @@ func New(title, x, y string) *plot.Plot {
 	return p
 }
 
-// Row draws plots beside each other, their axes in line, as a PNG in a folder that need not be there, and says so on standard error.
-func Row(path string, width, height vg.Length, plots []*plot.Plot) error {
-	img := vgimg.NewWith(vgimg.UseWH(width, height), vgimg.UseDPI(96))
-	tiles := draw.Tiles{Rows: 1, Cols: len(plots), PadX: vg.Points(14), PadTop: vg.Points(8), PadBottom: vg.Points(8), PadLeft: vg.Points(8), PadRight: vg.Points(14)}
-	for i, c := range plot.Align([][]*plot.Plot{plots}, tiles, draw.New(img))[0] {
-		plots[i].Draw(c)
+// dpi are the pixels of an inch of a PNG.
+const dpi = 90
+
+// Draw makes a picture: a PNG or, where its name ends in .svg, an SVG.
+func Draw(path string, width, height vg.Length, on func(draw.Canvas)) error {
+	var c vg.CanvasWriterTo = vgimg.PngCanvas{Canvas: vgimg.NewWith(vgimg.UseWH(width, height), vgimg.UseDPI(dpi))}
+	if filepath.Ext(path) == ".svg" {
+		c = vgsvg.New(width, height)
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return err
+	on(draw.New(c))
+	return outfile.WriteFrom(path, c)
+}
+
+// Row draws plots beside each other, their axes in line.
+func Row(path string, width, height vg.Length, plots ...*plot.Plot) error {
+	return Draw(path, width, height, func(c draw.Canvas) {
+		tiles := draw.Tiles{Rows: 1, Cols: len(plots), PadX: vg.Points(14), PadTop: vg.Points(8), PadBottom: vg.Points(8), PadLeft: vg.Points(8), PadRight: vg.Points(14)}
+		for i, c := range plot.Align([][]*plot.Plot{plots}, tiles, c)[0] {
+			plots[i].Draw(c)
+		}
+	})
+}
+
+// ContextTicks are an axis's ticks at contexts, those above 0, with labels in units of 1,024 tokens where they are whole.
+func ContextTicks(contexts []int) plot.ConstantTicks {
+	var ticks []plot.Tick
+	for _, c := range contexts {
+		if c > 0 {
+			label := fmt.Sprint(c)
+			if c%1024 == 0 {
+				label = fmt.Sprintf("%dk", c/1024)
+			}
+			ticks = append(ticks, plot.Tick{Value: float64(c), Label: label})
+		}
 	}
-	if err := outfile.WriteFrom(path, vgimg.PngCanvas{Canvas: img}); err != nil {
-		return err
-	}
-	fmt.Fprintln(os.Stderr, "drawn:", path)
-	return nil
+	return ticks
 }

@@ -7,8 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// cpuName returns what the processor calls itself; on arm64 the system says it.
-func cpuName() string {
+// CPU returns what the processor calls itself; on arm64 the system says it.
+func CPU() string {
 	name, _ := unix.Sysctl("machdep.cpu.brand_string")
 	return cmp.Or(cpuid.CPU.BrandName, name)
 }

@@ -4,5 +4,5 @@ package provenance
 
 import "github.com/klauspost/cpuid/v2"
 
-// cpuName returns what the processor calls itself.
-func cpuName() string { return cpuid.CPU.BrandName }
+// CPU returns what the processor calls itself.
+func CPU() string { return cpuid.CPU.BrandName }

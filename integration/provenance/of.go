@@ -13,7 +13,7 @@ import (
 // Of describes this program, this machine, and the assembled runtime that a worker belongs to.
 func Of(worker string) Build {
 	b := Runtime(worker)
-	b.Commit, b.CPU, b.System, b.ISA = Version(), cpuName(), runtime.GOOS+"/"+runtime.GOARCH, kernels.Level()
+	b.Commit, b.CPU, b.System, b.ISA = Version(), CPU(), runtime.GOOS+"/"+runtime.GOARCH, kernels.Level()
 	return b
 }
 

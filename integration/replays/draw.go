@@ -69,5 +69,5 @@ func drawLimits(path string, levels []int, all []limit) error {
 		}
 		panels = append(panels, p)
 	}
-	return picture.Row(path, 28*vg.Centimeter, 9*vg.Centimeter, panels)
+	return picture.Row(path, 28*vg.Centimeter, 9*vg.Centimeter, panels...)
 }

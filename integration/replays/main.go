@@ -104,7 +104,11 @@ func (c *comparison) run(budget, types string, windows, threads int, out string)
 	if err := c.ends(o, held, results); err != nil {
 		return err
 	}
-	return drawLimits(out, shown(r), all)
+	if err := drawLimits(out, shown(r), all); err != nil {
+		return err
+	}
+	fmt.Fprintln(os.Stderr, "drawn:", out)
+	return nil
 }
 
 // options are those of tuning on the training text, and the held-out windows.

@@ -344,7 +344,7 @@ func (s *show) refused(ctx context.Context, name string, words []string, more ..
 }
 
 func kept(dir string) string {
-	return filepath.Join(dir, "cache", "lesskv", "sources", "llama.cpp-"+pins.Llama.Tag)
+	return filepath.Join(dir, "cache", "lesskv", "sources", pins.Llama.Name())
 }
 
 func missing(path string) error {

@@ -69,5 +69,5 @@ func drawSweeps(path string, sparse float64, all [][]result) error {
 		}
 		panels = append(panels, p)
 	}
-	return picture.Row(path, 32*vg.Centimeter, 10*vg.Centimeter, panels)
+	return picture.Row(path, 32*vg.Centimeter, 10*vg.Centimeter, panels...)
 }

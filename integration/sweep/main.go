@@ -128,7 +128,11 @@ func (s *sweep) run(windows int, out string) (err error) {
 			all[i] = append(all[i], r)
 		}
 	}
-	return drawSweeps(out, sparse, all)
+	if err := drawSweeps(out, sparse, all); err != nil {
+		return err
+	}
+	fmt.Fprintln(os.Stderr, "drawn:", out)
+	return nil
 }
 
 func kib(n int64) float64 { return float64(n) / 1024 }

@@ -105,8 +105,5 @@ func (m *meter) correct(ctx context.Context, r *Result, layers [][]int, now cand
 	if err != nil {
 		return now, r, err
 	}
-	if tried[1].distance < tried[0].distance {
-		return tried[1], c, nil
-	}
-	return tried[0], c, nil
+	return closest(tried), c, nil
 }

@@ -256,7 +256,7 @@ func TestTrainKinds(t *testing.T) {
 			info, err := w.LESS()
 			require.NoError(t, err)
 			assert.Equal(t, r.With.Budget, info.Budget)
-			assert.LessOrEqual(t, info.SlotBytes+info.StateBytes+info.KernelBytes, r.Without.Bytes)
+			assert.LessOrEqual(t, info.CacheBytes(), r.Without.Bytes)
 		})
 	}
 }

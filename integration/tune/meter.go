@@ -98,7 +98,7 @@ func (m *meter) ask() error {
 	if err != nil {
 		return err
 	}
-	m.budget, m.taken = info.Budget, info.SlotBytes+info.StateBytes+info.KernelBytes
+	m.budget, m.taken = info.Budget, info.CacheBytes()
 	if err := evicts(m.budget, m.o.Ubatch, m.context); err != nil {
 		return err
 	}

@@ -4,9 +4,7 @@ import (
 	"fmt"
 	"image/color"
 	"math"
-	"path/filepath"
 	"strconv"
-	"strings"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/font"
@@ -14,7 +12,7 @@ import (
 	"gonum.org/v1/plot/vg"
 	"gonum.org/v1/plot/vg/draw"
 
-	"github.com/lesskv/lesskv/weights/outfile"
+	"github.com/lesskv/lesskv/integration/picture"
 )
 
 // grid is a number for each layer and KV head, on a logarithmic scale: a plotter.GridXYZ.
@@ -131,16 +129,7 @@ func Plot(r *Result, path string) error {
 		}
 		width := max(4, .45*float64(len(sensitivity.layers)))
 		height := max(2.2, 1+.35*float64(sensitivity.heads))
-		canvas, err := draw.NewFormattedCanvas(vg.Length(2*width)*vg.Inch, vg.Length(height)*vg.Inch, strings.TrimPrefix(filepath.Ext(path), "."))
-		if err != nil {
-			return err
-		}
-		tiles := draw.Tiles{Rows: 1, Cols: 2, PadX: vg.Points(12), PadTop: vg.Points(4), PadBottom: vg.Points(4), PadLeft: vg.Points(4), PadRight: vg.Points(8)}
-		plots := [][]*plot.Plot{{left, right}}
-		for i, c := range plot.Align(plots, tiles, draw.New(canvas))[0] {
-			plots[0][i].Draw(c)
-		}
-		return outfile.WriteFrom(path, canvas)
+		return picture.Row(path, vg.Length(2*width)*vg.Inch, vg.Length(height)*vg.Inch, left, right)
 	}()
 	if err != nil {
 		return fmt.Errorf("tune: plot: %w", err)

@@ -51,6 +51,11 @@ func (m *meter) try(ctx context.Context, many ...[]int) (all []candidate, err er
 	return all, err
 }
 
+// closest returns the candidate of the least distance; of equal ones the first.
+func closest(all []candidate) candidate {
+	return slices.MinFunc(all, func(a, b candidate) int { return cmp.Compare(a.distance, b.distance) })
+}
+
 // solve finds the allocation: what the parts predict, and what is better than that when it is measured. Never one that is worse than
 // equal budgets.
 func (m *meter) solve(ctx context.Context, r *Result) error {
@@ -81,7 +86,7 @@ func (m *meter) solve(ctx context.Context, r *Result) error {
 		r.Guess += curve(r.Levels, h.Distance, m.context, best.slots[j])
 	}
 	r.Guess += r.Full
-	best = slices.MinFunc(first, func(a, b candidate) int { return cmp.Compare(a.distance, b.distance) })
+	best = closest(first)
 	costs := r
 	for round, trust := 0, 1.; round < rounds && len(parts) > 1; round++ {
 		var next candidate
@@ -185,13 +190,7 @@ func (m *meter) round(ctx context.Context, parts [][]int, now candidate, trust f
 	if err != nil {
 		return now, err
 	}
-	best := tried[0]
-	for _, c := range tried[1:] {
-		if c.distance < best.distance {
-			best = c
-		}
-	}
-	return best, nil
+	return closest(tried), nil
 }
 
 // scaled gives a part x times the slots that it has.

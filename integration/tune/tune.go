@@ -11,6 +11,7 @@
 package tune
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -356,15 +357,7 @@ func matter(layers [][]float64, share float64) (which []int) {
 		order[i] = i
 		sum += d[0]
 	}
-	slices.SortStableFunc(order, func(a, b int) int {
-		switch x, y := layers[a][0], layers[b][0]; {
-		case x > y:
-			return -1
-		case x < y:
-			return 1
-		}
-		return 0
-	})
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(layers[b][0], layers[a][0]) })
 	for got := 0.0; len(which) < len(order) && got < share*sum; {
 		i := order[len(which)]
 		which = append(which, i)

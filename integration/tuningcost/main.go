@@ -67,7 +67,7 @@ func (c *cost) run() error {
 	}
 	layers := 0
 	for i := range model.Layers {
-		if model.Attends(i) && model.Window(i) == 0 && !model.Shares(i) {
+		if model.HasBudget(i) {
 			layers++
 		}
 	}

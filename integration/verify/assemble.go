@@ -326,16 +326,11 @@ func (r *Report) findings() []string {
 	return out
 }
 
+// list names so many of all at most, and counts the others.
 func list(all []string, most int) string {
-	s := ""
-	for i, x := range all {
-		if i == most {
-			return s + fmt.Sprintf(" and %d more", len(all)-most)
-		}
-		if i > 0 {
-			s += ", "
-		}
-		s += x
+	s := strings.Join(all[:min(most, len(all))], ", ")
+	if n := len(all) - most; n > 0 {
+		s += fmt.Sprintf(" and %d more", n)
 	}
 	return s
 }

@@ -60,7 +60,6 @@ func (v *verifier) fit(ctx context.Context, context int) ([]candidate, error) {
 		within := int64(size.Limit(full))
 		for _, types := range v.plan.SlotTypes {
 			if !v.holds(types) {
-				v.note("%s: heads of %d and %d do not fill its blocks", types, v.model.KeyLength, v.model.ValueLength)
 				continue
 			}
 			for _, policy := range v.plan.Policies {
@@ -100,12 +99,16 @@ func (v *verifier) fit(ctx context.Context, context int) ([]candidate, error) {
 	return all, nil
 }
 
-// holds reports whether the model's heads fill the blocks of slots of a type.
+// holds reports whether the model's heads fill the blocks of keys and values of a type, and notes it where they don't.
 func (v *verifier) holds(types string) bool {
 	k, value, _ := worker.SlotTypes(types)
-	return v.model.Max(func(s weights.Shape) int {
+	if v.model.Max(func(s weights.Shape) int {
 		return max(s.KeyLength%cacheTypes[k].block, s.ValueLength%cacheTypes[value].block)
-	}) == 0
+	}) == 0 {
+		return true
+	}
+	v.note("%s: heads of %d and %d do not fill its blocks", types, v.model.KeyLength, v.model.ValueLength)
+	return false
 }
 
 // fillBytes plans a row for each candidate.

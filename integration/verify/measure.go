@@ -305,7 +305,7 @@ func (v *verifier) weigh(g *group, o *opened) error {
 		if err != nil {
 			return err
 		}
-		b = Bytes{Slots: info.SlotBytes, State: info.StateBytes, Kernels: info.KernelBytes, Total: info.SlotBytes + info.StateBytes + info.KernelBytes}
+		b = bytesOf(info)
 	}
 	return v.store.Save(key, b)
 }

@@ -9,6 +9,11 @@ import (
 	"github.com/lesskv/lesskv/weights/memory"
 )
 
+// bytesOf is what a LESS cache takes, as its worker says.
+func bytesOf(i worker.LESSInfo) Bytes {
+	return Bytes{i.SlotBytes, i.StateBytes, i.KernelBytes, i.CacheBytes()}
+}
+
 // overhead is what a process takes beside model, cache and computing.
 const overhead = 16 << 20
 

@@ -70,7 +70,7 @@ func (v *verifier) readAlong(ctx context.Context, g *group, r *row, c *run, toke
 	defer w.Close()
 	held := func() (Bytes, error) {
 		info, err := w.LESS()
-		return Bytes{info.SlotBytes, info.StateBytes, info.KernelBytes, info.SlotBytes + info.StateBytes + info.KernelBytes}, err
+		return bytesOf(info), err
 	}
 	settled := int64(-1)
 	part := max(len(tokens)/v.plan.Buckets, 1)

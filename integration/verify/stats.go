@@ -1,6 +1,7 @@
 package verify
 
 import (
+	"cmp"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -156,15 +157,7 @@ func (s *sampler) measure(windows []*distance.Points, from, block int) Measures 
 		}
 		first += (max(len(p.KL)-from, 0) + block - 1) / block
 	}
-	slices.SortFunc(all, func(a, b point) int {
-		switch {
-		case a.kl < b.kl:
-			return -1
-		case a.kl > b.kl:
-			return 1
-		}
-		return a.block - b.block
-	})
+	slices.SortFunc(all, func(a, b point) int { return cmp.Or(cmp.Compare(a.kl, b.kl), a.block-b.block) })
 	sorted, weights := make([]float64, len(all)), make([]float64, len(all))
 	for i, p := range all {
 		sorted[i] = p.kl

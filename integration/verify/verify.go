@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"strings"
 	"sync"
 
 	"github.com/lesskv/lesskv/integration/pieces"
@@ -209,25 +208,13 @@ func (v *verifier) probe(ctx context.Context) error {
 	return v.readText(ctx, w)
 }
 
-// piece is how many bytes of a text are tokenised at a time: llama.cpp's time grows faster than they do.
-const piece = 2 << 20
-
 // readText tokenises the text, the prompts and the recall tasks.
 func (v *verifier) readText(ctx context.Context, w *worker.Worker) error {
 	v.say("reading the text", 0)
 	if v.text = v.plan.Tokens; v.text == nil {
-		for text, first := v.plan.Text, true; text != ""; first = false {
-			n := len(text)
-			if n > piece {
-				if n = strings.LastIndexByte(text[:piece], '\n') + 1; n == 0 {
-					n = piece
-				}
-			}
-			tokens, err := w.Tokenize(text[:n], first && v.plan.NoStart)
-			if err != nil {
-				return fmt.Errorf("verify: %w", err)
-			}
-			v.text, text = append(v.text, tokens...), text[n:]
+		var err error
+		if v.text, err = w.TokenizeLong(v.plan.Text, 2<<20, v.plan.NoStart); err != nil {
+			return fmt.Errorf("verify: %w", err)
 		}
 	}
 	for i, t := range v.text {
@@ -236,11 +223,10 @@ func (v *verifier) readText(ctx context.Context, w *worker.Worker) error {
 		}
 	}
 	if !v.plan.NoStart {
-		start, err := w.Tokenize("", true)
-		if err != nil {
+		var err error
+		if v.start, err = w.StartToken(); err != nil {
 			return fmt.Errorf("verify: %w", err)
 		}
-		v.start = start[:min(1, len(start))]
 	}
 	if n := v.plan.Read; n > len(v.start)+len(v.text) {
 		return fmt.Errorf("verify: %d tokens to read, and the text has %d: %w", n, len(v.start)+len(v.text), ErrText)

@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // Tokenize returns a text's tokens; special adds those that the model wants at the ends.
@@ -14,6 +16,32 @@ func (w *Worker) Tokenize(text string, special bool) ([]int32, error) {
 		return nil, err
 	}
 	return view[int32](r.payload), nil
+}
+
+// TokenizeLong is Tokenize of a text that is cut into pieces of so many bytes at most (more than 4), at ends of lines where there are
+// any: llama.cpp's time grows with the square of a piece's. special is for the first.
+func (w *Worker) TokenizeLong(text string, piece int, special bool) (all []int32, err error) {
+	for len(text) > 0 {
+		n := len(text)
+		if n > piece {
+			if n = strings.LastIndexByte(text[:piece], '\n') + 1; n == 0 {
+				for n = piece; n > piece-utf8.UTFMax && !utf8.RuneStart(text[n]); n-- { // a character stays whole
+				}
+			}
+		}
+		tokens, err := w.Tokenize(text[:n], special)
+		if err != nil {
+			return nil, err
+		}
+		all, text, special = append(all, tokens...), text[n:], false
+	}
+	return all, nil
+}
+
+// StartToken returns the token that the open model wants at the start of a sequence, or none.
+func (w *Worker) StartToken() ([]int32, error) {
+	tokens, err := w.Tokenize("", true) // those of both ends
+	return tokens[:min(1, len(tokens))], err
 }
 
 // TokenizeTemplate returns a text's tokens, with special ones where the text spells them, as chat templates do.

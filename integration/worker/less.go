@@ -25,6 +25,9 @@ type LESSInfo struct {
 	Error                         string // why the last thing that was refused was refused
 }
 
+// CacheBytes is what a budget in bytes counts: slots, state, and phi and psi.
+func (i LESSInfo) CacheBytes() int64 { return i.SlotBytes + i.StateBytes + i.KernelBytes }
+
 // LESS describes the LESS cache.
 func (w *Worker) LESS() (LESSInfo, error) {
 	r, err := w.call("less", nil)

@@ -140,7 +140,7 @@ func readPayload(r io.Reader, n int) ([]byte, error) {
 	}
 }
 
-// integer returns a field; if it isn't one, finish will say so.
+// integer returns a field; where it isn't one, r.err says so.
 func (r *reply) integer(key string) int64 {
 	n, err := strconv.ParseInt(r.fields[key], 10, 64)
 	if err != nil && r.err == nil {

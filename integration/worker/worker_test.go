@@ -113,6 +113,19 @@ func TestTokens(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, tokens, special[1:], "special tokens are a BOS and nothing else")
 
+	start, err := w.StartToken()
+	require.NoError(t, err)
+	assert.Equal(t, special[:1], start)
+	pieces := []int32{start[0]} // a piece ends at a line's end, or behind the last character that it has room for
+	for i, piece := range []string{"func main() {\n", "\tfmt.Println(\"h", "éllo\", 100%)\n", "}\n"} {
+		part, err := w.Tokenize(piece, false)
+		require.NoError(t, err, i)
+		pieces = append(pieces, part...)
+	}
+	long, err := w.TokenizeLong(text, 16, true)
+	require.NoError(t, err)
+	assert.Equal(t, pieces, long)
+
 	empty, err := w.Tokenize("", false)
 	require.NoError(t, err)
 	assert.Empty(t, empty)

@@ -6,7 +6,10 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"golang.org/x/mod/modfile"
 )
@@ -28,6 +31,11 @@ func (l Layout) Package() string { return l.in("go-llama.cpp") }
 
 // Sources is the patched llama.cpp with the sources of cgo/.
 func (l Layout) Sources() string { return l.in("llama.cpp") }
+
+// Assembled reports whether a runtime has a file of cgo/: what is C or C++, but for training, which is the Go package's alone.
+func Assembled(name string) bool {
+	return slices.Contains([]string{".c", ".cpp", ".h"}, path.Ext(name)) && !strings.HasPrefix(path.Base(name), "train")
+}
 
 // Own returns the sources of cgo/ whose names match one of the patterns, without the one that joins others. It fails where there is none
 // for a pattern.

@@ -38,6 +38,9 @@ type Release struct {
 	Devices    map[string]string // and of ggml's backends beside the CPU's, which a run fetches that is asked for one
 }
 
+// Name is what a folder that has the release is called.
+func (r Release) Name() string { return "llama.cpp-" + r.Tag }
+
 // Llama is the llama.cpp that the runtime is made of.
 var Llama = Release{
 	Version:    "0.5.0",

@@ -2,6 +2,7 @@
 package progress
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"os"
@@ -93,14 +94,14 @@ func (m *Meter) draw() {
 		}
 		m.bar = progressbar.NewOptions64(total, options...)
 	}
-	m.bar.Describe(first(s.Text, s.Stage))
+	m.bar.Describe(cmp.Or(s.Text, s.Stage))
 	m.bar.Set64(s.Done)
 }
 
 // line writes the last status in words.
 func (m *Meter) line(now time.Time) string {
 	s := m.last
-	line := first(s.Line, s.Text, s.Stage)
+	line := cmp.Or(s.Line, s.Text, s.Stage)
 	switch {
 	case s.Total == 0:
 	case s.Unit != "":
@@ -113,15 +114,6 @@ func (m *Meter) line(now time.Time) string {
 		line += fmt.Sprintf(", %v left", time.Duration(left).Round(time.Second))
 	}
 	return line
-}
-
-func first(texts ...string) string {
-	for _, t := range texts {
-		if t != "" {
-			return t
-		}
-	}
-	return ""
 }
 
 // Printf writes a line that stays, above the bar.

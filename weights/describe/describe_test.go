@@ -37,7 +37,7 @@ func TestModel(t *testing.T) {
 		assert.Contains(t, less, "the runtime looks")
 		require.NoError(t, f.Close())
 	}
-	assert.Equal(t, map[string]string{"a": "layers 0-1, 3", "b": "layers 2"}, group(4, func(i int) string { return []string{"a", "a", "b", "a"}[i] }))
+	assert.Equal(t, []run{{"a", "layers 0-1, 3"}, {"b", "layers 2"}}, group(4, func(i int) string { return []string{"a", "a", "b", "a"}[i] }))
 }
 
 func TestDescription(t *testing.T) {

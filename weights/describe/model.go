@@ -3,7 +3,6 @@ package describe
 
 import (
 	"fmt"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -80,43 +79,36 @@ func Heads(m *weights.Model) string {
 		return "each layer has " + describe(0)
 	}
 	var lines []string
-	for text, layers := range runs {
-		lines = append(lines, fmt.Sprintf("%s: %s", layers, text))
+	for _, r := range runs {
+		lines = append(lines, r.layers+": "+r.text)
 	}
-	slices.SortFunc(lines, func(a, b string) int { return firstNumber(a) - firstNumber(b) })
 	return strings.Join(lines, "\n")
 }
 
-// group collects layers of which the same is said: "layers 0 to 4, 6".
-func group(n int, describe func(int) string) map[string]string {
-	runs := map[string][][2]int{}
-	for i := range n {
-		text := describe(i)
-		r := runs[text]
-		if len(r) > 0 && r[len(r)-1][1] == i-1 {
-			r[len(r)-1][1] = i
-			continue
-		}
-		runs[text] = append(r, [2]int{i, i})
-	}
-	out := map[string]string{}
-	for text, r := range runs {
-		var parts []string
-		for _, ab := range r {
-			part := strconv.Itoa(ab[0])
-			if ab[1] > ab[0] {
-				part += fmt.Sprintf("-%d", ab[1])
-			}
-			parts = append(parts, part)
-		}
-		out[text] = "layers " + strings.Join(parts, ", ")
-	}
-	return out
-}
+// A run is layers of which the same is said.
+type run struct{ text, layers string }
 
-func firstNumber(s string) int {
-	n, _ := strconv.Atoi(regexp.MustCompile(`\d+`).FindString(s))
-	return n
+// group collects layers of which the same is said, "layers 0-4, 6", in the order of their first ones.
+func group(n int, describe func(int) string) (runs []run) {
+	parts := map[string][]string{}
+	var texts []string
+	for i := 0; i < n; {
+		text, from := describe(i), i
+		for i++; i < n && describe(i) == text; i++ {
+		}
+		part := strconv.Itoa(from)
+		if i-1 > from {
+			part += fmt.Sprintf("-%d", i-1)
+		}
+		if parts[text] == nil {
+			texts = append(texts, text)
+		}
+		parts[text] = append(parts[text], part)
+	}
+	for _, text := range texts {
+		runs = append(runs, run{text, "layers " + strings.Join(parts[text], ", ")})
+	}
+	return runs
 }
 
 // Type names the type that most bytes of some tensors have.

@@ -153,7 +153,7 @@ func (o *Options) fill() error {
 				b, o.Ubatch, o.Context, ErrOption)
 		}
 	}
-	if n := countHeads(o.Model); o.Allocation != nil && len(o.Allocation) != n {
+	if n := o.Model.KVHeads(); o.Allocation != nil && len(o.Allocation) != n {
 		return fmt.Errorf("train: an allocation of %d weights: want one for each of %d KV heads, layer by layer: %w", len(o.Allocation), n, ErrOption)
 	}
 	for _, w := range o.Allocation {
@@ -162,14 +162,6 @@ func (o *Options) fill() error {
 		}
 	}
 	return o.enough()
-}
-
-// countHeads counts the KV heads of all layers.
-func countHeads(m *weights.Model) (n int) {
-	for layer := range m.Layers {
-		n += m.Layer(layer).HeadsKV
-	}
-	return n
 }
 
 // allocate spreads the budgets over the heads of the layers that have one ("Budgets by layer and head" in algorithm.md).

@@ -188,7 +188,6 @@ func TestRun(t *testing.T) {
 	assert.True(t, a.Kernels[1].Empty())
 	assert.Contains(t, a.Description, `"Policy":"peak","Budgets":[16,24]`)
 	assert.NoDirExists(t, o.Output+".work")
-	require.NoError(t, Plot(report, filepath.Join(t.TempDir(), "plot.svg")))
 }
 
 // Under an allocation heads of a layer have what it gives them: the windowed layer counts for nothing, a layer that keeps all of a

@@ -17,6 +17,7 @@ import (
 	"github.com/lesskv/lesskv/patches/internal/series"
 	"github.com/lesskv/lesskv/patches/internal/source"
 	"github.com/lesskv/lesskv/patches/internal/tree"
+	"github.com/lesskv/lesskv/patches/layout"
 	"github.com/lesskv/lesskv/patches/pins"
 )
 
@@ -150,8 +151,8 @@ func (a *assembly) fetch(ctx context.Context) (llama, goLlama tree.Tree, err err
 
 // released says where llama.cpp is looked for.
 func (o *Options) released() (source.Options, error) {
-	dir, err := cacheDir()
-	return source.Options{Folder: o.Llama, Cache: filepath.Join(dir, "sources"), Log: o.Log}, err
+	dir, err := layout.SourcesFolder()
+	return source.Options{Folder: o.Llama, Cache: dir, Log: o.Log}, err
 }
 
 // finish links the worker of a tree, makes the Go package of the patched one, and stamps the tree.

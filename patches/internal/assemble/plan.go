@@ -49,16 +49,12 @@ const less = "less/"
 func isWorker(p string) bool  { return strings.HasPrefix(p, less+"worker") || p == less+"devices.h" }
 func isBinding(p string) bool { return strings.HasPrefix(p, less+"binding") }
 
-// lessFile says where a file of cgo/ goes; "" for one that the runtime does without: training is the Go package's.
+// lessFile says where a file of cgo/ goes; "" for one that the runtime does without.
 func lessFile(name string) string {
-	if strings.HasPrefix(path.Base(name), "train") {
+	if !layout.Assembled(name) {
 		return ""
 	}
-	switch path.Ext(name) {
-	case ".c", ".cpp", ".h":
-		return less + path.Base(name)
-	}
-	return ""
+	return less + path.Base(name)
 }
 
 // models is llama.cpp's folder of one source a model, 155 of them, each small and each including everything. In one unit

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -18,6 +17,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/lesskv/lesskv/patches/internal/command"
 	"github.com/lesskv/lesskv/patches/internal/toolchain"
 	"github.com/lesskv/lesskv/patches/internal/tree"
 	"github.com/lesskv/lesskv/patches/limits"
@@ -233,23 +233,22 @@ func (b *Builder) Link(ctx context.Context, path string, objects, libs []string)
 }
 
 // Run runs a command in a folder and returns what it says; what names the file that it is for. Its failure is a *CommandError.
-func (b *Builder) Run(ctx context.Context, dir, what string, command []string) (string, error) {
+func (b *Builder) Run(ctx context.Context, dir, what string, line []string) (string, error) {
 	if b.Trace != nil {
 		b.mu.Lock()
-		fmt.Fprintln(b.Trace, strings.Join(command, " "))
+		fmt.Fprintln(b.Trace, strings.Join(line, " "))
 		b.mu.Unlock()
 	}
-	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
+	cmd := command.New(ctx, line[0], line[1:]...)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "LC_ALL=C", "ZERO_AR_DATE=1")
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
-	killWithChildren(cmd)
-	if err := cmd.Run(); err != nil {
+	if err := command.Run(ctx, cmd); err != nil {
 		if ctx.Err() != nil {
-			return "", ctx.Err()
+			return "", err
 		}
-		return "", &CommandError{What: what, Command: command, Output: out.String(), Err: err}
+		return "", &CommandError{What: what, Command: line, Output: out.String(), Err: err}
 	}
 	return out.String(), nil
 }

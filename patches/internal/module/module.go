@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/mod/sumdb/dirhash"
 
+	"github.com/lesskv/lesskv/patches/internal/command"
 	"github.com/lesskv/lesskv/patches/pins"
 )
 
@@ -50,12 +51,15 @@ func Fetch(ctx context.Context, m pins.Module) (string, error) {
 	}
 	defer os.RemoveAll(empty)
 
-	cmd := exec.CommandContext(ctx, "go", "mod", "download", "-json", m.String())
+	cmd := command.New(ctx, "go", "mod", "download", "-json", m.String())
 	cmd.Dir = empty
 	cmd.Env = append(os.Environ(), "GOWORK=off", "GOFLAGS=", "GO111MODULE=on")
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	runErr := cmd.Run()
+	runErr := command.Run(ctx, cmd)
+	if runErr != nil && ctx.Err() != nil {
+		return "", runErr
+	}
 	if errors.Is(runErr, exec.ErrNotFound) {
 		return "", fmt.Errorf("module %s: the go command is not in PATH: %w", m, runErr)
 	}

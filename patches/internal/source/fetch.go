@@ -17,6 +17,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/lesskv/lesskv/patches/internal/command"
 	"github.com/lesskv/lesskv/patches/internal/tree"
 	"github.com/lesskv/lesskv/patches/pins"
 )
@@ -160,7 +161,7 @@ func git(ctx context.Context, dir string, args ...string) ([]byte, error) {
 
 // run runs a program that asks nobody anything, in dir, and returns what it prints.
 func run(ctx context.Context, dir, name string, args ...string) ([]byte, error) {
-	cmd := exec.CommandContext(ctx, name, args...)
+	cmd := command.New(ctx, name, args...)
 	cmd.Dir = dir
 	for _, v := range os.Environ() {
 		if !strings.HasPrefix(v, "GIT_DIR=") && !strings.HasPrefix(v, "GIT_WORK_TREE=") && !strings.HasPrefix(v, "GIT_INDEX_FILE=") {
@@ -168,16 +169,14 @@ func run(ctx context.Context, dir, name string, args ...string) ([]byte, error) 
 		}
 	}
 	cmd.Env = append(cmd.Env, "GIT_TERMINAL_PROMPT=0", "LC_ALL=C")
-	killWithChildren(cmd)
-	cmd.WaitDelay = 5 * time.Second // for what survives that
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	err := cmd.Run()
+	err := command.Run(ctx, cmd)
 	switch {
 	case errors.Is(err, exec.ErrNotFound):
 		return nil, fmt.Errorf("%s is not in PATH: %w", name, err)
-	case ctx.Err() != nil:
-		return nil, context.Cause(ctx)
+	case err != nil && ctx.Err() != nil:
+		return nil, err
 	case err != nil:
 		return nil, fmt.Errorf("%s: %w: %s", name, err, reason(stderr.String()))
 	}

@@ -91,7 +91,7 @@ func (p Part) Wants(path string) bool {
 
 // name is that of its folder in the cache.
 func (p Part) name() string {
-	return "llama.cpp-" + pins.Llama.Tag + [...]string{"", "-tests", "-devices"}[p]
+	return pins.Llama.Name() + [...]string{"", "-tests", "-devices"}[p]
 }
 
 // Options say where to look.

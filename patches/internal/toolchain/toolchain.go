@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/lesskv/lesskv/patches/internal/command"
 	"github.com/lesskv/lesskv/patches/usage"
 )
 
@@ -186,11 +187,14 @@ func (t *Toolchain) Preprocess(ctx context.Context, lang Language, text string, 
 }
 
 func run(ctx context.Context, stdin, name string, args ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, name, args...)
+	cmd := command.New(ctx, name, args...)
 	cmd.Stdin = strings.NewReader(stdin)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	if err := cmd.Run(); err != nil {
+	if err := command.Run(ctx, cmd); err != nil {
+		if ctx.Err() != nil {
+			return "", err
+		}
 		return "", fmt.Errorf("%s: %w\n%s\nthe compiler can't be used like this; on Debian and Ubuntu, apt-get install g++ gives a complete one",
 			strings.Join(cmd.Args, " "), err, strings.TrimSpace(stderr.String()))
 	}

@@ -1,9 +1,11 @@
 package toolchain_test
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -114,4 +116,29 @@ func TestIdentity(t *testing.T) {
 	_, err = tools.Identity(t.Context(), toolchain.C, nil)
 	require.ErrorContains(t, err, "stdio.h: not found")
 	require.ErrorContains(t, err, "apt-get install g++")
+}
+
+// A compiler that is asked while the user interrupts is not one that can't be used, and what it has started does not outlive it.
+func TestInterruptedIdentity(t *testing.T) {
+	fake.Toolchain(t)
+	tools, err := toolchain.Find(t.Context())
+	require.NoError(t, err)
+	dir := t.TempDir()
+	slow, asked := filepath.Join(dir, "cc"), filepath.Join(dir, "asked")
+	require.NoError(t, os.WriteFile(slow, []byte("#!/bin/sh\ntouch '"+asked+"'\nsleep 60\n"), 0o755))
+	tools.CC = []string{slow}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() {
+		_, err := tools.Identity(ctx, toolchain.C, nil)
+		done <- err
+	}()
+	require.Eventually(t, func() bool { _, err := os.Stat(asked); return err == nil }, time.Minute, 5*time.Millisecond)
+	cancel()
+	select {
+	case err = <-done:
+		require.ErrorIs(t, err, context.Canceled)
+	case <-time.After(30 * time.Second): // half of what the compiler takes
+		t.Fatal("what the compiler has started outlived the interruption")
+	}
 }

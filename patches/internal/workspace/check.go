@@ -52,6 +52,9 @@ func (e *UnansweredError) Error() string {
 func Check(ctx context.Context, dir, file, runtime string) error {
 	out, err := goCommand(ctx, dir, "env", "-json", "GOWORK", "GOFLAGS")
 	if err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
 		return &UnansweredError{dir, file, err.Error()}
 	}
 	var env struct{ GOWORK, GOFLAGS string }

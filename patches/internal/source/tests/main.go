@@ -6,9 +6,9 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"path/filepath"
 
 	"github.com/lesskv/lesskv/patches/internal/source"
+	"github.com/lesskv/lesskv/patches/layout"
 	"github.com/lesskv/lesskv/patches/usage"
 )
 
@@ -23,16 +23,15 @@ func main() {
 }
 
 func find(ctx context.Context) (string, error) {
-	o := source.Options{Part: source.Tests, Folder: os.Getenv("LESSKV_LLAMA"), Log: os.Stderr}
+	o := source.Options{Part: source.Tests, Folder: os.Getenv(layout.SourcesVariable), Log: os.Stderr}
 	if o.Folder != "" {
 		_, err := source.Folder(o)
 		return o.Folder, err
 	}
-	cache, err := os.UserCacheDir()
-	if err != nil {
+	var err error
+	if o.Cache, err = layout.SourcesFolder(); err != nil {
 		return "", err
 	}
-	o.Cache = filepath.Join(cache, "lesskv", "sources")
 	_, err = source.Fetch(ctx, o)
 	return o.Kept(), err
 }
