@@ -28,6 +28,9 @@ const (
 	// With F16 weights llama.cpp v0.5.0 sums a single row's products in f16 where the CPU can (AVX512-FP16): 0.027 and 2.03e-3 were seen.
 	logitBoundF16     = 0.1
 	logitMeanBoundF16 = 1e-2
+
+	// A number that lies between two of q4_0's is rounded to one here and to the other there: 0.16 was seen. The mean has the bound above.
+	logitBoundQuantised = 0.5
 )
 
 // contractCase is one cell of the grid.
@@ -38,6 +41,8 @@ type contractCase struct {
 	adapter string // "": sparse only
 	f16     bool   // the model's weights as they are, not widened to F32
 	slots   []int  // of each KV head, layer by layer, in the place of the budget; nil: all have that
+	types   string // of keys and values, as worker.SlotTypes reads them; "": f16
+	plain   bool   // the kernels' reference loops
 	device  bool   // LESS on the device, which is the CPU
 }
 
@@ -51,6 +56,12 @@ func (c contractCase) String() string {
 	}
 	if c.slots != nil {
 		weights += "/by head"
+	}
+	if c.types != "" {
+		weights += "/" + c.types
+	}
+	if c.plain {
+		weights += "/plain loops"
 	}
 	if c.device {
 		weights += "/on the device"
@@ -75,7 +86,8 @@ var byHead = []int{16, 16, 8, 9, 8, 7, 8, 1, 16, 23, 350, 30}
 
 // contractGrid returns every policy, with and without an adapter, micro-batches of 1, 32 and 512, budgets of 2, 5 and 10 % of
 // 2,048 tokens: 18 cells each, and three with a budget of each head's own; and three cells with F16 weights. make soak has them all, make test a sixth: every
-// pair of a policy, a budget, a micro-batch, and an adapter or none, and one cell of each policy with budgets by head, with -short one of all. On the
+// pair of a policy, a budget, a micro-batch, and an adapter or none, and one cell of each policy with budgets by head, with -short one of all. Quantised
+// slots are in cells with budgets by head: every policy with each pair of types, in make test each of them once, with -short one. On the
 // device there are all policies and micro-batches, in make test one micro-batch of each policy.
 //
 // Beside F16 weights llama.cpp rounds activations to F16, at every product. That is noise of another kind than what is judged
@@ -110,6 +122,14 @@ func contractGrid(short bool) []contractCase {
 				continue
 			}
 			grid = append(grid, contractCase{policy: policy, budget: 41, ubatch: ubatch, adapter: []string{"peak-41", ""}[(p+u)%2], slots: byHead})
+		}
+	}
+	for p, policy := range reference.Policies() {
+		for i, types := range []string{"q8_0,q4_0", "q8_0", "q4_0,q8_0", "q4_0"} {
+			if !soak() && (p+i)%4 != 2 || short && i > 0 {
+				continue
+			}
+			grid = append(grid, contractCase{policy: policy, budget: 41, ubatch: []int{32, 1, 512}[(p+2*i)%3], adapter: "peak-41", slots: byHead, types: types, plain: i == 3})
 		}
 	}
 	for p, policy := range reference.Policies() {
@@ -220,6 +240,14 @@ func headError(t *testing.T, want, got []float32, length int) (worst float64) {
 	return worst
 }
 
+// rotatedBack is what a layer's cache was given and answered, without the rotation that quantised slots have.
+func rotatedBack(layer reference.Layer, a worker.Attention) worker.Attention {
+	key, value := layer.Rotations()
+	a.Q, a.K = reference.Hadamard(a.Q, key), reference.Hadamard(a.K, key)
+	a.V, a.Out = reference.Hadamard(a.V, value), reference.Hadamard(a.Out, value)
+	return a
+}
+
 // attentionError runs the reference over what the runtime's cache of a layer was given for so many tokens, and returns the largest relative error of a
 // head's output and the number of pairs that the reference kept because the runtime did.
 func attentionError(t *testing.T, layer reference.Layer, tokens int, micro []worker.Attention, kept [][][]int32) (worst float64, followed int) {
@@ -228,6 +256,7 @@ func attentionError(t *testing.T, layer reference.Layer, tokens int, micro []wor
 	require.NoError(t, err)
 	pos := 0
 	for i, a := range micro {
+		a = rotatedBack(layer, a)
 		out, err := cache.Step(pos, a.Q, a.K, a.V, kept[i])
 		require.NoError(t, err)
 		worst = max(worst, headError(t, out, a.Out, a.ValueLength)) // NaN stays, and is below no bound
@@ -274,7 +303,14 @@ func TestContract(t *testing.T) {
 			method := reference.LESS{Layer: model.Layer(), Ubatch: c.ubatch, Followed: &row.followed}
 			method.Layer.Policy, method.Layer.Budget = c.policy, c.budget
 			method.Layer.Heavy, method.Layer.Pinned = c.policy.Heavy(c.budget), 1
-			less := &worker.LESS{Policy: c.policy.String(), Budget: c.budget, OnDevice: c.device}
+			less := &worker.LESS{Policy: c.policy.String(), Budget: c.budget, Reference: c.plain, OnDevice: c.device}
+			if c.types != "" {
+				var err error
+				less.TypeK, less.TypeV, err = worker.SlotTypes(c.types)
+				require.NoError(t, err)
+				method.Layer.KeyType, method.Layer.ValueType, err = worker.GGUFTypes(c.types)
+				require.NoError(t, err)
+			}
 			method.Budgets = c.budgets(method.Layer.HeadsKV)
 			if c.slots != nil {
 				less.Budget, less.Slots = 0, c.slots
@@ -331,6 +367,9 @@ func TestContract(t *testing.T) {
 			most, mean := logitBound, logitMeanBound
 			if c.f16 {
 				most, mean = logitBoundF16, logitMeanBoundF16
+			}
+			if c.types != "" {
+				most = logitBoundQuantised
 			}
 			assert.Less(t, row.logit, most, "largest difference of two logits")
 			assert.Less(t, row.logitMean, mean, "mean difference of two logits")

@@ -71,6 +71,7 @@ type capturedLayers struct {
 	micro [][]worker.Attention // [layer][micro-batch]
 	kept  [][][][]int32        // [layer][micro-batch][KV head]
 	info  []worker.LayerInfo   // of the layers that have a cache
+	heads []worker.HeadInfo    // that have a budget
 }
 
 // captureLayers decodes tokens in micro-batches and looks at all layers after each.
@@ -96,11 +97,14 @@ func captureLayers(t *testing.T, w *worker.Worker, n int, tokens []int32, ubatch
 	var err error
 	c.info, err = w.Layers(0)
 	require.NoError(t, err)
+	c.heads, err = w.Heads()
+	require.NoError(t, err)
 	return c
 }
 
 // The contract, layer by layer, where layers share and differ: the plain Go of package reference on the runtime's own q, k and v, with
-// evictions. Every sharer attends to its owner's cache, and its weights count in the owner's scores.
+// evictions. Every sharer attends to its owner's cache, and its weights count in the owner's scores. Slots are f32; where their sizes are
+// rotated, 64 in windows and 128 in full layers, they are quantised, and each layer has a budget of its own.
 func TestLayersContract(t *testing.T) {
 	t.Parallel()
 	const budget, rank = 24, 4
@@ -108,6 +112,7 @@ func TestLayersContract(t *testing.T) {
 		path := write(t, m, gguf.F32)
 		base, err := weights.ReadModel(path)
 		require.NoError(t, err)
+		wide := m.Name == "gemma4-64"
 		for p, policy := range reference.Policies() {
 			for u, ubatch := range []int{32, 1, 7} {
 				if testing.Short() && (p+u)%3 != 0 || m.Shared == 0 && p%3 != u {
@@ -116,6 +121,16 @@ func TestLayersContract(t *testing.T) {
 				t.Run(fmt.Sprint(m.Name, " ", policy, " T", ubatch), func(t *testing.T) {
 					t.Parallel()
 					less := &worker.LESS{Policy: policy.String(), Budget: budget, TypeK: "f32", TypeV: "f32", Reference: p == 1 && u == 2}
+					like := reference.Layer{Policy: policy, Pinned: 1}
+					if wide {
+						less.Budget, less.Slots = 0, []int{budget + 9, budget - 9}
+						types := []string{"q8_0,q4_0", "q8_0", "q4_0,q8_0", "q4_0"}[p%4]
+						var err error
+						less.TypeK, less.TypeV, err = worker.SlotTypes(types)
+						require.NoError(t, err)
+						like.KeyType, like.ValueType, err = worker.GGUFTypes(types)
+						require.NoError(t, err)
+					}
 					var phi []*reference.Kernels
 					if (p+u)%3 < 2 { // of two policies with each micro-batch
 						a := weights.Random(base, rank, 8, weights.Trained{Policy: less.Policy, Heavy: policy.Heavy(budget), Recent: budget - policy.Heavy(budget), Ubatch: ubatch, Context: 512}, 1)
@@ -136,15 +151,15 @@ func TestLayersContract(t *testing.T) {
 					require.NoError(t, err)
 					of := owners(m, window)
 					require.Len(t, of, m.Shared)
-					layersContract(t, m, got, of, reference.Layer{Policy: policy, Budget: budget, Heavy: policy.Heavy(budget), Pinned: 1}, phi)
+					layersContract(t, m, got, of, like, phi)
 				})
 			}
 		}
 	}
 }
 
-// layersContract runs the reference over what was captured: each cache with its sharers, of being the owners. like has the policy and
-// budget; kernels may be nil.
+// layersContract runs the reference over what was captured: each cache with its sharers, of being the owners. like has the policy, the
+// pinned tokens and the slots' types, as they were given to the runtime; kernels may be nil.
 func layersContract(t *testing.T, m tinymodels.Model, got capturedLayers, of map[int]int, like reference.Layer, kernels []*reference.Kernels) {
 	t.Helper()
 	require.Len(t, got.info, len(got.micro)-m.Shared-m.Without)
@@ -160,11 +175,16 @@ func layersContract(t *testing.T, m tinymodels.Model, got capturedLayers, of map
 		first := got.micro[il][0]
 		l := like
 		l.Heads, l.HeadsKV, l.KeyLength, l.ValueLength = first.Heads, first.HeadsKV, first.KeyLength, first.ValueLength
-		l.Scale, l.SoftCap, l.F32, l.Kernels = float64(cache.Scale), float64(cache.SoftCap), true, kernel(il)
+		l.Scale, l.SoftCap, l.Kernels = float64(cache.Scale), float64(cache.SoftCap), kernel(il)
 		if cache.Window {
 			l.Window = m.Window
 		} else {
 			evicted += cache.Folded
+			for _, h := range got.heads {
+				if h.Layer == il {
+					l.Budgets = append(l.Budgets, reference.Budget{Slots: h.Budget, Heavy: max(l.Pinned, l.Policy.Heavy(h.Budget))})
+				}
+			}
 		}
 		var share []int
 		var layers []reference.Sharer
@@ -179,9 +199,10 @@ func layersContract(t *testing.T, m tinymodels.Model, got capturedLayers, of map
 		require.NoError(t, err)
 		pos := 0
 		for i, a := range got.micro[il] {
+			a = rotatedBack(l, a)
 			queries, outs := [][]float32{a.Q}, [][]float32{a.Out}
 			for _, s := range share {
-				b := got.micro[s][i]
+				b := rotatedBack(l, got.micro[s][i])
 				require.Equal(t, a.K, b.K, "the keys of layer %d in layer %d", il, s)
 				queries, outs = append(queries, b.Q), append(outs, b.Out)
 			}

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/lesskv/lesskv/integration/reference"
 )
 
 // allocation is "Budgets by layer and head" of algorithm.md, step by step, in fractions.
@@ -121,10 +123,21 @@ func TestHeads(t *testing.T) {
 	for _, want := range [][3]int{{100, 0, 8}, {100, 1, 8}, {100, 4, 8}, {100, 10, 14}, {5, 1, 5}, {12, 10, 12}, {100, math.MaxInt32, 100}} {
 		require.Equal(t, want[2], HeadLeast(want[0], want[1]), want)
 	}
-	for _, want := range [][5]int{{100, 41, -1, 1, 25}, {8, 41, -1, 1, 2}, {1, 41, -1, 0, 0}, {3, 41, -1, 1, 1}, {8, 41, -1, 6, 6}, {8, 41, -1, 20, 8}, {100, 41, 10, 1, 24}, {3, 41, 10, 1, 1}, {8, 41, 0, 0, 0}} {
-		h, err := HeadHeavy("peak", want[0], want[1], want[2], want[3])
-		require.NoError(t, err)
-		require.Equal(t, want[4], h, want)
+	for _, c := range [][5]int{{100, 41, -1, 1, 25}, {8, 41, -1, 1, 2}, {1, 41, -1, 0, 0}, {3, 41, -1, 1, 1}, {8, 41, -1, 6, 6}, {8, 41, -1, 20, 8}, {100, 41, 10, 1, 24}, {3, 41, 10, 1, 1}, {8, 41, 0, 0, 0}} {
+		slots, budget, heavy, pinned := c[0], c[1], c[2], c[3]
+		for _, policy := range PolicyNames() {
+			want := slots * heavy / budget
+			if heavy < 0 {
+				want = reference.PolicyOf(policy).Heavy(slots)
+			}
+			want = min(max(want, pinned), slots)
+			h, err := HeadHeavy(policy, slots, budget, heavy, pinned)
+			require.NoError(t, err)
+			require.Equal(t, want, h, "%s: %v", policy, c)
+			if policy == "peak" {
+				require.Equal(t, c[4], h, c)
+			}
+		}
 	}
 	_, err := HeadHeavy("oracle", 8, 41, -1, 1)
 	require.ErrorIs(t, err, ErrArgument)

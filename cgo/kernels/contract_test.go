@@ -2,7 +2,6 @@ package kernels
 
 import (
 	"math"
-	"math/bits"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -88,21 +87,8 @@ func (m *contract) psiOf(head int, k []float64) []float64 {
 }
 
 // rotatedBack is a query or a key as it was before the rotation.
-func (m *contract) rotatedBack(x []float64) []float64 { return hadamard(x, m.c.layer.Rotation) }
-
-// hadamard rotates by the normalised Hadamard matrix of n dimensions, block by block; twice is not at all. 0: it does nothing.
-func hadamard(x []float64, n int) []float64 {
-	if n == 0 {
-		return x
-	}
-	y := make([]float64, len(x))
-	for i := range y {
-		for j := range n {
-			sign := float64(1 - 2*(bits.OnesCount(uint(i%n&j))%2))
-			y[i] += sign * x[i/n*n+j] / math.Sqrt(float64(n))
-		}
-	}
-	return y
+func (m *contract) rotatedBack(x []float64) []float64 {
+	return reference.Hadamard(x, m.c.layer.Rotation)
 }
 
 // micro is a micro-batch on its way: for each KV head the pairs that are held, it among them, and what they gained so far.

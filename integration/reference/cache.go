@@ -1,11 +1,15 @@
 package reference
 
 import (
+	"errors"
 	"fmt"
 	"math"
 
-	"github.com/x448/float16"
+	"github.com/lesskv/lesskv/weights/gguf"
 )
+
+// ErrNotFinite says that a fold made H or z infinite or not a number ("What is not finite" in algorithm.md).
+var ErrNotFinite = errors.New("reference: a fold is not finite")
 
 // Budget is what one KV head keeps.
 type Budget struct {
@@ -18,10 +22,12 @@ type Layer struct {
 	Heads, HeadsKV         int // Hq, Hkv; Hq a multiple of Hkv
 	KeyLength, ValueLength int // D, Dv
 
+	KeyType, ValueType gguf.Type // of the slots: F32, F16, Q8_0 or Q4_0
+
 	Scale   float64   // s
 	SoftCap float64   // 0: none
 	Sinks   []float32 // [Hq] logits that join the denominator; nil: none
-	Window  int       // n_swa; above 0 the layer is exact and what follows but F32 does not apply
+	Window  int       // n_swa; above 0 the layer is exact and what follows does not apply
 
 	Policy  *Policy
 	Budget  int      // B, slots per KV head
@@ -29,7 +35,6 @@ type Layer struct {
 	Budgets []Budget // [Hkv] B and h of each KV head, in the place of these two; nil: all have the same
 	Pinned  int      // first positions that are never evicted, at most any h
 	Kernels *Kernels // nil: what is evicted is dropped
-	F32     bool     // slots in f32, not f16
 }
 
 func (l *Layer) check() error {
@@ -38,6 +43,9 @@ func (l *Layer) check() error {
 		return fmt.Errorf("reference: %d query heads over %d key/value heads: want a positive multiple", l.Heads, l.HeadsKV)
 	case l.KeyLength < 1 || l.ValueLength < 1:
 		return fmt.Errorf("reference: heads of %d and %d: want at least 1", l.KeyLength, l.ValueLength)
+	case !fits(l.KeyLength, l.KeyType) || !fits(l.ValueLength, l.ValueType):
+		return fmt.Errorf("reference: slots of %v and %v for heads of %d and %d: want F32, F16, or Q8_0 or Q4_0 for multiples of 32",
+			l.KeyType, l.ValueType, l.KeyLength, l.ValueLength)
 	case l.Scale <= 0 || l.SoftCap < 0 || l.Window < 0:
 		return fmt.Errorf("reference: scale %g, soft-cap %g, window %d: want a positive scale and no negative", l.Scale, l.SoftCap, l.Window)
 	case l.Sinks != nil && len(l.Sinks) != l.Heads:
@@ -101,7 +109,7 @@ func (s *Sharer) layer(owner *Layer) (Layer, error) {
 // pair is a key, its value, and their score.
 type pair struct {
 	pos   int
-	k, v  []float64 // D, Dv, as the slots' type rounds them
+	k, v  []float64 // D, Dv, as the slots hold them: k~, v~
 	score float64
 	gain  float64 // what the running micro-batch's weights come to, as the policy asks
 }
@@ -166,7 +174,7 @@ func (c *Cache) Kept(j int) []int32 {
 //
 // kept, if not nil, holds for each KV head the positions that another implementation held after this micro-batch, in any order.
 // Where they differ from this cache's own choice by pairs whose scores are within Tie of each other, they are adopted and counted;
-// where by more, Step fails with a *ChoiceError and the cache is of no more use.
+// where by more, Step fails with a *ChoiceError. It fails with ErrNotFinite where a fold does. Then the cache is of no more use.
 func (c *Cache) Step(pos int, q, k, v []float32, kept [][]int32) (out []float32, err error) {
 	outs, err := c.StepShared(pos, [][]float32{q}, k, v, nil, kept)
 	if err != nil {
@@ -232,12 +240,13 @@ type ask struct {
 // step is StepShared for one KV head; positions below pinned stay.
 func (h *head) step(pos, n int, asks []ask, k, v []float32, theirs []int32, pinned int) error {
 	held := h.slots
+	rotK, rotV := h.Rotations()
 	for t := range n {
 		i := t*h.HeadsKV + h.j
 		held = append(held, pair{
 			pos: pos + t,
-			k:   h.rounded(k[i*h.KeyLength:][:h.KeyLength]),
-			v:   h.rounded(v[i*h.ValueLength:][:h.ValueLength]),
+			k:   slotOf(k[i*h.KeyLength:][:h.KeyLength], h.KeyType, rotK),
+			v:   slotOf(v[i*h.ValueLength:][:h.ValueLength], h.ValueType, rotV),
 		})
 	}
 
@@ -282,23 +291,14 @@ func (h *head) step(pos, n int, asks []ask, k, v []float32, theirs []int32, pinn
 		}
 	}
 	h.slots = slots
+	if !allFinite(h.h) || !allFinite(h.z) {
+		return fmt.Errorf("positions %d to %d, KV head %d: %w", pos, pos+n-1, h.j, ErrNotFinite)
+	}
 	return nil
 }
 
 // scored reports whether scores decide what stays.
 func (h *head) scored() bool { return h.Window == 0 && h.Policy.Scored() }
-
-// rounded returns x as the slots hold it.
-func (h *head) rounded(x []float32) []float64 {
-	y := make([]float64, len(x))
-	for i, a := range x {
-		if !h.F32 {
-			a = float16.Fromfloat32(a).Float32()
-		}
-		y[i] = float64(a)
-	}
-	return y
-}
 
 // attend computes a(q) of query head i of a layer over the pairs that it sees ("Attention of one query"); if it counts, they gain its
 // softmax weights. logits is scratch.
@@ -326,8 +326,8 @@ func (h *head) attend(of *Layer, i int, q32 []float32, seen []pair, logits []flo
 	acc := make([]float64, h.ValueLength)
 	addValues(acc, weights, seen)
 	for a, w := range weights {
-		if counts {
-			seen[a].gain = h.Policy.Gain(seen[a].gain, w/sum)
+		if share := w / sum; counts && !math.IsNaN(share) { // which counts as 0
+			seen[a].gain = h.Policy.Gain(seen[a].gain, share)
 		}
 	}
 
@@ -340,7 +340,7 @@ func (h *head) attend(of *Layer, i int, q32 []float32, seen []pair, logits []flo
 			qn[d] = x * of.Scale * math.Sqrt(float64(h.KeyLength))
 		}
 		phi := of.Kernels.phi(i, qn)
-		if mass := dot(phi, h.z); mass > 0 {
+		if mass := dot(phi, h.z); mass != 0 {
 			low = of.Kernels.logit(i, mass)
 			for r, x := range phi {
 				axpy(state, x/mass, h.h[r*h.ValueLength:][:h.ValueLength])

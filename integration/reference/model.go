@@ -133,10 +133,11 @@ func (l *loader) matrix(name string, in, out int) matrix {
 	return matrix{in, out, l.vector(name, in*out), info.Type == gguf.F16}
 }
 
-// Layer returns the attention of the model's layers, without policy and budget.
+// Layer returns the attention of the model's layers, with slots of f16, without policy and budget.
 func (m *Model) Layer() Layer {
 	return Layer{
 		Heads: m.Heads, HeadsKV: m.HeadsKV, KeyLength: m.HeadLength, ValueLength: m.HeadLength,
+		KeyType: gguf.F16, ValueType: gguf.F16,
 		Scale: 1 / math.Sqrt(float64(m.HeadLength)),
 	}
 }

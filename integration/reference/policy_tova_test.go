@@ -9,7 +9,7 @@ import (
 
 // What earlier queries looked at is of no account: the pairs that stay are those that the micro-batch's last one looks at.
 func TestTOVA(t *testing.T) {
-	l := Layer{Heads: 2, HeadsKV: 1, KeyLength: 4, ValueLength: 1, Scale: 1, Policy: TOVA, Budget: 2, Heavy: 2, F32: true}
+	l := Layer{Heads: 2, HeadsKV: 1, KeyLength: 4, ValueLength: 1, Scale: 1, Policy: TOVA, Budget: 2, Heavy: 2}
 	ln := func(x float64) float32 { return float32(math.Log(x)) }
 	// Keys are unit vectors: a query has the logit of each of the four.
 	s := sequence{k: []float32{1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1}, v: make([]float32, 4)}

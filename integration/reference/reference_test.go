@@ -8,6 +8,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/lesskv/lesskv/weights/gguf"
 )
 
 func random(r *rand.Rand, n int) []float32 {
@@ -88,7 +90,7 @@ func (s sequence) naive(l Layer, more func(token, head int) []term) []float32 {
 }
 
 func plain() Layer {
-	return Layer{Heads: 6, HeadsKV: 2, KeyLength: 10, ValueLength: 7, Scale: 0.3, Policy: H2O, Budget: 40, Heavy: 20, Pinned: 1, F32: true}
+	return Layer{Heads: 6, HeadsKV: 2, KeyLength: 10, ValueLength: 7, Scale: 0.3, Policy: H2O, Budget: 40, Heavy: 20, Pinned: 1}
 }
 
 func TestNothingEvicted(t *testing.T) {
@@ -191,7 +193,7 @@ func TestLowRankToken(t *testing.T) {
 // Kernels that are all zero act as none: phi(q).z is 0.
 func TestZeroKernels(t *testing.T) {
 	l := plain()
-	l.F32 = false
+	l.KeyType, l.ValueType = gguf.F16, gguf.F16
 	l.Budget, l.Heavy = 8, 4
 	s := newSequence(l, 40)
 	_, want := s.run(t, l, 3)
@@ -395,6 +397,8 @@ func TestRefused(t *testing.T) {
 		"pinned 21":                 func(l *Layer) { l.Pinned = 21 },
 		"no policy":                 func(l *Layer) { l.Policy = nil },
 		"1 sinks":                   func(l *Layer) { l.Sinks = []float32{1} },
+		"Q8_0 and F32":              func(l *Layer) { l.KeyType = gguf.Q8_0 },
+		"F32 and BF16":              func(l *Layer) { l.ValueType = gguf.BF16 },
 		"scale 0":                   func(l *Layer) { l.Scale = 0 },
 		"kernel psi.0 has 0 values": func(l *Layer) { l.Kernels = &Kernels{Rank: 1, Hidden: 1} },
 	} {
