@@ -307,7 +307,7 @@ func TestLESS(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, seen, 4, "two micro-batches in two layers")
 	assert.Equal(t, []int{16, 16, 3, 3}, []int{seen[0].Tokens, seen[1].Tokens, seen[2].Tokens, seen[3].Tokens})
-	refused(t, w.Capture(6), "numbers below 6")
+	refused(t, w.Capture(6), "want numbers from 0 to 5")
 
 	layers, err = w.Layers(1)
 	require.NoError(t, err)
