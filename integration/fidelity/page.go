@@ -19,7 +19,7 @@ This page shows how close the text stays to that of the full cache with what [`+
 model of this repository; it reads %d held-out windows of 2,048 tokens with policy peak. Everything is compared with the unmodified runtime and its f16 cache of 6,144 KiB. Bytes are those of one
 sequence with everything counted: slots with their scores and positions, state, phi and psi. KL is the divergence from the full cache's predictions to the method's, in nats, with intervals of
 95 %%, over the positions behind the first eviction of equal budgets. Nothing was tuned or trained on what is measured here. One command writes this page, the picture and [fidelity.json](fidelity.json),
-which has all of its numbers, in an hour and a half on two cores:
+which has all of its numbers, in two hours on two cores:
 
     go run ./integration/fidelity
 

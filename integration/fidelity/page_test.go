@@ -61,28 +61,35 @@ func TestReadmeRecall(t *testing.T) {
 	quality, err := os.ReadFile("../../docs/quality.md")
 	require.NoError(t, err)
 	var hidden []string
-	for _, row := range []string{"q8_0, 1,024, the default", "full f16", "q8_0, 303"} {
+	for _, row := range []string{"q8_0, 1,024, the default", "full f16"} {
 		found := regexp.MustCompile(`(?m)^\| ` + row + `[^|]*\|[^|]*\|[^|]*\|[^|]*\| (\d) \|$`).FindSubmatch(quality)
 		require.NotNil(t, found, row)
 		hidden = append(hidden, string(found[1]))
 	}
-	assert.Equal(t, hidden, said(`The default found (\d), the full cache (\d), and q8_0 slots in a twelfth of the full cache's bytes (\d) `))
+	assert.Equal(t, hidden, said(`The default, at 1,024 slots a head, and the full cache found (\d) and (\d) of another five numbers`))
 
-	tasks, full := 0, 0
-	right := map[string]int{}
-	for _, x := range measured(t).Recall {
-		if x.Share != "1/20" || x.LookUps || x.Right < 0 {
-			continue
+	r := measured(t)
+	longest := len(r.lengths()) - 1
+	of := func(share, types, budgets string) string {
+		for _, s := range r.recallSums() {
+			if s.share == share && s.types == types && s.budgets == budgets {
+				return strconv.Itoa(s.lengths[longest].right)
+			}
 		}
-		if right[x.Types+x.budgets()] += x.Right; x.Types == "q8_0" && x.Tuned {
-			tasks, full = tasks+x.Tasks, full+x.Full
-		}
+		require.Fail(t, "not measured", "%s %s %s", share, types, budgets)
+		return ""
 	}
-	var want []string
-	for _, n := range []int{tasks, full, right["q4_0tuned"], right["q8_0tuned"], right["q4_0equal"], right["q8_0equal"]} {
-		want = append(want, strconv.Itoa(n))
+	full := r.full().lengths[longest]
+	tasks := 0
+	for _, d := range full.depth {
+		tasks += d.Tasks
 	}
-	assert.Equal(t, want, said(`has (\d+) questions, in texts of 496 and 1,827 tokens\. The full cache answered (\d+)\. In a twentieth of its bytes, with .*?, q4_0 slots answered (\d+) and q8_0 slots (\d+)\. With equal budgets they answered (\d+) and (\d+)`))
+	want := []string{strconv.Itoa(tasks), strconv.Itoa(full.tokens), strconv.Itoa(full.full), of("1/20", "q4_0", "tuned"), of("1/20", "q8_0", "tuned"), of("1/20", "q4_0", equal), of("1/20", "q8_0", equal),
+		of("1/50", "q4_0", "tuned"), of("1/50", "q4_0", "tuned with look-ups")}
+	got := said(`has (\d+) questions in texts of ([\d,]+) tokens, .*? The full cache answered (\d+)\. In a twentieth of its bytes, with .*?, q4_0 slots answered (\d+) and q8_0 slots (\d+)\. ` +
+		`With one budget for all heads they answered (\d+) and (\d+)\. In a fiftieth of the bytes, q4_0 slots answered (\d+), and (\d+) after tuning on text with look-ups`)
+	got[1] = strings.ReplaceAll(got[1], ",", "")
+	assert.Equal(t, want, got)
 }
 
 // What was the best before at each byte count is of docs/verify/report.md: peak with LESS, and the runtime's own q4_0.
