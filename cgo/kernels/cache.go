@@ -147,9 +147,6 @@ func (c *Cache) Close() {
 	c.c = nil
 }
 
-// Layer returns what NewCache was given.
-func (c *Cache) Layer() Layer { return c.layer }
-
 // Width returns B', the number of slots that the KV head with most can hold.
 func (c *Cache) Width() int { return int(C.lesskv_cache_width(c.c)) }
 

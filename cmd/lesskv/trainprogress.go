@@ -6,12 +6,10 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime"
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/lesskv/lesskv/patches/limits"
 	"github.com/lesskv/lesskv/patches/progress"
 	"github.com/lesskv/lesskv/weights/memory"
 	"github.com/lesskv/lesskv/weights/train"
@@ -78,21 +76,9 @@ func (p *trainProgress) spent(w io.Writer, worker int64, model string) error {
 	}
 	all := time.Since(p.began).Round(time.Second)
 	line := fmt.Sprintf("%v, of which %v were recording", all, p.taken.Round(time.Second))
-	if own := peakMemory(); own > 0 && worker > 0 {
+	if own := limits.Peak(); own > 0 && worker > 0 {
 		line += fmt.Sprintf("\nat most %s of memory beside the model's %s", memory.Size(max(0, own+worker-stat.Size())), memory.Size(stat.Size()))
 	}
 	_, err = fmt.Fprintln(w, line)
 	return err
-}
-
-// peakMemory returns the most bytes that this process has occupied; 0 if the system does not say.
-func peakMemory() int64 {
-	var u unix.Rusage
-	if unix.Getrusage(unix.RUSAGE_SELF, &u) != nil {
-		return 0
-	}
-	if runtime.GOOS == "darwin" {
-		return int64(u.Maxrss) // in bytes there, in KiB elsewhere
-	}
-	return int64(u.Maxrss) << 10
 }

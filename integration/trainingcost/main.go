@@ -15,8 +15,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/lesskv/lesskv/integration/activations"
 	"github.com/lesskv/lesskv/integration/tinymodels"
 	"github.com/lesskv/lesskv/integration/worker"
@@ -128,11 +126,7 @@ func (b *bench) run() error {
 	if err != nil {
 		return err
 	}
-	var own unix.Rusage
-	if err := unix.Getrusage(unix.RUSAGE_SELF, &own); err != nil {
-		return err
-	}
-	b.print(report.Layers, recording, layerBytes, peak, int64(own.Maxrss)<<10, stat.Size())
+	b.print(report.Layers, recording, layerBytes, peak, limits.Peak(), stat.Size())
 	return nil
 }
 

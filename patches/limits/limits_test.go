@@ -12,6 +12,16 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+func TestPeak(t *testing.T) {
+	before := Peak()
+	held := make([]byte, 64<<20)
+	for i := range held {
+		held[i] = 1
+	}
+	require.GreaterOrEqual(t, Peak(), max(before, int64(len(held))), "bytes")
+	runtime.KeepAlive(held)
+}
+
 func TestHere(t *testing.T) {
 	require.GreaterOrEqual(t, CPUs(), 1)
 	require.LessOrEqual(t, CPUs(), runtime.NumCPU())
