@@ -1,6 +1,8 @@
 // lesskv-ggml-level.cpp: which copy of ggml's CPU backend a portable runtime on x86-64 uses. It has two, for x86-64-v3 and for x86-64-v4
 // with VNNI (patches/README.md), and one process uses one of them: the registry has it, and the functions below lead to it. Everything else of a
-// copy is visible to itself alone, so that code which calls it past the registry does not link. Other runtimes leave this file out.
+// copy is visible to itself alone, so that code which calls it past the registry does not link. Other runtimes have no use for this file.
+
+#ifdef LESSKV_GGML_LEVELS
 
 #include "level_cpu.h"
 
@@ -46,3 +48,5 @@ ggml_cplan ggml_graph_plan(const ggml_cgraph * graph, int threads, ggml_threadpo
 ggml_status ggml_graph_compute(ggml_cgraph * graph, ggml_cplan * plan) {
     return v4() ? ggml_graph_compute_v4(graph, plan) : ggml_graph_compute_v3(graph, plan);
 }
+
+#endif

@@ -3,6 +3,8 @@ package reference
 import (
 	"fmt"
 	"slices"
+
+	"github.com/lesskv/lesskv/weights/gguf"
 )
 
 // Tie is how near, relative to the larger, two scores must be for rounding to decide between their pairs.
@@ -11,6 +13,13 @@ const Tie = 1e-3
 // LastTie is Tie where a policy goes by a micro-batch's last queries alone: a weight is the exponential of a logit, whose absolute error
 // is the weight's relative one, and no other queries' weights level it out.
 const LastTie = 5e-3
+
+// Quantised slots round a number between two steps to either, where the last bit of two implementations differs: a step of a key moves a
+// logit. These are Tie then, by the type of the keys.
+const (
+	Q8Tie = 1e-2
+	Q4Tie = 0.1
+)
 
 // ChoiceError says that another implementation held what the policy does not allow.
 type ChoiceError struct {
@@ -70,6 +79,12 @@ func (h *head) follow(held []pair, keep []bool, theirs []int32, pinned int) erro
 	tie := Tie
 	if h.Policy.Queries > 0 {
 		tie = LastTie
+	}
+	switch h.KeyType {
+	case gguf.Q8_0:
+		tie = Q8Tie
+	case gguf.Q4_0:
+		tie = Q4Tie
 	}
 	if a, b := held[lost].score, held[gained].score; a-b > tie*a {
 		return wrong(lost, "evicted with score %g, while position %d stays with %g", a, held[gained].pos, b)
