@@ -8,7 +8,6 @@ import (
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
 	"gonum.org/v1/plot/vg"
-	"gonum.org/v1/plot/vg/draw"
 
 	"github.com/lesskv/lesskv/integration/picture"
 )
@@ -40,10 +39,6 @@ func (p *plan) draw(path string) error {
 		lines[name] = append(lines[name], plotter.XY{X: float64(r.Context), Y: mib})
 	}
 	for _, name := range names {
-		line, points, err := plotter.NewLinePoints(lines[name])
-		if err != nil {
-			return err
-		}
 		shade := lessShades[less%len(lessShades)]
 		if strings.HasPrefix(name, "full ") {
 			shade = fullShades[full%len(fullShades)]
@@ -51,8 +46,10 @@ func (p *plan) draw(path string) error {
 		} else {
 			less++
 		}
-		line.Color, points.Color = shade, shade
-		line.Width, points.Shape = vg.Points(1.5), draw.CircleGlyph{}
+		line, points, err := picture.Line(lines[name], shade, 1.5)
+		if err != nil {
+			return err
+		}
 		pic.Add(line, points)
 		pic.Legend.Add(name, line, points)
 	}

@@ -3,12 +3,10 @@ package main
 import (
 	"fmt"
 	"image/color"
-	"slices"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
 	"gonum.org/v1/plot/vg"
-	"gonum.org/v1/plot/vg/draw"
 
 	"github.com/lesskv/lesskv/integration/picture"
 )
@@ -16,6 +14,8 @@ import (
 var (
 	grey = color.RGBA{0x80, 0x80, 0x80, 0xff}
 	dark = color.RGBA{0x40, 0x40, 0x40, 0xff}
+
+	lightBlue = color.RGBA{0x80, 0xb8, 0xe0, 0xff}
 )
 
 // draw draws KL against bytes, and beside it recall by depth.
@@ -87,7 +87,7 @@ func (r *Report) recallByDepth() (*plot.Plot, error) {
 		color                color.Color
 	}{
 		{"1/20", "tuned with look-ups", "tuned on text with look-ups", picture.Blue}, {"1/20", "tuned", "tuned on Go text", lightBlue},
-		{"1/20", equal, "one budget, peak", picture.Orange}, {"1/20", equal + ", h2o", "one budget, h2o", brown},
+		{"1/20", equal, "one budget, peak", picture.Orange}, {"1/20", equal + ", h2o", "one budget, h2o", picture.Brown},
 	} {
 		for _, x := range r.recallSums() {
 			if x.share == s.share && x.types == "q4_0" && x.budgets == s.budgets {
@@ -103,11 +103,6 @@ func (r *Report) recallByDepth() (*plot.Plot, error) {
 	p.Legend.Top, p.Legend.Left = true, true
 	return p, err
 }
-
-var (
-	lightBlue = color.RGBA{0x80, 0xb8, 0xe0, 0xff}
-	brown     = color.RGBA{0x80, 0x40, 0x20, 0xff}
-)
 
 // q4KiB is the size at which the best before was the runtime's own q4_0 cache.
 const q4KiB = 1728
@@ -125,12 +120,11 @@ func lines(p *plot.Plot, labelled bool, all ...series) error {
 		if len(s.xy) == 0 {
 			continue
 		}
-		l, dots, err := plotter.NewLinePoints(s.xy)
+		l, dots, err := picture.Line(s.xy, s.color, 2)
 		if err != nil {
 			return err
 		}
-		l.Color, dots.Color = s.color, s.color
-		l.Width, dots.Shape, dots.Radius = vg.Points(2), draw.CircleGlyph{}, vg.Points(3)
+		dots.Radius = vg.Points(3)
 		p.Add(l, dots)
 		p.Legend.Add(s.name, l, dots)
 		if !labelled {
@@ -157,7 +151,7 @@ func lines(p *plot.Plot, labelled bool, all ...series) error {
 // at are ticks at these values alone.
 func at(values ...float64) plot.Ticker {
 	var all []plot.Tick
-	for _, v := range slices.Sorted(slices.Values(values)) {
+	for _, v := range values {
 		all = append(all, plot.Tick{Value: v, Label: fmt.Sprint(v)})
 	}
 	return plot.ConstantTicks(all)

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 
 	"gonum.org/v1/plot"
+	"gonum.org/v1/plot/plotter"
 	"gonum.org/v1/plot/text"
 	"gonum.org/v1/plot/vg"
 	"gonum.org/v1/plot/vg/draw"
@@ -20,6 +21,7 @@ import (
 var (
 	Blue   = color.RGBA{0x20, 0x70, 0xb0, 0xff}
 	Orange = color.RGBA{0xe0, 0xa0, 0x50, 0xff}
+	Brown  = color.RGBA{0x80, 0x40, 0x20, 0xff}
 )
 
 // New returns an empty plot in the fonts of the pages.
@@ -33,6 +35,17 @@ func New(title, x, y string) *plot.Plot {
 	}
 	p.Legend.TextStyle.Font.Size = 9
 	return p
+}
+
+// Line returns a line of so many points' width and the points on it, of one colour.
+func Line(xy plotter.XYs, c color.Color, width float64) (*plotter.Line, *plotter.Scatter, error) {
+	line, points, err := plotter.NewLinePoints(xy)
+	if err != nil {
+		return nil, nil, err
+	}
+	line.Color, points.Color = c, c
+	line.Width, points.Shape = vg.Points(width), draw.CircleGlyph{}
+	return line, points, nil
 }
 
 // dpi are the pixels of an inch of a PNG.

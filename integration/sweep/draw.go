@@ -8,7 +8,6 @@ import (
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
 	"gonum.org/v1/plot/vg"
-	"gonum.org/v1/plot/vg/draw"
 
 	"github.com/lesskv/lesskv/integration/picture"
 )
@@ -49,19 +48,17 @@ func drawSweeps(path string, sparse float64, all [][]result) error {
 			value func(result) float64
 		}{
 			{"sparse only", picture.Orange, func(result) float64 { return sparse }},
-			{"Baseline++: the same bytes in slots", color.RGBA{0x80, 0x40, 0x20, 0xff}, func(r result) float64 { return r.same }},
+			{"Baseline++: the same bytes in slots", picture.Brown, func(r result) float64 { return r.same }},
 			{"LESS", picture.Blue, func(r result) float64 { return r.kl }},
 		} {
 			var xy plotter.XYs
 			for _, r := range results {
 				xy = append(xy, plotter.XY{X: float64(r.x), Y: line.value(r)})
 			}
-			l, dots, err := plotter.NewLinePoints(xy)
+			l, dots, err := picture.Line(xy, line.color, 2)
 			if err != nil {
 				return err
 			}
-			l.Color, dots.Color = line.color, line.color
-			l.Width, dots.Shape = vg.Points(2), draw.CircleGlyph{}
 			p.Add(l, dots)
 			if i == 0 {
 				p.Legend.Add(line.name, l, dots)
