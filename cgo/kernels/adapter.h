@@ -4,7 +4,7 @@
 #ifndef LESSKV_ADAPTER_H
 #define LESSKV_ADAPTER_H
 
-#define LESSKV_ADAPTER_VERSION 2 // the newest; the first is read too, and written where it will do
+#define LESSKV_ADAPTER_VERSION 3 // the newest; earlier ones are read too, and written where they will do
 
 #define LESSKV_ADAPTER_MAX_SIZE 65536 // of rank, hidden, and every other size that a file may claim
 
@@ -28,6 +28,9 @@
 #define LESSKV_KEY_FINGERPRINT     "less.base.fingerprint" // string
 
 #define LESSKV_KEY_BUDGET_WEIGHT "less.budget.weight" // version 2, optional: f32 array, one entry for each KV head of each layer, layer by layer
+
+#define LESSKV_KEY_SLOT_KEY_TYPE   "less.slots.key_type" // version 3, both or none: arrays of u32, one entry a layer, ggml's numbers of types
+#define LESSKV_KEY_SLOT_VALUE_TYPE "less.slots.value_type"
 
 #define LESSKV_KEY_DESCRIPTION "general.description" // string, optional: how the adapter was made, for people
 

@@ -166,6 +166,20 @@ public:
         return x;
     }
 
+    // The types of n layers' slots, whose heads, if they have any, are of some size.
+    template <class F>
+    std::vector<lesskv_type> slot_types(const char * key, uint32_t n, F size_of) const {
+        std::vector<lesskv_type> types;
+        for (const uint32_t type : array_of(key, GGUF_TYPE_UINT32, n, "layers")) {
+            const uint32_t il = (uint32_t) types.size(), size = size_of(il);
+            if (!lesskv_slot_type(type) || (size > 0 && lesskv_row_size((lesskv_type) type, size) == 0)) {
+                bad(key, format("%u in layer %u, whose heads are %u wide", type, il, size), "0 (f32) or 1 (f16), or where 32 divides the width 8 (q8_0) or 2 (q4_0)");
+            }
+            types.push_back((lesskv_type) type);
+        }
+        return types;
+    }
+
     void want(const char * key, const char * wanted) const {
         if (str(key) != wanted) {
             bad(key, "\"" + str(key) + "\"", format("\"%s\"", wanted));
@@ -435,6 +449,10 @@ lesskv_adapter::lesskv_adapter(const std::string & path, const llama_model & mod
             n += h.n_head_kv(il);
         }
         budget_weights = r.floats(LESSKV_KEY_BUDGET_WEIGHT, n);
+    }
+    if (version > 2 && (r.has(LESSKV_KEY_SLOT_KEY_TYPE) || r.has(LESSKV_KEY_SLOT_VALUE_TYPE))) {
+        types_k = r.slot_types(LESSKV_KEY_SLOT_KEY_TYPE,   h.n_layer(), [&](uint32_t il) { return h.n_head_kv(il) ? h.n_embd_head_k(il) : 0; });
+        types_v = r.slot_types(LESSKV_KEY_SLOT_VALUE_TYPE, h.n_layer(), [&](uint32_t il) { return h.n_head_kv(il) ? h.n_embd_head_v(il) : 0; });
     }
 
     rank    = (int32_t) r.u32(LESSKV_KEY_RANK,   1, LESSKV_ADAPTER_MAX_SIZE);

@@ -14,6 +14,11 @@ struct llama_model;
 // The layer whose keys and values layer il attends to: itself, or the one that it shares them with.
 uint32_t lesskv_owner(const llama_hparams & hparams, uint32_t il);
 
+// Whether slots can have a type, by ggml's number.
+inline bool lesskv_slot_type(int64_t type) {
+    return type == LESSKV_TYPE_F32 || type == LESSKV_TYPE_F16 || type == LESSKV_TYPE_Q8_0 || type == LESSKV_TYPE_Q4_0;
+}
+
 // 64 lower-case hex digits over the geometry and the one-dimensional tensors of a loaded model.
 std::string lesskv_model_fingerprint(const llama_model & model);
 
@@ -33,6 +38,7 @@ struct lesskv_adapter {
     size_t      bytes = 0;                             // of all kernels
     int32_t     n_layer = 0;                           // layers that have kernels
     std::vector<float> budget_weights;                 // of each KV head of each layer, layer by layer; empty: equal
+    std::vector<lesskv_type> types_k, types_v;         // of each layer's slots; empty: it has none
 
 private:
     void check_shared(const llama_hparams & hparams) const;

@@ -38,7 +38,10 @@ struct lesskv_config {
     int32_t n_slots;           // allocation spreads B over them, or all have the same
     int32_t heavy;             // h <= B; -1 (default): the policy's own share
     int32_t pinned;            // first positions that are never evicted; default 1
-    int32_t type_k, type_v;    // ggml_type of the slots: F16, F32, Q8_0, Q4_0; -1 (default): Q8_0, or F16 where heads do not fill its blocks
+    int32_t type_k, type_v;    // ggml_type of the slots: F16, F32, Q8_0, Q4_0; -1 (default): the adapter's, without those Q8_0, or F16 where
+                               // heads do not fill its blocks
+    const int32_t * layer_type_k, * layer_type_v; // the same for each layer of the model, in the place of the two; NULL
+    int32_t n_layer_types;     // how many these have
     const char * adapter;      // path of the adapter; NULL or "": sparse only
     bool    force_adapter;     // load it although its fingerprint is another model's (geometry must still fit)
     const struct lesskv_adapter * loaded; // an adapter that is loaded already, in the place of the two; it must outlive the context

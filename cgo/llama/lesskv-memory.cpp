@@ -131,6 +131,37 @@ static std::vector<float> hadamard_matrix(int32_t n) {
     return m;
 }
 
+// The types of a layer's slots, and how vectors are rotated for them: as they were asked for, else the adapter's, else k and v. A layer
+// that shares another's cache has that one's.
+void lesskv_memory::set_types(lesskv_memory_layer & l, const lesskv_config & cfg, lesskv_type k, lesskv_type v) {
+    const uint32_t il = lesskv_owner(hparams, l.il);
+    auto & p = l.params;
+    if (adapter && !adapter->types_k.empty()) {
+        k = adapter->types_k[il];
+        v = adapter->types_v[il];
+    }
+    const auto given = [&](const int32_t * layers, int32_t all, lesskv_type otherwise) {
+        const int32_t type = layers ? layers[il] : all;
+        if (type != -1 && !lesskv_slot_type(type)) {
+            refuse(format("slots can't be of type %d: use f16 (1), f32 (0), q8_0 (8) or q4_0 (2)", type));
+        }
+        return type == -1 ? otherwise : (lesskv_type) type;
+    };
+    p.type_k = given(cfg.layer_type_k, cfg.type_k, k);
+    p.type_v = given(cfg.layer_type_v, cfg.type_v, v);
+    if (lesskv_row_size(p.type_k, p.dk) == 0 || lesskv_row_size(p.type_v, p.dv) == 0) {
+        refuse(format("slots of type q8_0 and q4_0 need head sizes that are multiples of 32, those of layer %d are %d and %d: use f16", l.il, p.dk, p.dv));
+    }
+    // as llama_kv_cache does, so that with nothing evicted quantised slots are its quantised cache
+    p.rotation = ggml_is_quantized((ggml_type) p.type_k) && p.dk % 64 == 0 ? p.dk & -p.dk : 0;
+    l.rot_v    = ggml_is_quantized((ggml_type) p.type_v) && p.dv % 64 == 0 ? 64 : 0;
+    for (const int32_t n : { p.rotation, l.rot_v }) {
+        if (n > 0 && hadamard.count(n) == 0) {
+            hadamard[n] = hadamard_matrix(n);
+        }
+    }
+}
+
 // Policy, types and layers, from what the configuration asks for and the model has.
 void lesskv_memory::resolve(const lesskv_config & cfg, const layer_filter_cb & attends) {
     const char * name = cfg.policy && *cfg.policy ? cfg.policy : adapter ? adapter->policy.c_str() : "peak";
@@ -147,13 +178,11 @@ void lesskv_memory::resolve(const lesskv_config & cfg, const layer_filter_cb & a
                     adapter->path.c_str(), adapter->policy.c_str(), name));
     }
 
-    for (const int32_t type : { cfg.type_k, cfg.type_v }) {
-        if (type != -1 && type != GGML_TYPE_F32 && type != GGML_TYPE_F16 && type != GGML_TYPE_Q8_0 && type != GGML_TYPE_Q4_0) {
-            refuse(format("slots can't be of type %d: use f16 (1), f32 (0), q8_0 (8) or q4_0 (2)", type));
-        }
+    if ((cfg.layer_type_k || cfg.layer_type_v) && cfg.n_layer_types != (int32_t) hparams.n_layer()) {
+        refuse(format("types of the slots of %d layers, this model has %u: give one for each", cfg.n_layer_types, hparams.n_layer()));
     }
     const auto is_here = [&](uint32_t il) { return hparams.n_head_kv(il) > 0 && (!attends || attends(il)); };
-    type_k = type_v = on_device ? LESSKV_TYPE_F16 : LESSKV_TYPE_Q8_0;
+    lesskv_type type_k = on_device ? LESSKV_TYPE_F16 : LESSKV_TYPE_Q8_0, type_v = type_k; // where none are given
     for (uint32_t il = 0; il < hparams.n_layer(); ++il) {
         if (is_here(il) && lesskv_row_size(LESSKV_TYPE_Q8_0, hparams.n_embd_head_k(il)) == 0) {
             type_k = LESSKV_TYPE_F16;
@@ -162,8 +191,6 @@ void lesskv_memory::resolve(const lesskv_config & cfg, const layer_filter_cb & a
             type_v = LESSKV_TYPE_F16;
         }
     }
-    type_k = cfg.type_k < 0 ? type_k : (lesskv_type) cfg.type_k;
-    type_v = cfg.type_v < 0 ? type_v : (lesskv_type) cfg.type_v;
 
     bytes_kernels = adapter ? adapter->bytes : 0;
     layer_of.assign(hparams.n_layer(), -1); // without those that predict further tokens
@@ -181,22 +208,9 @@ void lesskv_memory::resolve(const lesskv_config & cfg, const layer_filter_cb & a
         l.params.dk        = hparams.n_embd_head_k(il);
         l.params.dv        = hparams.n_embd_head_v(il);
         l.params.policy    = policy;
-        l.params.type_k    = type_k;
-        l.params.type_v    = type_v;
         l.params.n_swa     = hparams.is_swa(il) ? hparams.n_swa : 0;
         l.params.kernels   = adapter ? adapter->layer(il) : nullptr;
-        if (lesskv_row_size(type_k, l.params.dk) == 0 || lesskv_row_size(type_v, l.params.dv) == 0) {
-            refuse(format("slots of type q8_0 and q4_0 need head sizes that are multiples of 32, this model's are %d and %d: use f16",
-                        l.params.dk, l.params.dv));
-        }
-        // as llama_kv_cache does, so that with nothing evicted quantised slots are its quantised cache
-        l.params.rotation = ggml_is_quantized((ggml_type) type_k) && l.params.dk % 64 == 0 ? l.params.dk & -l.params.dk : 0;
-        l.rot_v = ggml_is_quantized((ggml_type) type_v) && l.params.dv % 64 == 0 ? 64 : 0;
-        for (const int32_t n : { l.params.rotation, l.rot_v }) {
-            if (n > 0 && hadamard.count(n) == 0) {
-                hadamard[n] = hadamard_matrix(n);
-            }
-        }
+        set_types(l, cfg, type_k, type_v);
         if (!hparams.has_kv(il)) {
             share(l);
         }

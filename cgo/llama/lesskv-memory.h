@@ -174,6 +174,7 @@ private:
     struct free_scratch { void operator()(void * p) const; };
 
     void resolve(const lesskv_config & cfg, const layer_filter_cb & attends);
+    void set_types(lesskv_memory_layer & l, const lesskv_config & cfg, lesskv_type k, lesskv_type v);
     void share(lesskv_memory_layer & l);
     void resolve_budget(const lesskv_config & cfg); // lesskv-budget.cpp
     bool made_for_budget() const;                   // whether the adapter's phi and psi were trained under one
@@ -197,6 +198,7 @@ private:
 
     struct state_header; // of a saved state
     state_header make_header() const;
+    std::vector<int32_t> mixed_types() const;
     void     check_header(llama_io_read_i & io) const;
     void     write_seq(llama_io_write_i & io, const sequence & seq) const;
     sequence read_seq(llama_io_read_i & io) const;
@@ -209,7 +211,6 @@ private:
     int32_t budget = 0, heavy = 0, pinned = 0; // B, h, p of algorithm.md; of a head on average where they differ
     std::vector<float> weights;         // of the allocation, for every KV head that has a budget, layer by layer; empty: equal
     std::vector<lesskv_budget> budgets; // of those heads, to which the layers point; empty: all have B and h
-    lesskv_type type_k = LESSKV_TYPE_F16, type_v = LESSKV_TYPE_F16;
     bool swa_full = false; // only to say what the unmodified cache would hold
     bool use_reference = false;
     bool use_profile = false;

@@ -19,6 +19,7 @@ void lesskv_memory::check_flags(llama_state_seq_flags flags) {
 
 static const uint32_t STATE_MAGIC   = 0x764b534c; // "LSKv"
 static const uint32_t STATE_VERSION = 5;
+static const int32_t  MIXED = -1; // in the place of a type, where layers differ
 
 // What a saved state must share with the context that loads it. Plain numbers and padded strings, compared one by one.
 struct lesskv_memory::state_header {
@@ -29,12 +30,24 @@ struct lesskv_memory::state_header {
     char     pad[2];
     int32_t  budget, heavy, pinned;
     uint32_t n_spread; // heads that have budgets of their own, which follow the header
-    int32_t  type_k, type_v;
+    int32_t  type_k, type_v; // of all layers; MIXED: those of each layer follow, behind the budgets
     uint32_t n_ubatch, n_layer;
     float    rope_freq_base, rope_freq_scale;
     uint32_t n_ctx_orig_yarn;
     float    yarn_ext_factor, yarn_attn_factor, yarn_beta_fast, yarn_beta_slow;
 };
+
+// The types of keys and values of each layer, where layers differ; else none.
+std::vector<int32_t> lesskv_memory::mixed_types() const {
+    std::vector<int32_t> types;
+    bool differ = false;
+    for (const auto & l : layers) {
+        types.push_back(l.params.type_k);
+        types.push_back(l.params.type_v);
+        differ = differ || types.end()[-2] != types[0] || types.end()[-1] != types[1];
+    }
+    return differ ? types : std::vector<int32_t>();
+}
 
 lesskv_memory::state_header lesskv_memory::make_header() const {
     state_header h;
@@ -51,8 +64,9 @@ lesskv_memory::state_header lesskv_memory::make_header() const {
     h.heavy  = heavy;
     h.pinned = pinned;
     h.n_spread = (uint32_t) budgets.size();
-    h.type_k = type_k;
-    h.type_v = type_v;
+    const bool mixed = !mixed_types().empty();
+    h.type_k = mixed ? MIXED : (int32_t) layers[0].params.type_k;
+    h.type_v = mixed ? MIXED : (int32_t) layers[0].params.type_v;
     h.n_ubatch = cparams.n_ubatch;
     h.n_layer  = (uint32_t) layers.size();
     h.rope_freq_base   = cparams.rope_freq_base;
@@ -100,8 +114,14 @@ void lesskv_memory::check_header(llama_io_read_i & io) const {
     num("heavy",                  h.heavy,            want.heavy);
     num("pinned",                 h.pinned,           want.pinned);
     num("the number of heads with budgets of their own", h.n_spread, want.n_spread);
-    num("the slots' key type",    h.type_k,           want.type_k);
-    num("the slots' value type",  h.type_v,           want.type_v);
+    const auto types = [&](const char * what, int32_t found, int32_t wanted) {
+        const auto name = [](int32_t type) { return type == MIXED ? std::string("one for each layer") : std::to_string(type); };
+        if (found != wanted) {
+            differ(what, name(found), name(wanted));
+        }
+    };
+    types("the slots' key type",   h.type_k, want.type_k);
+    types("the slots' value type", h.type_v, want.type_v);
     num("n_ubatch",               h.n_ubatch,         want.n_ubatch);
     num("the number of layers",   h.n_layer,          want.n_layer);
     num("rope_freq_base",         h.rope_freq_base,   want.rope_freq_base);
@@ -119,6 +139,12 @@ void lesskv_memory::check_header(llama_io_read_i & io) const {
         io.read(&b, sizeof(b));
         num(format("the budget of KV head %zu, counted through the layers,", i).c_str(), b.slots, budgets[i].slots);
         num(format("heavy of KV head %zu, counted through the layers,",      i).c_str(), b.heavy, budgets[i].heavy);
+    }
+    const auto mixed = mixed_types();
+    for (size_t i = 0; i < mixed.size(); ++i) {
+        int32_t found;
+        io.read(&found, sizeof(found));
+        types(format("the slots' %s type in layer %d", i % 2 ? "value" : "key", layers[i/2].il).c_str(), found, mixed[i]);
     }
 }
 
@@ -222,6 +248,8 @@ void lesskv_memory::state_write(llama_io_write_i & io, llama_seq_id seq_id, llam
         if (spread()) {
             io.write(budgets.data(), budgets.size()*sizeof(budgets[0]));
         }
+        const auto mixed = mixed_types();
+        io.write(mixed.data(), mixed.size()*sizeof(mixed[0]));
         const uint32_t n = ids.size();
         io.write(&n, sizeof(n));
         for (const uint32_t s : ids) {
@@ -235,7 +263,7 @@ void lesskv_memory::state_write(llama_io_write_i & io, llama_seq_id seq_id, llam
 }
 
 uint64_t lesskv_memory::state_size(llama_seq_id seq_id) const {
-    uint64_t size = sizeof(state_header) + budgets.size()*sizeof(budgets[0]) + 3*sizeof(uint32_t); // how many sequences, which, how many layers
+    uint64_t size = sizeof(state_header) + budgets.size()*sizeof(budgets[0]) + mixed_types().size()*sizeof(int32_t) + 3*sizeof(uint32_t); // how many sequences, which, how many layers
     for (const auto & c : seqs.at(seq_id).caches) {
         size += c ? sizeof(uint32_t) + sizeof(uint64_t) + lesskv_cache_save_size(c.get()) : 0;
     }

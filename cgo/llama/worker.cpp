@@ -14,7 +14,8 @@
 //                gpu_layers=0, rpc="" (host:port of servers, with commas): layers on their devices and this machine's; pretend="",
 //                lacks="": on the CPU instead, under a device's name and without an operation
 //                less=0, and with less=1 the fields of lesskv_config: policy, budget, budget_share, budget_bytes, budget_full, slots (with
-//                commas), heavy, pinned, less_type_k, less_type_v, adapter, force_adapter, reference, on_device, profile
+//                commas), heavy, pinned, less_type_k, less_type_v (f16; "q8_0,0=q4_0": of layer 0 another), adapter, force_adapter,
+//                reference, on_device, profile
 //     close
 //     info       -> arch desc n_vocab n_embd n_layer n_head n_head_kv n_ctx_train n_swa n_ctx n_batch n_ubatch n_seq_max
 //                n_reused (graphs reused by decodes so far) less

@@ -97,6 +97,7 @@ private:
     // worker_open.cpp
 
     void check_cache_type(const char * key, ggml_type type, const char * length_key) const;
+    std::vector<int32_t> slot_types(const char * key, const std::string & text) const;
     void load_model(const std::string & path, bool mapped, int32_t n_gpu_layers, const std::string & rpc, ggml_backend_dev_t other = nullptr);
     void release();
     void describe(reply & out) const;

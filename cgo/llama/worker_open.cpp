@@ -26,6 +26,24 @@ void worker::check_cache_type(const char * key, ggml_type type, const char * len
     }
 }
 
+// The types of each layer's slots: "q8_0" of all, "q8_0,0=q4_0,5=f16" of layers 0 and 5 others; default: the runtime's.
+std::vector<int32_t> worker::slot_types(const char * key, const std::string & text) const {
+    const auto parse = [&](const std::string & name) { return name == "default" ? -1 : int32_t(parse_type(key, name)); };
+    size_t at = text.find(',');
+    std::vector<int32_t> types(llama_model_n_layer(model.get()), parse(text.substr(0, at)));
+    while (at != std::string::npos) {
+        const size_t next = text.find(',', at + 1), is = std::min(text.find('=', at), next);
+        const std::string layer = text.substr(at + 1, is - at - 1);
+        const auto il = wire::numbers(key, layer, 0, int32_t(types.size()) - 1);
+        if (is == next || il.size() != 1) {
+            refuse("%s=%.64s: want a type, and LAYER=TYPE of layers 0 to %zu", key, text.c_str(), types.size() - 1);
+        }
+        types[il[0]] = parse(text.substr(is + 1, next - is - 1));
+        at = next;
+    }
+    return types;
+}
+
 void worker::load_model(const std::string & path, bool mapped, int32_t n_gpu_layers, const std::string & rpc, ggml_backend_dev_t other) {
     if (model) {
         refuse("a model is open: close it first");
@@ -112,12 +130,8 @@ void worker::open(request & req, reply & out) {
     config.n_slots       = int32_t (slots.size());
     config.heavy         = int32_t (req.integer("heavy",  INT32_MIN, max_i32, config.heavy));
     config.pinned        = int32_t (req.integer("pinned", INT32_MIN, max_i32, config.pinned));
-    const auto slot_type = [&](const char * key, int32_t otherwise) { // f16 where none is given: what is measured says what it is
-        const std::string name = req.text(key, "f16");
-        return name == "default" ? otherwise : int32_t(parse_type(key, name));
-    };
-    config.type_k        = slot_type("less_type_k", config.type_k);
-    config.type_v        = slot_type("less_type_v", config.type_v);
+    const std::string type_k  = req.text("less_type_k", "f16"); // f16 where none is given: what is measured says what it is
+    const std::string type_v  = req.text("less_type_v", "f16");
     config.adapter       = adapter.c_str();
     config.force_adapter = req.flag("force_adapter", false);
     config.reference     = req.flag("reference", false);
@@ -140,6 +154,12 @@ void worker::open(request & req, reply & out) {
 
     load_model(path, mapped, layers, rpc, pretend.empty() ? nullptr : pretended_device(pretend, lacks));
     try {
+#ifdef LESSKV
+        const auto types_k = slot_types("less_type_k", type_k), types_v = slot_types("less_type_v", type_v);
+        config.layer_type_k  = types_k.data();
+        config.layer_type_v  = types_v.data();
+        config.n_layer_types = int32_t(types_k.size());
+#endif
         check_cache_type("type_k", params.type_k, "attention.key_length");
         check_cache_type("type_v", params.type_v, "attention.value_length");
         ctx.reset(llama_init_from_model(model.get(), params));
