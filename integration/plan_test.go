@@ -20,17 +20,22 @@ import (
 
 var ggufTypes = map[string]gguf.Type{"": gguf.F16, "f16": gguf.F16, "f32": gguf.F32, "q8_0": gguf.Q8_0, "q4_0": gguf.Q4_0}
 
+// f16Slots are slots of f16 in all layers.
+func f16Slots(m *weights.Model) []weights.SlotTypes {
+	return weights.SameSlotTypes(weights.SlotTypes{Key: gguf.F16, Value: gguf.F16}, m.Layers)
+}
+
 // samePlan fails unless what package memory says of a cache is what the runtime reports of one that holds a text.
 func samePlan(t *testing.T, w *worker.Worker, c worker.Config, a *weights.Adapter) {
 	t.Helper()
 	m, err := weights.ReadModel(c.Model)
 	require.NoError(t, err)
-	key, value := ggufTypes[c.LESS.TypeK], ggufTypes[c.LESS.TypeV]
+	types := weights.SameSlotTypes(weights.SlotTypes{Key: ggufTypes[c.LESS.TypeK], Value: ggufTypes[c.LESS.TypeV]}, m.Layers)
 	if c.LESS.TypeK == "default" {
-		key, value = memory.SlotTypes(m)
+		types = nil
 	}
 	plan, err := memory.Less(m, memory.Cache{
-		Context: c.Context, Pinned: 1, Key: key, Value: value, Adapter: a, Sequences: 1,
+		Context: c.Context, Pinned: 1, Types: types, Adapter: a, Sequences: 1,
 		Budget: memory.Budget{Tokens: c.LESS.Budget, Share: c.LESS.BudgetShare, Bytes: c.LESS.BudgetBytes, Full: c.LESS.BudgetFull},
 	})
 	require.NoError(t, err)
@@ -133,7 +138,7 @@ func TestAdapterBringsItsBudget(t *testing.T) {
 		require.NoError(t, err, name)
 		assert.Equal(t, "h2o", got.Policy, name)
 		assert.Equal(t, []int{c.budget, c.heavy}, []int{got.Budget, got.Heavy}, name)
-		planned, err := memory.Less(m, memory.Cache{Context: 2048, Budget: memory.Budget{Tokens: c.less.Budget}, Pinned: 1, Key: gguf.F16, Value: gguf.F16, Adapter: c.adapter})
+		planned, err := memory.Less(m, memory.Cache{Context: 2048, Budget: memory.Budget{Tokens: c.less.Budget}, Pinned: 1, Types: f16Slots(m), Adapter: c.adapter})
 		require.NoError(t, err, name)
 		assert.Equal(t, c.budget, planned.Budget, name)
 		log, err := w.Log()
@@ -161,7 +166,7 @@ func TestPlannedRefused(t *testing.T) {
 		a := weights.Random(m, 4, 4, weights.Trained{Policy: "h2o", Heavy: c.heavy, Recent: 80 - c.heavy, Ubatch: 32, Context: 1024}, 1)
 		path := filepath.Join(t.TempDir(), "a.gguf")
 		require.NoError(t, a.Write(path))
-		_, planned := memory.Less(m, memory.Cache{Context: 512, Budget: memory.Budget{Tokens: c.budget}, Pinned: 60, Key: gguf.F16, Value: gguf.F16, Adapter: a})
+		_, planned := memory.Less(m, memory.Cache{Context: 512, Budget: memory.Budget{Tokens: c.budget}, Pinned: 60, Types: f16Slots(m), Adapter: a})
 		_, got := w.Open(worker.Config{Model: gopher, Context: 512, Ubatch: 32, LESS: &worker.LESS{Budget: c.budget, Pinned: worker.Int(60), Adapter: path}})
 		assert.Equal(t, c.refused, planned != nil, "%v: %v", c, planned)
 		assert.Equal(t, c.refused, got != nil, "%v: %v", c, got)
@@ -173,7 +178,7 @@ func TestPlannedRefused(t *testing.T) {
 		for budget := 1; budget <= 5; budget++ {
 			heavy, err := cgo.PolicyHeavy(policy, budget)
 			require.NoError(t, err)
-			_, planned := memory.Less(m, memory.Cache{Context: 512, Budget: memory.Budget{Tokens: budget}, Policy: policy, Pinned: 1, Key: gguf.F16, Value: gguf.F16})
+			_, planned := memory.Less(m, memory.Cache{Context: 512, Budget: memory.Budget{Tokens: budget}, Policy: policy, Pinned: 1, Types: f16Slots(m)})
 			_, got := w.Open(worker.Config{Model: gopher, Context: 512, Ubatch: 32, LESS: &worker.LESS{Policy: policy, Budget: budget}})
 			if heavy < 1 {
 				require.ErrorIs(t, planned, memory.ErrBudget, "%s %d", policy, budget)
@@ -209,7 +214,7 @@ func TestPlannedProcess(t *testing.T) {
 			p.Slots, err = memory.Full(m, c.Context, gguf.F16)
 			require.NoError(t, err)
 		} else {
-			plan, err := memory.Less(m, memory.Cache{Context: c.Context, Budget: memory.Budget{Tokens: c.LESS.Budget}, Pinned: 1, Key: gguf.F16, Value: gguf.F16})
+			plan, err := memory.Less(m, memory.Cache{Context: c.Context, Budget: memory.Budget{Tokens: c.LESS.Budget}, Pinned: 1, Types: f16Slots(m)})
 			require.NoError(t, err)
 			p.Kernels, p.Slots, p.State = plan.Kernels, plan.Slots, plan.State
 			p.Scratch = memory.Scratch(m, plan.Most, c.Ubatch, c.Threads)

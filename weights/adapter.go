@@ -82,9 +82,17 @@ type Adapter struct {
 	Fingerprint string // the base model's, Model.Fingerprint
 	Description string // how it was made, for people; may be empty
 	Kernels     []Kernels
-	Budget      []float32 // weights of the budgets of each layer's KV heads, layer by layer (less.budget.weight); nil: equal
-	SHA256      string    // of the file that it was read from, lower-case hex; "" if it wasn't
+	Budget      []float32   // weights of the budgets of each layer's KV heads, layer by layer (less.budget.weight); nil: equal
+	SlotTypes   []SlotTypes // of each layer's slots (less.slots.key_type, less.slots.value_type); nil: the runtime's default
+	SHA256      string      // of the file that it was read from, lower-case hex; "" if it wasn't
 }
+
+// SlotTypes are the types in which the slots of a layer hold keys and values: gguf.F32, F16, Q8_0 or Q4_0. Of a layer without a cache of its
+// own they have no meaning.
+type SlotTypes struct{ Key, Value gguf.Type }
+
+// SameSlotTypes returns the types of so many layers that have the same.
+func SameSlotTypes(t SlotTypes, layers int) []SlotTypes { return slices.Repeat([]SlotTypes{t}, layers) }
 
 // Kernels are the matrices of a layer ("phi and psi" in algorithm.md). The zero value, without any, runs sparse-only. A layer that shares
 // another's cache has Phi alone, and that other one Psi if any that attends to its cache has Phi.

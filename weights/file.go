@@ -1,6 +1,7 @@
 package weights
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -199,7 +200,59 @@ func (a *Adapter) readKeys(f *gguf.File) error {
 			return err
 		}
 	}
+	if version > 2 && (f.Has(keySlotKeyType) || f.Has(keySlotValueType)) {
+		if err := a.readSlotTypes(f); err != nil {
+			return err
+		}
+	}
 	return a.checkKeys(f.Name)
+}
+
+// slotType is a key that has a type for each layer, the field of a layer that it fills, and how wide the layer's heads are.
+type slotType struct {
+	key   string
+	of    func(*SlotTypes) *gguf.Type
+	width func(Shape) int
+}
+
+var slotTypes = []slotType{
+	{keySlotKeyType, func(t *SlotTypes) *gguf.Type { return &t.Key }, func(s Shape) int { return s.KeyLength }},
+	{keySlotValueType, func(t *SlotTypes) *gguf.Type { return &t.Value }, func(s Shape) int { return s.ValueLength }},
+}
+
+// readSlotTypes reads the types of the slots.
+func (a *Adapter) readSlotTypes(f *gguf.File) error {
+	a.SlotTypes = make([]SlotTypes, a.Layers)
+	for _, k := range slotTypes {
+		all, err := gguf.GetArray[uint32](f, k.key)
+		if err != nil {
+			return err
+		}
+		if len(all) != a.Layers {
+			return &Error{File: f.Name, Item: "key " + k.key, Err: ErrValue, Found: fmt.Sprintf("an array of %d", len(all)), Wanted: fmt.Sprintf("one for each of %d layers", a.Layers)}
+		}
+		for i, t := range all {
+			*k.of(&a.SlotTypes[i]) = gguf.Type(t)
+		}
+	}
+	return nil
+}
+
+// checkSlotTypes checks the types of the slots.
+func (a *Adapter) checkSlotTypes(file string) error {
+	if a.SlotTypes != nil && len(a.SlotTypes) != a.Layers {
+		return &Error{File: file, Item: "key " + keySlotKeyType, Err: ErrValue, Found: fmt.Sprintf("an array of %d", len(a.SlotTypes)), Wanted: fmt.Sprintf("one for each of %d layers", a.Layers)}
+	}
+	for i, types := range a.SlotTypes {
+		for _, k := range slotTypes {
+			t, s := *k.of(&types), a.Layer(i)
+			_, fits := t.Size(uint64(k.width(s)))
+			if known := []gguf.Type{gguf.F32, gguf.F16, gguf.Q8_0, gguf.Q4_0}; !slices.Contains(known, t) || s.HeadsKV > 0 && !fits {
+				return &Error{File: file, Item: fmt.Sprintf("key %s of layer %d", k.key, i), Err: ErrValue, Found: fmt.Sprintf("%v for heads of %d", t, k.width(s)), Wanted: "F32 (0) or F16 (1), or where 32 divides that Q8_0 (8) or Q4_0 (2)"}
+			}
+		}
+	}
+	return nil
 }
 
 // checkLayer checks the sizes of a layer. One without key/value heads has no attention, and neither phi nor psi.
@@ -255,7 +308,7 @@ func (a *Adapter) checkKeys(file string) error {
 			break // all are alike
 		}
 	}
-	if err := a.checkBudget(file); err != nil {
+	if err := cmp.Or(a.checkBudget(file), a.checkSlotTypes(file)); err != nil {
 		return err
 	}
 	for _, k := range []text{{keyArchitecture, &a.Architecture}, {keyTrainedPolicy, &a.Trained.Policy}} {
@@ -404,10 +457,13 @@ func (a *Adapter) version() uint32 {
 	for i := range a.Kernels {
 		first = first && a.Kernels[i].HasPhi() == a.Kernels[i].HasPsi() && !a.Kernels[i].hasScale()
 	}
-	if first {
+	switch {
+	case a.SlotTypes != nil:
+		return adapterVersion
+	case first:
 		return 1
 	}
-	return adapterVersion
+	return 2
 }
 
 // number returns what the file has of one: a u32 or, where layers differ in it, an array.
@@ -454,6 +510,15 @@ func (a *Adapter) Write(path string) error {
 	}
 	if a.Budget != nil {
 		pairs = append(pairs, gguf.KeyValue{Key: keyBudgetWeight, Value: a.Budget})
+	}
+	if a.SlotTypes != nil {
+		for _, k := range slotTypes {
+			all := make([]uint32, a.Layers)
+			for i := range all {
+				all[i] = uint32(*k.of(&a.SlotTypes[i]))
+			}
+			pairs = append(pairs, gguf.KeyValue{Key: k.key, Value: all})
+		}
 	}
 	var tensors []gguf.Tensor
 	for i := range a.Kernels {

@@ -40,7 +40,7 @@ func differ(found, wanted string) (string, string) {
 }
 
 // Merge joins adapters of one model that have phi and psi of different layers, as machines that share the work of training make them.
-// An adapter with weights of budgets gives them to all.
+// An adapter with weights of budgets or types of slots gives them to all.
 // It fails with ErrMerge if they differ in anything but their layers, or if two have phi or psi of the same one.
 func Merge(adapters ...*Adapter) (*Adapter, error) {
 	if len(adapters) == 0 {
@@ -81,6 +81,12 @@ func Merge(adapters ...*Adapter) (*Adapter, error) {
 			merged.Budget = a.Budget
 		case a.Budget != nil && !slices.Equal(a.Budget, merged.Budget):
 			return nil, &Error{Item: fmt.Sprintf("adapter %d: key %s", i+1, keyBudgetWeight), Err: ErrMerge, Found: "other weights", Wanted: "those of the adapters before it, or none"}
+		}
+		switch {
+		case merged.SlotTypes == nil:
+			merged.SlotTypes = a.SlotTypes
+		case a.SlotTypes != nil && !slices.Equal(a.SlotTypes, merged.SlotTypes):
+			return nil, &Error{Item: fmt.Sprintf("adapter %d: key %s", i+1, keySlotKeyType), Err: ErrMerge, Found: "other types", Wanted: "those of the adapters before it, or none"}
 		}
 		for _, made := range described.FindAllStringSubmatch(a.Description, -1) {
 			if how == "" {

@@ -27,6 +27,8 @@ var (
 	keyKeyLength      = adapterHeader["LESSKV_KEY_KEY_LENGTH"]
 	keyValueLength    = adapterHeader["LESSKV_KEY_VALUE_LENGTH"]
 	keyBudgetWeight   = adapterHeader["LESSKV_KEY_BUDGET_WEIGHT"]   // []float32, a weight for each KV head of each layer; from version 2 on, may be missing
+	keySlotKeyType    = adapterHeader["LESSKV_KEY_SLOT_KEY_TYPE"]   // []uint32, the type of each layer's keys in slots; from version 3 on, may be missing, with the next
+	keySlotValueType  = adapterHeader["LESSKV_KEY_SLOT_VALUE_TYPE"] // the same of values
 	keyTrainedHeavy   = adapterHeader["LESSKV_KEY_TRAINED_HEAVY"]   // uint32, h of the training
 	keyTrainedRecent  = adapterHeader["LESSKV_KEY_TRAINED_RECENT"]  // uint32, r
 	keyTrainedUbatch  = adapterHeader["LESSKV_KEY_TRAINED_UBATCH"]  // uint32, tokens of a micro-batch

@@ -367,10 +367,7 @@ func (f *fitter) cache(layers []int) (memory.Cache, error) {
 		return memory.Cache{}, err
 	}
 	c := memory.Cache{Context: f.context, Policy: f.o.Policy, Pinned: pinned, Adapter: a}
-	if c.Key, _, err = worker.GGUFTypes(cmp.Or(f.o.TypeK, "f16")); err != nil {
-		return c, err
-	}
-	c.Value, _, err = worker.GGUFTypes(cmp.Or(f.o.TypeV, "f16"))
+	c.Types, err = worker.LayerTypes(cmp.Or(f.o.TypeK, "f16"), cmp.Or(f.o.TypeV, "f16"), f.t.Model.Layers)
 	return c, err
 }
 

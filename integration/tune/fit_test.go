@@ -47,7 +47,7 @@ func TestChoose(t *testing.T) {
 	assert.Equal(t, 100, n)
 	c, err := f.cache([]int{0})
 	require.NoError(t, err)
-	bytes, err := memory.Less(f.t.Model, memory.Cache{Context: f.context, Budget: memory.Budget{Tokens: 100}, Policy: "peak", Pinned: 1, Key: c.Key, Value: c.Value, Adapter: c.Adapter})
+	bytes, err := memory.Less(f.t.Model, memory.Cache{Context: f.context, Budget: memory.Budget{Tokens: 100}, Policy: "peak", Pinned: 1, Types: c.Types, Adapter: c.Adapter})
 	require.NoError(t, err)
 	n, err = f.budget([]int{0})
 	require.NoError(t, err)

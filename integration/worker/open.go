@@ -2,12 +2,7 @@ package worker
 
 import (
 	"fmt"
-	"slices"
 	"strings"
-
-	"github.com/lesskv/lesskv/weights"
-	"github.com/lesskv/lesskv/weights/gguf"
-	"github.com/lesskv/lesskv/weights/memory"
 )
 
 // Config is what a model is opened with. Zero fields mean the default behind them.
@@ -51,41 +46,12 @@ type LESS struct {
 	Slots        []int   // of every KV head that has a budget, layer by layer, in the place of a budget
 	Heavy        *int    // the policy's own share
 	Pinned       *int    // 1
-	TypeK, TypeV string  // of the slots: f16, f32, q8_0, q4_0, or default, the runtime's; f16
+	TypeK, TypeV string  // of the slots: f16, f32, q8_0, q4_0, or default, the runtime's; "q8_0,0=q4_0": of layer 0 another; f16
 	Adapter      string  // path; none: sparse only
 	ForceAdapter bool    // whatever the fingerprint says
 	Reference    bool    // the kernels' reference loops
 	OnDevice     bool    // slots, state and attention are where the layers are
 	Profile      bool    // Profile will be used
-}
-
-// SlotTypes reads the types of keys and values, "f16" for both or "q4_0,q8_0" for one each, as TypeK and TypeV.
-func SlotTypes(s string) (k, v string, err error) {
-	k, v, two := strings.Cut(s, ",")
-	if !two {
-		v = k
-	}
-	types := []string{"f16", "f32", "q8_0", "q4_0"}
-	if !slices.Contains(types, k) || !slices.Contains(types, v) {
-		return "", "", fmt.Errorf("slots of type %q: want f16, f32, q8_0 or q4_0, or one for keys and one for values (q4_0,q8_0)", s)
-	}
-	return k, v, nil
-}
-
-// GGUFTypes is SlotTypes, with the types as files have them.
-func GGUFTypes(s string) (k, v gguf.Type, err error) {
-	types := map[string]gguf.Type{"f16": gguf.F16, "f32": gguf.F32, "q8_0": gguf.Q8_0, "q4_0": gguf.Q4_0}
-	key, value, err := SlotTypes(s)
-	return types[key], types[value], err
-}
-
-// DefaultSlots returns the types of a model's slots where none are given, as SlotTypes reads them.
-func DefaultSlots(m *weights.Model) string {
-	k, v := memory.SlotTypes(m)
-	if k == v {
-		return strings.ToLower(k.String())
-	}
-	return strings.ToLower(k.String() + "," + v.String())
 }
 
 // Share returns how many of some threads each of some workers gets that run a model of so many bytes at once. A small model is slower

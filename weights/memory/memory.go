@@ -19,14 +19,13 @@ var (
 
 // A Cache is a LESS cache as it is asked for.
 type Cache struct {
-	Context   int    // tokens, n_ctx
-	Budget    Budget // zero: "Defaults" in algorithm.md
-	Policy    string // "": the adapter's, peak without one
-	Pinned    int    // first positions that always stay: 1 by the runtime's default
-	Key       gguf.Type
-	Value     gguf.Type
-	Adapter   *weights.Adapter // nil: sparse only, all heads alike
-	Sequences int              // that hold tokens; 0 is 1
+	Context   int                 // tokens, n_ctx
+	Budget    Budget              // zero: "Defaults" in algorithm.md
+	Policy    string              // "": the adapter's, peak without one
+	Pinned    int                 // first positions that always stay: 1 by the runtime's default
+	Types     []weights.SlotTypes // of the slots of each layer; nil: SlotTypes
+	Adapter   *weights.Adapter    // nil: sparse only, all heads alike
+	Sequences int                 // that hold tokens; 0 is 1
 }
 
 // Bytes are what a cache takes.
@@ -130,7 +129,8 @@ func madeForBudget(a *weights.Adapter) bool {
 }
 
 // SlotBytes returns what one pair takes in a head of a layer, with its score and position. It fails with ErrType.
-func SlotBytes(s weights.Shape, key, value gguf.Type) (uint64, error) {
+func SlotBytes(s weights.Shape, t weights.SlotTypes) (uint64, error) {
+	key, value := t.Key, t.Value
 	for _, t := range []gguf.Type{key, value} {
 		switch t {
 		case gguf.F32, gguf.F16, gguf.Q8_0, gguf.Q4_0:
@@ -146,19 +146,23 @@ func SlotBytes(s weights.Shape, key, value gguf.Type) (uint64, error) {
 	return k + v + 8, nil
 }
 
-// SlotTypes returns the types of slots where none are given: Q8_0, or F16 where heads do not fill its blocks.
-func SlotTypes(m *weights.Model) (key, value gguf.Type) {
-	key, value = gguf.Q8_0, gguf.Q8_0
+// SlotTypes returns the types of each layer's slots where none are given: an adapter's, without those Q8_0, or F16 where heads do not fill
+// its blocks.
+func SlotTypes(m *weights.Model, a *weights.Adapter) []weights.SlotTypes {
+	if a != nil && a.SlotTypes != nil {
+		return a.SlotTypes
+	}
+	t := weights.SlotTypes{Key: gguf.Q8_0, Value: gguf.Q8_0}
 	for i := range m.Layers {
 		s := m.Layer(i)
 		if _, ok := gguf.Q8_0.Size(uint64(s.KeyLength)); m.Attends(i) && !ok {
-			key = gguf.F16
+			t.Key = gguf.F16
 		}
 		if _, ok := gguf.Q8_0.Size(uint64(s.ValueLength)); m.Attends(i) && !ok {
-			value = gguf.F16
+			t.Value = gguf.F16
 		}
 	}
-	return key, value
+	return weights.SameSlotTypes(t, m.Layers)
 }
 
 func lay(m *weights.Model, c Cache) (*layout, error) {
@@ -170,6 +174,10 @@ func lay(m *weights.Model, c Cache) (*layout, error) {
 	if a != nil {
 		l.kernels = a.Bytes()
 	}
+	types := c.Types
+	if types == nil {
+		types = SlotTypes(m, a)
+	}
 	head := 0 // in the adapter's list of weights, which has every KV head
 	for i := range m.Layers {
 		s := m.Layer(i)
@@ -178,7 +186,7 @@ func lay(m *weights.Model, c Cache) (*layout, error) {
 		if !m.Attends(i) {
 			continue
 		}
-		slot, err := SlotBytes(s, c.Key, c.Value)
+		slot, err := SlotBytes(s, types[m.Owner(i)])
 		if err != nil {
 			return nil, fmt.Errorf("layer %d: %w", i, err)
 		}

@@ -83,13 +83,39 @@ func TestParseBudget(t *testing.T) {
 	}
 }
 
+// f16 are slots of F16 in all layers.
+func f16(m *weights.Model) []weights.SlotTypes {
+	return weights.SameSlotTypes(weights.SlotTypes{Key: gguf.F16, Value: gguf.F16}, m.Layers)
+}
+
+// Each layer's slots take the bytes of its own types: an adapter's where none are given, and in a budget in bytes too.
+func TestTypesByLayer(t *testing.T) {
+	m, err := weights.ReadModel("../../integration/testdata/gopher-5m.gguf")
+	require.NoError(t, err)
+	a := weights.New(m, 1, 1, weights.Trained{Policy: "peak", Ubatch: 32, Context: 2048})
+	a.SlotTypes = SlotTypes(m, nil)
+	a.SlotTypes[0].Key, a.SlotTypes[5].Value = gguf.Q4_0, gguf.Q4_0
+	c := Cache{Context: 2048, Budget: Budget{Tokens: 64}, Pinned: 1, Adapter: a}
+	got, err := Less(m, c)
+	require.NoError(t, err)
+	require.EqualValues(t, 2*64*(4*(68+68+8)+2*(36+68+8)), got.Slots)
+	c.Budget = Budget{Bytes: int64(got.Slots)}
+	got, err = Less(m, c)
+	require.NoError(t, err)
+	require.Equal(t, 64, got.Budget)
+	c.Types = f16(m)
+	got, err = Less(m, c)
+	require.NoError(t, err)
+	require.Equal(t, 2*64*(4*(68+68+8)+2*(36+68+8))/(6*2*264), got.Budget, "given types are those of all layers")
+}
+
 // phi and psi take their own bytes, whatever slots they read: rotated ones too.
 func TestKernelBytes(t *testing.T) {
 	m, err := weights.ReadModel("../../integration/testdata/gopher-5m.gguf")
 	require.NoError(t, err)
 	a := weights.Random(m, 4, 4, weights.Trained{Policy: "h2o", Ubatch: 32, Context: 1024}, 1)
 	for _, key := range []gguf.Type{gguf.F32, gguf.F16, gguf.Q8_0, gguf.Q4_0} {
-		bytes, err := Less(m, Cache{Context: 512, Budget: Budget{Tokens: 64}, Pinned: 1, Key: key, Value: gguf.F16, Adapter: a})
+		bytes, err := Less(m, Cache{Context: 512, Budget: Budget{Tokens: 64}, Pinned: 1, Types: weights.SameSlotTypes(weights.SlotTypes{Key: key, Value: gguf.F16}, m.Layers), Adapter: a})
 		require.NoError(t, err)
 		require.Equal(t, a.Bytes(), bytes.Kernels, key)
 	}
@@ -118,11 +144,11 @@ func TestScratch(t *testing.T) {
 
 	a := weights.New(m, 1, 1, weights.Trained{Policy: "h2o", Ubatch: 32, Context: 1024})
 	a.Budget = make([]float32, m.Sum(func(s weights.Shape) int { return s.HeadsKV }))
-	plan, err := Less(m, Cache{Context: 1024, Budget: Budget{Tokens: 40}, Pinned: 1, Key: gguf.F16, Value: gguf.F16, Adapter: a})
+	plan, err := Less(m, Cache{Context: 1024, Budget: Budget{Tokens: 40}, Pinned: 1, Types: f16(m), Adapter: a})
 	require.NoError(t, err)
 	full := slices.IndexFunc(plan.Most, func(n int) bool { return n == 40 })
 	a.Budget[full*m.HeadsKV] = 1 // its first head has all that is not the others' least
-	plan, err = Less(m, Cache{Context: 1024, Budget: Budget{Tokens: 40}, Pinned: 1, Key: gguf.F16, Value: gguf.F16, Adapter: a})
+	plan, err = Less(m, Cache{Context: 1024, Budget: Budget{Tokens: 40}, Pinned: 1, Types: f16(m), Adapter: a})
 	require.NoError(t, err)
 	require.Greater(t, plan.Most[full], 40)
 
@@ -162,7 +188,7 @@ func TestPinnedBesideTrained(t *testing.T) {
 		fits                  bool
 	}{{30, 50, 0, true}, {30, 50, 80, true}, {30, 50, 81, false}, {40, 40, 0, false}, {40, 40, 80, false}, {40, 40, 120, true}} { // the policy's own share is half
 		a := weights.Random(m, 4, 4, weights.Trained{Policy: "h2o", Heavy: c.heavy, Recent: c.recent, Ubatch: 32, Context: 1024}, 1)
-		_, err := Less(m, Cache{Context: 512, Budget: Budget{Tokens: c.budget}, Pinned: 60, Key: gguf.F16, Value: gguf.F16, Adapter: a})
+		_, err := Less(m, Cache{Context: 512, Budget: Budget{Tokens: c.budget}, Pinned: 60, Types: f16(m), Adapter: a})
 		if c.fits {
 			require.NoError(t, err, c)
 		} else {

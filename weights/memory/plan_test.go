@@ -16,7 +16,7 @@ func TestPlan(t *testing.T) {
 	require.NoError(t, err)
 	a, err := weights.Read("../../integration/testdata/gopher-5m.peak-102.lesskv.gguf")
 	require.NoError(t, err)
-	p := &Plan{Model: m, Weights: 10 << 20, Checkpoints: 2, Ubatch: 512, Threads: 2, Bound: 60 << 20, Cache: Cache{Pinned: 1, Key: gguf.F16, Value: gguf.F16, Adapter: a}}
+	p := &Plan{Model: m, Weights: 10 << 20, Checkpoints: 2, Ubatch: 512, Threads: 2, Bound: 60 << 20, Cache: Cache{Pinned: 1, Types: f16(m), Adapter: a}}
 	budgets := []Budget{{}, {Share: .05}, {Tokens: 1024}}
 	for _, context := range []int{2048, 32768} {
 		require.NoError(t, p.AddFull(context, gguf.F16))

@@ -1,0 +1,119 @@
+package worker
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/lesskv/lesskv/weights"
+	"github.com/lesskv/lesskv/weights/gguf"
+	"github.com/lesskv/lesskv/weights/memory"
+)
+
+// slotTypes are the types that slots can have.
+var slotTypes = map[string]gguf.Type{"f16": gguf.F16, "f32": gguf.F32, "q8_0": gguf.Q8_0, "q4_0": gguf.Q4_0}
+
+// SlotTypes reads the types of keys and values as TypeK and TypeV: "f16" of both, or "q4_0,q8_0" of one each. Layers that have others
+// follow: "q8_0,0.k=q4_0,5.v=q4_0,7=f16" is q8_0, but for the keys of layer 0, the values of layer 5, and both of layer 7.
+func SlotTypes(s string) (k, v string, err error) {
+	parts := strings.Split(s, ",")
+	n := slices.IndexFunc(parts, func(p string) bool { return strings.Contains(p, "=") })
+	if n < 0 {
+		n = len(parts)
+	}
+	fail := func() (string, string, error) {
+		return "", "", fmt.Errorf("slots of type %q: want f16, f32, q8_0 or q4_0, or one for keys and one for values (q4_0,q8_0); for layers with others N=TYPE, N.k=TYPE or N.v=TYPE behind that", s)
+	}
+	known := func(t string) bool { _, ok := slotTypes[t]; return ok }
+	if n < 1 || n > 2 || !known(parts[0]) || !known(parts[n-1]) {
+		return fail()
+	}
+	k, v = parts[0], parts[n-1]
+	for _, p := range parts[n:] {
+		layer, t, _ := strings.Cut(p, "=")
+		layer, onlyK := strings.CutSuffix(layer, ".k")
+		layer, onlyV := strings.CutSuffix(layer, ".v")
+		if i, err := strconv.Atoi(layer); err != nil || i < 0 || layer != strconv.Itoa(i) || !known(t) {
+			return fail()
+		}
+		if !onlyV {
+			k += "," + layer + "=" + t
+		}
+		if !onlyK {
+			v += "," + layer + "=" + t
+		}
+	}
+	return k, v, nil
+}
+
+// GGUFTypes is SlotTypes of types that are the same in all layers, as files have them.
+func GGUFTypes(s string) (k, v gguf.Type, err error) {
+	key, value, err := SlotTypes(s)
+	if err == nil && strings.Contains(s, "=") {
+		err = fmt.Errorf("slots of type %q: want the same in all layers", s)
+	}
+	return slotTypes[key], slotTypes[value], err
+}
+
+// LayerTypes returns the types of so many layers that TypeK and TypeV name, as files have them.
+func LayerTypes(k, v string, layers int) ([]weights.SlotTypes, error) {
+	all := make([]weights.SlotTypes, layers)
+	for _, x := range []struct {
+		text string
+		to   func(*weights.SlotTypes) *gguf.Type
+	}{{k, func(t *weights.SlotTypes) *gguf.Type { return &t.Key }}, {v, func(t *weights.SlotTypes) *gguf.Type { return &t.Value }}} {
+		most, others, _ := strings.Cut(x.text, ",")
+		for i := range all {
+			*x.to(&all[i]) = slotTypes[most]
+		}
+		for other := range strings.SplitSeq(others, ",") {
+			layer, t, ok := strings.Cut(other, "=")
+			i, _ := strconv.Atoi(layer) // SlotTypes has seen to it
+			switch {
+			case ok && i < layers:
+				*x.to(&all[i]) = slotTypes[t]
+			case ok:
+				return nil, fmt.Errorf("slots of type %q in layer %d: the model has %d, counted from 0", t, i, layers)
+			}
+		}
+	}
+	return all, nil
+}
+
+// FormatTypes writes types of layers as SlotTypes reads them: those of most layers, and then the others.
+func FormatTypes(all []weights.SlotTypes) string {
+	name := func(t gguf.Type) string { return strings.ToLower(t.String()) }
+	most := func(of func(weights.SlotTypes) gguf.Type) gguf.Type {
+		count := map[gguf.Type]int{}
+		for _, l := range all {
+			count[of(l)]++
+		}
+		return slices.MaxFunc(slices.Sorted(maps.Keys(count)), func(a, b gguf.Type) int { return cmp.Compare(count[a], count[b]) })
+	}
+	k, v := most(func(l weights.SlotTypes) gguf.Type { return l.Key }), most(func(l weights.SlotTypes) gguf.Type { return l.Value })
+	text := name(k)
+	if k != v {
+		text += "," + name(v)
+	}
+	for i, l := range all {
+		switch {
+		case l.Key != k && l.Value != v && l.Key == l.Value:
+			text += fmt.Sprintf(",%d=%s", i, name(l.Key))
+			continue
+		case l.Key != k:
+			text += fmt.Sprintf(",%d.k=%s", i, name(l.Key))
+		}
+		if l.Value != v {
+			text += fmt.Sprintf(",%d.v=%s", i, name(l.Value))
+		}
+	}
+	return text
+}
+
+// DefaultSlots returns the types of a model's slots where none are given, as SlotTypes reads them: those of an adapter, if it has some.
+func DefaultSlots(m *weights.Model, a *weights.Adapter) string {
+	return FormatTypes(memory.SlotTypes(m, a))
+}
