@@ -27,8 +27,6 @@ type number struct {
 
 func (a *Adapter) numbers() []number {
 	return []number{
-		{keyRank, &a.Rank, 1, MaxSize},
-		{keyHidden, &a.Hidden, 1, MaxSize},
 		{keyBlockCount, &a.Layers, 1, maxLayers},
 		{keyHeadCount, &a.Heads, 0, MaxSize},
 		{keyHeadCountKV, &a.HeadsKV, 0, MaxSize},
@@ -94,6 +92,9 @@ func read(path string, r io.ReaderAt, size int64) (*Adapter, error) {
 	}
 	a := &Adapter{}
 	if err := a.readKeys(f); err != nil {
+		return nil, err
+	}
+	if err := a.readSizes(f); err != nil {
 		return nil, err
 	}
 	if err := a.readKernels(f); err != nil {
@@ -276,7 +277,6 @@ func (a *Adapter) readKernels(f *gguf.File) error {
 		return err
 	}
 	known := 0
-	a.Kernels = make([]Kernels, a.Layers)
 	for i := range a.Kernels {
 		parts := a.parts(i)
 		var held [6]bool
@@ -398,16 +398,21 @@ func (p part) checkValues(file string, layer int, values []float32) error {
 	return nil
 }
 
-// version returns the version of the format that the adapter needs: the first, which every reader knows, where it will do.
+// version returns the first version of the format that will do: more readers know it.
 func (a *Adapter) version() uint32 {
 	first := a.PerLayer == nil && a.Budget == nil
 	for i := range a.Kernels {
 		first = first && a.Kernels[i].HasPhi() == a.Kernels[i].HasPsi() && !a.Kernels[i].hasScale()
 	}
+	for _, k := range kernelSizes {
+		if _, alike := k.common(a); !alike {
+			return 3
+		}
+	}
 	if first {
 		return 1
 	}
-	return adapterVersion
+	return 2
 }
 
 // number returns what the file has of one: a u32 or, where layers differ in it, an array.
@@ -429,7 +434,7 @@ func (a *Adapter) number(k number) any {
 	return uint32(*k.field)
 }
 
-// Write checks the adapter as Read does and writes it to path, in the first version of the format where that will do, each matrix in its own type; path is replaced only when
+// Write checks the adapter as Read does and writes it to path, in the first version of the format that will do, each matrix in its own type; path is replaced only when
 // everything is on the disk. Convert gives the matrices their types; the zero type is F32.
 func (a *Adapter) Write(path string) error {
 	if err := a.checkKeys(path); err != nil {
@@ -449,6 +454,9 @@ func (a *Adapter) Write(path string) error {
 	if a.Description != "" {
 		pairs = append(pairs, gguf.KeyValue{Key: keyDescription, Value: a.Description})
 	}
+	for _, k := range kernelSizes {
+		pairs = append(pairs, gguf.KeyValue{Key: k.key, Value: k.value(a)})
+	}
 	for _, k := range a.numbers() {
 		pairs = append(pairs, gguf.KeyValue{Key: k.key, Value: a.number(k)})
 	}
@@ -457,6 +465,9 @@ func (a *Adapter) Write(path string) error {
 	}
 	var tensors []gguf.Tensor
 	for i := range a.Kernels {
+		if err := a.checkSizes(path, i); err != nil {
+			return err
+		}
 		parts := a.parts(i)
 		for j, m := range a.Kernels[i].matrices() {
 			p := parts[j]
