@@ -350,6 +350,46 @@ func TestBothReadersOfVersion2(t *testing.T) {
 	}
 }
 
+// So it is where layers have sizes of their own: a sharer its hidden size, but the rank of the cache that it reads.
+func TestBothReadersOfSizes(t *testing.T) {
+	path := tiny(t, "gemma4")
+	base, err := weights.ReadModel(path)
+	require.NoError(t, err)
+	trained := weights.Trained{Policy: "h2o", Heavy: 20, Recent: 21, Ubatch: 32, Context: 256}
+	make := func(rank, hidden int, layers ...int) []byte {
+		a, other := weights.Random(base, 4, 8, trained, 1), weights.Random(base, rank, hidden, trained, 2)
+		a.Kernels[2] = weights.Kernels{}
+		for _, i := range layers {
+			a.Kernels[i] = other.Kernels[i]
+		}
+		file := filepath.Join(t.TempDir(), "a.lesskv.gguf")
+		require.NoError(t, a.Write(file))
+		data, err := os.ReadFile(file)
+		require.NoError(t, err)
+		return data
+	}
+	both := bothReaders(t, path)
+	for name, data := range map[string][]byte{
+		"a layer of its own":      make(3, 2, 0),
+		"a family":                make(3, 2, 5, 7, 9),
+		"a sharer's hidden size":  make(4, 2, 7),
+		"an owner's hidden size":  make(4, 2, 5),
+		"all but a layer without": make(3, 2, 0, 1, 3, 4, 5, 6, 7, 8, 9),
+	} {
+		here, there := both(data, false)
+		assert.NoError(t, here, "%s: package weights", name)
+		assert.NoError(t, there, "%s: the runtime", name)
+	}
+	for name, data := range map[string][]byte{
+		"a sharer's rank": make(3, 8, 7),
+		"an owner's rank": make(3, 8, 5),
+	} {
+		here, there := both(data, false)
+		assert.ErrorContains(t, here, "found phi of rank", "%s: package weights", name)
+		assert.ErrorContains(t, there, "has phi of rank", "%s: the runtime", name)
+	}
+}
+
 // heads counts the KV heads of all layers.
 func heads(m *weights.Model) (n int) {
 	for i := range m.Layers {
@@ -372,6 +412,13 @@ func TestBothReadersOfAdapters(t *testing.T) {
 	scales := func(a *rawAdapter) {
 		a.tensors = append(a.tensors, rawTensor{"blk.2.less.phi.scale", []uint64{4}, uint32(gguf.F32), -1, make([]byte, 16)})
 	}
+	sizes := func(rank, hidden any) func(*rawAdapter) {
+		return func(a *rawAdapter) {
+			a.set("less.version", uint32(3))
+			a.set("less.rank", rank)
+			a.set("less.hidden", hidden)
+		}
+	}
 	fine := map[string]func(*rawAdapter){
 		"as it is":                             func(*rawAdapter) {},
 		"scales":                               func(a *rawAdapter) { a.set("less.version", uint32(2)); scales(a) },
@@ -385,13 +432,26 @@ func TestBothReadersOfAdapters(t *testing.T) {
 		"a layer without":                      without,
 		"no tensors at all":                    func(a *rawAdapter) { a.tensors = nil },
 		"version 2":                            key("less.version", uint32(2)),
+		"version 3":                            key("less.version", uint32(3)),
+		"sizes by layer":                       sizes([]uint32{8, 8, 8, 8, 8, 8}, []uint32{4, 4, 4, 4, 4, 4}),
+		"ranks by layer":                       sizes([]uint32{8, 8, 8, 8, 8, 8}, uint32(4)),
+		"a size of 0 in a layer without":       func(a *rawAdapter) { without(a); sizes(uint32(8), []uint32{4, 4, 0, 4, 4, 4})(a) },
+		"sizes of 0 and no tensors":            func(a *rawAdapter) { a.tensors = nil; sizes(make([]uint32, 6), make([]uint32, 6))(a) },
 		"weights that version 1 does not know": key("less.budget.weight", []float32{-1}),
 	}
 	bad := map[string]func(*rawAdapter){
 		"version 4 of GGUF":          func(a *rawAdapter) { a.version = 4 },
 		"big-endian":                 func(a *rawAdapter) { a.version = 3 << 24 },
 		"version 0":                  key("less.version", uint32(0)),
-		"version 3":                  key("less.version", uint32(3)),
+		"version 4":                  key("less.version", uint32(4)),
+		"sizes of version 2":         func(a *rawAdapter) { sizes([]uint32{8, 8, 8, 8, 8, 8}, uint32(4))(a); a.set("less.version", uint32(2)) },
+		"signed sizes":               sizes([]float32{8, 8, 8, 8, 8, 8}, uint32(4)),
+		"too few sizes":              sizes(uint32(8), []uint32{4, 4, 4, 4, 4}),
+		"no size":                    sizes([]uint32{8, 8, 0, 8, 8, 8}, uint32(4)),
+		"another size of a layer":    sizes([]uint32{8, 8, 7, 8, 8, 8}, uint32(4)),
+		"a huge size":                sizes(uint32(8), []uint32{4, 4, 4, 4, 4, 1 << 31}),
+		"a size in a layer without":  func(a *rawAdapter) { without(a); sizes([]uint32{8, 8, 8, 8, 8, 8}, uint32(4))(a) },
+		"sizes and no tensors":       func(a *rawAdapter) { a.tensors = nil; sizes(uint32(8), []uint32{0, 0, 4, 0, 0, 0})(a) },
 		"scales in version 1":        scales,
 		"scales alone":               func(a *rawAdapter) { a.set("less.version", uint32(2)); without(a); scales(a) },
 		"layers of version 1":        key("less.head_count", []uint32{4, 4, 4, 4, 4, 4}),

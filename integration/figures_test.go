@@ -73,7 +73,7 @@ func kernels(a *weights.Adapter) []*reference.Kernels {
 		if k.Empty() {
 			continue
 		}
-		w := &reference.Kernels{Rank: a.Rank, Hidden: a.Hidden}
+		w := &reference.Kernels{Rank: k.Rank, Hidden: k.Hidden}
 		for m := range k.Phi {
 			w.Phi[m] = k.Phi[m].Values
 		}

@@ -184,7 +184,7 @@ func interleavingSettings(t *testing.T) (all []setting) {
 					l := &worker.LESS{Policy: policy, Budget: 5 + 9*((i+j+k+v)%3), TypeK: key, TypeV: value}
 					rank := 0
 					if (j+k+v)%3 > 0 {
-						l.Adapter, rank = adapter, a.Rank
+						l.Adapter, rank = adapter, a.Kernels[0].Rank
 					}
 					s.config = config(path, l)
 					s.name = fmt.Sprintf("%s, %s, keys %s, values %s, budget %d, rank %d", model, policy, key, value, l.Budget, rank)

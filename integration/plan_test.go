@@ -124,7 +124,7 @@ func TestAdapterBringsItsBudget(t *testing.T) {
 		"trained":            {weights.Random(m, 4, 4, trained, 1), worker.LESS{}, 80, 30, false},
 		"another budget":     {weights.Random(m, 4, 4, trained, 1), worker.LESS{Budget: 60}, 60, 30, true},
 		"another share":      {weights.Random(m, 4, 4, trained, 1), worker.LESS{Heavy: worker.Int(7)}, 80, 7, true},
-		"an allocation":      {weights.New(m, 1, 1, trained), worker.LESS{}, 1024, 512, false},
+		"an allocation":      {weights.New(m, trained), worker.LESS{}, 1024, 512, false},
 		"for no budget":      {weights.Random(m, 4, 4, weights.Trained{Policy: "h2o", Ubatch: 32, Context: 1024}, 1), worker.LESS{}, 1024, 512, false},
 		"more than all":      {weights.Random(m, 4, 4, weights.Trained{Policy: "h2o", Heavy: 1, Recent: 5000, Ubatch: 32, Context: 8192}, 1), worker.LESS{}, 2048, 1024, false},
 		"pinned and trained": {weights.Random(m, 4, 4, weights.Trained{Policy: "h2o", Recent: 80, Ubatch: 32, Context: 1024}, 1), worker.LESS{}, 80, 1, true},

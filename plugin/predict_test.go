@@ -130,7 +130,7 @@ func TestStats(t *testing.T) {
 func TestStatsByHead(t *testing.T) {
 	base, err := weights.ReadModel(file(t, testdata.Model))
 	require.NoError(t, err)
-	a := weights.New(base, 1, 1, weights.Trained{Policy: "peak", Heavy: 1, Recent: 1, Ubatch: 32, Context: 2048})
+	a := weights.New(base, weights.Trained{Policy: "peak", Heavy: 1, Recent: 1, Ubatch: 32, Context: 2048})
 	a.Budget = []float32{1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 10, 0}
 	path := filepath.Join(t.TempDir(), "allocation.gguf")
 	require.NoError(t, a.Write(path))

@@ -75,8 +75,6 @@ type Trained struct {
 type Adapter struct {
 	Architecture string // general.architecture of the base model
 	Geometry
-	Rank        int // R, of the low-rank state
-	Hidden      int // R', the width inside phi and psi
 	Trained     Trained
 	BaseName    string // the base model's, for people
 	Fingerprint string // the base model's, Model.Fingerprint
@@ -87,22 +85,17 @@ type Adapter struct {
 	SHA256      string      // of the file that it was read from, lower-case hex; "" if it wasn't
 }
 
-// SlotTypes are the types in which the slots of a layer hold keys and values: gguf.F32, F16, Q8_0 or Q4_0. Of a layer without a cache of its
-// own they have no meaning.
-type SlotTypes struct{ Key, Value gguf.Type }
-
-// SameSlotTypes returns the types of so many layers that have the same.
-func SameSlotTypes(t SlotTypes, layers int) []SlotTypes { return slices.Repeat([]SlotTypes{t}, layers) }
-
 // Kernels are the matrices of a layer ("phi and psi" in algorithm.md). The zero value, without any, runs sparse-only. A layer that shares
 // another's cache has Phi alone, and that other one Psi if any that attends to its cache has Phi.
 //
 //	phi(q) = |gelu(gelu(q W1) W2)|       Phi[0] [Hq][R'][D]   Phi[1] [Hq][R][R']
 //	psi(k) = |gelu(gelu(k U1) U2) U3|    Psi[0] [Hkv][R'][D]  Psi[1] [Hkv][R][R']  Psi[2] [Hkv][R][R]
 type Kernels struct {
-	Phi   [2]Matrix
-	Psi   [3]Matrix
-	Scale Matrix // [Hq][1][1]: what each query head adds to log(phi z); without values: 0
+	Rank   int // R, of the low-rank state; of a layer that shares another's cache: that one's
+	Hidden int // R', the width inside phi and psi
+	Phi    [2]Matrix
+	Psi    [3]Matrix
+	Scale  Matrix // [Hq][1][1]: what each query head adds to log(phi z); without values: 0
 }
 
 // Matrix is a stack of matrices, one a head: [head][out][in], in fastest.
@@ -194,14 +187,14 @@ func (p part) typeFor(t gguf.Type) gguf.Type {
 }
 
 func (a *Adapter) parts(layer int) [6]part {
-	s := a.Layer(layer)
+	s, k := a.Layer(layer), &a.Kernels[layer]
 	u := func(n ...int) []uint64 { return []uint64{uint64(n[0]), uint64(n[1]), uint64(n[2])} }
 	return [6]part{
-		{ofPhi, tensorPhi0, u(s.KeyLength, a.Hidden, s.Heads), false},
-		{ofPhi, tensorPhi1, u(a.Hidden, a.Rank, s.Heads), false},
-		{ofPsi, tensorPsi0, u(s.KeyLength, a.Hidden, s.HeadsKV), false},
-		{ofPsi, tensorPsi1, u(a.Hidden, a.Rank, s.HeadsKV), false},
-		{ofPsi, tensorPsi2, u(a.Rank, a.Rank, s.HeadsKV), true},
+		{ofPhi, tensorPhi0, u(s.KeyLength, k.Hidden, s.Heads), false},
+		{ofPhi, tensorPhi1, u(k.Hidden, k.Rank, s.Heads), false},
+		{ofPsi, tensorPsi0, u(s.KeyLength, k.Hidden, s.HeadsKV), false},
+		{ofPsi, tensorPsi1, u(k.Hidden, k.Rank, s.HeadsKV), false},
+		{ofPsi, tensorPsi2, u(k.Rank, k.Rank, s.HeadsKV), true},
 		{ofScale, tensorPhiScale, []uint64{uint64(s.Heads)}, true},
 	}
 }
@@ -218,6 +211,14 @@ func (a *Adapter) Bytes() uint64 {
 	return n
 }
 
+// Largest returns the largest rank and hidden size of a layer, 0 without phi and psi.
+func (a *Adapter) Largest() (rank, hidden int) {
+	for i := range a.Kernels {
+		rank, hidden = max(rank, a.Kernels[i].Rank), max(hidden, a.Kernels[i].Hidden)
+	}
+	return rank, hidden
+}
+
 // Convert gives phi and psi another type, F32, F16 or Q8_0, and rounds the values to it. psi.2 and the scale stay F32, and matrices whose
 // rows don't fill Q8_0's blocks of 32 become F16 instead: phi.1 and psi.1 at a hidden size of 16, for example. So do those that Q8_0
 // would round too coarsely, as where keys have a constant and its weights are a hundredth of the others. It fails with gguf.ErrRange, and nothing is changed, if a value is too large for the type.
@@ -228,6 +229,7 @@ func (a *Adapter) Convert(t gguf.Type) error {
 	converted := make([]Kernels, len(a.Kernels))
 	for i := range a.Kernels {
 		parts := a.parts(i)
+		converted[i].Rank, converted[i].Hidden = a.Kernels[i].Rank, a.Kernels[i].Hidden
 		out := converted[i].matrices()
 		for j, m := range a.Kernels[i].matrices() {
 			if len(m.Values) == 0 {
@@ -271,12 +273,10 @@ func uneven(values []float32, dims []uint64) bool {
 }
 
 // New returns an adapter for a model, without phi and psi: every layer runs sparse-only until they are put in.
-func New(m *Model, rank, hidden int, trained Trained) *Adapter {
+func New(m *Model, trained Trained) *Adapter {
 	return &Adapter{
 		Architecture: m.Architecture,
 		Geometry:     m.Geometry,
-		Rank:         rank,
-		Hidden:       hidden,
 		Trained:      trained,
 		BaseName:     m.Name,
 		Fingerprint:  m.Fingerprint,
@@ -286,27 +286,31 @@ func New(m *Model, rank, hidden int, trained Trained) *Adapter {
 
 // Zero returns an adapter whose phi and psi are all zero, F32: it must act as none at all, because phi(q).z is zero.
 func Zero(m *Model, rank, hidden int, trained Trained) *Adapter {
-	a := New(m, rank, hidden, trained)
-	a.fill(m, func() float64 { return 0 })
+	a := New(m, trained)
+	a.fill(m, rank, hidden, func() float64 { return 0 })
 	return a
 }
 
 // Random returns an adapter with normally distributed phi and psi, F32, which turn inputs of unit variance into features of
 // about that size: for tests, in which what is folded must matter. The same arguments give the same values.
 func Random(m *Model, rank, hidden int, trained Trained, seed uint64) *Adapter {
-	a := New(m, rank, hidden, trained)
+	a := New(m, trained)
 	r := rand.New(rand.NewPCG(seed, 0))
-	a.fill(m, r.NormFloat64)
+	a.fill(m, rank, hidden, r.NormFloat64)
 	return a
 }
 
 // fill draws phi and psi of every layer that attends, and of one that shares another's cache phi alone, from a distribution of unit
 // variance, and divides them by the root of what they sum over. It gives no layer scales.
-func (a *Adapter) fill(m *Model, draw func() float64) {
+func (a *Adapter) fill(m *Model, rank, hidden int, draw func() float64) {
 	for i := range a.Kernels {
+		if a.Layer(i).HeadsKV == 0 {
+			continue
+		}
+		a.Kernels[i].Rank, a.Kernels[i].Hidden = rank, hidden
 		matrices := a.Kernels[i].matrices()
 		for j, p := range a.parts(i) {
-			if a.Layer(i).HeadsKV == 0 || p.of == ofScale || m.Owner(i) != i && p.of == ofPsi {
+			if p.of == ofScale || m.Owner(i) != i && p.of == ofPsi {
 				continue
 			}
 			values := make([]float32, p.elements())

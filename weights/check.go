@@ -44,7 +44,7 @@ func Check(a *Adapter, m *Model) (warnings []string, err error) {
 }
 
 // checkShared compares what a layer has of phi and psi with what it can use: phi is of use where something is folded, psi where
-// something of what is folded is read.
+// something of what is folded is read, and both need the rank of the state.
 func checkShared(a *Adapter, m *Model) (faults []error) {
 	read := make([]bool, m.Layers) // whether the cache of a layer is read through phi
 	for i := range a.Kernels {
@@ -60,6 +60,8 @@ func checkShared(a *Adapter, m *Model) (faults []error) {
 			fault("psi", fmt.Sprintf("none: the layer shares the keys of layer %d", owner))
 		case k.HasPhi() && !a.Kernels[owner].HasPsi():
 			fault("phi", fmt.Sprintf("psi of layer %d too", owner))
+		case k.HasPhi() && k.Rank != a.Kernels[owner].Rank:
+			fault(fmt.Sprintf("phi of rank %d", k.Rank), fmt.Sprintf("rank %d, as psi of layer %d has it", a.Kernels[owner].Rank, owner))
 		case k.HasPsi() && !read[i]:
 			fault("psi", "phi of a layer that reads what it folds")
 		}

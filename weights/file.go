@@ -28,8 +28,6 @@ type number struct {
 
 func (a *Adapter) numbers() []number {
 	return []number{
-		{keyRank, &a.Rank, 1, MaxSize},
-		{keyHidden, &a.Hidden, 1, MaxSize},
 		{keyBlockCount, &a.Layers, 1, maxLayers},
 		{keyHeadCount, &a.Heads, 0, MaxSize},
 		{keyHeadCountKV, &a.HeadsKV, 0, MaxSize},
@@ -95,6 +93,9 @@ func read(path string, r io.ReaderAt, size int64) (*Adapter, error) {
 	}
 	a := &Adapter{}
 	if err := a.readKeys(f); err != nil {
+		return nil, err
+	}
+	if err := a.readSizes(f); err != nil {
 		return nil, err
 	}
 	if err := a.readKernels(f); err != nil {
@@ -208,53 +209,6 @@ func (a *Adapter) readKeys(f *gguf.File) error {
 	return a.checkKeys(f.Name)
 }
 
-// slotType is a key that has a type for each layer, the field of a layer that it fills, and how wide the layer's heads are.
-type slotType struct {
-	key   string
-	of    func(*SlotTypes) *gguf.Type
-	width func(Shape) int
-}
-
-var slotTypes = []slotType{
-	{keySlotKeyType, func(t *SlotTypes) *gguf.Type { return &t.Key }, func(s Shape) int { return s.KeyLength }},
-	{keySlotValueType, func(t *SlotTypes) *gguf.Type { return &t.Value }, func(s Shape) int { return s.ValueLength }},
-}
-
-// readSlotTypes reads the types of the slots.
-func (a *Adapter) readSlotTypes(f *gguf.File) error {
-	a.SlotTypes = make([]SlotTypes, a.Layers)
-	for _, k := range slotTypes {
-		all, err := gguf.GetArray[uint32](f, k.key)
-		if err != nil {
-			return err
-		}
-		if len(all) != a.Layers {
-			return &Error{File: f.Name, Item: "key " + k.key, Err: ErrValue, Found: fmt.Sprintf("an array of %d", len(all)), Wanted: fmt.Sprintf("one for each of %d layers", a.Layers)}
-		}
-		for i, t := range all {
-			*k.of(&a.SlotTypes[i]) = gguf.Type(t)
-		}
-	}
-	return nil
-}
-
-// checkSlotTypes checks the types of the slots.
-func (a *Adapter) checkSlotTypes(file string) error {
-	if a.SlotTypes != nil && len(a.SlotTypes) != a.Layers {
-		return &Error{File: file, Item: "key " + keySlotKeyType, Err: ErrValue, Found: fmt.Sprintf("an array of %d", len(a.SlotTypes)), Wanted: fmt.Sprintf("one for each of %d layers", a.Layers)}
-	}
-	for i, types := range a.SlotTypes {
-		for _, k := range slotTypes {
-			t, s := *k.of(&types), a.Layer(i)
-			_, fits := t.Size(uint64(k.width(s)))
-			if known := []gguf.Type{gguf.F32, gguf.F16, gguf.Q8_0, gguf.Q4_0}; !slices.Contains(known, t) || s.HeadsKV > 0 && !fits {
-				return &Error{File: file, Item: fmt.Sprintf("key %s of layer %d", k.key, i), Err: ErrValue, Found: fmt.Sprintf("%v for heads of %d", t, k.width(s)), Wanted: "F32 (0) or F16 (1), or where 32 divides that Q8_0 (8) or Q4_0 (2)"}
-			}
-		}
-	}
-	return nil
-}
-
 // checkLayer checks the sizes of a layer. One without key/value heads has no attention, and neither phi nor psi.
 func (a *Adapter) checkLayer(file string, layer int, s Shape) error {
 	of := ""
@@ -329,7 +283,6 @@ func (a *Adapter) readKernels(f *gguf.File) error {
 		return err
 	}
 	known := 0
-	a.Kernels = make([]Kernels, a.Layers)
 	for i := range a.Kernels {
 		parts := a.parts(i)
 		var held [6]bool
@@ -451,16 +404,21 @@ func (p part) checkValues(file string, layer int, values []float32) error {
 	return nil
 }
 
-// version returns the version of the format that the adapter needs: the first, which every reader knows, where it will do.
+// version returns the first version of the format that will do: more readers know it.
 func (a *Adapter) version() uint32 {
 	first := a.PerLayer == nil && a.Budget == nil
 	for i := range a.Kernels {
 		first = first && a.Kernels[i].HasPhi() == a.Kernels[i].HasPsi() && !a.Kernels[i].hasScale()
 	}
-	switch {
-	case a.SlotTypes != nil:
-		return adapterVersion
-	case first:
+	for _, k := range kernelSizes {
+		if _, alike := k.common(a); !alike {
+			return 3
+		}
+	}
+	if a.SlotTypes != nil {
+		return 3
+	}
+	if first {
 		return 1
 	}
 	return 2
@@ -485,7 +443,7 @@ func (a *Adapter) number(k number) any {
 	return uint32(*k.field)
 }
 
-// Write checks the adapter as Read does and writes it to path, in the first version of the format where that will do, each matrix in its own type; path is replaced only when
+// Write checks the adapter as Read does and writes it to path, in the first version of the format that will do, each matrix in its own type; path is replaced only when
 // everything is on the disk. Convert gives the matrices their types; the zero type is F32.
 func (a *Adapter) Write(path string) error {
 	if err := a.checkKeys(path); err != nil {
@@ -505,23 +463,25 @@ func (a *Adapter) Write(path string) error {
 	if a.Description != "" {
 		pairs = append(pairs, gguf.KeyValue{Key: keyDescription, Value: a.Description})
 	}
+	for _, k := range kernelSizes {
+		pairs = append(pairs, gguf.KeyValue{Key: k.key, Value: k.value(a)})
+	}
 	for _, k := range a.numbers() {
 		pairs = append(pairs, gguf.KeyValue{Key: k.key, Value: a.number(k)})
 	}
 	if a.Budget != nil {
 		pairs = append(pairs, gguf.KeyValue{Key: keyBudgetWeight, Value: a.Budget})
 	}
-	if a.SlotTypes != nil {
-		for _, k := range slotTypes {
-			all := make([]uint32, a.Layers)
-			for i := range all {
-				all[i] = uint32(*k.of(&a.SlotTypes[i]))
-			}
-			pairs = append(pairs, gguf.KeyValue{Key: k.key, Value: all})
+	for _, k := range slotTypes {
+		if a.SlotTypes != nil {
+			pairs = append(pairs, gguf.KeyValue{Key: k.key, Value: k.value(a)})
 		}
 	}
 	var tensors []gguf.Tensor
 	for i := range a.Kernels {
+		if err := a.checkSizes(path, i); err != nil {
+			return err
+		}
 		parts := a.parts(i)
 		for j, m := range a.Kernels[i].matrices() {
 			p := parts[j]

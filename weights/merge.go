@@ -48,7 +48,7 @@ func Merge(adapters ...*Adapter) (*Adapter, error) {
 	}
 	first := adapters[0]
 	for _, a := range adapters {
-		if a.Bytes() > 0 { // an allocation alone has no rank, and was trained under nothing
+		if a.Bytes() > 0 { // an allocation alone was trained under nothing
 			first = a
 			break
 		}
@@ -67,7 +67,7 @@ func Merge(adapters ...*Adapter) (*Adapter, error) {
 		}{
 			{"architecture", a.Architecture, first.Architecture, false}, {"geometry", a.Geometry, first.Geometry, false},
 			{"fingerprint", a.Fingerprint, first.Fingerprint, false}, {"policy", a.Trained.Policy, first.Trained.Policy, false},
-			{"rank", a.Rank, first.Rank, true}, {"hidden size", a.Hidden, first.Hidden, true}, {"training", a.Trained, first.Trained, true},
+			{"training", a.Trained, first.Trained, true},
 		} {
 			if c.kernels && a.Bytes() == 0 {
 				continue

@@ -29,6 +29,11 @@ func TestMerge(t *testing.T) {
 	assert.Equal(t, whole, merged)
 	assert.True(t, a.Kernels[1].Empty(), "what was merged is unchanged")
 
+	sized(a, tiny, 4, 3, 0, 2)
+	merged, err = Merge(b, a)
+	require.NoError(t, err, "each layer has its own size")
+	assert.Equal(t, []int{8, 4}, []int{merged.Kernels[1].Rank, merged.Kernels[2].Rank})
+
 	_, err = Merge(a, random())
 	assert.ErrorIs(t, err, ErrMerge)
 	assert.ErrorContains(t, err, "layer 0")

@@ -19,7 +19,7 @@ var (
 	keyArchitecture   = adapterHeader["LESSKV_KEY_ARCHITECTURE"] // the base model's
 	keyAdapterType    = adapterHeader["LESSKV_KEY_ADAPTER_TYPE"] // adapterType
 	keyVersion        = adapterHeader["LESSKV_KEY_VERSION"]      // uint32, 1 to adapterVersion
-	keyRank           = adapterHeader["LESSKV_KEY_RANK"]         // uint32, R
+	keyRank           = adapterHeader["LESSKV_KEY_RANK"]         // uint32, R; from version 3 on an array where layers differ, as the next
 	keyHidden         = adapterHeader["LESSKV_KEY_HIDDEN"]       // uint32, R'
 	keyBlockCount     = adapterHeader["LESSKV_KEY_BLOCK_COUNT"]  // uint32, layers of the base model
 	keyHeadCount      = adapterHeader["LESSKV_KEY_HEAD_COUNT"]   // uint32, Hq; from version 2 on an array where layers differ, as the next three

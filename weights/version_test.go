@@ -35,7 +35,16 @@ func versionOf(t *testing.T, path string) uint32 {
 	return v
 }
 
-// What version 1 can say is written as version 1, and everything comes back as it went in.
+// sized gives some layers phi and psi of another size.
+func sized(a *Adapter, m *Model, rank, hidden int, layers ...int) *Adapter {
+	other := Random(m, rank, hidden, trained, 2)
+	for _, i := range layers {
+		a.Kernels[i] = other.Kernels[i]
+	}
+	return a
+}
+
+// The first version that can say it is written, and everything comes back as it went in.
 func TestVersions(t *testing.T) {
 	for name, c := range map[string]struct {
 		make    func() *Adapter
@@ -50,10 +59,24 @@ func TestVersions(t *testing.T) {
 		"budgets":          {func() *Adapter { a := random(); a.Budget = []float32{0, 1, 2, .5, 1, 1}; return a }, 2},
 		"differing layers": {func() *Adapter { return Random(differing(), 8, 16, trained, 1) }, 2},
 		"an allocation alone": {func() *Adapter {
-			a := New(differing(), 8, 16, trained)
+			a := New(differing(), trained)
 			a.Budget = []float32{1, 2, 3, 4, 5, 0, 0, 0}
 			return a
 		}, 2},
+		"another rank":        {func() *Adapter { return sized(random(), tiny, 4, 16, 1) }, 3},
+		"another hidden size": {func() *Adapter { return sized(random(), tiny, 8, 3, 0, 2) }, 3},
+		"a sharer's own":      {func() *Adapter { return sized(Random(differing(), 8, 16, trained, 1), differing(), 8, 2, 3) }, 3},
+		"one size beside a layer without": {func() *Adapter {
+			a := sized(random(), tiny, 4, 3, 0, 2)
+			a.Kernels[1] = Kernels{}
+			return a
+		}, 1},
+		"sizes beside a layer without": {func() *Adapter {
+			a := scaled(sized(random(), tiny, 4, 3, 2), 2)
+			a.Kernels[1] = Kernels{}
+			a.Budget = []float32{0, 1, 2, .5, 1, 1}
+			return a
+		}, 3},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := c.make()
@@ -206,6 +229,58 @@ func TestReadRefusesVersion2(t *testing.T) {
 	assert.ErrorIs(t, err, ErrTensor, "a layer without attention")
 }
 
+// Rank and hidden size of each layer are those of its tensors, in whatever way a file says so.
+func TestSizes(t *testing.T) {
+	pairs, tensors := contents(t, func() *Adapter { a := random(); a.Kernels[1] = Kernels{}; return a }())
+	inf := uint32(math.MaxUint32)
+	for _, c := range []struct {
+		version      uint32
+		rank, hidden any
+		err          error
+		says         string
+	}{
+		{1, uint32(8), uint32(16), nil, ""},
+		{3, uint32(8), uint32(16), nil, ""},
+		{3, []uint32{8, 0, 8}, uint32(16), nil, ""},
+		{3, uint32(8), []uint32{16, 0, 16}, nil, ""},
+		{3, []uint32{8, 0, 8}, []uint32{16, 0, 16}, nil, ""},
+		{2, []uint32{8, 0, 8}, uint32(16), gguf.ErrType, "key less.rank"},
+		{3, []int32{8, 0, 8}, uint32(16), gguf.ErrType, "key less.rank"},
+		{3, []float32{8, 0, 8}, uint32(16), gguf.ErrType, "key less.rank"},
+		{3, []uint32{8, 0}, uint32(16), ErrValue, "key less.rank: value out of range: found an array of 2, wanted one for each of 3 layers"},
+		{3, []uint32{8, 8, 8}, uint32(16), ErrValue, "key less.rank of layer 1: value out of range: found 8, wanted 0: the layer has neither phi nor psi"},
+		{3, []uint32{8, 0, 0}, uint32(16), ErrValue, "key less.rank of layer 2: value out of range: found 0, wanted 1 to 65536"},
+		{3, []uint32{8, 0, inf}, uint32(16), ErrValue, "key less.rank of layer 2: value out of range: found 4294967295, wanted 1 to 65536"},
+		{3, uint32(8), []uint32{16, 0, 0}, ErrValue, "key less.hidden of layer 2"},
+		{3, uint32(8), []uint32{16, 1, 16}, ErrValue, "key less.hidden of layer 1"},
+		{3, []uint32{8, 0, 4}, uint32(16), ErrTensor, "tensor blk.2.less.phi.1.weight: wrong tensor: found dimensions [16 8 4], wanted [16 4 4]"},
+		{3, uint32(8), []uint32{15, 0, 16}, ErrTensor, "tensor blk.0.less.phi.0.weight"},
+	} {
+		for i, p := range pairs {
+			switch p.Key {
+			case keyVersion:
+				pairs[i].Value = c.version
+			case keyRank:
+				pairs[i].Value = c.rank
+			case keyHidden:
+				pairs[i].Value = c.hidden
+			}
+		}
+		var b bytes.Buffer
+		require.NoError(t, gguf.Write(&b, pairs, tensors))
+		a, err := readBytes(b.Bytes())
+		if c.err != nil {
+			assert.ErrorIs(t, err, c.err, c.says)
+			assert.ErrorContains(t, err, c.says)
+			continue
+		}
+		require.NoError(t, err)
+		for i, want := range [][]int{{8, 16}, {0, 0}, {8, 16}} {
+			assert.Equal(t, want, []int{a.Kernels[i].Rank, a.Kernels[i].Hidden}, "layer %d", i)
+		}
+	}
+}
+
 func TestCheckLayers(t *testing.T) {
 	m := differing()
 	for name, c := range map[string]struct {
@@ -219,6 +294,8 @@ func TestCheckLayers(t *testing.T) {
 		"psi of a sharer":       {func(a *Adapter) { a.Kernels[3].Psi = a.Kernels[2].Psi }, "layer 3: adapter for another geometry: found psi, wanted none: the layer shares the keys of layer 2"},
 		"phi without psi":       {func(a *Adapter) { a.Kernels[0].Psi = [3]Matrix{} }, "layer 0: adapter for another geometry: found phi, wanted psi of layer 0"},
 		"a sharer without psi":  {func(a *Adapter) { a.Kernels[2] = Kernels{} }, "found phi, wanted psi of layer 2"},
+		"a sharer's hidden":     {func(a *Adapter) { sized(a, m, 8, 3, 3) }, ""},
+		"a sharer's rank":       {func(a *Adapter) { sized(a, m, 4, 16, 3) }, "layer 3: adapter for another geometry: found phi of rank 4, wanted rank 8, as psi of layer 2 has it"},
 		"psi that nobody reads": {func(a *Adapter) { a.Kernels[0].Phi = [2]Matrix{} }, "layer 0: adapter for another geometry: found psi"},
 		"other heads":           {func(a *Adapter) { a.PerLayer = append([]Shape{}, a.PerLayer...); a.PerLayer[2].Heads = 9 }, "query heads of layer 2: adapter for another geometry: found 9, wanted 6"},
 		"layers alike":          {func(a *Adapter) { a.PerLayer = nil }, "query heads of layer 1: adapter for another geometry: found 4, wanted 0"},
@@ -242,7 +319,7 @@ func TestCheckLayers(t *testing.T) {
 
 // An allocation alone was trained for no budget, and is used at any.
 func TestAllocationAlone(t *testing.T) {
-	a := New(differing(), 1, 1, trained)
+	a := New(differing(), trained)
 	a.Budget = []float32{1, 1, 2, 1, 1, 1, 1, 1}
 	path := filepath.Join(t.TempDir(), "allocation.gguf")
 	require.NoError(t, a.Write(path))
@@ -258,21 +335,21 @@ func TestAllocationAlone(t *testing.T) {
 func TestMergeBudgets(t *testing.T) {
 	m := differing()
 	part := func(layers ...int) *Adapter {
-		a, all := New(m, 8, 16, trained), Random(m, 8, 16, trained, 1)
+		a, all := New(m, trained), Random(m, 8, 16, trained, 1)
 		for _, l := range layers {
 			a.Kernels[l] = all.Kernels[l]
 		}
 		return a
 	}
-	// an allocation alone has no rank, and was trained under nothing
-	allocation := New(m, 1, 1, Trained{Policy: trained.Policy, Heavy: 3, Recent: 4, Ubatch: 5, Context: 6})
+	// an allocation alone was trained under nothing
+	allocation := New(m, Trained{Policy: trained.Policy, Heavy: 3, Recent: 4, Ubatch: 5, Context: 6})
 	allocation.Budget = []float32{1, 2, 3, 4, 5, 0, 0, 0}
 	for _, parts := range [][]*Adapter{{part(0), allocation, part(2, 3)}, {allocation, part(0), part(2, 3)}} {
 		merged, err := Merge(parts...)
 		require.NoError(t, err)
 		assert.Equal(t, allocation.Budget, merged.Budget)
 		assert.True(t, merged.Kernels[3].HasPhi() && !merged.Kernels[3].HasPsi())
-		assert.Equal(t, []int{8, 16}, []int{merged.Rank, merged.Hidden})
+		assert.Equal(t, []int{8, 16}, []int{merged.Kernels[3].Rank, merged.Kernels[3].Hidden})
 		assert.Equal(t, trained, merged.Trained)
 	}
 	foreign := *allocation
@@ -294,7 +371,7 @@ func TestMergeBudgets(t *testing.T) {
 func TestMergeDescriptions(t *testing.T) {
 	m := differing()
 	part := func(description string, layers ...int) *Adapter {
-		a, all := New(m, 8, 16, trained), Random(m, 8, 16, trained, 1)
+		a, all := New(m, trained), Random(m, 8, 16, trained, 1)
 		a.Description = description
 		for _, l := range layers {
 			a.Kernels[l] = all.Kernels[l]

@@ -76,8 +76,9 @@ func TestGopher(t *testing.T) {
 		a, err := Read(file)
 		require.NoError(t, err)
 		assert.Equal(t, want.Trained, a.Trained, name)
-		assert.Equal(t, want.hidden, a.Hidden, name)
-		assert.Equal(t, 8, a.Rank, name)
+		for _, k := range a.Kernels {
+			assert.Equal(t, []int{8, want.hidden}, []int{k.Rank, k.Hidden}, name)
+		}
 		assert.Equal(t, model.Fingerprint, a.Fingerprint, name) // the references are another program's
 		assert.Equal(t, want.bytes == 2, strings.HasPrefix(a.Description, "made by lesskv train"), "%s: %q", name, a.Description)
 		warnings, err := Check(a, model)
@@ -88,7 +89,7 @@ func TestGopher(t *testing.T) {
 		sum := sha256.Sum256(content)
 		assert.Equal(t, hex.EncodeToString(sum[:]), a.SHA256)
 		// The formula of algorithm.md, "Memory".
-		d, hidden, r := uint64(64), uint64(a.Hidden), uint64(8)
+		d, hidden, r := uint64(64), uint64(want.hidden), uint64(8)
 		assert.Equal(t, 6*(want.bytes*(4*(d*hidden+hidden*r)+2*(d*hidden+hidden*r))+4*2*r*r), a.Bytes(), name)
 
 		again := filepath.Join(t.TempDir(), "again.gguf")
@@ -189,9 +190,9 @@ func TestRandomAndZero(t *testing.T) {
 	for _, x := range zero.Kernels[2].Psi[2].Values {
 		assert.Zero(t, x)
 	}
-	assert.True(t, New(tiny, 8, 16, trained).Kernels[0].Empty())
-	assert.Zero(t, New(tiny, 8, 16, trained).Bytes())
-	assert.NoError(t, New(tiny, 8, 16, trained).Write(filepath.Join(t.TempDir(), "a.gguf")), "every layer sparse-only")
+	assert.True(t, New(tiny, trained).Kernels[0].Empty())
+	assert.Zero(t, New(tiny, trained).Bytes())
+	assert.NoError(t, New(tiny, trained).Write(filepath.Join(t.TempDir(), "a.gguf")), "every layer sparse-only")
 }
 
 // contents returns the keys and tensors of an adapter's file, to be spoilt.
@@ -234,8 +235,8 @@ func TestReadRefusesKeys(t *testing.T) {
 		{keyGeneralType, missing, ErrNotAdapter, `found nothing, wanted "adapter"`},
 		{keyGeneralType, uint32(1), gguf.ErrType, "found u32 1, wanted string"},
 		{keyAdapterType, "lora", ErrNotAdapter, `found "lora", wanted "less"`},
-		{keyVersion, uint32(0), ErrVersion, "found 0, wanted 1 to 2"},
-		{keyVersion, uint32(3), ErrVersion, "found 3, wanted 1 to 2"},
+		{keyVersion, uint32(0), ErrVersion, "found 0, wanted 1 to 3"},
+		{keyVersion, uint32(4), ErrVersion, "found 4, wanted 1 to 3"},
 		{keyVersion, missing, gguf.ErrMissing, ""},
 		{keyRank, missing, gguf.ErrMissing, ""},
 		{keyRank, uint64(8), gguf.ErrType, "found u64 8, wanted u32"},
@@ -348,12 +349,12 @@ func TestWriteRefuses(t *testing.T) {
 		spoil func(a *Adapter)
 		err   error
 	}{
-		"rank":        {func(a *Adapter) { a.Rank = 0 }, ErrValue},
+		"rank":        {func(a *Adapter) { a.Kernels[1].Rank = 0 }, ErrValue},
 		"negative":    {func(a *Adapter) { a.Trained.Heavy = -1 }, ErrValue},
 		"fingerprint": {func(a *Adapter) { a.Fingerprint = "" }, ErrValue},
 		"layers":      {func(a *Adapter) { a.Kernels = a.Kernels[1:] }, ErrTensor},
 		"half":        {func(a *Adapter) { a.Kernels[0].Phi[1] = Matrix{} }, ErrTensor},
-		"size":        {func(a *Adapter) { a.Hidden = 17 }, ErrTensor},
+		"size":        {func(a *Adapter) { a.Kernels[1].Hidden = 17 }, ErrTensor},
 		"psi.2":       {func(a *Adapter) { a.Kernels[0].Psi[2].Type = gguf.F16 }, ErrTensor},
 		"Q8_0":        {func(a *Adapter) { a.Kernels[0].Phi[1].Type = gguf.Q8_0 }, ErrTensor},
 		"type":        {func(a *Adapter) { a.Kernels[0].Phi[0].Type = gguf.BF16 }, ErrTensor},
@@ -544,7 +545,9 @@ func FuzzRead(f *testing.F) {
 	for _, a := range []*Adapter{
 		Random(&Model{Architecture: "llama", Geometry: Geometry{1, 2, 1, 8, 8, nil}, Fingerprint: strings.Repeat("0", 64)}, 2, 4, trained, 1),
 		scaled(allocated(Random(differing(), 2, 4, trained, 1)), 3),
-		New(&Model{Architecture: "x", Geometry: Geometry{3, 1, 1, 32, 4, nil}, Fingerprint: strings.Repeat("f", 64)}, 1, 1, trained),
+		scaled(sized(Random(differing(), 2, 4, trained, 1), differing(), 2, 1, 0, 3), 3),
+		sized(Random(&Model{Architecture: "x", Geometry: Geometry{3, 1, 1, 32, 4, nil}, Fingerprint: strings.Repeat("f", 64)}, 2, 4, trained, 1), &Model{Architecture: "x", Geometry: Geometry{3, 1, 1, 32, 4, nil}}, 3, 1, 1),
+		New(&Model{Architecture: "x", Geometry: Geometry{3, 1, 1, 32, 4, nil}, Fingerprint: strings.Repeat("f", 64)}, trained),
 	} {
 		p := filepath.Join(f.TempDir(), "a.gguf")
 		require.NoError(f, a.Write(p))

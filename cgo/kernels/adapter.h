@@ -4,7 +4,7 @@
 #ifndef LESSKV_ADAPTER_H
 #define LESSKV_ADAPTER_H
 
-#define LESSKV_ADAPTER_VERSION 3 // the newest; earlier ones are read too, and written where they will do
+#define LESSKV_ADAPTER_VERSION 3 // the newest; those before are read too, and the first that will do is written
 
 #define LESSKV_ADAPTER_MAX_SIZE 65536 // of rank, hidden, and every other size that a file may claim
 
@@ -12,7 +12,7 @@
 #define LESSKV_KEY_ARCHITECTURE    "general.architecture" // string: the base model's
 #define LESSKV_KEY_ADAPTER_TYPE    "adapter.type"         // string: LESSKV_ADAPTER_TYPE
 #define LESSKV_KEY_VERSION         "less.version"         // u32, as all below but the last three strings
-#define LESSKV_KEY_RANK            "less.rank"
+#define LESSKV_KEY_RANK            "less.rank"         // version 3: these two may be arrays of u32, one entry a layer
 #define LESSKV_KEY_HIDDEN          "less.hidden"
 #define LESSKV_KEY_BLOCK_COUNT     "less.block_count"
 #define LESSKV_KEY_HEAD_COUNT      "less.head_count"   // version 2: these four may be arrays of u32, one entry a layer

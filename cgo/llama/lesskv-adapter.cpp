@@ -153,6 +153,30 @@ public:
         }
     }
 
+    // What of the size of phi and psi each of n layers has: one number for all or, from version 3 on, an array.
+    struct sizes_of {
+        const char *          key;
+        bool                  alike; // one for all, which a layer without phi and psi has no use for
+        std::vector<uint32_t> each;
+    };
+    sizes_of sizes(const char * key, uint32_t version, uint32_t n) const {
+        const auto it = values.find(key);
+        if (version < 3 || it == values.end() || it->second.type != GGUF_TYPE_ARRAY) {
+            return { key, true, std::vector<uint32_t>(n, u32(key, 1, LESSKV_ADAPTER_MAX_SIZE)) };
+        }
+        return { key, false, array_of(key, GGUF_TYPE_UINT32, n, "layers") };
+    }
+    // Refuses what is no size of layer il; has: it has phi or psi.
+    void check(const sizes_of & s, uint32_t il, bool has) const {
+        const uint32_t n = s.each[il];
+        if (has && (n < 1 || n > LESSKV_ADAPTER_MAX_SIZE)) {
+            bad(s.key, format("%u in layer %u", n, il), format("1 to %u", LESSKV_ADAPTER_MAX_SIZE));
+        }
+        if (!has && !s.alike && n != 0) {
+            bad(s.key, format("%u in layer %u", n, il), "0: the layer has neither phi nor psi");
+        }
+    }
+
     // An array of n floats, none below 0 and all finite.
     std::vector<float> floats(const char * key, uint64_t n) const {
         const auto & words = array_of(key, GGUF_TYPE_FLOAT32, n, "key/value heads, layer by layer");
@@ -389,10 +413,11 @@ const lesskv_kernels * lesskv_adapter::layer(int il) const {
     return il >= 0 && (size_t) il < kernels.size() && kernels[il].rank > 0 ? &kernels[il] : nullptr;
 }
 
-// What a layer has of phi and psi must be of use: phi where something is folded, psi where something of what is folded is read.
+// What a layer has of phi and psi must be of use: phi where something is folded, psi where something of what is folded is read. Both need the rank of
+// the state.
 void lesskv_adapter::check_shared(const llama_hparams & h) const {
-    const auto bad = [&](uint32_t il, const char * found, const std::string & wanted) {
-        throw std::runtime_error(format("the adapter %s does not fit: layer %u has %s, wanted %s", path.c_str(), il, found, wanted.c_str()));
+    const auto bad = [&](uint32_t il, const std::string & found, const std::string & wanted) {
+        throw std::runtime_error(format("the adapter %s does not fit: layer %u has %s, wanted %s", path.c_str(), il, found.c_str(), wanted.c_str()));
     };
     std::vector<bool> read(h.n_layer());
     for (uint32_t il = 0; il < h.n_layer(); ++il) {
@@ -408,6 +433,9 @@ void lesskv_adapter::check_shared(const llama_hparams & h) const {
         }
         if (k.phi[0].data && !kernels[owner].psi[0].data) {
             bad(il, "phi", format("psi of layer %u too", owner));
+        }
+        if (k.phi[0].data && k.rank != kernels[owner].rank) {
+            bad(il, format("phi of rank %d", k.rank), format("rank %d, as psi of layer %u has it", kernels[owner].rank, owner));
         }
         if (k.psi[0].data && !read[il]) {
             bad(il, "psi", "phi of a layer that reads what it folds");
@@ -455,9 +483,8 @@ lesskv_adapter::lesskv_adapter(const std::string & path, const llama_model & mod
         types_v = r.slot_types(LESSKV_KEY_SLOT_VALUE_TYPE, h.n_layer(), [&](uint32_t il) { return h.n_head_kv(il) ? h.n_embd_head_v(il) : 0; });
     }
 
-    rank    = (int32_t) r.u32(LESSKV_KEY_RANK,   1, LESSKV_ADAPTER_MAX_SIZE);
-    hidden  = (int32_t) r.u32(LESSKV_KEY_HIDDEN, 1, LESSKV_ADAPTER_MAX_SIZE);
-    const uint64_t R = rank, Rh = hidden; // R' of algorithm.md
+    const auto ranks   = r.sizes(LESSKV_KEY_RANK,   version, h.n_layer());
+    const auto hiddens = r.sizes(LESSKV_KEY_HIDDEN, version, h.n_layer());
     policy  = r.str(LESSKV_KEY_TRAINED_POLICY);
     heavy   = r.u32(LESSKV_KEY_TRAINED_HEAVY,   0, INT32_MAX);
     recent  = r.u32(LESSKV_KEY_TRAINED_RECENT,  0, INT32_MAX);
@@ -486,9 +513,7 @@ lesskv_adapter::lesskv_adapter(const std::string & path, const llama_model & mod
     kernels.resize(h.n_layer());
     for (uint32_t il = 0; il < h.n_layer(); ++il) {
         const uint64_t n_head = h.n_head(il), n_head_kv = h.n_head_kv(il), d = h.n_embd_head_k(il);
-        if (n_head_kv == 0) {
-            continue; // no attention, and no tensors
-        }
+        const uint64_t R = ranks.each[il], Rh = hiddens.each[il]; // R' of algorithm.md
         const struct {
             const char * name;
             uint64_t ne[3];
@@ -501,6 +526,13 @@ lesskv_adapter::lesskv_adapter(const std::string & path, const llama_model & mod
             { LESSKV_TENSOR_PSI_2, { R,  R,  n_head_kv }, true  },
             { LESSKV_TENSOR_PHI_SCALE, { n_head, 1, 1 },  true  },
         };
+        const bool has = n_head_kv > 0 && // else it has no attention, and no tensors
+            std::any_of(wanted, wanted + 6, [&](const auto & w) { return r.find(format(w.name, (int) il)); });
+        r.check(ranks,   il, has);
+        r.check(hiddens, il, has);
+        if (!has) {
+            continue;
+        }
         lesskv_mat mats[6] = {};
         int n_phi = 0, n_psi = 0, n_scale = 0;
         for (int i = 0; i < 6; ++i) {
@@ -537,13 +569,12 @@ lesskv_adapter::lesskv_adapter(const std::string & path, const llama_model & mod
         if (n_scale != 0 && (n_phi != 2 || version == 1)) {
             r.bad(format(LESSKV_TENSOR_PHI_SCALE, (int) il), "there", version == 1 ? "missing, in version 1" : "missing, or phi too");
         }
-        if (n_phi + n_psi == 0) {
-            continue;
-        }
         if ((n_phi != 0 && n_phi != 2) || (n_psi != 0 && n_psi != 3) || (version == 1 && n_phi + n_psi != 5)) {
             r.bad(format("blk.%u", il), format("%d tensors of phi and %d of psi", n_phi, n_psi), version == 1 ? "all five, or none" : "two of phi or none, and three of psi or none");
         }
-        kernels[il] = { rank, hidden, { mats[0], mats[1] }, { mats[2], mats[3], mats[4] }, (const float *) mats[5].data };
+        kernels[il] = { (int32_t) R, (int32_t) Rh, { mats[0], mats[1] }, { mats[2], mats[3], mats[4] }, (const float *) mats[5].data };
+        rank   = std::max(rank,   kernels[il].rank);
+        hidden = std::max(hidden, kernels[il].hidden);
         n_used += n_phi + n_psi + n_scale;
         n_layer++;
     }

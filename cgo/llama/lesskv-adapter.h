@@ -31,7 +31,7 @@ struct lesskv_adapter {
     const lesskv_kernels * layer(int il) const;
 
     std::string path;
-    int32_t     rank = 0, hidden = 0;
+    int32_t     rank = 0, hidden = 0;                  // the largest of a layer; 0: an allocation alone
     std::string policy;                                // trained with
     uint32_t    heavy = 0, recent = 0, ubatch = 0, context = 0;
     std::string sha256;                                // of the file, hex

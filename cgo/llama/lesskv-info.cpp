@@ -75,8 +75,8 @@ void lesskv_memory::info(lesskv_info & out) const {
         out.bytes_state   = dev->bytes_state();
     }
     if (adapter) {
-        out.rank          = adapter->bytes > 0 ? adapter->rank : 0; // or it is an allocation alone
-        out.hidden        = adapter->bytes > 0 ? adapter->hidden : 0;
+        out.rank          = adapter->rank;
+        out.hidden        = adapter->hidden;
         out.bytes_kernels = bytes_kernels + (dev ? dev->bytes_kernels() : 0);
         snprintf(out.adapter_sha256, sizeof(out.adapter_sha256), "%s", adapter->sha256.c_str());
     }

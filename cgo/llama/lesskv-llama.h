@@ -91,7 +91,7 @@ struct lesskv_info {
     int32_t  n_layer, n_layer_swa;          // layers with a budget; sliding-window layers
     int32_t  n_layer_shared;                // layers that share the cache of one of those, and hold nothing themselves
     int32_t  n_layer_kernels;               // layers that have kernels
-    int32_t  rank, hidden;                  // 0 without an adapter
+    int32_t  rank, hidden;                  // the largest of a layer; 0 without phi and psi
     int32_t  n_seq;                         // sequences that hold memory now
     uint64_t bytes_slots, bytes_state;      // of those sequences; with device: of n_seq_max, and the rows for n_ubatch tokens are slots
     uint64_t bytes_sequence;                // both, of one sequence that holds memory

@@ -148,7 +148,7 @@ func TestWrongInputToEveryCommand(t *testing.T) {
 	m, err := weights.ReadModel(model)
 	require.NoError(t, err)
 	adapter := filepath.Join(dir, "other.gguf")
-	a := weights.New(m, 1, 1, weights.Trained{Policy: "peak", Heavy: 1, Recent: 1, Ubatch: 1, Context: 16})
+	a := weights.New(m, weights.Trained{Policy: "peak", Heavy: 1, Recent: 1, Ubatch: 1, Context: 16})
 	require.NoError(t, a.Write(adapter))
 	missing := map[string][]string{ // a file that is not there
 		"run": {"-m", none, "x"}, "train": {"-m", none, "-d", text}, "tune": {"-m", none, "-d", text}, "verify": {"-m", none, "-d", text},

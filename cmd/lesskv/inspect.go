@@ -168,7 +168,7 @@ func inspectAdapter(w io.Writer, path, model string) error {
 		}
 	} else {
 		phi, psi, types := describe.Kernels(a)
-		s.line("phi and psi", "phi of %d and psi of %d layers of %d, rank %d, hidden size %d, %s, %s", phi, psi, a.Layers, a.Rank, a.Hidden, strings.Join(types, " and "), memory.Size(a.Bytes()))
+		s.line("phi and psi", "phi of %d and psi of %d layers of %d, %s, %s, %s", phi, psi, a.Layers, describe.Sizes(a), strings.Join(types, " and "), memory.Size(a.Bytes()))
 		if scales := describe.Scales(a); scales != nil {
 			s.line("scales", "of %d query heads, %.1f to %.1f", len(scales), slices.Min(scales), slices.Max(scales))
 		}

@@ -124,7 +124,7 @@ func TestInspectAllocation(t *testing.T) {
 	dir := unpacked(t, map[string]string{testdata.Model: "m.gguf"})
 	m, err := weights.ReadModel(filepath.Join(dir, "m.gguf"))
 	require.NoError(t, err)
-	a := weights.New(m, 1, 1, weights.Trained{Policy: "peak", Heavy: 50, Recent: 165, Ubatch: 32, Context: 1})
+	a := weights.New(m, weights.Trained{Policy: "peak", Heavy: 50, Recent: 165, Ubatch: 32, Context: 1})
 	a.Budget = []float32{1, 1, 0, 0, 2, 2, 0, 0, 0, 4, 0, 0}
 	a.Description = "made by \x1b[31mred\nlayer 3: validation error 0.412 of sparse only's"
 	file := filepath.Join(dir, "m.lesskv.gguf")

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lesskv/lesskv/weights"
+	"github.com/lesskv/lesskv/weights/describe"
 	"github.com/lesskv/lesskv/weights/memory"
 )
 
@@ -62,6 +63,10 @@ func summary(cmd *cobra.Command, path string, a *weights.Adapter) error {
 			with++
 		}
 	}
-	_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s: phi and psi for %d of %d layers, rank %d, hidden size %d, %s in memory\n", path, with, a.Layers, a.Rank, a.Hidden, memory.Size(a.Bytes()))
+	sizes := ""
+	if with > 0 {
+		sizes = describe.Sizes(a) + ", "
+	}
+	_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s: phi and psi for %d of %d layers, %s%s in memory\n", path, with, a.Layers, sizes, memory.Size(a.Bytes()))
 	return err
 }

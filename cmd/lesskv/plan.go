@@ -249,7 +249,7 @@ func (p *plan) print(w io.Writer) {
 	if a := p.Cache.Adapter; a != nil {
 		var parts []string
 		if a.Bytes() > 0 {
-			parts = append(parts, fmt.Sprintf("phi and psi, rank %d, %s", a.Rank, memory.Size(p.Rows[len(p.Rows)-1].Process.Kernels)))
+			parts = append(parts, fmt.Sprintf("phi and psi, %s, %s", describe.Rank(a), memory.Size(p.Rows[len(p.Rows)-1].Process.Kernels)))
 		}
 		if a.Budget != nil {
 			parts = append(parts, "budgets by head")

@@ -166,7 +166,7 @@ func TestPlanAllocation(t *testing.T) {
 	require.NoError(t, err)
 	m, err := weights.ReadModel(filepath.Join(dir, "m.gguf"))
 	require.NoError(t, err)
-	alone := weights.New(m, 1, 1, weights.Trained{Policy: "peak", Ubatch: 1, Context: 1})
+	alone := weights.New(m, weights.Trained{Policy: "peak", Ubatch: 1, Context: 1})
 	for want, a := range map[string]*weights.Adapter{"of an adapter: budgets by head\n": alone, "of an adapter: phi and psi, rank 8, 23.25 KiB, budgets by head\n": both} {
 		a.Budget = []float32{1, 1, 0, 0, 2, 2, 0, 0, 0, 4, 0, 0}
 		file := filepath.Join(dir, "a.gguf")

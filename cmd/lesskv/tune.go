@@ -263,7 +263,7 @@ func (o *tuneOptions) empty(model *weights.Model, given bool) (*weights.Adapter,
 	if _, err := kernels.PolicyHeavy(o.Policy, 1); err != nil {
 		return nil, usageError{err}
 	}
-	return weights.New(model, 1, 1, weights.Trained{Policy: o.Policy, Ubatch: o.Ubatch, Context: o.context}), nil
+	return weights.New(model, weights.Trained{Policy: o.Policy, Ubatch: o.Ubatch, Context: o.context}), nil
 }
 
 // cut makes windows of the texts, and returns the runtime that read them.

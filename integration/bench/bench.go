@@ -125,7 +125,7 @@ func (b *bench) load() error {
 		if err != nil {
 			return err
 		}
-		o.Rank, o.Hidden = a.Rank, a.Hidden
+		o.Rank, o.Hidden = a.Largest()
 		if o.Policy == "" {
 			o.Policy = a.Trained.Policy
 		}

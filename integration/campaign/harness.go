@@ -47,7 +47,8 @@ func writeInputs(dir string) ([]string, error) {
 		return nil, err
 	}
 	a := weights.Random(model, 2, 2, weights.Trained{Policy: "h2o", Heavy: 3, Recent: 3, Ubatch: 8, Context: 64}, 1)
-	for i := 1; i < len(a.Kernels); i++ {
+	a.Kernels[1] = weights.Random(model, 3, 1, a.Trained, 1).Kernels[1] // of another size
+	for i := 2; i < len(a.Kernels); i++ {
 		a.Kernels[i] = weights.Kernels{} // small, and a layer without
 	}
 	a.Kernels[0].Scale.Values = make([]float32, model.Heads)

@@ -235,7 +235,7 @@ func (m *measurer) write(model string, a *allocation) error {
 	if err != nil {
 		return err
 	}
-	adapter := weights.New(base, 1, 1, weights.Trained{Ubatch: heldout.Ubatch, Context: heldout.Tokens})
+	adapter := weights.New(base, weights.Trained{Ubatch: heldout.Ubatch, Context: heldout.Tokens})
 	return errors.Join(a.result.Give(adapter, policy), adapter.Write(a.path))
 }
 

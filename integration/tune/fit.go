@@ -157,7 +157,7 @@ type fitter struct {
 }
 
 func (f *fitter) run(ctx context.Context) (*Trained, error) {
-	r := &Trained{Without: f.plain, Adapter: weights.New(f.t.Model, 1, 1, weights.Trained{Ubatch: f.o.Ubatch, Context: f.context})}
+	r := &Trained{Without: f.plain, Adapter: weights.New(f.t.Model, weights.Trained{Ubatch: f.o.Ubatch, Context: f.context})}
 	if err := f.plain.Give(r.Adapter, f.o.Policy); err != nil {
 		return nil, err
 	}

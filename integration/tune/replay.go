@@ -329,7 +329,8 @@ func (r *replayer) reader(f family, i, j int, p projection) (*reader, error) {
 	}
 	if r.adapter != nil {
 		if x.weights = phiPsi(r.adapter, f, i, j); x.weights != nil {
-			x.shape.Rank, x.shape.Hidden = r.adapter.Rank, r.adapter.Hidden
+			k := &r.adapter.Kernels[f[i].Index]
+			x.shape.Rank, x.shape.Hidden = k.Rank, k.Hidden
 		}
 	}
 	x.scratch = make([]byte, x.shape.Scratch(w.Tokens, w.Ubatch))

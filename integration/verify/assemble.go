@@ -30,7 +30,8 @@ func (v *verifier) report(r *Report, groups []*group) error {
 	r.Adapters = []AdapterInfo{}
 	for _, a := range v.adapters {
 		t := a.Trained
-		r.Adapters = append(r.Adapters, AdapterInfo{a.name(), a.SHA256, t.Policy, t.Heavy, t.Recent, t.Ubatch, a.Rank, a.Hidden, int64(a.Bytes())})
+		rank, hidden := a.Largest()
+		r.Adapters = append(r.Adapters, AdapterInfo{a.name(), a.SHA256, t.Policy, t.Heavy, t.Recent, t.Ubatch, rank, hidden, int64(a.Bytes())})
 	}
 	longest := groups[0]
 	for _, g := range groups {

@@ -55,7 +55,7 @@ func (a *adapter) stateBytes() int64 {
 	var bytes int64
 	for i := range a.Kernels {
 		if s := a.Layer(i); a.Kernels[i].HasPsi() {
-			bytes += int64(s.HeadsKV * a.Rank * (s.ValueLength + 1) * 4)
+			bytes += int64(s.HeadsKV * a.Kernels[i].Rank * (s.ValueLength + 1) * 4)
 		}
 	}
 	return bytes

@@ -56,7 +56,7 @@ type AdapterInfo struct {
 	Heavy  int    `json:"heavy"`
 	Recent int    `json:"recent"`
 	Ubatch int    `json:"ubatch"`
-	Rank   int    `json:"rank"`
+	Rank   int    `json:"rank"` // the largest of a layer, as the hidden size
 	Hidden int    `json:"hidden"`
 	Bytes  int64  `json:"bytes"` // in memory
 }

@@ -52,14 +52,12 @@ func Import(dir string, o Options) (*weights.Adapter, error) {
 		if owner := o.Model.Owner(layer); owner != layer {
 			return nil, fmt.Errorf("%s: layer %d shares the keys of layer %d, and has no phi and psi of its own: %w", path, layer, owner, ErrCheckpoint)
 		}
-		k, rank, hidden, err := o.layer(path, layer)
+		k, err := o.layer(path, layer)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", path, err)
 		}
 		if a == nil {
-			a = weights.New(o.Model, rank, hidden, o.Trained)
-		} else if rank != a.Rank || hidden != a.Hidden {
-			return nil, fmt.Errorf("%s: found rank %d and hidden size %d, want %d and %d as in the layers before it: %w", path, rank, hidden, a.Rank, a.Hidden, ErrCheckpoint)
+			a = weights.New(o.Model, o.Trained)
 		}
 		a.Kernels[layer] = k
 	}
@@ -70,20 +68,20 @@ func Import(dir string, o Options) (*weights.Adapter, error) {
 }
 
 // layer reads the checkpoint of a layer.
-func (o *Options) layer(path string, layer int) (k weights.Kernels, rank, hidden int, err error) {
+func (o *Options) layer(path string, layer int) (k weights.Kernels, err error) {
 	c, err := open(path)
 	if err != nil {
-		return k, 0, 0, err
+		return k, err
 	}
 	defer c.close()
 	state, err := c.state()
 	if err != nil {
-		return k, 0, 0, err
+		return k, err
 	}
 	m := o.Model.Layer(layer)
 	r := &reader{state: state}
 
-	// The sizes are those of phi, whose matrices are [Hq][in][out] in every model.
+	var rank, hidden int // those of phi, whose matrices are [Hq][in][out] in every model
 	if shape := r.shape("kernel_q_mat2"); len(shape) == 3 {
 		hidden, rank = shape[1], shape[2]
 	}
@@ -95,11 +93,11 @@ func (o *Options) layer(path string, layer int) (k weights.Kernels, rank, hidden
 	scale := r.rows("scalingD", m.HeadsKV, rank)
 	scale2 := r.rows("scalingD2", m.HeadsKV, rank)
 	if r.err != nil {
-		return k, 0, 0, r.err
+		return k, r.err
 	}
 	if o.Rotary == Interleaved || o.Rotary == Auto && o.Model.Architecture == "llama" {
 		if m.KeyLength%2 != 0 {
-			return k, 0, 0, fmt.Errorf("heads of %d can't be interleaved: %w", m.KeyLength, ErrCheckpoint)
+			return k, fmt.Errorf("heads of %d can't be interleaved: %w", m.KeyLength, ErrCheckpoint)
 		}
 		phi0, psi0 = interleave(phi0, m.KeyLength, hidden), interleave(psi0, m.KeyLength, hidden)
 	}
@@ -116,12 +114,13 @@ func (o *Options) layer(path string, layer int) (k weights.Kernels, rank, hidden
 			}
 		}
 	}
+	k.Rank, k.Hidden = rank, hidden
 	k.Phi[0].Values = transpose(phi0, m.KeyLength, hidden)
 	k.Phi[1].Values = transpose(phi1, hidden, rank)
 	k.Psi[0].Values = transpose(psi0, m.KeyLength, hidden)
 	k.Psi[1].Values = transpose(psi1, hidden, rank)
 	k.Psi[2].Values = transpose(u3, rank, rank)
-	return k, rank, hidden, nil
+	return k, nil
 }
 
 // transpose turns [heads][in][out] into [heads][out][in].

@@ -105,7 +105,7 @@ func TestImport(t *testing.T) {
 			a, err := Import(dir, Options{Model: model(test.arch, test.heads, test.headsKV), Rotary: test.rotary, Trained: weights.Trained{Policy: "h2o", Heavy: 1, Recent: 1, Ubatch: 1, Context: 9}})
 			require.NoError(t, err)
 			assert.True(t, a.Kernels[0].Empty())
-			assert.Equal(t, []int{rank, hidden}, []int{a.Rank, a.Hidden})
+			assert.Equal(t, []int{rank, hidden}, []int{a.Kernels[1].Rank, a.Kernels[1].Hidden})
 			require.NoError(t, a.Write(filepath.Join(dir, "a.gguf")))
 
 			w := a.Kernels[1]

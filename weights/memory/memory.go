@@ -192,7 +192,7 @@ func lay(m *weights.Model, c Cache) (*layout, error) {
 		}
 		window := m.Window(i)
 		if a != nil && window == 0 && a.Kernels[i].HasPsi() && !m.Shares(i) {
-			l.state += uint64(4 * s.HeadsKV * a.Rank * (s.ValueLength + 1))
+			l.state += uint64(4 * s.HeadsKV * a.Kernels[i].Rank * (s.ValueLength + 1))
 		}
 		switch {
 		case m.Shares(i):

@@ -142,7 +142,7 @@ func TestScratch(t *testing.T) {
 	m, err := weights.ReadModel(path)
 	require.NoError(t, err)
 
-	a := weights.New(m, 1, 1, weights.Trained{Policy: "h2o", Ubatch: 32, Context: 1024})
+	a := weights.New(m, weights.Trained{Policy: "h2o", Ubatch: 32, Context: 1024})
 	a.Budget = make([]float32, m.Sum(func(s weights.Shape) int { return s.HeadsKV }))
 	plan, err := Less(m, Cache{Context: 1024, Budget: Budget{Tokens: 40}, Pinned: 1, Types: f16(m), Adapter: a})
 	require.NoError(t, err)

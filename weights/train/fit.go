@@ -537,7 +537,7 @@ func (f *fitter) run(ctx context.Context, random *rand.Rand, report *LayerReport
 
 // kernels returns the weights as the adapter holds them.
 func (f *fitter) kernels() (weights.Kernels, error) {
-	var k weights.Kernels
+	k := weights.Kernels{Rank: f.shape.Rank, Hidden: f.shape.Hidden}
 	into := [6]*weights.Matrix{&k.Phi[0], &k.Phi[1], &k.Psi[0], &k.Psi[1], &k.Psi[2], &k.Scale}
 	at := 0
 	for i, n := range f.shape.Sizes() {

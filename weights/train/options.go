@@ -340,7 +340,7 @@ func (o *Options) atOnce(n int, each int64) int {
 // adapter returns an adapter without phi and psi, as the options describe it.
 func (o *Options) adapter() *weights.Adapter {
 	h, _ := o.heavy(o.Budgets[0])
-	a := weights.New(o.Model, o.Rank, o.Hidden, weights.Trained{
+	a := weights.New(o.Model, weights.Trained{
 		Policy: o.Policy, Heavy: h, Recent: o.Budgets[0] - h, Ubatch: o.Ubatch, Context: o.Context,
 	})
 	a.Budget = o.Allocation
