@@ -390,6 +390,49 @@ func TestBothReadersOfSizes(t *testing.T) {
 	}
 }
 
+// So it is with types of slots that heads do not fill. Of a layer that shares another's cache they have no meaning, but are such types; of one without
+// attention any type is.
+func TestBothReadersOfTypes(t *testing.T) {
+	for model, c := range map[string]struct {
+		fine, bad [][2]string
+	}{
+		"gemma4": {[][2]string{{"f16", "f32"}, {"f16,2=q8_0,7=q4_0", "f16,5=q4_0"}}, [][2]string{{"f16,0=q8_0", "f16"}, {"f16", "f16,4=q4_0"}, {"f16,6=q8_0", "f16"}}}, // 16 and 32 wide
+		"deci":   {[][2]string{{"f16,1=q8_0", "f16,0=f32,2=q4_0"}}, [][2]string{{"f16,3=q8_0", "f16"}}},
+	} {
+		path := tiny(t, model)
+		base, err := weights.ReadModel(path)
+		require.NoError(t, err)
+		both := bothReaders(t, path)
+		read := func(c [2]string) (here, there error) {
+			a := weights.New(base, weights.Trained{Policy: "h2o", Ubatch: 32, Context: 256})
+			a.SlotTypes, err = worker.LayerTypes("f16", "f16", base.Layers)
+			require.NoError(t, err)
+			file := filepath.Join(t.TempDir(), "a.lesskv.gguf")
+			require.NoError(t, a.Write(file))
+			raw := readRaw(t, file)
+			all, err := worker.LayerTypes(c[0], c[1], base.Layers)
+			require.NoError(t, err)
+			var keys, values []uint32
+			for _, l := range all {
+				keys, values = append(keys, uint32(l.Key)), append(values, uint32(l.Value))
+			}
+			raw.set("less.slots.key_type", keys)
+			raw.set("less.slots.value_type", values)
+			return both(raw.bytes(), false)
+		}
+		for _, f := range c.fine {
+			here, there := read(f)
+			assert.NoError(t, here, "%s %v: package weights", model, f)
+			assert.NoError(t, there, "%s %v: the runtime", model, f)
+		}
+		for _, b := range c.bad {
+			here, there := read(b)
+			assert.ErrorContains(t, here, "less.slots.", "%s %v: package weights", model, b)
+			assert.ErrorContains(t, there, "less.slots.", "%s %v: the runtime", model, b)
+		}
+	}
+}
+
 // heads counts the KV heads of all layers.
 func heads(m *weights.Model) (n int) {
 	for i := range m.Layers {
@@ -419,6 +462,13 @@ func TestBothReadersOfAdapters(t *testing.T) {
 			a.set("less.hidden", hidden)
 		}
 	}
+	types := func(keys, values any) func(*rawAdapter) {
+		return func(a *rawAdapter) {
+			a.set("less.version", uint32(3))
+			a.set("less.slots.key_type", keys)
+			a.set("less.slots.value_type", values)
+		}
+	}
 	fine := map[string]func(*rawAdapter){
 		"as it is":                             func(*rawAdapter) {},
 		"scales":                               func(a *rawAdapter) { a.set("less.version", uint32(2)); scales(a) },
@@ -437,6 +487,8 @@ func TestBothReadersOfAdapters(t *testing.T) {
 		"ranks by layer":                       sizes([]uint32{8, 8, 8, 8, 8, 8}, uint32(4)),
 		"a size of 0 in a layer without":       func(a *rawAdapter) { without(a); sizes(uint32(8), []uint32{4, 4, 0, 4, 4, 4})(a) },
 		"sizes of 0 and no tensors":            func(a *rawAdapter) { a.tensors = nil; sizes(make([]uint32, 6), make([]uint32, 6))(a) },
+		"types of slots":                       types([]uint32{0, 1, 2, 8, 8, 8}, []uint32{8, 8, 2, 1, 0, 8}),
+		"types that version 1 does not know":   key("less.slots.key_type", []uint32{3}),
 		"weights that version 1 does not know": key("less.budget.weight", []float32{-1}),
 	}
 	bad := map[string]func(*rawAdapter){
@@ -452,6 +504,14 @@ func TestBothReadersOfAdapters(t *testing.T) {
 		"a huge size":                sizes(uint32(8), []uint32{4, 4, 4, 4, 4, 1 << 31}),
 		"a size in a layer without":  func(a *rawAdapter) { without(a); sizes([]uint32{8, 8, 8, 8, 8, 8}, uint32(4))(a) },
 		"sizes and no tensors":       func(a *rawAdapter) { a.tensors = nil; sizes(uint32(8), []uint32{0, 0, 4, 0, 0, 0})(a) },
+		"types of keys alone":        types([]uint32{8, 8, 8, 8, 8, 8}, nil),
+		"types of values alone":      types(nil, []uint32{8, 8, 8, 8, 8, 8}),
+		"too few types":              types([]uint32{8, 8, 8, 8, 8, 8}, []uint32{8, 8, 8, 8, 8}),
+		"too many types":             types([]uint32{8, 8, 8, 8, 8, 8, 8}, []uint32{8, 8, 8, 8, 8, 8}),
+		"one type":                   types(uint32(8), uint32(8)),
+		"signed types":               types([]float32{8, 8, 8, 8, 8, 8}, []uint32{8, 8, 8, 8, 8, 8}),
+		"a type of no slot":          types([]uint32{8, 8, 8, 8, 8, 8}, []uint32{8, 8, 8, 8, 3, 8}),
+		"no type of ggml's":          types([]uint32{8, 8, 8, 1 << 31, 8, 8}, []uint32{8, 8, 8, 8, 8, 8}),
 		"scales in version 1":        scales,
 		"scales alone":               func(a *rawAdapter) { a.set("less.version", uint32(2)); without(a); scales(a) },
 		"layers of version 1":        key("less.head_count", []uint32{4, 4, 4, 4, 4, 4}),

@@ -87,7 +87,7 @@ var byHead = []int{16, 16, 8, 9, 8, 7, 8, 1, 16, 23, 350, 30}
 // contractGrid returns every policy, with and without an adapter, micro-batches of 1, 32 and 512, budgets of 2, 5 and 10 % of
 // 2,048 tokens: 18 cells each, and three with a budget of each head's own; and three cells with F16 weights. make soak has them all, make test a sixth: every
 // pair of a policy, a budget, a micro-batch, and an adapter or none, and one cell of each policy with budgets by head, with -short one of all. Quantised
-// slots are in cells with budgets by head: every policy with each pair of types, in make test each of them once, with -short one. On the
+// slots are in cells with budgets by head: every policy with each pair of types, in make test each of them once, with -short one, and every policy with types by layer, in make test one. On the
 // device there are all policies and micro-batches, in make test one micro-batch of each policy.
 //
 // Beside F16 weights llama.cpp rounds activations to F16, at every product. That is noise of another kind than what is judged
@@ -130,6 +130,11 @@ func contractGrid(short bool) []contractCase {
 				continue
 			}
 			grid = append(grid, contractCase{policy: policy, budget: 41, ubatch: []int{32, 1, 512}[(p+2*i)%3], adapter: "peak-41", slots: byHead, types: types, plain: i == 3})
+		}
+	}
+	for p, policy := range reference.Policies() {
+		if soak() || p == 2 && !short { // layers that differ in keys and in values; no later one is finer, for it would see the noise of those before
+			grid = append(grid, contractCase{policy: policy, budget: 41, ubatch: []int{32, 1, 512}[p%3], adapter: "peak-41", slots: byHead, types: "q8_0,0.k=f16,0.v=f32,1.v=f16,4.v=q4_0,5.k=q4_0"})
 		}
 	}
 	for p, policy := range reference.Policies() {
@@ -308,8 +313,11 @@ func TestContract(t *testing.T) {
 				var err error
 				less.TypeK, less.TypeV, err = worker.SlotTypes(c.types)
 				require.NoError(t, err)
-				method.Layer.KeyType, method.Layer.ValueType, err = worker.GGUFTypes(c.types)
+				all, err := worker.LayerTypes(less.TypeK, less.TypeV, model.Layers)
 				require.NoError(t, err)
+				for _, l := range all {
+					method.Types = append(method.Types, reference.Types(l))
+				}
 			}
 			method.Budgets = c.budgets(method.Layer.HeadsKV)
 			if c.slots != nil {
@@ -348,6 +356,9 @@ func TestContract(t *testing.T) {
 				}
 				if method.Budgets != nil {
 					layer.Budgets = method.Budgets[il]
+				}
+				if method.Types != nil {
+					layer.KeyType, layer.ValueType = method.Types[il].Key, method.Types[il].Value
 				}
 				worst, followed := attentionError(t, layer, len(tokens), o.attention[il], o.kept[il])
 				row.attention = max(row.attention, worst)

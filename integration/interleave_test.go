@@ -198,6 +198,13 @@ func interleavingSettings(t *testing.T) (all []setting) {
 						s.add(window, slices.Repeat([]int{slots}, read.HeadsKV), size[key]+size[value]+8)
 					}
 					all = append(all, s)
+					if k == j%len(types) && v == (k+1)%len(types) { // once for each model and policy: the second layer has the two the other way round
+						turned := *l
+						turned.TypeK, turned.TypeV = key+",1="+value, value+",1="+key
+						by := s
+						by.name, by.config.LESS = s.name+", in layer 1 the other way round", &turned
+						all = append(all, by)
+					}
 					if k == j%len(types) && v == k { // once for each model and policy
 						plain := *l
 						plain.Reference = true

@@ -104,7 +104,7 @@ func captureLayers(t *testing.T, w *worker.Worker, n int, tokens []int32, ubatch
 
 // The contract, layer by layer, where layers share and differ: the plain Go of package reference on the runtime's own q, k and v, with
 // evictions. Every sharer attends to its owner's cache, and its weights count in the owner's scores. Slots are f32; where their sizes are
-// rotated, 64 in windows and 128 in full layers, they are quantised, and each layer has a budget of its own.
+// rotated, 64 in windows and 128 in full layers, they are quantised, and each layer has a budget of its own and may have types of its own.
 func TestLayersContract(t *testing.T) {
 	t.Parallel()
 	const budget, rank = 24, 4
@@ -122,14 +122,17 @@ func TestLayersContract(t *testing.T) {
 					t.Parallel()
 					less := &worker.LESS{Policy: policy.String(), Budget: budget, TypeK: "f32", TypeV: "f32", Reference: p == 1 && u == 2}
 					like := reference.Layer{Policy: policy, Pinned: 1}
+					var types []reference.Types // by layer
 					if wide {
 						less.Budget, less.Slots = 0, []int{budget + 9, budget - 9}
-						types := []string{"q8_0,q4_0", "q8_0", "q4_0,q8_0", "q4_0"}[p%4]
 						var err error
-						less.TypeK, less.TypeV, err = worker.SlotTypes(types)
+						less.TypeK, less.TypeV, err = worker.SlotTypes([]string{"q8_0,q4_0", "q8_0,1=q4_0,2.k=f16,3.v=q4_0", "q4_0,q8_0,0=q8_0,2.k=f32,5=f32", "q4_0"}[p%4])
 						require.NoError(t, err)
-						like.KeyType, like.ValueType, err = worker.GGUFTypes(types)
+						all, err := worker.LayerTypes(less.TypeK, less.TypeV, base.Layers)
 						require.NoError(t, err)
+						for _, l := range all {
+							types = append(types, reference.Types(l))
+						}
 					}
 					var phi []*reference.Kernels
 					if (p+u)%3 < 2 { // of two policies with each micro-batch
@@ -151,7 +154,7 @@ func TestLayersContract(t *testing.T) {
 					require.NoError(t, err)
 					of := owners(m, window)
 					require.Len(t, of, m.Shared)
-					layersContract(t, m, got, of, like, phi)
+					layersContract(t, m, got, of, like, types, phi)
 				})
 			}
 		}
@@ -159,8 +162,8 @@ func TestLayersContract(t *testing.T) {
 }
 
 // layersContract runs the reference over what was captured: each cache with its sharers, of being the owners. like has the policy, the
-// pinned tokens and the slots' types, as they were given to the runtime; kernels may be nil.
-func layersContract(t *testing.T, m tinymodels.Model, got capturedLayers, of map[int]int, like reference.Layer, kernels []*reference.Kernels) {
+// pinned tokens and the slots' types, but for those of layers that have others, as they were given to the runtime; types and kernels may be nil.
+func layersContract(t *testing.T, m tinymodels.Model, got capturedLayers, of map[int]int, like reference.Layer, types []reference.Types, kernels []*reference.Kernels) {
 	t.Helper()
 	require.Len(t, got.info, len(got.micro)-m.Shared-m.Without)
 	kernel := func(il int) *reference.Kernels {
@@ -176,6 +179,9 @@ func layersContract(t *testing.T, m tinymodels.Model, got capturedLayers, of map
 		l := like
 		l.Heads, l.HeadsKV, l.KeyLength, l.ValueLength = first.Heads, first.HeadsKV, first.KeyLength, first.ValueLength
 		l.Scale, l.SoftCap, l.Kernels = float64(cache.Scale), float64(cache.SoftCap), kernel(il)
+		if types != nil {
+			l.KeyType, l.ValueType = types[il].Key, types[il].Value
+		}
 		if cache.Window {
 			l.Window = m.Window
 		} else {

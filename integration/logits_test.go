@@ -80,7 +80,7 @@ func TestLargeLogits(t *testing.T) {
 			}
 			assert.Less(t, least, -100.)
 			assert.Greater(t, most, 88.)
-			layersContract(t, m, got, nil, reference.Layer{Policy: reference.H2O, Pinned: 1}, kernels(report.Adapter))
+			layersContract(t, m, got, nil, reference.Layer{Policy: reference.H2O, Pinned: 1}, nil, kernels(report.Adapter))
 		}
 	}
 }

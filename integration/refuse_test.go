@@ -164,6 +164,7 @@ func TestConfigRefused(t *testing.T) {
 		{"negative pins", gopher, worker.LESS{Pinned: worker.Int(-1)}, []string{"pinned", "-1"}},
 		{"q8_0 slots of small heads", tiny(t, "llama"), worker.LESS{TypeV: "q8_0"}, []string{"32", "16"}},
 		{"q4_0 values of small heads", tiny(t, "llama"), worker.LESS{TypeV: "q4_0"}, []string{"q4_0", "32", "16"}},
+		{"types of a layer that is not there", gopher, worker.LESS{TypeK: "f16,6=q8_0"}, []string{"0 to 5"}},
 		{"q4_0 keys of small heads", tiny(t, "llama"), worker.LESS{TypeK: "q4_0"}, []string{"q4_0", "32", "16"}},
 		{"no such adapter", gopher, worker.LESS{Adapter: "/does/not/exist.gguf"}, []string{"/does/not/exist.gguf"}},
 		{"no adapter file", gopher, worker.LESS{Adapter: text}, []string{text}},

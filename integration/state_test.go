@@ -104,6 +104,7 @@ func TestSaveAndRestore(t *testing.T) {
 		{"lambda, f32 slots, on the device", gopher, &worker.LESS{Policy: "lambda", Budget: 41, TypeK: "f32", TypeV: "f32", OnDevice: true}},
 		{"h2o, f32 slots", gopher, &worker.LESS{Policy: "h2o", Budget: 64, TypeK: "f32", TypeV: "f32"}},
 		{"h2o, keys in q4_0", gopher, &worker.LESS{Policy: "h2o", Budget: 64, TypeK: "q4_0", TypeV: "q8_0"}},
+		{"peak, types by layer", gopher, &worker.LESS{Policy: "peak", Budget: 64, TypeK: "q8_0,0=q4_0", TypeV: "q8_0,5=q4_0,3=f16"}},
 		{"peak, by head", gopher, &worker.LESS{Policy: "peak", Slots: byHead, Adapter: "testdata/gopher-5m.peak-41.lesskv.gguf"}},
 		{"shared layers", "gemma3n", &worker.LESS{Policy: "peak", Budget: 64}},
 		{"shared layers of other heads, keys in q4_0", "gemma4-64", &worker.LESS{Policy: "h2o", Budget: 64, TypeK: "q4_0", TypeV: "q8_0"}},
@@ -263,6 +264,7 @@ func TestForeignStateIsRefused(t *testing.T) {
 		{"f32 keys", "key type", worker.Patched, func(c *worker.Config) { c.LESS.TypeK = "f32" }},
 		{"q4_0 keys", "key type", worker.Patched, func(c *worker.Config) { c.LESS.TypeK = "q4_0" }},
 		{"f32 values", "value type", worker.Patched, func(c *worker.Config) { c.LESS.TypeV = "f32" }},
+		{"types by layer", "key type is one for each layer there and 1 here", worker.Patched, func(c *worker.Config) { c.LESS.TypeV = "f16,5=q4_0" }},
 		{"another micro-batch", "n_ubatch is 16 there and 32 here", worker.Patched, func(c *worker.Config) { c.Ubatch = 16 }},
 		{"another RoPE base", "rope_freq_base is 20000 there", worker.Patched, func(c *worker.Config) { c.RopeBase = 20000 }},
 		{"another RoPE scale", "rope_freq_scale is 0.5 there", worker.Patched, func(c *worker.Config) { c.RopeScale = .5 }},
@@ -289,6 +291,28 @@ func TestForeignStateIsRefused(t *testing.T) {
 	config.Context = 4096
 	_, err = open(t, worker.Patched, config).Load(0, state)
 	assert.NoError(t, err)
+}
+
+// Types of layers are compared one by one.
+func TestStateOfOtherTypesByLayerIsRefused(t *testing.T) {
+	t.Parallel()
+	config := func(k, v string) worker.Config {
+		return worker.Config{Model: gopher, Context: 512, Ubatch: 32, LESS: &worker.LESS{Policy: "peak", Budget: 41, TypeK: k, TypeV: v}}
+	}
+	w := open(t, worker.Patched, config("q8_0,0=q4_0", "q8_0"))
+	for says, c := range map[string]worker.Config{
+		"key type in layer 0 is 8 there and 2 here":   config("q8_0,1=q4_0", "q8_0"),
+		"value type in layer 0 is 2 there and 8 here": config("q8_0,0=q4_0", "q8_0,0=q4_0"),
+		"key type is 8 there and one for each layer":  config("q8_0", "q8_0"),
+	} {
+		f := open(t, worker.Patched, c)
+		_, err := f.Feed(0, 0, randomTokens(100, 384), worker.None)
+		require.NoError(t, err)
+		state, err := f.Save(0)
+		require.NoError(t, err)
+		_, err = w.Load(0, state)
+		require.ErrorContains(t, err, says)
+	}
 }
 
 // Two allocations of one sum are two settings.

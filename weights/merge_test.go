@@ -5,6 +5,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/lesskv/lesskv/weights/gguf"
 )
 
 // The layers of a description are runs of numbers, and two parts of one adapter may have any.
@@ -43,4 +45,16 @@ func TestMerge(t *testing.T) {
 	assert.ErrorContains(t, err, "adapter 2: training")
 	_, err = Merge()
 	assert.ErrorIs(t, err, ErrMerge)
+}
+
+// Types of slots are those of the adapters that have some, which are the same.
+func TestMergeSlotTypes(t *testing.T) {
+	a, b := random(), New(tiny, trained)
+	b.SlotTypes = SameSlotTypes(SlotTypes{gguf.F16, gguf.F32}, tiny.Layers)
+	merged, err := Merge(a, b)
+	require.NoError(t, err)
+	assert.Equal(t, b.SlotTypes, merged.SlotTypes)
+	a.SlotTypes = SameSlotTypes(SlotTypes{gguf.F32, gguf.F32}, tiny.Layers)
+	_, err = Merge(a, b)
+	require.ErrorIs(t, err, ErrMerge)
 }

@@ -63,6 +63,11 @@ func TestVersions(t *testing.T) {
 			a.Budget = []float32{1, 2, 3, 4, 5, 0, 0, 0}
 			return a
 		}, 2},
+		"types of slots": {func() *Adapter {
+			a := New(differing(), trained)
+			a.SlotTypes = []SlotTypes{{gguf.Q8_0, gguf.F16}, {gguf.F32, gguf.Q4_0}, {gguf.F16, gguf.F32}, {gguf.F16, gguf.F16}}
+			return a
+		}, 3},
 		"another rank":        {func() *Adapter { return sized(random(), tiny, 4, 16, 1) }, 3},
 		"another hidden size": {func() *Adapter { return sized(random(), tiny, 8, 3, 0, 2) }, 3},
 		"a sharer's own":      {func() *Adapter { return sized(Random(differing(), 8, 16, trained, 1), differing(), 8, 2, 3) }, 3},
@@ -417,4 +422,32 @@ func TestOwners(t *testing.T) {
 // The Go side of what C defines elsewhere than in adapter.h.
 func TestMaxWeight(t *testing.T) {
 	require.EqualValues(t, kernels.MaxWeight, MaxWeight)
+}
+
+func TestReadRefusesSlotTypes(t *testing.T) {
+	a := New(differing(), trained) // heads of 32 and 48, none, and twice 16 and 16
+	p := filepath.Join(t.TempDir(), "a.gguf")
+	for _, c := range []struct {
+		types []SlotTypes
+		says  string
+	}{
+		{SameSlotTypes(SlotTypes{gguf.F16, gguf.F16}, 3), "found an array of 3, wanted one for each of 4 layers"},
+		{[]SlotTypes{{gguf.Q8_0, gguf.Q8_0}, {}, {}, {}}, keySlotValueType + " of layer 0"},
+		{[]SlotTypes{{}, {}, {gguf.Q4_0, 0}, {}}, keySlotKeyType + " of layer 2"},
+		{[]SlotTypes{{}, {}, {}, {gguf.Q4_0, 0}}, keySlotKeyType + " of layer 3"},
+		{[]SlotTypes{{}, {gguf.BF16, 0}, {}, {}}, keySlotKeyType + " of layer 1"},
+	} {
+		a.SlotTypes = c.types
+		err := a.Write(p)
+		require.ErrorIs(t, err, ErrValue)
+		assert.ErrorContains(t, err, c.says)
+	}
+	a.SlotTypes = []SlotTypes{{gguf.Q8_0, gguf.F32}, {gguf.Q4_0, gguf.Q4_0}, {}, {}}
+	require.NoError(t, a.Write(p))
+	data, err := os.ReadFile(p)
+	require.NoError(t, err)
+	spoilt := bytes.Replace(data, []byte(keySlotValueType), []byte("less.slots.other_type"), 1)
+	require.Len(t, "less.slots.other_type", len(keySlotValueType), "as long as the key")
+	_, err = readBytes(spoilt)
+	assert.ErrorIs(t, err, gguf.ErrMissing, "one of the two alone")
 }

@@ -29,7 +29,7 @@ const (
 
 	defaultBudget = " (default: what phi and psi were trained for, without them 1/12, or 1024 slots a head if that is more)"
 	defaultPolicy = " (default: the adapter's, peak without one)"
-	defaultType   = " (default: q8_0, or f16 where heads do not fill its blocks)"
+	defaultType   = " (default: the adapter's, without those q8_0, or f16 where heads do not fill its blocks)"
 )
 
 const adapterHelp = "adapter `file`: phi and psi, budgets by head, or both"
@@ -74,7 +74,14 @@ func addContexts(f *pflag.FlagSet, to *[]int, value, otherwise string) {
 const typeHelp = "`type` of the slots: f16, f32, q8_0, q4_0, or one for keys and one for values, as q4_0,q8_0"
 
 func addType(f *pflag.FlagSet, to *string, otherwise string) {
-	f.Var((*slotType)(to), "type", typeHelp+otherwise)
+	f.Var(&slotType{to: to}, "type", typeHelp+otherwise)
+}
+
+const layersHelp = "; behind that layers that have others, as 0.k=q4_0,5.v=f16,7=q8_0 (keys of 0, values of 5, both of 7)"
+
+// addLayerTypes adds a flag of types that layers may differ in.
+func addLayerTypes(f *pflag.FlagSet, to *string, otherwise string) {
+	f.Var(&slotType{to, true}, "type", typeHelp+layersHelp+otherwise)
 }
 
 func addPolicy(f *pflag.FlagSet, to *string, value, otherwise string) {
@@ -83,9 +90,9 @@ func addPolicy(f *pflag.FlagSet, to *string, value, otherwise string) {
 }
 
 func addTypes(f *pflag.FlagSet, to *[]string, otherwise string) {
-	l := newList(to, "types", func(s string) (string, error) { t := slotType(""); return s, t.Set(s) })
+	l := newList(to, "types", func(s string) (string, error) { return s, (&slotType{new(string), true}).Set(s) })
 	l.unsplit = true
-	f.Var(l, "type", typeHelp+otherwise)
+	f.Var(l, "type", typeHelp+layersHelp+otherwise)
 }
 
 func addPolicies(f *pflag.FlagSet, to *[]string, value []string) {
@@ -264,20 +271,26 @@ func (n *tokenCount) Set(s string) error {
 }
 
 // slotType is a flag of the types of keys and values.
-type slotType string
+type slotType struct {
+	to     *string
+	layers bool // which may differ in them
+}
 
-func (t *slotType) String() string { return string(*t) }
+func (t *slotType) String() string { return *t.to }
 func (t *slotType) Type() string   { return "type" }
 
 func (t *slotType) Set(s string) error {
 	if s == "" {
 		return errEmpty
 	}
-	if _, _, err := worker.SlotTypes(s); err != nil {
-		return err
+	_, _, err := worker.SlotTypes(s)
+	if err == nil && !t.layers {
+		_, _, err = worker.GGUFTypes(s)
 	}
-	*t = slotType(s)
-	return nil
+	if err == nil {
+		*t.to = s
+	}
+	return err
 }
 
 // policy is a flag of a policy's name.

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lesskv/lesskv/integration/wordwrap"
+	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/describe"
 	"github.com/lesskv/lesskv/weights/gguf"
@@ -127,8 +128,7 @@ func inspectBytes(s sheet, m *weights.Model) {
 	s.line("a token takes", "%s of the full cache", strings.Join(each, ", "))
 	const context = 32768
 	full, err := memory.Full(m, context, gguf.F16)
-	key, value := memory.SlotTypes(m)
-	less, lessErr := memory.Less(m, memory.Cache{Context: context, Pinned: 1, Key: key, Value: value})
+	less, lessErr := memory.Less(m, memory.Cache{Context: context, Pinned: 1})
 	if err == nil && lessErr == nil {
 		s.line("32k tokens", "%s in full, %s with LESS by default and without an adapter: %d slots a head", memory.Size(full), memory.Size(less.Cache()), less.Budget)
 	}
@@ -179,6 +179,9 @@ func inspectAdapter(w io.Writer, path, model string) error {
 		s.line("allocation", "none: every head has the same budget")
 	} else {
 		s.line("allocation", "%d heads; per cent of the slots above the least, by layer:\n%s", len(a.Budget), wordwrap.Words(describe.Allocation(a), 60))
+	}
+	if a.SlotTypes != nil {
+		s.line("slots", "%s, where no types are given", strings.ReplaceAll(worker.FormatTypes(a.SlotTypes), ",", ", "))
 	}
 	name := "made by"
 	for _, line := range describe.MadeBy(a.Description) {

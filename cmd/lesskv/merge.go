@@ -6,19 +6,24 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/describe"
 	"github.com/lesskv/lesskv/weights/memory"
 )
 
 func newMerge() *cobra.Command {
-	var out string
+	var out, types string
 	cmd := &cobra.Command{
 		Use:   "merge -o OUTPUT ADAPTER...",
 		Short: "Join adapters that have different layers of one model",
 		Long: `Join adapters of one model that were trained with the same options but for
-their layers, as lesskv train --layers makes them on several machines.`,
-		Example: `  lesskv merge -o model.lesskv.gguf part1.gguf part2.gguf`,
+their layers, as lesskv train --layers makes them on several machines.
+
+With --type the output says in which types its slots are, where none are given;
+one adapter is enough for that.`,
+		Example: `  lesskv merge -o model.lesskv.gguf part1.gguf part2.gguf
+  lesskv merge -o mixed.gguf --type q8_0,0.k=q4_0,5.v=q4_0 model.lesskv.gguf`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 || out == "" {
 				return usageError{errors.New("want adapters and a name for what they make: -o OUTPUT ADAPTER [ADAPTER]")}
@@ -38,8 +43,13 @@ their layers, as lesskv train --layers makes them on several machines.`,
 			if err != nil {
 				return err
 			}
+			if types != "" {
+				if merged.SlotTypes, err = layerTypes(types, merged.Layers); err != nil {
+					return usageError{err}
+				}
+			}
 			replaced := equalFile
-			if merged.Budget != nil {
+			if merged.Budget != nil || merged.SlotTypes != nil {
 				replaced = adapterFile
 			}
 			if err := checkOutputs(args, output{"--output", out, replaced}); err != nil {
@@ -52,7 +62,17 @@ their layers, as lesskv train --layers makes them on several machines.`,
 		},
 	}
 	addOutput(cmd.Flags(), &out, "`file` to write")
+	addLayerTypes(cmd.Flags(), &types, " (default: the adapters', if they have some)")
 	return cmd
+}
+
+// layerTypes reads types of slots for so many layers.
+func layerTypes(types string, layers int) ([]weights.SlotTypes, error) {
+	k, v, err := worker.SlotTypes(types)
+	if err != nil {
+		return nil, err
+	}
+	return worker.LayerTypes(k, v, layers)
 }
 
 // summary says what an adapter that was written has.

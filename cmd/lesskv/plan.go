@@ -161,10 +161,12 @@ func (o *planOptions) plan() (p *plan, inputs []string, err error) {
 	if p.budgets = o.budgets; p.budgets == nil {
 		p.budgets = []budget{{}, {memory.Budget{Share: .05}, "5%"}}
 	}
-	if p.types = o.types; p.types == "" {
-		p.Cache.Key, p.Cache.Value = memory.SlotTypes(p.Model)
-	} else if p.Cache.Key, p.Cache.Value, err = worker.GGUFTypes(o.types); err != nil {
-		return nil, nil, usageError{err}
+	if p.types = o.types; p.types != "" {
+		var t weights.SlotTypes
+		if t.Key, t.Value, err = worker.GGUFTypes(o.types); err != nil {
+			return nil, nil, usageError{err}
+		}
+		p.Cache.Types = weights.SameSlotTypes(t, p.Model.Layers)
 	}
 	if p.Cache.Pinned = 1; o.model == "" {
 		p.Cache.Policy = builtinPolicy
@@ -253,6 +255,9 @@ func (p *plan) print(w io.Writer) {
 		}
 		if a.Budget != nil {
 			parts = append(parts, "budgets by head")
+		}
+		if a.SlotTypes != nil && p.types == "" {
+			parts = append(parts, "slots of "+worker.FormatTypes(a.SlotTypes))
 		}
 		s.line("LESS", "of an adapter: %s", strings.Join(parts, ", "))
 	}
@@ -354,7 +359,7 @@ A smaller budget saves memory, at a price: lesskv verify says which.
 		add("-b "+quote(b.text), "LESSKV_BUDGET="+quote(b.text), "Budget: "+b.option())
 	}
 	if p.types != "" {
-		add("--type "+p.types, "LESSKV_TYPE="+p.types, fmt.Sprintf("Keys: lesskv.%s, Values: lesskv.%s", slotOptions[p.Cache.Key], slotOptions[p.Cache.Value]))
+		add("--type "+p.types, "LESSKV_TYPE="+p.types, fmt.Sprintf("Keys: lesskv.%s, Values: lesskv.%s", slotOptions[p.Cache.Types[0].Key], slotOptions[p.Cache.Types[0].Value]))
 	}
 	switch p.adapter {
 	case "":

@@ -92,11 +92,10 @@ func inputs(model string, texts []document, outputs []output) []string {
 	return all
 }
 
-// slotsOf returns the slots of a KV head in windows of c.Context tokens, whose slots are of the default type. Of the default budget it is
-// half a window at most, so that something is evicted.
+// slotsOf returns the slots of a KV head in windows of c.Context tokens. Of the default budget it is half a window at most, so that something is
+// evicted.
 func slotsOf(b budget, c memory.Cache, m *weights.Model) (int, error) {
 	c.Budget = b.Budget
-	c.Key, c.Value = memory.SlotTypes(m)
 	n, err := memory.Slots(m, c)
 	switch {
 	case err != nil:

@@ -119,6 +119,7 @@ func (o *trainOptions) run(cmd *cobra.Command) (err error) {
 		case policy != o.Policy:
 			return usageError{fmt.Errorf("--policy %s: the allocation in %s was found for %s: want that", o.Policy, o.spread, policy)}
 		}
+		o.SlotTypes = a.SlotTypes
 		if o.Allocation = a.Budget; a.Budget == nil {
 			return usageError{fmt.Errorf("--adapter %s: that one has no budgets by head: lesskv tune makes one", o.spread)}
 		}
@@ -242,7 +243,7 @@ func parseLayers(text string, n int) (layers []int, err error) {
 
 // slots fills in the budgets, as slots of a KV head.
 func (o *trainOptions) slots(found int) (err error) {
-	c := memory.Cache{Context: o.context, Policy: o.Policy, Pinned: max(0, o.Pinned)}
+	c := memory.Cache{Context: o.context, Policy: o.Policy, Pinned: max(0, o.Pinned), Types: o.SlotTypes}
 	for _, b := range o.budgets {
 		if b.InBytes() && c.Adapter == nil { // which are to pay for phi and psi
 			if c.Adapter, err = o.Sized(); err != nil {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"text/tabwriter"
 	"time"
 
@@ -41,7 +42,7 @@ type tuneOptions struct {
 	plot     string
 	quiet    bool
 
-	defaultTypes string // of the model's slots
+	slots []weights.SlotTypes // of each layer, as types has them
 }
 
 func newTune() *cobra.Command {
@@ -80,7 +81,7 @@ until the adapter is written: after Ctrl-C the same command goes on.`,
 	addAdapter(f, &o.Adapter, ", or none: its phi and psi are used in the measurements and written to the output")
 	addBudget(f, &o.budget, windowContext+" (default: what phi and psi of -w were trained for, without them what run would take, but half a window at most)")
 	addPolicy(f, &o.Policy, "peak", "")
-	addType(f, &o.types, defaultType)
+	addLayerTypes(f, &o.types, defaultType)
 	addUbatch(f, &o.Ubatch, 32, smallUbatch)
 	addContext(f, &o.context, 2048, ": that of a window, 0 for the model's")
 	addNumber(f, &o.windows, "windows", "", 2, 1, most, "windows of text to tune on; one more is for validation")
@@ -109,12 +110,6 @@ func (o *tuneOptions) parse(m *weights.Model) (err error) {
 	if o.context == 0 {
 		o.context = m.Context
 	}
-	if o.defaultTypes = worker.DefaultSlots(m); o.types == "" {
-		o.types = o.defaultTypes
-	}
-	if o.TypeK, o.TypeV, err = worker.SlotTypes(o.types); err != nil {
-		return err
-	}
 	t := &o.training.Options
 	t.Model, t.Threads, t.Seed = m, o.Threads, 1
 	if free, ok := limits.Memory(); ok {
@@ -128,6 +123,19 @@ func (o *tuneOptions) parse(m *weights.Model) (err error) {
 	}
 	fillOutputs(o.Model, &o.output, &o.plot)
 	return nil
+}
+
+// setTypes sets the types of the slots: as they were given, else an adapter's, else the model's default. The adapter has none then: the output gets
+// those that it was tuned for, unless they are the default.
+func (o *tuneOptions) setTypes(m *weights.Model, a *weights.Adapter) (err error) {
+	if o.types == "" {
+		o.types = worker.DefaultSlots(m, a)
+	}
+	a.SlotTypes = nil
+	if o.TypeK, o.TypeV, err = worker.SlotTypes(o.types); err == nil {
+		o.slots, err = worker.LayerTypes(o.TypeK, o.TypeV, m.Layers)
+	}
+	return err
 }
 
 func (o *tuneOptions) run(cmd *cobra.Command) error {
@@ -176,8 +184,11 @@ func (o *tuneOptions) run(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
+	if err := o.setTypes(model, adapter); err != nil {
+		return usageError{err}
+	}
 	if o.Budget = o.budget.Budget; o.Budget == (worker.Budget{}) {
-		c := memory.Cache{Context: o.context, Policy: o.Policy, Pinned: 1}
+		c := memory.Cache{Context: o.context, Policy: o.Policy, Pinned: 1, Types: o.slots}
 		if o.Adapter != "" {
 			c.Adapter = adapter
 		}
@@ -217,6 +228,9 @@ func (o *tuneOptions) run(cmd *cobra.Command) error {
 		adapter = t.Adapter
 	} else {
 		err = r.Give(adapter, o.Policy)
+	}
+	if adapter != nil && !slices.Equal(o.slots, memory.SlotTypes(model, nil)) {
+		adapter.SlotTypes = o.slots
 	}
 	if err == nil {
 		err = errors.Join(o.table(cmd.OutOrStdout(), t, adapter), adapter.Write(o.output)) // the table first: what follows may fail
@@ -353,9 +367,6 @@ func (o *tuneOptions) runLine(a *weights.Adapter, budget int) string {
 	}
 	if a.Bytes() == 0 {
 		line += fmt.Sprintf(" -b %d", budget)
-	}
-	if o.types != o.defaultTypes {
-		line += " --type " + o.types
 	}
 	return line
 }

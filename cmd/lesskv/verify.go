@@ -226,12 +226,10 @@ func (o *verifyOptions) resolve(cmd *cobra.Command) (err error) {
 			o.Adapters = []string{path}
 		}
 	}
-	if len(o.Bytes) == 0 && o.SlotType == "" {
-		m, err := weights.ReadModel(o.Model)
-		if err != nil {
+	if o.types == nil {
+		if err := o.defaultTypes(); err != nil {
 			return err
 		}
-		o.SlotType = worker.DefaultSlots(m)
 	}
 	if o.prompts != "" {
 		if o.Prompts, err = readPrompts(o.prompts); err != nil {
@@ -256,6 +254,27 @@ func (o *verifyOptions) resolve(cmd *cobra.Command) (err error) {
 		text.Write(data)
 	}
 	o.Text = text.String()
+	return nil
+}
+
+// defaultTypes fills in the types of the slots where none are given: those of the first adapter that has some, else the runtime's; with --bytes
+// those of each adapter too.
+func (o *verifyOptions) defaultTypes() error {
+	var types []string
+	for _, path := range o.Adapters {
+		if a, err := weights.Read(path); err == nil && a.SlotTypes != nil { // an error is verify's to say
+			types = append(types, worker.FormatTypes(a.SlotTypes))
+		}
+	}
+	if len(o.Bytes) > 0 {
+		o.SlotTypes = append(verify.CandidateTypes(), types...)
+		return nil
+	}
+	m, err := weights.ReadModel(o.Model)
+	if err != nil {
+		return err
+	}
+	o.SlotType = append(types, worker.DefaultSlots(m, nil))[0]
 	return nil
 }
 

@@ -114,15 +114,9 @@ func (b *bench) load() error {
 	if b.model, err = weights.ReadModel(b.path); err != nil {
 		return err
 	}
-	if o.SlotType == "" && o.OnDevice {
-		o.SlotType = "f16"
-	}
-	if o.SlotType == "" {
-		o.SlotType = worker.DefaultSlots(b.model)
-	}
+	var a *weights.Adapter
 	if b.adapter = o.Adapter; b.adapter != "" {
-		a, err := weights.Read(b.adapter)
-		if err != nil {
+		if a, err = weights.Read(b.adapter); err != nil {
 			return err
 		}
 		o.Rank, o.Hidden = a.Largest()
@@ -132,6 +126,12 @@ func (b *bench) load() error {
 	}
 	if o.Policy == "" {
 		o.Policy = "peak"
+	}
+	if o.SlotType == "" && o.OnDevice {
+		o.SlotType = "f16"
+	}
+	if o.SlotType == "" {
+		o.SlotType = worker.DefaultSlots(b.model, a)
 	}
 	if b.adapter == "" {
 		if err := b.affordsKernels(); err != nil {
@@ -171,8 +171,7 @@ func (b *bench) slots(context int) (int, error) {
 
 // cache returns what a LESS cache of one sequence takes.
 func (b *bench) cache(context int, budget worker.Budget, slots string, a *weights.Adapter) (memory.Bytes, error) {
-	c := memory.Cache{Context: context, Budget: budget, Policy: b.o.Policy, Pinned: 1, Adapter: a}
-	c.Key, c.Value, _ = worker.GGUFTypes(slots) // checked with the options
+	c := memory.Cache{Context: context, Budget: budget, Policy: b.o.Policy, Pinned: 1, Adapter: a, Types: b.types(slots)}
 	bytes, err := memory.Less(b.model, c)
 	if err != nil {
 		return bytes, fmt.Errorf("bench: %w: %w", err, ErrOption)
@@ -249,12 +248,19 @@ func (b *bench) methodSlots(m Method) int {
 	return b.budget * b.slotBytes(b.o.SlotType) / max(1, b.slotBytes(m.Slots)) // 0: heads don't fill the type's blocks, which fits refuses
 }
 
+// types are those of each layer's slots, of a text that the options or an adapter have.
+func (b *bench) types(kind string) []weights.SlotTypes {
+	k, v, _ := worker.SlotTypes(kind) // checked with the options
+	types, _ := worker.LayerTypes(k, v, b.model.Layers)
+	return types
+}
+
 // slotBytes is what one slot of each KV head that has a budget takes.
 func (b *bench) slotBytes(kind string) (n int) {
-	key, value, _ := worker.GGUFTypes(kind) // checked with the options
+	types := b.types(kind)
 	for i := range b.model.Layers {
 		if s := b.model.Layer(i); b.model.HasBudget(i) {
-			bytes, _ := memory.SlotBytes(s, key, value)
+			bytes, _ := memory.SlotBytes(s, types[i])
 			n += s.HeadsKV * int(bytes)
 		}
 	}

@@ -168,7 +168,7 @@ func (o *Options) fill() error {
 	if o.Progress == nil {
 		o.Progress = func(float64, float64, string) {}
 	}
-	if _, _, err := worker.SlotTypes(o.SlotType); err != nil && o.SlotType != "" {
+	if _, _, err := worker.GGUFTypes(o.SlotType); err != nil && o.SlotType != "" {
 		return fmt.Errorf("bench: %w: %w", err, ErrOption)
 	}
 	if err := o.Budget.Check(); err != nil {

@@ -1,12 +1,17 @@
 package reference
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/lesskv/lesskv/weights/gguf"
+)
 
 // LESS is the attention of a model with a LESS cache in every layer.
 type LESS struct {
 	Layer   Layer      // of every layer, but for the kernels
 	Kernels []*Kernels // by layer; nil: none
 	Budgets [][]Budget // by layer, of each KV head; nil: all have the layer's
+	Types   []Types    // of the slots, by layer; nil: the layer's
 	Ubatch  int        // T; the last micro-batch of a sequence may be shorter
 
 	// Kept returns the positions that each KV head of another implementation held after micro-batch i of a layer, for
@@ -15,6 +20,9 @@ type LESS struct {
 	// Followed, if not nil, is added the number of pairs that were kept because the other side had kept them.
 	Followed *int
 }
+
+// Types are those of a layer's slots.
+type Types struct{ Key, Value gguf.Type }
 
 // Exact is plain causal attention over n tokens at most: a cache that never evicts.
 func Exact(layer Layer, n int) Attention {
@@ -31,6 +39,9 @@ func (l LESS) Attention() Attention {
 		}
 		if l.Budgets != nil {
 			g.Budgets = l.Budgets[layer]
+		}
+		if l.Types != nil {
+			g.KeyType, g.ValueType = l.Types[layer].Key, l.Types[layer].Value
 		}
 		cache, err := NewCache(g)
 		if err != nil {

@@ -73,7 +73,7 @@ func (c *cost) run() error {
 	}
 	window := [][]int32{c.tokens(model.Vocab)}
 	o := tune.Options{Model: file, Worker: path, Windows: window, Valid: window, Budget: worker.Budget{Tokens: c.budget}, Threads: c.threads}
-	if o.TypeK, o.TypeV, err = worker.SlotTypes(worker.DefaultSlots(model)); err != nil {
+	if o.TypeK, o.TypeV, err = worker.SlotTypes(worker.DefaultSlots(model, nil)); err != nil {
 		return err
 	}
 

@@ -250,7 +250,12 @@ func (g *group) trusted(read map[*run][]*distance.Points) []Check {
 			c.Found, c.OK = row.KL.Value, row.KL.Value <= nothingEvictedKL && row.KL.Value >= -nothingEvictedKL
 		case row.Method == Reference:
 			l := row.run.config.LESS
-			bound := max(referenceKL[l.TypeK], referenceKL[l.TypeV])
+			bound := 0.0
+			for name, kl := range referenceKL { // those that a layer has
+				if strings.Contains(l.TypeK+","+l.TypeV, name) {
+					bound = max(bound, kl)
+				}
+			}
 			c.Requirement = fmt.Sprintf("reference: the reference loops agree with the kernels, %s %d, mean difference of KL <= %g (%s)", row.Policy, row.Budget, bound, at)
 			fast, reference := read[row.fast], read[row.run]
 			if len(fast) == 0 || len(reference) == 0 {

@@ -8,7 +8,6 @@ import (
 	"slices"
 
 	"github.com/lesskv/lesskv/integration/worker"
-	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/gguf"
 	"github.com/lesskv/lesskv/weights/memory"
 )
@@ -101,14 +100,14 @@ func (v *verifier) fit(ctx context.Context, context int) ([]candidate, error) {
 
 // holds reports whether the model's heads fill the blocks of keys and values of a type, and notes it where they don't.
 func (v *verifier) holds(types string) bool {
-	k, value, _ := worker.SlotTypes(types)
-	if v.model.Max(func(s weights.Shape) int {
-		return max(s.KeyLength%cacheTypes[k].block, s.ValueLength%cacheTypes[value].block)
-	}) == 0 {
-		return true
+	for i, t := range v.types(types) {
+		s := v.model.Layer(i)
+		if _, err := memory.SlotBytes(s, t); err != nil && s.HeadsKV > 0 {
+			v.note("%s: heads of %d and %d do not fill its blocks", types, s.KeyLength, s.ValueLength)
+			return false
+		}
 	}
-	v.note("%s: heads of %d and %d do not fill its blocks", types, v.model.KeyLength, v.model.ValueLength)
-	return false
+	return true
 }
 
 // fillBytes plans a row for each candidate.

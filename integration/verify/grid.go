@@ -9,6 +9,7 @@ import (
 	"github.com/lesskv/lesskv/cgo/kernels"
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/weights"
+	"github.com/lesskv/lesskv/weights/gguf"
 	"github.com/lesskv/lesskv/weights/memory"
 )
 
@@ -254,8 +255,7 @@ func reference(r run) run {
 
 // slots returns the slots of a KV head at a context, on average. A budget in bytes pays for the phi and psi of the first adapter.
 func (v *verifier) slots(b Budget, context int) (int, error) {
-	c := memory.Cache{Context: context, Budget: b, Pinned: 1}
-	c.Key, c.Value, _ = worker.GGUFTypes(v.plan.SlotType)
+	c := memory.Cache{Context: context, Budget: b, Pinned: 1, Types: v.types(v.plan.SlotType)}
 	if len(v.adapters) > 0 {
 		c.Adapter = v.adapters[0].Adapter
 	}
@@ -269,13 +269,21 @@ func (v *verifier) slots(b Budget, context int) (int, error) {
 	return n, nil
 }
 
+// types are those of each layer's slots, as the plan has them.
+func (v *verifier) types(text string) []weights.SlotTypes {
+	k, value, _ := worker.SlotTypes(text) // checked with the plan
+	all, _ := worker.LayerTypes(k, value, v.model.Layers)
+	return all
+}
+
 // slotBytes is one slot of every layer and KV head together.
 func (v *verifier) slotBytes(types string) int64 {
-	keys, values, _ := worker.SlotTypes(types)
+	each := v.types(types)
+	bits := func(t gguf.Type) float64 { return cacheTypes[strings.ToLower(t.String())].bits }
 	var all int64
 	for _, layer := range v.budgeted {
 		s := v.model.Layer(layer)
-		bytes := cacheTypes[keys].bits/8*float64(s.KeyLength) + cacheTypes[values].bits/8*float64(s.ValueLength)
+		bytes := bits(each[layer].Key)/8*float64(s.KeyLength) + bits(each[layer].Value)/8*float64(s.ValueLength)
 		all += int64(s.HeadsKV) * int64(bytes+8)
 	}
 	return all

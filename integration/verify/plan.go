@@ -77,7 +77,7 @@ type Plan struct {
 	Ubatches []int    // tokens of a micro-batch; 32. Generations, recall tasks and most pictures are of the first
 	Policies []string // all
 	Methods  []string // all
-	SlotType string   // of sparse caches' keys and values, or one for each, "q4_0,q8_0"; f16
+	SlotType string   // of sparse caches' keys and values, as worker.SlotTypes reads it; f16
 
 	Bytes     []Budget // instead of budgets and methods: what is best under so many bytes, of the policies with and without each adapter
 	SlotTypes []string // and of slots of these types; CandidateTypes

@@ -96,6 +96,11 @@ func begin(ctx context.Context, p Plan) (_ *verifier, err error) {
 	if err := v.plan.fill(v.model.Context); err != nil {
 		return nil, err
 	}
+	for _, t := range append([]string{v.plan.SlotType}, v.plan.SlotTypes...) {
+		if v.types(t) == nil {
+			return nil, fmt.Errorf("verify: slots of type %q: the model has %d layers, counted from 0: %w", t, v.model.Layers, ErrPlan)
+		}
+	}
 	if v.plan.SlotType != "f16" {
 		v.note("sparse caches and LESS keep their slots in %s", v.plan.SlotType)
 	}

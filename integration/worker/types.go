@@ -17,7 +17,7 @@ import (
 var slotTypes = map[string]gguf.Type{"f16": gguf.F16, "f32": gguf.F32, "q8_0": gguf.Q8_0, "q4_0": gguf.Q4_0}
 
 // SlotTypes reads the types of keys and values as TypeK and TypeV: "f16" of both, or "q4_0,q8_0" of one each. Layers that have others
-// follow: "q8_0,0.k=q4_0,5.v=q4_0,7=f16" is q8_0, but for the keys of layer 0, the values of layer 5, and both of layer 7.
+// follow: "q8_0,0.k=q4_0,5.v=q4_0,7-9=f16" is q8_0, but for the keys of layer 0, the values of layer 5, and both of layers 7 to 9.
 func SlotTypes(s string) (k, v string, err error) {
 	parts := strings.Split(s, ",")
 	n := slices.IndexFunc(parts, func(p string) bool { return strings.Contains(p, "=") })
@@ -25,7 +25,7 @@ func SlotTypes(s string) (k, v string, err error) {
 		n = len(parts)
 	}
 	fail := func() (string, string, error) {
-		return "", "", fmt.Errorf("slots of type %q: want f16, f32, q8_0 or q4_0, or one for keys and one for values (q4_0,q8_0); for layers with others N=TYPE, N.k=TYPE or N.v=TYPE behind that", s)
+		return "", "", fmt.Errorf("slots of type %q: want f16, f32, q8_0 or q4_0, or one for keys and one for values (q4_0,q8_0); behind that layers with others, as 0.k=q4_0,5.v=q4_0,7-9=f16", s)
 	}
 	known := func(t string) bool { _, ok := slotTypes[t]; return ok }
 	if n < 1 || n > 2 || !known(parts[0]) || !known(parts[n-1]) {
@@ -33,17 +33,26 @@ func SlotTypes(s string) (k, v string, err error) {
 	}
 	k, v = parts[0], parts[n-1]
 	for _, p := range parts[n:] {
-		layer, t, _ := strings.Cut(p, "=")
-		layer, onlyK := strings.CutSuffix(layer, ".k")
-		layer, onlyV := strings.CutSuffix(layer, ".v")
-		if i, err := strconv.Atoi(layer); err != nil || i < 0 || layer != strconv.Itoa(i) || !known(t) {
+		layers, t, _ := strings.Cut(p, "=")
+		layers, onlyK := strings.CutSuffix(layers, ".k")
+		layers, onlyV := strings.CutSuffix(layers, ".v")
+		first, last, both := strings.Cut(layers, "-")
+		if !both {
+			last = first
+		}
+		from, err1 := strconv.ParseUint(first, 10, 16)
+		to, err2 := strconv.ParseUint(last, 10, 16)
+		if err1 != nil || err2 != nil || from > to || onlyK && onlyV || !known(t) {
 			return fail()
 		}
-		if !onlyV {
-			k += "," + layer + "=" + t
-		}
-		if !onlyK {
-			v += "," + layer + "=" + t
+		for layer := from; layer <= to; layer++ {
+			other := fmt.Sprintf(",%d=%s", layer, t)
+			if !onlyV {
+				k += other
+			}
+			if !onlyK {
+				v += other
+			}
 		}
 	}
 	return k, v, nil

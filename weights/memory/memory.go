@@ -149,7 +149,7 @@ func SlotBytes(s weights.Shape, t weights.SlotTypes) (uint64, error) {
 // SlotTypes returns the types of each layer's slots where none are given: an adapter's, without those Q8_0, or F16 where heads do not fill
 // its blocks.
 func SlotTypes(m *weights.Model, a *weights.Adapter) []weights.SlotTypes {
-	if a != nil && a.SlotTypes != nil {
+	if a != nil && len(a.SlotTypes) == m.Layers { // of another model's there is no use
 		return a.SlotTypes
 	}
 	t := weights.SlotTypes{Key: gguf.Q8_0, Value: gguf.Q8_0}

@@ -92,7 +92,7 @@ func f16(m *weights.Model) []weights.SlotTypes {
 func TestTypesByLayer(t *testing.T) {
 	m, err := weights.ReadModel("../../integration/testdata/gopher-5m.gguf")
 	require.NoError(t, err)
-	a := weights.New(m, 1, 1, weights.Trained{Policy: "peak", Ubatch: 32, Context: 2048})
+	a := weights.New(m, weights.Trained{Policy: "peak", Ubatch: 32, Context: 2048})
 	a.SlotTypes = SlotTypes(m, nil)
 	a.SlotTypes[0].Key, a.SlotTypes[5].Value = gguf.Q4_0, gguf.Q4_0
 	c := Cache{Context: 2048, Budget: Budget{Tokens: 64}, Pinned: 1, Adapter: a}

@@ -43,11 +43,12 @@ type Options struct {
 	Budgets []int  // slots per KV head; several make one adapter that serves them all, the first is its own
 	// Allocation spreads each budget over layers and heads: a weight for each KV head of each layer, as an adapter has them; nil: equal.
 	Allocation []float32
-	Heavy      int // h of the first budget, others in proportion; the policy's own share
-	Pinned     int // -1: none; 1
-	Ubatch     int // tokens of a micro-batch; 32
-	Rank       int // R; DefaultRank
-	Hidden     int // R'; DefaultHidden
+	SlotTypes  []weights.SlotTypes // of each layer, which the adapter is to have; the training knows nothing of them. nil: none
+	Heavy      int                 // h of the first budget, others in proportion; the policy's own share
+	Pinned     int                 // -1: none; 1
+	Ubatch     int                 // tokens of a micro-batch; 32
+	Rank       int                 // R; DefaultRank
+	Hidden     int                 // R'; DefaultHidden
 
 	Context int     // tokens of a window; set by Windows
 	Layers  []int   // to be trained, ascending; all
@@ -296,7 +297,7 @@ func (o Options) Sized() (*weights.Adapter, error) {
 			k.Scale = weights.Matrix{Type: gguf.F32, Values: make([]float32, o.Model.Layer(layer).Heads)}
 		}
 	}
-	a.Budget = o.Allocation
+	a.Budget, a.SlotTypes = o.Allocation, o.SlotTypes
 	return a, a.Convert(o.Type)
 }
 
@@ -343,6 +344,6 @@ func (o *Options) adapter() *weights.Adapter {
 	a := weights.New(o.Model, weights.Trained{
 		Policy: o.Policy, Heavy: h, Recent: o.Budgets[0] - h, Ubatch: o.Ubatch, Context: o.Context,
 	})
-	a.Budget = o.Allocation
+	a.Budget, a.SlotTypes = o.Allocation, o.SlotTypes
 	return a
 }
