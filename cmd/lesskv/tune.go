@@ -355,7 +355,7 @@ Of a head: what limiting it alone costs; %s
 %s: %s
 To run it with the budget that it was tuned for:
   %s
-`, r.Budget, float64(r.Bytes)/1024, o.types, t.Without.Equal, t.Without.EqualValid, without(t), r.Tuned, r.TunedValid, share, o.output, holds, o.runLine(a, r.Budget))
+`, r.Slots(), float64(r.Bytes)/1024, o.types, t.Without.Equal, t.Without.EqualValid, without(t), r.Tuned, r.TunedValid, share, o.output, holds, o.runLine(a, r.Slots()))
 	return err
 }
 

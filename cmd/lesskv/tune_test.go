@@ -90,11 +90,11 @@ func TestTuneRunLine(t *testing.T) {
 	dir := unpacked(t, map[string]string{testdata.Peak102: "trained.gguf"})
 	trained, err := weights.Read(filepath.Join(dir, "trained.gguf"))
 	require.NoError(t, err)
-	o := tuneOptions{Options: tune.Options{Model: "my model.gguf"}, output: "my model.lesskv.gguf", types: "q8_0", defaultTypes: "q8_0"}
+	o := tuneOptions{Options: tune.Options{Model: "my model.gguf"}, output: "my model.lesskv.gguf"}
 	assert.Equal(t, "lesskv run -m 'my model.gguf' -b 215", o.runLine(&weights.Adapter{}, 215))
 	assert.Equal(t, "lesskv run -m 'my model.gguf'", o.runLine(trained, 215))
-	o.output, o.types = "tuned.gguf", "q4_0"
-	assert.Equal(t, "lesskv run -m 'my model.gguf' -w tuned.gguf -b 215 --type q4_0", o.runLine(&weights.Adapter{}, 215))
+	o.output = "tuned.gguf"
+	assert.Equal(t, "lesskv run -m 'my model.gguf' -w tuned.gguf -b 215", o.runLine(&weights.Adapter{}, 215))
 }
 
 // With --train the table says which layers have phi and psi, and why others have none.

@@ -225,7 +225,7 @@ func (m *measurer) training(path string, on corpus) (*tune.Training, error) {
 const trainTokens = 200_000
 
 func (m *measurer) allocation(r *tune.Result, types, name string) *allocation {
-	m.say("%s: %d slots a head, KL %.4f on what it was tuned on (equal %.4f), %.4f on what it was not (equal %.4f)", filepath.Base(name), r.Budget, r.Tuned, r.Equal, r.TunedValid, r.EqualValid)
+	m.say("%s: %d slots a head, KL %.4f on what it was tuned on (equal %.4f), %.4f on what it was not (equal %.4f)", filepath.Base(name), r.Slots(), r.Tuned, r.Equal, r.TunedValid, r.EqualValid)
 	return &allocation{result: r, types: types, path: name + ".lesskv.gguf"}
 }
 

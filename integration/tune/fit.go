@@ -271,7 +271,11 @@ func (f *fitter) predict(ctx context.Context, left map[int]float64) (*prediction
 	} else if err != nil {
 		return nil, err
 	}
-	slots, err := (&meter{context: f.context}).greedy(ctx, &r)
+	m := &meter{context: f.context}
+	if m.slot, err = f.slotSizes(); err != nil {
+		return nil, err
+	}
+	slots, err := m.greedy(ctx, &r)
 	if err != nil {
 		return nil, err
 	}
@@ -335,7 +339,11 @@ func (f *fitter) choose(ctx context.Context, layers []Fitted) (*prediction, erro
 		n := float64(h.Slots) * float64(best.Heads[j].Slots) / float64(none.Heads[j].Slots)
 		slots = append(slots, min(f.context, int(math.Round(n))))
 	}
-	w, exact, err := (&meter{context: f.context, budget: best.Budget}).allocation(slots)
+	m := &meter{context: f.context, budget: best.Budget}
+	if m.slot, err = f.slotSizes(); err != nil {
+		return nil, err
+	}
+	w, exact, err := m.allocation(slots)
 	if err != nil {
 		return nil, err
 	}
@@ -345,7 +353,19 @@ func (f *fitter) choose(ctx context.Context, layers []Fitted) (*prediction, erro
 	return best, nil
 }
 
-// budget returns the slots of a head, on average, that there are beside phi and psi of some layers. It fails with memory.ErrBudget.
+// slotSizes returns what a slot of each head takes, where they differ; else nil.
+func (f *fitter) slotSizes() ([]float64, error) {
+	c, err := f.cache(nil)
+	if err != nil {
+		return nil, err
+	}
+	return slotSizes(f.plain.Heads, func(h Head) float64 {
+		bytes, _ := memory.SlotBytes(f.t.Model.Layer(h.Layer), c.Types[h.Layer]) // they were measured
+		return float64(bytes)
+	}), nil
+}
+
+// budget returns the slots of a head that there are beside phi and psi of some layers, where all have as many. It fails with memory.ErrBudget.
 func (f *fitter) budget(layers []int) (int, error) {
 	if len(layers) == 0 {
 		return f.plain.Budget, nil
@@ -361,7 +381,7 @@ func (f *fitter) budget(layers []int) (int, error) {
 // cache describes one with phi and psi of some layers, as large as those that are trained.
 func (f *fitter) cache(layers []int) (memory.Cache, error) {
 	t := f.t.Options
-	t.Layers, t.Allocation = layers, f.plain.Weights(f.t.Model)
+	t.Layers = layers
 	a, err := t.Sized()
 	if err != nil {
 		return memory.Cache{}, err
@@ -446,11 +466,11 @@ func (f *fitter) fitted(x *fit) (all []Fitted, err error) {
 
 // Give puts the allocation into an adapter, for a policy, with the budget that it is for.
 func (r *Result) Give(a *weights.Adapter, policy string) error {
-	heavy, err := kernels.PolicyHeavy(policy, r.Budget)
+	heavy, err := kernels.PolicyHeavy(policy, r.Slots())
 	if err != nil {
 		return err
 	}
-	a.Trained.Policy, a.Trained.Heavy, a.Trained.Recent = policy, heavy, r.Budget-heavy
+	a.Trained.Policy, a.Trained.Heavy, a.Trained.Recent = policy, heavy, r.Slots()-heavy
 	a.Budget = r.Weights(&weights.Model{Geometry: a.Geometry})
 	return nil
 }

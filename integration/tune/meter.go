@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 
 	"golang.org/x/sync/errgroup"
 
@@ -26,6 +27,7 @@ type meter struct {
 	chunk   int   // tokens that are compared at a time
 	taken   int64 // bytes of one sequence with that budget
 	heads   []worker.HeadInfo
+	slot    []float64 // bytes of a slot of each of these, where they differ and the budget is in bytes; else nil
 	full    *worker.Worker
 	others  []*worker.Worker
 	sums    [3]string // of the model, the worker and the adapter
@@ -99,10 +101,39 @@ func (m *meter) ask() error {
 		return err
 	}
 	m.budget, m.taken = info.Budget, info.CacheBytes()
+	layers, err := w.Layers(0)
+	if err != nil {
+		return err
+	}
+	if m.o.Budget.InBytes() {
+		m.slot = slotSizes(m.heads, func(h worker.HeadInfo) float64 {
+			i := slices.IndexFunc(layers, func(l worker.LayerInfo) bool { return l.Layer == h.Layer })
+			n := 0 // slots of the layer
+			for _, x := range m.heads {
+				if x.Layer == h.Layer {
+					n += m.budget
+				}
+			}
+			return float64(layers[i].SlotBytes) / float64(n)
+		})
+	}
 	if err := evicts(m.budget, m.o.Ubatch, m.context); err != nil {
 		return err
 	}
 	return w.CloseModel()
+}
+
+// slotSizes returns what a slot of each head takes; nil where they are alike.
+func slotSizes[T any](heads []T, of func(T) float64) (all []float64) {
+	differ := false
+	for _, h := range heads {
+		all = append(all, of(h))
+		differ = differ || all[len(all)-1] != all[0]
+	}
+	if !differ {
+		return nil
+	}
+	return all
 }
 
 // first is the first position that counts: behind the first eviction of equal budgets, as in verify.

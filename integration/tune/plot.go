@@ -123,7 +123,7 @@ func Plot(r *Result, path string) error {
 		if err != nil {
 			return err
 		}
-		right, err := slots.heatmap(fmt.Sprintf("slots, %d on average", r.Budget), func(v float64) string { return strconv.Itoa(int(v)) })
+		right, err := slots.heatmap(fmt.Sprintf("slots, %d on average", r.Slots()), func(v float64) string { return strconv.Itoa(int(v)) })
 		if err != nil {
 			return err
 		}

@@ -5,11 +5,13 @@ import (
 	"context"
 	"math"
 	"slices"
+	"sort"
 
 	"github.com/lesskv/lesskv/cgo/kernels"
 )
 
-// allocation is what an adapter with weights of these slots makes of the budget: the contract's arithmetic.
+// allocation is what an adapter with weights of these slots makes of the budget: the contract's arithmetic. Where slots differ in size it is
+// the largest budget whose slots take no more than the meter's, spread equally.
 func (m *meter) allocation(slots []int) (weights []float32, exact []int, err error) {
 	base := least(m.budget)
 	sum := 0.0
@@ -23,7 +25,26 @@ func (m *meter) allocation(slots []int) (weights []float32, exact []int, err err
 		}
 		weights = append(weights, float32(w))
 	}
-	exact, err = kernels.Allocate(weights, m.budget, base, m.context)
+	if exact, err = kernels.Allocate(weights, m.budget, base, m.context); err != nil || m.slot == nil {
+		return weights, exact, err
+	}
+	room := m.room(len(slots), m.budget)
+	fits := func(budget int) bool {
+		var all []int
+		if all, err = kernels.Allocate(weights, budget, least(budget), m.context); err != nil {
+			return false
+		}
+		taken := 0.0
+		for j, n := range all {
+			taken += float64(n) * m.size(j)
+		}
+		if taken > room {
+			return false
+		}
+		exact = all
+		return true
+	}
+	sort.Search(m.context, func(b int) bool { return !fits(b + 1) }) // the last that fits is exact
 	return weights, exact, err
 }
 
@@ -171,7 +192,7 @@ func (m *meter) round(ctx context.Context, parts [][]int, now candidate, trust f
 	for i, part := range parts {
 		count := func(slots []int) (n float64) {
 			for _, j := range part {
-				n += float64(slots[j])
+				n += float64(slots[j]) * m.size(j)
 			}
 			return n
 		}

@@ -37,7 +37,7 @@ type Options struct {
 	Adapter      string        // whose phi and psi every cache has; none
 	Policy       string        // "peak"
 	Ubatch       int           // tokens of a micro-batch; 32
-	TypeK, TypeV string        // of the slots; f16
+	TypeK, TypeV string        // of the slots, as worker.SlotTypes returns them; f16
 	Threads      int           // 1
 
 	Heads  Method  // how the heads of a layer are compared; "": measured where the model has at most 16 KV heads with a budget, else replayed
@@ -94,7 +94,7 @@ type Head struct {
 
 // A Result is an allocation and what it rests on. Distances are mean KL divergences from the full cache, in nats.
 type Result struct {
-	Budget int         // slots of a KV head on average
+	Budget int         // slots of a KV head, where all have as many; Slots says what the allocation has on average
 	Bytes  int64       // of one sequence with them, phi and psi included
 	First  int         // first position that counts
 	Levels []int       // slots to which parts were limited, the budget among them, or the one without phi and psi (Options.From)
@@ -109,6 +109,19 @@ type Result struct {
 	Replayed bool
 
 	EqualValid, TunedValid float64 // the two on the windows that were not tuned on; where equal budgets are better there, they stay
+}
+
+// Slots returns the slots of a KV head on average, of the allocation. It is the budget, but where slots of heads differ in size and the budget is in
+// bytes: the more slots are small, the more there are.
+func (r *Result) Slots() int {
+	if len(r.Heads) == 0 {
+		return r.Budget
+	}
+	sum := 0
+	for _, h := range r.Heads {
+		sum += h.Slots
+	}
+	return sum / len(r.Heads)
 }
 
 func (o *Options) fill() error {
@@ -418,22 +431,38 @@ func curve(levels []int, d []float64, context, n int) float64 {
 // least is what every head has, with one pinned position.
 func least(budget int) int { return kernels.HeadLeast(budget, 1) }
 
+// size is what a slot of a head takes: bytes where heads differ and the budget is in bytes, else 1.
+func (m *meter) size(j int) float64 {
+	if m.slot == nil {
+		return 1
+	}
+	return m.slot[j]
+}
+
+// room is what n heads' slots may take in all: as much as the budget spread equally.
+func (m *meter) room(n, budget int) (room float64) {
+	for j := range n {
+		room += float64(budget) * m.size(j)
+	}
+	return room
+}
+
 // greedy gives slots to the heads that gain most by them. So that a curve that falls late is not overlooked, it looks ahead by
-// steps of several sizes and takes what gains most for each slot.
+// steps of several sizes and takes what gains most for what it takes.
 func (m *meter) greedy(ctx context.Context, r *Result) (slots []int, err error) {
 	n := len(r.Heads)
 	slots = slices.Repeat([]int{least(r.Budget)}, n)
-	left := n * (r.Budget - least(r.Budget))
+	left := m.room(n, r.Budget-least(r.Budget))
 	type offer struct {
 		step int
-		gain float64 // for each slot of it
+		gain float64 // by what it takes
 	}
 	look := func(j int) (best offer) {
 		d := r.Heads[j].Distance
 		at := curve(r.Levels, d, m.context, slots[j])
-		for s := 1; s <= left && slots[j] < m.context; s *= 2 {
+		for s := 1; float64(s)*m.size(j) <= left && slots[j] < m.context; s *= 2 {
 			s := min(s, m.context-slots[j])
-			if g := (at - curve(r.Levels, d, m.context, slots[j]+s)) / float64(s); g > best.gain {
+			if g := (at - curve(r.Levels, d, m.context, slots[j]+s)) / (float64(s) * m.size(j)); g > best.gain {
 				best = offer{s, g}
 			}
 		}
@@ -456,10 +485,10 @@ func (m *meter) greedy(ctx context.Context, r *Result) (slots []int, err error) 
 		if offers[best].gain <= 0 { // nothing is gained anywhere
 			break
 		}
-		step := min(offers[best].step, left)
-		step = min(step, max(1, step/8)) // then it looks again
+		step := min(offers[best].step, int(left/m.size(best))) // none where no slot of it is left room for
+		step = min(step, max(1, step/8))                       // then it looks again
 		slots[best] += step
-		left -= step
+		left -= float64(step) * m.size(best)
 		offers[best] = look(best)
 	}
 	return slots, nil
