@@ -19,7 +19,9 @@ type Config struct {
 	// Pinned is how many first tokens of a sequence always stay; they count as heavy. 0 is the default, 1.
 	Pinned int
 
-	Keys, Values SlotType // how they are stored; zero: Q8, or F16 where the head size is no multiple of 32
+	// Keys and Values are how they are stored, in all layers; zero: as the adapter says, layer by layer, and if it does not, Q8, or F16 where
+	// the head size is no multiple of 32.
+	Keys, Values SlotType
 
 	// Adapter is the path of the adapter: phi and psi, budgets by head, or both. "" is the model's path with .lesskv.gguf for .gguf, if there
 	// is such a file; NoAdapter is none.
@@ -29,8 +31,8 @@ type Config struct {
 	ForceAdapter bool
 
 	// OnDevice puts the cache where the layers are (llama.SetGPULayers) and computes with it there, instead of in this machine's main memory.
-	// It takes memory of the devices, and saves a round trip for each layer and token (docs/devices.md). Slots are F16 unless Keys and Values
-	// say F32. What it does not cover is ErrConfig.
+	// It takes memory of the devices, and saves a round trip for each layer and token (docs/devices.md). Slots are F16 unless Keys and Values,
+	// or the adapter, say F32. What it does not cover is ErrConfig.
 	OnDevice bool
 
 	// Checkpoints is how many copies of the cache a model keeps, of the newest ends of prompts and answers; 1 is of the newest prompt's

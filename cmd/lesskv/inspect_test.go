@@ -18,6 +18,7 @@ import (
 	"github.com/lesskv/lesskv/patches/layout"
 	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/gguf"
+	"github.com/lesskv/lesskv/weights/memory"
 )
 
 // unpacked puts test files into a folder, under other names.
@@ -126,6 +127,8 @@ func TestInspectAllocation(t *testing.T) {
 	require.NoError(t, err)
 	a := weights.New(m, weights.Trained{Policy: "peak", Heavy: 50, Recent: 165, Ubatch: 32, Context: 1})
 	a.Budget = []float32{1, 1, 0, 0, 2, 2, 0, 0, 0, 4, 0, 0}
+	a.SlotTypes = memory.SlotTypes(m, nil)
+	a.SlotTypes[0].Key, a.SlotTypes[5].Value = gguf.Q4_0, gguf.Q4_0
 	a.Description = "made by \x1b[31mred\nlayer 3: validation error 0.412 of sparse only's"
 	file := filepath.Join(dir, "m.lesskv.gguf")
 	require.NoError(t, a.Write(file))
@@ -134,6 +137,7 @@ func TestInspectAllocation(t *testing.T) {
 	assert.Contains(t, out, "20.0 0.0 40.0 0.0 40.0 0.0")
 	assert.Contains(t, out, "none: what is evicted is lost")
 	assert.Contains(t, strings.Join(strings.Fields(out), " "), "tuned for policy peak, 215 slots a head, micro-batches of 32 tokens (run takes that policy by itself, that budget with -b 215)")
+	assert.Contains(t, out, "q8_0, 0.k=q4_0, 5.v=q4_0, where no types are given\n")
 	assert.Contains(t, out, "made by ?[31mred")
 	assert.Contains(t, out, "3: 0.412")
 	assert.NotContains(t, out, "\x1b")

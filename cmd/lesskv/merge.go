@@ -49,7 +49,7 @@ one adapter is enough for that.`,
 				}
 			}
 			replaced := equalFile
-			if merged.Budget != nil || merged.SlotTypes != nil {
+			if merged.Budget != nil {
 				replaced = adapterFile
 			}
 			if err := checkOutputs(args, output{"--output", out, replaced}); err != nil {

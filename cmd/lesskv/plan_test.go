@@ -19,6 +19,7 @@ import (
 	"github.com/lesskv/lesskv/integration/tinymodels"
 	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/gguf"
+	"github.com/lesskv/lesskv/weights/memory"
 )
 
 func TestPlan(t *testing.T) {
@@ -175,6 +176,24 @@ func TestPlanAllocation(t *testing.T) {
 		require.Equal(t, exitOK, status, stderr)
 		assert.Contains(t, out, want)
 	}
+	plain := func(args ...string) string {
+		status, out, stderr := command("", append([]string{"plan", "-m", filepath.Join(dir, "m.gguf"), "-c", "2k", "-b", "102"}, args...)...)
+		require.Equal(t, exitOK, status, stderr)
+		return out
+	}
+	alone.Budget, alone.SlotTypes = nil, memory.SlotTypes(m, nil)
+	alone.SlotTypes[0].Key, alone.SlotTypes[5].Value = gguf.F32, gguf.F32
+	file := filepath.Join(dir, "a.gguf")
+	require.NoError(t, alone.Write(file))
+	out := plain("-w", file)
+	assert.Contains(t, out, "of an adapter: slots of q8_0,0.k=f32,5.v=f32\n")
+	assert.Contains(t, out, "LESS 102     102   0.24 ", "bytes of each layer: 102 x 2 x (6 x 144 + 2 x 188)")
+	out = plain("-w", file, "--type", "q8_0")
+	assert.NotContains(t, out, "slots of")
+	assert.Contains(t, out, "LESS 102     102   0.17 ")
+	status, _, stderr := command("", "plan", "-m", filepath.Join(dir, "m.gguf"), "--type", "q8_0,0=f16")
+	assert.Equal(t, exitUsage, status)
+	assert.Contains(t, stderr, "want the same in all layers")
 }
 
 func TestPlanRefused(t *testing.T) {

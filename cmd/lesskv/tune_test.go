@@ -12,8 +12,11 @@ import (
 
 	"github.com/lesskv/lesskv/integration/testdata"
 	"github.com/lesskv/lesskv/integration/tune"
+	"github.com/lesskv/lesskv/integration/verify"
+	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/patches/progress"
 	"github.com/lesskv/lesskv/weights"
+	"github.com/lesskv/lesskv/weights/gguf"
 	"github.com/lesskv/lesskv/weights/memory"
 )
 
@@ -54,6 +57,72 @@ func TestTuneAdapter(t *testing.T) {
 	n, err := slotsOf(budget{}, memory.Cache{Context: 96, Pinned: 1, Adapter: a}, model)
 	require.NoError(t, err)
 	assert.Equal(t, 16, n)
+}
+
+// The output has the types of slots that it was tuned for, unless they are those that there are without it.
+func TestTuneTypes(t *testing.T) {
+	dir, _ := verifyFiles(t)
+	out, again := filepath.Join(dir, "new.gguf"), filepath.Join(dir, "again.gguf")
+	mixed := func(keys, values gguf.Type) []weights.SlotTypes {
+		all := weights.SameSlotTypes(weights.SlotTypes{Key: gguf.Q8_0, Value: gguf.Q8_0}, 6)
+		all[0].Key, all[5].Value = keys, values
+		return all
+	}
+	for _, c := range []struct {
+		args []string
+		file string
+		want []weights.SlotTypes
+	}{
+		{[]string{"--type=q8_0,0.k=q4_0,5.v=q4_0", "-b=30KiB"}, out, mixed(gguf.Q4_0, gguf.Q4_0)},
+		{[]string{"-w", out}, again, mixed(gguf.Q4_0, gguf.Q4_0)},
+		{[]string{"-w", out, "--type=q8_0"}, again, nil},
+	} {
+		status, stdout, stderr := command("", append(append(tuneQuickly(dir), c.args...), "-o", c.file, "--plot=none")...)
+		require.Equal(t, exitOK, status, stderr)
+		assert.NotContains(t, stdout, "--type")
+		a, err := weights.Read(c.file)
+		require.NoError(t, err)
+		assert.Equal(t, c.want, a.SlotTypes, c.args)
+	}
+	status, _, stderr := command("", append(tuneQuickly(dir), "--type=q8_0,6=q4_0", "-o", out)...)
+	assert.Equal(t, exitUsage, status)
+	assert.Contains(t, stderr, "layer 6: the model has 6")
+}
+
+// merge writes types of slots into what it makes, also of one adapter.
+func TestMergeTypes(t *testing.T) {
+	dir := unpacked(t, map[string]string{testdata.Peak102: "a.gguf"})
+	in, out, again := filepath.Join(dir, "a.gguf"), filepath.Join(dir, "o.gguf"), filepath.Join(dir, "again.gguf")
+	status, _, stderr := command("", "merge", "-o", out, "--type", "q8_0,0.k=q4_0,1-2.v=f16", in)
+	require.Equal(t, exitOK, status, stderr)
+	a, err := weights.Read(out)
+	require.NoError(t, err)
+	assert.Equal(t, "q8_0,0.k=q4_0,1.v=f16,2.v=f16", worker.FormatTypes(a.SlotTypes))
+	was, err := weights.Read(in)
+	require.NoError(t, err)
+	assert.Equal(t, was.Kernels, a.Kernels)
+	status, _, stderr = command("", "merge", "-o", again, out)
+	require.Equal(t, exitOK, status, stderr)
+	b, err := weights.Read(again)
+	require.NoError(t, err)
+	assert.Equal(t, a.SlotTypes, b.SlotTypes)
+	status, _, stderr = command("", "merge", "-o", again, "--type", "q8_0,9=f16", in)
+	assert.Equal(t, exitUsage, status)
+	assert.Contains(t, stderr, "layer 9: the model has 6")
+
+	v := verifyOptions{}
+	v.Model, v.Adapters = filepath.Join(dir, "none.gguf"), []string{in, out}
+	v.Bytes = []verify.Budget{{Bytes: 1}}
+	require.NoError(t, v.defaultTypes())
+	assert.Equal(t, append(verify.CandidateTypes(), "q8_0,0.k=q4_0,1.v=f16,2.v=f16"), v.SlotTypes, "verify tries those of the adapters too")
+	v.Bytes = nil
+	v.Model, err = testdata.PathIn(dir, testdata.Model)
+	require.NoError(t, err)
+	require.NoError(t, v.defaultTypes())
+	assert.Equal(t, "q8_0,0.k=q4_0,1.v=f16,2.v=f16", v.SlotType)
+	v.Adapters = v.Adapters[:1]
+	require.NoError(t, v.defaultTypes())
+	assert.Equal(t, "q8_0", v.SlotType)
 }
 
 // Why heads are measured that were to be replayed is said even to those who want no progress.

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/lesskv/lesskv/cgo/kernels"
 	"github.com/lesskv/lesskv/integration/activations"
 	"github.com/lesskv/lesskv/integration/pieces"
 	"github.com/lesskv/lesskv/integration/testdata"
@@ -243,4 +244,42 @@ func TestRun(t *testing.T) {
 	for _, name := range []string{"a.png", "a.svg"} {
 		assert.NoError(t, Plot(r, filepath.Join(t.TempDir(), name)))
 	}
+}
+
+// Where slots differ in size, what a budget in bytes buys is as many as fit, the more the more of them are small.
+func TestBytesByHead(t *testing.T) {
+	m := &meter{context: 1000, budget: 100, slot: []float64{80, 144, 144}}
+	taken := func(slots []int) (sum float64) {
+		for j, n := range slots {
+			sum += float64(n) * m.slot[j]
+		}
+		return sum
+	}
+	room := 100. * (80 + 144 + 144)
+	for _, slots := range [][]int{{100, 100, 100}, {300, 20, 20}, {8, 8, 500}} {
+		w, exact, err := m.allocation(slots)
+		require.NoError(t, err)
+		assert.LessOrEqual(t, taken(exact), room)
+		sum := exact[0] + exact[1] + exact[2]
+		more, err := kernels.Allocate(w, sum/3+1, least(100), 1000)
+		require.NoError(t, err)
+		assert.Greater(t, taken(more), room, "one more slot a head does not fit")
+	}
+	assert.Equal(t, 130, (&Result{Budget: 100, Heads: []Head{{Slots: 300}, {Slots: 45}, {Slots: 45}}}).Slots())
+
+	// of heads that cost the same, that with small slots gets more
+	r := &Result{Budget: 100, Levels: []int{33, 100, 400}}
+	for range 3 {
+		r.Heads = append(r.Heads, Head{Distance: []float64{.3, .1, .02}})
+	}
+	slots, err := m.greedy(t.Context(), r)
+	require.NoError(t, err)
+	assert.LessOrEqual(t, taken(slots), room)
+	assert.Greater(t, taken(slots), room-144)
+	assert.Greater(t, slots[0], slots[1])
+	m.slot = nil
+	slots, err = m.greedy(t.Context(), r)
+	require.NoError(t, err)
+	assert.InDelta(t, slots[0], slots[1], 1)
+	assert.Equal(t, 300, slots[0]+slots[1]+slots[2])
 }
