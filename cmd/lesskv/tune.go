@@ -42,6 +42,8 @@ type tuneOptions struct {
 	plot     string
 	quiet    bool
 
+	findTypes bool
+
 	slots []weights.SlotTypes // of each layer, as types has them
 }
 
@@ -60,6 +62,9 @@ matter. In a model with more than 16 KV heads, replays of what each layer's
 attention saw compare the heads of a layer instead, in far fewer passes. The
 allocation that results is measured as a whole, also on text that it was not
 tuned on. The text is as for lesskv train.
+
+With --find-types keys and values of layers may get types of their own where
+that is closer in the same bytes: what q4_0 costs in each is measured.
 
 With --train phi and psi follow, in the layers in which they gain more than
 their bytes would as slots; then the budget is spread anew beside them. It is
@@ -82,6 +87,7 @@ until the adapter is written: after Ctrl-C the same command goes on.`,
 	addBudget(f, &o.budget, windowContext+" (default: what phi and psi of -w were trained for, without them what run would take, but half a window at most)")
 	addPolicy(f, &o.Policy, "peak", "")
 	addLayerTypes(f, &o.types, defaultType)
+	f.BoolVar(&o.findTypes, "find-types", false, "look for types by layer, q8_0 or q4_0 of keys and values each, that are closer in the same bytes")
 	addUbatch(f, &o.Ubatch, 32, smallUbatch)
 	addContext(f, &o.context, 2048, ": that of a window, 0 for the model's")
 	addNumber(f, &o.windows, "windows", "", 2, 1, most, "windows of text to tune on; one more is for validation")
@@ -120,6 +126,9 @@ func (o *tuneOptions) parse(m *weights.Model) (err error) {
 	}
 	if o.train && o.Adapter != "" {
 		return fmt.Errorf("--train and --adapter %s: phi and psi are trained anew: want one of the two", o.Adapter)
+	}
+	if o.train && o.findTypes {
+		return errors.New("--train and --find-types: want one after the other: lesskv tune -w OUTPUT --find-types, with the output of --train")
 	}
 	fillOutputs(o.Model, &o.output, &o.plot)
 	return nil
@@ -216,6 +225,10 @@ func (o *tuneOptions) run(cmd *cobra.Command) error {
 	} else {
 		t.Without, err = tune.Run(ctx, o.Options)
 	}
+	said := ""
+	if err == nil && o.findTypes {
+		said, err = o.find(ctx, model, t)
+	}
 	meter.End()
 	if err != nil {
 		if o.train && ctx.Err() == nil {
@@ -233,7 +246,8 @@ func (o *tuneOptions) run(cmd *cobra.Command) error {
 		adapter.SlotTypes = o.slots
 	}
 	if err == nil {
-		err = errors.Join(o.table(cmd.OutOrStdout(), t, adapter), adapter.Write(o.output)) // the table first: what follows may fail
+		_, printing := io.WriteString(cmd.OutOrStdout(), said)
+		err = errors.Join(printing, o.table(cmd.OutOrStdout(), t, adapter), adapter.Write(o.output)) // the table first: what follows may fail
 	}
 	if err == nil && o.plot != "none" {
 		err = tune.Plot(r, o.plot)
@@ -242,6 +256,22 @@ func (o *tuneOptions) run(cmd *cobra.Command) error {
 		return err // the work stays
 	}
 	return tune.Remove(o.Work)
+}
+
+// find looks for types by layer, and takes those that it finds; it returns what is to be said of that.
+func (o *tuneOptions) find(ctx context.Context, model *weights.Model, t *tune.Trained) (string, error) {
+	was, given := t.Without, o.types
+	found, err := tune.FindTypes(ctx, o.Options, model, was)
+	switch {
+	case err != nil:
+		return "", err
+	case found.Result == nil:
+		return fmt.Sprintf("No types by layer are predicted to be closer than %s.\n\n", given), nil
+	case !found.Better:
+		return fmt.Sprintf("Types by layer were tried, and are not closer than %s: KL is %.4f on text that was not tuned on, not %.4f.\n\n", given, found.Result.TunedValid, was.TunedValid), nil
+	}
+	t.Without, o.slots, o.types = found.Result, found.Types, worker.FormatTypes(found.Types)
+	return fmt.Sprintf("Types by layer: %s. With %s KL is %.4f, on text that was not tuned on %.4f.\n\n", o.types, given, was.Tuned, was.TunedValid), nil
 }
 
 // showTuning shows an event.

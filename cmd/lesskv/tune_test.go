@@ -84,7 +84,13 @@ func TestTuneTypes(t *testing.T) {
 		require.NoError(t, err)
 		assert.Equal(t, c.want, a.SlotTypes, c.args)
 	}
-	status, _, stderr := command("", append(tuneQuickly(dir), "--type=q8_0,6=q4_0", "-o", out)...)
+	status, stdout, stderr := command("", append(tuneQuickly(dir), "-b=30KiB", "--find-types", "-o", again, "--plot=none")...)
+	require.Equal(t, exitOK, status, stderr)
+	assert.Regexp(t, "(?i)types by layer", stdout)
+	a, err := weights.Read(again)
+	require.NoError(t, err)
+	assert.Equal(t, strings.HasPrefix(stdout, "Types by layer: "), a.SlotTypes != nil, stdout)
+	status, _, stderr = command("", append(tuneQuickly(dir), "--type=q8_0,6=q4_0", "-o", out)...)
 	assert.Equal(t, exitUsage, status)
 	assert.Contains(t, stderr, "layer 6: the model has 6")
 }
@@ -194,6 +200,7 @@ func TestTuneUsage(t *testing.T) {
 	for want, args := range map[string][]string{
 		"--rank is for training: want --train":  {"--rank", "4"},
 		"--steps is for training: want --train": {"--steps", "10"},
+		"--train and --find-types":              {"--train", "--find-types"},
 		"--train and --adapter":                 {"--train", "-w", filepath.Join(dir, "model.gguf")},
 	} {
 		status, _, stderr := command("", append(tuneQuickly(dir), args...)...)

@@ -72,7 +72,7 @@ func open(ctx context.Context, o *Options) (_ *meter, err error) {
 			m.others = append(m.others, w)
 		}
 	}
-	c := m.config(nil)
+	c := m.config(m.cache(nil))
 	c.LESS, c.Threads = nil, worker.Share(m.bytes, o.Threads, 1) // it reads alone
 	if _, err = m.full.Open(c); err != nil {
 		return nil, err
@@ -83,7 +83,7 @@ func open(ctx context.Context, o *Options) (_ *meter, err error) {
 // ask asks the runtime which heads have a budget, and what it comes to.
 func (m *meter) ask() error {
 	w := m.others[0]
-	if _, err := w.Open(m.config(nil)); err != nil {
+	if _, err := w.Open(m.config(m.cache(nil))); err != nil {
 		return err
 	}
 	var err error
@@ -155,22 +155,39 @@ func (m *meter) close() {
 	}
 }
 
-// config is a cache whose heads have so many slots; nil: equal ones.
-func (m *meter) config(slots []int) worker.Config {
+// A cache is one that is measured.
+type cache struct {
+	slots []int  // of each head; nil: equal budgets
+	k, v  string // types, as worker.SlotTypes returns them
+}
+
+// cache is one of the types that are tuned for.
+func (m *meter) cache(slots []int) cache { return cache{slots, m.o.TypeK, m.o.TypeV} }
+
+func (m *meter) config(c cache) worker.Config {
 	o := m.o
-	l := &worker.LESS{Policy: o.Policy, TypeK: o.TypeK, TypeV: o.TypeV, Slots: slots, Adapter: o.Adapter}
-	if slots == nil {
+	l := &worker.LESS{Policy: o.Policy, TypeK: c.k, TypeV: c.v, Slots: c.slots, Adapter: o.Adapter}
+	if c.slots == nil {
 		l.Limit(o.Budget)
 	}
 	return worker.Config{Model: o.Model, Context: m.context, Batch: m.chunk, Ubatch: o.Ubatch, Threads: worker.Share(m.bytes, o.Threads, beside), LESS: l}
 }
 
 // distances returns the mean KL divergence, over the positions that count, of caches whose heads have so many slots.
-func (m *meter) distances(ctx context.Context, stage Stage, windows [][]int32, all [][]int) ([]float64, error) {
+func (m *meter) distances(ctx context.Context, stage Stage, windows [][]int32, slots [][]int) ([]float64, error) {
+	var all []cache
+	for _, s := range slots {
+		all = append(all, m.cache(s))
+	}
+	return m.measure(ctx, stage, windows, all)
+}
+
+// measure is distances of caches whose types may differ too.
+func (m *meter) measure(ctx context.Context, stage Stage, windows [][]int32, all []cache) ([]float64, error) {
 	d := make([]float64, len(all))
 	var todo []int
-	for i, slots := range all {
-		if !m.store.Load(m.key(windows, slots), &d[i]) {
+	for i, c := range all {
+		if !m.store.Load(m.key(windows, c), &d[i]) {
 			todo = append(todo, i)
 		}
 	}
@@ -185,7 +202,7 @@ func (m *meter) distances(ctx context.Context, stage Stage, windows [][]int32, a
 	}
 	for say(); len(todo) > 0; say() {
 		n := min(beside, len(todo))
-		var some [][]int
+		var some []cache
 		for _, i := range todo[:n] {
 			some = append(some, all[i])
 		}
@@ -208,9 +225,9 @@ func (m *meter) distances(ctx context.Context, stage Stage, windows [][]int32, a
 }
 
 // together measures a few caches beside the full one.
-func (m *meter) together(ctx context.Context, windows [][]int32, all [][]int) ([]float64, error) {
-	for i, slots := range all {
-		if _, err := m.others[i].Open(m.config(slots)); err != nil {
+func (m *meter) together(ctx context.Context, windows [][]int32, all []cache) ([]float64, error) {
+	for i, c := range all {
+		if _, err := m.others[i].Open(m.config(c)); err != nil {
 			return nil, err
 		}
 	}
@@ -258,7 +275,7 @@ func (m *meter) together(ctx context.Context, windows [][]int32, all [][]int) ([
 	means := make([]float64, len(all))
 	for i, p := range total {
 		if p.Fault != "" {
-			return nil, fmt.Errorf("slots %v: %s", all[i], p.Fault)
+			return nil, fmt.Errorf("slots %v: %s", all[i].slots, p.Fault)
 		}
 		n := 0
 		for k, kl := range p.KL {
@@ -276,7 +293,7 @@ func (m *meter) together(ctx context.Context, windows [][]int32, all [][]int) ([
 }
 
 // key names a piece by all that it depends on.
-func (m *meter) key(windows [][]int32, slots []int) string {
+func (m *meter) key(windows [][]int32, c cache) string {
 	o := m.o
-	return pieces.Key("distance", workFormat, m.sums, windows, o.Policy, o.Ubatch, o.TypeK, o.TypeV, m.first(), slots)
+	return pieces.Key("distance", workFormat, m.sums, windows, o.Policy, o.Ubatch, c.k, c.v, m.first(), c.slots)
 }

@@ -71,6 +71,7 @@ type Stage string
 const (
 	Replays     Stage = "replays" // where heads are replayed
 	Layers      Stage = "layers"
+	Types       Stage = "types" // of FindTypes alone, which is last
 	Heads       Stage = "heads"
 	Allocations Stage = "allocations"
 	Validation  Stage = "validation"
