@@ -45,7 +45,7 @@ func Sizes(a *weights.Adapter) string {
 		return sizes[0]
 	}
 	for i, size := range sizes {
-		sizes[i] = size + " in " + Layers(layers[size])
+		sizes[i] = size + " in " + named(layers[size])
 	}
 	return strings.Join(sizes, "; ")
 }
@@ -65,8 +65,8 @@ func Rank(a *weights.Adapter) string {
 	return fmt.Sprintf("rank %d", most)
 }
 
-// Layers names layers, ascending: "layer 0", "layers 1-3,5".
-func Layers(layers []int) string {
+// named names layers, ascending: "layer 0", "layers 1-3,5".
+func named(layers []int) string {
 	var runs []string
 	for i := 0; i < len(layers); {
 		from := i
