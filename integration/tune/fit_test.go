@@ -102,6 +102,50 @@ func TestChoose(t *testing.T) {
 	}
 }
 
+// A layer's size costs slots of all, spread as before; those come first whose phi and psi gain most.
+func TestGrow(t *testing.T) {
+	ctx := t.Context()
+	const slot = 2*64 + 2*64 + 8
+	f := threeLayers(worker.Budget{Bytes: 300 * slot})
+	fitted := []Fitted{{Layer: 0, Error: .2}, {Layer: 2, Error: .5}}
+	from, err := f.choose(ctx, fitted)
+	require.NoError(t, err)
+	require.Equal(t, []int{0, 2}, from.layers)
+	assert.Equal(t, []int{0, 2}, f.byGain(fitted, from), "layer 0 would cost .03 and more")
+	assert.Equal(t, []int{2, 0}, f.byGain([]Fitted{{Layer: 0, Error: .999}, {Layer: 2, Error: .5}}, from))
+
+	same, err := f.shrunk(from)
+	require.NoError(t, err)
+	assert.Equal(t, from.Budget, same.Budget)
+	for j, h := range same.Heads {
+		assert.Equal(t, from.Heads[j].Slots, h.Slots)
+	}
+	f.t.Ranks, f.t.Hiddens = with(nil, 0, 8), with(map[int]int{0: 4, 2: 4}, 0, 8)
+	assert.Equal(t, map[int]int{0: 8, 2: 4}, f.t.Hiddens)
+	less, err := f.shrunk(from)
+	require.NoError(t, err)
+	c, err := f.cache(from.layers)
+	require.NoError(t, err)
+	assert.Equal(t, []int{8, 4}, []int{c.Adapter.Kernels[0].Rank, c.Adapter.Kernels[2].Rank})
+	state := 4*65*(8+4) + int(c.Adapter.Bytes())
+	assert.Equal(t, (300*slot-state)/slot/3, less.Budget)
+	sum := 0
+	for j, h := range less.Heads {
+		assert.LessOrEqual(t, h.Slots, from.Heads[j].Slots)
+		sum += h.Slots
+	}
+	assert.Equal(t, 3*less.Budget, sum)
+	f.t.Ranks = with(nil, 0, 1<<12)
+	_, err = f.shrunk(from)
+	assert.ErrorIs(t, err, memory.ErrBudget)
+}
+
+func TestSaid(t *testing.T) {
+	text := said("made\nlayer 1: rank 4\nlayer 10: rank 4", "layer 1: rank ", "8")
+	assert.Equal(t, "made\nlayer 1: rank 8\nlayer 10: rank 4", text)
+	assert.Equal(t, text+"\nlayer 0: rank 2", said(text, "layer 0: rank ", "2"))
+}
+
 // What runs leave is removed, fits that were not finished too; what is somebody's stays.
 func TestRemove(t *testing.T) {
 	work := filepath.Join(t.TempDir(), "out.gguf.work")
