@@ -433,6 +433,19 @@ func TestBothReadersOfTypes(t *testing.T) {
 	}
 }
 
+// unequal returns random phi and psi of another size in each layer: a sharer has its owner's rank, and a hidden size of its own.
+func unequal(m *weights.Model, trained weights.Trained, seed uint64) *weights.Adapter {
+	a, r := weights.New(m, trained), rand.New(rand.NewPCG(seed, 1))
+	ranks := make([]int, m.Layers)
+	for i := range a.Kernels {
+		if ranks[i] = 1 + r.IntN(9); m.Owner(i) != i {
+			ranks[i] = ranks[m.Owner(i)]
+		}
+		a.Kernels[i] = weights.Random(m, ranks[i], 1+r.IntN(12), trained, seed).Kernels[i]
+	}
+	return a
+}
+
 // heads counts the KV heads of all layers.
 func heads(m *weights.Model) (n int) {
 	for i := range m.Layers {

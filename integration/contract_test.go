@@ -44,6 +44,7 @@ type contractCase struct {
 	types   string // of keys and values, as worker.SlotTypes reads them; "": f16
 	plain   bool   // the kernels' reference loops
 	device  bool   // LESS on the device, which is the CPU
+	sizes   bool   // every other layer has phi and psi of another rank and hidden size
 }
 
 func (c contractCase) String() string {
@@ -66,6 +67,9 @@ func (c contractCase) String() string {
 	if c.device {
 		weights += "/on the device"
 	}
+	if c.sizes {
+		weights += "/sizes by layer"
+	}
 	return fmt.Sprintf("%v/%d/T%d/%s%s", c.policy, c.budget, c.ubatch, kernels, weights)
 }
 
@@ -87,8 +91,9 @@ var byHead = []int{16, 16, 8, 9, 8, 7, 8, 1, 16, 23, 350, 30}
 // contractGrid returns every policy, with and without an adapter, micro-batches of 1, 32 and 512, budgets of 2, 5 and 10 % of
 // 2,048 tokens: 18 cells each, and three with a budget of each head's own; and three cells with F16 weights. make soak has them all, make test a sixth: every
 // pair of a policy, a budget, a micro-batch, and an adapter or none, and one cell of each policy with budgets by head, with -short one of all. Quantised
-// slots are in cells with budgets by head: every policy with each pair of types, in make test each of them once, with -short one, and every policy with types by layer, in make test one. On the
-// device there are all policies and micro-batches, in make test one micro-batch of each policy.
+// slots are in cells with budgets by head: every policy with each pair of types, in make test each of them once, with -short one, and every policy
+// with types by layer, in make test one. On the device there are all policies and micro-batches, in make test one micro-batch of each policy.
+// A cell of each policy has sizes by layer, every other one on the device; make test has the first two.
 //
 // Beside F16 weights llama.cpp rounds activations to F16, at every product. That is noise of another kind than what is judged
 // here, and it was seen to move H2O's sums by 1.05e-3, more than a tie. So the weights are widened to F32, which
@@ -148,6 +153,12 @@ func contractGrid(short bool) []contractCase {
 			}
 			grid = append(grid, c)
 		}
+	}
+	for p, policy := range reference.Policies() {
+		if !soak() && p > 1 || short && p > 0 {
+			continue
+		}
+		grid = append(grid, contractCase{policy: policy, budget: 41, ubatch: []int{32, 1}[p%2], adapter: "peak-41", sizes: true, device: p%2 == 1})
 	}
 	return grid
 }
@@ -292,6 +303,8 @@ func TestContract(t *testing.T) {
 		return m
 	}
 	stored, inF32 := load(gopher), load(wide)
+	base, err := weights.ReadModel(gopher)
+	require.NoError(t, err)
 
 	grid := contractGrid(testing.Short())
 	rows := make([]*contractRow, len(grid))
@@ -326,6 +339,10 @@ func TestContract(t *testing.T) {
 			if c.adapter != "" {
 				a, err := weights.Read(adapterPath(c.adapter))
 				require.NoError(t, err)
+				other := unequal(base, a.Trained, 1)
+				for il := 1; c.sizes && il < a.Layers; il += 2 {
+					a.Kernels[il] = other.Kernels[il]
+				}
 				method.Kernels = kernels(a)
 				all := a.Trained.Heavy + a.Trained.Recent
 				a.Trained.Policy, a.Trained.Heavy = c.policy.String(), c.policy.Heavy(all)

@@ -175,25 +175,24 @@ func interleavingSettings(t *testing.T) (all []setting) {
 		require.NoError(t, err)
 		require.Equal(t, 32, read.KeyLength)
 		for j, policy := range policies {
-			a := weights.Random(read, 3, 4, weights.Trained{Policy: policy, Heavy: 3, Recent: 3, Ubatch: playUbatch, Context: playContext}, 1)
+			a := unequal(read, weights.Trained{Policy: policy, Heavy: 3, Recent: 3, Ubatch: playUbatch, Context: playContext}, 1)
 			adapter := filepath.Join(dir, fmt.Sprintf("%s.%s.gguf", model, policy))
 			require.NoError(t, a.Write(adapter))
 			for k, key := range types {
 				for v, value := range types {
 					s := setting{window: m.Window}
 					l := &worker.LESS{Policy: policy, Budget: 5 + 9*((i+j+k+v)%3), TypeK: key, TypeV: value}
-					rank := 0
 					if (j+k+v)%3 > 0 {
-						l.Adapter, rank = adapter, a.Kernels[0].Rank
+						l.Adapter = adapter
 					}
 					s.config = config(path, l)
-					s.name = fmt.Sprintf("%s, %s, keys %s, values %s, budget %d, rank %d", model, policy, key, value, l.Budget, rank)
+					s.name = fmt.Sprintf("%s, %s, keys %s, values %s, budget %d, phi and psi: %v", model, policy, key, value, l.Budget, l.Adapter != "")
 					for il := range read.Layers {
 						window, slots := m.Window > 0 && il%2 == 0, l.Budget // every other one, from the first on
 						if window {
 							slots = m.Window - 1
-						} else {
-							s.state += int64(read.HeadsKV) * int64(rank) * 33 * 4
+						} else if l.Adapter != "" {
+							s.state += int64(read.HeadsKV) * int64(a.Kernels[il].Rank) * 33 * 4
 						}
 						s.add(window, slices.Repeat([]int{slots}, read.HeadsKV), size[key]+size[value]+8)
 					}

@@ -107,7 +107,7 @@ func captureLayers(t *testing.T, w *worker.Worker, n int, tokens []int32, ubatch
 // rotated, 64 in windows and 128 in full layers, they are quantised, and each layer has a budget of its own and may have types of its own.
 func TestLayersContract(t *testing.T) {
 	t.Parallel()
-	const budget, rank = 24, 4
+	const budget = 24
 	for _, m := range layered(t) {
 		path := write(t, m, gguf.F32)
 		base, err := weights.ReadModel(path)
@@ -136,7 +136,7 @@ func TestLayersContract(t *testing.T) {
 					}
 					var phi []*reference.Kernels
 					if (p+u)%3 < 2 { // of two policies with each micro-batch
-						a := weights.Random(base, rank, 8, weights.Trained{Policy: less.Policy, Heavy: policy.Heavy(budget), Recent: budget - policy.Heavy(budget), Ubatch: ubatch, Context: 512}, 1)
+						a := unequal(base, weights.Trained{Policy: less.Policy, Heavy: policy.Heavy(budget), Recent: budget - policy.Heavy(budget), Ubatch: ubatch, Context: 512}, uint64(3*p+u))
 						if m.Shared > 0 && u == 1 { // the owner of full layers reads the slots alone; what it folds, its sharers read
 							last := base.Layers - m.Shared - 1
 							a.Kernels[last].Phi = [2]weights.Matrix{}
@@ -230,7 +230,7 @@ func layersContract(t *testing.T, m tinymodels.Model, got capturedLayers, of map
 // sequence, and a budget in bytes is kept.
 func TestLayersMemory(t *testing.T) {
 	t.Parallel()
-	const rank, ubatch = 4, 32
+	const ubatch = 32
 	for _, m := range layered(t) {
 		path := write(t, m, gguf.F32)
 		base, err := weights.ReadModel(path)
@@ -239,7 +239,7 @@ func TestLayersMemory(t *testing.T) {
 		require.NoError(t, err)
 		of := owners(m, window)
 		adapter := filepath.Join(t.TempDir(), "a.gguf")
-		a := weights.Random(base, rank, 8, weights.Trained{Policy: "h2o", Heavy: 32, Recent: 32, Ubatch: ubatch, Context: 512}, 1)
+		a := unequal(base, weights.Trained{Policy: "h2o", Heavy: 32, Recent: 32, Ubatch: ubatch, Context: 512}, 1)
 		a.Budget = make([]float32, heads(base))
 		for il, at := 0, 0; il < base.Layers; il++ {
 			if n := base.Layer(il).HeadsKV; n > 0 && !window[il] { // the first with a budget
@@ -264,7 +264,7 @@ func TestLayersMemory(t *testing.T) {
 					continue
 				}
 				slots += slot * int64(budget)
-				state += int64(s.HeadsKV*rank*(s.ValueLength+1)) * 4
+				state += int64(s.HeadsKV*a.Kernels[il].Rank*(s.ValueLength+1)) * 4
 			}
 			return slots, state
 		}

@@ -70,7 +70,7 @@ func TestPlannedMemory(t *testing.T) {
 		path := write(t, tiny, gguf.F32)
 		m, err := weights.ReadModel(path)
 		require.NoError(t, err)
-		adapter := weights.Random(m, 4, 8, weights.Trained{Policy: "h2o", Ubatch: 32, Context: 1024}, 1)
+		adapter := unequal(m, weights.Trained{Policy: "h2o", Ubatch: 32, Context: 1024}, 1)
 		for i := range m.Sum(func(s weights.Shape) int { return s.HeadsKV }) {
 			adapter.Budget = append(adapter.Budget, float32(i%5))
 		}

@@ -68,7 +68,7 @@ func TestMemoryOfEveryModel(t *testing.T) {
 			model, err := weights.ReadModel(c.Model)
 			require.NoError(t, err)
 			c.LESS.Adapter = filepath.Join(t.TempDir(), "a.lesskv.gguf")
-			require.NoError(t, weights.Random(model, 4, 8, weights.Trained{Policy: "h2o", Heavy: 20, Recent: 20, Ubatch: 32, Context: 2048}, 1).Write(c.LESS.Adapter))
+			require.NoError(t, unequal(model, weights.Trained{Policy: "h2o", Heavy: 20, Recent: 20, Ubatch: 32, Context: 2048}, 1).Write(c.LESS.Adapter))
 			w, other := open(t, worker.Patched, c), open(t, worker.Patched, c)
 			tokens := randomTokens(180, 384)
 			s := story{prompt: tokens[:130], reply: 7, second: tokens[140:]}

@@ -153,6 +153,31 @@ func TestStatsByHead(t *testing.T) {
 	}
 }
 
+// The state of each layer is as large as the rank of its phi and psi says.
+func TestStatsBySize(t *testing.T) {
+	base, err := weights.ReadModel(file(t, testdata.Model))
+	require.NoError(t, err)
+	trained := weights.Trained{Policy: "peak", Heavy: 1, Recent: 1, Ubatch: 32, Context: 2048}
+	a := weights.Random(base, 8, 3, trained, 1)
+	for i, rank := range []int{0, 1, 3} { // the first without
+		if a.Kernels[i] = (weights.Kernels{}); rank > 0 {
+			a.Kernels[i] = weights.Random(base, rank, 5, trained, 1).Kernels[i]
+		}
+	}
+	path := filepath.Join(t.TempDir(), "sizes.gguf")
+	require.NoError(t, a.Write(path))
+	model := open(t, lesskv.Enable(lesskv.Config{Budget: lesskv.Tokens(64), Adapter: path}))
+	predict(t, model, prompt, llama.SetTokens(100))
+	s := stats(t, model)
+	assert.Equal(t, []int{8, 5}, []int{s.Rank, s.Hidden}, "the largest")
+	assert.EqualValues(t, 2*(1+3+8+8+8)*(64+1)*4, s.StateBytes)
+	assert.Equal(t, a.Bytes(), s.KernelBytes)
+	for i, l := range s.Layers {
+		assert.Equal(t, [][]int{{0, 0}, {1, 5}, {3, 5}, {8, 3}, {8, 3}, {8, 3}}[i], []int{l.Rank, l.Hidden}, "layer %d", i)
+		assert.EqualValues(t, 2*l.Rank*(64+1)*4, l.StateBytes)
+	}
+}
+
 func TestCallback(t *testing.T) {
 	modes(t, func(t *testing.T, cache llama.ModelOption) {
 		model := open(t, cache)

@@ -14,8 +14,8 @@ import (
 	"github.com/lesskv/lesskv/weights/gguf"
 )
 
-// What an adapter may say, so that no product of its numbers overflows and no count allocates more than its tensors do.
-const maxLayers = 512 // llama.cpp's LLAMA_MAX_LAYERS
+// MaxLayers is how many layers a model has at most: llama.cpp's LLAMA_MAX_LAYERS.
+const MaxLayers = 512
 
 var fingerprint = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
@@ -28,7 +28,7 @@ type number struct {
 
 func (a *Adapter) numbers() []number {
 	return []number{
-		{keyBlockCount, &a.Layers, 1, maxLayers},
+		{keyBlockCount, &a.Layers, 1, MaxLayers},
 		{keyHeadCount, &a.Heads, 0, MaxSize},
 		{keyHeadCountKV, &a.HeadsKV, 0, MaxSize},
 		{keyKeyLength, &a.KeyLength, 0, MaxSize},
@@ -177,7 +177,7 @@ func (a *Adapter) readKeys(f *gguf.File) error {
 		}
 		*k.field = int(n)
 	}
-	if a.Layers < 1 || a.Layers > maxLayers {
+	if a.Layers < 1 || a.Layers > MaxLayers {
 		return a.checkKeys(f.Name) // says so
 	}
 	shapes := make([]Shape, a.Layers)

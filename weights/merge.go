@@ -13,7 +13,7 @@ import (
 var ErrMerge = errors.New("adapters that don't belong together")
 
 // Describe returns the description of an adapter that training made for some layers, ascending. The parts of one adapter differ in the
-// layers alone: how is text and options, everything that it would take to make them again.
+// layers and their sizes alone: how is text and options, everything that it would take to make them again.
 func Describe(layers []int, how string) string {
 	var runs []string
 	for i := 0; i < len(layers); {
@@ -28,6 +28,9 @@ func Describe(layers []int, how string) string {
 // described finds in a description how its parts were made, a line each.
 var described = regexp.MustCompile(`(?m)^made by lesskv train, layers \d+ to \d+(?: and \d+ to \d+)*, (.*)$`)
 
+// ownSizes are what a part may have of its own: the rank and the hidden size of its layers.
+var ownSizes = regexp.MustCompile(`"(Rank|Hidden)":\d+,|"(Ranks|Hiddens)":\{[^}]*\},`)
+
 // differ returns the first parts in which two lists, with commas, differ.
 func differ(found, wanted string) (string, string) {
 	a, b := strings.Split(found, ","), strings.Split(wanted, ",")
@@ -41,7 +44,7 @@ func differ(found, wanted string) (string, string) {
 
 // Merge joins adapters of one model that have phi and psi of different layers, as machines that share the work of training make them.
 // An adapter with weights of budgets or types of slots gives them to all.
-// It fails with ErrMerge if they differ in anything but their layers, or if two have phi or psi of the same one.
+// It fails with ErrMerge if they differ in anything but their layers and the sizes of these, or if two have phi or psi of the same one.
 func Merge(adapters ...*Adapter) (*Adapter, error) {
 	if len(adapters) == 0 {
 		return nil, &Error{Item: "adapters", Err: ErrMerge, Found: "none", Wanted: "one at least"}
@@ -89,11 +92,12 @@ func Merge(adapters ...*Adapter) (*Adapter, error) {
 			return nil, &Error{Item: fmt.Sprintf("adapter %d: key %s", i+1, keySlotKeyType), Err: ErrMerge, Found: "other types", Wanted: "those of the adapters before it, or none"}
 		}
 		for _, made := range described.FindAllStringSubmatch(a.Description, -1) {
+			text := ownSizes.ReplaceAllString(made[1], "")
 			if how == "" {
-				how = made[1]
+				how = text
 			}
-			if made[1] != how {
-				found, wanted := differ(made[1], how)
+			if text != how {
+				found, wanted := differ(text, how)
 				return nil, &Error{Item: fmt.Sprintf("adapter %d: training", i+1), Err: ErrMerge, Found: found, Wanted: wanted + ", as the parts before it have it"}
 			}
 		}

@@ -96,8 +96,8 @@ func (m *Model) readGeometry(f *gguf.File) (err error) {
 		return err
 	}
 	m.Layers -= ahead
-	if m.Layers < 1 || m.Layers > maxLayers {
-		return &Error{File: f.Name, Item: "key " + m.key("block_count"), Err: ErrModel, Found: fmt.Sprint(m.Layers), Wanted: fmt.Sprintf("1 to %d", maxLayers)}
+	if m.Layers < 1 || m.Layers > MaxLayers {
+		return &Error{File: f.Name, Item: "key " + m.key("block_count"), Err: ErrModel, Found: fmt.Sprint(m.Layers), Wanted: fmt.Sprintf("1 to %d", MaxLayers)}
 	}
 	none := make([]int, m.Layers)
 	heads, err := m.heads(f, "attention.head_count", none)

@@ -99,6 +99,8 @@ bool lesskv_memory::layer_info(llama_seq_id seq_id, size_t i, lesskv_layer_info 
         out.il      = l.il;
         out.swa     = l.params.n_swa > 0;
         out.kernels = l.params.kernels && !out.swa;
+        out.rank    = out.kernels ? l.params.kernels->rank   : 0;
+        out.hidden  = out.kernels ? l.params.kernels->hidden : 0;
         out.seen    = s.seen;
         out.kept    = s.kept;
         out.folded  = s.folded;

@@ -107,6 +107,7 @@ struct lesskv_layer_info {
     int32_t il;      // layer
     bool    swa;     // sliding window
     bool    kernels;
+    int32_t rank, hidden; // of those; 0 without
     int64_t seen, kept, folded; // tokens of the sequence; kept and folded by the KV head that did so most
     uint64_t bytes_slots, bytes_state;
     float   scale, soft_cap;    // softmax scale s; 0: no soft cap

@@ -81,7 +81,7 @@ lesskv_memory::lesskv_memory(
 
     LLAMA_LOG_INFO("%s: LESS cache: policy %s, budget %d (heavy %d, recent %d, pinned %d)%s, %s\n", __func__,
             lesskv_policy_name(policy), budget, heavy, budget - heavy, pinned, spread() ? ", spread by layer and head" : "",
-            adapter && adapter->bytes > 0 ? ("rank " + std::to_string(adapter->rank)).c_str() : "sparse only");
+            adapter && adapter->bytes > 0 ? format("phi and psi in %d layers, rank %d at most", adapter->n_layer, adapter->rank).c_str() : "sparse only");
 }
 
 // Makes the tensors of LESS on the device.

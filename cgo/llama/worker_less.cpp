@@ -43,7 +43,7 @@ void worker::layers(request & req, reply & out) {
     lesskv_layer_info i;
     int32_t n = 0;
     for (; lesskv_get_layer(ctx.get(), seq, n, &i); n++) {
-        for (const int64_t x : { int64_t(i.il), int64_t(i.swa), int64_t(i.kernels), i.seen, i.kept, i.folded, int64_t(i.bytes_slots), int64_t(i.bytes_state) }) {
+        for (const int64_t x : { int64_t(i.il), int64_t(i.swa), int64_t(i.kernels), i.seen, i.kept, i.folded, int64_t(i.bytes_slots), int64_t(i.bytes_state), int64_t(i.rank), int64_t(i.hidden) }) {
             v.push_back(x);
         }
         scales.push_back(i.scale);

@@ -99,6 +99,15 @@ func phiAndPsi(s lesskv.CacheStats) string {
 	if s.Rank == 0 {
 		return "sparse only"
 	}
+	least := s.Rank
+	for _, l := range s.Layers {
+		if l.Kernels {
+			least = min(least, l.Rank)
+		}
+	}
+	if least < s.Rank {
+		return fmt.Sprintf("phi and psi of rank %d to %d", least, s.Rank)
+	}
 	return fmt.Sprintf("phi and psi of rank %d", s.Rank)
 }
 

@@ -9,7 +9,6 @@ import (
 	"io"
 	"math"
 	"os"
-	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -63,6 +62,7 @@ Layers are independent: with --layers 0-7 on one machine and 8-15 on another,
 lesskv merge combines what they write.`,
 		Example: `  lesskv train -m model.gguf -d texts/
   lesskv train -m model.gguf -d texts/ -o h2o.gguf --policy h2o -b 5%
+  lesskv train -m model.gguf -d texts/ --rank 4,0=8
   lesskv train -m model.gguf -d a.txt --layers 0-7 -o part1.gguf`,
 		Args: textArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd) },
@@ -77,8 +77,8 @@ lesskv merge combines what they write.`,
 	addNumber(f, &o.Heavy, "heavy", "", 0, 0, most, "heavy slots of the first budget, 0 for the policy's own share")
 	addNumber(f, &o.Pinned, "pinned", "", 1, 0, most, "first positions that are never evicted, 0 for none")
 	addUbatch(f, &o.Ubatch, 32, smallUbatch)
-	addNumber(f, &o.Rank, "rank", "", train.DefaultRank, 1, weights.MaxSize, "rank of the low-rank state")
-	addNumber(f, &o.Hidden, "hidden", "", train.DefaultHidden, 1, weights.MaxSize, "hidden size of phi and psi, which take memory too")
+	addSizes(f, &o.Rank, &o.Ranks, "rank", train.DefaultRank, "rank of the low-rank state")
+	addSizes(f, &o.Hidden, &o.Hiddens, "hidden", train.DefaultHidden, "hidden size of phi and psi, which take memory too")
 	addContext(f, &o.context, 2048, ": that of a window, 0 for the model's")
 	addTokens(f, &o.limit, "text-tokens", "", 200_000, 0, "how many tokens of the text to use, spread over it, 0 for all")
 	addNumber(f, &o.Steps, "steps", "", train.DefaultSteps, 1, most, "steps of the optimiser, one window each")
@@ -220,16 +220,11 @@ func (o *trainOptions) parse() (err error) {
 func parseLayers(text string, n int) (layers []int, err error) {
 	named := make([]bool, n)
 	for _, part := range strings.Split(cmp.Or(text, fmt.Sprintf("0-%d", n-1)), ",") {
-		from, to, both := strings.Cut(part, "-")
-		if !both {
-			to = from
-		}
-		a, err1 := strconv.Atoi(strings.TrimSpace(from))
-		b, err2 := strconv.Atoi(strings.TrimSpace(to))
-		if err1 != nil || err2 != nil || a < 0 || b < a || b >= n {
+		from, to, err := parseRange(part)
+		if err != nil || to >= n {
 			return nil, fmt.Errorf("--layers %s: want numbers or ranges, such as 0-%d or 0,%d, of the model's %d layers", text, n-1, n-1, n)
 		}
-		for layer := a; layer <= b; layer++ {
+		for layer := from; layer <= to; layer++ {
 			named[layer] = true
 		}
 	}

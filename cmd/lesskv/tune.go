@@ -67,8 +67,9 @@ With --find-types keys and values of layers may get types of their own where
 that is closer in the same bytes: what q4_0 costs in each is measured.
 
 With --train phi and psi follow, in the layers in which they gain more than
-their bytes would as slots; then the budget is spread anew beside them. It is
-lesskv train under the allocation, and tune again, in one command.
+their bytes would as slots, and larger ones where these gain more still; then
+the budget is spread anew beside them. It is lesskv train under the allocation,
+and tune again, in one command.
 
 Finished measurements are kept in a folder beside the output (OUTPUT.work)
 until the adapter is written: after Ctrl-C the same command goes on.`,
@@ -94,8 +95,8 @@ until the adapter is written: after Ctrl-C the same command goes on.`,
 	addNumber(f, &o.Rounds, "rounds", "r", 0, 0, most, "rounds in which heads or layers have a little less or more than the allocation, which is then improved (default: 4, or 1 where heads are replayed)")
 	f.BoolVar(&o.train, "train", false, "train phi and psi too, for the layers in which they pay; the flags down to --disk are for that")
 	t := &o.training.Options
-	addNumber(f, &t.Rank, "rank", "", tune.DefaultRank, 1, weights.MaxSize, "rank of the low-rank state")
-	addNumber(f, &t.Hidden, "hidden", "", tune.DefaultHidden, 1, weights.MaxSize, "hidden size of phi and psi")
+	addNumber(f, &t.Rank, "rank", "", tune.DefaultRank, 1, weights.MaxSize, "rank of the low-rank state, to begin with: both double in layers where that pays")
+	addNumber(f, &t.Hidden, "hidden", "", tune.DefaultHidden, 1, weights.MaxSize, "hidden size of phi and psi, to begin with")
 	addTokens(f, &o.limit, "text-tokens", "", 200_000, 0, "how many tokens of the text to train on, spread over it, 0 for all")
 	addNumber(f, &t.Steps, "steps", "", train.DefaultSteps, 1, most, "steps of the optimiser, one window each")
 	addWord(f, &o.matrix, "phi-type", "type of phi and psi", "q8_0", "f16", "f32")
@@ -417,13 +418,10 @@ func fitted(w io.Writer, t *tune.Trained) error {
 		return err
 	}
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprint(tw, "\nlayer\terror with phi and psi\tbytes\tkept\t\n")
+	kept := map[bool]string{false: "no", true: "yes"}
+	fmt.Fprint(tw, "\nlayer\trank\thidden size\terror with phi and psi\tbytes\tkept\t\n")
 	for _, l := range t.Layers {
-		kept := "no"
-		if l.Kept {
-			kept = "yes"
-		}
-		fmt.Fprintf(tw, "%d\t%.3f\t%d\t%s\t\n", l.Layer, l.Error, l.Bytes, kept)
+		fmt.Fprintf(tw, "%d\t%d\t%d\t%.3f\t%d\t%s\t\n", l.Layer, l.Rank, l.Hidden, l.Error, l.Bytes, kept[l.Kept])
 	}
 	if err := tw.Flush(); err != nil {
 		return err
@@ -435,7 +433,20 @@ func fitted(w io.Writer, t *tune.Trained) error {
 	case !t.Better:
 		why = fmt.Sprintf("\nWith them KL is %.4f on text that was not tuned on, %.4f without: they are not kept.", t.With.TunedValid, t.Without.TunedValid)
 	}
-	_, err := fmt.Fprintf(w, "Errors of the layers' outputs on the validation windows, relative to the sparse policy alone.%s\n", why)
+	if _, err := fmt.Fprintf(w, "Errors of the layers' outputs on the validation windows, relative to the sparse policy alone.%s\n", why); err != nil {
+		return err
+	}
+	if len(t.Sizes) == 0 {
+		return nil
+	}
+	fmt.Fprint(tw, "\nlayer\trank\thidden size\tKL before\tKL with these\tkept\t\n")
+	for _, d := range t.Sizes {
+		fmt.Fprintf(tw, "%d\t%d\t%d\t%.5f\t%.5f\t%s\t\n", d.Layer, d.Rank, d.Hidden, d.Before, d.After, kept[d.Kept])
+	}
+	if err := tw.Flush(); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintln(w, "Larger phi and psi of one layer at a time, in the same bytes: KL before the slots were spread anew.")
 	return err
 }
 

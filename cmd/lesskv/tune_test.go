@@ -175,7 +175,8 @@ func TestTuneRunLine(t *testing.T) {
 // With --train the table says which layers have phi and psi, and why others have none.
 func TestTuneTrainTable(t *testing.T) {
 	plain, with := &tune.Result{TunedValid: .3}, &tune.Result{TunedValid: .2}
-	layers := []tune.Fitted{{Layer: 0, Error: .125, Bytes: 4048, Kept: true}, {Layer: 5, Error: .75, Bytes: 4048}}
+	layers := []tune.Fitted{{Layer: 0, Rank: 8, Hidden: 8, Error: .125, Bytes: 4048, Kept: true}, {Layer: 5, Rank: 4, Hidden: 2, Error: .75, Bytes: 4048}}
+	sizes := []tune.Doubling{{Layer: 0, Rank: 8, Hidden: 8, Before: .25, After: .125, Kept: true}, {Layer: 0, Rank: 16, Hidden: 16, Before: .125, After: .5}}
 	for want, r := range map[string]*tune.Trained{
 		"in no layer would they pay for their bytes":      {Without: plain},
 		"not trained: no output projection":               {Without: plain, Why: "no output projection"},
@@ -183,14 +184,18 @@ func TestTuneTrainTable(t *testing.T) {
 		"With them KL is 0.3000 on text that was not tun": {Without: with, With: plain, Layers: layers},
 		"none of phi, psi   0.0000, on text that was not": {Without: plain, With: with, Layers: layers, Better: true},
 		"the allocation, and phi and psi, which take 0 B": {Without: plain, With: with, Layers: layers, Better: true},
+		"Larger phi and psi of one layer at a time":       {Without: plain, With: with, Layers: layers, Sizes: sizes, Better: true},
 	} {
 		var out strings.Builder
 		o := tuneOptions{output: "o.gguf", train: true}
 		require.NoError(t, o.table(&out, r, &weights.Adapter{}))
 		assert.Contains(t, out.String(), want)
 		if len(r.Layers) == 2 {
-			assert.Regexp(t, `(?m)^ +0 +0\.125 +4048 +yes *$`, out.String())
-			assert.Regexp(t, `(?m)^ +5 +0\.750 +4048 +no *$`, out.String())
+			assert.Regexp(t, `(?m)^ +0 +8 +8 +0\.125 +4048 +yes *$`, out.String())
+			if r.Sizes != nil {
+				assert.Regexp(t, `(?m)^ +0 +16 +16 +0\.12500 +0\.50000 +no *$`, out.String())
+			}
+			assert.Regexp(t, `(?m)^ +5 +4 +2 +0\.750 +4048 +no *$`, out.String())
 		}
 	}
 }

@@ -23,6 +23,7 @@ import (
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/patches/limits"
 	"github.com/lesskv/lesskv/weights"
+	"github.com/lesskv/lesskv/weights/describe"
 	"github.com/lesskv/lesskv/weights/memory"
 )
 
@@ -120,6 +121,7 @@ func (b *bench) load() error {
 			return err
 		}
 		o.Rank, o.Hidden = a.Largest()
+		o.sizes = describe.Sizes(a)
 		if o.Policy == "" {
 			o.Policy = a.Trained.Policy
 		}

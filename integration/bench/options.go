@@ -124,6 +124,8 @@ type Options struct {
 	Growth    int    // feed so many tokens, and say how much the peak grew from 2,048 on; 0: not
 
 	Progress func(done, total float64, what string) // share of the work, and what is done next
+
+	sizes string // of the adapter's layers, in words
 }
 
 // quants are the types that the worker quantises to.

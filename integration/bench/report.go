@@ -81,7 +81,7 @@ func (r *Result) table(w *bytes.Buffer) {
 	if r.Other != nil {
 		fmt.Fprintf(w, "methods that end in %s: the same on another runtime, %s\n", otherSuffix, cmp.Or(r.Other.Tools(), "which does not say how it was compiled"))
 	}
-	fmt.Fprintf(w, "LESS: %s, %d slots per KV head in %s, rank %d, hidden size %d, phi and psi in %s\n", r.Policy, r.Budget, r.Slots, r.Rank, r.Hidden, r.Kernels)
+	fmt.Fprintf(w, "LESS: %s, %d slots per KV head in %s, %s, phi and psi in %s\n", r.Policy, r.Budget, r.Slots, cmp.Or(r.Sizes, fmt.Sprintf("rank %d, hidden size %d", r.Rank, r.Hidden)), r.Kernels)
 	for _, phase := range []Phase{Prompt, Decode, Together} {
 		if !slices.ContainsFunc(r.Samples, func(s Sample) bool { return s.Phase == phase }) {
 			continue

@@ -40,9 +40,10 @@ type Result struct {
 	Budget  int    `json:"budget"` // slots per KV head
 	Policy  string `json:"policy"`
 	Slots   string `json:"slots"` // type
-	Rank    int    `json:"rank"`
+	Rank    int    `json:"rank"`  // the largest of a layer, as the hidden size
 	Hidden  int    `json:"hidden"`
-	Kernels string `json:"kernels"` // type
+	Sizes   string `json:"sizes,omitempty"` // of an adapter's layers, in words
+	Kernels string `json:"kernels"`         // type
 
 	Sequences int `json:"sequences,omitempty"` // that decode together
 
@@ -120,7 +121,7 @@ func newResult(o *Options, name, program string, m *weights.Model, budget int) R
 	r := Result{
 		Time: time.Now().UTC().Truncate(time.Second), Build: provenance.Of(program),
 		Model: name, Threads: o.Threads, GPU: o.GPULayers, Device: o.OnDevice, Ubatch: o.Ubatch, Layers: m.Layers, Budget: budget, Policy: o.Policy,
-		Slots: o.SlotType, Rank: o.Rank, Hidden: o.Hidden, Kernels: o.KernelType.String(),
+		Slots: o.SlotType, Rank: o.Rank, Hidden: o.Hidden, Sizes: o.sizes, Kernels: o.KernelType.String(),
 		Sequences: o.Sequences,
 	}
 	if o.OtherBuild != "" {

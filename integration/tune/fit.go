@@ -38,10 +38,11 @@ type Training struct {
 
 // A Fitted layer is one for which phi and psi were tried.
 type Fitted struct {
-	Layer int
-	Error float64 // of its output on the validation windows, relative to sparse only's
-	Bytes uint64  // that phi, psi and the state take
-	Kept  bool    // the adapter has them
+	Layer        int
+	Rank, Hidden int     // of its phi and psi
+	Error        float64 // of its output on the validation windows, relative to sparse only's
+	Bytes        uint64  // that phi, psi and the state take
+	Kept         bool    // the adapter has them
 }
 
 // A Trained is an allocation with phi and psi in the layers where they pay.
@@ -49,6 +50,7 @@ type Trained struct {
 	Without *Result          // the allocation without them
 	With    *Result          // the one beside them; nil: in no layer do they pay for their bytes
 	Layers  []Fitted         // those that were tried, ascending
+	Sizes   []Doubling       // in the order in which they were tried
 	Fitted  *weights.Adapter // With, and its phi and psi
 	Adapter *weights.Adapter // the one to use: Fitted, or Without alone
 	Better  bool             // With is closer to the full cache than Without on the windows that neither was tuned on: the adapter is of With, else of Without
@@ -189,9 +191,7 @@ func (f *fitter) run(ctx context.Context) (*Trained, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, l := range again {
-		r.Layers[slices.IndexFunc(r.Layers, func(x Fitted) bool { return x.Layer == l.Layer })] = l
-	}
+	r.replace(again)
 	// Under the slots that they have now some may not pay for their bytes.
 	if from, err = f.choose(ctx, again); err != nil || from == nil {
 		return r, err
@@ -202,11 +202,15 @@ func (f *fitter) run(ctx context.Context) (*Trained, error) {
 		}
 	}
 
-	o := *f.o
-	o.From, o.Adapter = from.Result, second.path
-	if err := second.adapter.Write(o.Adapter); err != nil {
+	if err := second.adapter.Write(second.path); err != nil {
 		return nil, err
 	}
+	if second, from, err = f.grow(ctx, r, second, from); err != nil {
+		return nil, err
+	}
+
+	o := *f.o
+	o.From, o.Adapter = from.Result, second.path
 	if r.With, err = Run(ctx, o); err != nil {
 		return nil, err
 	}
@@ -222,6 +226,13 @@ func (f *fitter) run(ctx context.Context) (*Trained, error) {
 		}
 	}
 	return r, r.With.Give(r.Fitted, f.o.Policy)
+}
+
+// replace puts what came of layers in the place of what was there.
+func (t *Trained) replace(layers []Fitted) {
+	for _, l := range layers {
+		t.Layers[slices.IndexFunc(t.Layers, func(x Fitted) bool { return x.Layer == l.Layer })] = l
+	}
 }
 
 // hopeful is an error, relative to sparse only's, that phi and psi hardly fall below: no layer is tried that would not pay with it.
@@ -295,14 +306,20 @@ func scaled(d []float64, by float64) (all []float64) {
 	return all
 }
 
-// choose takes the layers whose phi and psi lower the predicted distance, one after the other, the best first. It returns nil if none does,
-// else the parts beside them and the allocation to begin with: the tuned one, in which each head has as many times its slots as the prediction gives it.
-func (f *fitter) choose(ctx context.Context, layers []Fitted) (*prediction, error) {
+// left says what phi and psi leave of what limiting a layer costs: of layers that share a cache, the worst counts.
+func (f *fitter) left(layers []Fitted) map[int]float64 {
 	left := map[int]float64{}
-	for _, l := range layers { // of those that share a cache, the worst counts
+	for _, l := range layers {
 		owner := f.t.Model.Owner(l.Layer)
 		left[owner] = max(left[owner], l.Error)
 	}
+	return left
+}
+
+// choose takes the layers whose phi and psi lower the predicted distance, one after the other, the best first. It returns nil if none does,
+// else the parts beside them and the allocation to begin with: the tuned one, in which each head has as many times its slots as the prediction gives it.
+func (f *fitter) choose(ctx context.Context, layers []Fitted) (*prediction, error) {
+	left := f.left(layers)
 	none, err := f.predict(ctx, nil)
 	if err != nil {
 		return nil, err
@@ -459,7 +476,8 @@ func (f *fitter) fitted(x *fit) (all []Fitted, err error) {
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, Fitted{Layer: l.Layer, Error: l.Valid, Bytes: bytes.State + bytes.Kernels})
+		rank, hidden := f.t.Size(l.Layer)
+		all = append(all, Fitted{Layer: l.Layer, Rank: rank, Hidden: hidden, Error: l.Valid, Bytes: bytes.State + bytes.Kernels})
 	}
 	return all, nil
 }

@@ -102,6 +102,50 @@ func TestChoose(t *testing.T) {
 	}
 }
 
+// A layer's size costs slots of all, spread as before; those come first whose phi and psi gain most.
+func TestGrow(t *testing.T) {
+	ctx := t.Context()
+	const slot = 2*64 + 2*64 + 8
+	f := threeLayers(worker.Budget{Bytes: 300 * slot})
+	fitted := []Fitted{{Layer: 0, Error: .2}, {Layer: 2, Error: .5}}
+	from, err := f.choose(ctx, fitted)
+	require.NoError(t, err)
+	require.Equal(t, []int{0, 2}, from.layers)
+	assert.Equal(t, []int{0, 2}, f.byGain(fitted, from), "layer 0 would cost .03 and more")
+	assert.Equal(t, []int{2, 0}, f.byGain([]Fitted{{Layer: 0, Error: .999}, {Layer: 2, Error: .5}}, from))
+
+	same, err := f.shrunk(from)
+	require.NoError(t, err)
+	assert.Equal(t, from.Budget, same.Budget)
+	for j, h := range same.Heads {
+		assert.Equal(t, from.Heads[j].Slots, h.Slots)
+	}
+	f.t.Ranks, f.t.Hiddens = with(nil, 0, 8), with(map[int]int{0: 4, 2: 4}, 0, 8)
+	assert.Equal(t, map[int]int{0: 8, 2: 4}, f.t.Hiddens)
+	less, err := f.shrunk(from)
+	require.NoError(t, err)
+	c, err := f.cache(from.layers)
+	require.NoError(t, err)
+	assert.Equal(t, []int{8, 4}, []int{c.Adapter.Kernels[0].Rank, c.Adapter.Kernels[2].Rank})
+	state := 4*65*(8+4) + int(c.Adapter.Bytes())
+	assert.Equal(t, (300*slot-state)/slot/3, less.Budget)
+	sum := 0
+	for j, h := range less.Heads {
+		assert.LessOrEqual(t, h.Slots, from.Heads[j].Slots)
+		sum += h.Slots
+	}
+	assert.Equal(t, 3*less.Budget, sum)
+	f.t.Ranks = with(nil, 0, 1<<12)
+	_, err = f.shrunk(from)
+	assert.ErrorIs(t, err, memory.ErrBudget)
+}
+
+func TestSaid(t *testing.T) {
+	text := said("made\nlayer 1: rank 4\nlayer 10: rank 4", "layer 1: rank ", "8")
+	assert.Equal(t, "made\nlayer 1: rank 8\nlayer 10: rank 4", text)
+	assert.Equal(t, text+"\nlayer 0: rank 2", said(text, "layer 0: rank ", "2"))
+}
+
 // What runs leave is removed, fits that were not finished too; what is somebody's stays.
 func TestRemove(t *testing.T) {
 	work := filepath.Join(t.TempDir(), "out.gguf.work")
@@ -189,9 +233,14 @@ func TestTrain(t *testing.T) {
 	assert.Equal(t, r.Result().Weights(m), r.Adapter.Budget)
 	assert.Equal(t, r.Result().Budget, r.Adapter.Trained.Heavy+r.Adapter.Trained.Recent)
 	require.NotEmpty(t, fits)
-	for layer, n := range fits {
-		assert.LessOrEqual(t, n, 2, "fits of layer %d: one with half the budget, one with the slots that it has", layer)
+	larger := map[int]int{}
+	for _, d := range r.Sizes {
+		larger[d.Layer]++
 	}
+	for layer, n := range fits {
+		assert.LessOrEqual(t, n, 2+larger[layer], "fits of layer %d: one with half the budget, one with the slots that it has, and larger ones", layer)
+	}
+	grown(t, r)
 
 	clear(fits)
 	again, err := Train(ctx, o, tr)
@@ -203,6 +252,42 @@ func TestTrain(t *testing.T) {
 	left, err := os.ReadDir(dir)
 	require.NoError(t, err)
 	assert.Empty(t, left)
+}
+
+// grown checks what became of the sizes of layers: each is doubled until that does not lower the distance, and the adapter has the last that did.
+func grown(t *testing.T, r *Trained) {
+	t.Helper()
+	require.NotEmpty(t, r.Sizes)
+	assert.LessOrEqual(t, r.With.Bytes, r.Without.Bytes)
+	size, failed := map[int][2]int{}, 0
+	for _, l := range r.Layers {
+		size[l.Layer] = [2]int{l.Rank, l.Hidden}
+	}
+	before := r.Sizes[0].Before
+	for i, d := range r.Sizes {
+		assert.Equal(t, before, d.Before)
+		assert.Equal(t, d.After < d.Before, d.Kept)
+		if d.Kept {
+			before, failed = d.After, 0
+			continue
+		}
+		if failed++; i > 0 && r.Sizes[i-1].Kept && r.Sizes[i-1].Layer == d.Layer {
+			failed = 0 // the layer has grown
+		}
+		if next := i + 1; next < len(r.Sizes) {
+			assert.NotEqual(t, d.Layer, r.Sizes[next].Layer)
+			assert.Less(t, failed, inVain)
+		}
+		assert.Equal(t, [2]int{d.Rank / 2, d.Hidden / 2}, size[d.Layer], "layer %d", d.Layer)
+	}
+	for i := range r.Fitted.Kernels {
+		if k := &r.Fitted.Kernels[i]; !k.Empty() {
+			assert.Equal(t, size[i], [2]int{k.Rank, k.Hidden}, "layer %d", i)
+			if size[i] != [2]int{r.Sizes[0].Rank / 2, r.Sizes[0].Hidden / 2} && r.Sizes[0].Kept {
+				assert.Contains(t, r.Fitted.Description, fmt.Sprintf("\nlayer %d: rank %d, hidden size %d, as lesskv tune found them", i, k.Rank, k.Hidden))
+			}
+		}
+	}
 }
 
 // tinyTraining returns options for a tiny model, and those of a training of a few steps.
@@ -227,7 +312,7 @@ func TestTrainKinds(t *testing.T) {
 			require.NotEmpty(t, r.Layers)
 			require.NotNil(t, r.With, "phi and psi, whether they are kept or not")
 			t.Logf("KL of other text %.4f without and %.4f with phi and psi: %+v", r.Without.TunedValid, r.With.TunedValid, r.Layers)
-			assert.LessOrEqual(t, r.With.Bytes, r.Without.Bytes)
+			grown(t, r)
 			_, err = weights.Check(r.Fitted, tr.Model)
 			require.NoError(t, err)
 			assert.Positive(t, r.Fitted.Bytes())
@@ -299,8 +384,11 @@ func TestTrainInterrupted(t *testing.T) {
 	for _, stage := range []any{train.Replaying, train.Fitting, train.Finished} {
 		assert.True(t, seen[fmt.Sprintf("%v, fits 1", stage)], "%v in the second fit", stage)
 	}
+	require.NotEmpty(t, want.Sizes)
+	assert.True(t, seen["sizes, fits 2"], "before a larger fit")
+	assert.True(t, seen["sizes, fits 3"], "behind it")
 	for _, stage := range []any{Allocations, Validation} {
-		assert.True(t, seen[fmt.Sprintf("%v, fits 2", stage)], "%v behind both", stage)
+		assert.True(t, seen[fmt.Sprintf("%v, fits %d", stage, 2+len(want.Sizes))], "%v behind all", stage)
 	}
 	assert.Equal(t, want, got)
 }

@@ -329,8 +329,7 @@ func (r *replayer) reader(f family, i, j int, p projection) (*reader, error) {
 	}
 	if r.adapter != nil {
 		if x.weights = phiPsi(r.adapter, f, i, j); x.weights != nil {
-			k := &r.adapter.Kernels[f[i].Index]
-			x.shape.Rank, x.shape.Hidden = k.Rank, k.Hidden
+			x.shape.Rank, x.shape.Hidden = size(r.adapter, f, i)
 		}
 	}
 	x.scratch = make([]byte, x.shape.Scratch(w.Tokens, w.Ubatch))
@@ -339,19 +338,43 @@ func (r *replayer) reader(f family, i, j int, p projection) (*reader, error) {
 	return x, err
 }
 
+// size returns rank and hidden size of phi of the i-th layer of a family, with psi of the cache: of their hidden sizes the larger.
+func size(a *weights.Adapter, f family, i int) (rank, hidden int) {
+	k, cache := &a.Kernels[f[i].Index], &a.Kernels[f[0].Index]
+	return k.Rank, max(k.Hidden, cache.Hidden)
+}
+
 // phiPsi returns phi of the query heads that read a KV head in the i-th layer of a family, with psi of the cache and phi's scales, in the
-// order of kernels.TrainShape; nil where that layer has no phi.
+// order of kernels.TrainShape; nil where that layer has no phi. The one with the smaller hidden size is padded with zeros, which change nothing: gelu(0) is 0.
 func phiPsi(a *weights.Adapter, f family, i, j int) (all []float32) {
 	k, cache := &a.Kernels[f[i].Index], &a.Kernels[f[0].Index]
 	if !k.HasPhi() {
 		return nil
 	}
-	for _, m := range [][]float32{k.Phi[0].Values, k.Phi[1].Values, cache.Psi[0].Values, cache.Psi[1].Values, cache.Psi[2].Values, k.Scale.Values} {
-		n := len(m) / f[0].HeadsKV
-		all = append(all, m[j*n:(j+1)*n]...)
+	_, hidden := size(a, f, i)
+	of := func(m weights.Matrix) []float32 {
+		n := len(m.Values) / f[0].HeadsKV
+		return m.Values[j*n : (j+1)*n]
 	}
+	add := func(k *weights.Kernels, first, second weights.Matrix) {
+		d, more := f[0].KeyLength, hidden-k.Hidden
+		all = append(all, widened(of(first), k.Hidden*d, more*d)...)
+		all = append(all, widened(of(second), k.Hidden, more)...)
+	}
+	add(k, k.Phi[0], k.Phi[1])
+	add(cache, cache.Psi[0], cache.Psi[1])
+	all = append(all, of(cache.Psi[2])...)
+	all = append(all, of(k.Scale)...)
 	if len(k.Scale.Values) == 0 {
 		all = append(all, make([]float32, f[i].Heads/f[i].HeadsKV)...)
+	}
+	return all
+}
+
+// widened puts so many zeros behind each n numbers.
+func widened(x []float32, n, more int) (all []float32) {
+	for part := range slices.Chunk(x, n) {
+		all = append(append(all, part...), make([]float32, more)...)
 	}
 	return all
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/lesskv/lesskv/cgo/kernels"
 	"github.com/lesskv/lesskv/integration/activations"
 	"github.com/lesskv/lesskv/integration/tinymodels"
 	"github.com/lesskv/lesskv/integration/worker"
@@ -110,6 +111,30 @@ func TestRunNotReplayed(t *testing.T) {
 	assert.Regexp(t, `^layer 1, head 0: the error of a replay with \d+ slots is `, why[0])
 }
 
+// A sharer may have another hidden size than the cache that it reads. The smaller of the two is padded, which is as if its file had zeros there.
+func TestPhiPsiOfSizes(t *testing.T) {
+	const d, rank, heads = 3, 2, 4
+	m := &weights.Model{Geometry: weights.Geometry{Layers: 2, Heads: heads, HeadsKV: 2, KeyLength: d, ValueLength: d}}
+	shape := weights.Shape{Heads: heads, HeadsKV: 2, KeyLength: d, ValueLength: d}
+	f := family{{Layer: train.Layer{Index: 0}, Shape: shape}, {Layer: train.Layer{Index: 1}, Shape: shape}}
+	a, b := weights.Random(m, rank, 3, weights.Trained{}, 1), weights.Random(m, rank, 3, weights.Trained{}, 1)
+	small := weights.Random(m, rank, 1, weights.Trained{}, 2).Kernels[1]
+	a.Kernels[1], b.Kernels[1] = small, weights.Kernels{Rank: rank, Hidden: 3}
+	for h := range heads {
+		phi := &b.Kernels[1].Phi
+		phi[0].Values = append(append(phi[0].Values, small.Phi[0].Values[h*d:(h+1)*d]...), make([]float32, 2*d)...)
+		for r := range rank {
+			phi[1].Values = append(phi[1].Values, small.Phi[1].Values[h*rank+r], 0, 0)
+		}
+	}
+	for j := range 2 {
+		all := phiPsi(a, f, 1, j)
+		assert.Equal(t, phiPsi(b, f, 1, j), all)
+		of := kernels.TrainShape{Shape: kernels.Shape{Heads: heads / 2, HeadsKV: 1, KeySize: d, Rank: rank, Hidden: 3}, ValueSize: d}
+		assert.Len(t, all, of.Weights())
+	}
+}
+
 // kinds of attention: none of everything special, and each special thing.
 var kinds = []string{"llama", "gemma2", "gpt-oss", "qwen35", "openelm", "gemma3n", "gemma4"}
 
@@ -127,6 +152,7 @@ func TestReplayIsTheRuntime(t *testing.T) {
 			require.NoError(t, err)
 			if adapted {
 				a := weights.Random(model, 4, 4, weights.Trained{Policy: o.Policy, Heavy: 6, Recent: 18, Ubatch: o.Ubatch, Context: 192}, 1)
+				a.Kernels[1] = weights.Random(model, 3, 7, a.Trained, 1).Kernels[1]
 				o.Adapter = o.Model + ".lesskv.gguf"
 				require.NoError(t, a.Write(o.Adapter))
 			}

@@ -75,6 +75,9 @@ const (
 	Heads       Stage = "heads"
 	Allocations Stage = "allocations"
 	Validation  Stage = "validation"
+
+	// Between the fits of Train: larger phi and psi of a layer.
+	Sizes Stage = "sizes"
 )
 
 // Event tells how far a run has come.

@@ -13,7 +13,7 @@ type LESSInfo struct {
 	Layers, WindowLayers          int // with a budget; with a sliding window
 	SharedLayers                  int // that share the cache of one of those
 	KernelLayers                  int // that have phi or psi
-	Rank, Hidden                  int // 0 without an adapter
+	Rank, Hidden                  int // the largest of a layer; 0 without phi and psi
 	Sequences                     int // that hold memory
 	SlotBytes, StateBytes         int64
 	KernelBytes, ScratchBytes     int64
@@ -53,6 +53,7 @@ type LayerInfo struct {
 	Window, Kernels       bool
 	Seen, Kept, Folded    int64 // tokens; kept and folded per KV head
 	SlotBytes, StateBytes int64
+	Rank, Hidden          int     // of phi and psi; 0 without
 	Scale                 float32 // softmax scale s
 	SoftCap               float32 // 0: none
 }
@@ -63,7 +64,7 @@ func (w *Worker) Layers(seq int) ([]LayerInfo, error) {
 	if err != nil {
 		return nil, err
 	}
-	const width = 8
+	const width = 10
 	n := r.int("n")
 	if r.err != nil || n < 0 || len(r.payload) != n*(8*width+8) {
 		return nil, fmt.Errorf("worker: %d bytes in a reply about %d layers", len(r.payload), n)
@@ -71,7 +72,7 @@ func (w *Worker) Layers(seq int) ([]LayerInfo, error) {
 	v, f := view[int64](r.payload[:8*width*n]), view[float32](r.payload[8*width*n:])
 	layers := make([]LayerInfo, 0, n)
 	for ; len(v) > 0; v, f = v[width:], f[2:] {
-		layers = append(layers, LayerInfo{int(v[0]), v[1] != 0, v[2] != 0, v[3], v[4], v[5], v[6], v[7], f[0], f[1]})
+		layers = append(layers, LayerInfo{int(v[0]), v[1] != 0, v[2] != 0, v[3], v[4], v[5], v[6], v[7], int(v[8]), int(v[9]), f[0], f[1]})
 	}
 	return layers, nil
 }

@@ -313,7 +313,7 @@ func TestLESS(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, layers, 6)
 	l := layers[3]
-	assert.Equal(t, LayerInfo{Layer: 3, Kernels: true, Seen: 60, Kept: 41, Folded: 19, SlotBytes: l.SlotBytes, StateBytes: l.StateBytes, Scale: 0.125}, l)
+	assert.Equal(t, LayerInfo{Layer: 3, Kernels: true, Seen: 60, Kept: 41, Folded: 19, SlotBytes: l.SlotBytes, StateBytes: l.StateBytes, Rank: 8, Hidden: 4, Scale: 0.125}, l)
 	pos, score, err := w.Slots(1, 3, 1)
 	require.NoError(t, err)
 	require.Len(t, pos, 41)

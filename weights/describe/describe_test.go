@@ -40,6 +40,18 @@ func TestModel(t *testing.T) {
 	assert.Equal(t, []run{{"a", "layers 0-1, 3"}, {"b", "layers 2"}}, group(4, func(i int) string { return []string{"a", "a", "b", "a"}[i] }))
 }
 
+// Layers of one size are counted together.
+func TestSizes(t *testing.T) {
+	m := &weights.Model{Geometry: weights.Geometry{Layers: 6, Heads: 2, HeadsKV: 1, KeyLength: 8, ValueLength: 8}}
+	a := weights.Random(m, 4, 3, weights.Trained{}, 1)
+	assert.Equal(t, "rank 4, hidden size 3", Sizes(a))
+	assert.Equal(t, "rank 4", Rank(a))
+	a.Kernels[0] = weights.Random(m, 8, 3, weights.Trained{}, 1).Kernels[0]
+	a.Kernels[2] = weights.Kernels{}
+	assert.Equal(t, "rank 8, hidden size 3 in layer 0; rank 4, hidden size 3 in layers 1,3-5", Sizes(a))
+	assert.Equal(t, "rank 4 to 8", Rank(a))
+}
+
 func TestDescription(t *testing.T) {
 	assert.Nil(t, MadeBy(""))
 	assert.Nil(t, Validation("made by hand"))

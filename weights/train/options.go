@@ -1,8 +1,10 @@
 package train
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/lesskv/lesskv/cgo/kernels"
@@ -49,6 +51,8 @@ type Options struct {
 	Ubatch     int                 // tokens of a micro-batch; 32
 	Rank       int                 // R; DefaultRank
 	Hidden     int                 // R'; DefaultHidden
+	// Ranks and Hiddens are those of layers that have another. A layer that shares another's cache has that one's.
+	Ranks, Hiddens map[int]int
 
 	Context int     // tokens of a window; set by Windows
 	Layers  []int   // to be trained, ascending; all
@@ -114,6 +118,13 @@ func (o *Options) fill() error {
 	if max(o.Rank, o.Hidden) > weights.MaxSize {
 		return fmt.Errorf("train: rank %d, hidden size %d: want at most %d: %w", o.Rank, o.Hidden, weights.MaxSize, ErrOption)
 	}
+	for what, sizes := range map[string]map[int]int{"rank": o.Ranks, "hidden size": o.Hiddens} {
+		for _, layer := range slices.Sorted(maps.Keys(sizes)) {
+			if err := o.checkSize(what, layer, sizes); err != nil {
+				return err
+			}
+		}
+	}
 	if o.Policy == "" {
 		o.Policy = "peak"
 	}
@@ -164,6 +175,30 @@ func (o *Options) fill() error {
 	}
 	return o.enough()
 }
+
+// checkSize refuses what can be no size of a layer, or not of its own.
+func (o *Options) checkSize(what string, layer int, sizes map[int]int) error {
+	n := sizes[layer]
+	if layer < 0 || layer >= o.Model.Layers {
+		return fmt.Errorf("train: %s %d of layer %d: want one of the model's %d layers, counted from 0: %w", what, n, layer, o.Model.Layers, ErrOption)
+	}
+	if n < 1 || n > weights.MaxSize {
+		return fmt.Errorf("train: %s %d of layer %d: want 1 to %d: %w", what, n, layer, weights.MaxSize, ErrOption)
+	}
+	if owner := o.Model.Owner(layer); owner != layer && sizes[owner] != n {
+		return fmt.Errorf("train: %s %d of layer %d, which shares the cache of layer %d: want the same of that one: %w", what, n, layer, owner, ErrOption)
+	}
+	return nil
+}
+
+// Size returns rank and hidden size of a layer.
+func (o *Options) Size(layer int) (rank, hidden int) {
+	owner := o.Model.Owner(layer)
+	return cmp.Or(o.Ranks[owner], o.Rank), cmp.Or(o.Hiddens[owner], o.Hidden)
+}
+
+// sized reports whether layers may have different sizes.
+func (o *Options) sized() bool { return len(o.Ranks)+len(o.Hiddens) > 0 }
 
 // allocate spreads the budgets over the heads of the layers that have one ("Budgets by layer and head" in algorithm.md).
 func (o *Options) allocate(layers []Layer) error {
@@ -222,13 +257,15 @@ func (o *Options) heavy(budget int) (int, error) {
 	return max(h, o.Pinned), nil
 }
 
-// of returns the options with the geometry of one layer, where layers differ, as that of all. Keys and values are those of the cache.
+// of returns the options with the geometry and the size of one layer, where layers differ, as those of all. Keys and values are those of the cache.
 func (o *Options) of(layer int) *Options {
-	if o.Model.PerLayer == nil && o.spread == nil {
+	if o.Model.PerLayer == nil && o.spread == nil && !o.sized() {
 		return o
 	}
 	of, m, s, kv := *o, *o.Model, o.Model.Layer(layer), o.Model.Layer(o.Model.Owner(layer))
 	of.own = layer
+	of.Rank, of.Hidden = o.Size(layer)
+	of.Ranks, of.Hiddens = nil, nil
 	m.Geometry = weights.Geometry{Layers: m.Layers, Heads: s.Heads, HeadsKV: kv.HeadsKV, KeyLength: kv.KeyLength, ValueLength: kv.ValueLength}
 	of.Model = &m
 	return &of
@@ -237,7 +274,7 @@ func (o *Options) of(layer int) *Options {
 // largest returns the options of the layer, of those that are trained, that takes the most memory.
 func (o *Options) largest() *Options {
 	most := o.of(o.Layers[0])
-	if o.Model.PerLayer == nil {
+	if o.Model.PerLayer == nil && !o.sized() {
 		return most
 	}
 	for _, layer := range o.Layers[1:] {
@@ -287,8 +324,12 @@ func (o *Options) shape() kernels.TrainShape {
 // they are trained. A layer that shares another's cache has them where that one does, with which it is trained; one with a sliding window
 // has none.
 func (o Options) Sized() (*weights.Adapter, error) {
-	a := weights.Random(o.Model, o.Rank, o.Hidden, weights.Trained{Policy: o.Policy, Ubatch: o.Ubatch, Context: o.Context}, o.Seed)
+	trained := weights.Trained{Policy: o.Policy, Ubatch: o.Ubatch, Context: o.Context}
+	a := weights.Random(o.Model, o.Rank, o.Hidden, trained, o.Seed)
 	for layer := range a.Kernels {
+		if rank, hidden := o.Size(layer); rank != o.Rank || hidden != o.Hidden {
+			a.Kernels[layer] = weights.Random(o.Model, rank, hidden, trained, o.Seed).Kernels[layer]
+		}
 		k := &a.Kernels[layer]
 		switch named := len(o.Layers) == 0 || slices.Contains(o.Layers, o.Model.Owner(layer)); {
 		case !named || o.Model.Window(layer) > 0:

@@ -74,6 +74,8 @@ type plan struct {
 	Ubatch     int
 	Rank       int
 	Hidden     int
+	Ranks      map[int]int `json:",omitempty"`
+	Hiddens    map[int]int `json:",omitempty"`
 	Steps      int
 	Rate       float64
 	Seed       uint64
@@ -88,7 +90,7 @@ func (o *Options) plan(w Windows) plan {
 		}
 	}
 	r := recording{recordingFormat, o.Model.Fingerprint, o.Source, hex.EncodeToString(h.Sum(nil)), o.Context}
-	return plan{r, FitMethod, o.Policy, o.Budgets, o.Allocation, o.Heavy, o.Pinned, o.Ubatch, o.Rank, o.Hidden, o.Steps, o.Rate, o.Seed}
+	return plan{r, FitMethod, o.Policy, o.Budgets, o.Allocation, o.Heavy, o.Pinned, o.Ubatch, o.Rank, o.Hidden, o.Ranks, o.Hiddens, o.Steps, o.Rate, o.Seed}
 }
 
 // describe says how an adapter is made: what it would take to make it again.

@@ -659,6 +659,37 @@ func TestParts(t *testing.T) {
 	assert.Equal(t, parts[0], merged)
 }
 
+// TestSizes: a layer with a size of its own has what it has where all have that size, and parts of different sizes are merged.
+func TestSizes(t *testing.T) {
+	run := func(name string, change func(*Options)) *weights.Adapter {
+		o := options(t, name)
+		change(&o)
+		sized, err := o.Sized()
+		require.NoError(t, err)
+		_, err = Run(context.Background(), o, &fake{}, windows(t))
+		require.NoError(t, err)
+		a, err := weights.Read(o.Output)
+		require.NoError(t, err)
+		for i := range a.Kernels {
+			if k, want := &a.Kernels[i], &sized.Kernels[i]; !k.Empty() {
+				assert.Equal(t, []int{want.Rank, want.Hidden}, []int{k.Rank, k.Hidden}, "layer %d", i)
+			}
+		}
+		return a
+	}
+	all := run("all.gguf", func(*Options) {})
+	large := run("large.gguf", func(o *Options) { o.Rank, o.Hidden = 7, 3 })
+	own := run("own.gguf", func(o *Options) { o.Ranks, o.Hiddens = map[int]int{2: 7}, map[int]int{2: 3} })
+	assert.Equal(t, all.Kernels[0], own.Kernels[0])
+	assert.Equal(t, large.Kernels[2], own.Kernels[2])
+
+	first := run("first.gguf", func(o *Options) { o.Layers = []int{0} })
+	second := run("second.gguf", func(o *Options) { o.Layers, o.Rank, o.Hiddens = []int{1, 2}, 7, map[int]int{2: 3} })
+	merged, err := weights.Merge(first, second)
+	require.NoError(t, err)
+	assert.Equal(t, own.Kernels, merged.Kernels)
+}
+
 // TestOtherFit: a work folder, or a part, of a version that fitted otherwise is not gone on with.
 func TestOtherFit(t *testing.T) {
 	o := options(t, "a.gguf")
@@ -704,6 +735,8 @@ func TestRefused(t *testing.T) {
 		"layers [1 0] of 3":       func(o *Options) { o.Layers = []int{1, 0} },
 		"layers [1] have nothing": func(o *Options) { o.Layers = []int{1} },
 		"a window of 96 tokens":   func(o *Options) { o.Budgets = []int{window} },
+		"rank 0 of layer 2":       func(o *Options) { o.Ranks = map[int]int{2: 0} },
+		"hidden size 9 of layer 3: want one of the model's 3 layers": func(o *Options) { o.Hiddens = map[int]int{1: 2, 3: 9} },
 	} {
 		o := options(t, "b.gguf")
 		change(&o)

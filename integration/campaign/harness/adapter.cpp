@@ -84,7 +84,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t * data, size_t size) {
             lesskv_phi(k, d, hq - 1,  x.data(), 1, out.data(), tmp.data());
             lesskv_psi(k, d, hkv - 1, x.data(), 1, out.data(), tmp.data());
         }
-        HOLDS(bytes == a.bytes);
+        HOLDS(bytes == a.bytes && rank == a.rank && hidden == a.hidden);
     } catch (const std::runtime_error & e) {
         HOLDS(size > 0); // the good one is taken
         HOLDS(strstr(e.what(), path.c_str()));
