@@ -2,6 +2,7 @@ package integration
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -493,4 +494,37 @@ func TestBatchRefused(t *testing.T) {
 		}
 		sameBits(t, want, s.end(t, w, 0, next, pos))
 	})
+}
+
+// The positions of a sequence end before the largest number, which the next position would be beyond: what lies there is refused. A sliding
+// window that reaches beyond lets nothing be cut.
+func TestLastPositions(t *testing.T) {
+	const end = math.MaxInt32 // the first that is none
+	w := open(t, worker.Patched, worker.Config{Model: tiny(t, "gemma2"), Context: 512, Ubatch: 32, LESS: &worker.LESS{Budget: 64}})
+	token := func(pos int32) []worker.Token { return []worker.Token{{ID: 5, Pos: pos, Row: true}} }
+	refused := func() {
+		_, err := w.DecodeEach(token(end))
+		var e *worker.Error
+		require.ErrorAs(t, err, &e)
+		assert.Contains(t, e.Message, "no position after 2147483646")
+	}
+	refused() // as the first of a sequence
+
+	tokens := make([]int32, 100)
+	for i := range tokens {
+		tokens[i] = int32(5 + i)
+	}
+	_, err := w.Feed(0, end-len(tokens), tokens, worker.Last)
+	require.NoError(t, err)
+	refused() // behind the last
+	lo, hi, err := w.SeqPos(0)
+	require.NoError(t, err)
+	assert.Equal(t, []int{end - 1, end - 1}, []int{lo, hi})
+	require.ErrorContains(t, w.SeqRemove(0, hi, worker.End), "what lies before 2147483646 has been folded")
+	_, err = w.DecodeEach(token(0))
+	require.Error(t, err)
+	assert.NotContains(t, err.Error(), "until it is cleared")
+	require.NoError(t, w.Clear())
+	_, err = w.DecodeEach(token(0))
+	require.NoError(t, err)
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/exec"
 	"regexp"
@@ -12,6 +13,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/bluekeyes/go-gitdiff/gitdiff"
 	"github.com/stretchr/testify/require"
 
 	"github.com/lesskv/lesskv/patches/internal/series"
@@ -93,4 +95,48 @@ func TestSeries(t *testing.T) {
 		}
 	}
 	require.Equal(t, files, table)
+}
+
+// No patch takes back what one before it has added: what the series does to a file is said once.
+func TestSeriesSaysOnce(t *testing.T) {
+	added := map[string]map[int64]string{} // of each file, which lines the patches so far have added
+	for _, name := range []string{"llama.cpp", "go-llama.cpp", "ggml-rpc"} {
+		patches, err := series.Read(patches, name)
+		require.NoError(t, err)
+		for _, p := range patches {
+			for _, f := range p.Files {
+				added[f.NewName] = apply(t, added[f.NewName], p.Name, f)
+			}
+		}
+	}
+}
+
+// apply follows added lines through a patch of their file.
+func apply(t *testing.T, before map[int64]string, patch string, f *gitdiff.File) map[int64]string {
+	after := map[int64]string{}
+	line, shift := int64(1), int64(0) // of the old file; how much further down it is in the new one
+	copied := func(end int64) {
+		for at, by := range before {
+			if line <= at && at < end {
+				after[at+shift] = by
+			}
+		}
+		line = end
+	}
+	for _, hunk := range f.TextFragments {
+		copied(hunk.OldPosition)
+		for _, l := range hunk.Lines {
+			switch l.Op {
+			case gitdiff.OpContext:
+				copied(line + 1)
+			case gitdiff.OpDelete:
+				require.Empty(t, before[line], "%s takes back %q", patch, l.Line)
+				line, shift = line+1, shift-1
+			case gitdiff.OpAdd:
+				after[line+shift], shift = patch, shift+1
+			}
+		}
+	}
+	copied(math.MaxInt64)
+	return after
 }

@@ -10,6 +10,8 @@ import (
 	llama "github.com/go-skynet/go-llama.cpp"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/lesskv/lesskv/patches/quoted"
 )
 
 // EnableNUMA has ggml look for the machine's nodes, once in a process; with one node that is all that comes of it. ggml says nothing
@@ -26,10 +28,9 @@ func TestNUMA(t *testing.T) {
 		}
 		return
 	}
-	const withoutNodes = "no glibc"
-	const source = `
+	library := preloaded(t, `
 #ifndef __gnu_linux__
-#error ` + withoutNodes + `
+#error no glibc, in which ggml looks for no nodes
 #endif
 #include <fcntl.h>
 #include <string.h>
@@ -47,18 +48,7 @@ int __xstat(int version, const char * path, struct stat * st) { // what stat is 
     (void) version;
     return stat(path, st);
 }
-`
-	library := filepath.Join(t.TempDir(), "stat.so")
-	compiler, err := exec.Command("go", "env", "CC").Output()
-	require.NoError(t, err)
-	words := append(strings.Fields(string(compiler)), "-shared", "-fPIC", "-o", library, "-x", "c", "-")
-	cc := exec.Command(words[0], words[1:]...)
-	cc.Stdin = strings.NewReader(source)
-	out, err := cc.CombinedOutput()
-	if strings.Contains(string(out), withoutNodes) {
-		t.Skip("ggml looks for nodes where the C library is glibc")
-	}
-	require.NoError(t, err, "%s", out)
+`)
 	for how, want := range map[string]int{"on": 1, "off": 0} {
 		cmd := exec.Command(os.Args[0], "-test.run=^TestNUMA$")
 		cmd.Env = append(os.Environ(), child+"="+how, "LD_PRELOAD="+library)
@@ -67,4 +57,22 @@ int __xstat(int version, const char * path, struct stat * st) { // what stat is 
 		assert.Equal(t, want, strings.Count(string(out), "looked for nodes"), "%s: %s", how, out)
 		assert.NotContains(t, string(out), "already initialized", "ggml is asked once")
 	}
+}
+
+// preloaded compiles a library of C that stands in for functions of the C library's, where LD_PRELOAD names it. The test is skipped where the
+// source wants glibc, and this is another.
+func preloaded(t *testing.T, source string) string {
+	library := filepath.Join(t.TempDir(), "preloaded.so")
+	compiler, err := exec.Command("go", "env", "CC").Output()
+	require.NoError(t, err)
+	words, err := quoted.Split(string(compiler))
+	require.NoError(t, err)
+	cc := exec.Command(words[0], append(words[1:], "-shared", "-fPIC", "-o", library, "-x", "c", "-")...)
+	cc.Stdin = strings.NewReader(source)
+	out, err := cc.CombinedOutput()
+	if strings.Contains(string(out), "no glibc") {
+		t.Skip(string(out))
+	}
+	require.NoError(t, err, "%s", out)
+	return library
 }

@@ -251,7 +251,7 @@ void lesskv_cache_count(struct lesskv_cache * cache, int32_t pos, int32_t n_toke
         const int32_t held = h->store.n + n_tokens;
         h->store.n = held < h->budget.slots ? held : h->budget.slots;
         h->folded += held - h->store.n;
-        h->last    = pos + n_tokens - 1;
+        h->last    = pos + (n_tokens - 1);
     }
 }
 
@@ -331,7 +331,8 @@ void lesskv_cache_save(const struct lesskv_cache * cache, void * buf) {
 static bool head_ok(const struct lesskv_cache * cache, int32_t j, const struct saved_head * h, const struct saved_head * first) {
     const struct lesskv_budget budget = cache->head[j].budget;
     if (h->budget.slots != budget.slots || h->budget.heavy != budget.heavy || h->folded < 0 || h->folded > INT64_MAX - h->n || h->reserved != 0 ||
-        h->n + h->folded != first->n + first->folded || h->n + h->folded > h->last + INT64_C(1) || h->last != first->last) {
+        h->n + h->folded != first->n + first->folded || h->n + h->folded > h->last + INT64_C(1) || h->last != first->last ||
+        h->last == INT32_MAX) { // which the token after it would be beyond
         return false;
     }
     return h->evicted >= -1 && h->evicted <= h->last && (h->evicted >= 0) == (h->folded > 0);

@@ -331,6 +331,16 @@ func TestSaveForged(t *testing.T) {
 		require.ErrorIs(t, cache.Load(b), ErrFormat, forged)
 	}
 	require.Equal(t, saved, cache.Save())
+
+	// no position is the largest number: the next one would have none
+	for end, want := range map[uint32]error{math.MaxInt32: ErrFormat, math.MaxInt32 - 1: nil} {
+		b := slices.Clone(saved)
+		for at := last; at < len(b)-savedSum; at += (len(saved) - savedHeader - savedSum) / c.layer.HeadsKV {
+			binary.NativeEndian.PutUint32(b[at:], end)
+		}
+		resum(b)
+		require.ErrorIs(t, cache.Load(b), want, "%d", end)
+	}
 }
 
 // FuzzLoad: any bytes are refused, or taken and used without harm.

@@ -177,7 +177,7 @@ enum lesskv_status lesskv_cache_load     (struct lesskv_cache * cache, const voi
 // anywhere; the elements of one vector are adjacent. k and v are already rounded to the slots' types.
 struct lesskv_ubatch {
     int32_t n_tokens; // T
-    int32_t pos;      // position of the first
+    int32_t pos;      // position of the first; the last one's is below INT32_MAX
     const void * q; size_t q_head, q_token; // f32 [T][Hq][D]
     const void * k; size_t k_head, k_token; // type_k [T][Hkv][D]
     const void * v; size_t v_head, v_token; // type_v [T][Hkv][Dv]

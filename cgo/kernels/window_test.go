@@ -3,12 +3,12 @@ package kernels
 import (
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/lesskv/lesskv/patches/layout"
+	"github.com/lesskv/lesskv/patches/quoted"
 )
 
 // A policy that sees a window, more queries than the last and fewer than all, is one definition: testdata/window.c has it, and compares the
@@ -16,7 +16,8 @@ import (
 func TestWindowPolicy(t *testing.T) {
 	out, err := exec.Command("go", "env", "CC").Output()
 	require.NoError(t, err)
-	cc := strings.Fields(string(out))
+	cc, err := quoted.Split(string(out))
+	require.NoError(t, err)
 	sources, err := filepath.Glob("*.c")
 	require.NoError(t, err)
 	var args []string

@@ -48,6 +48,13 @@ catching::catching() {
 
 catching::~catching() { --n_catching; }
 
+plain_numbers::plain_numbers() {
+    static const locale_t c = newlocale(LC_ALL_MASK, "C", (locale_t) 0); // 0 where there is no memory: then uselocale changes nothing
+    before = uselocale(c);
+}
+
+plain_numbers::~plain_numbers() { uselocale(before); }
+
 // Runs a call and keeps what it threw where the caller finds it. Returns 0 or -1.
 template <typename F>
 static int guard(llama_binding_code & code, std::string & error, F && call) {
@@ -55,6 +62,7 @@ static int guard(llama_binding_code & code, std::string & error, F && call) {
     error.clear();
     try {
         catching assertions;
+        plain_numbers numbers;
         call();
         return 0;
     } catch (const failure & e) {

@@ -7,6 +7,11 @@
 
 #include "llama-cpp.h"
 
+#include <locale.h>
+#ifdef __APPLE__
+#include <xlocale.h>
+#endif
+
 #include <atomic>
 #include <functional>
 #include <memory>
@@ -38,6 +43,17 @@ public:
     ~catching();
     catching(const catching &) = delete;
     catching & operator=(const catching &) = delete;
+};
+
+// While it lives, numbers are read and printed as in C on this thread, "0.5", whatever locale the program has set.
+class plain_numbers {
+public:
+    plain_numbers();
+    ~plain_numbers();
+    plain_numbers(const plain_numbers &) = delete;
+    plain_numbers & operator=(const plain_numbers &) = delete;
+private:
+    locale_t before;
 };
 
 class sequence;

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include <sys/resource.h>
+#include <unistd.h>
 
 #ifdef __linux__
 #include <sched.h>
@@ -120,24 +121,37 @@ uint64_t group_memory(const std::string & root) {
     return least;
 }
 
-uint64_t memory_limit() {
-    uint64_t limit = UINT64_MAX;
-    struct rlimit space;
-    if (getrlimit(RLIMIT_AS, &space) == 0 && space.rlim_cur != RLIM_INFINITY) {
-        limit = space.rlim_cur;
-    }
+// The machine's memory and swap; UINT64_MAX if the system does not say.
+static uint64_t machine_memory() {
 #ifdef __linux__
     struct sysinfo machine;
     if (sysinfo(&machine) == 0) {
-        limit = std::min(limit, ((uint64_t) machine.totalram + machine.totalswap)*machine.mem_unit);
+        return ((uint64_t) machine.totalram + machine.totalswap)*machine.mem_unit;
+    }
+#elif defined(_SC_PHYS_PAGES) // macOS among them, whose swap is what its disk has room for
+    const long pages = sysconf(_SC_PHYS_PAGES), size = sysconf(_SC_PAGESIZE);
+    if (pages > 0 && size > 0) {
+        return (uint64_t) pages*size;
     }
 #endif
+    return UINT64_MAX;
+}
+
+uint64_t memory_limit() {
+    uint64_t limit = machine_memory();
+    struct rlimit space;
+    if (getrlimit(RLIMIT_AS, &space) == 0 && space.rlim_cur != RLIM_INFINITY) {
+        limit = std::min<uint64_t>(limit, space.rlim_cur);
+    }
     return std::min(limit, group_memory(""));
 }
 
 uint64_t memory_left() {
+    uint64_t left = machine_memory(); // macOS says nothing that would be closer
+#ifdef __linux__
     const uint64_t available = number("/proc/meminfo", "MemAvailable:"); // KiB
-    uint64_t left = available == UINT64_MAX ? UINT64_MAX : available << 10;
+    left = available == UINT64_MAX ? left : available << 10;
+#endif
     bool v1;
     for (const auto & dir : groups("", "memory", v1)) {
         const uint64_t limit = v1 ? number(dir + "/memory.limit_in_bytes") : std::min(number(dir + "/memory.max"), number(dir + "/memory.high"));

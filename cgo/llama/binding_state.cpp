@@ -95,6 +95,21 @@ static int open_part(const std::string & part, mode_t mode) {
     }
 }
 
+// Puts on the disk which name a file has. False and errno where that fails; a file system that cannot do it for a folder is left alone.
+static bool sync_folder(const std::string & path) {
+    const size_t slash = path.find_last_of('/');
+    const std::string folder = slash == std::string::npos ? "." : path.substr(0, slash + 1);
+    const int fd = open(folder.c_str(), O_RDONLY | O_CLOEXEC);
+    if (fd < 0) {
+        return true; // one may write in a folder that one may not read
+    }
+    const bool ok = fsync(fd) == 0 || errno == EINVAL || errno == ENOTSUP;
+    const int why = errno;
+    close(fd);
+    errno = why;
+    return ok;
+}
+
 void save_state(const sequence & s, const std::string & to) {
     need_cache(s);
     struct stat old;
@@ -124,6 +139,9 @@ void save_state(const sequence & s, const std::string & to) {
         fail(LLAMA_BINDING_FAILED, "%s cannot be written: %s", path.c_str(), strerror(errno));
     }
     unfinished.release();
+    if (!sync_folder(path)) {
+        fail(LLAMA_BINDING_FAILED, "%s has been written, and may be the old one after a power failure: %s", path.c_str(), strerror(errno));
+    }
 }
 
 // Whether the model has these tokens.

@@ -5,6 +5,7 @@
 #include "llama-impl.h"
 
 #include <cmath>
+#include <cstdint>
 #include <cstring>
 
 // Whether token i has the positions that a token of a text has: one, or with M-RoPE three that are equal, and a fourth that
@@ -76,7 +77,7 @@ llama_memory_context_ptr lesskv_memory::init_batch(llama_batch_allocr & balloc, 
 
     balloc.split_reset();
     std::vector<llama_ubatch> ubatches;
-    std::vector<llama_pos>    next(seqs.size(), -1);
+    std::vector<int64_t>      next(seqs.size(), -1);
     while (true) {
         const int32_t n = one_each ? 0 : last_ones();
         auto ub = n > 1 && reserve_scratch(n) ? balloc.split_simple(n) : balloc.split_seq(n_ubatch);
@@ -87,14 +88,17 @@ llama_memory_context_ptr lesskv_memory::init_batch(llama_batch_allocr & balloc, 
             const llama_seq_id s = ub.seq_id[i][0];
             if (next[s] < 0) {
                 const llama_pos end = pos_max(seqs[s]);
-                next[s] = end < 0 ? ub.pos[i] : end + 1;
+                next[s] = end < 0 ? ub.pos[i] : end + INT64_C(1);
             }
             if (!on_a_line(ub, i)) {
                 return no(format("an embedding of sequence %d has the positions %d, %d, %d, as those of images have: LESS serves text, whose tokens have one position each; turn LESS off for images",
                             s, ub.pos[i], ub.pos[ub.n_tokens + i], ub.pos[2*ub.n_tokens + i]));
             }
             if (ub.pos[i] != next[s]) {
-                return no(format("the tokens of sequence %d must be in order: position %d where %d was expected", s, ub.pos[i], next[s]));
+                return no(format("the tokens of sequence %d must be in order: position %d where %lld was expected", s, ub.pos[i], (long long) next[s]));
+            }
+            if (ub.pos[i] == INT32_MAX) { // what comes after it would have no number
+                return no(format("sequence %d has no position after %d: clear it", s, INT32_MAX - 1));
             }
             next[s]++;
             left[s]--;
@@ -115,7 +119,7 @@ llama_memory_context_ptr lesskv_memory::init_batch(llama_batch_allocr & balloc, 
         if (on_device && next[s] > lesskv_device::max_pos) {
             return no(format("LESS on the device counts %d positions, sequence %d has more: keep the cache in main memory", lesskv_device::max_pos, s));
         }
-        if (adapter && adapter->bytes > 0 && !warned_context && (uint32_t) next[s] > adapter->context) {
+        if (adapter && adapter->bytes > 0 && !warned_context && next[s] > (int64_t) adapter->context) {
             warned_context = true;
             LLAMA_LOG_WARN("%s: the adapter was trained on contexts of %u tokens, this sequence is longer\n", __func__, adapter->context);
         }
@@ -125,7 +129,15 @@ llama_memory_context_ptr lesskv_memory::init_batch(llama_batch_allocr & balloc, 
     return std::make_unique<lesskv_memory_context>(this, std::move(ubatches));
 }
 
+void lesskv_memory::note_sizing() {
+    if (sized) {
+        config_error = nullptr; // the context is there, and the configuration the caller's again
+    }
+    sized = true;
+}
+
 llama_memory_context_ptr lesskv_memory::init_full() {
+    note_sizing();
     return std::make_unique<lesskv_memory_context>(this, LLAMA_MEMORY_STATUS_SUCCESS);
 }
 

@@ -40,6 +40,7 @@ llama_memory_context_ptr lesskv_hybrid::init_batch(llama_batch_allocr & balloc, 
 }
 
 llama_memory_context_ptr lesskv_hybrid::init_full() {
+    note_sizing();
     return std::make_unique<lesskv_hybrid_context>(this);
 }
 

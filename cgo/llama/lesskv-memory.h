@@ -124,6 +124,8 @@ public:
     void done();
 
 protected:
+    void note_sizing(); // the context's graphs are sized
+
     struct free_cache   { void operator()(lesskv_cache * c) const { lesskv_cache_free(c); } };
     using cache_ptr = std::unique_ptr<lesskv_cache, free_cache>;
 
@@ -249,9 +251,10 @@ private:
     bool warned_lora = false;
     bool warned_context = false;
 
-    // Where a refusal is written while the context is being made; NULL afterwards.
+    // Where a refusal is written while the context is being made; NULL once it is used.
     char * config_error = nullptr;
     size_t config_error_size = 0;
+    bool   sized = false; // the graphs have been sized once, as the context was made
 };
 
 // The graphs of one llama_decode: a ubatch is a micro-batch of one sequence, or has a token of each of several. Made by lesskv_memory, valid

@@ -112,7 +112,12 @@ llama_pos lesskv_memory::pos_max(const sequence & seq) const {
     return res;
 }
 
-// The lowest position to which the sequence can be cut back. Of a sliding window it is the one whose own window is still held.
+// The lowest position to which a layer can be cut back. Of a sliding window it is the one whose own window is still held.
+static int64_t lowest_cut(const lesskv_memory_layer & l, const lesskv_stats & s) {
+    return l.params.n_swa > 0 && s.folded > 0 ? s.pos_min + INT64_C(-1) + l.params.n_swa : s.pos_min;
+}
+
+// The same of the sequence.
 llama_pos lesskv_memory::pos_min(const sequence & seq) const {
     if (seq.at_work || !home(seq)) {
         return pos_max(seq); // nothing is cut from it
@@ -124,7 +129,7 @@ llama_pos lesskv_memory::pos_min(const sequence & seq) const {
             continue;
         }
         const auto s = stats_of(c);
-        res = std::max(res, l.params.n_swa > 0 && s.folded > 0 ? std::min(s.pos_max, s.pos_min - 1 + l.params.n_swa) : s.pos_min);
+        res = std::max(res, (llama_pos) std::min<int64_t>(s.pos_max, lowest_cut(l, s)));
     }
     return res;
 }
@@ -136,7 +141,7 @@ bool lesskv_memory::can_cut(const sequence & seq, llama_pos p0) const {
             continue;
         }
         const auto s = stats_of(c);
-        if (s.folded > 0 && p0 < (l.params.n_swa > 0 ? s.pos_min - 1 + l.params.n_swa : s.pos_min)) {
+        if (s.folded > 0 && p0 < lowest_cut(l, s)) {
             return false;
         }
     }

@@ -85,16 +85,17 @@ void worker::take_log(request & req, reply & out) {
 void worker::floats(request & req, reply & out) {
     const auto    type = ggml_type(req.integer("type", 0, GGML_TYPE_COUNT - 1));
     const int64_t n    = req.integer("n", 1, int64_t(max_payload/sizeof(float)));
+    const auto    data = req.bytes();
     req.done();
     const auto * traits = ggml_get_type_traits(type);
     if (!traits->to_float || n % traits->blck_size != 0) {
         refuse("type %d: can't make float32 of %lld elements", int(type), (long long) n);
     }
     const size_t want = size_t(n/traits->blck_size)*traits->type_size;
-    if (req.payload.size() != want) {
-        refuse("payload of %zu bytes: want %zu for %lld elements of %s", req.payload.size(), want, (long long) n, traits->type_name);
+    if (data.size() != want) {
+        refuse("payload of %zu bytes: want %zu for %lld elements of %s", data.size(), want, (long long) n, traits->type_name);
     }
     std::vector<float> v(n);
-    traits->to_float(req.payload.data(), v.data(), n);
+    traits->to_float(data.data(), v.data(), n);
     out.give(std::move(v));
 }

@@ -8,9 +8,9 @@ void worker::save(request & req, reply & out) {
     const int32_t seq = int32_t(req.integer("seq", -1, n_seq() - 1, -1));
     const std::string file = req.text("file");
     const llama_state_seq_flags flags = llama_state_seq_flags(req.integer("flags", 0, max_i32, 0));
+    const auto tokens = file.empty() ? std::vector<int32_t>() : req.integers();
     req.done();
     if (!file.empty()) {
-        const auto tokens = req.integers();
         const bool ok = seq < 0
             ? llama_state_save_file(ctx.get(), file.c_str(), tokens.data(), tokens.size())
             : llama_state_seq_save_file(ctx.get(), file.c_str(), seq, tokens.data(), tokens.size()) > 0;
@@ -71,6 +71,7 @@ void worker::load(request & req, reply & out) {
     const int32_t seq = int32_t(req.integer("seq", -1, n_seq() - 1, -1));
     const std::string file = req.text("file");
     const llama_state_seq_flags flags = llama_state_seq_flags(req.integer("flags", 0, max_i32, 0));
+    const auto state = file.empty() ? req.bytes() : std::vector<uint8_t>();
     req.done();
     if (!file.empty()) {
         std::vector<int32_t> tokens(check_state_file(file, seq < 0));
@@ -85,11 +86,11 @@ void worker::load(request & req, reply & out) {
         return;
     }
     if (seq < 0) {
-        check_whole_state(req.payload);
+        check_whole_state(state);
     }
     const size_t n = seq < 0
-        ? llama_state_set_data(ctx.get(), req.payload.data(), req.payload.size())
-        : llama_state_seq_set_data_ext(ctx.get(), req.payload.data(), req.payload.size(), seq, flags);
+        ? llama_state_set_data(ctx.get(), state.data(), state.size())
+        : llama_state_seq_set_data_ext(ctx.get(), state.data(), state.size(), seq, flags);
     if (n == 0) {
         throw failure(with_reason("can't load the state"));
     }

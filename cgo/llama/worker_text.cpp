@@ -14,6 +14,7 @@ void worker::check_tokens(const std::vector<int32_t> & tokens) const {
 void worker::tokenize(request & req, reply & out) {
     const bool special = req.flag("special", true);
     const bool parse   = req.flag("parse", false);
+    const auto bytes   = req.bytes();
     req.done();
     if (llama_vocab_type(vocab) == LLAMA_VOCAB_TYPE_NONE) {
         refuse("the model has no tokenizer");
@@ -22,8 +23,8 @@ void worker::tokenize(request & req, reply & out) {
                     (llama_vocab_get_add_eos(vocab) && llama_vocab_eos(vocab) < 0))) {
         refuse("the model's vocabulary lacks a special token that it wants added: try special=0");
     }
-    const char * text = req.payload.empty() ? "" : reinterpret_cast<const char *>(req.payload.data());
-    const int32_t size = int32_t(req.payload.size());
+    const char * text = bytes.empty() ? "" : reinterpret_cast<const char *>(bytes.data());
+    const int32_t size = int32_t(bytes.size());
     int32_t n = llama_tokenize(vocab, text, size, nullptr, 0, special, parse);
     if (n == INT32_MIN) {
         refuse("%d bytes make more tokens than fit", size);
@@ -39,8 +40,8 @@ void worker::tokenize(request & req, reply & out) {
 
 void worker::detokenize(request & req, reply & out) {
     const bool special = req.flag("special", false);
+    const auto tokens  = req.integers();
     req.done();
-    const auto tokens = req.integers();
     check_tokens(tokens);
     if (llama_vocab_type(vocab) == LLAMA_VOCAB_TYPE_NONE) {
         refuse("the model has no tokenizer");

@@ -79,7 +79,6 @@ inline std::string unescape(const std::string & s) {
     return out;
 }
 
-// A request. Getters take a key out, so that done() finds the ones that nobody asked for.
 // The numbers of "1,2,3"; none of "".
 inline std::vector<int32_t> numbers(const char * key, const std::string & list, int32_t min, int32_t max) {
     std::vector<int32_t> all;
@@ -95,6 +94,7 @@ inline std::vector<int32_t> numbers(const char * key, const std::string & list, 
     return all;
 }
 
+// A request. Getters take a key or the payload out, so that done() finds what nobody asked for.
 struct request {
     std::string                        verb;
     std::map<std::string, std::string> args;
@@ -145,14 +145,18 @@ struct request {
 
     bool flag(const char * key, bool otherwise) { return integer(key, 0, 1, otherwise) != 0; }
 
+    // The payload.
+    std::vector<uint8_t> bytes() { return std::exchange(payload, {}); }
+
     // The payload as int32.
-    std::vector<int32_t> integers() const {
+    std::vector<int32_t> integers() {
         if (payload.size() % sizeof(int32_t) != 0) {
             refuse("payload of %zu bytes: want int32", payload.size());
         }
-        std::vector<int32_t> v(payload.size() / sizeof(int32_t));
+        const auto raw = bytes();
+        std::vector<int32_t> v(raw.size() / sizeof(int32_t));
         if (!v.empty()) {
-            memcpy(v.data(), payload.data(), payload.size());
+            memcpy(v.data(), raw.data(), raw.size());
         }
         return v;
     }
@@ -160,6 +164,9 @@ struct request {
     void done() const {
         if (!args.empty()) {
             refuse("%s does not take %.64s", verb.c_str(), args.begin()->first.c_str());
+        }
+        if (!payload.empty()) {
+            refuse("%s does not take a payload: %zu bytes", verb.c_str(), payload.size());
         }
     }
 };
@@ -236,10 +243,12 @@ inline bool receive(FILE * in, request & req) {
     }
 
     // The payload first: it is in the pipe whatever is wrong with the rest.
+    int n_payloads = 0;
     for (const auto & word : words) {
         if (word.rfind("payload=", 0) != 0) {
             continue;
         }
+        n_payloads++;
         char * end = nullptr;
         const char * digits = word.c_str() + strlen("payload=");
         const unsigned long long n = strtoull(digits, &end, 10);
@@ -270,6 +279,10 @@ inline bool receive(FILE * in, request & req) {
         }
     }
 
+    if (n_payloads > 1) {
+        refuse("%d payloads: want one", n_payloads);
+    }
+
     req.verb = words[0];
     for (size_t i = 1; i < words.size(); i++) {
         const size_t eq = words[i].find('=');
@@ -277,8 +290,8 @@ inline bool receive(FILE * in, request & req) {
             refuse("%.64s: want key=value", words[i].c_str());
         }
         const std::string key = words[i].substr(0, eq);
-        if (key != "payload") {
-            req.args[key] = unescape(words[i].substr(eq + 1));
+        if (key != "payload" && !req.args.emplace(key, unescape(words[i].substr(eq + 1))).second) {
+            refuse("%.64s is there twice", key.c_str());
         }
     }
     return true;

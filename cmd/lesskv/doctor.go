@@ -22,6 +22,7 @@ import (
 	"github.com/lesskv/lesskv/patches/layout"
 	"github.com/lesskv/lesskv/patches/limits"
 	"github.com/lesskv/lesskv/patches/pins"
+	"github.com/lesskv/lesskv/patches/quoted"
 	"github.com/lesskv/lesskv/weights/memory"
 )
 
@@ -149,7 +150,10 @@ func compiler(ctx context.Context, variable, fallback string) (string, error) {
 	if name == "" {
 		name = fallback
 	}
-	words := strings.Fields(name)
+	words, err := quoted.Split(name)
+	if err != nil {
+		return "", fmt.Errorf("$%s is %s: %w", variable, name, err)
+	}
 	if len(words) == 0 {
 		return "", fmt.Errorf("$%s is empty", variable)
 	}

@@ -80,6 +80,24 @@ func TestDoctor(t *testing.T) {
 	assert.Contains(t, out, "llama.cpp v0.5.0")
 }
 
+// A compiler is named as cgo takes it: in quotation marks, where a word of it holds spaces.
+func TestDoctorReadsQuotations(t *testing.T) {
+	gcc, err := exec.LookPath("gcc")
+	require.NoError(t, err)
+	dir := filepath.Join(t.TempDir(), "my gcc")
+	require.NoError(t, os.Mkdir(dir, 0o755))
+	require.NoError(t, os.Symlink(gcc, filepath.Join(dir, "gcc")))
+	want, err := compiler(t.Context(), "NO_SUCH_VARIABLE", "gcc")
+	require.NoError(t, err)
+	t.Setenv("CC", "'"+dir+"/gcc' -O2")
+	got, err := compiler(t.Context(), "CC", "gcc")
+	require.NoError(t, err)
+	assert.Equal(t, want, got)
+	t.Setenv("CC", "'"+dir+"/gcc -O2")
+	_, err = compiler(t.Context(), "CC", "gcc")
+	require.ErrorContains(t, err, "a quotation does not end")
+}
+
 // What is wrong is said, and the status is 3: no compiler, a runtime of other sources, none.
 func TestDoctorFinds(t *testing.T) {
 	t.Setenv("CXX", "no-such-compiler")

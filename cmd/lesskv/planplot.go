@@ -19,10 +19,9 @@ var (
 
 // draw draws the memory of the process against the context, a line for each cache, and the bound where it is near. Both axes are logarithmic.
 func (p *plan) draw(path string) error {
-	pic := plot.New()
-	pic.Title.Text, pic.X.Label.Text, pic.Y.Label.Text = "memory of a process with "+p.name(), "context, tokens", "MiB"
+	pic := picture.New("memory of a process with "+p.name(), "context, tokens", "MiB")
 	pic.X.Scale, pic.Y.Scale = plot.LogScale{}, plot.LogScale{}
-	pic.Y.Tick.Marker = plot.LogTicks{Prec: -1}
+	pic.Y.Tick.Marker = picture.LogTicks{}
 	pic.Add(plotter.NewGrid())
 	pic.X.Tick.Marker = picture.ContextTicks(p.contexts)
 	lowest, highest := math.Inf(1), 0.0

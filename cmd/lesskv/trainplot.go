@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"image/color"
 
-	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
 	"gonum.org/v1/plot/vg"
 
@@ -16,9 +15,7 @@ import (
 
 // drawTraining draws the validation error of each layer beside that of Baseline+.
 func drawTraining(r *train.Report, path string) error {
-	p := plot.New()
-	p.Title.Text = "error of the layer's output, sparse-only being 1"
-	p.X.Label.Text = "layer"
+	p := picture.New("error of the layer's output, sparse-only being 1", "layer", "")
 	p.Y.Min = 0
 	top := 1.
 	for _, series := range []struct {
@@ -34,11 +31,10 @@ func drawTraining(r *train.Report, path string) error {
 			points = append(points, plotter.XY{X: float64(l.Layer), Y: series.value(l)})
 			top = max(top, series.value(l))
 		}
-		line, dots, err := plotter.NewLinePoints(points)
+		line, dots, err := picture.Line(points, series.color, 1)
 		if err != nil {
 			return fmt.Errorf("the picture: %w", err)
 		}
-		line.Color, dots.Color = series.color, series.color
 		p.Add(line, dots)
 		p.Legend.Add(series.name, line, dots)
 	}

@@ -3,7 +3,6 @@ package bench
 import (
 	"fmt"
 	"image/color"
-	"math"
 	"strings"
 
 	"gonum.org/v1/plot"
@@ -55,14 +54,7 @@ func write(path string, rows ...[]*plot.Plot) error {
 	for _, r := range rows {
 		columns = max(columns, len(r))
 	}
-	return picture.Draw(path, vg.Length(columns)*panelWidth, vg.Length(len(rows))*panelHeight, func(c draw.Canvas) {
-		tiles := draw.Tiles{Rows: len(rows), Cols: columns, PadX: vg.Points(12), PadY: vg.Points(12), PadTop: vg.Points(6), PadBottom: vg.Points(6), PadLeft: vg.Points(6), PadRight: vg.Points(6)}
-		for i, r := range rows {
-			for j, p := range r {
-				p.Draw(tiles.At(c, j, i))
-			}
-		}
-	})
+	return picture.Rows(path, vg.Length(columns)*panelWidth, vg.Length(len(rows))*panelHeight, rows...)
 }
 
 // Plot draws decoding speed, prompt speed and the cache's bytes against the context, all axes logarithmic, one line of
@@ -116,8 +108,7 @@ func PlotContext(path string, speed, memory *Result) error {
 			return speed.Speed(Cell{m, c, Decode}).Median
 		}},
 	} {
-		p := plot.New()
-		p.Title.Text, p.X.Label.Text, p.Y.Label.Text = fmt.Sprintf("%s: %s", speed.Model, s.title), "context, tokens", s.unit
+		p := picture.New(fmt.Sprintf("%s: %s", speed.Model, s.title), "context, tokens", s.unit)
 		p.X.Scale, p.Y.Min = plot.LogScale{}, 0
 		p.X.Tick.Marker = picture.ContextTicks(s.contexts)
 		p.Add(plotter.NewGrid())
@@ -144,44 +135,21 @@ func addLine(p *plot.Plot, label string, l look, contexts []int, value func(cont
 	if len(xy) == 0 {
 		return nil
 	}
-	line, points, err := plotter.NewLinePoints(xy)
+	line, points, err := picture.Line(xy, l.colour, 1.5)
 	if err != nil {
 		return err
 	}
-	line.Color, points.Color = l.colour, l.colour
-	line.Width, line.Dashes, points.Shape = vg.Points(1.5), l.dashes, l.glyph
+	line.Dashes, points.Shape = l.dashes, l.glyph
 	p.Add(line, points)
 	p.Legend.Add(label, line, points)
 	return nil
 }
 
-// logTicks has labels at 1, 2 and 5 times the powers of ten: three of them at least, however short the axis.
-type logTicks struct{}
-
-func (logTicks) Ticks(lo, hi float64) []plot.Tick {
-	var ticks []plot.Tick
-	for _, steps := range [][]float64{{1, 2, 5}, {1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9}} {
-		ticks = nil
-		for e := math.Floor(math.Log10(lo)); e <= math.Ceil(math.Log10(hi)); e++ {
-			for _, s := range steps {
-				if v := s * math.Pow(10, e); v >= lo && v <= hi {
-					ticks = append(ticks, plot.Tick{Value: v, Label: fmt.Sprintf("%g", v)})
-				}
-			}
-		}
-		if len(ticks) >= 3 {
-			return ticks
-		}
-	}
-	return append(ticks, plot.Tick{Value: lo, Label: fmt.Sprintf("%.3g", lo)}, plot.Tick{Value: math.Sqrt(lo * hi), Label: fmt.Sprintf("%.3g", math.Sqrt(lo*hi))}, plot.Tick{Value: hi, Label: fmt.Sprintf("%.3g", hi)})
-}
-
 // lines is one picture; values of 0 are not there. It is nil if a result of several contexts has them at one alone.
 func (r *Result) lines(title, unit string, rising bool, value func(method string, context int) float64) (*plot.Plot, error) {
-	p := plot.New()
-	p.Title.Text, p.X.Label.Text, p.Y.Label.Text = title, "context, tokens", unit
+	p := picture.New(title, "context, tokens", unit)
 	p.X.Scale, p.Y.Scale = plot.LogScale{}, plot.LogScale{}
-	p.X.Tick.Marker, p.Y.Tick.Marker = picture.ContextTicks(r.Contexts()), logTicks{}
+	p.X.Tick.Marker, p.Y.Tick.Marker = picture.ContextTicks(r.Contexts()), picture.LogTicks{}
 	p.Add(plotter.NewGrid())
 	for _, m := range r.Methods() {
 		if err := addLine(p, m, lookOf(m), r.Contexts(), func(c int) float64 { return value(m, c) }); err != nil {

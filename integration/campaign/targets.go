@@ -33,7 +33,7 @@ func targets() []target {
 		{name: "grammar", reads: "grammars, by Predict", pkg: "plugin", fuzz: "FuzzGrammar"},
 		{name: "requirement", reads: "requirements of verify", pkg: "integration/verify", fuzz: "FuzzRequirement"},
 		{name: "prompts", reads: "prompts of verify", pkg: "cmd/lesskv", fuzz: "FuzzPrompts"},
-		{name: "words", reads: "commands of compilers", pkg: "patches/internal/toolchain", fuzz: "FuzzWords"},
+		{name: "words", reads: "commands of compilers", pkg: "patches/quoted", fuzz: "FuzzWords"},
 		{name: "report", reads: "reports of verify", pkg: "integration/verify/page", fuzz: "FuzzReport"},
 		{name: "result", reads: "results of bench", pkg: "integration/bench", fuzz: "FuzzRead"},
 		{name: "wire", reads: "requests, in the worker (C++)", harness: "wire.cpp"},

@@ -56,7 +56,7 @@ func (r *Report) closeness() (*plot.Plot, error) {
 		series{"fewer bits, one budget", picture.Orange, equals},
 		series{"tune: budgets by head", lightBlue, alone},
 		series{"tune --train: phi and psi too", picture.Blue, tuned})
-	p.X.Tick.Marker, p.Y.Tick.Marker = at(xs...), at(.001, .002, .005, .01, .02, .05, .1, .2)
+	p.X.Tick.Marker, p.Y.Tick.Marker = at(xs...), picture.LogTicks{}
 	p.X.Min, p.X.Max, p.Y.Min, p.Y.Max = 150, 2100, .001, .3
 	p.Legend.Top = true
 	return p, err

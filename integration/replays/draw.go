@@ -24,12 +24,9 @@ func drawLimits(path string, levels []int, all []limit) error {
 		{"Error of the layer's output", "squared error", func(l limit) float64 { return l.error }},
 		{"Attention lost", "share", func(l limit) float64 { return l.mass }},
 	} {
-		p := plot.New()
-		p.Title.Text = of.title
-		p.X.Label.Text = of.unit
+		p := picture.New(of.title, of.unit, "measured KL, nats")
 		p.X.Scale, p.Y.Scale = plot.LogScale{}, plot.LogScale{}
-		p.X.Tick.Marker, p.Y.Tick.Marker = plot.LogTicks{Prec: -1}, plot.LogTicks{Prec: -1}
-		p.Y.Label.Text = "measured KL, nats"
+		p.X.Tick.Marker, p.Y.Tick.Marker = picture.LogTicks{}, picture.LogTicks{}
 		if i == 0 {
 			equal, err := plotter.NewLine(plotter.XYs{{X: 1e-4, Y: 1e-4}, {X: .1, Y: .1}})
 			if err != nil {

@@ -22,9 +22,7 @@ func drawSweeps(path string, sparse float64, all [][]result) error {
 	}
 	var panels []*plot.Plot
 	for i, results := range all {
-		p := plot.New()
-		p.Title.Text = sweeps[i].title
-		p.X.Label.Text = sweeps[i].unit
+		p := picture.New(sweeps[i].title, sweeps[i].unit, "")
 		p.X.Scale = plot.LogScale{}
 		p.Y.Min, p.Y.Max = 0, 1.1*top
 		if i == 0 {

@@ -60,7 +60,7 @@ func (g *grid) labels(format func(float64) string) (*plotter.Labels, error) {
 		return nil, err
 	}
 	for i := range labels.TextStyle {
-		labels.TextStyle[i].Font.Size = font.Length(7)
+		labels.TextStyle[i].Font.Size, labels.TextStyle[i].Font.Variant = font.Length(7), "Sans"
 		labels.TextStyle[i].XAlign, labels.TextStyle[i].YAlign = draw.XCenter, draw.YCenter
 	}
 	return labels, nil
@@ -80,9 +80,7 @@ func (n shades) Colors() []color.Color {
 
 // heatmap draws a grid.
 func (g *grid) heatmap(title string, format func(float64) string) (*plot.Plot, error) {
-	p := plot.New()
-	p.Title.Text = title
-	p.X.Label.Text, p.Y.Label.Text = "layer", "KV head"
+	p := picture.New(title, "layer", "KV head")
 	var x, y []plot.Tick
 	for c, il := range g.layers {
 		x = append(x, plot.Tick{Value: float64(c), Label: strconv.Itoa(il)})

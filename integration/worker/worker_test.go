@@ -433,6 +433,9 @@ func TestMalformed(t *testing.T) {
 		{"\x00\xff\xfe\n", "unknown verb"},
 		{strings.Repeat("x", 1<<17) + "\n", "request line of more than"},
 		{"sing payload=5\n\n\n\n\n\n", "unknown verb"},
+		{"memory payload=2\nab", "memory does not take a payload: 2 bytes"},
+		{"memory payload=2 payload=3\nabcde", "2 payloads"},
+		{"memory reset=0 reset=1\n", "reset is there twice"},
 	} {
 		_, err := w.in.Write([]byte(c.bytes))
 		require.NoError(t, err)

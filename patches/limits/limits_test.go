@@ -113,8 +113,9 @@ func TestControlGroups(t *testing.T) {
 	}
 }
 
-// compile makes a program that says what the rules of the apps, cgo/llama/binding_limits.cpp, find below a root; "" without a compiler.
-func compile(t *testing.T) string {
+// compile makes a program that says what the rules of the apps, cgo/llama/binding_limits.cpp, find below a root, or without one of this
+// machine; "" without a compiler.
+func compile(t *testing.T, flags ...string) string {
 	compiler, err := exec.LookPath("c++")
 	if err != nil {
 		t.Log("no C++ compiler: the rules of the apps are not run")
@@ -125,11 +126,16 @@ func compile(t *testing.T) string {
 	require.NoError(t, os.WriteFile(source, []byte(`
 #include "binding_limits.h"
 #include <cstdio>
-int main(int, char ** argv) {
+int main(int argc, char ** argv) {
+    if (argc == 1) {
+        printf("%llu %llu\n", (unsigned long long) binding::memory_limit(), (unsigned long long) binding::memory_left());
+        return 0;
+    }
     printf("%.17g %llu\n", binding::group_quota(argv[1]), (unsigned long long) binding::group_memory(argv[1]));
 }
 `), 0o644))
-	out, err := exec.Command(compiler, "-std=c++17", "-Wall", "-Wextra", "-Werror", "-I", llama, "-o", program, source, filepath.Join(llama, "binding_limits.cpp")).CombinedOutput()
+	args := append(flags, "-std=c++17", "-Wall", "-Wextra", "-Werror", "-I", llama, "-o", program, source, filepath.Join(llama, "binding_limits.cpp"))
+	out, err := exec.Command(compiler, args...).CombinedOutput()
 	require.NoError(t, err, string(out))
 	return program
 }

@@ -27,6 +27,18 @@ type Status struct {
 	Done  int64
 	Total int64  // 0: not known
 	Unit  string // what is counted, such as windows; "": the numbers say nothing but the share
+
+	// Where what is counted takes more time or less: how much work is done, and an estimate of all of it, in any unit. 0: as much as Done
+	// and Total say.
+	Work, AllWork int64
+}
+
+// work returns how much is done and how much there is, in what takes equally long.
+func (s Status) work() (done, total int64) {
+	if s.AllWork > 0 {
+		return s.Work, s.AllWork
+	}
+	return s.Done, s.Total
 }
 
 // A Meter shows one status after the other. It is safe for concurrent use.
@@ -38,7 +50,7 @@ type Meter struct {
 	mu    sync.Mutex
 	last  Status
 	began time.Time // of what the last status counts; zero before the first
-	from  int64     // done then, by a run before
+	from  int64     // of the work, done then by a run before
 	next  time.Time // when to write again
 	bar   *progressbar.ProgressBar
 }
@@ -64,7 +76,8 @@ func (m *Meter) Show(s Status) {
 	now := time.Now()
 	stage := m.began.IsZero() || s.Stage != m.last.Stage
 	if stage || s.Total != m.last.Total || s.Done < m.last.Done {
-		m.began, m.from = now, s.Done
+		m.began = now
+		m.from, _ = s.work()
 		m.clear()
 	}
 	m.last = s
@@ -82,20 +95,27 @@ func (m *Meter) Show(s Status) {
 // draw shows the last status as a bar, or as a spinner where the total is not known.
 func (m *Meter) draw() {
 	s := m.last
+	done, total := s.work()
 	if m.bar == nil {
 		options := []progressbar.Option{progressbar.OptionSetWriter(m.w), progressbar.OptionFullWidth(),
 			progressbar.OptionSetSpinnerChangeInterval(0)} // a spinner that turns by itself would go on beside the bar that follows it
-		if s.Unit != "" {
+		if s.Unit != "" && s.AllWork == 0 {
 			options = append(options, progressbar.OptionShowCount())
 		}
-		total := s.Total
 		if total == 0 {
 			total = -1
 		}
 		m.bar = progressbar.NewOptions64(total, options...)
 	}
-	m.bar.Describe(cmp.Or(s.Text, s.Stage))
-	m.bar.Set64(s.Done)
+	text := cmp.Or(s.Text, s.Stage)
+	if s.Unit != "" && s.AllWork > 0 {
+		text += fmt.Sprintf(" (%d/%d)", s.Done, s.Total)
+	}
+	m.bar.Describe(text)
+	if s.AllWork > 0 { // which may be an estimate
+		m.bar.ChangeMax64(total)
+	}
+	m.bar.Set64(done)
 }
 
 // line writes the last status in words.
@@ -109,8 +129,8 @@ func (m *Meter) line(now time.Time) string {
 	default:
 		line += fmt.Sprintf(", %d %%", 100*s.Done/s.Total)
 	}
-	if done := s.Done - m.from; done > 0 && s.Done < s.Total {
-		left := float64(now.Sub(m.began)) * float64(s.Total-s.Done) / float64(done)
+	if done, total := s.work(); done > m.from && done < total {
+		left := float64(now.Sub(m.began)) * float64(total-done) / float64(done-m.from)
 		line += fmt.Sprintf(", %v left", time.Duration(left).Round(time.Second))
 	}
 	return line

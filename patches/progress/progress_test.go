@@ -27,6 +27,9 @@ func TestLines(t *testing.T) {
 	m.began, m.next = time.Now().Add(-20*time.Second), time.Now()
 	m.Show(Status{Stage: "recording", Done: 6, Total: 10, Unit: "windows"})
 	lines("recording: 6 of 10 windows, 20s left\n") // four in 20 s, and what was done before took no time
+	m.began, m.next = time.Now().Add(-20*time.Second), time.Now()
+	m.Show(Status{Stage: "recording", Done: 7, Total: 10, Unit: "windows", Work: 22, AllWork: 32})
+	lines("recording: 7 of 10 windows, 10s left\n") // twenty in 20 s
 	m.Show(Status{Stage: "fitting", Text: "layer 0", Line: "layer 0: 0.5", Total: 4})
 	lines("layer 0: 0.5, 0 %\n")
 	m.Show(Status{Stage: "opening"})
@@ -53,6 +56,7 @@ func TestBar(t *testing.T) {
 	m.Show(Status{Stage: "recording", Text: "layer 0", Done: 1, Total: 4, Unit: "windows"})
 	m.Printf("a result\n")
 	m.Show(Status{Stage: "fitting", Done: 1, Total: 4})
+	m.Show(Status{Stage: "compiling", Done: 1, Total: 4, Unit: "files", Work: 10, AllWork: 20})
 	m.Show(Status{Stage: "opening"})
 	m.End()
 	require.NoError(t, tty.Close())
@@ -61,7 +65,7 @@ func TestBar(t *testing.T) {
 		require.ErrorContains(t, err, "input/output error") // what Linux says when the other side is closed
 	}
 	out := string(data)
-	for _, want := range []string{"layer 0  25% |█", "(1/4)", "fitting  25% |", "opening"} {
+	for _, want := range []string{"layer 0  25% |█", "(1/4)", "fitting  25% |", "compiling (1/4)  50% |", "opening"} {
 		require.Contains(t, out, want)
 	}
 	require.Equal(t, []string{"a result", ""}, screen(t, out, 60))

@@ -1,4 +1,5 @@
-// Package outfile writes files: one is there whole or not at all, and what was there before stays until everything is on the disk.
+// Package outfile writes files: one is there whole or not at all, and what was there before stays until everything is on the disk. When a
+// write has returned, the file survives a power failure, by its name too.
 // Libraries (renameio, natefinch/atomic) call the unfinished file by a name of its own each time: what runs that were killed have left
 // piles up, and two runs don't see each other.
 package outfile
@@ -12,6 +13,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
+	"syscall"
 
 	"github.com/lesskv/lesskv/weights/lock"
 )
@@ -78,10 +81,30 @@ func replace(path string, fill func(part string) error) (err error) {
 			return err
 		}
 	}
-	if err := f.Sync(); err != nil {
+	if err := sync(f); err != nil {
 		return err
 	}
-	return os.Rename(part, path)
+	if err := os.Rename(part, path); err != nil {
+		return err
+	}
+	return syncFolder(filepath.Dir(path))
+}
+
+// sync puts on the disk what a file holds, or a folder; tests have another.
+var sync = (*os.File).Sync
+
+// syncFolder puts on the disk which names files have. A folder that may not be read, or whose file system does not do this, is left alone.
+func syncFolder(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	err = sync(f)
+	if runtime.GOOS == "windows" || errors.Is(err, syscall.EINVAL) || errors.Is(err, errors.ErrUnsupported) {
+		return nil
+	}
+	return err
 }
 
 // WriteFrom is Write of all that data has, such as a picture.

@@ -23,7 +23,7 @@ func (s *store) unrecorded(layers []Layer) (missing []Layer, from int) {
 
 // recordWindows runs the model over the windows that are not yet on the disk and writes what the layers saw: memory for one window
 // of each. It goes on where an earlier run stopped.
-func (s *store) recordWindows(ctx context.Context, r Runtime, layers []Layer, windows [][]int32, p recording) error {
+func (s *store) recordWindows(ctx context.Context, r Runtime, layers []Layer, windows [][]int32, p recording) (err error) {
 	missing, from := s.unrecorded(layers)
 	if len(missing) == 0 {
 		return nil
@@ -44,7 +44,7 @@ func (s *store) recordWindows(ctx context.Context, r Runtime, layers []Layer, wi
 		if err != nil {
 			return err
 		}
-		defer f.Close()
+		defer closeWritten(f, &err)
 		files[l.Index] = f
 		buffers[l.Index] = s.o.of(l.Index).window()
 		indices = append(indices, l.Index)

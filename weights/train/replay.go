@@ -62,7 +62,7 @@ func (f family) replay(window int, on kernels.Layer) error {
 
 // replayAll replays the policy over every window of a family, once for each budget. Replays are made again by a run that
 // was interrupted: they take less time than looking whether they are whole.
-func (s *store) replayAll(ctx context.Context, f family) error {
+func (s *store) replayAll(ctx context.Context, f family) (err error) {
 	total := s.windows * len(s.o.Budgets)
 	for b, budget := range s.o.Budgets {
 		var files []*os.File
@@ -71,7 +71,7 @@ func (s *store) replayAll(ctx context.Context, f family) error {
 			if err != nil {
 				return err
 			}
-			defer out.Close()
+			defer closeWritten(out, &err)
 			files = append(files, out)
 		}
 		for i := range s.windows {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -212,6 +213,14 @@ type samples struct {
 	recording *os.File
 	replays   []*os.File
 	w         *kernels.TrainWindow
+}
+
+// closeWritten closes a file that was written, whose last bytes some file systems refuse only then, unless err says already that not all is
+// there.
+func closeWritten(f io.Closer, err *error) {
+	if closed := f.Close(); *err == nil {
+		*err = closed
+	}
 }
 
 func (s *store) open(layer int) (_ *samples, err error) {

@@ -11,7 +11,6 @@ import (
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/vg"
 	"gonum.org/v1/plot/vg/draw"
-	"gonum.org/v1/plot/vg/vgimg"
 	"gonum.org/v1/plot/vg/vgsvg"
 
 	"github.com/lesskv/lesskv/integration/picture"
@@ -50,7 +49,6 @@ type mark struct {
 const (
 	panelWidth  = 13 * vg.Centimeter
 	panelHeight = 11 * vg.Centimeter
-	margin      = vg.Length(6)
 )
 
 // newPanel returns an empty plot in the fonts of the page.
@@ -70,27 +68,25 @@ func (p *Picture) size() (width, height vg.Length) {
 	return panelWidth * vg.Length(columns), panelHeight * vg.Length(rows)
 }
 
-// draw puts the panels side by side, row by row, and returns the canvas of each.
-func (p *Picture) draw(c vg.CanvasSizer) []draw.Canvas {
-	all := draw.New(c)
-	width, height := p.size()
+// draw puts the panels side by side, row by row, and returns the part of the canvas that each has.
+func (p *Picture) draw(c draw.Canvas) [][]draw.Canvas {
 	columns, _ := p.grid()
-	var out []draw.Canvas
-	for i, x := range p.panels {
-		left, top := panelWidth*vg.Length(i%columns), panelHeight*vg.Length(i/columns)
-		one := draw.Crop(all, left+margin, left+panelWidth-width-margin, height-top-panelHeight+margin, -top-margin)
-		x.plot.Draw(one)
-		out = append(out, one)
+	var rows [][]*plot.Plot
+	for row := range slices.Chunk(p.panels, columns) {
+		var plots []*plot.Plot
+		for _, x := range row {
+			plots = append(plots, x.plot)
+		}
+		rows = append(rows, plots)
 	}
-	return out
+	return picture.Place(c, rows...)
 }
 
 // PNG returns the picture for a README.
 func (p *Picture) PNG() ([]byte, error) {
-	c := vgimg.NewWith(vgimg.UseWH(p.size()), vgimg.UseDPI(96))
-	p.draw(c)
+	width, height := p.size()
 	var b bytes.Buffer
-	_, err := (vgimg.PngCanvas{Canvas: c}).WriteTo(&b)
+	_, err := picture.PNG(width, height, func(c draw.Canvas) { p.draw(c) }).WriteTo(&b)
 	return b.Bytes(), err
 }
 
@@ -98,7 +94,8 @@ func (p *Picture) PNG() ([]byte, error) {
 func (p *Picture) SVG() (string, error) {
 	_, height := p.size()
 	c := vgsvg.NewWith(vgsvg.UseWH(p.size()))
-	canvases := p.draw(c)
+	parts := p.draw(draw.New(c))
+	columns, _ := p.grid()
 	var b bytes.Buffer
 	if _, err := c.WriteTo(&b); err != nil {
 		return "", err
@@ -106,7 +103,7 @@ func (p *Picture) SVG() (string, error) {
 	var marks strings.Builder
 	fmt.Fprintf(&marks, "<g class=\"marks\" data-picture=%q>\n", p.Name)
 	for i, x := range p.panels {
-		inner := x.plot.DataCanvas(canvases[i])
+		inner := x.plot.DataCanvas(parts[i/columns][i%columns])
 		toX, toY := x.plot.Transforms(&inner)
 		for _, m := range x.marks {
 			fmt.Fprintf(&marks, `<circle cx="%.3f" cy="%.3f" r="5" fill="transparent"`, float64(toX(m.x)), float64(height-toY(m.y)))

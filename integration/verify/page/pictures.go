@@ -13,6 +13,7 @@ import (
 	"gonum.org/v1/plot/vg"
 	"gonum.org/v1/plot/vg/draw"
 
+	"github.com/lesskv/lesskv/integration/picture"
 	"github.com/lesskv/lesskv/integration/verify"
 )
 
@@ -88,12 +89,12 @@ func (e *errorPoints) add(x float64, y verify.Estimate) {
 
 // plot draws a line with points and their intervals.
 func (e *errorPoints) plot(p *panel, c color.Color, glyph draw.GlyphDrawer, dashes []vg.Length, names ...string) error {
-	line, points, err := plotter.NewLinePoints(e.XYs)
+	line, points, err := picture.Line(e.XYs, c, 1)
 	if err != nil {
 		return err
 	}
-	line.Color, line.Width, line.Dashes = c, vg.Points(1), dashes
-	points.Color, points.Shape, points.Radius = c, glyph, vg.Points(3)
+	line.Dashes = dashes
+	points.Shape, points.Radius = glyph, vg.Points(3)
 	bars, err := plotter.NewYErrorBars(e)
 	if err != nil {
 		return err
@@ -145,7 +146,7 @@ func positions(r *verify.Report) ([]*Picture, error) {
 				return nil, err
 			}
 		}
-		p.plot.X.Tick.Marker = plot.TickerFunc(integers)
+		p.plot.X.Tick.Marker = picture.IntegerTicks{}
 		p.plot.Legend.Top, p.plot.Legend.Left = true, true
 		if len(p.marks) > 0 {
 			pic.panels = append(pic.panels, p)
@@ -174,7 +175,7 @@ func layers(r *verify.Report) ([]*Picture, error) {
 			p = newPanel(fmt.Sprintf("budget %d of %d tokens", x.Budget, x.Seen), "layer", "share of the attention")
 			p.plot.Y.Min, p.plot.Y.Max = 0, 1.25
 			p.plot.Add(plotter.NewGrid())
-			p.plot.X.Tick.Marker = plot.TickerFunc(integers)
+			p.plot.X.Tick.Marker = picture.IntegerTicks{}
 			p.plot.Legend.Top = true
 			panels[x.Budget] = p
 			pic.panels = append(pic.panels, p)
@@ -186,12 +187,12 @@ func layers(r *verify.Report) ([]*Picture, error) {
 			p.marks = append(p.marks, mark{float64(l.Layer), l.Attention, fmt.Sprintf("%s, layer %d: %.1f %% of the attention, %.1f %% of the tokens", x.Policy, l.Layer, 100*l.Attention, 100*l.Kept), map[string]string{
 				"budget": strconv.Itoa(x.Budget), "policy": x.Policy, "layer": strconv.Itoa(l.Layer), "attention": number(l.Attention)}})
 		}
-		line, points, err := plotter.NewLinePoints(attention)
+		colour, shape := look(x.Policy)
+		line, points, err := picture.Line(attention, colour, 1)
 		if err != nil {
 			return nil, err
 		}
-		colour, shape := look(x.Policy)
-		line.Color, points.Color, points.Shape = colour, colour, shape
+		points.Shape = shape
 		dotted, err := plotter.NewLine(kept)
 		if err != nil {
 			return nil, err
@@ -201,20 +202,6 @@ func layers(r *verify.Report) ([]*Picture, error) {
 		p.plot.Legend.Add(x.Policy, line, points)
 	}
 	return []*Picture{pic}, nil
-}
-
-func integers(lo, hi float64) []plot.Tick {
-	step := 1.0
-	for _, next := range []float64{2, 5, 10, 20, 50, 100, 200, 250, 500, 1000, 2000, 5000, 10000, 20000, 50000, 1e5} {
-		if (hi-lo)/step > 8 {
-			step = next
-		}
-	}
-	var all []plot.Tick
-	for x := math.Ceil(lo/step) * step; x <= hi; x += step {
-		all = append(all, plot.Tick{Value: x, Label: number(x)})
-	}
-	return all
 }
 
 // heldGrid is a profile's positions, a row for each layer and KV head.
@@ -293,11 +280,10 @@ func peaks(r *verify.Report) ([]*Picture, error) {
 			p.marks = append(p.marks, mark{float64(x.Context), y, fmt.Sprintf("%s, context %d: %.1f MiB", s.name, x.Context, y), map[string]string{
 				"context": strconv.Itoa(x.Context), "peak": strconv.FormatInt(s.value(x), 10)}})
 		}
-		line, points, err := plotter.NewLinePoints(xy)
+		line, points, err := picture.Line(xy, s.colour, 2)
 		if err != nil {
 			return nil, err
 		}
-		line.Color, points.Color, points.Shape, line.Width = s.colour, s.colour, draw.CircleGlyph{}, vg.Points(2)
 		p.plot.Add(line, points)
 		p.plot.Legend.Add(s.name, line, points)
 	}

@@ -10,6 +10,7 @@ import (
 	"gonum.org/v1/plot/plotter"
 	"gonum.org/v1/plot/vg/draw"
 
+	"github.com/lesskv/lesskv/integration/picture"
 	"github.com/lesskv/lesskv/integration/verify"
 )
 
@@ -107,7 +108,7 @@ func qualityPanel(r *verify.Report, s setting, policy string, top float64) (*pan
 	}
 	p.plot.Add(crowd)
 	p.plot.X.Scale, p.plot.X.Tick.Marker = plot.LogScale{}, powers{}
-	p.plot.Y.Scale, p.plot.Y.Tick.Marker = plot.LogScale{}, steps{}
+	p.plot.Y.Scale, p.plot.Y.Tick.Marker = plot.LogScale{}, picture.LogTicks{}
 	p.plot.Y.Min, p.plot.Y.Max = bottom, 1.5*top
 	if p.plot.X.Min == p.plot.X.Max {
 		p.plot.X.Min, p.plot.X.Max = p.plot.X.Min/2, p.plot.X.Max*2
@@ -124,20 +125,6 @@ func (powers) Ticks(lo, hi float64) []plot.Tick {
 	for x := math.Exp2(math.Floor(math.Log2(lo))); x <= hi*2; x *= 2 {
 		if x >= lo && x <= hi {
 			all = append(all, plot.Tick{Value: x, Label: number(x)})
-		}
-	}
-	return all
-}
-
-// steps are ticks at 1, 2 and 5 times powers of ten.
-type steps struct{}
-
-func (steps) Ticks(lo, hi float64) (all []plot.Tick) {
-	for power := math.Floor(math.Log10(lo)); power <= math.Log10(hi); power++ {
-		for _, n := range []float64{1, 2, 5} {
-			if x := n * math.Pow(10, power); x >= lo && x <= hi {
-				all = append(all, plot.Tick{Value: x, Label: strconv.FormatFloat(x, 'g', 2, 64)})
-			}
 		}
 	}
 	return all

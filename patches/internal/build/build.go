@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -108,19 +109,30 @@ func (b *Builder) Compile(ctx context.Context, jobs []Job) ([][]string, error) {
 	for _, g := range missing {
 		groups = append(groups, g)
 	}
-	weight := func(g []member) int { return jobs[g[0].job].Units[g[0].unit].Weight * len(g) }
+	first := func(g []member) Unit { return jobs[g[0].job].Units[g[0].unit] }
+	weight := func(g []member) int { return first(g).Weight * len(g) }
 	slices.SortFunc(groups, func(x, y []member) int {
 		return cmp.Or(cmp.Compare(weight(y), weight(x)), strings.Compare(x[0].key, y[0].key))
 	})
+	left := pace{}
+	for i, g := range groups {
+		u := first(g)
+		if left[u.kind()] == nil { // the heaviest of its kind goes before all others: behind it, it is known how long the rest takes
+			copy(groups[len(left)+1:i+1], groups[len(left):i])
+			groups[len(left)] = g
+		}
+		left.add(u, len(g))
+	}
 
 	meter := progress.New(b.Log, false)
 	defer meter.End()
-	done := 0
-	step := func() {
+	status := progress.Status{Stage: "compiling", Total: int64(total), Unit: "files"}
+	step := func(u Unit, took time.Duration) {
 		b.mu.Lock()
 		defer b.mu.Unlock()
-		done++
-		meter.Show(progress.Status{Stage: "compiling", Done: int64(done), Total: int64(total), Unit: "files"})
+		status.Done++
+		status.Work, status.AllWork = left.compiled(u, took)
+		meter.Show(status)
 	}
 	limit := b.Jobs
 	if limit <= 0 {
@@ -137,6 +149,7 @@ func (b *Builder) Compile(ctx context.Context, jobs []Job) ([][]string, error) {
 				}
 				job := jobs[m.job]
 				u := job.Units[m.unit]
+				began := time.Now()
 				object, ok := b.Store.Lookup(u.Source, m.key, hashes[m.job], u.Strict)
 				if !ok {
 					var err error
@@ -145,7 +158,7 @@ func (b *Builder) Compile(ctx context.Context, jobs []Job) ([][]string, error) {
 					}
 				}
 				objects[m.job][m.unit] = object
-				step()
+				step(u, time.Since(began))
 			}
 			return nil
 		})

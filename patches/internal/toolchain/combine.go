@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/lesskv/lesskv/patches/quoted"
 )
 
 // FindObjcopy finds objcopy, and tries whether the tools can make one object of several and hide what is in it. isa: the flags that the
@@ -51,7 +53,7 @@ func (t *Toolchain) FindObjcopy(ctx context.Context, isa []string) (flags []stri
 }
 
 func (t *Toolchain) objcopy() ([]string, error) {
-	if words, err := split(os.Getenv("OBJCOPY")); err != nil || len(words) > 0 {
+	if words, err := quoted.Split(os.Getenv("OBJCOPY")); err != nil || len(words) > 0 {
 		return words, err
 	}
 	names := []string{"objcopy"}

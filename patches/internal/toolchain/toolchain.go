@@ -15,6 +15,7 @@ import (
 	"strings"
 
 	"github.com/lesskv/lesskv/patches/internal/command"
+	"github.com/lesskv/lesskv/patches/quoted"
 	"github.com/lesskv/lesskv/patches/usage"
 )
 
@@ -88,7 +89,7 @@ func Find(ctx context.Context) (*Toolchain, error) {
 		{env.CXX, "CXX", "g++", &t.CXX},
 		{env.AR, "AR", "binutils", &t.AR},
 	} {
-		words, err := split(tool.command)
+		words, err := quoted.Split(tool.command)
 		if err != nil {
 			return nil, fmt.Errorf("%s is %s: %w", tool.variable, tool.command, err)
 		}
@@ -101,34 +102,6 @@ func Find(ctx context.Context) (*Toolchain, error) {
 		*tool.to = words
 	}
 	return t, nil
-}
-
-// ErrQuote is a quotation in CC, CXX or AR that does not end.
-var ErrQuote = errors.New("a quotation does not end")
-
-// split cuts a command into words as cgo does: at white space, where a word that begins with a quotation mark, ' or ", goes on to the
-// next such mark; nothing is escaped.
-func split(command string) (words []string, err error) {
-	const space = " \t\r\n"
-	for {
-		command = strings.TrimLeft(command, space)
-		if command == "" {
-			return words, nil
-		}
-		if mark := command[:1]; mark == "'" || mark == `"` {
-			word, rest, ok := strings.Cut(command[1:], mark)
-			if !ok {
-				return nil, ErrQuote
-			}
-			words, command = append(words, word), rest
-			continue
-		}
-		end := strings.IndexAny(command, space)
-		if end < 0 {
-			end = len(command)
-		}
-		words, command = append(words, command[:end]), command[end:]
-	}
 }
 
 // A Language is what a source file is written in.

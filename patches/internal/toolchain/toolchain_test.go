@@ -11,6 +11,7 @@ import (
 
 	"github.com/lesskv/lesskv/patches/internal/fake"
 	"github.com/lesskv/lesskv/patches/internal/toolchain"
+	"github.com/lesskv/lesskv/patches/quoted"
 )
 
 func TestMissing(t *testing.T) {
@@ -56,7 +57,7 @@ func TestQuotedCommand(t *testing.T) {
 	}
 	t.Setenv("CC", `"`+cc+` -m64`)
 	_, err := toolchain.Find(t.Context())
-	require.ErrorIs(t, err, toolchain.ErrQuote)
+	require.ErrorIs(t, err, quoted.ErrUnterminated)
 	require.ErrorContains(t, err, "CC is ")
 }
 

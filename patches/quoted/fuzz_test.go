@@ -1,4 +1,4 @@
-package toolchain
+package quoted
 
 import (
 	"strings"
@@ -13,9 +13,9 @@ func FuzzWords(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		words, err := split(s)
+		words, err := Split(s)
 		if err != nil {
-			require.ErrorIs(t, err, ErrQuote)
+			require.ErrorIs(t, err, ErrUnterminated)
 			return
 		}
 		var marked []string
@@ -31,7 +31,7 @@ func FuzzWords(f *testing.F) {
 			}
 			marked = append(marked, mark+w+mark)
 		}
-		again, err := split(strings.Join(marked, " "))
+		again, err := Split(strings.Join(marked, " "))
 		require.NoError(t, err)
 		require.Equal(t, words, again)
 	})
