@@ -383,7 +383,12 @@ func (f *fitter) cache(layers []int) (memory.Cache, error) {
 	if err != nil {
 		return memory.Cache{}, err
 	}
-	c := memory.Cache{Context: f.context, Policy: f.o.Policy, Pinned: pinned, Adapter: a}
+	return f.cacheWith(a)
+}
+
+// cacheWith describes one with an adapter.
+func (f *fitter) cacheWith(a *weights.Adapter) (c memory.Cache, err error) {
+	c = memory.Cache{Context: f.context, Policy: f.o.Policy, Pinned: pinned, Adapter: a}
 	if c.Key, _, err = worker.GGUFTypes(cmp.Or(f.o.TypeK, "f16")); err != nil {
 		return c, err
 	}
