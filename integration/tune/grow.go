@@ -29,10 +29,14 @@ const inVain = 2
 // grow doubles rank and hidden size of a layer as long as that lowers the distance, beside as many slots fewer as it takes bytes; then those of
 // the next layer. The first is the one whose phi and psi gain most.
 func (f *fitter) grow(ctx context.Context, r *Trained, x *fit, from *prediction) (*fit, *prediction, error) {
-	from, err := f.beside(x.adapter, from)
+	exact, err := f.beside(x.adapter, from)
+	if errors.Is(err, memory.ErrBudget) {
+		return x, from, nil // the runtime says so
+	}
 	if err != nil {
 		return nil, nil, err
 	}
+	from = exact
 	before, err := f.distance(ctx, x.path, from)
 	if err != nil {
 		return nil, nil, err
