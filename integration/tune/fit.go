@@ -403,7 +403,12 @@ func (f *fitter) cache(layers []int) (memory.Cache, error) {
 	if err != nil {
 		return memory.Cache{}, err
 	}
-	c := memory.Cache{Context: f.context, Policy: f.o.Policy, Pinned: pinned, Adapter: a}
+	return f.cacheWith(a)
+}
+
+// cacheWith describes one with an adapter.
+func (f *fitter) cacheWith(a *weights.Adapter) (c memory.Cache, err error) {
+	c = memory.Cache{Context: f.context, Policy: f.o.Policy, Pinned: pinned, Adapter: a}
 	c.Types, err = worker.LayerTypes(cmp.Or(f.o.TypeK, "f16"), cmp.Or(f.o.TypeV, "f16"), f.t.Model.Layers)
 	return c, err
 }

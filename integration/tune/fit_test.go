@@ -114,7 +114,9 @@ func TestGrow(t *testing.T) {
 	assert.Equal(t, []int{0, 2}, f.byGain(fitted, from), "layer 0 would cost .03 and more")
 	assert.Equal(t, []int{2, 0}, f.byGain([]Fitted{{Layer: 0, Error: .999}, {Layer: 2, Error: .5}}, from))
 
-	same, err := f.shrunk(from)
+	c, err := f.cache(from.layers)
+	require.NoError(t, err)
+	same, err := f.beside(c.Adapter, from)
 	require.NoError(t, err)
 	assert.Equal(t, from.Budget, same.Budget)
 	for j, h := range same.Heads {
@@ -122,21 +124,22 @@ func TestGrow(t *testing.T) {
 	}
 	f.t.Ranks, f.t.Hiddens = with(nil, 0, 8), with(map[int]int{0: 4, 2: 4}, 0, 8)
 	assert.Equal(t, map[int]int{0: 8, 2: 4}, f.t.Hiddens)
-	less, err := f.shrunk(from)
+	larger, err := f.cache([]int{0})
 	require.NoError(t, err)
-	c, err := f.cache(from.layers)
+	a := f.replaced(c.Adapter, larger.Adapter, 0)
+	assert.Equal(t, []int{8, 4}, []int{a.Kernels[0].Rank, a.Kernels[2].Rank})
+	assert.Equal(t, 4, c.Adapter.Kernels[0].Rank, "what was there stays")
+	less, err := f.beside(a, from)
 	require.NoError(t, err)
-	assert.Equal(t, []int{8, 4}, []int{c.Adapter.Kernels[0].Rank, c.Adapter.Kernels[2].Rank})
-	state := 4*65*(8+4) + int(c.Adapter.Bytes())
-	assert.Equal(t, (300*slot-state)/slot/3, less.Budget)
+	assert.Equal(t, (300*slot-4*65*(8+4)-int(a.Bytes()))/slot/3, less.Budget)
 	sum := 0
 	for j, h := range less.Heads {
 		assert.LessOrEqual(t, h.Slots, from.Heads[j].Slots)
 		sum += h.Slots
 	}
 	assert.Equal(t, 3*less.Budget, sum)
-	f.t.Ranks = with(nil, 0, 1<<12)
-	_, err = f.shrunk(from)
+	f.o.Budget = worker.Budget{Bytes: int64(a.Bytes())}
+	_, err = f.beside(a, from)
 	assert.ErrorIs(t, err, memory.ErrBudget)
 }
 

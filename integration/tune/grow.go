@@ -29,6 +29,14 @@ const inVain = 2
 // grow doubles rank and hidden size of a layer as long as that lowers the distance, beside as many slots fewer as it takes bytes; then those of
 // the next layer. The first is the one whose phi and psi gain most.
 func (f *fitter) grow(ctx context.Context, r *Trained, x *fit, from *prediction) (*fit, *prediction, error) {
+	exact, err := f.beside(x.adapter, from)
+	if errors.Is(err, memory.ErrBudget) {
+		return x, from, nil // the runtime says so
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	from = exact
 	before, err := f.distance(ctx, x.path, from)
 	if err != nil {
 		return nil, nil, err
@@ -37,7 +45,7 @@ func (f *fitter) grow(ctx context.Context, r *Trained, x *fit, from *prediction)
 	for _, layer := range f.byGain(r.Layers, from) {
 		vain++
 		for {
-			larger, own, p, err := f.double(ctx, layer, from)
+			larger, own, err := f.double(ctx, layer, x, from)
 			if err != nil {
 				return nil, nil, err
 			}
@@ -45,6 +53,13 @@ func (f *fitter) grow(ctx context.Context, r *Trained, x *fit, from *prediction)
 				break
 			}
 			next, err := f.join(x, own, layer)
+			if err != nil {
+				return nil, nil, err
+			}
+			p, err := f.beside(next.adapter, from)
+			if errors.Is(err, memory.ErrBudget) {
+				break
+			}
 			if err != nil {
 				return nil, nil, err
 			}
@@ -91,27 +106,31 @@ func (f *fitter) byGain(fitted []Fitted, from *prediction) []int {
 }
 
 // double fits a layer with twice its rank and hidden size, under the slots that are left then, spread as before. It returns a fitter that
-// counts with that size, the fit, which has that layer alone, and the slots. The fit is nil if there is no room for it or nothing comes of it.
-func (f *fitter) double(ctx context.Context, layer int, from *prediction) (*fitter, *fit, *prediction, error) {
+// counts with that size, and the fit, which has that layer alone; nil if there is no room for it or nothing comes of it.
+func (f *fitter) double(ctx context.Context, layer int, x *fit, from *prediction) (*fitter, *fit, error) {
 	rank, hidden := f.t.Size(layer)
 	if rank, hidden = 2*rank, 2*hidden; max(rank, hidden) > weights.MaxSize {
-		return f, nil, nil, nil
+		return f, nil, nil
 	}
 	larger, one := *f, *f
 	larger.t.Ranks, larger.t.Hiddens = with(f.t.Ranks, layer, rank), with(f.t.Hiddens, layer, hidden)
-	p, err := larger.shrunk(from)
+	c, err := larger.cache([]int{layer})
+	if err != nil {
+		return nil, nil, err
+	}
+	p, err := f.beside(f.replaced(x.adapter, c.Adapter, layer), from)
 	if errors.Is(err, memory.ErrBudget) {
-		return f, nil, nil, nil
+		return f, nil, nil
 	}
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, nil, err
 	}
 	one.t.Rank, one.t.Hidden, one.t.Ranks, one.t.Hiddens = rank, hidden, nil, nil
 	own, err := one.fit(ctx, []int{layer}, p.Result, p.Budget)
 	if errors.Is(err, train.ErrMemory) || err == nil && own.adapter.Kernels[layer].Empty() {
-		return f, nil, nil, nil
+		return f, nil, nil
 	}
-	return &larger, own, p, err
+	return &larger, own, err
 }
 
 // with returns sizes with another one.
@@ -125,15 +144,21 @@ func with(sizes map[int]int, layer, size int) map[int]int {
 	return all
 }
 
-// shrunk has the slots that there are beside phi and psi of the sizes that the fitter has, spread by the same weights. It fails with
+// beside has as many slots as there are beside the phi and psi of an adapter, spread by the weights of an allocation. It fails with
 // memory.ErrBudget if there are none.
-func (f *fitter) shrunk(from *prediction) (*prediction, error) {
-	r := *from.Result
-	r.Heads = slices.Clone(r.Heads)
-	var err error
-	if r.Budget, err = f.budget(from.layers); err != nil {
+func (f *fitter) beside(a *weights.Adapter, from *prediction) (*prediction, error) {
+	allocated := *a
+	allocated.Budget = from.Weights(f.t.Model)
+	c, err := f.cacheWith(&allocated)
+	if err != nil {
 		return nil, err
 	}
+	c.Budget = f.o.Budget
+	r := *from.Result
+	if r.Budget, err = memory.Slots(f.t.Model, c); err != nil {
+		return nil, err
+	}
+	r.Heads = slices.Clone(r.Heads)
 	var weights []float32
 	for _, h := range r.Heads {
 		weights = append(weights, h.Weight)
@@ -145,21 +170,27 @@ func (f *fitter) shrunk(from *prediction) (*prediction, error) {
 	return &prediction{Result: &r, layers: from.layers}, err
 }
 
-// join puts the fit of a layer, with those that share its cache, into the place of what a fit had of it, and writes that where the former lies.
-func (f *fitter) join(x, own *fit, layer int) (*fit, error) {
-	a := *x.adapter
-	a.SHA256, a.Kernels = "", slices.Clone(a.Kernels)
-	for i := range a.Kernels {
+// replaced is an adapter with another one's phi and psi of a layer and of those that share its cache.
+func (f *fitter) replaced(a, by *weights.Adapter, layer int) *weights.Adapter {
+	b := *a
+	b.SHA256, b.Kernels = "", slices.Clone(a.Kernels)
+	for i := range b.Kernels {
 		if f.t.Model.Owner(i) == layer {
-			a.Kernels[i] = own.adapter.Kernels[i]
+			b.Kernels[i] = by.Kernels[i]
 		}
 	}
+	return &b
+}
+
+// join puts the fit of a layer into the place of what a fit had of it, and writes that where the former lies.
+func (f *fitter) join(x, own *fit, layer int) (*fit, error) {
+	a := f.replaced(x.adapter, own.adapter, layer)
 	for _, l := range own.layers {
 		k := &a.Kernels[l.Layer]
 		a.Description = said(a.Description, fmt.Sprintf("layer %d: validation error ", l.Layer), fmt.Sprintf("%.3f of sparse only's", l.Valid))
 		a.Description = said(a.Description, fmt.Sprintf("layer %d: rank ", l.Layer), fmt.Sprintf("%d, hidden size %d, as lesskv tune found them", k.Rank, k.Hidden))
 	}
-	return &fit{x.layers, &a, own.path}, a.Write(own.path)
+	return &fit{x.layers, a, own.path}, a.Write(own.path)
 }
 
 // said is a description in which the line that begins so ends otherwise. If there is none, it comes last.
