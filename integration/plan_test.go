@@ -1,6 +1,8 @@
 package integration
 
 import (
+	"cmp"
+	"math/rand/v2"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -18,7 +20,23 @@ import (
 	"github.com/lesskv/lesskv/weights/memory"
 )
 
-var ggufTypes = map[string]gguf.Type{"": gguf.F16, "f16": gguf.F16, "f32": gguf.F32, "q8_0": gguf.Q8_0, "q4_0": gguf.Q4_0}
+// randomTypes are types of slots that the heads of each layer fill; the same for the same model.
+func randomTypes(m *weights.Model) []weights.SlotTypes {
+	rng := rand.New(rand.NewPCG(uint64(m.Vocab), uint64(m.Layers)))
+	one := func(size int) gguf.Type {
+		types := []gguf.Type{gguf.F32, gguf.F16, gguf.Q8_0, gguf.Q4_0}
+		if size%32 > 0 {
+			types = types[:2]
+		}
+		return types[rng.IntN(len(types))]
+	}
+	all := make([]weights.SlotTypes, m.Layers)
+	for i := range all {
+		s := m.Layer(i)
+		all[i] = weights.SlotTypes{Key: one(s.KeyLength), Value: one(s.ValueLength)}
+	}
+	return all
+}
 
 // f16Slots are slots of f16 in all layers.
 func f16Slots(m *weights.Model) []weights.SlotTypes {
@@ -30,9 +48,10 @@ func samePlan(t *testing.T, w *worker.Worker, c worker.Config, a *weights.Adapte
 	t.Helper()
 	m, err := weights.ReadModel(c.Model)
 	require.NoError(t, err)
-	types := weights.SameSlotTypes(weights.SlotTypes{Key: ggufTypes[c.LESS.TypeK], Value: ggufTypes[c.LESS.TypeV]}, m.Layers)
-	if c.LESS.TypeK == "default" {
-		types = nil
+	var types []weights.SlotTypes
+	if c.LESS.TypeK != "default" {
+		types, err = worker.LayerTypes(cmp.Or(c.LESS.TypeK, "f16"), cmp.Or(c.LESS.TypeV, "f16"), m.Layers)
+		require.NoError(t, err)
 	}
 	plan, err := memory.Less(m, memory.Cache{
 		Context: c.Context, Pinned: 1, Types: types, Adapter: a, Sequences: 1,
@@ -74,11 +93,17 @@ func TestPlannedMemory(t *testing.T) {
 		for i := range m.Sum(func(s weights.Shape) int { return s.HeadsKV }) {
 			adapter.Budget = append(adapter.Budget, float32(i%5))
 		}
-		withAdapter := filepath.Join(t.TempDir(), "adapter.gguf")
+		withAdapter, withTypes := filepath.Join(t.TempDir(), "adapter.gguf"), filepath.Join(t.TempDir(), "types.gguf")
 		require.NoError(t, adapter.Write(withAdapter))
+		typed := *adapter
+		typed.SlotTypes = randomTypes(m)
+		require.NoError(t, typed.Write(withTypes))
+		k, v, err := worker.SlotTypes(worker.FormatTypes(randomTypes(m)))
+		require.NoError(t, err)
 		for name, less := range map[string]worker.LESS{
 			"default": {TypeK: "default", TypeV: "default"}, "40 slots": {Budget: 40}, "bytes": {BudgetBytes: 1 << 20}, "a part of the full cache": {BudgetFull: 5. / 8}, "an adapter": {Budget: 40, Adapter: withAdapter},
 			"bytes and an adapter": {BudgetBytes: 1 << 20, Adapter: withAdapter}, "q8_0 and an adapter": {Budget: 40, TypeK: "q8_0", TypeV: "f16", Adapter: withAdapter},
+			"types by layer": {BudgetBytes: 1 << 20, TypeK: k, TypeV: v, Adapter: withAdapter}, "an adapter's types": {BudgetFull: 1. / 8, TypeK: "default", TypeV: "default", Adapter: withTypes},
 		} {
 			if less.TypeK == "q8_0" && m.Max(func(s weights.Shape) int { return s.KeyLength % 32 }) > 0 {
 				continue
@@ -87,6 +112,9 @@ func TestPlannedMemory(t *testing.T) {
 				var a *weights.Adapter
 				if less.Adapter != "" {
 					a = adapter
+				}
+				if less.Adapter == withTypes {
+					a = &typed
 				}
 				samePlan(t, w, worker.Config{Model: path, Context: 1000, Ubatch: 32, Threads: 1, LESS: &less}, a)
 			})

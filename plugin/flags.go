@@ -61,7 +61,7 @@ func RegisterFlags(fs *flag.FlagSet, prefix string) *Flags {
 	})
 	add("heavy", "`slots` of the budget that are chosen by score (default: the policy's share)", parseCount(&c.Heavy))
 	add("pinned", "first `tokens` that always stay (default 1)", parseCount(&c.Pinned))
-	add("type", "`type` of the stored keys and values: f16, f32, q8_0, q4_0, or one for each: q4_0,q8_0 (default: q8_0, or f16 where heads do not fill its blocks)", func(s string) error {
+	add("type", "`type` of the stored keys and values: f16, f32, q8_0, q4_0, or one for each: q4_0,q8_0 (default: the adapter's, without those q8_0, or f16 where heads do not fill its blocks)", func(s string) error {
 		keys, values, two := strings.Cut(s, ",")
 		if !two {
 			values = keys

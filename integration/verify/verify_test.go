@@ -113,12 +113,12 @@ func TestRun(t *testing.T) {
 func TestSlotTypes(t *testing.T) {
 	t.Parallel()
 	p := small(t)
-	p.SlotType, p.Generate, p.Methods = "q4_0,q8_0", -1, []string{verify.Sparse, verify.Plus, verify.LESS}
+	p.SlotType, p.Generate, p.Methods = "q4_0,q8_0,0.k=f16,5.v=q4_0", -1, []string{verify.Sparse, verify.Plus, verify.LESS}
 	r, err := verify.Run(context.Background(), p)
 	require.NoError(t, err)
 	assert.Empty(t, r.Failed())
-	assert.Equal(t, "q4_0,q8_0", r.SlotType)
-	const slot, state = 6 * 2 * (36 + 68 + 8), 6 * 2 * 8 * 65 * 4
+	assert.Equal(t, "q4_0,q8_0,0.k=f16,5.v=q4_0", r.SlotType)
+	const slot, state = 2 * (4*(36+68+8) + (128 + 68 + 8) + (36 + 36 + 8)), 6 * 2 * 8 * 65 * 4
 	sparse, plus, less := r.Row(192, 32, 41, "peak", verify.Sparse), r.Row(192, 32, 41, "peak", verify.Plus), r.Row(192, 32, 41, "peak", verify.LESS)
 	assert.EqualValues(t, 41*slot, sparse.Bytes.Total)
 	assert.EqualValues(t, 41*slot+state, less.Bytes.Slots+less.Bytes.State)
