@@ -133,7 +133,7 @@ func TestSanitizedBinding(t *testing.T) {
 // notSanitized are tests of the plugin that measure memory or address space, of which a sanitizer takes its part, that preload a library where
 // the sanitizer's must be first, or do what others do: a hundred times, or in a dozen processes with other limits.
 var notSanitized = []string{"TestNUMA", "TestCheckpointPeak", "TestLoadStatePeak", "TestBudgetBeyondMemory", "TestSpeculativeSamplesAmongTheLikely",
-	"TestCheckpointBeyondMemory", "TestThreadsOfAControlGroup"}
+	"TestCheckpointBeyondMemory", "TestThreadsOfAControlGroup", "TestSaveStateIsOnTheDisk"}
 
 // longSanitized are tests that make soak alone sanitizes: thousands of tokens, of which other tests have some.
 var longSanitized = []string{"TestLESSEndsAtTheTrainedContext", "TestSpeculativeSamples", "TestSamplingFollowsItsReference"}
