@@ -111,7 +111,7 @@ func (m *meter) ask() error {
 			n := 0 // slots of the layer
 			for _, x := range m.heads {
 				if x.Layer == h.Layer {
-					n += m.budget
+					n += x.Budget
 				}
 			}
 			return float64(layers[i].SlotBytes) / float64(n)
