@@ -40,6 +40,8 @@ func All(t testing.TB) []Device {
 		// CUDA multiplies f32 as TF32, and Vulkan as f16, both of 10 bits, unless they are told not to, and the unmodified attention with it.
 		t.Setenv("NVIDIA_TF32_OVERRIDE", "0")
 		t.Setenv("GGML_VK_DISABLE_F16", "1")
+		// Layers that are the CPU's are computed there alone. A prompt's products of 32 tokens or more would be the device's.
+		t.Setenv("GGML_OP_OFFLOAD_MIN_BATCH", "1000000")
 		return []Device{{Name: "this machine's", Software: kind == "software"}}
 	default:
 		require.Fail(t, "LESSKV_TEST_DEVICES="+kind+": want rpc, local, software or blas")
