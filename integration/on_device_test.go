@@ -155,20 +155,23 @@ func TestOnDeviceLacksOperation(t *testing.T) {
 	refusedWith(t, err, "cannot compute SET_ROWS")
 }
 
-// Layers on Metal are refused, whose products have not been judged, and on Vulkan where these are of half precision.
+// Metal is refused, whose products have not been judged, and Vulkan where these are of half precision, also without layers there: it computes a
+// prompt's products of the CPU's layers.
 func TestOnDeviceNotInHalfPrecision(t *testing.T) {
 	t.Setenv("GGML_VK_DISABLE_F16", "1")
-	on := func(backend string) worker.Config {
-		return worker.Config{Model: gopher, Context: 512, GPULayers: 2, Pretend: backend, LESS: &worker.LESS{OnDevice: true}}
+	on := func(backend string, layers int) worker.Config {
+		return worker.Config{Model: gopher, Context: 512, GPULayers: layers, Pretend: backend, LESS: &worker.LESS{OnDevice: true}}
 	}
-	open(t, worker.Patched, on("Vulkan"))
+	open(t, worker.Patched, on("Vulkan", 2))
 	require.NoError(t, os.Unsetenv("GGML_VK_DISABLE_F16"))
-	for backend, says := range map[string]string{"MTL": "does not cover layers on Metal", "Vulkan": "set GGML_VK_DISABLE_F16=1 in the environment, or keep the cache in main memory"} {
-		c := on(backend)
-		_, err := start(t, worker.Patched).Open(c)
-		refusedWith(t, err, says)
-		c.LESS.OnDevice = false
-		open(t, worker.Patched, c)
+	for backend, says := range map[string]string{"MTL": "does not cover Metal", "Vulkan": "set GGML_VK_DISABLE_F16=1 in the environment, or keep the cache in main memory"} {
+		for _, layers := range []int{0, 2} {
+			c := on(backend, layers)
+			_, err := start(t, worker.Patched).Open(c)
+			refusedWith(t, err, says)
+			c.LESS.OnDevice = false
+			open(t, worker.Patched, c)
+		}
 	}
 }
 
