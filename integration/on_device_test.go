@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/lesskv/lesskv/integration/devicetest"
 	"github.com/lesskv/lesskv/integration/tinymodels"
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/weights/gguf"
@@ -158,13 +159,14 @@ func TestOnDeviceLacksOperation(t *testing.T) {
 // Metal is refused, whose products have not been judged, and Vulkan where these are of half precision, also without layers there: it computes a
 // prompt's products of the CPU's layers.
 func TestOnDeviceNotInHalfPrecision(t *testing.T) {
-	t.Setenv("GGML_VK_DISABLE_F16", "1")
 	on := func(backend string, layers int) worker.Config {
 		return worker.Config{Model: gopher, Context: 512, GPULayers: layers, Pretend: backend, LESS: &worker.LESS{OnDevice: true}}
 	}
+	for _, name := range devicetest.Float32 {
+		t.Setenv(name, "1")
+	}
 	open(t, worker.Patched, on("Vulkan", 2))
-	require.NoError(t, os.Unsetenv("GGML_VK_DISABLE_F16"))
-	for backend, says := range map[string]string{"MTL": "does not cover Metal", "Vulkan": "set GGML_VK_DISABLE_F16=1 in the environment, or keep the cache in main memory"} {
+	refused := func(backend, says string) {
 		for _, layers := range []int{0, 2} {
 			c := on(backend, layers)
 			_, err := start(t, worker.Patched).Open(c)
@@ -172,6 +174,12 @@ func TestOnDeviceNotInHalfPrecision(t *testing.T) {
 			c.LESS.OnDevice = false
 			open(t, worker.Patched, c)
 		}
+	}
+	refused("MTL", "does not cover Metal")
+	for _, name := range devicetest.Float32 {
+		require.NoError(t, os.Unsetenv(name))
+		refused("Vulkan", name+"=1")
+		require.NoError(t, os.Setenv(name, "1"))
 	}
 }
 

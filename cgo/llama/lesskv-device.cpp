@@ -45,8 +45,11 @@ std::string lesskv_device::refusal(const llama_model & model, const std::vector<
         if (backend == "MTL") {
             return no("Metal, on which it has not been run and whose f32 products are of half precision");
         }
-        if (backend == "Vulkan" && !getenv("GGML_VK_DISABLE_F16")) { // a state's sums are beyond what f16 holds
-            return no("Vulkan with f32 products of half precision", "set GGML_VK_DISABLE_F16=1 in the environment, or ");
+        for (const char * name : { "GGML_VK_DISABLE_F16", "GGML_VK_DISABLE_COOPMAT", "GGML_VK_DISABLE_COOPMAT2" }) {
+            if (backend == "Vulkan" && !getenv(name)) { // a state's sums are beyond what f16 holds, the type of the factors otherwise
+                return no("Vulkan with f32 products of half precision",
+                        "set GGML_VK_DISABLE_F16=1, GGML_VK_DISABLE_COOPMAT=1 and GGML_VK_DISABLE_COOPMAT2=1 in the environment, or ");
+            }
         }
     }
     return "";
