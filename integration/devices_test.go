@@ -45,6 +45,15 @@ func (d device) open(t *testing.T, tree worker.Tree, c worker.Config) (*worker.W
 	return w, info
 }
 
+// matrices is the type of those where what a device computes is compared with what the CPU does. What it multiplies with f16 the CPU rounds to
+// f16, and a GPU need not: then it has f32.
+func (d device) matrices() gguf.Type {
+	if d.Rounds() {
+		return gguf.F32
+	}
+	return gguf.F16
+}
+
 // deviceModels are all that a decoder can run, by name, the random ones with matrices of a type, gopher-5m among them.
 func deviceModels(t *testing.T, models []tinymodels.Model, matrices gguf.Type) map[string]string {
 	t.Helper()
@@ -135,7 +144,7 @@ func (d device) sameLESS(t *testing.T, cpu, dev *worker.Worker, tokens []int32, 
 // LESS beside offloaded layers evicts and computes what it does with all of them on the CPU, and its cache is in main memory.
 func TestDevicesLESS(t *testing.T) {
 	for _, d := range devices(t) {
-		for name, path := range deviceModels(t, tinymodels.Supported(), gguf.F16) {
+		for name, path := range deviceModels(t, tinymodels.Supported(), d.matrices()) {
 			for _, typ := range []string{"f16", "q8_0"} {
 				if typ == "q8_0" && name != "gopher-5m" {
 					continue // heads of 64

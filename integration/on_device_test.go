@@ -354,7 +354,7 @@ func TestOnDeviceGraphReuse(t *testing.T) {
 // LESS on the device of layers on devices: splits are the unmodified runtime's, and what it computes is what it does on the CPU.
 func TestDevicesLESSOnDevice(t *testing.T) {
 	for _, d := range devices(t) {
-		for name, path := range deviceModels(t, tinymodels.Supported(), gguf.F16) {
+		for name, path := range deviceModels(t, tinymodels.Supported(), d.matrices()) {
 			t.Run(d.Name+", "+name, func(t *testing.T) {
 				t.Parallel()
 				c := worker.Config{Model: path, Context: 512, Ubatch: 32, LESS: &worker.LESS{Budget: 40}}
