@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/lesskv/lesskv/integration/devicetest"
 	"github.com/lesskv/lesskv/integration/tinymodels"
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/weights/gguf"
@@ -155,20 +156,30 @@ func TestOnDeviceLacksOperation(t *testing.T) {
 	refusedWith(t, err, "cannot compute SET_ROWS")
 }
 
-// Layers on Metal are refused, whose products have not been judged, and on Vulkan where these are of half precision.
+// Metal is refused, whose products have not been judged, and Vulkan where these are of half precision, also without layers there: it computes a
+// prompt's products of the CPU's layers.
 func TestOnDeviceNotInHalfPrecision(t *testing.T) {
-	t.Setenv("GGML_VK_DISABLE_F16", "1")
-	on := func(backend string) worker.Config {
-		return worker.Config{Model: gopher, Context: 512, GPULayers: 2, Pretend: backend, LESS: &worker.LESS{OnDevice: true}}
+	on := func(backend string, layers int) worker.Config {
+		return worker.Config{Model: gopher, Context: 512, GPULayers: layers, Pretend: backend, LESS: &worker.LESS{OnDevice: true}}
 	}
-	open(t, worker.Patched, on("Vulkan"))
-	require.NoError(t, os.Unsetenv("GGML_VK_DISABLE_F16"))
-	for backend, says := range map[string]string{"MTL": "does not cover layers on Metal", "Vulkan": "set GGML_VK_DISABLE_F16=1 in the environment, or keep the cache in main memory"} {
-		c := on(backend)
-		_, err := start(t, worker.Patched).Open(c)
-		refusedWith(t, err, says)
-		c.LESS.OnDevice = false
-		open(t, worker.Patched, c)
+	for _, name := range devicetest.Float32 {
+		t.Setenv(name, "1")
+	}
+	open(t, worker.Patched, on("Vulkan", 2))
+	refused := func(backend, says string) {
+		for _, layers := range []int{0, 2} {
+			c := on(backend, layers)
+			_, err := start(t, worker.Patched).Open(c)
+			refusedWith(t, err, says)
+			c.LESS.OnDevice = false
+			open(t, worker.Patched, c)
+		}
+	}
+	refused("MTL", "does not cover Metal")
+	for _, name := range devicetest.Float32 {
+		require.NoError(t, os.Unsetenv(name))
+		refused("Vulkan", name+"=1")
+		require.NoError(t, os.Setenv(name, "1"))
 	}
 }
 
@@ -343,7 +354,7 @@ func TestOnDeviceGraphReuse(t *testing.T) {
 // LESS on the device of layers on devices: splits are the unmodified runtime's, and what it computes is what it does on the CPU.
 func TestDevicesLESSOnDevice(t *testing.T) {
 	for _, d := range devices(t) {
-		for name, path := range deviceModels(t, tinymodels.Supported(), gguf.F16) {
+		for name, path := range deviceModels(t, tinymodels.Supported(), d.matrices()) {
 			t.Run(d.Name+", "+name, func(t *testing.T) {
 				t.Parallel()
 				c := worker.Config{Model: path, Context: 512, Ubatch: 32, LESS: &worker.LESS{Budget: 40}}

@@ -32,19 +32,24 @@ std::string lesskv_device::refusal(const llama_model & model, const std::vector<
                 return no(format("slots of type %s", ggml_type_name((ggml_type) type)), "use f16 or f32, or ");
             }
         }
-        auto * reg = ggml_backend_dev_backend_reg(model.dev_layer(l.il));
-        const std::string backend = reg ? ggml_backend_reg_name(reg) : "";
-        if (backend == "MTL") {
-            return no("layers on Metal, on which it has not been run and whose f32 products are of half precision");
-        }
-        if (backend == "Vulkan" && !getenv("GGML_VK_DISABLE_F16")) { // a state's sums are beyond what f16 holds
-            return no("layers on Vulkan with f32 products of half precision", "set GGML_VK_DISABLE_F16=1 in the environment, or ");
-        }
         if (!knows(p.policy)) {
             return no(format("the policy %s", lesskv_policy_name(p.policy)));
         }
         if ((uint64_t) n_ubatch*p.n_head > 65535) { // rows that a GPU's soft max has room for
             return no(format("micro-batches of %u tokens with %d heads", n_ubatch, p.n_head), format("lower n_ubatch to %d, or ", 65535/p.n_head));
+        }
+    }
+    for (const auto & d : model.devices) { // those without layers, too: a prompt's products of the CPU's layers go to them
+        auto * reg = ggml_backend_dev_backend_reg(d.dev);
+        const std::string backend = reg ? ggml_backend_reg_name(reg) : "";
+        if (backend == "MTL") {
+            return no("Metal, on which it has not been run and whose f32 products are of half precision");
+        }
+        for (const char * name : { "GGML_VK_DISABLE_F16", "GGML_VK_DISABLE_COOPMAT", "GGML_VK_DISABLE_COOPMAT2" }) {
+            if (backend == "Vulkan" && !getenv(name)) { // a state's sums are beyond what f16 holds, the type of the factors otherwise
+                return no("Vulkan with f32 products of half precision",
+                        "set GGML_VK_DISABLE_F16=1, GGML_VK_DISABLE_COOPMAT=1 and GGML_VK_DISABLE_COOPMAT2=1 in the environment, or ");
+            }
         }
     }
     return "";

@@ -28,6 +28,10 @@ type Device struct {
 // Rounds says that the device computes other bits than this machine's CPU: a GPU does, and a server of these tests is a CPU.
 func (d Device) Rounds() bool { return d.Servers == 0 }
 
+// Float32 are the variables of the environment with which Vulkan multiplies f32 as such: neither in half precision nor by matrix cores, whose
+// factors are f16.
+var Float32 = []string{"GGML_VK_DISABLE_F16", "GGML_VK_DISABLE_COOPMAT", "GGML_VK_DISABLE_COOPMAT2"}
+
 // All returns what LESSKV_TEST_DEVICES asks for. Without it the test is skipped.
 func All(t testing.TB) []Device {
 	t.Helper()
@@ -39,7 +43,11 @@ func All(t testing.TB) []Device {
 	case "local", "software":
 		// CUDA multiplies f32 as TF32, and Vulkan as f16, both of 10 bits, unless they are told not to, and the unmodified attention with it.
 		t.Setenv("NVIDIA_TF32_OVERRIDE", "0")
-		t.Setenv("GGML_VK_DISABLE_F16", "1")
+		for _, name := range Float32 {
+			t.Setenv(name, "1")
+		}
+		// Layers that are the CPU's are computed there alone. A prompt's products of 32 tokens or more would be the device's.
+		t.Setenv("GGML_OP_OFFLOAD_MIN_BATCH", "1000000")
 		return []Device{{Name: "this machine's", Software: kind == "software"}}
 	default:
 		require.Fail(t, "LESSKV_TEST_DEVICES="+kind+": want rpc, local, software or blas")

@@ -8,17 +8,24 @@ import (
 	"github.com/stretchr/testify/assert"
 )
 
-// On a GPU the tests compare attention in f32, which cuBLAS would round to TF32, and Vulkan's shaders to f16.
-func TestLocalDevicesMultiplyF32(t *testing.T) {
+// On a GPU the tests compare attention in f32, which cuBLAS would round to TF32, and Vulkan's shaders to f16, and the CPU computes by itself
+// what they compare with.
+func TestLocalDevices(t *testing.T) {
 	for _, kind := range []string{"local", "software"} {
 		t.Setenv("LESSKV_TEST_DEVICES", kind)
 		t.Setenv("NVIDIA_TF32_OVERRIDE", "1")
-		t.Setenv("GGML_VK_DISABLE_F16", "")
+		for _, name := range Float32 {
+			t.Setenv(name, "")
+		}
+		t.Setenv("GGML_OP_OFFLOAD_MIN_BATCH", "")
 		all := All(t)
 		assert.True(t, all[0].Rounds())
 		assert.Equal(t, kind == "software", all[0].Software)
 		assert.Equal(t, "0", os.Getenv("NVIDIA_TF32_OVERRIDE"))
-		assert.Equal(t, "1", os.Getenv("GGML_VK_DISABLE_F16"))
+		for _, name := range Float32 {
+			assert.Equal(t, "1", os.Getenv(name), name)
+		}
+		assert.Equal(t, "1000000", os.Getenv("GGML_OP_OFFLOAD_MIN_BATCH"))
 	}
 }
 
