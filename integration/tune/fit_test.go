@@ -261,7 +261,6 @@ func TestTrain(t *testing.T) {
 func grown(t *testing.T, r *Trained) {
 	t.Helper()
 	require.NotEmpty(t, r.Sizes)
-	assert.LessOrEqual(t, r.With.Bytes, r.Without.Bytes)
 	size, failed := map[int][2]int{}, 0
 	for _, l := range r.Layers {
 		size[l.Layer] = [2]int{l.Rank, l.Hidden}
