@@ -119,15 +119,19 @@ func TestDevicesNothingEvictedIsExact(t *testing.T) {
 	}
 }
 
-// sameLESS decodes tokens with LESS on the CPU and with layers on the device, and compares what they compute and what each layer kept and
-// folded.
-func (d device) sameLESS(t *testing.T, cpu, dev *worker.Worker, tokens []int32, experts bool) {
+// sameLESS decodes tokens with LESS on the CPU and with layers on the device, with slots of a type, and compares what they compute and what each
+// layer kept and folded.
+func (d device) sameLESS(t *testing.T, cpu, dev *worker.Worker, tokens []int32, experts bool, slots string) {
 	t.Helper()
 	s, err := cpu.Splits(32)
 	require.NoError(t, err)
 	require.Equal(t, 1, s.Parts, "a device computes a prompt's products for it")
 	if d.Rounds() {
-		n := sameButForTies(t, cpu, dev, tokens, experts, logitBoundF16, meanKLOnGPU)
+		bound := logitBoundF16
+		if slots == "q8_0" {
+			bound *= 2 // rounding moves numbers to the next step of q8_0, a 127th of the largest: 0.098 were seen
+		}
+		n := sameButForTies(t, cpu, dev, tokens, experts, bound, meanKLOnGPU)
 		assert.GreaterOrEqual(t, n, leastCompared(experts))
 	} else {
 		got := compare(t, chatter.decode(t, cpu, tokens), chatter.decode(t, dev, tokens))
@@ -162,7 +166,7 @@ func TestDevicesLESS(t *testing.T) {
 					tokens := randomTokens(300, info.Vocab)
 					dev, _ := d.open(t, worker.Patched, c)
 					m, _ := tinymodels.Find(name)
-					d.sameLESS(t, w, dev, tokens, m.Experts)
+					d.sameLESS(t, w, dev, tokens, m.Experts, typ)
 					s, err := dev.Splits(1)
 					require.NoError(t, err)
 					assert.Positive(t, s.Weights)
@@ -198,7 +202,7 @@ func TestDevicesSomeLayers(t *testing.T) {
 				weights[i] = s.Weights
 				assert.Zero(t, s.Cache)
 				require.NoError(t, cpu.Clear())
-				d.sameLESS(t, cpu, dev, tokens, false)
+				d.sameLESS(t, cpu, dev, tokens, false, "f16")
 			}
 			assert.Positive(t, weights[0])
 			assert.Less(t, weights[0], weights[1])

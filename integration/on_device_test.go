@@ -371,7 +371,7 @@ func TestDevicesLESSOnDevice(t *testing.T) {
 				tokens := randomTokens(300, info.Vocab)
 				c.LESS.OnDevice = true
 				dev, _ := d.open(t, worker.Patched, c)
-				d.sameLESS(t, cpu, dev, tokens, m.Experts)
+				d.sameLESS(t, cpu, dev, tokens, m.Experts, "f16")
 				s, err := dev.Splits(1)
 				require.NoError(t, err)
 				assert.Positive(t, s.Cache)
