@@ -174,18 +174,17 @@ func (s *typeSearch) measureParts(ctx context.Context) error {
 func (s *typeSearch) predict(ctx context.Context, types []weights.SlotTypes) (*prediction, error) {
 	r := *s.r
 	r.Heads = slices.Clone(s.r.Heads)
-	m := &meter{context: s.context, slot: slotSizes(r.Heads, func(h Head) float64 {
-		bytes, _ := memory.SlotBytes(s.model.Layer(h.Layer), types[h.Layer])
-		return float64(bytes)
-	})}
+	var sizes []float64
 	sum := 0.0
 	for _, h := range r.Heads {
 		bytes, err := memory.SlotBytes(s.model.Layer(h.Layer), types[h.Layer])
 		if err != nil {
 			return nil, err
 		}
+		sizes = append(sizes, float64(bytes))
 		sum += float64(bytes)
 	}
+	m := &meter{context: s.context, slot: slotSizes(sizes, func(bytes float64) float64 { return bytes })}
 	r.Budget = min(s.context, max(1, int(s.room/sum)))
 	slots, err := m.greedy(ctx, &r)
 	if err != nil {
