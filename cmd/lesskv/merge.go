@@ -37,6 +37,9 @@ one adapter is enough for that.`,
 				if err != nil {
 					return err
 				}
+				if types != "" {
+					a.SlotTypes = nil // they may differ in what is replaced
+				}
 				adapters = append(adapters, a)
 			}
 			merged, err := weights.Merge(adapters...)

@@ -116,6 +116,16 @@ func TestMergeTypes(t *testing.T) {
 	assert.Equal(t, exitUsage, status)
 	assert.Contains(t, stderr, "layer 9: the model has 6")
 
+	alone := *b
+	alone.Kernels, alone.SlotTypes = make([]weights.Kernels, len(b.Kernels)), weights.SameSlotTypes(weights.SlotTypes{Key: gguf.F16, Value: gguf.F16}, b.Layers)
+	other := filepath.Join(dir, "alone.gguf")
+	require.NoError(t, alone.Write(other))
+	status, _, stderr = command("", "merge", "-o", filepath.Join(dir, "both.gguf"), out, other)
+	assert.Equal(t, exitFailed, status)
+	assert.Contains(t, stderr, "other types")
+	status, _, stderr = command("", "merge", "-o", filepath.Join(dir, "both.gguf"), "--type", "q4_0", out, other)
+	assert.Equal(t, exitOK, status, "the adapters' own are replaced: %s", stderr)
+
 	v := verifyOptions{}
 	v.Model, v.Adapters = filepath.Join(dir, "none.gguf"), []string{in, out}
 	v.Bytes = []verify.Budget{{Bytes: 1}}

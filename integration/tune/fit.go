@@ -372,7 +372,7 @@ func (f *fitter) choose(ctx context.Context, layers []Fitted) (*prediction, erro
 
 // slotSizes returns what a slot of each head takes, where they differ; else nil.
 func (f *fitter) slotSizes() ([]float64, error) {
-	c, err := f.cache(nil)
+	c, err := f.cacheWith(nil)
 	if err != nil {
 		return nil, err
 	}

@@ -141,6 +141,37 @@ func TestGrow(t *testing.T) {
 	f.o.Budget = worker.Budget{Bytes: int64(a.Bytes())}
 	_, err = f.beside(a, from)
 	assert.ErrorIs(t, err, memory.ErrBudget)
+
+	f = threeLayers(worker.Budget{Bytes: 300 * slot}) // the layer that has the most slots has the largest
+	f.o.TypeK = "q4_0,2=f32"
+	c, err = f.cache([]int{0, 2})
+	require.NoError(t, err)
+	p, err := f.beside(c.Adapter, &prediction{Result: f.plain, layers: []int{0, 2}})
+	require.NoError(t, err)
+	taken := 4*65*(4+4) + int(c.Adapter.Bytes())
+	for _, h := range p.Heads {
+		bytes, err := memory.SlotBytes(f.t.Model.Layer(h.Layer), c.Types[h.Layer])
+		require.NoError(t, err)
+		taken += h.Slots * int(bytes)
+	}
+	assert.LessOrEqual(t, taken, 300*slot)
+}
+
+// A layer that shares another's cache may be given the size that this one has, by name or as all others.
+func TestSizesOfSharers(t *testing.T) {
+	m, err := weights.ReadModel(tiny(t, "gemma3n").Model)
+	require.NoError(t, err)
+	window := [][]int32{make([]int32, 64)}
+	windows, sharer := train.Windows{Train: window, Valid: window}, m.Layers-1
+	require.True(t, m.Shares(sharer))
+	for _, c := range []struct {
+		ranks   map[int]int
+		refused bool
+	}{{map[int]int{sharer: 7}, true}, {map[int]int{sharer: 4}, false}, {map[int]int{sharer: 7, m.Owner(sharer): 7}, false}, {map[int]int{m.Owner(sharer): 7}, false}} {
+		_, err := train.Run(t.Context(), train.Options{Model: m, Rank: 4, Ranks: c.ranks}, nil, windows)
+		require.ErrorIs(t, err, train.ErrOption, "at the latest of the budgets, of which there are none")
+		assert.Equal(t, c.refused, strings.Contains(err.Error(), "want the same of that one"), "%v: %v", c.ranks, err)
+	}
 }
 
 func TestSaid(t *testing.T) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"slices"
 
 	"golang.org/x/sync/errgroup"
 
@@ -106,21 +105,35 @@ func (m *meter) ask() error {
 		return err
 	}
 	if m.o.Budget.InBytes() {
-		m.slot = slotSizes(m.heads, func(h worker.HeadInfo) float64 {
-			i := slices.IndexFunc(layers, func(l worker.LayerInfo) bool { return l.Layer == h.Layer })
-			n := 0 // slots of the layer
-			for _, x := range m.heads {
-				if x.Layer == h.Layer {
-					n += x.Budget
-				}
-			}
-			return float64(layers[i].SlotBytes) / float64(n)
-		})
+		m.count(layers)
 	}
 	if err := evicts(m.budget, m.o.Ubatch, m.context); err != nil {
 		return err
 	}
 	return w.CloseModel()
+}
+
+// count says what a slot of each head takes, from what the layers' slots do in all. Where sizes differ the budget is what there is in the same
+// bytes where all heads have as many: an adapter's allocation may have spread it.
+func (m *meter) count(layers []worker.LayerInfo) {
+	size := map[int]int64{} // by layer
+	for _, l := range layers {
+		n := 0
+		for _, h := range m.heads {
+			if h.Layer == l.Layer {
+				n += h.Budget
+			}
+		}
+		size[l.Layer] = l.SlotBytes / int64(max(1, n))
+	}
+	if m.slot = slotSizes(m.heads, func(h worker.HeadInfo) float64 { return float64(size[h.Layer]) }); m.slot == nil {
+		return
+	}
+	var taken, one int64
+	for _, h := range m.heads {
+		taken, one = taken+size[h.Layer]*int64(h.Budget), one+size[h.Layer]
+	}
+	m.budget = int(taken / one)
 }
 
 // slotSizes returns what a slot of each head takes; nil where they are alike.

@@ -325,3 +325,47 @@ func TestPredictTypes(t *testing.T) {
 		assert.Greater(t, begin.Heads[0].Slots+begin.Heads[1].Slots, 200)
 	}
 }
+
+// What a slot takes, and the budget that is spread, does not depend on how an adapter spreads it already.
+func TestCountUnderAnAllocation(t *testing.T) {
+	o := tiny(t, "llama")
+	model, err := weights.ReadModel(o.Model)
+	require.NoError(t, err)
+	a := weights.New(model, weights.Trained{Policy: "peak", Ubatch: o.Ubatch, Context: len(o.Windows[0])})
+	for layer := range model.Layers {
+		for range model.Layer(layer).HeadsKV {
+			a.Budget = append(a.Budget, float32(1+3*layer))
+		}
+	}
+	path := filepath.Join(t.TempDir(), "spread.gguf")
+	require.NoError(t, a.Write(path))
+	require.NoError(t, o.fill())
+	opened := func(budget worker.Budget, typeK, adapter string) *meter {
+		o := o
+		o.Budget, o.TypeK, o.Adapter = budget, typeK, adapter
+		m, err := open(t.Context(), &o)
+		require.NoError(t, err)
+		m.close()
+		return m
+	}
+	bytes := worker.Budget{Bytes: opened(o.Budget, "", "").taken}
+	for _, types := range []string{"f16", "f32,0=f16"} {
+		equal, spread := opened(bytes, types, ""), opened(bytes, types, path)
+		require.NotEqual(t, spread.heads[0].Budget, spread.heads[len(spread.heads)-1].Budget)
+		assert.Equal(t, equal.slot, spread.slot, types)
+		assert.Equal(t, types == "f16", spread.slot == nil)
+		assert.InDelta(t, equal.budget, spread.budget, 1, types)
+	}
+}
+
+// Where the heads of a layer do not fill the blocks of the types, none are measured, and none are looked for.
+func TestPartsThatDoNotFit(t *testing.T) {
+	shape := func(d int) weights.Shape { return weights.Shape{Heads: 1, HeadsKV: 1, KeyLength: d, ValueLength: 64} }
+	m := &weights.Model{Geometry: weights.Geometry{Layers: 2, PerLayer: []weights.Shape{shape(64), shape(48)}}}
+	heads := []worker.HeadInfo{{Layer: 0}, {Layer: 1}}
+	s := &typeSearch{meter: &meter{context: 1000, budget: 100, heads: heads, o: &Options{}}, model: m, r: &Result{}}
+	types, _, err := s.run(t.Context(), nil)
+	require.NoError(t, err)
+	assert.Nil(t, types)
+	assert.Empty(t, s.part)
+}

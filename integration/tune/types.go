@@ -1,6 +1,7 @@
 package tune
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -30,7 +31,7 @@ func FindTypes(ctx context.Context, o Options, model *weights.Model, r *Result) 
 		o.Budget = worker.Budget{Bytes: r.Bytes}
 	}
 	o.From = r
-	given, err := worker.LayerTypes(orF16(o.TypeK), orF16(o.TypeV), model.Layers)
+	given, err := worker.LayerTypes(cmp.Or(o.TypeK, "f16"), cmp.Or(o.TypeV, "f16"), model.Layers)
 	if err != nil {
 		return nil, fmt.Errorf("tune: %w: %w", err, ErrOption)
 	}
@@ -57,13 +58,6 @@ func FindTypes(ctx context.Context, o Options, model *weights.Model, r *Result) 
 		t.Types = given
 	}
 	return t, nil
-}
-
-func orF16(types string) string {
-	if types == "" {
-		return "f16"
-	}
-	return types
 }
 
 // typeSearch predicts what types cost.
@@ -152,16 +146,18 @@ func (s *typeSearch) turn(types []weights.SlotTypes, i int) []weights.SlotTypes 
 	return types
 }
 
-// measureParts measures what each part costs; there are none where heads do not fill the types' blocks.
+// measureParts measures what each part costs; there are none where heads of any layer do not fill the types' blocks.
 func (s *typeSearch) measureParts(ctx context.Context) error {
+	for i := range s.model.Layers {
+		if shape := s.model.Layer(i); s.model.Attends(i) && (shape.KeyLength%32 > 0 || shape.ValueLength%32 > 0) {
+			return nil
+		}
+	}
 	slots := s.limited(nil, 0)
 	all := []cache{{slots, "q8_0", "q8_0"}}
 	for _, heads := range byLayer(s.heads) {
 		layer := s.heads[heads[0]].Layer
 		other := fmt.Sprintf("q8_0,%d=q4_0", layer)
-		if shape := s.model.Layer(layer); shape.KeyLength%32 > 0 || shape.ValueLength%32 > 0 {
-			return nil
-		}
 		s.part = append(s.part, typePart{of: func(t *weights.SlotTypes) *gguf.Type { return &t.Key }, at: layer}, typePart{of: func(t *weights.SlotTypes) *gguf.Type { return &t.Value }, at: layer})
 		all = append(all, cache{slots, other, "q8_0"}, cache{slots, "q8_0", other})
 	}
@@ -178,18 +174,17 @@ func (s *typeSearch) measureParts(ctx context.Context) error {
 func (s *typeSearch) predict(ctx context.Context, types []weights.SlotTypes) (*prediction, error) {
 	r := *s.r
 	r.Heads = slices.Clone(s.r.Heads)
-	m := &meter{context: s.context, slot: slotSizes(r.Heads, func(h Head) float64 {
-		bytes, _ := memory.SlotBytes(s.model.Layer(h.Layer), types[h.Layer])
-		return float64(bytes)
-	})}
+	var sizes []float64
 	sum := 0.0
 	for _, h := range r.Heads {
 		bytes, err := memory.SlotBytes(s.model.Layer(h.Layer), types[h.Layer])
 		if err != nil {
 			return nil, err
 		}
+		sizes = append(sizes, float64(bytes))
 		sum += float64(bytes)
 	}
+	m := &meter{context: s.context, slot: slotSizes(sizes, func(bytes float64) float64 { return bytes })}
 	r.Budget = min(s.context, max(1, int(s.room/sum)))
 	slots, err := m.greedy(ctx, &r)
 	if err != nil {

@@ -118,9 +118,13 @@ func (o *Options) fill() error {
 	if max(o.Rank, o.Hidden) > weights.MaxSize {
 		return fmt.Errorf("train: rank %d, hidden size %d: want at most %d: %w", o.Rank, o.Hidden, weights.MaxSize, ErrOption)
 	}
-	for what, sizes := range map[string]map[int]int{"rank": o.Ranks, "hidden size": o.Hiddens} {
-		for _, layer := range slices.Sorted(maps.Keys(sizes)) {
-			if err := o.checkSize(what, layer, sizes); err != nil {
+	for _, s := range []struct {
+		what  string
+		sizes map[int]int
+		all   int
+	}{{"rank", o.Ranks, o.Rank}, {"hidden size", o.Hiddens, o.Hidden}} {
+		for _, layer := range slices.Sorted(maps.Keys(s.sizes)) {
+			if err := o.checkSize(s.what, layer, s.sizes, s.all); err != nil {
 				return err
 			}
 		}
@@ -176,8 +180,8 @@ func (o *Options) fill() error {
 	return o.enough()
 }
 
-// checkSize refuses what can be no size of a layer, or not of its own.
-func (o *Options) checkSize(what string, layer int, sizes map[int]int) error {
+// checkSize refuses what can be no size of a layer, or not of its own; all is the size of those that sizes does not name.
+func (o *Options) checkSize(what string, layer int, sizes map[int]int, all int) error {
 	n := sizes[layer]
 	if layer < 0 || layer >= o.Model.Layers {
 		return fmt.Errorf("train: %s %d of layer %d: want one of the model's %d layers, counted from 0: %w", what, n, layer, o.Model.Layers, ErrOption)
@@ -185,7 +189,7 @@ func (o *Options) checkSize(what string, layer int, sizes map[int]int) error {
 	if n < 1 || n > weights.MaxSize {
 		return fmt.Errorf("train: %s %d of layer %d: want 1 to %d: %w", what, n, layer, weights.MaxSize, ErrOption)
 	}
-	if owner := o.Model.Owner(layer); owner != layer && sizes[owner] != n {
+	if owner := o.Model.Owner(layer); owner != layer && cmp.Or(sizes[owner], all) != n {
 		return fmt.Errorf("train: %s %d of layer %d, which shares the cache of layer %d: want the same of that one: %w", what, n, layer, owner, ErrOption)
 	}
 	return nil
