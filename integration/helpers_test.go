@@ -23,12 +23,15 @@ const gopher = "testdata/gopher-5m.gguf"
 // soak reports whether this is make soak, which does in full what make test does in part.
 func soak() bool { return os.Getenv("LESSKV_SOAK") != "" }
 
-// start starts a worker that lives as long as the test, and 20 minutes at most.
+// start starts a worker that lives as long as the test, and no longer than tests may run: what hangs is seen, under valgrind on a busy machine too.
 func start(t *testing.T, tree worker.Tree) *worker.Worker {
 	t.Helper()
 	path, err := worker.Path(tree)
 	require.NoError(t, err)
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
+	ctx, cancel := context.WithCancel(context.Background())
+	if end, ok := t.Deadline(); ok {
+		ctx, cancel = context.WithDeadline(context.Background(), end.Add(-10*time.Second))
+	}
 	w, err := worker.Start(ctx, path)
 	require.NoError(t, err)
 	t.Cleanup(func() {
