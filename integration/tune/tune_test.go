@@ -2,6 +2,7 @@ package tune
 
 import (
 	"context"
+	"fmt"
 	"math"
 	"os"
 	"path/filepath"
@@ -334,7 +335,7 @@ func TestCountUnderAnAllocation(t *testing.T) {
 	a := weights.New(model, weights.Trained{Policy: "peak", Ubatch: o.Ubatch, Context: len(o.Windows[0])})
 	for layer := range model.Layers {
 		for range model.Layer(layer).HeadsKV {
-			a.Budget = append(a.Budget, float32(1+3*layer))
+			a.Budget = append(a.Budget, float32(1+30*(layer/(model.Layers-1)))) // nearly all to the last
 		}
 	}
 	path := filepath.Join(t.TempDir(), "spread.gguf")
@@ -349,7 +350,7 @@ func TestCountUnderAnAllocation(t *testing.T) {
 		return m
 	}
 	bytes := worker.Budget{Bytes: opened(o.Budget, "", "").taken}
-	for _, types := range []string{"f16", "f32,0=f16"} {
+	for _, types := range []string{"f16", fmt.Sprintf("f32,%d=f16", model.Layers-1)} {
 		equal, spread := opened(bytes, types, ""), opened(bytes, types, path)
 		require.NotEqual(t, spread.heads[0].Budget, spread.heads[len(spread.heads)-1].Budget)
 		assert.Equal(t, equal.slot, spread.slot, types)
