@@ -16,9 +16,9 @@ cd "$(dirname "$0")/.."
 root=$PWD
 : "${GO:=go}" "${RESUME:=1}"
 
-# What assembles a runtime of its own, for this machine, says nothing of another, and what is compiled for another processor or is plain Go
+# What assembles a runtime, for this machine, says nothing of another (and into the one that is tested, it would), and what is compiled for another processor or is plain Go
 # says the same on each.
-skip='^(TestApp|TestReadmeApp|TestInstall|TestSanitiz.*|TestUpstreamsLlamaTests|TestHarnesses|TestOnArm64|TestReferenceFigures)$'
+skip='^(TestApp|TestAppsOfEveryShape|TestReadmeApp|TestInstall|TestSanitiz.*|TestUpstreamsLlamaTests|TestHarnesses|TestOnArm64|TestReferenceFigures)$'
 scheduled=(./cgo/kernels ./integration/worker ./integration/verify ./plugin ./weights/train ./patches/internal/...)
 memory='./integration -run TestCopy|TestCut|TestPoison|TestBatchRefused|TestDamagedState' # a worker's, for valgrind
 

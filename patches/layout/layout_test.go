@@ -22,6 +22,7 @@ func assembled(t *testing.T, dir string) layout.Layout {
 }
 
 func TestFind(t *testing.T) {
+	t.Setenv(layout.Variable, "") // of soak-machines, which names a build for all tests
 	dir := t.TempDir()
 	below := filepath.Join(dir, "integration", "worker")
 	require.NoError(t, os.MkdirAll(below, 0o755))
