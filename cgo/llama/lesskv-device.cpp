@@ -29,7 +29,7 @@ std::string lesskv_device::refusal(const llama_model & model, const std::vector<
         }
         for (const auto type : { p.type_k, p.type_v }) {
             if (type != LESSKV_TYPE_F32 && type != LESSKV_TYPE_F16) {
-                return no(format("slots of type %s", ggml_type_name((ggml_type) type)), "use f16 or f32, or ");
+                return no(format("slots of type %s", ggml_type_name((ggml_type) type)), "ask for f16 or f32, which goes before an adapter's types, or ");
             }
         }
         if (!knows(p.policy)) {

@@ -50,8 +50,11 @@ func (s *sizes) Set(text string) error {
 			continue
 		}
 		from, to, err := parseRange(layers)
-		if err != nil || to >= weights.MaxLayers {
+		if err != nil {
 			return wrong
+		}
+		if to >= weights.MaxLayers {
+			return fmt.Errorf("layer %d: a model has %d layers at most", to, weights.MaxLayers)
 		}
 		for layer := from; layer <= to; layer++ {
 			of[layer] = n

@@ -52,10 +52,10 @@ func (a *adapter) name() string { return filepath.Base(a.path) }
 func (a *adapter) budget() int { return a.Trained.Heavy + a.Trained.Recent }
 
 // stateBytes is the state of one sequence ("Memory, per sequence" in algorithm.md).
-func (a *adapter) stateBytes() int64 {
+func (v *verifier) stateBytes(a *adapter) int64 {
 	var bytes int64
 	for i := range a.Kernels {
-		if s := a.Layer(i); a.Kernels[i].HasPsi() {
+		if s := a.Layer(i); a.Kernels[i].HasPsi() && v.model.HasBudget(i) {
 			bytes += int64(s.HeadsKV * a.Kernels[i].Rank * (s.ValueLength + 1) * 4)
 		}
 	}
@@ -131,7 +131,7 @@ func (v *verifier) less(g *group, policy, types string, slots int, a *adapter) r
 	r.bytes = int64(l.Budget) * v.slotBytes(types)
 	if a != nil {
 		l.Adapter = a.path
-		r.bytes += a.stateBytes() + int64(a.Bytes())
+		r.bytes += v.stateBytes(a) + int64(a.Bytes())
 	}
 	return r
 }
@@ -212,11 +212,11 @@ func (v *verifier) fillGroup(g *group, first bool) error {
 			}
 			slot := v.slotBytes(v.plan.SlotType)
 			if v.plan.wants(Plus) {
-				n := budget + int(a.stateBytes()/slot)
+				n := budget + int(v.stateBytes(a)/slot)
 				row(Plus, policy, n, add(less(policy, n, nil)))
 			}
 			if v.plan.wants(PlusPlus) {
-				n := budget + int((a.stateBytes()+int64(a.Bytes()))/slot)
+				n := budget + int((v.stateBytes(a)+int64(a.Bytes()))/slot)
 				row(PlusPlus, policy, n, add(less(policy, n, nil)))
 			}
 			if !v.plan.wants(LESS) {
