@@ -29,10 +29,13 @@ func TestSizes(t *testing.T) {
 			assert.Equal(t, want.of, of, said)
 		}
 	}
-	for _, text := range []string{"", "0", "4,", "4,5", "4,0=", "4,=8", "4,0=0", "4,0=70000", "4,2-1=8", "4,-1=8", "4,600=8", "4,0=8=9", "x"} {
+	for _, text := range []string{"", "0", "4,", "4,5", "4,0=", "4,=8", "4,0=0", "4,0=70000", "4,2-1=8", "4,-1=8", "4,0=8=9", "x"} {
 		all, of := 7, map[int]int{1: 2}
 		s := sizes{&all, &of}
 		assert.ErrorContains(t, s.Set(text), "want a number from 1 to 65536", text)
 		assert.Equal(t, 7, all, text)
 	}
+	all, of := 7, map[int]int{}
+	s := sizes{&all, &of}
+	assert.ErrorContains(t, s.Set("4,600=8"), "layer 600: a model has 512 layers at most")
 }
