@@ -1,4 +1,4 @@
-// lesskv-adapter.h: reading phi and psi ("The adapter file" in algorithm.md), and a model's fingerprint.
+// lesskv-adapter.h: reading phi and psi ("The adapter file" in algorithm.md).
 
 #pragma once
 
@@ -18,9 +18,6 @@ uint32_t lesskv_owner(const llama_hparams & hparams, uint32_t il);
 inline bool lesskv_slot_type(int64_t type) {
     return type == LESSKV_TYPE_F32 || type == LESSKV_TYPE_F16 || type == LESSKV_TYPE_Q8_0 || type == LESSKV_TYPE_Q4_0;
 }
-
-// 64 lower-case hex digits over the geometry and the one-dimensional tensors of a loaded model.
-std::string lesskv_model_fingerprint(const llama_model & model);
 
 struct lesskv_adapter {
     // Reads and checks a file against a model. Throws std::runtime_error naming the file, the key or tensor, what was

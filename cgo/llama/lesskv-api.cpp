@@ -3,6 +3,7 @@
 #include "lesskv-llama.h"
 
 #include "lesskv-adapter.h"
+#include "lesskv-fingerprint.h"
 #include "lesskv-memory.h"
 
 #include "llama.h"

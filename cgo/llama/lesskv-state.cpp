@@ -1,5 +1,6 @@
 // lesskv-state.cpp: saved states: a header that must be equal at loading, then the sequences.
 
+#include "lesskv-fingerprint.h"
 #include "lesskv-memory.h"
 
 #include "llama-impl.h"
