@@ -190,7 +190,7 @@ private:
     uint64_t bytes_of(const std::vector<int32_t> & slots) const; // of one sequence, and the kernels
     uint64_t full_bytes(const lesskv_memory_layer & l) const; // of the unmodified f16 cache at n_ctx tokens
     void load_adapter(const lesskv_config & cfg);
-    bool reserve_scratch(size_t n_seqs); // for graphs of up to so many sequences
+    bool reserve_scratch(size_t n_seqs); // lesskv-scratch.cpp: for graphs of up to so many sequences
     void place(const lesskv_config & cfg); // with LESS on the device
     bool make(sequence & seq);         // its caches; false: no memory
     void end();                        // what begin began, once it has been computed: the caches count it
