@@ -290,7 +290,7 @@ func scatter(rng *rand.Rand, tokens, heads int, rows []byte, unit int) (b []byte
 	return b, head, token
 }
 
-// A savedHead is one KV head of a saved state: the format of cache.c, written down a second time.
+// A savedHead is one KV head of a saved state: the format of save.c, written down a second time.
 type savedHead struct {
 	n, last, evicted int
 	folded           int64
