@@ -174,10 +174,10 @@ func TestSizesOfSharers(t *testing.T) {
 	}
 }
 
-func TestSaid(t *testing.T) {
-	text := said("made\nlayer 1: rank 4\nlayer 10: rank 4", "layer 1: rank ", "8")
+func TestWithLine(t *testing.T) {
+	text := withLine("made\nlayer 1: rank 4\nlayer 10: rank 4", "layer 1: rank ", "8")
 	assert.Equal(t, "made\nlayer 1: rank 8\nlayer 10: rank 4", text)
-	assert.Equal(t, text+"\nlayer 0: rank 2", said(text, "layer 0: rank ", "2"))
+	assert.Equal(t, text+"\nlayer 0: rank 2", withLine(text, "layer 0: rank ", "2"))
 }
 
 // What runs leave is removed, fits that were not finished too; what is somebody's stays.
@@ -309,7 +309,7 @@ func grown(t *testing.T, r *Trained) {
 		}
 		if next := i + 1; next < len(r.Sizes) {
 			assert.NotEqual(t, d.Layer, r.Sizes[next].Layer)
-			assert.Less(t, failed, inVain)
+			assert.Less(t, failed, patience)
 		}
 		assert.Equal(t, [2]int{d.Rank / 2, d.Hidden / 2}, size[d.Layer], "layer %d", d.Layer)
 	}

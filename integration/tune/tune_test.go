@@ -289,7 +289,7 @@ func TestBytesByHead(t *testing.T) {
 	assert.Equal(t, 300, slots[0]+slots[1]+slots[2])
 }
 
-// Types are turned where their cost is less than what the slots that they buy gain, and not where it is more.
+// Types are toggled where their cost is less than what the slots that they buy gain, and not where it is more.
 func TestPredictTypes(t *testing.T) {
 	m := &weights.Model{Geometry: weights.Geometry{Layers: 2, Heads: 1, HeadsKV: 1, KeyLength: 64, ValueLength: 64}}
 	r := &Result{Budget: 100, Levels: []int{33, 100, 400}}
