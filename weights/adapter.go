@@ -287,27 +287,32 @@ func New(m *Model, trained Trained) *Adapter {
 // Zero returns an adapter whose phi and psi are all zero, F32: it must act as none at all, because phi(q).z is zero.
 func Zero(m *Model, rank, hidden int, trained Trained) *Adapter {
 	a := New(m, trained)
-	a.fill(m, rank, hidden, func() float64 { return 0 })
+	a.fill(m, func(int) (int, int) { return rank, hidden }, func() float64 { return 0 })
 	return a
 }
 
 // Random returns an adapter with normally distributed phi and psi, F32, which turn inputs of unit variance into features of
 // about that size: for tests, in which what is folded must matter. The same arguments give the same values.
 func Random(m *Model, rank, hidden int, trained Trained, seed uint64) *Adapter {
+	return RandomSized(m, func(int) (int, int) { return rank, hidden }, trained, seed)
+}
+
+// RandomSized is Random with a rank and a hidden size for each layer.
+func RandomSized(m *Model, size func(layer int) (rank, hidden int), trained Trained, seed uint64) *Adapter {
 	a := New(m, trained)
 	r := rand.New(rand.NewPCG(seed, 0))
-	a.fill(m, rank, hidden, r.NormFloat64)
+	a.fill(m, size, r.NormFloat64)
 	return a
 }
 
 // fill draws phi and psi of every layer that attends, and of one that shares another's cache phi alone, from a distribution of unit
 // variance, and divides them by the root of what they sum over. It gives no layer scales.
-func (a *Adapter) fill(m *Model, rank, hidden int, draw func() float64) {
+func (a *Adapter) fill(m *Model, size func(layer int) (rank, hidden int), draw func() float64) {
 	for i := range a.Kernels {
 		if a.Layer(i).HeadsKV == 0 {
 			continue
 		}
-		a.Kernels[i].Rank, a.Kernels[i].Hidden = rank, hidden
+		a.Kernels[i].Rank, a.Kernels[i].Hidden = size(i)
 		matrices := a.Kernels[i].matrices()
 		for j, p := range a.parts(i) {
 			if p.of == ofScale || m.Owner(i) != i && p.of == ofPsi {

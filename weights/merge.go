@@ -15,14 +15,11 @@ var ErrMerge = errors.New("adapters that don't belong together")
 // Describe returns the description of an adapter that training made for some layers, ascending. The parts of one adapter differ in the
 // layers and their sizes alone: how is text and options, everything that it would take to make them again.
 func Describe(layers []int, how string) string {
-	var runs []string
-	for i := 0; i < len(layers); {
-		from := i
-		for i++; i < len(layers) && layers[i] == layers[i-1]+1; i++ {
-		}
-		runs = append(runs, fmt.Sprintf("%d to %d", layers[from], layers[i-1]))
+	var parts []string
+	for _, r := range runs(layers) {
+		parts = append(parts, fmt.Sprintf("%d to %d", r[0], r[1]))
 	}
-	return fmt.Sprintf("made by lesskv train, layers %s, %s", strings.Join(runs, " and "), how)
+	return fmt.Sprintf("made by lesskv train, layers %s, %s", strings.Join(parts, " and "), how)
 }
 
 // described finds in a description how its parts were made, a line each.

@@ -49,35 +49,14 @@ func (s *sizes) Set(text string) error {
 			all, given = n, true
 			continue
 		}
-		from, to, err := parseRange(layers)
+		named, err := weights.ParseLayers(layers)
 		if err != nil {
-			return wrong
+			return fmt.Errorf("%w; %w", err, wrong)
 		}
-		if to >= weights.MaxLayers {
-			return fmt.Errorf("layer %d: a model has %d layers at most", to, weights.MaxLayers)
-		}
-		for layer := from; layer <= to; layer++ {
+		for _, layer := range named {
 			of[layer] = n
 		}
 	}
 	*s.all, *s.of = all, of
 	return nil
-}
-
-// parseRange reads the number of a layer, or two as 0-7.
-func parseRange(text string) (from, to int, err error) {
-	first, last, both := strings.Cut(text, "-")
-	if !both {
-		last = first
-	}
-	if from, err = strconv.Atoi(strings.TrimSpace(first)); err != nil {
-		return 0, 0, err
-	}
-	if to, err = strconv.Atoi(strings.TrimSpace(last)); err != nil {
-		return 0, 0, err
-	}
-	if from < 0 || to < from {
-		return 0, 0, fmt.Errorf("%s: want layers from 0, ascending", text)
-	}
-	return from, to, nil
 }

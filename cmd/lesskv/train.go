@@ -3,13 +3,11 @@
 package main
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"math"
 	"os"
-	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -218,20 +216,12 @@ func (o *trainOptions) parse() (err error) {
 
 // parseLayers reads numbers and ranges of a model's layers, "" being all of them.
 func parseLayers(text string, n int) (layers []int, err error) {
-	named := make([]bool, n)
-	for _, part := range strings.Split(cmp.Or(text, fmt.Sprintf("0-%d", n-1)), ",") {
-		from, to, err := parseRange(part)
-		if err != nil || to >= n {
-			return nil, fmt.Errorf("--layers %s: want numbers or ranges, such as 0-%d or 0,%d, of the model's %d layers", text, n-1, n-1, n)
-		}
-		for layer := from; layer <= to; layer++ {
-			named[layer] = true
-		}
+	if text == "" {
+		text = fmt.Sprintf("0-%d", n-1)
 	}
-	for layer, is := range named {
-		if is {
-			layers = append(layers, layer)
-		}
+	layers, err = weights.ParseLayers(text)
+	if err != nil || layers[len(layers)-1] >= n {
+		return nil, fmt.Errorf("--layers %s: want numbers or ranges, such as 0-%d or 0,%d, of the model's %d layers", text, n-1, n-1, n)
 	}
 	return layers, nil
 }

@@ -381,7 +381,9 @@ func (o *tuneOptions) table(w io.Writer, t *tune.Trained, a *weights.Adapter) er
 	_, err := fmt.Fprintf(w, `
 KL divergence from the full cache in nats, %d slots a head on average (%.0f KiB), %s:
   equal budgets      %.4f, on text that was not tuned on %.4f
-%s  this allocation    %.4f, on text that was not tuned on %.4f
+%s  this allocation    %.4f, on text that was not tuned on %.4f*
+* It took part in the choice, as the lowest of these: on other text, which
+lesskv verify reads, expect a little more.
 Of a head: what limiting it alone costs; %s
 %s: %s
 To run it with the budget that it was tuned for:

@@ -4,6 +4,8 @@ package main
 
 import (
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -84,12 +86,24 @@ func TestTuneTypes(t *testing.T) {
 		require.NoError(t, err)
 		assert.Equal(t, c.want, a.SlotTypes, c.args)
 	}
-	status, stdout, stderr := command("", append(tuneQuickly(dir), "-b=30KiB", "--find-types", "-o", again, "--plot=none")...)
+	// In the bytes of f32 slots there are several times as many of 8 bits or fewer, which are closer.
+	status, stdout, stderr := command("", append(tuneQuickly(dir), "-b=60KiB", "--type=f32", "--find-types", "-o", again, "--plot=none")...)
 	require.Equal(t, exitOK, status, stderr)
-	assert.Regexp(t, "(?i)types by layer", stdout)
+	said := regexp.MustCompile(`^Types by layer: (\S+)\. With f32 KL is [0-9.]+, on text that was not tuned on ([0-9.]+)\.\n`).FindStringSubmatch(stdout)
+	require.NotNil(t, said, stdout)
+	assert.NotContains(t, said[1], "f32")
 	a, err := weights.Read(again)
 	require.NoError(t, err)
-	assert.Equal(t, strings.HasPrefix(stdout, "Types by layer: "), a.SlotTypes != nil, stdout)
+	model, err := weights.ReadModel(filepath.Join(dir, "model.gguf"))
+	require.NoError(t, err)
+	assert.Equal(t, said[1], worker.DefaultSlots(model, a))
+	valid := regexp.MustCompile(`this allocation +[0-9.]+, on text that was not tuned on ([0-9.]+)\*`).FindStringSubmatch(stdout)
+	require.NotNil(t, valid, stdout)
+	was, err := strconv.ParseFloat(said[2], 64)
+	require.NoError(t, err)
+	now, err := strconv.ParseFloat(valid[1], 64)
+	require.NoError(t, err)
+	assert.Less(t, now, was)
 	status, _, stderr = command("", append(tuneQuickly(dir), "--type=q8_0,6=q4_0", "-o", out)...)
 	assert.Equal(t, exitUsage, status)
 	assert.Contains(t, stderr, "layer 6: the model has 6")
@@ -161,6 +175,8 @@ func TestTuneTable(t *testing.T) {
 		var out strings.Builder
 		require.NoError(t, o.table(&out, &tune.Trained{Without: &tune.Result{}}, &weights.Adapter{}))
 		assert.Contains(t, out.String(), want)
+		assert.Regexp(t, `this allocation .*, on text that was not tuned on [0-9.]+\*\n`, out.String())
+		assert.Contains(t, out.String(), "* It took part in the choice", "said beside the number")
 	}
 	o := tuneOptions{}
 	var out strings.Builder

@@ -174,10 +174,10 @@ func TestSizesOfSharers(t *testing.T) {
 	}
 }
 
-func TestSaid(t *testing.T) {
-	text := said("made\nlayer 1: rank 4\nlayer 10: rank 4", "layer 1: rank ", "8")
+func TestWithLine(t *testing.T) {
+	text := withLine("made\nlayer 1: rank 4\nlayer 10: rank 4", "layer 1: rank ", "8")
 	assert.Equal(t, "made\nlayer 1: rank 8\nlayer 10: rank 4", text)
-	assert.Equal(t, text+"\nlayer 0: rank 2", said(text, "layer 0: rank ", "2"))
+	assert.Equal(t, text+"\nlayer 0: rank 2", withLine(text, "layer 0: rank ", "2"))
 }
 
 // What runs leave is removed, fits that were not finished too; what is somebody's stays.
@@ -261,7 +261,14 @@ func TestTrain(t *testing.T) {
 	require.NotNil(t, r.With)
 	t.Logf("KL %.4f without and %.4f with phi and psi, of other text %.4f and %.4f: %+v", r.Without.Tuned, r.With.Tuned, r.Without.TunedValid, r.With.TunedValid, r.Layers)
 	assert.Less(t, r.With.Tuned, r.Without.Tuned)
-	assert.LessOrEqual(t, r.With.Bytes, int64(120<<10))
+	given := o
+	given.Adapter = filepath.Join(dir, "fitted.gguf")
+	require.NoError(t, r.Fitted.Write(given.Adapter))
+	holds := held(t, given, slotsOf(r.With))
+	assert.Equal(t, holds, r.With.Bytes)
+	assert.LessOrEqual(t, holds, int64(120<<10))
+	assert.Greater(t, holds+int64(len(r.With.Heads))*(2*68+8), int64(120<<10), "one slot more in every head does not fit")
+	require.NoError(t, os.Remove(given.Adapter))
 	assert.Equal(t, r.Without.First, r.With.First, "compared over the same positions")
 	assert.Equal(t, r.Better, r.Adapter.Bytes() > 0)
 	assert.Equal(t, r.Result().Weights(m), r.Adapter.Budget)
@@ -309,7 +316,7 @@ func grown(t *testing.T, r *Trained) {
 		}
 		if next := i + 1; next < len(r.Sizes) {
 			assert.NotEqual(t, d.Layer, r.Sizes[next].Layer)
-			assert.Less(t, failed, inVain)
+			assert.Less(t, failed, patience)
 		}
 		assert.Equal(t, [2]int{d.Rank / 2, d.Hidden / 2}, size[d.Layer], "layer %d", d.Layer)
 	}
@@ -374,7 +381,15 @@ func TestTrainKinds(t *testing.T) {
 			info, err := w.LESS()
 			require.NoError(t, err)
 			assert.Equal(t, r.With.Budget, info.Budget)
+			assert.Equal(t, r.With.Bytes, info.CacheBytes())
 			assert.LessOrEqual(t, info.CacheBytes(), r.Without.Bytes)
+			more := info.CacheBytes()
+			for _, h := range r.With.Heads { // one slot more in each
+				bytes, err := memory.SlotBytes(tr.Model.Layer(h.Layer), weights.SlotTypes{Key: gguf.F16, Value: gguf.F16})
+				require.NoError(t, err)
+				more += int64(bytes)
+			}
+			assert.Greater(t, more, r.Without.Bytes, "there is no room for it")
 		})
 	}
 }

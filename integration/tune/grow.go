@@ -23,8 +23,8 @@ type Doubling struct {
 	Kept          bool
 }
 
-// inVain is how many layers in a row have to want no larger phi and psi, and no other is tried.
-const inVain = 2
+// patience is how many layers in a row may want no larger phi and psi before no other is tried.
+const patience = 2
 
 // grow doubles rank and hidden size of a layer as long as that lowers the distance, beside as many slots fewer as it takes bytes; then those of
 // the next layer. The first is the one whose phi and psi gain most.
@@ -41,9 +41,9 @@ func (f *fitter) grow(ctx context.Context, r *Trained, x *fit, from *prediction)
 	if err != nil {
 		return nil, nil, err
 	}
-	vain := 0
+	failed := 0 // layers in a row
 	for _, layer := range f.byGain(r.Layers, from) {
-		vain++
+		failed++
 		for {
 			larger, own, err := f.double(ctx, layer, x, from)
 			if err != nil {
@@ -83,9 +83,9 @@ func (f *fitter) grow(ctx context.Context, r *Trained, x *fit, from *prediction)
 				}
 			}
 			r.replace(all)
-			*f, x, from, before, vain = *larger, next, p, after, 0
+			*f, x, from, before, failed = *larger, next, p, after, 0
 		}
-		if vain == inVain {
+		if failed == patience {
 			break
 		}
 	}
@@ -187,14 +187,14 @@ func (f *fitter) join(x, own *fit, layer int) (*fit, error) {
 	a := f.replaced(x.adapter, own.adapter, layer)
 	for _, l := range own.layers {
 		k := &a.Kernels[l.Layer]
-		a.Description = said(a.Description, fmt.Sprintf("layer %d: validation error ", l.Layer), fmt.Sprintf("%.3f of sparse only's", l.Valid))
-		a.Description = said(a.Description, fmt.Sprintf("layer %d: rank ", l.Layer), fmt.Sprintf("%d, hidden size %d, as lesskv tune found them", k.Rank, k.Hidden))
+		a.Description = withLine(a.Description, fmt.Sprintf("layer %d: validation error ", l.Layer), fmt.Sprintf("%.3f of sparse only's", l.Valid))
+		a.Description = withLine(a.Description, fmt.Sprintf("layer %d: rank ", l.Layer), fmt.Sprintf("%d, hidden size %d, as lesskv tune found them", k.Rank, k.Hidden))
 	}
 	return &fit{x.layers, a, own.path}, a.Write(own.path)
 }
 
-// said is a description in which the line that begins so ends otherwise. If there is none, it comes last.
-func said(description, begins, ends string) string {
+// withLine returns a description with a line that begins and ends so: in the place of the one that begins so, else as the last.
+func withLine(description, begins, ends string) string {
 	lines := strings.Split(description, "\n")
 	at := slices.IndexFunc(lines, func(l string) bool { return strings.HasPrefix(l, begins) })
 	if at < 0 {

@@ -24,9 +24,10 @@ type meter struct {
 	context int   // tokens of a window: what a head of no limit holds
 	budget  int   // slots of a head on average
 	chunk   int   // tokens that are compared at a time
-	taken   int64 // bytes of one sequence with that budget
+	taken   int64 // bytes of one sequence with the slots that heads say
 	heads   []worker.HeadInfo
-	slot    []float64 // bytes of a slot of each of these, where they differ and the budget is in bytes; else nil
+	each    []int64   // bytes of a slot of each of these
+	slot    []float64 // the same, where they differ and the budget is in bytes; else nil
 	full    *worker.Worker
 	others  []*worker.Worker
 	sums    [3]string // of the model, the worker and the adapter
@@ -104,17 +105,15 @@ func (m *meter) ask() error {
 	if err != nil {
 		return err
 	}
-	if m.o.Budget.InBytes() {
-		m.count(layers)
-	}
+	m.count(layers)
 	if err := evicts(m.budget, m.o.Ubatch, m.context); err != nil {
 		return err
 	}
 	return w.CloseModel()
 }
 
-// count says what a slot of each head takes, from what the layers' slots do in all. Where sizes differ the budget is what there is in the same
-// bytes where all heads have as many: an adapter's allocation may have spread it.
+// count says what a slot of each head takes, from what the layers' slots do in all. Where sizes differ and the budget is in bytes, it is what there is
+// in the same bytes where all heads have as many: an adapter's allocation may have spread it.
 func (m *meter) count(layers []worker.LayerInfo) {
 	size := map[int]int64{} // by layer
 	for _, l := range layers {
@@ -126,14 +125,26 @@ func (m *meter) count(layers []worker.LayerInfo) {
 		}
 		size[l.Layer] = l.SlotBytes / int64(max(1, n))
 	}
-	if m.slot = slotSizes(m.heads, func(h worker.HeadInfo) float64 { return float64(size[h.Layer]) }); m.slot == nil {
-		return
-	}
 	var taken, one int64
 	for _, h := range m.heads {
+		m.each = append(m.each, size[h.Layer])
 		taken, one = taken+size[h.Layer]*int64(h.Budget), one+size[h.Layer]
 	}
-	m.budget = int(taken / one)
+	if !m.o.Budget.InBytes() {
+		return
+	}
+	if m.slot = slotSizes(m.each, func(bytes int64) float64 { return float64(bytes) }); m.slot != nil {
+		m.budget = int(taken / one)
+	}
+}
+
+// bytesOf returns the bytes of one sequence whose heads have so many slots.
+func (m *meter) bytesOf(slots []int) int64 {
+	bytes := m.taken
+	for j, n := range slots {
+		bytes += m.each[j] * int64(n-m.heads[j].Budget)
+	}
+	return bytes
 }
 
 // slotSizes returns what a slot of each head takes; nil where they are alike.

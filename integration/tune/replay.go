@@ -358,8 +358,8 @@ func phiPsi(a *weights.Adapter, f family, i, j int) (all []float32) {
 	}
 	add := func(k *weights.Kernels, first, second weights.Matrix) {
 		d, more := f[0].KeyLength, hidden-k.Hidden
-		all = append(all, widened(of(first), k.Hidden*d, more*d)...)
-		all = append(all, widened(of(second), k.Hidden, more)...)
+		all = append(all, padded(of(first), k.Hidden*d, more*d)...)
+		all = append(all, padded(of(second), k.Hidden, more)...)
 	}
 	add(k, k.Phi[0], k.Phi[1])
 	add(cache, cache.Psi[0], cache.Psi[1])
@@ -371,8 +371,8 @@ func phiPsi(a *weights.Adapter, f family, i, j int) (all []float32) {
 	return all
 }
 
-// widened puts so many zeros behind each n numbers.
-func widened(x []float32, n, more int) (all []float32) {
+// padded puts so many zeros behind each n numbers.
+func padded(x []float32, n, more int) (all []float32) {
 	for part := range slices.Chunk(x, n) {
 		all = append(append(all, part...), make([]float32, more)...)
 	}

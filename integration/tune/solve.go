@@ -135,7 +135,7 @@ func (m *meter) solve(ctx context.Context, r *Result) error {
 	if r.EqualValid, r.TunedValid = d[0], d[1]; r.EqualValid <= r.TunedValid {
 		best, r.TunedValid = equal, r.EqualValid
 	}
-	r.Tuned = best.distance
+	r.Tuned, r.Bytes = best.distance, m.bytesOf(best.slots)
 	for j := range r.Heads {
 		r.Heads[j].Slots, r.Heads[j].Weight = best.slots[j], best.weights[j]
 	}

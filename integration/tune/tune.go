@@ -99,7 +99,7 @@ type Head struct {
 // A Result is an allocation and what it rests on. Distances are mean KL divergences from the full cache, in nats.
 type Result struct {
 	Budget int         // slots of a KV head, where all have as many; Slots says what the allocation has on average
-	Bytes  int64       // of one sequence with them, phi and psi included
+	Bytes  int64       // of one sequence with this allocation, phi and psi included
 	First  int         // first position that counts
 	Levels []int       // slots to which parts were limited, the budget among them, or the one without phi and psi (Options.From)
 	Layers [][]float64 // [layer with a budget][level]
@@ -112,7 +112,9 @@ type Result struct {
 	// Replayed: the heads were compared by replays, and distances of heads and layers are predictions, but a layer's at one level.
 	Replayed bool
 
-	EqualValid, TunedValid float64 // the two on the windows that were not tuned on; where equal budgets are better there, they stay
+	// The two on the windows that were not tuned on. Where equal budgets are better there, they stay: TunedValid is the lower of what was compared, and
+	// what is chosen by it is a little worse on other text.
+	EqualValid, TunedValid float64
 }
 
 // Slots returns the slots of a KV head on average, of the allocation. It is the budget, but where slots of heads differ in size and the budget is in
@@ -225,7 +227,7 @@ func Measure(ctx context.Context, o Options, slots [][]int) ([]float64, error) {
 }
 
 func (m *meter) run(ctx context.Context) (*Result, error) {
-	r := &Result{Budget: m.budget, Bytes: m.taken, First: m.first()}
+	r := &Result{Budget: m.budget, First: m.first()}
 	if f := m.o.From; f != nil {
 		r.Replayed, r.Levels, r.Layers, r.Full, r.Heads = f.Replayed, f.Levels, f.Layers, f.Full, slices.Clone(f.Heads)
 		return r, m.solve(ctx, r)

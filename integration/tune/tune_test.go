@@ -14,6 +14,7 @@ import (
 
 	"github.com/lesskv/lesskv/cgo/kernels"
 	"github.com/lesskv/lesskv/integration/activations"
+	"github.com/lesskv/lesskv/integration/distance"
 	"github.com/lesskv/lesskv/integration/pieces"
 	"github.com/lesskv/lesskv/integration/testdata"
 	"github.com/lesskv/lesskv/integration/worker"
@@ -289,7 +290,7 @@ func TestBytesByHead(t *testing.T) {
 	assert.Equal(t, 300, slots[0]+slots[1]+slots[2])
 }
 
-// Types are turned where their cost is less than what the slots that they buy gain, and not where it is more.
+// Types are toggled where their cost is less than what the slots that they buy gain, and not where it is more.
 func TestPredictTypes(t *testing.T) {
 	m := &weights.Model{Geometry: weights.Geometry{Layers: 2, Heads: 1, HeadsKV: 1, KeyLength: 64, ValueLength: 64}}
 	r := &Result{Budget: 100, Levels: []int{33, 100, 400}}
@@ -357,6 +358,99 @@ func TestCountUnderAnAllocation(t *testing.T) {
 		assert.Equal(t, types == "f16", spread.slot == nil)
 		assert.InDelta(t, equal.budget, spread.budget, 1, types)
 	}
+}
+
+// held returns what the runtime holds of one sequence with so many slots of each head, in bytes.
+func held(t *testing.T, o Options, slots []int) int64 {
+	t.Helper()
+	w, err := worker.Start(t.Context(), o.Worker)
+	require.NoError(t, err)
+	defer w.Close()
+	l := &worker.LESS{Policy: "peak", TypeK: o.TypeK, TypeV: o.TypeV, Slots: slots, Adapter: o.Adapter}
+	_, err = w.Open(worker.Config{Model: o.Model, Context: len(o.Windows[0]), Ubatch: 16, LESS: l})
+	require.NoError(t, err)
+	_, err = w.Decode(0, 0, o.Windows[0][:1], worker.None)
+	require.NoError(t, err)
+	info, err := w.LESS()
+	require.NoError(t, err)
+	return info.CacheBytes()
+}
+
+// slotsOf returns the slots of each head of a result.
+func slotsOf(r *Result) (slots []int) {
+	for _, h := range r.Heads {
+		slots = append(slots, h.Slots)
+	}
+	return slots
+}
+
+// The bytes of a result are what the runtime holds with its slots, also where these differ in size, whatever the budget is in.
+func TestBytesOfTheAllocation(t *testing.T) {
+	o := tiny(t, "llama")
+	o.TypeK, o.TypeV, o.Rounds = "f16,0=f32", "f16,0=f32", -1
+	equal := int64(0)
+	for _, inBytes := range []bool{false, true} {
+		if inBytes {
+			o.Budget = worker.Budget{Bytes: equal}
+		}
+		r, err := Run(t.Context(), o)
+		require.NoError(t, err)
+		slots := slotsOf(r)
+		require.NotEqual(t, slices.Repeat(slots[:1], len(slots)), slots, "equal budgets")
+		assert.Equal(t, held(t, o, slots), r.Bytes)
+		if equal = held(t, o, slices.Repeat([]int{24}, len(slots))); inBytes {
+			assert.LessOrEqual(t, r.Bytes, equal)
+		}
+	}
+}
+
+// What a part costs is the distance of a cache in which it alone is q4_0 and all else q8_0, with nothing evicted, above that of q8_0 alone.
+func TestMeasureParts(t *testing.T) {
+	o := tiny(t, "gemma2") // whose heads are 32 wide, in layers with a window too
+	o.Windows = o.Windows[:1]
+	model, err := weights.ReadModel(o.Model)
+	require.NoError(t, err)
+	require.NoError(t, o.fill())
+	m, err := open(t.Context(), &o)
+	require.NoError(t, err)
+	defer m.close()
+	s := &typeSearch{meter: m, model: model}
+	require.NoError(t, s.measureParts(t.Context()))
+	layers := byLayer(m.heads)
+	require.Len(t, s.part, 2*len(layers))
+
+	n := len(o.Windows[0])
+	logits := func(l *worker.LESS) []float32 {
+		w, err := worker.Start(t.Context(), o.Worker)
+		require.NoError(t, err)
+		defer w.Close()
+		_, err = w.Open(worker.Config{Model: o.Model, Context: n, Batch: m.chunk, Ubatch: o.Ubatch, LESS: l})
+		require.NoError(t, err)
+		rows, err := w.Decode(0, 0, o.Windows[0], worker.All)
+		require.NoError(t, err)
+		return rows.Values
+	}
+	full := logits(nil)
+	kl := func(k, v string) float64 {
+		p, err := distance.Compare(full, logits(&worker.LESS{Policy: "peak", Budget: n, TypeK: k, TypeV: v}), o.Windows[0])
+		require.NoError(t, err)
+		require.Empty(t, p.Fault)
+		return distance.Mean(m.first(), p).KL
+	}
+	fine := kl("q8_0", "q8_0")
+	for i, p := range s.part {
+		types := weights.SameSlotTypes(weights.SlotTypes{Key: gguf.Q8_0, Value: gguf.Q8_0}, model.Layers)
+		layer := m.heads[layers[i/2][0]].Layer
+		*p.of(&types[layer]) = gguf.Q4_0
+		assert.Equal(t, i%2 == 0, types[layer].Key == gguf.Q4_0, "keys, then values")
+		assert.Equal(t, layer, p.at)
+		k, v, err := worker.SlotTypes(worker.FormatTypes(types))
+		require.NoError(t, err)
+		want := kl(k, v) - fine
+		assert.InDelta(t, max(0, want), p.cost, 1e-3*fine+1e-9, "%s %s", k, v)
+		t.Logf("%s %s: %.3g, q8_0 alone %.3g", k, v, want, fine)
+	}
+	assert.True(t, slices.ContainsFunc(s.part, func(p typePart) bool { return p.cost > fine }), "4 bits cost something")
 }
 
 // Where the heads of a layer do not fill the blocks of the types, none are measured, and none are looked for.

@@ -84,8 +84,8 @@ func (s *typeSearch) run(ctx context.Context, given []weights.SlotTypes) ([]weig
 	return s.search(ctx, given)
 }
 
-// search is run behind the measurements. It turns one part after the other, from where all are Q8_0 and from where all are Q4_0, the part that lowers
-// the predicted cost most, until none does.
+// search is run behind the measurements. From where all are Q8_0, and from where all are Q4_0, it toggles the part that lowers the
+// predicted cost most, until none does.
 func (s *typeSearch) search(ctx context.Context, given []weights.SlotTypes) ([]weights.SlotTypes, *Result, error) {
 	for _, h := range s.r.Heads {
 		bytes, err := memory.SlotBytes(s.model.Layer(h.Layer), given[h.Layer])
@@ -106,20 +106,20 @@ func (s *typeSearch) search(ctx context.Context, given []weights.SlotTypes) ([]w
 		}
 		now, err := s.predict(ctx, types)
 		for err == nil {
-			next, turned := now, -1
+			next, toggled := now, -1
 			for i := range s.part {
 				var x *prediction
-				if x, err = s.predict(ctx, s.turn(types, i)); err != nil {
+				if x, err = s.predict(ctx, s.toggled(types, i)); err != nil {
 					break
 				}
 				if x.cost < next.cost {
-					next, turned = x, i
+					next, toggled = x, i
 				}
 			}
-			if turned < 0 {
+			if toggled < 0 {
 				break
 			}
-			now, types = next, s.turn(types, turned)
+			now, types = next, s.toggled(types, toggled)
 		}
 		if err != nil {
 			return nil, nil, err
@@ -134,8 +134,8 @@ func (s *typeSearch) search(ctx context.Context, given []weights.SlotTypes) ([]w
 	return best, least.Result, nil
 }
 
-// turn returns types in which one part has the other of the two.
-func (s *typeSearch) turn(types []weights.SlotTypes, i int) []weights.SlotTypes {
+// toggled returns types in which one part is Q4_0 where it was Q8_0, and Q8_0 where it was not.
+func (s *typeSearch) toggled(types []weights.SlotTypes, i int) []weights.SlotTypes {
 	types = slices.Clone(types)
 	t := s.part[i].of(&types[s.part[i].at])
 	if *t == gguf.Q8_0 {

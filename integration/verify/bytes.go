@@ -100,14 +100,11 @@ func (v *verifier) fit(ctx context.Context, context int) ([]candidate, error) {
 
 // holds reports whether the model's heads fill the blocks of keys and values of a type, and notes it where they don't.
 func (v *verifier) holds(types string) bool {
-	for i, t := range v.types(types) {
-		s := v.model.Layer(i)
-		if _, err := memory.SlotBytes(s, t); err != nil && s.HeadsKV > 0 {
-			v.note("%s: heads of %d and %d do not fill its blocks", types, s.KeyLength, s.ValueLength)
-			return false
-		}
+	err := v.checkTypes(types)
+	if err != nil {
+		v.note("%s: %v", types, err)
 	}
-	return true
+	return err == nil
 }
 
 // fillBytes plans a row for each candidate.

@@ -9,7 +9,6 @@ import (
 	"github.com/lesskv/lesskv/cgo/kernels"
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/weights"
-	"github.com/lesskv/lesskv/weights/gguf"
 	"github.com/lesskv/lesskv/weights/memory"
 )
 
@@ -276,17 +275,26 @@ func (v *verifier) types(text string) []weights.SlotTypes {
 	return all
 }
 
-// slotBytes is one slot of every layer and KV head together.
-func (v *verifier) slotBytes(types string) int64 {
+// slotBytes is one slot of every layer and KV head together, of types that fit (checkTypes).
+func (v *verifier) slotBytes(types string) (all int64) {
 	each := v.types(types)
-	bits := func(t gguf.Type) float64 { return cacheTypes[strings.ToLower(t.String())].bits }
-	var all int64
 	for _, layer := range v.budgeted {
 		s := v.model.Layer(layer)
-		bytes := bits(each[layer].Key)/8*float64(s.KeyLength) + bits(each[layer].Value)/8*float64(s.ValueLength)
-		all += int64(s.HeadsKV) * int64(bytes+8)
+		bytes, _ := memory.SlotBytes(s, each[layer])
+		all += int64(s.HeadsKV) * int64(bytes)
 	}
 	return all
+}
+
+// checkTypes fails with memory.ErrType where heads do not fill the blocks of their layer's types.
+func (v *verifier) checkTypes(types string) error {
+	for i, t := range v.types(types) {
+		s := v.model.Layer(i)
+		if _, err := memory.SlotBytes(s, t); err != nil && s.HeadsKV > 0 {
+			return fmt.Errorf("layer %d: %w", i, err)
+		}
+	}
+	return nil
 }
 
 // describe names a run for people.

@@ -101,6 +101,9 @@ func begin(ctx context.Context, p Plan) (_ *verifier, err error) {
 			return nil, fmt.Errorf("verify: slots of type %q: the model has %d layers, counted from 0: %w", t, v.model.Layers, ErrPlan)
 		}
 	}
+	if err := v.checkTypes(v.plan.SlotType); err != nil { // before slots of that size are counted
+		return nil, fmt.Errorf("verify: slots of type %q: %w: %w", v.plan.SlotType, err, ErrPlan)
+	}
 	if v.plan.SlotType != "f16" {
 		v.note("sparse caches and LESS keep their slots in %s", v.plan.SlotType)
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/lesskv/lesskv/integration/verify"
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/weights/gguf"
+	"github.com/lesskv/lesskv/weights/memory"
 )
 
 const data = "../testdata/"
@@ -287,6 +288,22 @@ func TestRefused(t *testing.T) {
 			require.ErrorIs(t, err, c.kind)
 			assert.Contains(t, err.Error(), c.says)
 		})
+	}
+}
+
+// Slots of a type whose blocks the model's heads do not fill are refused before anything is counted in them.
+func TestSlotTypeThatDoesNotFit(t *testing.T) {
+	t.Parallel()
+	llama, err := tinymodels.Find("llama") // its heads are 16 wide
+	require.NoError(t, err)
+	for _, types := range []string{"q8_0", "f16,1.v=q4_0"} {
+		p := small(t)
+		p.Model, err = llama.WriteIn(t.TempDir(), gguf.F32, 1)
+		require.NoError(t, err)
+		p.Adapters, p.SlotType, p.Worker = nil, types, filepath.Join(t.TempDir(), "none")
+		_, err = verify.Run(t.Context(), p)
+		require.ErrorIs(t, err, verify.ErrPlan, types)
+		assert.ErrorIs(t, err, memory.ErrType, types)
 	}
 }
 

@@ -36,16 +36,14 @@ func SlotTypes(s string) (k, v string, err error) {
 		layers, t, _ := strings.Cut(p, "=")
 		layers, onlyK := strings.CutSuffix(layers, ".k")
 		layers, onlyV := strings.CutSuffix(layers, ".v")
-		first, last, both := strings.Cut(layers, "-")
-		if !both {
-			last = first
-		}
-		from, err1 := strconv.ParseUint(first, 10, 16)
-		to, err2 := strconv.ParseUint(last, 10, 16)
-		if err1 != nil || err2 != nil || from > to || onlyK && onlyV || !known(t) {
+		if onlyK && onlyV || !known(t) {
 			return fail()
 		}
-		for layer := from; layer <= to; layer++ {
+		named, err := weights.ParseLayers(layers)
+		if err != nil {
+			return "", "", fmt.Errorf("slots of type %q: %w", s, err)
+		}
+		for _, layer := range named {
 			other := fmt.Sprintf(",%d=%s", layer, t)
 			if !onlyV {
 				k += other

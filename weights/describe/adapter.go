@@ -30,24 +30,21 @@ func Kernels(a *weights.Adapter) (phi, psi int, types []string) {
 // Sizes says how large phi and psi are: "rank 8, hidden size 4" or, where layers differ, "rank 8, hidden size 8 in layer 0; rank 4, hidden size 4 in
 // layers 1-5".
 func Sizes(a *weights.Adapter) string {
-	var sizes []string
-	layers := map[string][]int{}
-	for i := range a.Kernels {
-		if k := &a.Kernels[i]; !k.Empty() {
-			size := fmt.Sprintf("rank %d, hidden size %d", k.Rank, k.Hidden)
-			if layers[size] == nil {
-				sizes = append(sizes, size)
-			}
-			layers[size] = append(layers[size], i)
+	sizes := group(len(a.Kernels), func(i int) string {
+		k := &a.Kernels[i]
+		if k.Empty() {
+			return ""
 		}
-	}
+		return fmt.Sprintf("rank %d, hidden size %d", k.Rank, k.Hidden)
+	})
 	if len(sizes) == 1 {
-		return sizes[0]
+		return sizes[0].text
 	}
-	for i, size := range sizes {
-		sizes[i] = size + " in " + named(layers[size])
+	var parts []string
+	for _, s := range sizes {
+		parts = append(parts, s.text+" in "+s.layers)
 	}
-	return strings.Join(sizes, "; ")
+	return strings.Join(parts, "; ")
 }
 
 // Rank says the rank of the layers, and where they differ the least and the largest: "rank 4 to 8".
@@ -63,25 +60,6 @@ func Rank(a *weights.Adapter) string {
 		return fmt.Sprintf("rank %d to %d", least, most)
 	}
 	return fmt.Sprintf("rank %d", most)
-}
-
-// named names layers, ascending: "layer 0", "layers 1-3,5".
-func named(layers []int) string {
-	var runs []string
-	for i := 0; i < len(layers); {
-		from := i
-		for i++; i < len(layers) && layers[i] == layers[i-1]+1; i++ {
-		}
-		run := fmt.Sprint(layers[from])
-		if i-from > 1 {
-			run += fmt.Sprintf("-%d", layers[i-1])
-		}
-		runs = append(runs, run)
-	}
-	if len(layers) == 1 {
-		return "layer " + runs[0]
-	}
-	return "layers " + strings.Join(runs, ",")
 }
 
 // Scales returns what query heads add to the logit of the low-rank part.

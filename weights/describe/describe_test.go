@@ -17,7 +17,7 @@ func TestModel(t *testing.T) {
 	for name, want := range map[string]struct{ layers, heads string }{
 		"qwen3":  {"attend to the whole text", "each layer has "},
 		"gemma3": {"in a window of ", "each layer has "},
-		"lfm2":   {"recurrent", "layers "},
+		"lfm2":   {"recurrent", "layer"},
 	} {
 		tiny, err := tinymodels.Find(name)
 		require.NoError(t, err)
@@ -37,7 +37,7 @@ func TestModel(t *testing.T) {
 		assert.Contains(t, less, "the runtime looks")
 		require.NoError(t, f.Close())
 	}
-	assert.Equal(t, []run{{"a", "layers 0-1, 3"}, {"b", "layers 2"}}, group(4, func(i int) string { return []string{"a", "a", "b", "a"}[i] }))
+	assert.Equal(t, []alike{{"a", "layers 0-1,3"}, {"b", "layer 2"}}, group(4, func(i int) string { return []string{"a", "a", "b", "a"}[i] }))
 }
 
 // Layers of one size are counted together.

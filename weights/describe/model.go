@@ -4,7 +4,6 @@ package describe
 import (
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/lesskv/lesskv/docs"
@@ -74,41 +73,43 @@ func Heads(m *weights.Model) string {
 		}
 		return text
 	}
-	runs := group(m.Layers, describe)
-	if len(runs) == 1 {
+	groups := group(m.Layers, describe)
+	if len(groups) == 1 {
 		return "each layer has " + describe(0)
 	}
 	var lines []string
-	for _, r := range runs {
-		lines = append(lines, r.layers+": "+r.text)
+	for _, g := range groups {
+		lines = append(lines, g.layers+": "+g.text)
 	}
 	return strings.Join(lines, "\n")
 }
 
-// A run is layers of which the same is said.
-type run struct{ text, layers string }
+// alike is layers of which the same is said.
+type alike struct{ text, layers string }
 
-// group collects layers of which the same is said, "layers 0-4, 6", in the order of their first ones.
-func group(n int, describe func(int) string) (runs []run) {
-	parts := map[string][]string{}
+// group collects layers of which the same is said, "layer 2" or "layers 0-4,6", in the order of their first ones. Of those of which "" is said there is
+// none.
+func group(n int, describe func(int) string) (all []alike) {
+	layers := map[string][]int{}
 	var texts []string
-	for i := 0; i < n; {
-		text, from := describe(i), i
-		for i++; i < n && describe(i) == text; i++ {
+	for i := range n {
+		text := describe(i)
+		if text == "" {
+			continue
 		}
-		part := strconv.Itoa(from)
-		if i-1 > from {
-			part += fmt.Sprintf("-%d", i-1)
-		}
-		if parts[text] == nil {
+		if layers[text] == nil {
 			texts = append(texts, text)
 		}
-		parts[text] = append(parts[text], part)
+		layers[text] = append(layers[text], i)
 	}
 	for _, text := range texts {
-		runs = append(runs, run{text, "layers " + strings.Join(parts[text], ", ")})
+		name := "layers "
+		if len(layers[text]) == 1 {
+			name = "layer "
+		}
+		all = append(all, alike{text, name + weights.FormatLayers(layers[text])})
 	}
-	return runs
+	return all
 }
 
 // Type names the type that most bytes of some tensors have.

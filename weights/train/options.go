@@ -329,11 +329,8 @@ func (o *Options) shape() kernels.TrainShape {
 // has none.
 func (o Options) Sized() (*weights.Adapter, error) {
 	trained := weights.Trained{Policy: o.Policy, Ubatch: o.Ubatch, Context: o.Context}
-	a := weights.Random(o.Model, o.Rank, o.Hidden, trained, o.Seed)
+	a := weights.RandomSized(o.Model, o.Size, trained, o.Seed)
 	for layer := range a.Kernels {
-		if rank, hidden := o.Size(layer); rank != o.Rank || hidden != o.Hidden {
-			a.Kernels[layer] = weights.Random(o.Model, rank, hidden, trained, o.Seed).Kernels[layer]
-		}
 		k := &a.Kernels[layer]
 		switch named := len(o.Layers) == 0 || slices.Contains(o.Layers, o.Model.Owner(layer)); {
 		case !named || o.Model.Window(layer) > 0:
