@@ -376,10 +376,8 @@ func (f *fitter) slotSizes() ([]float64, error) {
 	if err != nil {
 		return nil, err
 	}
-	return slotSizes(f.plain.Heads, func(h Head) float64 {
-		bytes, _ := memory.SlotBytes(f.t.Model.Layer(h.Layer), c.Types[h.Layer]) // they were measured
-		return float64(bytes)
-	}), nil
+	bytes, err := slotBytes(f.t.Model, f.plain.Heads, c.Types)
+	return unlike(bytes), err
 }
 
 // budget returns the slots of a head that there are beside phi and psi of some layers, where all have as many. It fails with memory.ErrBudget.
@@ -409,7 +407,7 @@ func (f *fitter) cache(layers []int) (memory.Cache, error) {
 // cacheWith describes one with an adapter.
 func (f *fitter) cacheWith(a *weights.Adapter) (c memory.Cache, err error) {
 	c = memory.Cache{Context: f.context, Policy: f.o.Policy, Pinned: pinned, Adapter: a}
-	c.Types, err = worker.LayerTypes(cmp.Or(f.o.TypeK, "f16"), cmp.Or(f.o.TypeV, "f16"), f.t.Model.Layers)
+	c.Types, err = f.o.slotTypes(f.t.Model)
 	return c, err
 }
 

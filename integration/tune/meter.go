@@ -10,6 +10,8 @@ import (
 	"github.com/lesskv/lesskv/integration/distance"
 	"github.com/lesskv/lesskv/integration/pieces"
 	"github.com/lesskv/lesskv/integration/worker"
+	"github.com/lesskv/lesskv/weights"
+	"github.com/lesskv/lesskv/weights/memory"
 )
 
 // workFormat goes into the name of every piece. It changes with how the pieces are computed.
@@ -133,7 +135,7 @@ func (m *meter) count(layers []worker.LayerInfo) {
 	if !m.o.Budget.InBytes() {
 		return
 	}
-	if m.slot = slotSizes(m.each, func(bytes int64) float64 { return float64(bytes) }); m.slot != nil {
+	if m.slot = unlike(m.each); m.slot != nil {
 		m.budget = int(taken / one)
 	}
 }
@@ -147,17 +149,29 @@ func (m *meter) bytesOf(slots []int) int64 {
 	return bytes
 }
 
-// slotSizes returns what a slot of each head takes; nil where they are alike.
-func slotSizes[T any](heads []T, of func(T) float64) (all []float64) {
+// unlike returns what a slot of each head takes; nil where they are alike.
+func unlike(bytes []int64) (all []float64) {
 	differ := false
-	for _, h := range heads {
-		all = append(all, of(h))
-		differ = differ || all[len(all)-1] != all[0]
+	for _, n := range bytes {
+		all = append(all, float64(n))
+		differ = differ || n != bytes[0]
 	}
 	if !differ {
 		return nil
 	}
 	return all
+}
+
+// slotBytes returns what a slot of each head takes under types of the layers' slots. It fails with memory.ErrType.
+func slotBytes(model *weights.Model, heads []Head, types []weights.SlotTypes) (all []int64, err error) {
+	for _, h := range heads {
+		bytes, err := memory.SlotBytes(model.Layer(h.Layer), types[h.Layer])
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, int64(bytes))
+	}
+	return all, nil
 }
 
 // first is the first position that counts: behind the first eviction of equal budgets, as in verify.

@@ -28,17 +28,13 @@ func (m *meter) allocation(slots []int) (weights []float32, exact []int, err err
 	if exact, err = kernels.Allocate(weights, m.budget, base, m.context); err != nil || m.slot == nil {
 		return weights, exact, err
 	}
-	room := m.room(len(slots), m.budget)
+	room := m.takes(slices.Repeat([]int{m.budget}, len(slots)))
 	fits := func(budget int) bool {
 		var all []int
 		if all, err = kernels.Allocate(weights, budget, least(budget), m.context); err != nil {
 			return false
 		}
-		taken := 0.0
-		for j, n := range all {
-			taken += float64(n) * m.size(j)
-		}
-		if taken > room {
+		if m.takes(all) > room {
 			return false
 		}
 		exact = all

@@ -20,6 +20,7 @@ import (
 
 	"github.com/lesskv/lesskv/cgo/kernels"
 	"github.com/lesskv/lesskv/integration/worker"
+	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/train"
 )
 
@@ -128,6 +129,11 @@ func (r *Result) Slots() int {
 		sum += h.Slots
 	}
 	return sum / len(r.Heads)
+}
+
+// slotTypes returns the types of the slots of each layer.
+func (o *Options) slotTypes(m *weights.Model) ([]weights.SlotTypes, error) {
+	return worker.LayerTypes(cmp.Or(o.TypeK, "f16"), cmp.Or(o.TypeV, "f16"), m.Layers)
 }
 
 func (o *Options) fill() error {
@@ -445,12 +451,12 @@ func (m *meter) size(j int) float64 {
 	return m.slot[j]
 }
 
-// room is what n heads' slots may take in all: as much as the budget spread equally.
-func (m *meter) room(n, budget int) (room float64) {
-	for j := range n {
-		room += float64(budget) * m.size(j)
+// takes is what so many slots of each head take in all.
+func (m *meter) takes(slots []int) (sum float64) {
+	for j, n := range slots {
+		sum += float64(n) * m.size(j)
 	}
-	return room
+	return sum
 }
 
 // greedy gives slots to the heads that gain most by them. So that a curve that falls late is not overlooked, it looks ahead by
@@ -458,7 +464,7 @@ func (m *meter) room(n, budget int) (room float64) {
 func (m *meter) greedy(ctx context.Context, r *Result) (slots []int, err error) {
 	n := len(r.Heads)
 	slots = slices.Repeat([]int{least(r.Budget)}, n)
-	left := m.room(n, r.Budget-least(r.Budget))
+	left := m.takes(slices.Repeat([]int{r.Budget - least(r.Budget)}, n))
 	type offer struct {
 		step int
 		gain float64 // by what it takes

@@ -1,7 +1,6 @@
 package tune
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -9,7 +8,6 @@ import (
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/gguf"
-	"github.com/lesskv/lesskv/weights/memory"
 )
 
 // Typed is what FindTypes found.
@@ -31,7 +29,7 @@ func FindTypes(ctx context.Context, o Options, model *weights.Model, r *Result) 
 		o.Budget = worker.Budget{Bytes: r.Bytes}
 	}
 	o.From = r
-	given, err := worker.LayerTypes(cmp.Or(o.TypeK, "f16"), cmp.Or(o.TypeV, "f16"), model.Layers)
+	given, err := o.slotTypes(model)
 	if err != nil {
 		return nil, fmt.Errorf("tune: %w: %w", err, ErrOption)
 	}
@@ -87,12 +85,12 @@ func (s *typeSearch) run(ctx context.Context, given []weights.SlotTypes) ([]weig
 // search is run behind the measurements. From where all are Q8_0, and from where all are Q4_0, it toggles the part that lowers the
 // predicted cost most, until none does.
 func (s *typeSearch) search(ctx context.Context, given []weights.SlotTypes) ([]weights.SlotTypes, *Result, error) {
-	for _, h := range s.r.Heads {
-		bytes, err := memory.SlotBytes(s.model.Layer(h.Layer), given[h.Layer])
-		if err != nil {
-			return nil, nil, err
-		}
-		s.room += float64(s.budget) * float64(bytes)
+	bytes, err := slotBytes(s.model, s.r.Heads, given)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, n := range bytes {
+		s.room += float64(s.budget) * float64(n)
 	}
 	least, err := s.predict(ctx, given)
 	if err != nil {
@@ -174,17 +172,15 @@ func (s *typeSearch) measureParts(ctx context.Context) error {
 func (s *typeSearch) predict(ctx context.Context, types []weights.SlotTypes) (*prediction, error) {
 	r := *s.r
 	r.Heads = slices.Clone(s.r.Heads)
-	var sizes []float64
-	sum := 0.0
-	for _, h := range r.Heads {
-		bytes, err := memory.SlotBytes(s.model.Layer(h.Layer), types[h.Layer])
-		if err != nil {
-			return nil, err
-		}
-		sizes = append(sizes, float64(bytes))
-		sum += float64(bytes)
+	bytes, err := slotBytes(s.model, r.Heads, types)
+	if err != nil {
+		return nil, err
 	}
-	m := &meter{context: s.context, slot: slotSizes(sizes, func(bytes float64) float64 { return bytes })}
+	sum := 0.0
+	for _, n := range bytes {
+		sum += float64(n)
+	}
+	m := &meter{context: s.context, slot: unlike(bytes)}
 	r.Budget = min(s.context, max(1, int(s.room/sum)))
 	slots, err := m.greedy(ctx, &r)
 	if err != nil {
