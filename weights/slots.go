@@ -11,6 +11,9 @@ import (
 // own they have no meaning.
 type SlotTypes struct{ Key, Value gguf.Type }
 
+// CanBeSlots are the types that slots can have, where heads fill their blocks.
+var CanBeSlots = []gguf.Type{gguf.F16, gguf.F32, gguf.Q8_0, gguf.Q4_0}
+
 // SameSlotTypes returns the types of so many layers that have the same.
 func SameSlotTypes(t SlotTypes, layers int) []SlotTypes { return slices.Repeat([]SlotTypes{t}, layers) }
 
@@ -62,7 +65,7 @@ func (a *Adapter) checkSlotTypes(file string) error {
 		for _, k := range slotTypes {
 			t, s := *k.of(&types), a.Layer(i)
 			_, fits := t.Size(uint64(k.width(s)))
-			if known := []gguf.Type{gguf.F32, gguf.F16, gguf.Q8_0, gguf.Q4_0}; !slices.Contains(known, t) || s.HeadsKV > 0 && !fits {
+			if !slices.Contains(CanBeSlots, t) || s.HeadsKV > 0 && !fits {
 				return &Error{File: file, Item: fmt.Sprintf("key %s of layer %d", k.key, i), Err: ErrValue, Found: fmt.Sprintf("%v for heads of %d", t, k.width(s)), Wanted: "F32 (0) or F16 (1), or where 32 divides that Q8_0 (8) or Q4_0 (2)"}
 			}
 		}

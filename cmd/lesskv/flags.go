@@ -283,8 +283,10 @@ func (t *slotType) Set(s string) error {
 	if s == "" {
 		return errEmpty
 	}
-	_, _, err := worker.SlotTypes(s)
-	if err == nil && !t.layers {
+	var err error
+	if t.layers {
+		_, _, err = worker.SlotTypes(s)
+	} else {
 		_, _, err = worker.GGUFTypes(s)
 	}
 	if err == nil {

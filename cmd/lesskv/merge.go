@@ -47,7 +47,7 @@ one adapter is enough for that.`,
 				return err
 			}
 			if types != "" {
-				if merged.SlotTypes, err = layerTypes(types, merged.Layers); err != nil {
+				if merged.SlotTypes, err = worker.ModelTypes(types, merged.Layers); err != nil {
 					return usageError{err}
 				}
 			}
@@ -67,15 +67,6 @@ one adapter is enough for that.`,
 	addOutput(cmd.Flags(), &out, "`file` to write")
 	addLayerTypes(cmd.Flags(), &types, " (default: the adapters', if they have some)")
 	return cmd
-}
-
-// layerTypes reads types of slots for so many layers.
-func layerTypes(types string, layers int) ([]weights.SlotTypes, error) {
-	k, v, err := worker.SlotTypes(types)
-	if err != nil {
-		return nil, err
-	}
-	return worker.LayerTypes(k, v, layers)
 }
 
 // summary says what an adapter that was written has.

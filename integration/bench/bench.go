@@ -252,21 +252,14 @@ func (b *bench) methodSlots(m Method) int {
 
 // types are those of each layer's slots, of a text that the options or an adapter have.
 func (b *bench) types(kind string) []weights.SlotTypes {
-	k, v, _ := worker.SlotTypes(kind) // checked with the options
-	types, _ := worker.LayerTypes(k, v, b.model.Layers)
+	types, _ := worker.ModelTypes(kind, b.model.Layers) // checked with the options
 	return types
 }
 
-// slotBytes is what one slot of each KV head that has a budget takes.
-func (b *bench) slotBytes(kind string) (n int) {
-	types := b.types(kind)
-	for i := range b.model.Layers {
-		if s := b.model.Layer(i); b.model.HasBudget(i) {
-			bytes, _ := memory.SlotBytes(s, types[i])
-			n += s.HeadsKV * int(bytes)
-		}
-	}
-	return n
+// slotBytes is what one slot of each KV head that has a budget takes; 0 where heads do not fill the type's blocks.
+func (b *bench) slotBytes(kind string) int {
+	n, _ := memory.SlotOfEach(b.model, b.types(kind))
+	return int(n)
 }
 
 // rowBytes is what one token takes in all layers of an unmodified cache.

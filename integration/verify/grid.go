@@ -270,20 +270,14 @@ func (v *verifier) slots(b Budget, context int) (int, error) {
 
 // types are those of each layer's slots, as the plan has them.
 func (v *verifier) types(text string) []weights.SlotTypes {
-	k, value, _ := worker.SlotTypes(text) // checked with the plan
-	all, _ := worker.LayerTypes(k, value, v.model.Layers)
+	all, _ := worker.ModelTypes(text, v.model.Layers) // checked with the plan
 	return all
 }
 
 // slotBytes is one slot of every layer and KV head together, of types that fit (checkTypes).
-func (v *verifier) slotBytes(types string) (all int64) {
-	each := v.types(types)
-	for _, layer := range v.budgeted {
-		s := v.model.Layer(layer)
-		bytes, _ := memory.SlotBytes(s, each[layer])
-		all += int64(s.HeadsKV) * int64(bytes)
-	}
-	return all
+func (v *verifier) slotBytes(types string) int64 {
+	all, _ := memory.SlotOfEach(v.model, v.types(types))
+	return int64(all)
 }
 
 // checkTypes fails with memory.ErrType where heads do not fill the blocks of their layer's types.

@@ -13,8 +13,16 @@ import (
 	"github.com/lesskv/lesskv/weights/memory"
 )
 
-// slotTypes are the types that slots can have.
-var slotTypes = map[string]gguf.Type{"f16": gguf.F16, "f32": gguf.F32, "q8_0": gguf.Q8_0, "q4_0": gguf.Q4_0}
+// slotTypes are the types that slots can have, by name.
+var slotTypes = func() map[string]gguf.Type {
+	all := map[string]gguf.Type{}
+	for _, t := range weights.CanBeSlots {
+		all[typeName(t)] = t
+	}
+	return all
+}()
+
+func typeName(t gguf.Type) string { return strings.ToLower(t.String()) }
 
 // SlotTypes reads the types of keys and values as TypeK and TypeV: "f16" of both, or "q4_0,q8_0" of one each. Layers that have others
 // follow: "q8_0,0.k=q4_0,5.v=q4_0,7-9=f16" is q8_0, but for the keys of layer 0, the values of layer 5, and both of layers 7 to 9.
@@ -67,32 +75,48 @@ func GGUFTypes(s string) (k, v gguf.Type, err error) {
 
 // LayerTypes returns the types of so many layers that TypeK and TypeV name, as files have them.
 func LayerTypes(k, v string, layers int) ([]weights.SlotTypes, error) {
+	keys, err := layerTypes(k, layers)
+	if err != nil {
+		return nil, err
+	}
+	values, err := layerTypes(v, layers)
+	if err != nil {
+		return nil, err
+	}
 	all := make([]weights.SlotTypes, layers)
-	for _, x := range []struct {
-		text string
-		to   func(*weights.SlotTypes) *gguf.Type
-	}{{k, func(t *weights.SlotTypes) *gguf.Type { return &t.Key }}, {v, func(t *weights.SlotTypes) *gguf.Type { return &t.Value }}} {
-		most, others, _ := strings.Cut(x.text, ",")
-		for i := range all {
-			*x.to(&all[i]) = slotTypes[most]
-		}
-		for other := range strings.SplitSeq(others, ",") {
-			layer, t, ok := strings.Cut(other, "=")
-			i, _ := strconv.Atoi(layer) // SlotTypes has seen to it
-			switch {
-			case ok && i < layers:
-				*x.to(&all[i]) = slotTypes[t]
-			case ok:
-				return nil, fmt.Errorf("slots of type %q in layer %d: the model has %d, counted from 0", t, i, layers)
-			}
+	for i := range all {
+		all[i] = weights.SlotTypes{Key: keys[i], Value: values[i]}
+	}
+	return all, nil
+}
+
+func layerTypes(text string, layers int) ([]gguf.Type, error) {
+	most, others, _ := strings.Cut(text, ",")
+	all := slices.Repeat([]gguf.Type{slotTypes[most]}, layers)
+	for other := range strings.SplitSeq(others, ",") {
+		layer, t, ok := strings.Cut(other, "=")
+		i, _ := strconv.Atoi(layer) // SlotTypes has seen to it
+		switch {
+		case ok && i < layers:
+			all[i] = slotTypes[t]
+		case ok:
+			return nil, fmt.Errorf("slots of type %q in layer %d: the model has %d, counted from 0", t, i, layers)
 		}
 	}
 	return all, nil
 }
 
+// ModelTypes reads the types of so many layers, as SlotTypes reads them.
+func ModelTypes(s string, layers int) ([]weights.SlotTypes, error) {
+	k, v, err := SlotTypes(s)
+	if err != nil {
+		return nil, err
+	}
+	return LayerTypes(k, v, layers)
+}
+
 // FormatTypes writes types of layers as SlotTypes reads them: those of most layers, and then the others.
 func FormatTypes(all []weights.SlotTypes) string {
-	name := func(t gguf.Type) string { return strings.ToLower(t.String()) }
 	most := func(of func(weights.SlotTypes) gguf.Type) gguf.Type {
 		count := map[gguf.Type]int{}
 		for _, l := range all {
@@ -101,20 +125,20 @@ func FormatTypes(all []weights.SlotTypes) string {
 		return slices.MaxFunc(slices.Sorted(maps.Keys(count)), func(a, b gguf.Type) int { return cmp.Compare(count[a], count[b]) })
 	}
 	k, v := most(func(l weights.SlotTypes) gguf.Type { return l.Key }), most(func(l weights.SlotTypes) gguf.Type { return l.Value })
-	text := name(k)
+	text := typeName(k)
 	if k != v {
-		text += "," + name(v)
+		text += "," + typeName(v)
 	}
 	for i, l := range all {
 		switch {
 		case l.Key != k && l.Value != v && l.Key == l.Value:
-			text += fmt.Sprintf(",%d=%s", i, name(l.Key))
+			text += fmt.Sprintf(",%d=%s", i, typeName(l.Key))
 			continue
 		case l.Key != k:
-			text += fmt.Sprintf(",%d.k=%s", i, name(l.Key))
+			text += fmt.Sprintf(",%d.k=%s", i, typeName(l.Key))
 		}
 		if l.Value != v {
-			text += fmt.Sprintf(",%d.v=%s", i, name(l.Value))
+			text += fmt.Sprintf(",%d.v=%s", i, typeName(l.Value))
 		}
 	}
 	return text

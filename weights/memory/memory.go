@@ -6,6 +6,7 @@ package memory
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/gguf"
@@ -132,9 +133,7 @@ func madeForBudget(a *weights.Adapter) bool {
 func SlotBytes(s weights.Shape, t weights.SlotTypes) (uint64, error) {
 	key, value := t.Key, t.Value
 	for _, t := range []gguf.Type{key, value} {
-		switch t {
-		case gguf.F32, gguf.F16, gguf.Q8_0, gguf.Q4_0:
-		default:
+		if !slices.Contains(weights.CanBeSlots, t) {
 			return 0, fmt.Errorf("%v: want F16, F32, Q8_0 or Q4_0: %w", t, ErrType)
 		}
 	}
@@ -144,6 +143,22 @@ func SlotBytes(s weights.Shape, t weights.SlotTypes) (uint64, error) {
 		return 0, fmt.Errorf("%v and %v need head sizes that are multiples of 32, these are %d and %d: use F16: %w", key, value, s.KeyLength, s.ValueLength, ErrType)
 	}
 	return k + v + 8, nil
+}
+
+// SlotOfEach returns what one pair takes in each KV head that has a budget, together. It fails with ErrType.
+func SlotOfEach(m *weights.Model, types []weights.SlotTypes) (all uint64, err error) {
+	for i := range m.Layers {
+		if !m.HasBudget(i) {
+			continue
+		}
+		s := m.Layer(i)
+		bytes, err := SlotBytes(s, types[i])
+		if err != nil {
+			return 0, fmt.Errorf("layer %d: %w", i, err)
+		}
+		all += uint64(s.HeadsKV) * bytes
+	}
+	return all, nil
 }
 
 // SlotTypes returns the types of each layer's slots where none are given: an adapter's, without those Q8_0, or F16 where heads do not fill

@@ -99,6 +99,9 @@ func TestTypesByLayer(t *testing.T) {
 	got, err := Less(m, c)
 	require.NoError(t, err)
 	require.EqualValues(t, 2*64*(4*(68+68+8)+2*(36+68+8)), got.Slots)
+	each, err := SlotOfEach(m, a.SlotTypes)
+	require.NoError(t, err)
+	require.Equal(t, got.Slots, 64*each)
 	c.Budget = Budget{Bytes: int64(got.Slots)}
 	got, err = Less(m, c)
 	require.NoError(t, err)
