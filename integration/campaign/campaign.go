@@ -13,10 +13,14 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/lesskv/lesskv/patches/layout"
+	"github.com/lesskv/lesskv/patches/pins"
 	"github.com/lesskv/lesskv/patches/usage"
 )
 
@@ -28,7 +32,11 @@ type campaign struct {
 	progress *progress
 	left     []target
 	env      []string          // of the harnesses
-	binaries map[string]string // of the harnesses, by target
+	binaries map[string]string // by target
+	cache    string            // of the inputs that go test -fuzz found
+
+	mu   sync.Mutex // of progress, left and busy
+	busy map[string]bool
 }
 
 // prepare compiles what the targets need.
@@ -41,7 +49,10 @@ func (c *campaign) prepare(ctx context.Context, only *regexp.Regexp) error {
 	if len(c.left) == 0 {
 		return usage.Errorf("no target matches %q", only)
 	}
-	c.binaries = map[string]string{}
+	c.binaries, c.busy = map[string]string{}, map[string]bool{}
+	if err := c.compile(ctx); err != nil {
+		return err
+	}
 	if !slices.ContainsFunc(c.left, func(t target) bool { return t.harness != "" }) {
 		return nil
 	}
@@ -66,27 +77,66 @@ func (c *campaign) prepare(ctx context.Context, only *regexp.Regexp) error {
 	return nil
 }
 
-// fuzz gives every target its time in turns. A target that failed says why and has no other turn; the error names all of them.
-func (c *campaign) fuzz(ctx context.Context, total, turn time.Duration) error {
-	var failures []error
-	for ctx.Err() == nil {
-		t := c.progress.next(c.left, total)
-		if t == nil {
-			break
-		}
-		h := c.progress.Targets[t.name]
-		rest := total - time.Duration(h.Seconds*float64(time.Second))
-		if err := c.turn(ctx, *t, min(turn, max(rest, time.Second))); err != nil {
-			h.Findings++
-			fmt.Fprintf(os.Stderr, "%s: %v\n", t.name, err)
-			failures = append(failures, fmt.Errorf("%s failed", t.name))
-			c.left = slices.DeleteFunc(slices.Clone(c.left), func(other target) bool { return other.name == t.name })
-		}
-		if err := c.progress.save(); err != nil {
-			return err
-		}
+// compile makes the tests of the Go targets' packages, with what a fuzzer wants to know of their paths.
+func (c *campaign) compile(ctx context.Context) error {
+	cache, err := exec.CommandContext(ctx, "go", "env", "GOCACHE").Output()
+	if err != nil {
+		return fmt.Errorf("go env GOCACHE: %w", err)
 	}
-	return errors.Join(failures...)
+	c.cache = filepath.Join(strings.TrimSpace(string(cache)), "fuzz")
+	made := map[string]string{}
+	for _, t := range c.left {
+		if t.harness != "" {
+			continue
+		}
+		if made[t.pkg] == "" {
+			made[t.pkg] = filepath.Join(c.dir, strings.ReplaceAll(t.pkg, "/", "-")+".test")
+			cmd := exec.CommandContext(ctx, "go", "test", "-c", "-vet=off", "-fuzz=^"+t.fuzz+"$", "-o", made[t.pkg], "./"+t.pkg)
+			cmd.Dir = c.root
+			if out, err := cmd.CombinedOutput(); err != nil {
+				return fmt.Errorf("%s: %w\n%s", t.pkg, err, out)
+			}
+		}
+		c.binaries[t.name] = made[t.pkg]
+	}
+	return nil
+}
+
+// fuzz gives every target its time in turns, jobs at once. A target that failed says why and has no other turn; the error names all of them.
+func (c *campaign) fuzz(ctx context.Context, total, turn time.Duration, jobs int) error {
+	var failures []error
+	var all errgroup.Group
+	for range jobs {
+		all.Go(func() error {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			for ctx.Err() == nil {
+				t := c.progress.next(slices.DeleteFunc(slices.Clone(c.left), func(t target) bool { return c.busy[t.name] }), total)
+				if t == nil {
+					break // what is left is another's turn
+				}
+				h := c.progress.Targets[t.name]
+				rest := total - time.Duration(h.Seconds*float64(time.Second))
+				c.busy[t.name] = true
+				c.mu.Unlock()
+				err := c.turn(ctx, *t, max(min(turn, rest), 10*time.Second)) // in less it hardly begins
+				c.mu.Lock()
+				c.busy[t.name] = false
+				if err != nil {
+					h.Findings++
+					fmt.Fprintf(os.Stderr, "%s: %v\n", t.name, err)
+					failures = append(failures, fmt.Errorf("%s failed", t.name))
+					c.left = slices.DeleteFunc(slices.Clone(c.left), func(other target) bool { return other.name == t.name })
+				}
+				if err := c.progress.save(); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	err := all.Wait()
+	return errors.Join(append(failures, err)...)
 }
 
 // turn runs one target for a time and counts as it goes.
@@ -95,9 +145,13 @@ func (c *campaign) turn(ctx context.Context, t target, d time.Duration) error {
 	seconds := strconv.Itoa(int(d.Seconds() + 0.5))
 	var cmd *exec.Cmd
 	if t.harness == "" {
-		cmd = exec.CommandContext(ctx, "go", "test", "./"+t.pkg, "-run=^$", "-fuzz=^"+t.fuzz+"$", "-fuzztime="+seconds+"s", "-parallel=1",
-			"-fuzzminimizetime=100x") // or it does nothing else for a minute with each input of interest
-		cmd.Dir = c.root
+		found := filepath.Join(c.cache, pins.Self, t.pkg)
+		if err := os.MkdirAll(found, 0o755); err != nil {
+			return err
+		}
+		cmd = exec.CommandContext(ctx, c.binaries[t.name], "-test.run=^$", "-test.fuzz=^"+t.fuzz+"$", "-test.fuzztime="+seconds+"s", "-test.parallel=1", "-test.fuzzcachedir="+found,
+			"-test.fuzzminimizetime=100x") // or it does nothing else for a minute with each input of interest
+		cmd.Dir = filepath.Join(c.root, t.pkg)
 	} else {
 		grown, findings := filepath.Join(c.dir, "corpus", t.name), filepath.Join(c.dir, "findings")
 		for _, dir := range []string{grown, findings} {
@@ -113,22 +167,28 @@ func (c *campaign) turn(ctx context.Context, t target, d time.Duration) error {
 		cmd = exec.CommandContext(ctx, c.binaries[t.name], args...)
 		cmd.Env = append(os.Environ(), c.env...)
 	}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // the fuzzed program is go test's grandchild
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // the program that fuzzes starts another, which is fuzzed
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGINT) }
 	cmd.WaitDelay = 20 * time.Second
 	out, in := io.Pipe()
 	cmd.Stdout, cmd.Stderr = in, in
-	before := c.progress.Targets[t.name].Seconds
+	h := c.progress.Targets[t.name] // no other turn changes it
+	before := h.Seconds
 	counted := make(chan string)
 	go func() { counted <- c.count(t, out) }()
 	err := cmd.Run()
 	in.Close()
 	tail := <-counted
+	if state := cmd.ProcessState; state != nil {
+		c.mu.Lock()
+		h.Seconds = min(h.Seconds, before+(state.UserTime()+state.SystemTime()).Seconds())
+		c.mu.Unlock()
+	}
 	if ctx.Err() != nil {
 		return nil
 	}
 	if err == nil || timeUp.MatchString(tail) {
-		if c.progress.Targets[t.name].Seconds == before { // or its turn would come again for ever
+		if h.Seconds == before { // or its turn would come again for ever
 			return fmt.Errorf("%s ran and said nothing of how long and how often\n%s", t.name, tail)
 		}
 		return nil
@@ -136,7 +196,7 @@ func (c *campaign) turn(ctx context.Context, t target, d time.Duration) error {
 	return fmt.Errorf("%w\n%s", err, tail)
 }
 
-// timeUp is how go test ends now and then when the time is up in the midst of an input (golang.org/issue/48157).
+// timeUp is how a Go fuzzer ends now and then when the time is up in the midst of an input (golang.org/issue/48157).
 var timeUp = regexp.MustCompile(`(?m)^--- FAIL: Fuzz\w+ \(.*\)\n    context deadline exceeded$`)
 
 // corpus is the committed one of a harness.
@@ -171,7 +231,7 @@ func (c *campaign) count(t target, out io.Reader) (tail string) {
 		if m := goLine.FindStringSubmatch(line); m != nil {
 			n, _ = strconv.ParseInt(m[2], 10, 64)
 			if d, err := time.ParseDuration(m[1]); err == nil {
-				elapsed = d // without the time that compiling takes
+				elapsed = d // without the time that starting takes
 			}
 		} else if m := libLine.FindStringSubmatch(line); m != nil {
 			n, _ = strconv.ParseInt(m[1], 10, 64)
@@ -179,8 +239,10 @@ func (c *campaign) count(t target, out io.Reader) (tail string) {
 		if n < 0 {
 			continue
 		}
+		c.mu.Lock()
 		h.Seconds, h.Executions = before.Seconds+elapsed.Seconds(), max(h.Executions, before.Executions+n)
 		c.progress.save() // the turn's end reports a full disk
+		c.mu.Unlock()
 	}
 	if err := lines.Err(); err != nil {
 		last = append(last, err.Error())

@@ -23,11 +23,12 @@ const root = "../.."
 
 // A wrong command line is one, by the exit status too.
 func TestUsage(t *testing.T) {
-	run := func(only string) error {
-		return run(t.Context(), time.Minute, time.Minute, only, t.TempDir(), false, false)
+	run := func(jobs int, only string) error {
+		return run(t.Context(), time.Minute, time.Minute, jobs, only, t.TempDir(), false, false)
 	}
-	assert.Equal(t, 2, usage.Status(run("(")))
-	assert.Equal(t, 2, usage.Status(run("no such target")))
+	assert.Equal(t, 2, usage.Status(run(1, "(")))
+	assert.Equal(t, 2, usage.Status(run(1, "no such target")))
+	assert.Equal(t, 2, usage.Status(run(0, "words")))
 }
 
 // Every fuzz function of the repository is a target, and every harness.

@@ -1,6 +1,7 @@
-// Command campaign fuzzes everything that parses what others wrote: each target for a time, in turns, one worker at a time. It
-// remembers in integration/campaign/progress.json, which is committed, how long each has run and how many inputs it was given, so that
-// runs add up, on any machine and wherever they were interrupted, and prints both as a table.
+// Command campaign fuzzes everything that parses what others wrote: each target for a time, in turns, one worker at a time (-j: several).
+// It remembers in integration/campaign/progress.json, which is committed, how long each has run and how many inputs it was given, so that
+// runs add up, on any machine and wherever they were interrupted, and prints both as a table. How long is time of a processor: on a busy
+// machine a target waits, and that is not counted.
 //
 //	go run ./integration/campaign                # half an hour for each target, less what it has had
 //	go run ./integration/campaign -for 2h -only 'adapter|state'
@@ -31,14 +32,18 @@ import (
 func main() {
 	total := flag.Duration("for", 30*time.Minute, "how long each target is to run, what it has had before included")
 	turn := flag.Duration("turn", 3*time.Minute, "how long at a time: the target that has had least goes next")
+	jobs := flag.Int("j", 1, "how many targets at once")
 	only := flag.String("only", "", "the targets whose name matches this regular `expression`; default all")
 	dir := flag.String("dir", "", "`folder` of findings and grown corpora; default build/campaign")
 	table := flag.Bool("table", false, "print the table and end")
 	merge := flag.Bool("merge", false, "add what covers new code to the committed corpora of the C and C++ harnesses, and end")
-	usage.Main("campaign", func(ctx context.Context) error { return run(ctx, *total, *turn, *only, *dir, *table, *merge) })
+	usage.Main("campaign", func(ctx context.Context) error { return run(ctx, *total, *turn, *jobs, *only, *dir, *table, *merge) })
 }
 
-func run(ctx context.Context, total, turn time.Duration, only, dir string, table, merge bool) error {
+func run(ctx context.Context, total, turn time.Duration, jobs int, only, dir string, table, merge bool) error {
+	if jobs < 1 {
+		return usage.Errorf("-j %d: want one at least", jobs)
+	}
 	pattern, err := regexp.Compile(only)
 	if err != nil {
 		return usage.Errorf("-only: %w", err)
@@ -79,7 +84,7 @@ func run(ctx context.Context, total, turn time.Duration, only, dir string, table
 	if merge {
 		return c.merge(ctx)
 	}
-	failed := c.fuzz(ctx, total, turn)
+	failed := c.fuzz(ctx, total, turn, jobs)
 	p.table(os.Stdout)
 	if ctx.Err() != nil {
 		fmt.Fprintln(os.Stderr, "campaign: interrupted; the same command goes on")
