@@ -211,6 +211,14 @@ func (a *Adapter) Bytes() uint64 {
 	return n
 }
 
+// Sizes returns the rank and the hidden size of each layer, 0 in one that has neither phi nor psi.
+func (a *Adapter) Sizes() (ranks, hiddens []int) {
+	for i := range a.Kernels {
+		ranks, hiddens = append(ranks, a.Kernels[i].Rank), append(hiddens, a.Kernels[i].Hidden)
+	}
+	return ranks, hiddens
+}
+
 // Largest returns the largest rank and hidden size of a layer, 0 without phi and psi.
 func (a *Adapter) Largest() (rank, hidden int) {
 	for i := range a.Kernels {

@@ -29,9 +29,7 @@ func (v *verifier) report(r *Report, groups []*group) error {
 	r.Seed, r.Samples, r.Block = v.plan.Seed, v.plan.Samples, v.plan.Block
 	r.Adapters = []AdapterInfo{}
 	for _, a := range v.adapters {
-		t := a.Trained
-		rank, hidden := a.Largest()
-		r.Adapters = append(r.Adapters, AdapterInfo{a.name(), a.SHA256, t.Policy, t.Heavy, t.Recent, t.Ubatch, rank, hidden, int64(a.Bytes())})
+		r.Adapters = append(r.Adapters, a.info())
 	}
 	longest := groups[0]
 	for _, g := range groups {

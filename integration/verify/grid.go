@@ -50,6 +50,14 @@ func (a *adapter) name() string { return filepath.Base(a.path) }
 
 func (a *adapter) budget() int { return a.Trained.Heavy + a.Trained.Recent }
 
+// info is what the report says of it.
+func (a *adapter) info() AdapterInfo {
+	rank, hidden := a.Largest()
+	ranks, hiddens := a.Sizes()
+	t := a.Trained
+	return AdapterInfo{a.name(), a.SHA256, t.Policy, t.Heavy, t.Recent, t.Ubatch, rank, hidden, ranks, hiddens, int64(a.Bytes())}
+}
+
 // stateBytes is the state of one sequence ("Memory, per sequence" in algorithm.md).
 func (v *verifier) stateBytes(a *adapter) int64 {
 	var bytes int64

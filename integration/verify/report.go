@@ -50,15 +50,17 @@ type ModelInfo struct {
 
 // AdapterInfo says which adapter, and what it was trained for.
 type AdapterInfo struct {
-	File   string `json:"file"`
-	SHA256 string `json:"sha256"`
-	Policy string `json:"policy"`
-	Heavy  int    `json:"heavy"`
-	Recent int    `json:"recent"`
-	Ubatch int    `json:"ubatch"`
-	Rank   int    `json:"rank"` // the largest of a layer, as the hidden size
-	Hidden int    `json:"hidden"`
-	Bytes  int64  `json:"bytes"` // in memory
+	File    string `json:"file"`
+	SHA256  string `json:"sha256"`
+	Policy  string `json:"policy"`
+	Heavy   int    `json:"heavy"`
+	Recent  int    `json:"recent"`
+	Ubatch  int    `json:"ubatch"`
+	Rank    int    `json:"rank"` // the largest of a layer, as the hidden size
+	Hidden  int    `json:"hidden"`
+	Ranks   []int  `json:"ranks,omitempty"` // of each layer, 0 in one without phi and psi; earlier reports have neither these nor hidden sizes
+	Hiddens []int  `json:"hiddens,omitempty"`
+	Bytes   int64  `json:"bytes"` // in memory
 }
 
 // TextInfo says which tokens.
