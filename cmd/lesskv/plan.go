@@ -251,7 +251,8 @@ func (p *plan) print(w io.Writer) {
 	if a := p.Cache.Adapter; a != nil {
 		var parts []string
 		if a.Bytes() > 0 {
-			parts = append(parts, fmt.Sprintf("phi and psi, %s, %s", describe.Rank(a), memory.Size(p.Rows[len(p.Rows)-1].Process.Kernels)))
+			ranks, _ := a.Sizes()
+			parts = append(parts, fmt.Sprintf("phi and psi, %s, %s", describe.Ranks(ranks), memory.Size(p.Rows[len(p.Rows)-1].Process.Kernels)))
 		}
 		if a.Budget != nil {
 			parts = append(parts, "budgets by head")

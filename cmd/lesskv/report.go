@@ -13,6 +13,7 @@ import (
 	llama "github.com/go-skynet/go-llama.cpp"
 
 	lesskv "github.com/lesskv/lesskv/plugin"
+	"github.com/lesskv/lesskv/weights/describe"
 	"github.com/lesskv/lesskv/weights/memory"
 )
 
@@ -99,16 +100,11 @@ func phiAndPsi(s lesskv.CacheStats) string {
 	if s.Rank == 0 {
 		return "sparse only"
 	}
-	least := s.Rank
+	var ranks []int
 	for _, l := range s.Layers {
-		if l.Kernels {
-			least = min(least, l.Rank)
-		}
+		ranks = append(ranks, l.Rank)
 	}
-	if least < s.Rank {
-		return fmt.Sprintf("phi and psi of rank %d to %d", least, s.Rank)
-	}
-	return fmt.Sprintf("phi and psi of rank %d", s.Rank)
+	return "phi and psi of " + describe.Ranks(ranks)
 }
 
 func speed(tokens int, d time.Duration) string {

@@ -47,13 +47,12 @@ func Sizes(a *weights.Adapter) string {
 	return strings.Join(parts, "; ")
 }
 
-// Rank says the rank of the layers, and where they differ the least and the largest: "rank 4 to 8".
-func Rank(a *weights.Adapter) string {
-	most, _ := a.Largest()
-	least := most
-	for i := range a.Kernels {
-		if k := &a.Kernels[i]; !k.Empty() {
-			least = min(least, k.Rank)
+// Ranks says which ranks layers have, "rank 8" or, where they differ, "rank 4 to 8"; 0 is a layer without phi and psi.
+func Ranks(ranks []int) string {
+	least, most := 0, 0
+	for _, r := range ranks {
+		if most = max(most, r); r > 0 && (r < least || least == 0) {
+			least = r
 		}
 	}
 	if least < most {

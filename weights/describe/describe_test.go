@@ -45,11 +45,13 @@ func TestSizes(t *testing.T) {
 	m := &weights.Model{Geometry: weights.Geometry{Layers: 6, Heads: 2, HeadsKV: 1, KeyLength: 8, ValueLength: 8}}
 	a := weights.Random(m, 4, 3, weights.Trained{}, 1)
 	assert.Equal(t, "rank 4, hidden size 3", Sizes(a))
-	assert.Equal(t, "rank 4", Rank(a))
+	ranks, _ := a.Sizes()
+	assert.Equal(t, "rank 4", Ranks(ranks))
 	a.Kernels[0] = weights.Random(m, 8, 3, weights.Trained{}, 1).Kernels[0]
 	a.Kernels[2] = weights.Kernels{}
 	assert.Equal(t, "rank 8, hidden size 3 in layer 0; rank 4, hidden size 3 in layers 1,3-5", Sizes(a))
-	assert.Equal(t, "rank 4 to 8", Rank(a))
+	ranks, _ = a.Sizes()
+	assert.Equal(t, "rank 4 to 8", Ranks(ranks))
 }
 
 func TestDescription(t *testing.T) {
