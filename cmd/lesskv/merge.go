@@ -58,6 +58,9 @@ one adapter is enough for that.`,
 			if err := checkOutputs(args, output{"--output", out, replaced}); err != nil {
 				return err
 			}
+			if types == "" {
+				warnTypes(cmd.ErrOrStderr(), out, merged.SlotTypes)
+			}
 			if err := merged.Write(out); err != nil {
 				return err
 			}

@@ -8,7 +8,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
+	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/outfile"
 )
@@ -110,6 +112,13 @@ func (o output) check(inputs []string) error {
 		}
 	}
 	return takesFiles(o.flag, o.path, filepath.Dir(outfile.Resolve(o.path)))
+}
+
+// warnTypes says that an adapter is about to be replaced by one without the types of slots that it has.
+func warnTypes(w io.Writer, path string, types []weights.SlotTypes) {
+	if a, err := weights.Read(path); err == nil && a.SlotTypes != nil && !slices.Equal(a.SlotTypes, types) {
+		fmt.Fprintf(w, "%s has types of slots that what replaces it will not have: --type %s keeps them\n", path, worker.FormatTypes(a.SlotTypes))
+	}
 }
 
 // takesFiles looks whether a folder is there and files can be made in it.

@@ -194,8 +194,12 @@ func (o *tuneOptions) run(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
+	given := o.types != ""
 	if err := o.setTypes(model, adapter); err != nil {
 		return usageError{err}
+	}
+	if !given && !o.findTypes {
+		warnTypes(cmd.ErrOrStderr(), o.output, o.slots)
 	}
 	if o.Budget = o.budget.Budget; o.Budget == (worker.Budget{}) {
 		c := memory.Cache{Context: o.context, Policy: o.Policy, Pinned: 1, Types: o.slots}
