@@ -45,10 +45,13 @@ Windows, rounds and the type of the slots are the command's flags. They were set
 |---|---|---|---|---|---|---|---|---|`)
 	for _, s := range r.Sizes {
 		for _, x := range s.Rows {
-			say("| %d | %s | %d | %d | %.3f | %d | %d | %.4f | %.4f |", s.KiB, x.Name(), x.Slots, x.Bytes, x.Top1.Value, x.Windows, max(x.Rounds, 0), x.TunedOn, x.NotTuned)
+			say("| %d | %s | %d | %d | %.3f | %d | %d | %.4f | %.4f* |", s.KiB, x.Name(), x.Slots, x.Bytes, x.Top1.Value, x.Windows, max(x.Rounds, 0), x.TunedOn, x.NotTuned)
 		}
 	}
 	say(`
+\* Took part in choices: ` + "`tune`" + ` keeps what has the lower number, the allocation or equal budgets, and then the one with phi and psi or the one without. The lowest of several numbers is lower than what to
+expect on other text.
+
 With phi and psi these layers' outputs have so much of sparse only's error, on the validation windows of the training text, and these take so many bytes of the total, the state included:
 
 | KiB | layer | error | bytes |

@@ -109,6 +109,12 @@ func TestPage(t *testing.T) {
 	page, err := os.ReadFile("../../docs/fidelity.md")
 	require.NoError(t, err)
 	assert.Equal(t, string(page), string(r.page()), "go run ./integration/fidelity -page writes it anew")
+	for _, s := range r.Sizes {
+		for _, x := range s.Rows {
+			assert.Contains(t, string(page), fmt.Sprintf(" %.4f | %.4f* |\n", x.TunedOn, x.NotTuned), "that number took part in a choice")
+		}
+	}
+	assert.Contains(t, string(page), "\n\\* Took part in choices:")
 	r.Build = provenance.Build{Commit: "v1", CPU: "some CPU"}
 	assert.Contains(t, string(r.page()), "\nMeasured by lesskv v1; on some CPU ().\n")
 	for _, s := range r.Sizes {
