@@ -284,15 +284,19 @@ func TestGraphEndedByItsCallback(t *testing.T) {
 }
 
 // An exception that leaves llama_decode in the middle of a micro-batch leaves nothing of it that is copied or saved, nor a copy that decodes:
-// not what the device held, nor what it never wrote. What else the context has goes on.
+// not what the device held, nor what it never wrote, nor what some layers took in. What else the context has goes on.
 func TestExceptionOutOfDecode(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
-		model  string
-		layer  int
-		tokens int // before
-	}{{gopher, 2, 100}, {gopher, 2, 0}, {tiny(t, "qwen35"), 3, 100}} {
-		w := open(t, worker.Patched, worker.Config{Model: c.model, Context: 512, Ubatch: 32, Sequences: 3, Capture: true, LESS: &worker.LESS{Budget: 40, OnDevice: true}})
+		model    string
+		layer    int
+		tokens   int // before
+		onDevice bool
+	}{
+		{gopher, 2, 100, true}, {gopher, 2, 0, true}, {tiny(t, "qwen35"), 3, 100, true},
+		{gopher, 2, 100, false}, {gopher, 2, 0, false}, {tiny(t, "qwen35"), 3, 100, false},
+	} {
+		w := open(t, worker.Patched, worker.Config{Model: c.model, Context: 512, Ubatch: 32, Sequences: 3, Capture: true, LESS: &worker.LESS{Budget: 40, OnDevice: c.onDevice}})
 		tokens := randomTokens(120, 384)
 		fresh := atOnce.decode(t, w, tokens[:100])
 		require.NoError(t, w.Clear())
@@ -311,9 +315,15 @@ func TestExceptionOutOfDecode(t *testing.T) {
 		refusedWith(t, err, "failed half-way")
 		_, err = w.Save(worker.End)
 		assert.Error(t, err)
-		_, _, err = w.Slots(0, c.layer, 0)
-		assert.Error(t, err)
+		if c.onDevice {
+			_, _, err = w.Slots(0, c.layer, 0)
+			assert.Error(t, err)
+		}
 		if c.tokens > 0 { // or it is empty, and so is its copy
+			state, err := w.Save(1)
+			require.NoError(t, err)
+			_, err = w.Load(2, state)
+			require.NoError(t, err, "another one's state, which changes nothing of this")
 			require.NoError(t, w.SeqCopy(0, 2, worker.End, worker.End))
 			_, err = w.Decode(2, c.tokens, tokens[c.tokens:c.tokens+1], worker.Last)
 			refusedWith(t, err, "until it is cleared")
@@ -496,6 +506,31 @@ func TestBatchRefused(t *testing.T) {
 	})
 }
 
+// A poisoned sequence without a cache is cleared as a whole or not at all: where it would have ended, nobody knows. An empty one has nothing that
+// is shifted.
+func TestPoisonOfAnEmptySequence(t *testing.T) {
+	t.Parallel()
+	w := open(t, worker.Patched, worker.Config{Model: gopher, Context: 512, Ubatch: 32, Sequences: 2, LESS: &worker.LESS{Budget: 40}})
+	tokens := randomTokens(60, 384)
+	_, err := w.Feed(1, 0, tokens[:59], worker.None)
+	require.NoError(t, err)
+	require.NoError(t, w.SeqAdd(0, worker.End, worker.End, 5))
+	require.NoError(t, w.SeqDivide(0, worker.End, worker.End, 2))
+	_, err = w.Decode(0, 0, tokens[:1], worker.Last)
+	require.NoError(t, err, "nothing was shifted")
+	require.NoError(t, w.SeqRemove(0, 0, worker.End))
+
+	require.NoError(t, w.SeqCopy(1, 0, 0, 50))
+	for _, p1 := range []int{0, 5, 50} {
+		w.SeqRemove(0, 0, p1)
+		_, err = w.Decode(0, 50, tokens[50:51], worker.Last)
+		refusedWith(t, err, "until it is cleared")
+	}
+	require.NoError(t, w.SeqRemove(0, 0, worker.End))
+	_, err = w.Decode(0, 0, tokens[:1], worker.Last)
+	require.NoError(t, err)
+}
+
 // The positions of a sequence end before the largest number, which the next position would be beyond: what lies there is refused. A sliding
 // window that reaches beyond lets nothing be cut.
 func TestLastPositions(t *testing.T) {
@@ -506,7 +541,7 @@ func TestLastPositions(t *testing.T) {
 		_, err := w.DecodeEach(token(end))
 		var e *worker.Error
 		require.ErrorAs(t, err, &e)
-		assert.Contains(t, e.Message, "no position after 2147483646")
+		assert.Contains(t, e.Message, "position 2147483647 of sequence 0: they go from 0 to 2147483646")
 	}
 	refused() // as the first of a sequence
 

@@ -2,6 +2,7 @@ package integration
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -355,6 +356,31 @@ func TestStateOfAnotherModelIsRefused(t *testing.T) {
 }
 
 // A state with a flipped bit is refused, or it was one that says nothing; it breaks nothing.
+// A saved size that damage has made large takes no memory that the state does not fill.
+func TestStateOfADamagedSize(t *testing.T) {
+	t.Parallel()
+	w := open(t, worker.Patched, worker.Config{Model: gopher, Context: 1 << 17, Ubatch: 32, LESS: &worker.LESS{Budget: 1 << 17, TypeK: "f16", TypeV: "f16"}})
+	_, err := w.Feed(0, 0, randomTokens(10, 384), worker.None)
+	require.NoError(t, err)
+	state, err := w.Save(0)
+	require.NoError(t, err)
+	layers, err := w.Layers(0)
+	require.NoError(t, err)
+	at := bytes.Index(state, []byte("lesskv\x00\x02")) - 8 // of the first layer
+	require.Positive(t, at)
+	binary.LittleEndian.PutUint64(state[at:], uint64(2*layers[0].SlotBytes))
+
+	require.NoError(t, w.ResetPeak())
+	before, err := w.Memory()
+	require.NoError(t, err)
+	require.Greater(t, layers[0].SlotBytes, int64(64<<20))
+	_, err = w.Load(0, state)
+	require.Error(t, err)
+	after, err := w.Memory()
+	require.NoError(t, err)
+	assert.Less(t, after.Peak-before.Peak, int64(16<<20))
+}
+
 func TestDamagedState(t *testing.T) {
 	for _, name := range []string{"gemma2", "qwen35"} {
 		t.Run(name, func(t *testing.T) {

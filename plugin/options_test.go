@@ -13,7 +13,9 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/lesskv/lesskv/integration/tinymodels"
 	lesskv "github.com/lesskv/lesskv/plugin"
+	"github.com/lesskv/lesskv/weights/gguf"
 )
 
 // Options whose subject this runtime does not have, or has elsewhere, and that change no text: they are accepted.
@@ -180,6 +182,20 @@ func TestEmbeddingsNotEnabled(t *testing.T) {
 	assertSays(t, err, lesskv.ErrArgument, "without embeddings")
 	_, err = model.TokenEmbeddings([]int{1})
 	assertSays(t, err, lesskv.ErrArgument, "without embeddings")
+}
+
+// A model may give embeddings of another width than its own.
+func TestEmbeddingsOfTheirOwnWidth(t *testing.T) {
+	m, err := tinymodels.Find("llama")
+	require.NoError(t, err)
+	path := filepath.Join(t.TempDir(), "narrow.gguf")
+	require.NoError(t, m.WriteKeys(path, gguf.F32, 1, gguf.KeyValue{Key: "embedding_length_out", Value: uint32(8)}))
+	for _, cache := range []llama.ModelOption{lesskv.Disable(), sparse(40)} {
+		model := load(t, path, llama.SetContext(256), llama.EnableEmbeddings, cache)
+		vector, err := model.Embeddings(prompt)
+		require.NoError(t, err)
+		assert.Len(t, vector, 8)
+	}
 }
 
 func TestDebug(t *testing.T) {

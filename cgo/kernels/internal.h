@@ -32,6 +32,10 @@ static inline size_t plus(size_t a, size_t b) {
     return a > SIZE_MAX - b ? SIZE_MAX : a + b;
 }
 
+static inline size_t max_of(size_t a, size_t b) {
+    return a > b ? a : b;
+}
+
 // The next area of size bytes in the memory at `at`, of which *total bytes are given away, whole cache lines each.
 static inline void * lesskv_area(uintptr_t at, size_t * total, size_t size) {
     void * area = (void *) (at + *total);

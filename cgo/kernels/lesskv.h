@@ -13,8 +13,8 @@
 //
 // Where other layers share the cache, they attend before that (lesskv_gather below). All split their work over (ith, nth), are right
 // for any nth >= 1, and give the same bits for every nth. Calls for different caches, each with a scratch of its own, need no barrier
-// between them, and a thread may have another ith in each. Nothing here allocates but lesskv_cache_new, and lesskv_allocate while it
-// runs; nothing aborts or prints, and the list of policies, complete before main, and the choice of instruction sets are the only state that is global.
+// between them, and a thread may have another ith in each. Nothing here allocates but lesskv_cache_new, and lesskv_allocate and the
+// plain loops (_ref) while they run; nothing aborts or prints, and the list of policies, complete before main, and the choice of instruction sets are the only state that is global.
 //
 // Symbols: T tokens of the micro-batch, D = dk and Dv = dv the head sizes, Hq = n_head, Hkv = n_head_kv,
 // g = Hq/Hkv query heads a KV head, B = budget.

@@ -9,11 +9,6 @@ static void * take(uintptr_t * at, size_t n, size_t size) {
     return (void *) here;
 }
 
-static size_t max3(size_t a, size_t b, size_t c) {
-    a = a > b ? a : b;
-    return a > c ? a : c;
-}
-
 // What the units of a small micro-batch leave for each other.
 static uintptr_t lay_few(struct scratch * s, const struct lesskv_layer * l, size_t n_tokens, uintptr_t at) {
     const size_t heads = (size_t) l->n_head_kv;
@@ -49,7 +44,7 @@ static uintptr_t lay_thread(struct scratch * s, const struct lesskv_layer * l, s
 
     s->x     = take(&at, blocks * dk * LANES, sizeof(float));
     s->logit = take(&at, all < some ? all : one > some ? one : some, sizeof(float));
-    s->tile  = take(&at, TILE * max3(dv, dk, max3(hidden, rank, 0)), sizeof(float));
+    s->tile  = take(&at, TILE * max_of(max_of(dv, dk), max_of(hidden, rank)), sizeof(float));
     s->sum   = take(&at, blocks * dv * LANES, sizeof(float));
     s->low   = take(&at, dv * LANES, sizeof(float));
     s->phi   = take(&at, rank * LANES, sizeof(float));

@@ -136,10 +136,6 @@ static struct pass take_pass(struct arena * p, const struct lesskv_train_shape *
     return t;
 }
 
-static size_t max_of(size_t a, size_t b) {
-    return a > b ? a : b;
-}
-
 static struct room lay(const struct lesskv_train_shape * s, int32_t n_tokens, int32_t n_ubatch, struct arena * end) {
     struct room w;
     const size_t hkv = (size_t) s->n_head_kv, n_out = (size_t) s->n_head * (size_t) s->dv;

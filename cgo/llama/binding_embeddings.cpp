@@ -77,7 +77,7 @@ void embed(model & m, params & p, std::vector<llama_token> tokens) {
     if (!values) {
         fail(LLAMA_BINDING_FAILED, "the model left no embeddings");
     }
-    p.embedding.assign(values, values + llama_model_n_embd(weights));
+    p.embedding.assign(values, values + llama_model_n_embd_out(weights));
 }
 
 } // namespace binding

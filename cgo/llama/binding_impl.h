@@ -296,7 +296,8 @@ std::string chat(const model & m, const std::vector<llama_chat_message> & messag
 
 // binding_state.cpp
 
-// A sequence, to a file and back. A file that is refused changes nothing. Throws, LLAMA_BINDING_STATE where the file could be read and is
+// A sequence, to a file and back. A file that is refused changes nothing, but for a state that holds more or fewer tokens than it says: then the
+// cache is empty. Throws, LLAMA_BINDING_STATE where the file could be read and is
 // not a state of this model and cache.
 void save_state(const sequence & s, const std::string & path);
 void load_state(sequence & s, const std::string & path);

@@ -124,6 +124,7 @@ void sequence::decode(const llama_token * added, int32_t n, bool every_row) {
     restored = false;
     log_errors errors;
     std::string why;
+    bool not_finite = false; // the graph was computed, and the context is as good as before
     try {
         tokens.reserve(tokens.size() + n);
         const int32_t status = llama_decode(ctx.get(), batch);
@@ -131,7 +132,8 @@ void sequence::decode(const llama_token * added, int32_t n, bool every_row) {
             tokens.insert(tokens.end(), added, added + n);
             return;
         }
-        broken = status < -1;
+        not_finite = status == -3 && lesskv_not_finite(ctx.get());
+        broken = status < -1 && !not_finite;
         const std::string said = reason(errors);
         why = "status " + std::to_string(status) + (said.empty() ? "" : ": ") + said;
     } catch (const std::exception & e) {
@@ -139,7 +141,7 @@ void sequence::decode(const llama_token * added, int32_t n, bool every_row) {
         why = e.what();
     }
     const size_t at = tokens.size();
-    const auto code = lesskv_not_finite(ctx.get()) ? LLAMA_BINDING_NOT_FINITE : LLAMA_BINDING_FAILED;
+    const auto code = not_finite ? LLAMA_BINDING_NOT_FINITE : LLAMA_BINDING_FAILED;
     forget(); // part of it may be in the cache
     fail(code, "decoding %d tokens at position %zu failed with %s: the cache has been emptied", n, at, why.c_str());
 }

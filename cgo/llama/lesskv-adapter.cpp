@@ -160,7 +160,7 @@ lesskv_adapter::lesskv_adapter(const std::string & path, const llama_model & mod
     policy  = r.str(LESSKV_KEY_TRAINED_POLICY);
     heavy   = r.u32(LESSKV_KEY_TRAINED_HEAVY,   0, INT32_MAX);
     recent  = r.u32(LESSKV_KEY_TRAINED_RECENT,  0, INT32_MAX);
-    ubatch  = r.u32(LESSKV_KEY_TRAINED_UBATCH,  1, INT32_MAX);
+    r.u32(LESSKV_KEY_TRAINED_UBATCH, 1, INT32_MAX); // for people
     context = r.u32(LESSKV_KEY_TRAINED_CONTEXT, 1, INT32_MAX);
     if (policy.empty()) {
         r.bad(LESSKV_KEY_TRAINED_POLICY, "an empty string", "a policy's name");

@@ -27,7 +27,7 @@ struct lesskv_adapter {
     std::string path;
     int32_t     rank = 0, hidden = 0;                  // the largest of a layer; 0: an allocation alone
     std::string policy;                                // trained with
-    uint32_t    heavy = 0, recent = 0, ubatch = 0, context = 0;
+    uint32_t    heavy = 0, recent = 0, context = 0;
     std::string sha256;                                // of the file, hex
     size_t      bytes = 0;                             // of all kernels
     int32_t     n_layer = 0;                           // layers that have kernels

@@ -30,13 +30,6 @@ llama_memory_context_ptr lesskv_memory::init_batch(llama_batch_allocr & balloc, 
         return no("LESS needs causal attention, and this context has been switched to non-causal attention: switch it back, or turn LESS off for it");
     }
 
-    for (const auto & f : in_flight) { // of a decode that ended in an exception
-        if (!f.whole && !consistent(seqs[f.seq], f.seen)) {
-            poison(f.seq, "its last decode failed half-way");
-        }
-    }
-    in_flight.clear();
-
     const llama_batch & batch = balloc.get_batch();
     for (int32_t i = 0; i < batch.n_tokens; ++i) {
         if (batch.n_seq_id[i] != 1) {
@@ -70,17 +63,27 @@ llama_memory_context_ptr lesskv_memory::init_batch(llama_batch_allocr & balloc, 
         }
         return end - first;
     };
-    const bool one_each = on_device || !groups(); // on the device a graph has the tensors of one sequence
-    if (!on_device && !reserve_scratch(1)) {
-        return no(error);
+    if (!on_device) {
+        const auto why = reserve_scratch(1);
+        if (!why.empty()) {
+            return no(why);
+        }
     }
+    bool together = !on_device && groups(); // on the device a graph has the tensors of one sequence
 
     balloc.split_reset();
     std::vector<llama_ubatch> ubatches;
     std::vector<int64_t>      next(seqs.size(), -1);
     while (true) {
-        const int32_t n = one_each ? 0 : last_ones();
-        auto ub = n > 1 && reserve_scratch(n) ? balloc.split_simple(n) : balloc.split_seq(n_ubatch);
+        const int32_t n = together ? last_ones() : 0;
+        if (n > 1) {
+            const auto why = reserve_scratch(n);
+            if (!why.empty()) {
+                LLAMA_LOG_WARN("%s: sequences decode one after the other: %s\n", __func__, why.c_str());
+                together = false;
+            }
+        }
+        auto ub = n > 1 && together ? balloc.split_simple(n) : balloc.split_seq(n_ubatch);
         if (ub.n_tokens == 0) {
             break;
         }
@@ -97,8 +100,8 @@ llama_memory_context_ptr lesskv_memory::init_batch(llama_batch_allocr & balloc, 
             if (ub.pos[i] != next[s]) {
                 return no(format("the tokens of sequence %d must be in order: position %d where %lld was expected", s, ub.pos[i], (long long) next[s]));
             }
-            if (ub.pos[i] == INT32_MAX) { // what comes after it would have no number
-                return no(format("sequence %d has no position after %d: clear it", s, INT32_MAX - 1));
+            if (ub.pos[i] < 0 || ub.pos[i] == INT32_MAX) { // what comes after the last would have no number
+                return no(format("position %d of sequence %d: they go from 0 to %d", ub.pos[i], s, INT32_MAX - 1));
             }
             next[s]++;
             left[s]--;
@@ -173,7 +176,6 @@ bool lesskv_memory::apply(const llama_ubatch & ubatch) {
         now.push_back({ s, seen, seen + ubatch.n_seq_tokens, ubatch.pos[i], (int32_t) ubatch.n_seq_tokens });
     }
     in_flight = std::move(now);
-    failed.clear();
     return true;
 }
 
@@ -181,10 +183,30 @@ void lesskv_memory::done() {
     in_flight.clear();
 }
 
+void lesskv_memory::settle() noexcept {
+    for (const auto & f : in_flight) {
+        if (f.whole || consistent(seqs[f.seq], f.seen)) {
+            continue;
+        }
+        try {
+            poison(f.seq, "its last decode failed half-way");
+        } catch (...) {
+            seqs[f.seq].poison = "no memory"; // it takes none
+        }
+    }
+    in_flight.clear();
+}
+
 void lesskv_memory::note_status(llama_seq_id seq_id, const lesskv_memory_layer & l, lesskv_status status) {
-    if (status != LESSKV_OK) {
-        std::lock_guard<std::mutex> lock(failing);
-        failed.emplace(seq_id, std::make_pair(layers[l.i].il, status));
+    if (status == LESSKV_OK) {
+        return;
+    }
+    std::lock_guard<std::mutex> lock(failing);
+    for (auto & f : in_flight) {
+        if (f.seq == seq_id && f.status == LESSKV_OK) {
+            f.status = status;
+            f.il     = layers[l.i].il;
+        }
     }
 }
 
@@ -236,10 +258,9 @@ bool lesskv_memory::computed() {
     }
     std::vector<flight> others;
     for (const auto & f : in_flight) {
-        const auto how = failed.find(f.seq);
-        if (how != failed.end()) {
-            status = how->second.second;
-            poison(f.seq, format("layer %d: %s", how->second.first, lesskv_status_str(status)));
+        if (f.status != LESSKV_OK) {
+            status = f.status;
+            poison(f.seq, format("layer %d: %s", f.il, lesskv_status_str(status)));
         } else if (!consistent(seqs[f.seq], f.end)) {
             poison(f.seq, "the graph of its last decode ended before its end: cb_eval says so by returning false");
         } else {

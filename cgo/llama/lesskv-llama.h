@@ -76,7 +76,7 @@ bool lesskv_enabled(const struct llama_context * ctx);
 // false, a state function 0, llama_encode -1, or why llama_opt_init and llama_opt_epoch did nothing. Valid until the next call.
 const char * lesskv_error(const struct llama_context * ctx);
 
-// Whether the last llama_decode failed because a fold was not finite ("What is not finite" in algorithm.md).
+// Whether the last llama_decode that got as far as the cache (it did not return -1) failed because a fold was not finite ("What is not finite" in algorithm.md).
 bool lesskv_not_finite(const struct llama_context * ctx);
 
 // What llama_state_seq_get_size returns, which writes the whole state to find out; this reads nothing. 0 without LESS, or if the context

@@ -76,8 +76,11 @@ lesskv_memory::lesskv_memory(
 
     if (on_device) {
         place(cfg);
-    } else if (!reserve_scratch(1)) {
-        refuse(error);
+    } else {
+        const auto why = reserve_scratch(1);
+        if (!why.empty()) {
+            refuse(why);
+        }
     }
 
     seqs.resize(cparams.kv_unified ? LLAMA_MAX_SEQ : cparams.n_seq_max);

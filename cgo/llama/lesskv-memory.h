@@ -122,6 +122,7 @@ public:
 
     bool apply(const llama_ubatch & ubatch);
     void done();
+    void settle() noexcept; // the decode has ended: what is in flight still, an exception has ended
 
 protected:
     void note_sizing(); // the context's graphs are sized
@@ -144,6 +145,7 @@ protected:
     bool take_seat(llama_seq_id seq_id);   // the way there; false: the same
     void poison(llama_seq_id seq_id, const std::string & why);
     llama_pos pos_max(const sequence & seq) const;
+    bool nothing_in(const sequence & seq, llama_pos p0, llama_pos p1) const;
 
     // Whether what a subclass keeps beside the caches can be cut back to p0, which is not after the sequence's end.
     virtual bool can_cut_beside(llama_seq_id seq_id, llama_pos p0) const;
@@ -166,6 +168,8 @@ protected:
         llama_pos pos;  // of its first token
         int32_t   n_tokens;
         bool      whole = false; // it is done, and the graph failed for another sequence
+        lesskv_status status = LESSKV_OK; // how a node first failed, and of which layer
+        int32_t   il = -1;
     };
 
     std::vector<flight> in_flight; // the sequences of a graph: one, or several with a token each
@@ -190,7 +194,7 @@ private:
     uint64_t bytes_of(const std::vector<int32_t> & slots) const; // of one sequence, and the kernels
     uint64_t full_bytes(const lesskv_memory_layer & l) const; // of the unmodified f16 cache at n_ctx tokens
     void load_adapter(const lesskv_config & cfg);
-    bool reserve_scratch(size_t n_seqs); // lesskv-scratch.cpp: for graphs of up to so many sequences
+    std::string reserve_scratch(size_t n_seqs); // lesskv-scratch.cpp: for graphs of up to so many sequences; why not, or nothing
     void place(const lesskv_config & cfg); // with LESS on the device
     bool make(sequence & seq);         // its caches; false: no memory
     void end();                        // what begin began, once it has been computed: the caches count it
@@ -244,8 +248,7 @@ private:
     size_t n_together = 0;
     int    n_threads = 0;    // that the scratch is for
 
-    std::mutex failing;
-    std::map<llama_seq_id, std::pair<int32_t, lesskv_status>> failed; // by sequence, in which layer a node first failed, and how
+    std::mutex failing; // nodes, in any thread
     lesskv_status status = LESSKV_OK; // of the nodes in the last decode
 
     bool warned_lora = false;
@@ -264,6 +267,7 @@ public:
     lesskv_memory_context(lesskv_memory * mem, llama_memory_status status) : mem(mem), status(status) {}
     lesskv_memory_context(lesskv_memory * mem, std::vector<llama_ubatch> ubatches)
         : mem(mem), status(LLAMA_MEMORY_STATUS_SUCCESS), ubatches(std::move(ubatches)) {}
+    ~lesskv_memory_context() override { mem->settle(); }
 
     bool next()  override;
     bool apply() override;

@@ -12,10 +12,10 @@ void lesskv_memory::free_scratch::operator()(void * p) const {
 }
 
 // Sizes the scratch for the context's threads, which llama_set_n_threads may have changed, and for the sequences that decode together.
-bool lesskv_memory::reserve_scratch(size_t n_seqs) try {
+std::string lesskv_memory::reserve_scratch(size_t n_seqs) try {
     const int want = std::max({ 1, n_threads, cparams.n_threads, cparams.n_threads_batch });
     if (scratch && want <= n_threads && n_seqs <= n_together) {
-        return true;
+        return {};
     }
     n_seqs = std::max(n_seqs, n_together);
     size_t size = 0, each = 0;
@@ -27,8 +27,8 @@ bool lesskv_memory::reserve_scratch(size_t n_seqs) try {
     size = std::max(size, n_seqs*each);
     std::unique_ptr<void, free_scratch> p(::operator new(std::max<size_t>(size, 64), std::align_val_t(64), std::nothrow));
     if (!p) {
-        return fail(format("no memory for a scratch buffer of %.1f MiB: lower n_ubatch (%u), the budget (%d) or the number of sequences that decode together (%zu)",
-                    size/1048576.0, cparams.n_ubatch, budget, n_seqs));
+        return format("no memory for a scratch buffer of %.1f MiB: lower n_ubatch (%u), the budget (%d) or the number of sequences that decode together (%zu)",
+                size/1048576.0, cparams.n_ubatch, budget, n_seqs);
     }
     if (use_profile) {
         profiles.resize(want);
@@ -59,10 +59,10 @@ bool lesskv_memory::reserve_scratch(size_t n_seqs) try {
     scratch_each = each;
     n_together   = n_seqs;
     n_threads    = want;
-    return true;
+    return {};
 } catch (const std::bad_alloc &) {
-    return fail(format("no memory to compute with: lower n_ubatch (%u), the budget (%d) or the number of sequences that decode together (%zu)",
-                cparams.n_ubatch, budget, n_seqs));
+    return format("no memory to compute with: lower n_ubatch (%u), the budget (%d) or the number of sequences that decode together (%zu)",
+            cparams.n_ubatch, budget, n_seqs);
 }
 
 double * lesskv_memory::reference_worth(const lesskv_memory_layer & l, int32_t i) {

@@ -185,11 +185,13 @@ bool lesskv_memory::seq_rm(llama_seq_id seq_id, llama_pos p0, llama_pos p1) {
     const llama_seq_id s0 = seq_id < 0 ? 0 : seq_id;
     const llama_seq_id s1 = seq_id < 0 ? (llama_seq_id) seqs.size() : seq_id + 1;
 
+    const auto max = std::numeric_limits<llama_pos>::max();
     p0 = std::max(p0, 0);
-    p1 = p1 < 0 ? std::numeric_limits<llama_pos>::max() : p1;
+    p1 = p1 < 0 ? max : p1;
 
     const auto clears = [&](const sequence & seq) { // the whole sequence goes
-        return p0 == 0 && p1 > pos_max(seq);
+        const auto end = pos_max(seq);
+        return p0 == 0 && p1 > (end < 0 && !seq.poison.empty() ? max - 1 : end); // nobody knows where it would have ended
     };
 
     // llama_decode takes back a graph that failed in this way, sequence by sequence, and ignores the answer
@@ -307,15 +309,21 @@ void lesskv_memory::seq_keep(llama_seq_id seq_id) {
     }
 }
 
+// Whether no token of the sequence has a position from p0 on and before p1.
+bool lesskv_memory::nothing_in(const sequence & seq, llama_pos p0, llama_pos p1) const {
+    p0 = std::max(p0, 0);
+    return p0 > pos_max(seq) || (p1 >= 0 && p1 <= p0);
+}
+
 void lesskv_memory::seq_add(llama_seq_id seq_id, llama_pos p0, llama_pos p1, llama_pos shift) {
-    if (!valid(seq_id) || shift == 0 || p0 > pos_max(seqs[seq_id]) || (p1 >= 0 && p1 <= std::max(p0, 0))) {
+    if (!valid(seq_id) || shift == 0 || nothing_in(seqs[seq_id], p0, p1)) {
         return;
     }
     poison(seq_id, "its positions were to be shifted, which a folded cache cannot do");
 }
 
 void lesskv_memory::seq_div(llama_seq_id seq_id, llama_pos p0, llama_pos p1, int d) {
-    if (!valid(seq_id) || d == 1 || p0 > pos_max(seqs[seq_id]) || (p1 >= 0 && p1 <= std::max(p0, 0))) {
+    if (!valid(seq_id) || d == 1 || nothing_in(seqs[seq_id], p0, p1)) {
         return;
     }
     poison(seq_id, "its positions were to be divided, which a folded cache cannot do");

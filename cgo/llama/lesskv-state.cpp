@@ -174,6 +174,16 @@ void lesskv_memory::write_seq(llama_io_write_i & io, const sequence & seq) const
     }
 }
 
+// In pieces: memory follows the bytes that are there, not a size that damage has made.
+static void read_bytes(llama_io_read_i & io, std::vector<uint8_t> & buf, size_t n) {
+    buf.clear();
+    while (buf.size() < n) {
+        const size_t at = buf.size(), more = std::min(n - at, std::max<size_t>(at, 1u << 20));
+        buf.resize(at + more);
+        io.read(buf.data() + at, more);
+    }
+}
+
 lesskv_memory::sequence lesskv_memory::read_seq(llama_io_read_i & io) const {
     uint32_t n;
     io.read(&n, sizeof(n));
@@ -203,14 +213,12 @@ lesskv_memory::sequence lesskv_memory::read_seq(llama_io_read_i & io) const {
         io.read(&il,   sizeof(il));
         io.read(&size, sizeof(size));
 
-        // no more than a full cache takes: a damaged size must not become an allocation
         size_t slots, state;
         lesskv_layer_bytes(&layers[i].params, &slots, &state);
         if (il != (uint32_t) layers[i].il || size > 2*(slots + state) + (1u << 20)) {
             throw std::runtime_error(format("the saved state is damaged at layer %d", layers[i].il));
         }
-        buf.resize(size);
-        io.read(buf.data(), size);
+        read_bytes(io, buf, size);
         const auto status = lesskv_cache_load(seq.caches[i].get(), buf.data(), size);
         if (status != LESSKV_OK) {
             throw std::runtime_error(format("the saved state of layer %d is damaged: %s", layers[i].il, lesskv_status_str(status)));
@@ -307,7 +315,6 @@ void lesskv_memory::replace(std::vector<std::pair<uint32_t, sequence>> loaded, l
     for (auto & [s, seq] : loaded) {
         seqs[s] = std::move(seq);
     }
-    in_flight.clear();
     error.clear();
 }
 

@@ -53,7 +53,7 @@
 //     train      llama_opt_init and llama_opt_epoch, which LESS refuses
 //     causal     on: llama_set_causal_attn
 //     less       -> lesskv_info, level and ggml_level as lesskv_levels says them, and error: why the last thing that LESS refused was refused
-//     layers     seq -> n, payload: int64 (il swa kernels seen kept folded bytes_slots bytes_state) for each layer, then
+//     layers     seq -> n, payload: int64 (il swa kernels seen kept folded bytes_slots bytes_state rank hidden) for each layer, then
 //                float32 (softmax scale, soft cap or 0) for each
 //     slots      seq layer head -> n, payload: int32 positions [n], float32 scores [n]
 //     heads      -> n, payload: int64 (layer, KV head, budget, heavy) for each head that has a budget

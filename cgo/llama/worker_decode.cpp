@@ -151,7 +151,7 @@ void worker::encode(request & req, reply & out) {
 
 // The first n rows of the output, which lie in the order of the batch.
 void worker::rows(int64_t n, reply & out) {
-    const int64_t width = embeddings ? llama_model_n_embd(model.get()) : llama_vocab_n_tokens(vocab);
+    const int64_t width = embeddings ? llama_model_n_embd_out(model.get()) : llama_vocab_n_tokens(vocab);
     const float * data  = n == 0 ? nullptr : embeddings ? llama_get_embeddings(ctx.get()) : llama_get_logits(ctx.get());
     if (n > 0 && !data) {
         refuse("the model has no such output: try embeddings=%d", !embeddings);

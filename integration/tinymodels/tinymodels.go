@@ -132,9 +132,17 @@ func (m Model) WriteVocabulary(path string, t gguf.Type, seed uint64, v Vocabula
 	return m.write(path, t, seed, v, nil)
 }
 
-func (m Model) write(path string, t gguf.Type, seed uint64, v Vocabulary, values map[string][]float32) error {
+// WriteKeys does as Write does, with more keys, named without the architecture.
+func (m Model) WriteKeys(path string, t gguf.Type, seed uint64, keys ...gguf.KeyValue) error {
+	return m.write(path, t, seed, plain(), nil, keys...)
+}
+
+func (m Model) write(path string, t gguf.Type, seed uint64, v Vocabulary, values map[string][]float32, keys ...gguf.KeyValue) error {
 	b := newBuilder(m, t, seed, v)
 	m.build(b)
+	for _, k := range keys {
+		b.key(k.Key, k.Value)
+	}
 	for i, tensor := range b.tensors {
 		if v, ok := values[tensor.Name]; ok {
 			b.tensors[i].Values = v
