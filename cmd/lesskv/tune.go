@@ -67,9 +67,9 @@ With --find-types keys and values of layers may get types of their own where
 that is closer in the same bytes: what q4_0 costs in each is measured.
 
 With --train phi and psi follow, in the layers in which they gain more than
-their bytes would as slots, and larger ones where these gain more still; then
-the budget is spread anew beside them. It is lesskv train under the allocation,
-and tune again, in one command.
+their bytes would as slots, larger or smaller by layer where that gains more;
+then the budget is spread anew beside them. It is lesskv train under the
+allocation, and tune again, in one command.
 
 Finished measurements are kept in a folder beside the output (OUTPUT.work)
 until the adapter is written: after Ctrl-C the same command goes on.`,
@@ -95,7 +95,7 @@ until the adapter is written: after Ctrl-C the same command goes on.`,
 	addNumber(f, &o.Rounds, "rounds", "r", 0, 0, most, "rounds in which heads or layers have a little less or more than the allocation, which is then improved (default: 4, or 1 where heads are replayed)")
 	f.BoolVar(&o.train, "train", false, "train phi and psi too, for the layers in which they pay; the flags down to --disk are for that")
 	t := &o.training.Options
-	addNumber(f, &t.Rank, "rank", "", tune.DefaultRank, 1, weights.MaxSize, "rank of the low-rank state, to begin with: both double in layers where that pays")
+	addNumber(f, &t.Rank, "rank", "", tune.DefaultRank, 1, weights.MaxSize, "rank of the low-rank state, to begin with: both double or halve in layers where that pays")
 	addNumber(f, &t.Hidden, "hidden", "", tune.DefaultHidden, 1, weights.MaxSize, "hidden size of phi and psi, to begin with")
 	addTokens(f, &o.limit, "text-tokens", "", 200_000, 0, "how many tokens of the text to train on, spread over it, 0 for all")
 	addNumber(f, &t.Steps, "steps", "", train.DefaultSteps, 1, most, "steps of the optimiser, one window each")
@@ -452,7 +452,7 @@ func fitted(w io.Writer, t *tune.Trained) error {
 	if err := tw.Flush(); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintln(w, "Larger phi and psi of one layer at a time, in the same bytes: KL before the slots were spread anew.")
+	_, err := fmt.Fprintln(w, "Larger or smaller phi and psi of one layer at a time, in the same bytes: KL before the slots were spread anew.")
 	return err
 }
 

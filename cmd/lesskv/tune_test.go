@@ -215,7 +215,7 @@ func TestTuneRunLine(t *testing.T) {
 func TestTuneTrainTable(t *testing.T) {
 	plain, with := &tune.Result{TunedValid: .3}, &tune.Result{TunedValid: .2}
 	layers := []tune.Fitted{{Layer: 0, Rank: 8, Hidden: 8, Error: .125, Bytes: 4048, Kept: true}, {Layer: 5, Rank: 4, Hidden: 2, Error: .75, Bytes: 4048}}
-	sizes := []tune.Doubling{{Layer: 0, Rank: 8, Hidden: 8, Before: .25, After: .125, Kept: true}, {Layer: 0, Rank: 16, Hidden: 16, Before: .125, After: .5}}
+	sizes := []tune.Sizing{{Layer: 0, Rank: 8, Hidden: 8, Before: .25, After: .125, Kept: true}, {Layer: 0, Rank: 16, Hidden: 16, Before: .125, After: .5}}
 	for want, r := range map[string]*tune.Trained{
 		"in no layer would they pay for their bytes":      {Without: plain},
 		"not trained: no output projection":               {Without: plain, Why: "no output projection"},
@@ -223,7 +223,7 @@ func TestTuneTrainTable(t *testing.T) {
 		"With them KL is 0.3000 on text that was not tun": {Without: with, With: plain, Layers: layers},
 		"none of phi, psi   0.0000, on text that was not": {Without: plain, With: with, Layers: layers, Better: true},
 		"the allocation, and phi and psi, which take 0 B": {Without: plain, With: with, Layers: layers, Better: true},
-		"Larger phi and psi of one layer at a time":       {Without: plain, With: with, Layers: layers, Sizes: sizes, Better: true},
+		"Larger or smaller phi and psi of one layer":      {Without: plain, With: with, Layers: layers, Sizes: sizes, Better: true},
 	} {
 		var out strings.Builder
 		o := tuneOptions{output: "o.gguf", train: true}

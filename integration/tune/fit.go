@@ -50,7 +50,7 @@ type Trained struct {
 	Without *Result          // the allocation without them
 	With    *Result          // the one beside them; nil: in no layer do they pay for their bytes
 	Layers  []Fitted         // those that were tried, ascending
-	Sizes   []Doubling       // in the order in which they were tried
+	Sizes   []Sizing         // in the order in which they were tried
 	Fitted  *weights.Adapter // With, and its phi and psi
 	Adapter *weights.Adapter // the one to use: Fitted, or Without alone
 	Better  bool             // With is closer to the full cache than Without on the windows that neither was tuned on: the adapter is of With, else of Without
@@ -205,7 +205,7 @@ func (f *fitter) run(ctx context.Context) (*Trained, error) {
 	if err := second.adapter.Write(second.path); err != nil {
 		return nil, err
 	}
-	if second, from, err = f.grow(ctx, r, second, from); err != nil {
+	if second, from, err = f.resize(ctx, r, second, from); err != nil {
 		return nil, err
 	}
 

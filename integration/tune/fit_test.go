@@ -102,8 +102,8 @@ func TestChoose(t *testing.T) {
 	}
 }
 
-// A layer's size costs slots of all, spread as before; those come first whose phi and psi gain most.
-func TestGrow(t *testing.T) {
+// A layer's size costs slots of all, spread as before; those are doubled first whose phi and psi gain most.
+func TestSizes(t *testing.T) {
 	ctx := t.Context()
 	const slot = 2*64 + 2*64 + 8
 	f := threeLayers(worker.Budget{Bytes: 300 * slot})
@@ -274,14 +274,18 @@ func TestTrain(t *testing.T) {
 	assert.Equal(t, r.Result().Weights(m), r.Adapter.Budget)
 	assert.Equal(t, r.Result().Budget, r.Adapter.Trained.Heavy+r.Adapter.Trained.Recent)
 	require.NotEmpty(t, fits)
-	larger := map[int]int{}
+	sizes, smaller := map[int]int{}, 0
 	for _, d := range r.Sizes {
-		larger[d.Layer]++
+		sizes[d.Layer]++
+		if d.Rank < DefaultRank {
+			smaller++
+		}
 	}
 	for layer, n := range fits {
-		assert.LessOrEqual(t, n, 2+larger[layer], "fits of layer %d: one with half the budget, one with the slots that it has, and larger ones", layer)
+		assert.LessOrEqual(t, n, 2+sizes[layer], "fits of layer %d: one with half the budget, one with the slots that it has, and those of other sizes", layer)
 	}
-	grown(t, r)
+	assert.Positive(t, smaller)
+	resized(t, r, m, DefaultRank, DefaultHidden)
 
 	clear(fits)
 	again, err := Train(ctx, o, tr)
@@ -295,37 +299,45 @@ func TestTrain(t *testing.T) {
 	assert.Empty(t, left)
 }
 
-// grown checks what became of the sizes of layers: each is doubled until that does not lower the distance, and the adapter has the last that did.
-func grown(t *testing.T, r *Trained) {
+// resized checks what became of the sizes of layers, which all began with one: layers are doubled until that does not lower the distance, then others
+// halved until that raises it, and the adapter has the last sizes that were kept.
+func resized(t *testing.T, r *Trained, m *weights.Model, rank, hidden int) {
 	t.Helper()
 	require.NotEmpty(t, r.Sizes)
-	size, failed := map[int][2]int{}, 0
+	size := map[int][2]int{}
 	for _, l := range r.Layers {
-		size[l.Layer] = [2]int{l.Rank, l.Hidden}
+		size[l.Layer] = [2]int{rank, hidden}
 	}
-	before := r.Sizes[0].Before
+	before, failed, halves := r.Sizes[0].Before, 0, false
+	doubled := map[int]bool{}
 	for i, d := range r.Sizes {
+		now, next := size[d.Layer], [2]int{d.Rank, d.Hidden}
+		if !halves && next[0] < now[0] {
+			halves, failed = true, 0
+		}
+		if halves {
+			assert.Equal(t, [2]int{max(1, now[0]/2), max(1, now[1]/2)}, next, "layer %d", d.Layer)
+			assert.False(t, doubled[d.Layer], "layer %d", d.Layer)
+			assert.Equal(t, d.After <= d.Before, d.Kept)
+		} else {
+			assert.Equal(t, [2]int{2 * now[0], 2 * now[1]}, next, "layer %d", d.Layer)
+			assert.Equal(t, d.After < d.Before, d.Kept)
+		}
 		assert.Equal(t, before, d.Before)
-		assert.Equal(t, d.After < d.Before, d.Kept)
 		if d.Kept {
-			before, failed = d.After, 0
+			before, failed, size[d.Layer], doubled[d.Layer] = d.After, 0, next, !halves
 			continue
 		}
+		assert.Less(t, failed, patience)
 		if failed++; i > 0 && r.Sizes[i-1].Kept && r.Sizes[i-1].Layer == d.Layer {
-			failed = 0 // the layer has grown
+			failed = 0 // the layer has another size than before
 		}
-		if next := i + 1; next < len(r.Sizes) {
-			assert.NotEqual(t, d.Layer, r.Sizes[next].Layer)
-			assert.Less(t, failed, patience)
-		}
-		assert.Equal(t, [2]int{d.Rank / 2, d.Hidden / 2}, size[d.Layer], "layer %d", d.Layer)
 	}
 	for i := range r.Fitted.Kernels {
 		if k := &r.Fitted.Kernels[i]; !k.Empty() {
-			assert.Equal(t, size[i], [2]int{k.Rank, k.Hidden}, "layer %d", i)
-			if size[i] != [2]int{r.Sizes[0].Rank / 2, r.Sizes[0].Hidden / 2} && r.Sizes[0].Kept {
-				assert.Contains(t, r.Fitted.Description, fmt.Sprintf("\nlayer %d: rank %d, hidden size %d, as lesskv tune found them", i, k.Rank, k.Hidden))
-			}
+			assert.Equal(t, size[m.Owner(i)], [2]int{k.Rank, k.Hidden}, "layer %d", i)
+			said := fmt.Sprintf("\nlayer %d: rank %d, hidden size %d, as lesskv tune found them", i, k.Rank, k.Hidden)
+			assert.Equal(t, k.Rank != rank || k.Hidden != hidden, strings.Contains(r.Fitted.Description, said), "layer %d", i)
 		}
 	}
 }
@@ -352,7 +364,7 @@ func TestTrainKinds(t *testing.T) {
 			require.NotEmpty(t, r.Layers)
 			require.NotNil(t, r.With, "phi and psi, whether they are kept or not")
 			t.Logf("KL of other text %.4f without and %.4f with phi and psi: %+v", r.Without.TunedValid, r.With.TunedValid, r.Layers)
-			grown(t, r)
+			resized(t, r, tr.Model, tr.Rank, tr.Hidden)
 			_, err = weights.Check(r.Fitted, tr.Model)
 			require.NoError(t, err)
 			assert.Positive(t, r.Fitted.Bytes())
@@ -433,7 +445,7 @@ func TestTrainInterrupted(t *testing.T) {
 		assert.True(t, seen[fmt.Sprintf("%v, fits 1", stage)], "%v in the second fit", stage)
 	}
 	require.NotEmpty(t, want.Sizes)
-	assert.True(t, seen["sizes, fits 2"], "before a larger fit")
+	assert.True(t, seen["sizes, fits 2"], "before a fit of another size")
 	assert.True(t, seen["sizes, fits 3"], "behind it")
 	for _, stage := range []any{Allocations, Validation} {
 		assert.True(t, seen[fmt.Sprintf("%v, fits %d", stage, 2+len(want.Sizes))], "%v behind all", stage)

@@ -77,7 +77,7 @@ const (
 	Allocations Stage = "allocations"
 	Validation  Stage = "validation"
 
-	// Between the fits of Train: larger phi and psi of a layer.
+	// Behind the fits of Train: larger and smaller phi and psi of a layer.
 	Sizes Stage = "sizes"
 )
 

@@ -14,21 +14,31 @@ import (
 	"github.com/lesskv/lesskv/weights/train"
 )
 
-// A Doubling is a layer that was fitted with twice the rank and hidden size that it had, in as many bytes. Distances are those on the windows
+// A Sizing is a layer that was fitted with twice or half the rank and hidden size that it had, in as many bytes. Distances are those on the windows
 // that are tuned on.
-type Doubling struct {
+type Sizing struct {
 	Layer         int
 	Rank, Hidden  int     // with which it was fitted
 	Before, After float64 // the distance without and with it
 	Kept          bool
 }
 
-// patience is how many layers in a row may want no larger phi and psi before no other is tried.
+// patience is how many layers in a row may stay as they are before no other is tried.
 const patience = 2
 
-// grow doubles rank and hidden size of a layer as long as that lowers the distance, beside as many slots fewer as it takes bytes; then those of
-// the next layer. The first is the one whose phi and psi gain most.
-func (f *fitter) grow(ctx context.Context, r *Trained, x *fit, from *prediction) (*fit, *prediction, error) {
+// A sizeSearch looks for the rank and hidden size of each layer.
+type sizeSearch struct {
+	*fitter
+	r        *Trained
+	x        *fit        // with the sizes that were found
+	from     *prediction // the allocation beside that
+	measured float64     // their distance
+}
+
+// resize doubles rank and hidden size of a layer as long as that lowers the distance, beside as many slots fewer as it takes bytes; then those of
+// the next layer. The first is the one whose phi and psi gain most. Then it halves those of layers that were not doubled, as long as the slots
+// that this leaves room for make up for it. The first is the one whose phi and psi gain least.
+func (f *fitter) resize(ctx context.Context, r *Trained, x *fit, from *prediction) (*fit, *prediction, error) {
 	exact, err := f.beside(x.adapter, from)
 	if errors.Is(err, memory.ErrBudget) {
 		return x, from, nil // the runtime says so
@@ -36,60 +46,95 @@ func (f *fitter) grow(ctx context.Context, r *Trained, x *fit, from *prediction)
 	if err != nil {
 		return nil, nil, err
 	}
-	from = exact
-	before, err := f.distance(ctx, x.path, from)
-	if err != nil {
+	s := &sizeSearch{fitter: f, r: r, x: x, from: exact}
+	if s.measured, err = f.distance(ctx, x.path, exact); err != nil {
 		return nil, nil, err
 	}
+	layers := f.byGain(r.Layers, exact)
+	if err := s.each(ctx, layers, true); err != nil {
+		return nil, nil, err
+	}
+	layers = slices.DeleteFunc(layers, func(layer int) bool {
+		return slices.ContainsFunc(r.Sizes, func(d Sizing) bool { return d.Layer == layer && d.Kept })
+	})
+	slices.Reverse(layers)
+	if err := s.each(ctx, layers, false); err != nil {
+		return nil, nil, err
+	}
+	return s.x, s.from, nil
+}
+
+// each makes layers larger or smaller, one after the other, as long as that pays.
+func (s *sizeSearch) each(ctx context.Context, layers []int, larger bool) error {
 	failed := 0 // layers in a row
-	for _, layer := range f.byGain(r.Layers, from) {
+	for _, layer := range layers {
 		failed++
 		for {
-			larger, own, err := f.double(ctx, layer, x, from)
+			kept, err := s.try(ctx, layer, larger)
 			if err != nil {
-				return nil, nil, err
+				return err
 			}
-			if own == nil {
+			if !kept {
 				break
 			}
-			next, err := f.join(x, own, layer)
-			if err != nil {
-				return nil, nil, err
-			}
-			p, err := f.beside(next.adapter, from)
-			if errors.Is(err, memory.ErrBudget) {
-				break
-			}
-			if err != nil {
-				return nil, nil, err
-			}
-			after, err := f.distance(ctx, next.path, p)
-			if err != nil {
-				return nil, nil, err
-			}
-			rank, hidden := larger.t.Size(layer)
-			r.Sizes = append(r.Sizes, Doubling{layer, rank, hidden, before, after, after < before})
-			if after >= before {
-				break
-			}
-			all, err := larger.fitted(own)
-			if err != nil {
-				return nil, nil, err
-			}
-			was, is := f.left(r.Layers)[layer], f.left(all)[layer]
-			for j, h := range p.Heads {
-				if h.Layer == layer && was > 0 {
-					p.Heads[j].Distance = scaled(h.Distance, is/was)
-				}
-			}
-			r.replace(all)
-			*f, x, from, before, failed = *larger, next, p, after, 0
+			failed = 0
 		}
 		if failed == patience {
 			break
 		}
 	}
-	return x, from, nil
+	return nil
+}
+
+// try fits a layer with twice its rank and hidden size, or with half of them, and keeps that if it is closer; half of them also if it is as close.
+func (s *sizeSearch) try(ctx context.Context, layer int, larger bool) (kept bool, err error) {
+	rank, hidden := s.t.Size(layer)
+	was := max(rank, hidden)
+	if larger {
+		rank, hidden = 2*rank, 2*hidden
+	} else {
+		rank, hidden = max(1, rank/2), max(1, hidden/2)
+	}
+	if n := max(rank, hidden); n == was || n > weights.MaxSize {
+		return false, nil
+	}
+	f, own, err := s.refit(ctx, layer, rank, hidden, s.x, s.from)
+	if err != nil || own == nil {
+		return false, err
+	}
+	next, err := f.join(s.x, own, layer)
+	if err != nil {
+		return false, err
+	}
+	p, err := f.beside(next.adapter, s.from)
+	if errors.Is(err, memory.ErrBudget) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	after, err := f.distance(ctx, next.path, p)
+	if err != nil {
+		return false, err
+	}
+	kept = after < s.measured || !larger && after == s.measured
+	s.r.Sizes = append(s.r.Sizes, Sizing{layer, rank, hidden, s.measured, after, kept})
+	if !kept {
+		return false, nil
+	}
+	all, err := f.fitted(own)
+	if err != nil {
+		return false, err
+	}
+	left, leaves := f.left(s.r.Layers)[layer], f.left(all)[layer]
+	for j, h := range p.Heads {
+		if h.Layer == layer && left > 0 {
+			p.Heads[j].Distance = scaled(h.Distance, leaves/left)
+		}
+	}
+	s.r.replace(all)
+	*s.fitter, s.x, s.from, s.measured = *f, next, p, after
+	return true, nil
 }
 
 // byGain lists the layers that have phi and psi, those first that would cost most more without them.
@@ -105,16 +150,12 @@ func (f *fitter) byGain(fitted []Fitted, from *prediction) []int {
 	return layers
 }
 
-// double fits a layer with twice its rank and hidden size, under the slots that are left then, spread as before. It returns a fitter that
-// counts with that size, and the fit, which has that layer alone; nil if there is no room for it or nothing comes of it.
-func (f *fitter) double(ctx context.Context, layer int, x *fit, from *prediction) (*fitter, *fit, error) {
-	rank, hidden := f.t.Size(layer)
-	if rank, hidden = 2*rank, 2*hidden; max(rank, hidden) > weights.MaxSize {
-		return f, nil, nil
-	}
-	larger, one := *f, *f
-	larger.t.Ranks, larger.t.Hiddens = with(f.t.Ranks, layer, rank), with(f.t.Hiddens, layer, hidden)
-	c, err := larger.cache([]int{layer})
+// refit fits a layer with a rank and hidden size, under the slots that are left then, spread as before. It returns a fitter that counts with
+// that size, and the fit, which has that layer alone; nil if there is no room for it or nothing comes of it.
+func (f *fitter) refit(ctx context.Context, layer, rank, hidden int, x *fit, from *prediction) (*fitter, *fit, error) {
+	other, one := *f, *f
+	other.t.Ranks, other.t.Hiddens = with(f.t.Ranks, layer, rank), with(f.t.Hiddens, layer, hidden)
+	c, err := other.cache([]int{layer})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -130,7 +171,7 @@ func (f *fitter) double(ctx context.Context, layer int, x *fit, from *prediction
 	if errors.Is(err, train.ErrMemory) || err == nil && own.adapter.Kernels[layer].Empty() {
 		return f, nil, nil
 	}
-	return &larger, own, err
+	return &other, own, err
 }
 
 // with returns sizes with another one.
