@@ -33,23 +33,19 @@ static int adapts(size_t size) { (void) size; return -1; }
 import "C"
 
 import (
+	"context"
 	"fmt"
-	"os"
 
 	llama "github.com/go-skynet/go-llama.cpp"
 
 	"github.com/lesskv/lesskv/integration/testdata"
+	"github.com/lesskv/lesskv/patches/usage"
 	lesskv "github.com/lesskv/lesskv/plugin"
 )
 
-func main() {
-	if err := run(); err != nil {
-		fmt.Fprintln(os.Stderr, "heap:", err)
-		os.Exit(1)
-	}
-}
+func main() { usage.Main("heap", run) }
 
-func run() error {
+func run(context.Context) error {
 	path, err := testdata.Path(testdata.Model)
 	if err != nil {
 		return err

@@ -14,24 +14,20 @@ static int comma(void) { return strtod("0,5", NULL) == 0.5; }
 import "C"
 
 import (
+	"context"
 	"errors"
 	"fmt"
-	"os"
 
 	llama "github.com/go-skynet/go-llama.cpp"
 
 	"github.com/lesskv/lesskv/integration/testdata"
+	"github.com/lesskv/lesskv/patches/usage"
 	lesskv "github.com/lesskv/lesskv/plugin"
 )
 
-func main() {
-	if err := run(); err != nil {
-		fmt.Fprintln(os.Stderr, "locale:", err)
-		os.Exit(1)
-	}
-}
+func main() { usage.Main("locale", run) }
 
-func run() error {
+func run(context.Context) error {
 	if C.set() == 0 || C.comma() == 0 {
 		return errors.New("the environment's locale has no decimal comma, or is not on this machine")
 	}
