@@ -110,7 +110,7 @@ func TestModelsPage(t *testing.T) {
 // refusedByName returns the architectures that lesskv_supported knows by name and refuses, as a model's file has them.
 func refusedByName(t *testing.T) (names []string) {
 	t.Helper()
-	source, err := cgo.Sources.ReadFile("llama/lesskv-api.cpp")
+	source, err := cgo.Sources.ReadFile("llama/lesskv-model.cpp")
 	require.NoError(t, err)
 	all, err := os.ReadFile("../build/llama.cpp/src/llama-arch.cpp")
 	require.NoError(t, err)

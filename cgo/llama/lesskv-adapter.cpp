@@ -3,6 +3,7 @@
 #include "adapter.h"
 #include "lesskv-fingerprint.h"
 #include "lesskv-gguf.h"
+#include "lesskv-model.h"
 
 #include "llama-arch.h"
 #include "llama-impl.h"
@@ -120,14 +121,6 @@ void lesskv_adapter::check_shared(const llama_hparams & h) const {
             bad(il, "psi", "phi of a layer that reads what it folds");
         }
     }
-}
-
-uint32_t lesskv_owner(const llama_hparams & h, uint32_t il) {
-    if (h.has_kv(il)) {
-        return il;
-    }
-    const int32_t owner = h.n_layer_kv_from_start - (h.is_swa(il) ? 2 : 1); // as llama_model::create_memory has it
-    return owner < 0 ? il : (uint32_t) owner;
 }
 
 lesskv_adapter::lesskv_adapter(const std::string & path, const llama_model & model, bool force) : path(path) {

@@ -11,9 +11,6 @@
 struct llama_hparams;
 struct llama_model;
 
-// The layer whose keys and values layer il attends to: itself, or the one that it shares them with.
-uint32_t lesskv_owner(const llama_hparams & hparams, uint32_t il);
-
 // Whether slots can have a type, by ggml's number.
 inline bool lesskv_slot_type(int64_t type) {
     return type == LESSKV_TYPE_F32 || type == LESSKV_TYPE_F16 || type == LESSKV_TYPE_Q8_0 || type == LESSKV_TYPE_Q4_0;

@@ -2,6 +2,8 @@
 
 #include "lesskv-memory.h"
 
+#include "lesskv-model.h"
+
 #include "llama-hparams.h"
 #include "llama-impl.h"
 #include "llama-model.h"
