@@ -223,7 +223,7 @@ func TestTuneTrainTable(t *testing.T) {
 		"With them KL is 0.3000 on text that was not tun": {Without: with, With: plain, Layers: layers},
 		"none of phi, psi   0.0000, on text that was not": {Without: plain, With: with, Layers: layers, Better: true},
 		"the allocation, and phi and psi, which take 0 B": {Without: plain, With: with, Layers: layers, Better: true},
-		"Larger or smaller phi and psi of one layer":       {Without: plain, With: with, Layers: layers, Sizes: sizes, Better: true},
+		"Larger or smaller phi and psi of one layer":      {Without: plain, With: with, Layers: layers, Sizes: sizes, Better: true},
 	} {
 		var out strings.Builder
 		o := tuneOptions{output: "o.gguf", train: true}
