@@ -18,7 +18,8 @@ func (r *Report) page() []byte {
 This page shows how close the text stays to that of the full cache with what [`+"`lesskv tune --train`"+`](tuning.md) finds from text, at four byte counts: budgets by head, in slots of fewer bits, and phi and psi in the layers where they pay. The model is `+"`%s`"+`, the small
 model of this repository; it reads %d held-out windows of 2,048 tokens with policy peak. Everything is compared with the unmodified runtime and its f16 cache of 6,144 KiB. Bytes are those of one
 sequence with everything counted: slots with their scores and positions, state, phi and psi. KL is the divergence from the full cache's predictions to the method's, in nats, with intervals of
-95 %%, over the positions behind the first eviction of equal budgets. Nothing was tuned or trained on what is measured here. One command writes this page, the picture and [fidelity.json](fidelity.json),
+95 %%, over the positions behind the first eviction of equal budgets. No allocation, phi or psi was fitted to these windows. How many windows are tuned on, the rounds and the
+type of the slots were chosen by hand, after earlier results on these windows, so the numbers are a little optimistic. One command writes this page, the picture and [fidelity.json](fidelity.json),
 which has all of its numbers, in two hours on two cores:
 
     go run ./integration/fidelity
@@ -31,7 +32,9 @@ After an interruption it goes on where it stopped; `+"`-page`"+` only writes the
 
 ## Four byte counts
 
-| KiB | best before | target | reached | | by | budgets by head alone | equal budgets, the same slots |
+The second column has the KL of f16 slots, equal budgets, and phi and psi; at 1,728 KiB it is that of the unmodified runtime's q4_0 cache.
+
+| KiB | at first | target | KL | | slots | budgets by head alone | equal budgets, the same slots |
 |---|---|---|---|---|---|---|---|`, r.Model, r.Windows)
 	for _, s := range r.Sizes {
 		x := s.Rows[0]
@@ -39,7 +42,7 @@ After an interruption it goes on where it stopped; `+"`-page`"+` only writes the
 	}
 	say(`
 The next table says how each allocation was found: the windows of the training text that it was tuned on, the rounds of ` + "`tune`" + `, and the KL on these windows and on a window of the same text that was not tuned on.
-Windows, rounds and the type of the slots are the command's flags. They were set by hand for each size, in the light of earlier results on the held-out windows.
+Windows, rounds and the type of the slots are the command's flags.
 
 | KiB | slots | a head on average | bytes | most likely token agrees | windows | rounds | KL there | not tuned on |
 |---|---|---|---|---|---|---|---|---|`)
@@ -52,7 +55,7 @@ Windows, rounds and the type of the slots are the command's flags. They were set
 \* Took part in choices: ` + "`tune`" + ` keeps what has the lower number, the allocation or equal budgets, and then the one with phi and psi or the one without. The lowest of several numbers is lower than what to
 expect on other text.
 
-With phi and psi these layers' outputs have so much of sparse only's error, on the validation windows of the training text, and these take so many bytes of the total, the state included:
+The next table has the error that phi and psi leave in each layer's output, as a share of the error without them, on the validation windows of the training text; and the bytes of phi, psi and state:
 
 | KiB | layer | error | bytes |
 |---|---|---|---|`)
@@ -94,7 +97,7 @@ would be lower by:
 		say(`
 ## By layer or by head
 
-%d KiB of %s slots: equal budgets %s; what each layer has of the allocation without phi and psi, spread over its heads equally, %s; by head %s. Nothing was tuned by layer, which might come to less than the second.`, l.KiB, l.Types, interval(l.Equal), interval(l.Layer), interval(l.Head))
+%d KiB of %s slots: equal budgets %s; what each layer has of the allocation without phi and psi, spread over its heads equally, %s; by head %s. Tuning by layer directly was not tried; its KL may be lower than the second.`, l.KiB, l.Types, interval(l.Equal), interval(l.Layer), interval(l.Head))
 	}
 	if len(r.Ubatch) > 0 {
 		say(`

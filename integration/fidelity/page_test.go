@@ -150,7 +150,7 @@ func TestBelowEqual(t *testing.T) {
 	other.Share, other.Tuned, other.Depth = "1/50", true, depths(0, 0, 0) // equal budgets were not asked there
 	h2o.Policy, h2o.Right, h2o.Depth = "h2o", 11, depths(3, 4, 4)         // of another policy than what was tuned
 	r := Report{Recall: []Recall{plain, h2o, tuned, other}}
-	assert.Equal(t, `That no tuned allocation answers less than equal budgets anywhere was a target, too. In 1 of the 3 cells of a task, a length and a depth one does, so it is missed; a cell has 4 questions. The full cache answers more than the tuned allocation in none of these 1:
+	assert.Equal(t, `Another target was that a tuned allocation never answers fewer questions than equal budgets. It was missed: in 1 of 3 cells (a task, a length and a depth; 4 questions each) the tuned allocation answers fewer. The full cache answers more than it in none of these 1:
 
 | bytes | slots | budgets | task | tokens | depth | answered | equal budgets | full cache |
 |---|---|---|---|---|---|---|---|---|
@@ -159,7 +159,7 @@ func TestBelowEqual(t *testing.T) {
 	assert.Contains(t, r.belowEqual(), "in 1 of these 1")
 	r.Recall[2].FullByDepth = plain.FullByDepth
 	r.Recall[2].Depth = depths(2, 3, 4)
-	assert.Equal(t, "In none of the 3 cells of a task, a length and a depth does a tuned allocation answer less than equal budgets.", r.belowEqual())
+	assert.Equal(t, "In none of 3 cells (a task, a length and a depth) does a tuned allocation answer fewer questions than equal budgets.", r.belowEqual())
 	var page strings.Builder
 	r.recallPage(func(format string, args ...any) { fmt.Fprintf(&page, format+"\n", args...) })
 	assert.Contains(t, page.String(), "\n| 1 | f16 | full cache | 9, 100 % | | 2 of 4 | 4 of 4 | 3 of 4 |\n")

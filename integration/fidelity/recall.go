@@ -27,10 +27,10 @@ text more slots a token than a long one: each length is judged alone. Targets: 9
 		say("| %s | %s | %s |%s %s |%s", s.share, s.types, s.budgets, s.byLength(), s.verdict(), depths(s.depth))
 	}
 	say(`
-A q8_0 slot takes 144 bytes here and a q4_0 slot 80, so q4_0 has nearly twice the slots, and a number that is to be found must be in one. Where recall counts, tune and run with ` + "`--type q4_0`" + `: ` + "`tune`" + ` does not choose the type.`)
+A q8_0 slot takes 144 bytes here and a q4_0 slot 80, so q4_0 has nearly twice the slots, and a number that is to be found must be in one. If recall counts, tune and run with ` + "`--type q4_0`" + `: ` + "`tune`" + ` keeps the type that it is given, and ` + "`--find-types`" + ` chooses by KL alone.`)
 	say("\n%s", r.belowEqual())
 	say(`
-By task:
+<details><summary>By task</summary>
 
 | bytes | slots | budgets | task | tokens | full cache | answered | | at depth 0 | 1/4 | 1/2 | 3/4 | 1 |
 |---|---|---|---|---|---|---|---|---|---|---|---|---|`)
@@ -46,6 +46,7 @@ By task:
 		line := fmt.Sprintf("| %s | %s | %s | %s | %d | %d of %d | %d | %.0f %% |", x.Share, x.Types, x.budgets(), x.Kind, x.Tokens, x.Full, x.Tasks, x.Right, 100*float64(x.Right)/float64(x.Full))
 		say("%s%s", line, depths(x.Depth))
 	}
+	say("\n</details>")
 }
 
 // belowEqual lists the cells in which what was tuned answers less than equal budgets do, beside what the full cache answers there.
@@ -73,13 +74,13 @@ func (r *Report) belowEqual() string {
 		}
 	}
 	if n == 0 {
-		return fmt.Sprintf("In none of the %d cells of a task, a length and a depth does a tuned allocation answer less than equal budgets.", cells)
+		return fmt.Sprintf("In none of %d cells (a task, a length and a depth) does a tuned allocation answer fewer questions than equal budgets.", cells)
 	}
 	count := "none"
 	if more > 0 {
 		count = fmt.Sprint(more)
 	}
-	return fmt.Sprintf(`That no tuned allocation answers less than equal budgets anywhere was a target, too. In %d of the %d cells of a task, a length and a depth one does, so it is missed; a cell has 4 questions. The full cache answers more than the tuned allocation in %s of these %d:
+	return fmt.Sprintf(`Another target was that a tuned allocation never answers fewer questions than equal budgets. It was missed: in %d of %d cells (a task, a length and a depth; 4 questions each) the tuned allocation answers fewer. The full cache answers more than it in %s of these %d:
 
 | bytes | slots | budgets | task | tokens | depth | answered | equal budgets | full cache |
 |---|---|---|---|---|---|---|---|---|
