@@ -530,7 +530,7 @@ func (p *player) lowest(seq int) (posMin, cut int, err error) {
 			cut = max(cut, gone+p.setting.window)
 			posMin = max(posMin, min(m.length-1, gone+p.setting.window))
 		case gone >= 0:
-			cut, posMin = max(cut, gone+1), max(posMin, gone+1)
+			cut, posMin = max(cut, gone+1), max(posMin, min(m.length-1, gone+1)) // the newest itself may be gone
 		}
 	}
 	if p.setting.hybrid {
