@@ -258,6 +258,12 @@ func interleavingSettings(t *testing.T) (all []setting) {
 		}
 		s.config = config(path, l)
 		all = append(all, s)
+		if m.Window == 0 {
+			on := *l
+			on.OnDevice = true
+			s.name, s.config.LESS = s.name+", on the device", &on
+			all = append(all, s)
+		}
 	}
 	return all
 }

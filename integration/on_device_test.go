@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"math"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -14,6 +15,7 @@ import (
 	"github.com/lesskv/lesskv/integration/devicetest"
 	"github.com/lesskv/lesskv/integration/tinymodels"
 	"github.com/lesskv/lesskv/integration/worker"
+	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/gguf"
 )
 
@@ -100,15 +102,57 @@ func TestOnDeviceLESS(t *testing.T) {
 	}
 }
 
+// The same with budgets by head, which differ in a layer and between layers, some below a micro-batch and one of a single slot.
+func TestOnDeviceByHead(t *testing.T) {
+	for _, m := range append(tinymodels.Supported(), tinymodels.Model{Name: "gopher-5m"}) {
+		for _, policy := range []string{"peak", "lambda"} {
+			t.Run(m.Name+", "+policy, func(t *testing.T) {
+				t.Parallel()
+				c := worker.Config{Model: gopher, Context: 512, Ubatch: 32, LESS: &worker.LESS{Policy: policy, Budget: 40}}
+				if m.Architecture != "" {
+					c.Model = write(t, m, gguf.F32)
+				} else if policy == "peak" {
+					c.LESS = peak41()
+				}
+				beside := open(t, worker.Patched, c)
+				heads, err := beside.Heads()
+				require.NoError(t, err)
+				if len(heads) == 0 {
+					return // windows alone
+				}
+				require.NoError(t, beside.CloseModel())
+				for i := range heads {
+					c.LESS.Slots = append(c.LESS.Slots, 1+(61*i+39)%90)
+				}
+				if len(heads) > 1 {
+					c.LESS.Slots[len(heads)-1] = 1
+				}
+				c.LESS.Budget = 0
+				on, served := openOnDevice(t, m, c)
+				if !served {
+					return
+				}
+				info, err := beside.Open(c)
+				require.NoError(t, err)
+				bound := logitBound
+				if m.Architecture == "" {
+					bound = logitBoundF16
+				}
+				n := sameButForTies(t, beside, on, randomTokens(300, info.Vocab), m.Experts, bound, 1e-5)
+				assert.GreaterOrEqual(t, n, 24, "nothing is evicted before")
+			})
+		}
+	}
+}
+
 // What LESS on the device does not cover is refused while the context is made, saying so.
 func TestOnDeviceRefused(t *testing.T) {
 	t.Parallel()
 	w := start(t, worker.Patched)
 	for says, less := range map[string]worker.LESS{
-		"slots of type q8_0":        {TypeK: "q8_0"},
-		"slots of type q4_0":        {TypeV: "q4_0"},
-		"budgets by layer and head": {Slots: byHead},
-		"the kernels":               {Reference: true},
+		"slots of type q8_0": {TypeK: "q8_0"},
+		"slots of type q4_0": {TypeV: "q4_0"},
+		"the kernels":        {Reference: true},
 	} {
 		less.OnDevice = true
 		_, err := w.Open(worker.Config{Model: gopher, Context: 2048, LESS: &less})
@@ -205,7 +249,17 @@ func TestOnDeviceStateOfBeside(t *testing.T) {
 // and others.
 func TestOnDeviceStateOfAnything(t *testing.T) {
 	t.Parallel()
-	w := open(t, worker.Patched, worker.Config{Model: gopher, Context: 512, Ubatch: 32, Sequences: 2, LESS: &worker.LESS{Policy: "peak", Budget: 41, OnDevice: true}})
+	for name, less := range map[string]*worker.LESS{"one budget": {Policy: "peak", Budget: 41}, "by head": {Policy: "peak", Slots: byHead}} {
+		t.Run(name, func(t *testing.T) {
+			less.OnDevice = true
+			stateOfAnything(t, less)
+		})
+	}
+}
+
+func stateOfAnything(t *testing.T, less *worker.LESS) {
+	t.Helper()
+	w := open(t, worker.Patched, worker.Config{Model: gopher, Context: 512, Ubatch: 32, Sequences: 2, LESS: less})
 	tokens := heldOut(t, w, 200)
 	_, err := w.Feed(0, 0, tokens[:100], worker.None)
 	require.NoError(t, err)
@@ -314,6 +368,46 @@ func TestOnDeviceMemory(t *testing.T) {
 	require.NoError(t, err)
 	before.Sequences, before.ScratchBytes = 1, formula.SlotBytes+formula.StateBytes
 	assert.Equal(t, before, after)
+}
+
+// With budgets by head each head of a layer takes as many slots as the one with most has, and what a slot is used for takes 4 bytes. A budget in bytes
+// counts that.
+func TestOnDeviceMemoryByHead(t *testing.T) {
+	t.Parallel()
+	const seats, ubatch, heads, size = 2, 32, 2, 2 * 2 * 64
+	base, err := weights.ReadModel(gopher)
+	require.NoError(t, err)
+	a := weights.New(base, weights.Trained{Policy: "peak", Heavy: 10, Recent: 31, Ubatch: ubatch, Context: 512})
+	for i := range base.Layers * heads {
+		a.Budget = append(a.Budget, float32(1+i*i%7))
+	}
+	path := filepath.Join(t.TempDir(), "a.gguf")
+	require.NoError(t, a.Write(path))
+
+	w := start(t, worker.Patched)
+	slotBytes := func(less worker.LESS) int64 {
+		less.OnDevice, less.Adapter = true, path
+		_, err := w.Open(worker.Config{Model: gopher, Context: 512 * seats, Ubatch: ubatch, Sequences: seats, LESS: &less})
+		require.NoError(t, err)
+		got, err := w.LESS()
+		require.NoError(t, err)
+		all, err := w.Heads()
+		require.NoError(t, err)
+		want := int64(0)
+		for il := range base.Layers {
+			most := max(all[heads*il].Budget, all[heads*il+1].Budget)
+			want += int64(seats*heads*((most+ubatch)*size+12*most) + 4*(most+2*ubatch+heads))
+		}
+		assert.Equal(t, want, got.SlotBytes)
+		require.NoError(t, w.CloseModel())
+		return want
+	}
+	least := slotBytes(worker.LESS{Budget: 41})
+	more := slotBytes(worker.LESS{Budget: 42})
+	require.Greater(t, more, least)
+	for asked, want := range map[int64]int64{least: least, more - 1: least, more: more} {
+		assert.Equal(t, want, slotBytes(worker.LESS{BudgetBytes: asked}), "of %d bytes", asked)
+	}
 }
 
 // A budget in bytes is that of all sequences that the device has room for, a share of the full cache's one of theirs.

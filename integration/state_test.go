@@ -101,6 +101,7 @@ func TestSaveAndRestore(t *testing.T) {
 	}{
 		{"peak with an adapter", gopher, peak41()},
 		{"peak with an adapter, on the device", gopher, &worker.LESS{Policy: "peak", Budget: 41, Adapter: "testdata/gopher-5m.peak-41.lesskv.gguf", OnDevice: true}},
+		{"peak, by head, on the device", gopher, &worker.LESS{Policy: "peak", Slots: byHead, Adapter: "testdata/gopher-5m.peak-41.lesskv.gguf", OnDevice: true}},
 		{"lambda, f32 slots, on the device", gopher, &worker.LESS{Policy: "lambda", Budget: 41, TypeK: "f32", TypeV: "f32", OnDevice: true}},
 		{"h2o, f32 slots", gopher, &worker.LESS{Policy: "h2o", Budget: 64, TypeK: "f32", TypeV: "f32"}},
 		{"h2o, keys in q4_0", gopher, &worker.LESS{Policy: "h2o", Budget: 64, TypeK: "q4_0", TypeV: "q8_0"}},

@@ -13,9 +13,6 @@
 #include <cmath>
 #include <cstring>
 
-// Above every score, for upload takes care of those of a saved state: what keeps the newest and the pinned.
-static const float KEPT = 1e12f;
-
 // What pairs were worth, [W, Hkv], of the weights of n queries of each KV head, [W, n, Hkv]: their largest or their mean. A weight that is no
 // number counts as none.
 static ggml_tensor * pooled(ggml_context * ctx, ggml_tensor * weights, ggml_op_pool op) {
@@ -60,9 +57,15 @@ static const struct {
     { "tova",   score_tova },
 };
 
-// Of a micro-batch: it is among the r newest.
+// Of a micro-batch: it is among the r newest of every head.
 static bool all_new_stay(const lesskv_layer & l, int64_t n_tokens) {
-    return n_tokens <= l.budget.slots - l.budget.heavy;
+    for (int32_t j = 0; j < l.n_head_kv; ++j) {
+        const auto b = budget_of(l, j);
+        if (n_tokens > b.slots - b.heavy) {
+            return false;
+        }
+    }
+    return true;
 }
 
 static decltype(&policies[0]) policy_of(const lesskv_policy * policy) {
@@ -80,7 +83,8 @@ bool lesskv_device::knows(const lesskv_policy * policy) {
 
 lesskv_device_inputs::lesskv_device_inputs(const llm_graph_context & g, lesskv_memory * mem) : mem(mem), seat(mem->seat_of(g.ubatch)) {
     const auto & layers = mem->all_layers();
-    slots = layers[0].params.budget.slots;
+    by_head = layers[0].params.budgets;
+    slots = by_head ? 0 : layers[0].params.budget.slots;
     heads = 0;
     for (const auto & l : layers) {
         heads = std::max(heads, l.params.n_head_kv);
@@ -94,8 +98,9 @@ lesskv_device_inputs::lesskv_device_inputs(const llm_graph_context & g, lesskv_m
     const int64_t T = g.n_tokens, W = slots + T;
     fresh    = input(GGML_TYPE_I32, T, 1, 1, "lesskv_fresh");
     arrivals = input(GGML_TYPE_F32, T, heads, 1, "lesskv_arrivals");
+    rows     = ggml_reshape_3d(g.ctx0, arrivals, 1, T, heads); // here, so that a device gets a copy of it once
     mask     = input(GGML_TYPE_F32, W, 1, T, "lesskv_mask");
-    unused   = input(GGML_TYPE_F32, W, 1, 1, "lesskv_unused");
+    unused   = input(GGML_TYPE_F32, all_new_stay(layers[0].params, T) ? slots : W, 1, 1, "lesskv_unused");
     middle   = input(GGML_TYPE_F32, 1, 1, 1, "lesskv_middle");
     half     = input(GGML_TYPE_F32, 1, 1, 1, "lesskv_half");
     number   = input(GGML_TYPE_F32, 1, 1, 1, "lesskv_number");
@@ -112,12 +117,12 @@ static void set(ggml_tensor * t, const std::vector<T> & values) {
 
 void lesskv_device_inputs::set(const llama_ubatch * ub) {
     const auto & layer = mem->all_layers()[0].params;
-    const int32_t T = (int32_t) ub->n_tokens, W = slots + T, used = mem->begin(ub->seq_id[0][0], *this);
+    const int32_t T = (int32_t) ub->n_tokens, W = slots + T, used = std::min(slots, mem->begin(ub->seq_id[0][0], *this));
 
-    std::vector<int32_t> rows(T);
+    std::vector<int32_t> spare(T);
     std::vector<float> pos((size_t) T*heads), sees((size_t) W*T), first(W);
     for (int32_t t = 0; t < T; ++t) {
-        rows[t] = slots + t;
+        spare[t] = slots + t;
         for (int32_t j = 0; j < heads; ++j) {
             pos[(size_t) j*T + t] = (float) (ub->pos[0] + t);
         }
@@ -126,13 +131,11 @@ void lesskv_device_inputs::set(const llama_ubatch * ub) {
         }
     }
     for (int32_t i = used; i < slots; ++i) {
-        first[i] = 2*KEPT*(float) (slots - i + 1); // in this order, so that slots in use are the first ones
+        first[i] = lesskv_device::EMPTY*(float) (slots - i + 1); // in this order, so that slots in use are the first ones
     }
-    if (all_new_stay(layer, T)) { // whatever the slots hold: who goes is a row of theirs, in which another is put
-        std::fill(first.begin() + slots, first.end(), -1e30f);
-    }
-    const float lowest = (float) layer.pinned, highest = (float) (ub->pos[0] + T - 1 - (layer.budget.slots - layer.budget.heavy)); // that may go
-    ::set(fresh,    rows);
+    const int32_t recent = by_head ? 0 : layer.budget.slots - layer.budget.heavy;
+    const float lowest = (float) layer.pinned, highest = (float) (ub->pos[0] + T - 1 - recent); // that may go
+    ::set(fresh,    spare);
     ::set(arrivals, pos);
     ::set(mask,     sees);
     ::set(unused,   first);
@@ -146,7 +149,7 @@ namespace {
 // The steps of a micro-batch in one layer.
 struct layer_graph {
     layer_graph(const llm_graph_context & g, const lesskv_device_inputs & in, const lesskv_memory_layer & l)
-        : g(g), in(in), l(l), ctx(g.ctx0), t(in.mem->device()->layer(ctx, l.i, in.seat)), T(g.n_tokens), B(in.slots), W(B + T),
+        : g(g), in(in), l(l), ctx(g.ctx0), t(in.mem->device()->layer(ctx, l.i, in.seat)), T(g.n_tokens), B(t.pos->ne[0]), W(B + T),
           Hq(l.params.n_head), Hkv(l.params.n_head_kv), D(l.params.dk), Dv(l.params.dv),
           all_new_stay(::all_new_stay(l.params, T)) {}
 
@@ -157,11 +160,13 @@ struct layer_graph {
     void fold();
     void keep();
     ggml_tensor * keep(ggml_tensor * slots, ggml_tensor * all, ggml_tensor * added, const char * name);
-    ggml_tensor * keep_numbers(ggml_tensor * slots, ggml_tensor * all, const char * name);
+    ggml_tensor * keep_numbers(ggml_tensor * slots, ggml_tensor * all, ggml_tensor * added, const char * name);
     ggml_tensor * check(ggml_tensor * number);
     ggml_tensor * run(ggml_tensor * x, const char * name);
 
     ggml_tensor * columns(ggml_tensor * x) const; // [n, rows, ..] as f32 [rows, n, ..]
+    ggml_tensor * first_slots(ggml_tensor * x) const { return ggml_view_2d(ctx, x, B, Hkv, x->nb[1], 0); } // of all pairs
+    ggml_tensor * last_added(ggml_tensor * x) const { return ggml_view_3d(ctx, x, 1, T, Hkv, x->nb[0], x->nb[1], B*x->nb[0]); } // likewise
     ggml_tensor * f32(ggml_tensor * x) const { return x->type == GGML_TYPE_F32 ? x : ggml_cast(ctx, x, GGML_TYPE_F32); }
 
     const llm_graph_context    & g;
@@ -174,8 +179,11 @@ struct layer_graph {
 
     ggml_tensor * new_k, * new_v;       // [D, T, Hkv], [Dv, T, Hkv]
     ggml_tensor * keys, * values;       // of all pairs, [D, W, Hkv], [Dv, W, Hkv]
+    ggml_tensor * mask;                 // [W, 1, T]; NULL: a token sees all that is not unused
     ggml_tensor * weights;              // [W, T, Hq]
-    ggml_tensor * pos, * scores;        // [W, Hkv]; scores NULL where the policy has none
+    ggml_tensor * pos = nullptr;        // [W, Hkv]; NULL where all new pairs stay
+    ggml_tensor * scores;               // [W, Hkv]; NULL where the policy has none
+    ggml_tensor * unused = nullptr;     // [W, Hkv]; NULL where the input says it
     ggml_tensor * go, * stay = nullptr; // i32 [T, Hkv], [B, Hkv]
 };
 
@@ -199,8 +207,9 @@ ggml_tensor * layer_graph::attend(ggml_tensor * q, ggml_tensor * k, ggml_tensor 
     q     = ggml_permute(ctx, q, 0, 2, 1, 3);
     new_k = ggml_permute(ctx, k, 0, 2, 1, 3);
     new_v = ggml_permute(ctx, v, 0, 2, 1, 3);
-    t.k = ggml_set_rows(ctx, t.k, new_k, in.fresh);
-    t.v = ggml_set_rows(ctx, t.v, new_v, in.fresh);
+    auto * fresh = t.spare ? ggml_view_1d(ctx, t.spare, T, 0) : in.fresh;
+    t.k = ggml_set_rows(ctx, t.k, new_k, fresh);
+    t.v = ggml_set_rows(ctx, t.v, new_v, fresh);
     keys   = ggml_view_3d(ctx, t.k, D,  W, Hkv, t.k->nb[1], t.k->nb[2], 0);
     values = ggml_view_3d(ctx, t.v, Dv, W, Hkv, t.v->nb[1], t.v->nb[2], 0);
 
@@ -210,8 +219,15 @@ ggml_tensor * layer_graph::attend(ggml_tensor * q, ggml_tensor * k, ggml_tensor 
         logits = ggml_scale(ctx, ggml_tanh(ctx, ggml_scale(ctx, logits, scale/l.soft_cap)), l.soft_cap);
         scale  = 1;
     }
+    mask = in.mask;
+    if (t.unused) { // no query sees these, whatever else it sees
+        unused = ggml_pad(ctx, t.unused, (int) T, 0, 0, 0);
+        auto * bias = ggml_scale(ctx, ggml_abs(ctx, unused), -1e30f); // -INFINITY, or 0
+        logits = ggml_add(ctx, ggml_reshape_3d(ctx, logits, W, T*Hq/Hkv, Hkv), ggml_reshape_3d(ctx, bias, W, 1, Hkv));
+        mask   = T == 1 ? nullptr : ggml_pad_ext(ctx, mask, (int) B, 0, 0, 0, 0, 0, 0, 0);
+    }
     logits  = ggml_reshape_3d(ctx, logits, W, 1, T*Hq); // a row has the mask of its token
-    weights = ggml_reshape_3d(ctx, ggml_soft_max_ext(ctx, logits, in.mask, scale, 0.0f), W, T, Hq);
+    weights = ggml_reshape_3d(ctx, ggml_soft_max_ext(ctx, logits, mask, scale, 0.0f), W, T, Hq);
     auto * out = ggml_mul_mat(ctx, columns(values), weights); // [Dv, T, Hq]
     if (t.state) {
         out = low_rank(q, logits, scale, out);
@@ -231,7 +247,7 @@ ggml_tensor * layer_graph::low_rank(ggml_tensor * q, ggml_tensor * logits, float
     }
     auto * value = ggml_div(ctx, ggml_view_3d(ctx, sums, Dv, T, Hq, sums->nb[1], sums->nb[2], 0), ggml_scale_bias(ctx, mass, 1, FLT_MIN));
 
-    auto * share = ggml_soft_max_ext(ctx, logits, in.mask, scale, 0.0f);
+    auto * share = ggml_soft_max_ext(ctx, logits, mask, scale, 0.0f);
     ggml_soft_max_add_sinks(share, ggml_reshape_1d(ctx, L, T*Hq));
     share = ggml_reshape_3d(ctx, ggml_sum_rows(ctx, share), 1, T, Hq);
     return ggml_add(ctx, value, ggml_mul(ctx, ggml_sub(ctx, out, value), share));
@@ -241,22 +257,34 @@ void layer_graph::score() {
     scores = t.score ? policy_of(l.params.policy)->score(ctx, ggml_pad(ctx, t.score, (int) T, 0, 0, 0), weights, Hkv) : nullptr;
 }
 
-// The T that have the largest keys go, empty slots before all others.
+// The T that have the largest keys go, empty slots before all others. Of all pairs, or where all new ones stay, of the slots: so that it is a slot whatever
+// they hold.
 void layer_graph::evict() {
-    auto * added = Hkv == in.heads ? in.arrivals : ggml_view_2d(ctx, in.arrivals, T, Hkv, in.arrivals->nb[1], 0);
-    pos = ggml_concat(ctx, t.pos, added, 0);
-    auto * away = ggml_abs(ctx, ggml_add(ctx, pos, in.middle));
-    auto * kept = ggml_step(ctx, ggml_add(ctx, away, in.half)); // 1: the newest and the pinned
-    auto * key  = ggml_add(ctx, ggml_scale(ctx, kept, -KEPT), in.unused);
-    key = scores ? ggml_sub(ctx, key, scores) : ggml_add(ctx, key, pos);
+    auto * at = t.pos, * worth = scores, * last = in.unused, * middle = in.middle, * half = in.half;
+    if (!all_new_stay) {
+        auto * added = Hkv == in.heads ? in.arrivals : ggml_view_2d(ctx, in.arrivals, T, Hkv, in.arrivals->nb[1], 0);
+        at = pos = ggml_concat(ctx, t.pos, added, 0);
+    } else if (scores) {
+        worth = first_slots(scores);
+    }
+    if (t.unused) {
+        last   = all_new_stay ? t.unused : unused;
+        last   = ggml_mul(ctx, last, ggml_view_1d(ctx, t.turn, last->ne[0], 0));
+        middle = ggml_add(ctx, t.recent, middle);
+        half   = ggml_add(ctx, t.recent, half);
+    }
+    auto * away = ggml_abs(ctx, ggml_add(ctx, at, middle));
+    auto * kept = ggml_step(ctx, ggml_add(ctx, away, half)); // 1: the newest and the pinned
+    auto * key  = ggml_add(ctx, ggml_scale(ctx, kept, lesskv_device::KEPT), last);
+    key = worth ? ggml_sub(ctx, key, worth) : ggml_add(ctx, key, at);
 
     if (all_new_stay && T == 1) {
         go = ggml_reshape_2d(ctx, ggml_argmax(ctx, key), 1, Hkv);
         return;
     }
     auto * order = ggml_argsort(ctx, key, GGML_SORT_ORDER_ASC);
-    stay = ggml_view_2d(ctx, order, B, Hkv, order->nb[1], 0); // empty slots last
-    go   = ggml_view_2d(ctx, order, T, Hkv, order->nb[1], B*order->nb[0]);
+    go   = ggml_view_2d(ctx, order, T, Hkv, order->nb[1], (order->ne[0] - T)*order->nb[0]);
+    stay = all_new_stay ? nullptr : first_slots(order); // those that no head may use first, empty ones last
 }
 
 // psi of an empty slot, which is 0, is 0.
@@ -270,25 +298,27 @@ void layer_graph::fold() {
     t.state = run(ggml_add_inplace(ctx, t.state, ggml_concat(ctx, H, z, 1)), "lesskv_state");
 }
 
-// Of all pairs [n, W, Hkv], the last of which are those that were added, what stays becomes the slots [n, B.., Hkv].
+// What stays of all pairs [n, W, Hkv] becomes the slots [n, B.., Hkv]; where all that were added [n, T, Hkv] stay, these alone are put there.
 ggml_tensor * layer_graph::keep(ggml_tensor * slots, ggml_tensor * all, ggml_tensor * added, const char * name) {
     return run(all_new_stay ? ggml_set_rows(ctx, slots, added, go) :
         ggml_cpy(ctx, ggml_get_rows(ctx, all, stay), ggml_view_3d(ctx, slots, slots->ne[0], B, Hkv, slots->nb[1], slots->nb[2], 0)), name);
 }
 
 // The same of one number for each pair, all [W, Hkv].
-ggml_tensor * layer_graph::keep_numbers(ggml_tensor * slots, ggml_tensor * all, const char * name) {
-    auto * rows = ggml_reshape_3d(ctx, all, 1, W, Hkv);
-    return keep(ggml_reshape_3d(ctx, slots, 1, B, Hkv), rows, ggml_view_3d(ctx, rows, 1, T, Hkv, rows->nb[1], rows->nb[2], B*rows->nb[1]), name);
+ggml_tensor * layer_graph::keep_numbers(ggml_tensor * slots, ggml_tensor * all, ggml_tensor * added, const char * name) {
+    return keep(ggml_reshape_3d(ctx, slots, 1, B, Hkv), all_new_stay ? nullptr : ggml_reshape_3d(ctx, all, 1, W, Hkv), added, name);
 }
 
 void layer_graph::keep() {
     keep(t.k, keys, new_k, "lesskv_keys");
     keep(t.v, values, new_v, "lesskv_values");
-    t.pos = keep_numbers(t.pos, pos, "lesskv_positions");
+    auto * rows = Hkv == in.heads ? in.rows : ggml_view_3d(ctx, in.rows, 1, T, Hkv, in.rows->nb[1], in.rows->nb[2], 0);
+    t.pos = keep_numbers(t.pos, pos, rows, "lesskv_positions");
     if (scores) { // those of all pairs have changed
-        auto * slots = all_new_stay ? ggml_cpy(ctx, ggml_view_2d(ctx, scores, B, Hkv, scores->nb[1], 0), t.score) : t.score;
-        keep_numbers(slots, scores, "lesskv_scores");
+        keep_numbers(all_new_stay ? ggml_cpy(ctx, first_slots(scores), t.score) : t.score, scores, last_added(scores), "lesskv_scores");
+    }
+    if (t.unused) {
+        keep_numbers(t.unused, unused, last_added(unused), "lesskv_unused");
     }
 }
 

@@ -10,15 +10,13 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <numeric>
 #include <stdexcept>
 
-std::string lesskv_device::refusal(const llama_model & model, const std::vector<lesskv_memory_layer> & layers, bool spread, uint32_t n_ubatch) {
+std::string lesskv_device::refusal(const llama_model & model, const std::vector<lesskv_memory_layer> & layers, uint32_t n_ubatch) {
     const auto no = [](const std::string & what, const std::string & instead = "") {
         return "LESS on the device does not cover " + what + ": " + instead + "keep the cache in main memory";
     };
-    if (spread) {
-        return no("budgets by layer and head");
-    }
     for (const auto & l : layers) {
         const auto & p = l.params;
         if (l.shares || l.last_sharer >= 0) {
@@ -55,9 +53,18 @@ std::string lesskv_device::refusal(const llama_model & model, const std::vector<
     return "";
 }
 
+// B of the KV head that has most.
+static int64_t most_slots(const lesskv_layer & p) {
+    int32_t most = 0;
+    for (int32_t j = 0; j < p.n_head_kv; ++j) {
+        most = std::max(most, budget_of(p, j).slots);
+    }
+    return most;
+}
+
 // A layer's tensors, without memory.
 static lesskv_device_layer new_tensors(ggml_context * ctx, const lesskv_layer & p, int32_t n_ubatch, int32_t n_seats) {
-    const int64_t B = p.budget.slots;
+    const int64_t B = most_slots(p);
     const auto f32 = [&](int64_t a, int64_t b, int64_t c, int64_t d) { return ggml_new_tensor_4d(ctx, GGML_TYPE_F32, a, b, c, d); };
     lesskv_device_layer t;
     t.k   = ggml_new_tensor_4d(ctx, (ggml_type) p.type_k, p.dk, B + n_ubatch, p.n_head_kv, n_seats);
@@ -65,6 +72,13 @@ static lesskv_device_layer new_tensors(ggml_context * ctx, const lesskv_layer & 
     t.pos = f32(B, p.n_head_kv, n_seats, 1);
     if (lesskv_worth_size(&p, 1) > 0) {
         t.score = f32(B, p.n_head_kv, n_seats, 1);
+    }
+    if (p.budgets) {
+        const int64_t U = (n_ubatch + n_seats - 1)/n_seats*n_seats; // the graph that is reserved has so many
+        t.unused = f32(B, p.n_head_kv, n_seats, 1);
+        t.turn   = f32(B + U, 1, 1, 1);
+        t.recent = f32(1, p.n_head_kv, 1, 1);
+        t.spare  = ggml_new_tensor_1d(ctx, GGML_TYPE_I32, U);
     }
     if (const auto * w = p.kernels) {
         t.state  = f32(w->rank, p.dv + 1, p.n_head_kv, n_seats);
@@ -126,10 +140,30 @@ lesskv_device::lesskv_device(const llama_model & model, const std::vector<lesskv
         buffers.push_back(std::move(buffer));
     }
     for (const auto & l : layers) {
+        if (l.params.budgets) {
+            load_budgets(l.i, l.params);
+        }
         if (l.params.kernels) {
             load_kernels(l.i, l.params);
         }
     }
+}
+
+void lesskv_device::load_budgets(size_t i, const lesskv_layer & params) {
+    const auto & t = all[i];
+    std::vector<float> turn(t.turn->ne[0]), recent;
+    for (size_t n = 0; n < turn.size(); ++n) {
+        turn[n] = (float) (t.pos->ne[0] + 1) - (float) n;
+    }
+    for (int32_t j = 0; j < params.n_head_kv; ++j) {
+        const auto b = budget_of(params, j);
+        recent.push_back((float) (b.slots - b.heavy)/2);
+    }
+    std::vector<int32_t> rows(t.spare->ne[0]);
+    std::iota(rows.begin(), rows.end(), (int32_t) t.pos->ne[0]);
+    ggml_backend_tensor_set(t.turn,   turn.data(),   0, ggml_nbytes(t.turn));
+    ggml_backend_tensor_set(t.recent, recent.data(), 0, ggml_nbytes(t.recent));
+    ggml_backend_tensor_set(t.spare,  rows.data(),   0, ggml_nbytes(t.spare));
 }
 
 static void set_floats(ggml_tensor * t, const lesskv_mat & mat) {
@@ -157,7 +191,7 @@ lesskv_device_layer lesskv_device::layer(ggml_context * ctx, size_t i, int32_t s
     for (auto ** x : { &t.k, &t.v, &t.state }) {
         *x = *x ? ggml_view_3d(ctx, *x, (*x)->ne[0], (*x)->ne[1], (*x)->ne[2], (*x)->nb[1], (*x)->nb[2], seat*(*x)->nb[3]) : nullptr;
     }
-    for (auto ** x : { &t.pos, &t.score }) {
+    for (auto ** x : { &t.pos, &t.score, &t.unused }) {
         *x = *x ? ggml_view_2d(ctx, *x, (*x)->ne[0], (*x)->ne[1], (*x)->nb[1], seat*(*x)->nb[2]) : nullptr;
     }
     return t;
@@ -180,17 +214,29 @@ struct part {
 };
 }
 
+// A head's first slot that is not closed to it.
+static int64_t first_slot(const lesskv_device_layer & t, const lesskv_layer & p, int32_t j) {
+    return t.unused ? t.unused->ne[0] - budget_of(p, j).slots : 0;
+}
+
 void lesskv_device::upload(int32_t seat, size_t i, lesskv_cache * cache) const {
     const auto & t = all[i];
     const auto & p = *lesskv_cache_layer(cache);
-    part k(t.k, seat, n_seats), v(t.v, seat, n_seats), pos(t.pos, seat, n_seats), score(t.score, seat, n_seats), state(t.state, seat, n_seats);
+    part k(t.k, seat, n_seats), v(t.v, seat, n_seats), pos(t.pos, seat, n_seats), score(t.score, seat, n_seats), unused(t.unused, seat, n_seats), state(t.state, seat, n_seats);
+    const size_t size_k = lesskv_row_size(p.type_k, p.dk), size_v = lesskv_row_size(p.type_v, p.dv);
     for (int32_t j = 0; j < p.n_head_kv; ++j) {
         const auto a = lesskv_cache_arrays(cache, j);
-        std::copy_n((const char *) a.k, a.n*lesskv_row_size(p.type_k, p.dk), k.head(j, p.n_head_kv)); // zeros behind it: psi of an empty slot is 0
-        std::copy_n((const char *) a.v, a.n*lesskv_row_size(p.type_v, p.dv), v.head(j, p.n_head_kv));
-        std::copy_n(a.pos, a.n, pos.head<float>(j, p.n_head_kv));
+        const int64_t first = first_slot(t, p, j);
+        std::copy_n((const char *) a.k, a.n*size_k, k.head(j, p.n_head_kv) + first*size_k); // zeros beside it: psi of an empty slot is 0
+        std::copy_n((const char *) a.v, a.n*size_v, v.head(j, p.n_head_kv) + first*size_v);
+        std::copy_n(a.pos, a.n, pos.head<float>(j, p.n_head_kv) + first);
+        if (t.unused) {
+            auto * to = unused.head<float>(j, p.n_head_kv);
+            std::fill_n(to, first, CLOSED);
+            std::fill(to + first + a.n, to + t.unused->ne[0], EMPTY);
+        }
         for (int32_t n = 0; t.score && n < a.n; ++n) {
-            score.head<float>(j, p.n_head_kv)[n] = std::isfinite(a.score[n]) ? std::clamp(a.score[n], -max_score, max_score) : 0; // or the order is lost
+            score.head<float>(j, p.n_head_kv)[first + n] = std::isfinite(a.score[n]) ? std::clamp(a.score[n], -max_score, max_score) : 0; // or the order is lost
         }
         for (int32_t r = 0; t.state && r < p.kernels->rank; ++r) {
             auto * to = state.head<float>(j, p.n_head_kv) + r;
@@ -200,7 +246,7 @@ void lesskv_device::upload(int32_t seat, size_t i, lesskv_cache * cache) const {
             to[(size_t) p.dv*p.kernels->rank] = a.z[r];
         }
     }
-    for (const auto * x : { &k, &v, &pos, &score, &state }) {
+    for (const auto * x : { &k, &v, &pos, &score, &unused, &state }) {
         x->write();
     }
 }
@@ -223,13 +269,15 @@ void lesskv_device::download(int32_t seat, size_t i, lesskv_cache * cache) const
     for (auto * x : { &k, &v, &pos, &score, &state }) {
         x->read();
     }
+    const size_t size_k = lesskv_row_size(p.type_k, p.dk), size_v = lesskv_row_size(p.type_v, p.dv);
     for (int32_t j = 0; j < p.n_head_kv; ++j) {
         const auto a = lesskv_cache_arrays(cache, j);
-        std::copy_n(k.head(j, p.n_head_kv), a.n*lesskv_row_size(p.type_k, p.dk), (char *) a.k);
-        std::copy_n(v.head(j, p.n_head_kv), a.n*lesskv_row_size(p.type_v, p.dv), (char *) a.v);
-        std::copy_n(pos.head<float>(j, p.n_head_kv), a.n, a.pos);
+        const int64_t first = first_slot(t, p, j);
+        std::copy_n(k.head(j, p.n_head_kv) + first*size_k, a.n*size_k, (char *) a.k);
+        std::copy_n(v.head(j, p.n_head_kv) + first*size_v, a.n*size_v, (char *) a.v);
+        std::copy_n(pos.head<float>(j, p.n_head_kv) + first, a.n, a.pos);
         if (t.score) {
-            std::copy_n(score.head<float>(j, p.n_head_kv), a.n, a.score);
+            std::copy_n(score.head<float>(j, p.n_head_kv) + first, a.n, a.score);
         } else {
             std::fill_n(a.score, a.n, 0.0f);
         }
@@ -276,7 +324,7 @@ static uint64_t bytes_of(std::initializer_list<ggml_tensor *> tensors) {
 uint64_t lesskv_device::bytes_slots() const {
     uint64_t bytes = 0;
     for (const auto & t : all) {
-        bytes += bytes_of({ t.k, t.v, t.pos, t.score });
+        bytes += bytes_of({ t.k, t.v, t.pos, t.score, t.unused, t.turn, t.recent, t.spare });
     }
     return bytes;
 }

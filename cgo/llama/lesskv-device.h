@@ -22,11 +22,16 @@ struct llm_graph_context;
 class lesskv_memory;
 
 // One layer's tensors, of all sequences that have a seat, or of one. U: the spare rows, as many as a micro-batch has tokens, in which k and v
-// are put before it is known where they stay.
+// are put before it is known where they stay. B: the slots of its KV head that has most.
 struct lesskv_device_layer {
     ggml_tensor * k = nullptr, * v = nullptr; // [D, B + U, Hkv, seats], [Dv, B + U, Hkv, seats]
     ggml_tensor * pos   = nullptr;            // f32 [B, Hkv, seats]
     ggml_tensor * score = nullptr;            // f32 [B, Hkv, seats]; NULL where the policy has none
+    // where heads have budgets of their own, or NULL: a head with fewer slots than B begins behind those that are closed to it
+    ggml_tensor * unused = nullptr;           // f32 [B, Hkv, seats]: 0 of slots in use, or EMPTY or CLOSED
+    ggml_tensor * turn   = nullptr;           // f32 [B + U]: B + 1 and down: of empty slots the first are the first to be taken
+    ggml_tensor * recent = nullptr;           // f32 [1, Hkv]: half of r
+    ggml_tensor * spare  = nullptr;           // i32 [U]: the spare rows
     ggml_tensor * state = nullptr;            // f32 [R, Dv + 1, Hkv, seats]: H, transposed, and behind it z; NULL without kernels
     ggml_tensor * phi[2] = {};                // f32 [D, R', Hq], [R', R, Hq]
     ggml_tensor * psi[3] = {};                // f32 [D, R', Hkv], [R', R, Hkv], [R, R, Hkv]
@@ -38,8 +43,13 @@ public:
     static constexpr int32_t max_pos = 1 << 23; // positions are f32 there, and so are halves of their sums
     static constexpr float max_score = 1e11f;   // of what a saved state says, far below what keeps the newest
 
+    // What sort keys are made of: the pairs with the largest go. Beyond every score:
+    static constexpr float KEPT   = -1e12f; // the newest and the pinned
+    static constexpr float EMPTY  =  2e12f; // goes before all that is in use
+    static constexpr float CLOSED = -1e31f; // never goes
+
     // What of a configuration is not served; "" if all of it is.
-    static std::string refusal(const llama_model & model, const std::vector<lesskv_memory_layer> & layers, bool spread, uint32_t n_ubatch);
+    static std::string refusal(const llama_model & model, const std::vector<lesskv_memory_layer> & layers, uint32_t n_ubatch);
 
     static bool knows(const lesskv_policy * policy);
 
@@ -67,6 +77,7 @@ public:
     uint64_t bytes_slots() const, bytes_state() const, bytes_kernels() const; // of all seats
 
 private:
+    void load_budgets(size_t i, const lesskv_layer & params);
     void load_kernels(size_t i, const lesskv_layer & params);
 
     int32_t n_seats;
@@ -76,7 +87,8 @@ private:
     std::vector<ggml_backend_buffer_ptr> buffers;
 };
 
-// What a graph is given beside q, k and v. W = B + T columns: the slots, then the micro-batch.
+// What a graph is given beside q, k and v. W = B + T columns: the slots, then the micro-batch. Where heads have budgets of their own, B is 0 here, and
+// each layer's tensors say what its slots hold.
 struct lesskv_device_inputs {
     lesskv_device_inputs(const llm_graph_context & g, lesskv_memory * mem);
 
@@ -89,11 +101,13 @@ struct lesskv_device_inputs {
     lesskv_memory * mem;
     int32_t seat;           // of the sequence that the graph is for
     int32_t slots, heads;   // B, and the most KV heads that a layer has
+    bool by_head;           // they have budgets of their own
     ggml_tensor * fresh;    // i32 [T]: the spare rows that the micro-batch takes
     ggml_tensor * arrivals; // f32 [T, heads]: its positions
+    ggml_tensor * rows;     // f32 [1, T, heads]: the same
     ggml_tensor * mask;     // f32 [W, 1, T]: 0 where a query sees a pair, -INFINITY where not
-    ggml_tensor * unused;   // f32 [W]: what makes empty slots the first to go, and new pairs the last where all of them stay; 0 for others
-    ggml_tensor * middle, * half; // f32 [1]: the middle of the positions that may go, and half the distance of their ends, both negated
+    ggml_tensor * unused;   // f32 [W], or [B] where all new pairs stay: EMPTY and more of slots that are, 0 for others
+    ggml_tensor * middle, * half; // f32 [1]: the middle of the positions that may go, and half the distance of their ends, both negated; by head: as if r were 0
     ggml_tensor * number;   // f32 [1]: of the micro-batch
     mutable ggml_tensor * check; // f32 [1]: the same, to which each layer adds 0, or NaN where its state is not finite
     ggml_backend_sched_t sched;

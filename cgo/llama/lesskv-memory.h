@@ -33,6 +33,11 @@ inline lesskv_stats stats_of(const lesskv_cache * c) {
     return s;
 }
 
+// What a KV head of a layer with a budget may keep.
+inline lesskv_budget budget_of(const lesskv_layer & l, int32_t head_kv) {
+    return l.budgets ? l.budgets[head_kv] : l.budget;
+}
+
 // One layer that has attention, its index in the memory being that of its cache unless it shares another's. The graph's custom nodes
 // point at it, so it lives as long as the memory.
 struct lesskv_memory_layer {
@@ -186,6 +191,7 @@ private:
     void warn_adapter() const;
     bool spread() const; // whether heads have budgets of their own
     void set_slots(const std::vector<int32_t> & slots, int32_t heavy_asked); // B of every KV head that has a budget, layer by layer
+    static bool set_budgets(std::vector<lesskv_memory_layer> & layers, const std::vector<lesskv_budget> & heads); // the same; false: one for all
     std::vector<int32_t> allocate(int32_t budget) const;
     uint64_t bytes_of(const std::vector<int32_t> & slots) const; // of one sequence, and the kernels
     uint64_t full_bytes(const lesskv_memory_layer & l) const; // of the unmodified f16 cache at n_ctx tokens
