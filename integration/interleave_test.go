@@ -210,7 +210,7 @@ func interleavingSettings(t *testing.T) (all []setting) {
 						s.name, s.config.LESS = s.name+", the plain loops", &plain
 						all = append(all, s)
 					}
-					if model == "qwen3" && k == j%2 && v == k { // those types that it takes
+					if k == j%2 && v == k { // those types that it takes
 						on := *l
 						on.OnDevice = true
 						s.name, s.config.LESS = s.name+", on the device", &on
@@ -258,7 +258,7 @@ func interleavingSettings(t *testing.T) (all []setting) {
 		}
 		s.config = config(path, l)
 		all = append(all, s)
-		if m.Window == 0 {
+		if m.Shared == 0 {
 			on := *l
 			on.OnDevice = true
 			s.name, s.config.LESS = s.name+", on the device", &on

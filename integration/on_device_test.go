@@ -22,7 +22,7 @@ import (
 // LESS on the device is judged by the plain reference (TestContract) and by LESS beside it, on the CPU here, on devices in
 // TestDevicesLESSOnDevice.
 
-// openOnDevice opens a model with LESS on the device. False: it has windows, and that is refused.
+// openOnDevice opens a model with LESS on the device. False: it has shared layers or sinks, and that is refused.
 func openOnDevice(t *testing.T, m tinymodels.Model, c worker.Config) (*worker.Worker, bool) {
 	t.Helper()
 	less := *c.LESS
@@ -30,8 +30,12 @@ func openOnDevice(t *testing.T, m tinymodels.Model, c worker.Config) (*worker.Wo
 	c.LESS = &less
 	w := start(t, worker.Patched)
 	_, err := w.Open(c)
-	if m.Window > 0 {
-		refusedWith(t, err, "LESS on the device does not cover layers with a sliding window")
+	switch {
+	case m.Shared > 0:
+		refusedWith(t, err, "LESS on the device does not cover layers that share another layer's cache")
+		return nil, false
+	case m.Sinks:
+		refusedWith(t, err, "LESS on the device does not cover attention sinks")
 		return nil, false
 	}
 	require.NoError(t, err)

@@ -81,13 +81,21 @@ bool lesskv_device::knows(const lesskv_policy * policy) {
     return policy_of(policy) != nullptr;
 }
 
+// A layer without a window: of slots all say the same, or that heads have budgets of their own. Or any layer, if there is none.
+static const lesskv_layer & with_budget(const lesskv_memory & mem) {
+    const auto & layers = mem.all_layers();
+    const auto l = std::find_if(layers.begin(), layers.end(), [](const lesskv_memory_layer & l) { return l.params.n_swa == 0; });
+    return (l == layers.end() ? layers.front() : *l).params;
+}
+
 lesskv_device_inputs::lesskv_device_inputs(const llm_graph_context & g, lesskv_memory * mem) : mem(mem), seat(mem->seat_of(g.ubatch)) {
-    const auto & layers = mem->all_layers();
-    by_head = layers[0].params.budgets;
-    slots = by_head ? 0 : layers[0].params.budget.slots;
-    heads = 0;
-    for (const auto & l : layers) {
-        heads = std::max(heads, l.params.n_head_kv);
+    const auto & bounded = with_budget(*mem);
+    by_head = bounded.budgets;
+    slots   = by_head ? 0 : bounded.budget.slots;
+    heads   = window = 0;
+    for (const auto & l : mem->all_layers()) {
+        heads  = std::max(heads,  l.params.n_head_kv);
+        window = std::max(window, l.params.n_swa);
     }
     const auto input = [&](ggml_type type, int64_t ne0, int64_t ne1, int64_t ne2, const char * name) {
         auto * t = ggml_new_tensor_3d(g.ctx0, type, ne0, ne1, ne2);
@@ -100,9 +108,15 @@ lesskv_device_inputs::lesskv_device_inputs(const llm_graph_context & g, lesskv_m
     arrivals = input(GGML_TYPE_F32, T, heads, 1, "lesskv_arrivals");
     rows     = ggml_reshape_3d(g.ctx0, arrivals, 1, T, heads); // here, so that a device gets a copy of it once
     mask     = input(GGML_TYPE_F32, W, 1, T, "lesskv_mask");
-    unused   = input(GGML_TYPE_F32, all_new_stay(layers[0].params, T) ? slots : W, 1, 1, "lesskv_unused");
+    unused   = input(GGML_TYPE_F32, all_new_stay(bounded, T) ? slots : W, 1, 1, "lesskv_unused");
     middle   = input(GGML_TYPE_F32, 1, 1, 1, "lesskv_middle");
     half     = input(GGML_TYPE_F32, 1, 1, 1, "lesskv_half");
+    if (window > 0) {
+        window_mask = input(GGML_TYPE_F32, window - 1 + T, 1, T, "lesskv_window_mask");
+    }
+    if (window > 1) {
+        window_rows = input(GGML_TYPE_I32, std::min<int64_t>(T, window - 1), 1, 1, "lesskv_window_rows");
+    }
     number   = input(GGML_TYPE_F32, 1, 1, 1, "lesskv_number");
     check    = number;
     sched    = g.sched;
@@ -116,8 +130,10 @@ static void set(ggml_tensor * t, const std::vector<T> & values) {
 }
 
 void lesskv_device_inputs::set(const llama_ubatch * ub) {
-    const auto & layer = mem->all_layers()[0].params;
-    const int32_t T = (int32_t) ub->n_tokens, W = slots + T, used = std::min(slots, mem->begin(ub->seq_id[0][0], *this));
+    const auto & layer = with_budget(*mem);
+    const llama_seq_id seq = ub->seq_id[0][0];
+    const int32_t T = (int32_t) ub->n_tokens, W = slots + T, used = std::min(slots, mem->in_use(seq, false));
+    mem->begin(seq, *this);
 
     std::vector<int32_t> spare(T);
     std::vector<float> pos((size_t) T*heads), sees((size_t) W*T), first(W);
@@ -142,6 +158,28 @@ void lesskv_device_inputs::set(const llama_ubatch * ub) {
     ::set(middle,   std::vector<float>{ -(lowest + highest)/2 });
     ::set(half,     std::vector<float>{ -(highest - lowest)/2 });
     ::set(number,   std::vector<float>{ mem->number() });
+    if (window > 0) {
+        set_window(ub->pos[0], T, mem->in_use(seq, true));
+    }
+}
+
+// Of a window in whose ring the used positions before begin are: query t, at begin + t, sees a position where the distance is less than n_swa.
+void lesskv_device_inputs::set_window(int32_t begin, int32_t T, int32_t used) {
+    const int32_t B = window - 1, W = B + T;
+    std::vector<float> sees((size_t) W*T, -INFINITY);
+    for (int32_t t = 0; t < T; ++t) {
+        for (int32_t back = 0; back < std::min(window, t + used + 1); ++back) {
+            sees[(size_t) t*W + (back <= t ? B + t - back : (begin + t - back) % B)] = 0.0f;
+        }
+    }
+    ::set(window_mask, sees);
+    std::vector<int32_t> rows;
+    for (int32_t t = std::max(0, T - B); t < T; ++t) {
+        rows.push_back((begin + t) % B);
+    }
+    if (window_rows) {
+        ::set(window_rows, rows);
+    }
 }
 
 namespace {
@@ -149,7 +187,7 @@ namespace {
 // The steps of a micro-batch in one layer.
 struct layer_graph {
     layer_graph(const llm_graph_context & g, const lesskv_device_inputs & in, const lesskv_memory_layer & l)
-        : g(g), in(in), l(l), ctx(g.ctx0), t(in.mem->device()->layer(ctx, l.i, in.seat)), T(g.n_tokens), B(t.pos->ne[0]), W(B + T),
+        : g(g), in(in), l(l), ctx(g.ctx0), t(in.mem->device()->layer(ctx, l.i, in.seat)), T(g.n_tokens), B(t.slots), W(B + T),
           Hq(l.params.n_head), Hkv(l.params.n_head_kv), D(l.params.dk), Dv(l.params.dv),
           all_new_stay(::all_new_stay(l.params, T)) {}
 
@@ -159,6 +197,7 @@ struct layer_graph {
     void evict();
     void fold();
     void keep();
+    void keep_window();
     ggml_tensor * keep(ggml_tensor * slots, ggml_tensor * all, ggml_tensor * added, const char * name);
     ggml_tensor * keep_numbers(ggml_tensor * slots, ggml_tensor * all, ggml_tensor * added, const char * name);
     ggml_tensor * check(ggml_tensor * number);
@@ -219,7 +258,7 @@ ggml_tensor * layer_graph::attend(ggml_tensor * q, ggml_tensor * k, ggml_tensor 
         logits = ggml_scale(ctx, ggml_tanh(ctx, ggml_scale(ctx, logits, scale/l.soft_cap)), l.soft_cap);
         scale  = 1;
     }
-    mask = in.mask;
+    mask = l.params.n_swa > 0 ? in.window_mask : in.mask;
     if (t.unused) { // no query sees these, whatever else it sees
         unused = ggml_pad(ctx, t.unused, (int) T, 0, 0, 0);
         auto * bias = ggml_scale(ctx, ggml_abs(ctx, unused), -1e30f); // -INFINITY, or 0
@@ -322,9 +361,21 @@ void layer_graph::keep() {
     }
 }
 
-// The number, plus 0 times the state, behind all that is written.
+// The last tokens go where those were that leave the window.
+void layer_graph::keep_window() {
+    if (!in.window_rows) {
+        return;
+    }
+    const int64_t n = in.window_rows->ne[0];
+    const auto last = [&](ggml_tensor * x) { return ggml_view_3d(ctx, x, x->ne[0], n, Hkv, x->nb[1], x->nb[2], (T - n)*x->nb[1]); };
+    run(ggml_set_rows(ctx, t.k, last(new_k), in.window_rows), "lesskv_keys");
+    run(ggml_set_rows(ctx, t.v, last(new_v), in.window_rows), "lesskv_values");
+}
+
+// The number, plus 0 times the state, behind all that is written. In a window nothing has to be finite.
 ggml_tensor * layer_graph::check(ggml_tensor * number) {
-    auto * sum = ggml_add(ctx, number, ggml_sum(ctx, ggml_scale(ctx, t.state ? t.state : t.pos, 0.0f)));
+    auto * of  = t.state ? t.state : t.pos;
+    auto * sum = of ? ggml_add(ctx, number, ggml_sum(ctx, ggml_scale(ctx, of, 0.0f))) : ggml_scale(ctx, number, 1.0f);
     ggml_set_output(sum);
     return run(sum, "lesskv_check");
 }
@@ -335,12 +386,16 @@ ggml_tensor * lesskv_device_inputs::attend(const llm_graph_context & g, const le
     const int n_before = ggml_graph_n_nodes(g.gf);
     layer_graph layer(g, *this, l);
     auto * out = layer.attend(q, k, v);
-    layer.score();
-    layer.evict();
-    if (layer.t.state) {
-        layer.fold();
+    if (l.params.n_swa > 0) {
+        layer.keep_window();
+    } else {
+        layer.score();
+        layer.evict();
+        if (layer.t.state) {
+            layer.fold();
+        }
+        layer.keep();
     }
-    layer.keep();
     check = layer.check(check);
     if (static_cast<const lesskv_memory_context *>(g.mctx)->micro_batches().empty()) { // the graph is reserved
         for (int i = n_before; i < ggml_graph_n_nodes(g.gf); ++i) {

@@ -22,9 +22,6 @@ std::string lesskv_device::refusal(const llama_model & model, const std::vector<
         if (l.shares || l.last_sharer >= 0) {
             return no("layers that share another layer's cache");
         }
-        if (p.n_swa > 0) {
-            return no("layers with a sliding window");
-        }
         for (const auto type : { p.type_k, p.type_v }) {
             if (type != LESSKV_TYPE_F32 && type != LESSKV_TYPE_F16) {
                 return no(format("slots of type %s", ggml_type_name((ggml_type) type)), "ask for f16 or f32, which goes before an adapter's types, or ");
@@ -55,6 +52,9 @@ std::string lesskv_device::refusal(const llama_model & model, const std::vector<
 
 // B of the KV head that has most.
 static int64_t most_slots(const lesskv_layer & p) {
+    if (p.n_swa > 0) {
+        return p.n_swa - 1;
+    }
     int32_t most = 0;
     for (int32_t j = 0; j < p.n_head_kv; ++j) {
         most = std::max(most, budget_of(p, j).slots);
@@ -64,21 +64,26 @@ static int64_t most_slots(const lesskv_layer & p) {
 
 // A layer's tensors, without memory.
 static lesskv_device_layer new_tensors(ggml_context * ctx, const lesskv_layer & p, int32_t n_ubatch, int32_t n_seats) {
-    const int64_t B = most_slots(p);
+    const int64_t B = most_slots(p), U = (n_ubatch + n_seats - 1)/n_seats*n_seats; // the graph that is reserved has so many
     const auto f32 = [&](int64_t a, int64_t b, int64_t c, int64_t d) { return ggml_new_tensor_4d(ctx, GGML_TYPE_F32, a, b, c, d); };
     lesskv_device_layer t;
+    t.slots = B;
     t.k   = ggml_new_tensor_4d(ctx, (ggml_type) p.type_k, p.dk, B + n_ubatch, p.n_head_kv, n_seats);
     t.v   = ggml_new_tensor_4d(ctx, (ggml_type) p.type_v, p.dv, B + n_ubatch, p.n_head_kv, n_seats);
+    if (p.n_swa > 0 || p.budgets) {
+        t.spare = ggml_new_tensor_1d(ctx, GGML_TYPE_I32, U);
+    }
+    if (p.n_swa > 0) {
+        return t;
+    }
     t.pos = f32(B, p.n_head_kv, n_seats, 1);
     if (lesskv_worth_size(&p, 1) > 0) {
         t.score = f32(B, p.n_head_kv, n_seats, 1);
     }
     if (p.budgets) {
-        const int64_t U = (n_ubatch + n_seats - 1)/n_seats*n_seats; // the graph that is reserved has so many
         t.unused = f32(B, p.n_head_kv, n_seats, 1);
         t.turn   = f32(B + U, 1, 1, 1);
         t.recent = f32(1, p.n_head_kv, 1, 1);
-        t.spare  = ggml_new_tensor_1d(ctx, GGML_TYPE_I32, U);
     }
     if (const auto * w = p.kernels) {
         t.state  = f32(w->rank, p.dv + 1, p.n_head_kv, n_seats);
@@ -140,30 +145,34 @@ lesskv_device::lesskv_device(const llama_model & model, const std::vector<lesskv
         buffers.push_back(std::move(buffer));
     }
     for (const auto & l : layers) {
-        if (l.params.budgets) {
-            load_budgets(l.i, l.params);
-        }
-        if (l.params.kernels) {
+        load_slots(l.i, l.params);
+        if (all[l.i].state) {
             load_kernels(l.i, l.params);
         }
     }
 }
 
-void lesskv_device::load_budgets(size_t i, const lesskv_layer & params) {
+// What the tensors say of slots that stays the same.
+void lesskv_device::load_slots(size_t i, const lesskv_layer & params) {
     const auto & t = all[i];
+    if (t.spare) {
+        std::vector<int32_t> rows(t.spare->ne[0]);
+        std::iota(rows.begin(), rows.end(), (int32_t) t.slots);
+        ggml_backend_tensor_set(t.spare, rows.data(), 0, ggml_nbytes(t.spare));
+    }
+    if (!t.unused) {
+        return;
+    }
     std::vector<float> turn(t.turn->ne[0]), recent;
     for (size_t n = 0; n < turn.size(); ++n) {
-        turn[n] = (float) (t.pos->ne[0] + 1) - (float) n;
+        turn[n] = (float) (t.slots + 1) - (float) n;
     }
     for (int32_t j = 0; j < params.n_head_kv; ++j) {
         const auto b = budget_of(params, j);
         recent.push_back((float) (b.slots - b.heavy)/2);
     }
-    std::vector<int32_t> rows(t.spare->ne[0]);
-    std::iota(rows.begin(), rows.end(), (int32_t) t.pos->ne[0]);
     ggml_backend_tensor_set(t.turn,   turn.data(),   0, ggml_nbytes(t.turn));
     ggml_backend_tensor_set(t.recent, recent.data(), 0, ggml_nbytes(t.recent));
-    ggml_backend_tensor_set(t.spare,  rows.data(),   0, ggml_nbytes(t.spare));
 }
 
 static void set_floats(ggml_tensor * t, const lesskv_mat & mat) {
@@ -216,7 +225,7 @@ struct part {
 
 // A head's first slot that is not closed to it.
 static int64_t first_slot(const lesskv_device_layer & t, const lesskv_layer & p, int32_t j) {
-    return t.unused ? t.unused->ne[0] - budget_of(p, j).slots : 0;
+    return t.unused ? t.slots - budget_of(p, j).slots : 0;
 }
 
 void lesskv_device::upload(int32_t seat, size_t i, lesskv_cache * cache) const {
@@ -226,6 +235,14 @@ void lesskv_device::upload(int32_t seat, size_t i, lesskv_cache * cache) const {
     const size_t size_k = lesskv_row_size(p.type_k, p.dk), size_v = lesskv_row_size(p.type_v, p.dv);
     for (int32_t j = 0; j < p.n_head_kv; ++j) {
         const auto a = lesskv_cache_arrays(cache, j);
+        for (int32_t n = 0; p.n_swa > 0 && n < a.n; ++n) {
+            const int64_t row = a.pos[n] % t.slots;
+            std::copy_n((const char *) a.k + n*size_k, size_k, k.head(j, p.n_head_kv) + row*size_k);
+            std::copy_n((const char *) a.v + n*size_v, size_v, v.head(j, p.n_head_kv) + row*size_v);
+        }
+        if (p.n_swa > 0) {
+            continue;
+        }
         const int64_t first = first_slot(t, p, j);
         std::copy_n((const char *) a.k, a.n*size_k, k.head(j, p.n_head_kv) + first*size_k); // zeros beside it: psi of an empty slot is 0
         std::copy_n((const char *) a.v, a.n*size_v, v.head(j, p.n_head_kv) + first*size_v);
@@ -233,7 +250,7 @@ void lesskv_device::upload(int32_t seat, size_t i, lesskv_cache * cache) const {
         if (t.unused) {
             auto * to = unused.head<float>(j, p.n_head_kv);
             std::fill_n(to, first, CLOSED);
-            std::fill(to + first + a.n, to + t.unused->ne[0], EMPTY);
+            std::fill(to + first + a.n, to + t.slots, EMPTY);
         }
         for (int32_t n = 0; t.score && n < a.n; ++n) {
             score.head<float>(j, p.n_head_kv)[first + n] = std::isfinite(a.score[n]) ? std::clamp(a.score[n], -max_score, max_score) : 0; // or the order is lost
@@ -272,6 +289,17 @@ void lesskv_device::download(int32_t seat, size_t i, lesskv_cache * cache) const
     const size_t size_k = lesskv_row_size(p.type_k, p.dk), size_v = lesskv_row_size(p.type_v, p.dv);
     for (int32_t j = 0; j < p.n_head_kv; ++j) {
         const auto a = lesskv_cache_arrays(cache, j);
+        for (int32_t n = 0; p.n_swa > 0 && n < a.n; ++n) { // the newest
+            a.pos[n]   = a.last - (a.n - 1) + n;
+            a.score[n] = 0;
+            const int64_t row = a.pos[n] % t.slots;
+            std::copy_n(k.head(j, p.n_head_kv) + row*size_k, size_k, (char *) a.k + n*size_k);
+            std::copy_n(v.head(j, p.n_head_kv) + row*size_v, size_v, (char *) a.v + n*size_v);
+        }
+        if (p.n_swa > 0) {
+            *a.evicted = a.folded > 0 ? a.last - a.n : -1;
+            continue;
+        }
         const int64_t first = first_slot(t, p, j);
         std::copy_n(k.head(j, p.n_head_kv) + first*size_k, a.n*size_k, (char *) a.k);
         std::copy_n(v.head(j, p.n_head_kv) + first*size_v, a.n*size_v, (char *) a.v);

@@ -22,16 +22,18 @@ struct llm_graph_context;
 class lesskv_memory;
 
 // One layer's tensors, of all sequences that have a seat, or of one. U: the spare rows, as many as a micro-batch has tokens, in which k and v
-// are put before it is known where they stay. B: the slots of its KV head that has most.
+// are put before it is known where they stay. B: the slots of its KV head that has most. A sliding window has k, v and spare alone: its slots are a ring,
+// and position p is in slot p mod B.
 struct lesskv_device_layer {
+    int64_t slots = 0;                        // B
     ggml_tensor * k = nullptr, * v = nullptr; // [D, B + U, Hkv, seats], [Dv, B + U, Hkv, seats]
+    ggml_tensor * spare = nullptr;            // i32 [U]: the spare rows; NULL where B is that of all layers without a window
     ggml_tensor * pos   = nullptr;            // f32 [B, Hkv, seats]
     ggml_tensor * score = nullptr;            // f32 [B, Hkv, seats]; NULL where the policy has none
     // where heads have budgets of their own, or NULL: a head with fewer slots than B begins behind those that are closed to it
     ggml_tensor * unused = nullptr;           // f32 [B, Hkv, seats]: 0 of slots in use, or EMPTY or CLOSED
     ggml_tensor * turn   = nullptr;           // f32 [B + U]: B + 1 and down: of empty slots the first are the first to be taken
     ggml_tensor * recent = nullptr;           // f32 [1, Hkv]: half of r
-    ggml_tensor * spare  = nullptr;           // i32 [U]: the spare rows
     ggml_tensor * state = nullptr;            // f32 [R, Dv + 1, Hkv, seats]: H, transposed, and behind it z; NULL without kernels
     ggml_tensor * phi[2] = {};                // f32 [D, R', Hq], [R', R, Hq]
     ggml_tensor * psi[3] = {};                // f32 [D, R', Hkv], [R', R, Hkv], [R, R, Hkv]
@@ -77,7 +79,7 @@ public:
     uint64_t bytes_slots() const, bytes_state() const, bytes_kernels() const; // of all seats
 
 private:
-    void load_budgets(size_t i, const lesskv_layer & params);
+    void load_slots(size_t i, const lesskv_layer & params);
     void load_kernels(size_t i, const lesskv_layer & params);
 
     int32_t n_seats;
@@ -93,6 +95,7 @@ struct lesskv_device_inputs {
     lesskv_device_inputs(const llm_graph_context & g, lesskv_memory * mem);
 
     void set(const llama_ubatch * ub);
+    void set_window(int32_t begin, int32_t n_tokens, int32_t used);
 
     // The attention of a layer, and behind it what its scores, slots and state become. q, k, v as build_attn gets them, f32; returns
     // [Dv Hq, T].
@@ -100,7 +103,8 @@ struct lesskv_device_inputs {
 
     lesskv_memory * mem;
     int32_t seat;           // of the sequence that the graph is for
-    int32_t slots, heads;   // B, and the most KV heads that a layer has
+    int32_t slots, heads;   // B of layers without a window, and the most KV heads that a layer has
+    int32_t window;         // n_swa, or 0
     bool by_head;           // they have budgets of their own
     ggml_tensor * fresh;    // i32 [T]: the spare rows that the micro-batch takes
     ggml_tensor * arrivals; // f32 [T, heads]: its positions
@@ -108,6 +112,8 @@ struct lesskv_device_inputs {
     ggml_tensor * mask;     // f32 [W, 1, T]: 0 where a query sees a pair, -INFINITY where not
     ggml_tensor * unused;   // f32 [W], or [B] where all new pairs stay: EMPTY and more of slots that are, 0 for others
     ggml_tensor * middle, * half; // f32 [1]: the middle of the positions that may go, and half the distance of their ends, both negated; by head: as if r were 0
+    ggml_tensor * window_mask = nullptr; // f32 [B + T, 1, T], with a window's B: the mask there
+    ggml_tensor * window_rows = nullptr; // i32 [T], or [B] if that is less: where the last tokens go; NULL without slots
     ggml_tensor * number;   // f32 [1]: of the micro-batch
     mutable ggml_tensor * check; // f32 [1]: the same, to which each layer adds 0, or NaN where its state is not finite
     ggml_backend_sched_t sched;

@@ -109,7 +109,8 @@ public:
     const std::vector<lesskv_memory_layer> & all_layers() const { return layers; }
     const lesskv_device * device() const { return dev.get(); } // NULL: slots and attention are here
     int32_t               seat_of(const llama_ubatch & ubatch) const; // of the micro-batch's sequence; the first while a graph is reserved
-    int32_t               begin(llama_seq_id seq_id, const lesskv_device_inputs & graph); // it is computed now; returns the slots in use
+    void                  begin(llama_seq_id seq_id, const lesskv_device_inputs & graph); // it is computed now
+    int32_t               in_use(llama_seq_id seq_id, bool window) const; // slots, of sliding windows or of the other layers; of the KV head that has most
     float                 number() const { return (float) n_begun; } // of the micro-batch that is computed
     bool                  computed(); // whether the nodes of the graph in flight did well; poisons the sequences for which they did not
 
