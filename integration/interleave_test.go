@@ -258,12 +258,10 @@ func interleavingSettings(t *testing.T) (all []setting) {
 		}
 		s.config = config(path, l)
 		all = append(all, s)
-		if m.Shared == 0 {
-			on := *l
-			on.OnDevice = true
-			s.name, s.config.LESS = s.name+", on the device", &on
-			all = append(all, s)
-		}
+		on := *l
+		on.OnDevice = true
+		s.name, s.config.LESS = s.name+", on the device", &on
+		all = append(all, s)
 	}
 	return all
 }

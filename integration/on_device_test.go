@@ -22,7 +22,7 @@ import (
 // LESS on the device is judged by the plain reference (TestContract) and by LESS beside it, on the CPU here, on devices in
 // TestDevicesLESSOnDevice.
 
-// openOnDevice opens a model with LESS on the device. False: it has shared layers or sinks, and that is refused.
+// openOnDevice opens a model with LESS on the device. False: it has sinks, and that is refused.
 func openOnDevice(t *testing.T, m tinymodels.Model, c worker.Config) (*worker.Worker, bool) {
 	t.Helper()
 	less := *c.LESS
@@ -30,11 +30,7 @@ func openOnDevice(t *testing.T, m tinymodels.Model, c worker.Config) (*worker.Wo
 	c.LESS = &less
 	w := start(t, worker.Patched)
 	_, err := w.Open(c)
-	switch {
-	case m.Shared > 0:
-		refusedWith(t, err, "LESS on the device does not cover layers that share another layer's cache")
-		return nil, false
-	case m.Sinks:
+	if m.Sinks {
 		refusedWith(t, err, "LESS on the device does not cover attention sinks")
 		return nil, false
 	}
@@ -106,7 +102,8 @@ func TestOnDeviceLESS(t *testing.T) {
 	}
 }
 
-// The same with budgets by head, which differ in a layer and between layers, some below a micro-batch and one of a single slot.
+// The same with budgets by head, which differ in a layer and between layers, some below a micro-batch and one of a single slot; with peak and phi and psi,
+// that of layers that share a cache too.
 func TestOnDeviceByHead(t *testing.T) {
 	for _, m := range append(tinymodels.Supported(), tinymodels.Model{Name: "gopher-5m"}) {
 		for _, policy := range []string{"peak", "lambda"} {
@@ -132,6 +129,12 @@ func TestOnDeviceByHead(t *testing.T) {
 					c.LESS.Slots[len(heads)-1] = 1
 				}
 				c.LESS.Budget = 0
+				if m.Architecture != "" && policy == "peak" {
+					base, err := weights.ReadModel(c.Model)
+					require.NoError(t, err)
+					c.LESS.Adapter = filepath.Join(t.TempDir(), "a.gguf")
+					require.NoError(t, unequal(base, weights.Trained{Policy: policy, Heavy: 10, Recent: 30, Ubatch: 32, Context: 512}, 1).Write(c.LESS.Adapter))
+				}
 				on, served := openOnDevice(t, m, c)
 				if !served {
 					return
@@ -449,7 +452,8 @@ func TestOnDeviceGraphReuse(t *testing.T) {
 	assert.Greater(t, info.GraphsReused, 90)
 }
 
-// LESS on the device of layers on devices: splits are the unmodified runtime's, and what it computes is what it does on the CPU.
+// LESS on the device of layers on devices: splits are the unmodified runtime's, but for caches that layers of several devices share, and what it computes is
+// what it does on the CPU.
 func TestDevicesLESSOnDevice(t *testing.T) {
 	for _, d := range devices(t) {
 		for name, path := range deviceModels(t, tinymodels.Supported(), d.matrices()) {
@@ -477,7 +481,12 @@ func TestDevicesLESSOnDevice(t *testing.T) {
 				unmodified, _ := d.open(t, worker.Unmodified, c)
 				without, err := unmodified.Splits(1)
 				require.NoError(t, err)
-				assert.Equal(t, without.Parts, s.Parts, "splits")
+				if m.Shared > 0 { // the owners, of windows and of the others, are at work again behind their last sharers
+					assert.GreaterOrEqual(t, s.Parts, without.Parts, "splits")
+					assert.LessOrEqual(t, s.Parts, without.Parts+4, "splits")
+				} else {
+					assert.Equal(t, without.Parts, s.Parts, "splits")
+				}
 				t.Logf("%d parts, %d copies, %d bytes a token; unmodified %d, %d, %d", s.Parts, s.Copies, s.Bytes, without.Parts, without.Copies, without.Bytes)
 			})
 		}

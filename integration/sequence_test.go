@@ -267,7 +267,7 @@ func TestGraphEndedByItsCallback(t *testing.T) {
 		model string
 		layer int
 		on    bool
-	}{{gopher, 2, false}, {gopher, 2, true}, {tiny(t, "qwen35"), 3, false}, {tiny(t, "qwen35"), 3, true}, {tiny(t, "gemma2"), 2, true}} {
+	}{{gopher, 2, false}, {gopher, 2, true}, {tiny(t, "qwen35"), 3, false}, {tiny(t, "qwen35"), 3, true}, {tiny(t, "gemma2"), 2, true}, {tiny(t, "gemma3n"), 2, true}} {
 		less := &worker.LESS{Budget: 40, OnDevice: c.on}
 		w := open(t, worker.Patched, worker.Config{Model: c.model, Context: 512, Ubatch: 32, Sequences: 2, Capture: true, LESS: less})
 		tokens := randomTokens(120, 384)

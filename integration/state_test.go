@@ -63,7 +63,7 @@ func (s story) end(t *testing.T, w *worker.Worker, seq int, next int32, pos int)
 func TestMemoryOfEveryModel(t *testing.T) {
 	for _, m := range tinymodels.Supported() {
 		t.Run(m.Name, func(t *testing.T) { memoryOfModel(t, m, false) })
-		if m.Shared == 0 && !m.Sinks {
+		if !m.Sinks {
 			t.Run(m.Name+", on the device", func(t *testing.T) { memoryOfModel(t, m, true) })
 		}
 	}
@@ -132,6 +132,7 @@ func TestSaveAndRestore(t *testing.T) {
 		{"shared layers", "gemma3n", &worker.LESS{Policy: "peak", Budget: 64}},
 		{"shared layers of other heads, keys in q4_0", "gemma4-64", &worker.LESS{Policy: "h2o", Budget: 64, TypeK: "q4_0", TypeV: "q8_0"}},
 		{"lambda, sliding windows", "gemma2", &worker.LESS{Policy: "lambda", Budget: 64}},
+		{"shared layers, on the device", "gemma3n", &worker.LESS{Policy: "peak", Budget: 64, OnDevice: true}},
 		{"lambda, sliding windows, on the device", "gemma2", &worker.LESS{Policy: "lambda", Budget: 64, OnDevice: true}},
 		{"h2o, delta net", "qwen35", &worker.LESS{Policy: "h2o", Budget: 64}},
 		{"peak, short convolutions and sliding windows", "lfm2-window", &worker.LESS{Policy: "peak", Budget: 64}},

@@ -30,31 +30,47 @@ static ggml_tensor * by_head(ggml_context * ctx, ggml_tensor * weights, int64_t 
     return ggml_reshape_3d(ctx, weights, weights->ne[0], weights->ne[1]*weights->ne[2]/n_head_kv, n_head_kv);
 }
 
-static ggml_tensor * score_h2o(ggml_context * ctx, ggml_tensor * score, ggml_tensor * weights, int64_t n_head_kv) {
-    return ggml_add(ctx, score, sum_of(ctx, by_head(ctx, weights, n_head_kv)));
+static ggml_tensor * larger(ggml_context * ctx, ggml_tensor * a, ggml_tensor * b) {
+    return ggml_add(ctx, a, ggml_relu(ctx, ggml_sub(ctx, b, a)));
 }
 
-static ggml_tensor * score_peak(ggml_context * ctx, ggml_tensor * score, ggml_tensor * weights, int64_t n_head_kv) {
-    score = ggml_scale(ctx, score, powf(0.95f, (float) weights->ne[1]/32));
-    auto * worth = pooled(ctx, by_head(ctx, weights, n_head_kv), GGML_OP_POOL_MAX);
-    return ggml_add(ctx, score, ggml_relu(ctx, ggml_sub(ctx, worth, score))); // the larger of the two
+static ggml_tensor * sum_of_all(ggml_context * ctx, ggml_tensor * weights, int64_t n_head_kv) {
+    return sum_of(ctx, by_head(ctx, weights, n_head_kv));
 }
 
-static ggml_tensor * score_tova(ggml_context * ctx, ggml_tensor *, ggml_tensor * weights, int64_t n_head_kv) {
-    auto * w = weights;
+static ggml_tensor * largest_of_all(ggml_context * ctx, ggml_tensor * weights, int64_t n_head_kv) {
+    return pooled(ctx, by_head(ctx, weights, n_head_kv), GGML_OP_POOL_MAX);
+}
+
+static ggml_tensor * sum_of_last(ggml_context * ctx, ggml_tensor * w, int64_t n_head_kv) {
     w = ggml_view_3d(ctx, w, w->ne[0], w->ne[2]/n_head_kv, n_head_kv, w->nb[2], w->nb[2]*(w->ne[2]/n_head_kv), (w->ne[1] - 1)*w->nb[1]);
     return sum_of(ctx, ggml_cont(ctx, w));
 }
 
-// The policies that are known here. score [W, Hkv] was the pairs', of new ones 0; weights [W, T, Hq].
+static ggml_tensor * score_h2o(ggml_context * ctx, ggml_tensor * score, ggml_tensor * worth, int64_t) {
+    return ggml_add(ctx, score, worth);
+}
+
+static ggml_tensor * score_peak(ggml_context * ctx, ggml_tensor * score, ggml_tensor * worth, int64_t n_tokens) {
+    return larger(ctx, ggml_scale(ctx, score, powf(0.95f, (float) n_tokens/32)), worth);
+}
+
+static ggml_tensor * score_tova(ggml_context *, ggml_tensor *, ggml_tensor * worth, int64_t) {
+    return worth;
+}
+
+// The policies that are known here. weights [W, T, Hq] of one layer; worth, what pairs were worth to all layers of a cache, and score, which was the
+// pairs' and is 0 of new ones, [W, Hkv].
 static const struct {
     const char * name;
-    ggml_tensor * (*score)(ggml_context * ctx, ggml_tensor * score, ggml_tensor * weights, int64_t n_head_kv); // NULL: the oldest stay
+    ggml_tensor * (*worth)(ggml_context * ctx, ggml_tensor * weights, int64_t n_head_kv); // to one layer; NULL: the oldest stay
+    ggml_tensor * (*both) (ggml_context * ctx, ggml_tensor * worth, ggml_tensor * other); // to two
+    ggml_tensor * (*score)(ggml_context * ctx, ggml_tensor * score, ggml_tensor * worth, int64_t n_tokens);
 } policies[] = {
-    { "h2o",    score_h2o  },
-    { "lambda", nullptr    },
-    { "peak",   score_peak },
-    { "tova",   score_tova },
+    { "h2o",    sum_of_all,     ggml_add, score_h2o  },
+    { "lambda", nullptr,        nullptr,  nullptr    },
+    { "peak",   largest_of_all, larger,   score_peak },
+    { "tova",   sum_of_last,    ggml_add, score_tova },
 };
 
 // Of a micro-batch: it is among the r newest of every head.
@@ -182,17 +198,17 @@ void lesskv_device_inputs::set_window(int32_t begin, int32_t T, int32_t used) {
     }
 }
 
-namespace {
-
-// The steps of a micro-batch in one layer.
-struct layer_graph {
-    layer_graph(const llm_graph_context & g, const lesskv_device_inputs & in, const lesskv_memory_layer & l)
+// The steps of a micro-batch in one cache: of a layer, and of those that share it.
+struct lesskv_device_steps {
+    lesskv_device_steps(const llm_graph_context & g, const lesskv_device_inputs & in, const lesskv_memory_layer & l)
         : g(g), in(in), l(l), ctx(g.ctx0), t(in.mem->device()->layer(ctx, l.i, in.seat)), T(g.n_tokens), B(t.slots), W(B + T),
-          Hq(l.params.n_head), Hkv(l.params.n_head_kv), D(l.params.dk), Dv(l.params.dv),
+          Hkv(l.params.n_head_kv), D(l.params.dk), Dv(l.params.dv),
           all_new_stay(::all_new_stay(l.params, T)) {}
 
-    ggml_tensor * attend(ggml_tensor * q, ggml_tensor * k, ggml_tensor * v);
-    ggml_tensor * low_rank(ggml_tensor * q, ggml_tensor * logits, float scale, ggml_tensor * out);
+    void take(ggml_tensor * k, ggml_tensor * v);
+    ggml_tensor * attend(const lesskv_memory_layer & of, ggml_tensor * q);
+    ggml_tensor * low_rank(const lesskv_memory_layer & of, ggml_tensor * q, ggml_tensor * logits, float scale, ggml_tensor * out);
+    void commit();
     void score();
     void evict();
     void fold();
@@ -201,7 +217,8 @@ struct layer_graph {
     ggml_tensor * keep(ggml_tensor * slots, ggml_tensor * all, ggml_tensor * added, const char * name);
     ggml_tensor * keep_numbers(ggml_tensor * slots, ggml_tensor * all, ggml_tensor * added, const char * name);
     ggml_tensor * check(ggml_tensor * number);
-    ggml_tensor * run(ggml_tensor * x, const char * name);
+    ggml_tensor * run(ggml_tensor * x, const char * name) { return run(x, name, l.il); }
+    ggml_tensor * run(ggml_tensor * x, const char * name, int32_t il);
 
     ggml_tensor * columns(ggml_tensor * x) const; // [n, rows, ..] as f32 [rows, n, ..]
     ggml_tensor * first_slots(ggml_tensor * x) const { return ggml_view_2d(ctx, x, B, Hkv, x->nb[1], 0); } // of all pairs
@@ -210,16 +227,17 @@ struct layer_graph {
 
     const llm_graph_context    & g;
     const lesskv_device_inputs & in;
-    const lesskv_memory_layer  & l;
+    const lesskv_memory_layer  & l; // whose cache it is
     ggml_context * ctx;
     lesskv_device_layer t;
-    const int64_t T, B, W, Hq, Hkv, D, Dv;
+    const int64_t T, B, W, Hkv, D, Dv;
     const bool all_new_stay;
 
     ggml_tensor * new_k, * new_v;       // [D, T, Hkv], [Dv, T, Hkv]
     ggml_tensor * keys, * values;       // of all pairs, [D, W, Hkv], [Dv, W, Hkv]
     ggml_tensor * mask;                 // [W, 1, T]; NULL: a token sees all that is not unused
-    ggml_tensor * weights;              // [W, T, Hq]
+    ggml_tensor * bias = nullptr;       // [W, 1, Hkv]: -INFINITY of what is unused, which no query sees; NULL where the mask says it
+    ggml_tensor * worth = nullptr;      // [W, Hkv], to the layers that have attended; NULL where the policy has no scores
     ggml_tensor * pos = nullptr;        // [W, Hkv]; NULL where all new pairs stay
     ggml_tensor * scores;               // [W, Hkv]; NULL where the policy has none
     ggml_tensor * unused = nullptr;     // [W, Hkv]; NULL where the input says it
@@ -227,23 +245,22 @@ struct layer_graph {
 };
 
 // What is written to the device's tensors must be computed there; the scheduler finds a place for the rest.
-ggml_tensor * layer_graph::run(ggml_tensor * x, const char * name) {
-    if (!in.mem->device()->computes(x, l.il)) {
-        in.mem->refuse(format("LESS on the device: that of layer %d cannot compute %s (%s): keep the cache in main memory", l.il, ggml_op_desc(x), name));
+ggml_tensor * lesskv_device_steps::run(ggml_tensor * x, const char * name, int32_t il) {
+    if (!in.mem->device()->computes(x, il)) {
+        in.mem->refuse(format("LESS on the device: that of layer %d cannot compute %s (%s): keep the cache in main memory", il, ggml_op_desc(x), name));
     }
-    g.cb(x, name, l.il);
+    g.cb(x, name, il);
     ggml_build_forward_expand(g.gf, x);
     return x;
 }
 
-ggml_tensor * layer_graph::columns(ggml_tensor * x) const {
+ggml_tensor * lesskv_device_steps::columns(ggml_tensor * x) const {
     x = ggml_permute(ctx, x, 1, 0, 2, 3);
     return x->type == GGML_TYPE_F32 ? ggml_cont(ctx, x) : ggml_cast(ctx, x, GGML_TYPE_F32);
 }
 
-// k and v behind the slots, rounded to their type; then softmax over A = slots and micro-batch.
-ggml_tensor * layer_graph::attend(ggml_tensor * q, ggml_tensor * k, ggml_tensor * v) {
-    q     = ggml_permute(ctx, q, 0, 2, 1, 3);
+// k and v behind the slots, rounded to their type.
+void lesskv_device_steps::take(ggml_tensor * k, ggml_tensor * v) {
     new_k = ggml_permute(ctx, k, 0, 2, 1, 3);
     new_v = ggml_permute(ctx, v, 0, 2, 1, 3);
     auto * fresh = t.spare ? ggml_view_1d(ctx, t.spare, T, 0) : in.fresh;
@@ -252,37 +269,56 @@ ggml_tensor * layer_graph::attend(ggml_tensor * q, ggml_tensor * k, ggml_tensor 
     keys   = ggml_view_3d(ctx, t.k, D,  W, Hkv, t.k->nb[1], t.k->nb[2], 0);
     values = ggml_view_3d(ctx, t.v, Dv, W, Hkv, t.v->nb[1], t.v->nb[2], 0);
 
-    auto * logits = ggml_mul_mat(ctx, f32(keys), q); // [W, T, Hq]
-    float scale = l.scale;
-    if (l.soft_cap > 0) {
-        logits = ggml_scale(ctx, ggml_tanh(ctx, ggml_scale(ctx, logits, scale/l.soft_cap)), l.soft_cap);
-        scale  = 1;
-    }
     mask = l.params.n_swa > 0 ? in.window_mask : in.mask;
-    if (t.unused) { // no query sees these, whatever else it sees
+    if (t.unused) {
         unused = ggml_pad(ctx, t.unused, (int) T, 0, 0, 0);
-        auto * bias = ggml_scale(ctx, ggml_abs(ctx, unused), -1e30f); // -INFINITY, or 0
-        logits = ggml_add(ctx, ggml_reshape_3d(ctx, logits, W, T*Hq/Hkv, Hkv), ggml_reshape_3d(ctx, bias, W, 1, Hkv));
+        bias   = ggml_reshape_3d(ctx, ggml_scale(ctx, ggml_abs(ctx, unused), -1e30f), W, 1, Hkv);
         mask   = T == 1 ? nullptr : ggml_pad_ext(ctx, mask, (int) B, 0, 0, 0, 0, 0, 0, 0);
     }
-    logits  = ggml_reshape_3d(ctx, logits, W, 1, T*Hq); // a row has the mask of its token
-    weights = ggml_reshape_3d(ctx, ggml_soft_max_ext(ctx, logits, mask, scale, 0.0f), W, T, Hq);
-    auto * out = ggml_mul_mat(ctx, columns(values), weights); // [Dv, T, Hq]
-    if (t.state) {
-        out = low_rank(q, logits, scale, out);
+}
+
+// Softmax over A = slots and micro-batch.
+ggml_tensor * lesskv_device_steps::attend(const lesskv_memory_layer & of, ggml_tensor * q) {
+    const int64_t Hq = of.params.n_head;
+    q = ggml_permute(ctx, q, 0, 2, 1, 3);
+    auto * logits = ggml_mul_mat(ctx, f32(keys), q); // [W, T, Hq]
+    float scale = of.scale;
+    if (of.soft_cap > 0) {
+        logits = ggml_scale(ctx, ggml_tanh(ctx, ggml_scale(ctx, logits, scale/of.soft_cap)), of.soft_cap);
+        scale  = 1;
     }
-    return run(ggml_cont(ctx, ggml_permute(ctx, out, 0, 2, 1, 3)), "lesskv_attn");
+    if (bias) {
+        logits = ggml_add(ctx, ggml_reshape_3d(ctx, logits, W, T*Hq/Hkv, Hkv), bias);
+    }
+    logits = ggml_reshape_3d(ctx, logits, W, 1, T*Hq); // a row has the mask of its token
+    auto * weights = ggml_reshape_3d(ctx, ggml_soft_max_ext(ctx, logits, mask, scale, 0.0f), W, T, Hq);
+    auto * out = ggml_mul_mat(ctx, columns(values), weights); // [Dv, T, Hq]
+    if (t.state && in.mem->device()->kernels(of.n).phi[0]) {
+        out = low_rank(of, q, logits, scale, out);
+    }
+    out = run(ggml_cont(ctx, ggml_permute(ctx, out, 0, 2, 1, 3)), "lesskv_attn", of.il);
+    if (t.score) {
+        const auto & policy = *policy_of(l.params.policy);
+        auto * own = policy.worth(ctx, weights, Hkv);
+        worth = worth ? policy.both(ctx, worth, own) : own;
+        if (l.last_sharer >= 0) {
+            ggml_build_forward_expand(g.gf, worth); // the weights are not kept until the last one has attended
+        }
+    }
+    return out;
 }
 
 // One token more, of logit L = scale_i + log(phi.z) and value phi H / phi.z: A has the share of a softmax that has L as its sink.
-ggml_tensor * layer_graph::low_rank(ggml_tensor * q, ggml_tensor * logits, float scale, ggml_tensor * out) {
-    auto * phi = ggml_scale(ctx, ggml_mul_mat(ctx, t.phi[0], q), l.scale*sqrtf((float) D));
-    phi = ggml_abs(ctx, ggml_gelu_erf(ctx, ggml_mul_mat(ctx, t.phi[1], ggml_gelu_erf(ctx, phi)))); // [R, T, Hq]
+ggml_tensor * lesskv_device_steps::low_rank(const lesskv_memory_layer & of, ggml_tensor * q, ggml_tensor * logits, float scale, ggml_tensor * out) {
+    const int64_t Hq = of.params.n_head;
+    const auto & own = in.mem->device()->kernels(of.n);
+    auto * phi = ggml_scale(ctx, ggml_mul_mat(ctx, own.phi[0], q), of.scale*sqrtf((float) D));
+    phi = ggml_abs(ctx, ggml_gelu_erf(ctx, ggml_mul_mat(ctx, own.phi[1], ggml_gelu_erf(ctx, phi)))); // [R, T, Hq]
     auto * sums = ggml_mul_mat(ctx, t.state, phi); // [Dv + 1, T, Hq]
     auto * mass = ggml_cont(ctx, ggml_view_3d(ctx, sums, 1, T, Hq, sums->nb[1], sums->nb[2], Dv*sums->nb[0]));
     auto * L = ggml_log(ctx, mass); // -INFINITY: it is left out
-    if (t.phi_scale) {
-        L = ggml_add(ctx, L, t.phi_scale);
+    if (own.phi_scale) {
+        L = ggml_add(ctx, L, own.phi_scale);
     }
     auto * value = ggml_div(ctx, ggml_view_3d(ctx, sums, Dv, T, Hq, sums->nb[1], sums->nb[2], 0), ggml_scale_bias(ctx, mass, 1, FLT_MIN));
 
@@ -292,13 +328,26 @@ ggml_tensor * layer_graph::low_rank(ggml_tensor * q, ggml_tensor * logits, float
     return ggml_add(ctx, value, ggml_mul(ctx, ggml_sub(ctx, out, value), share));
 }
 
-void layer_graph::score() {
-    scores = t.score ? policy_of(l.params.policy)->score(ctx, ggml_pad(ctx, t.score, (int) T, 0, 0, 0), weights, Hkv) : nullptr;
+void lesskv_device_steps::commit() {
+    if (l.params.n_swa > 0) {
+        keep_window();
+        return;
+    }
+    score();
+    evict();
+    if (t.state) {
+        fold();
+    }
+    keep();
+}
+
+void lesskv_device_steps::score() {
+    scores = t.score ? policy_of(l.params.policy)->score(ctx, ggml_pad(ctx, t.score, (int) T, 0, 0, 0), worth, T) : nullptr;
 }
 
 // The T that have the largest keys go, empty slots before all others. Of all pairs, or where all new ones stay, of the slots: so that it is a slot whatever
 // they hold.
-void layer_graph::evict() {
+void lesskv_device_steps::evict() {
     auto * at = t.pos, * worth = scores, * last = in.unused, * middle = in.middle, * half = in.half;
     if (!all_new_stay) {
         auto * added = Hkv == in.heads ? in.arrivals : ggml_view_2d(ctx, in.arrivals, T, Hkv, in.arrivals->nb[1], 0);
@@ -327,7 +376,7 @@ void layer_graph::evict() {
 }
 
 // psi of an empty slot, which is 0, is 0.
-void layer_graph::fold() {
+void lesskv_device_steps::fold() {
     auto * psi = ggml_get_rows(ctx, keys, go);
     psi = ggml_gelu_erf(ctx, ggml_mul_mat(ctx, t.psi[0], psi));
     psi = ggml_gelu_erf(ctx, ggml_mul_mat(ctx, t.psi[1], psi));
@@ -338,17 +387,17 @@ void layer_graph::fold() {
 }
 
 // What stays of all pairs [n, W, Hkv] becomes the slots [n, B.., Hkv]; where all that were added [n, T, Hkv] stay, these alone are put there.
-ggml_tensor * layer_graph::keep(ggml_tensor * slots, ggml_tensor * all, ggml_tensor * added, const char * name) {
+ggml_tensor * lesskv_device_steps::keep(ggml_tensor * slots, ggml_tensor * all, ggml_tensor * added, const char * name) {
     return run(all_new_stay ? ggml_set_rows(ctx, slots, added, go) :
         ggml_cpy(ctx, ggml_get_rows(ctx, all, stay), ggml_view_3d(ctx, slots, slots->ne[0], B, Hkv, slots->nb[1], slots->nb[2], 0)), name);
 }
 
 // The same of one number for each pair, all [W, Hkv].
-ggml_tensor * layer_graph::keep_numbers(ggml_tensor * slots, ggml_tensor * all, ggml_tensor * added, const char * name) {
+ggml_tensor * lesskv_device_steps::keep_numbers(ggml_tensor * slots, ggml_tensor * all, ggml_tensor * added, const char * name) {
     return keep(ggml_reshape_3d(ctx, slots, 1, B, Hkv), all_new_stay ? nullptr : ggml_reshape_3d(ctx, all, 1, W, Hkv), added, name);
 }
 
-void layer_graph::keep() {
+void lesskv_device_steps::keep() {
     keep(t.k, keys, new_k, "lesskv_keys");
     keep(t.v, values, new_v, "lesskv_values");
     auto * rows = Hkv == in.heads ? in.rows : ggml_view_3d(ctx, in.rows, 1, T, Hkv, in.rows->nb[1], in.rows->nb[2], 0);
@@ -362,7 +411,7 @@ void layer_graph::keep() {
 }
 
 // The last tokens go where those were that leave the window.
-void layer_graph::keep_window() {
+void lesskv_device_steps::keep_window() {
     if (!in.window_rows) {
         return;
     }
@@ -373,30 +422,26 @@ void layer_graph::keep_window() {
 }
 
 // The number, plus 0 times the state, behind all that is written. In a window nothing has to be finite.
-ggml_tensor * layer_graph::check(ggml_tensor * number) {
+ggml_tensor * lesskv_device_steps::check(ggml_tensor * number) {
     auto * of  = t.state ? t.state : t.pos;
     auto * sum = of ? ggml_add(ctx, number, ggml_sum(ctx, ggml_scale(ctx, of, 0.0f))) : ggml_scale(ctx, number, 1.0f);
     ggml_set_output(sum);
     return run(sum, "lesskv_check");
 }
 
-} // namespace
-
 ggml_tensor * lesskv_device_inputs::attend(const llm_graph_context & g, const lesskv_memory_layer & l, ggml_tensor * q, ggml_tensor * k, ggml_tensor * v) const {
     const int n_before = ggml_graph_n_nodes(g.gf);
-    layer_graph layer(g, *this, l);
-    auto * out = layer.attend(q, k, v);
-    if (l.params.n_swa > 0) {
-        layer.keep_window();
-    } else {
-        layer.score();
-        layer.evict();
-        if (layer.t.state) {
-            layer.fold();
-        }
-        layer.keep();
+    auto & steps = open[l.i];
+    if (!l.shares) {
+        steps = std::make_shared<lesskv_device_steps>(g, *this, l);
+        steps->take(k, v);
     }
-    check = layer.check(check);
+    auto * out = steps->attend(l, q);
+    if (steps->l.last_sharer < 0 || steps->l.last_sharer == l.il) {
+        steps->commit();
+        check = steps->check(check);
+        open.erase(l.i);
+    }
     if (static_cast<const lesskv_memory_context *>(g.mctx)->micro_batches().empty()) { // the graph is reserved
         for (int i = n_before; i < ggml_graph_n_nodes(g.gf); ++i) {
             if (!mem->device()->computes(ggml_graph_node(g.gf, i), l.il)) {

@@ -19,9 +19,6 @@ std::string lesskv_device::refusal(const llama_model & model, const std::vector<
     };
     for (const auto & l : layers) {
         const auto & p = l.params;
-        if (l.shares || l.last_sharer >= 0) {
-            return no("layers that share another layer's cache");
-        }
         for (const auto type : { p.type_k, p.type_v }) {
             if (type != LESSKV_TYPE_F32 && type != LESSKV_TYPE_F16) {
                 return no(format("slots of type %s", ggml_type_name((ggml_type) type)), "ask for f16 or f32, which goes before an adapter's types, or ");
@@ -63,10 +60,20 @@ static int64_t most_slots(const lesskv_layer & p) {
 }
 
 // A layer's tensors, without memory.
-static lesskv_device_layer new_tensors(ggml_context * ctx, const lesskv_layer & p, int32_t n_ubatch, int32_t n_seats) {
+static lesskv_device_layer new_tensors(ggml_context * ctx, const lesskv_memory_layer & l, int32_t n_ubatch, int32_t n_seats) {
+    const auto & p = l.params;
     const int64_t B = most_slots(p), U = (n_ubatch + n_seats - 1)/n_seats*n_seats; // the graph that is reserved has so many
     const auto f32 = [&](int64_t a, int64_t b, int64_t c, int64_t d) { return ggml_new_tensor_4d(ctx, GGML_TYPE_F32, a, b, c, d); };
     lesskv_device_layer t;
+    const auto * w = p.n_swa > 0 ? nullptr : p.kernels;
+    if (w && w->phi[0].data) {
+        t.phi[0] = f32(p.dk, w->hidden, p.n_head, 1);
+        t.phi[1] = f32(w->hidden, w->rank, p.n_head, 1);
+        t.phi_scale = w->phi_scale ? f32(1, 1, p.n_head, 1) : nullptr;
+    }
+    if (l.shares) {
+        return t;
+    }
     t.slots = B;
     t.k   = ggml_new_tensor_4d(ctx, (ggml_type) p.type_k, p.dk, B + n_ubatch, p.n_head_kv, n_seats);
     t.v   = ggml_new_tensor_4d(ctx, (ggml_type) p.type_v, p.dv, B + n_ubatch, p.n_head_kv, n_seats);
@@ -85,14 +92,11 @@ static lesskv_device_layer new_tensors(ggml_context * ctx, const lesskv_layer & 
         t.turn   = f32(B + U, 1, 1, 1);
         t.recent = f32(1, p.n_head_kv, 1, 1);
     }
-    if (const auto * w = p.kernels) {
+    if (w) {
         t.state  = f32(w->rank, p.dv + 1, p.n_head_kv, n_seats);
-        t.phi[0] = f32(p.dk, w->hidden, p.n_head, 1);
-        t.phi[1] = f32(w->hidden, w->rank, p.n_head, 1);
         t.psi[0] = f32(p.dk, w->hidden, p.n_head_kv, 1);
         t.psi[1] = f32(w->hidden, w->rank, p.n_head_kv, 1);
         t.psi[2] = f32(w->rank, w->rank, p.n_head_kv, 1);
-        t.phi_scale = w->phi_scale ? f32(1, 1, p.n_head, 1) : nullptr;
     }
     return t;
 }
@@ -112,7 +116,7 @@ static uint64_t bytes_in(ggml_context * ctx) {
 uint64_t lesskv_device::bytes(const std::vector<lesskv_memory_layer> & layers, int32_t n_ubatch, int32_t n_seats) {
     const ggml_context_ptr ctx(new_context(layers.size()));
     for (const auto & l : layers) {
-        new_tensors(ctx.get(), l.params, n_ubatch, n_seats);
+        new_tensors(ctx.get(), l, n_ubatch, n_seats);
     }
     return bytes_in(ctx.get());
 }
@@ -126,7 +130,7 @@ lesskv_device::lesskv_device(const llama_model & model, const std::vector<lesskv
             ctx = new_context(layers.size());
             contexts.emplace_back(ctx);
         }
-        all[l.i] = new_tensors(ctx, l.params, n_ubatch, n_seats);
+        all[l.n] = new_tensors(ctx, l, n_ubatch, n_seats);
     }
     for (const auto & [device, ctx] : ctxs) { // all of them before any memory is taken: of more than there is the system may end the process
         size_t free, total;
@@ -137,6 +141,9 @@ lesskv_device::lesskv_device(const llama_model & model, const std::vector<lesskv
         }
     }
     for (const auto & [device, ctx] : ctxs) {
+        if (!ggml_get_first_tensor(ctx)) {
+            continue; // it has layers without a cache of their own alone
+        }
         ggml_backend_buffer_ptr buffer(ggml_backend_alloc_ctx_tensors_from_buft(ctx, ggml_backend_dev_buffer_type(device)));
         if (!buffer) {
             throw no_memory(bytes_in(ctx), 0, ggml_backend_dev_name(device));
@@ -145,16 +152,14 @@ lesskv_device::lesskv_device(const llama_model & model, const std::vector<lesskv
         buffers.push_back(std::move(buffer));
     }
     for (const auto & l : layers) {
-        load_slots(l.i, l.params);
-        if (all[l.i].state) {
-            load_kernels(l.i, l.params);
-        }
+        load_slots(l.n, l.params);
+        load_kernels(l.n, l.params);
     }
 }
 
 // What the tensors say of slots that stays the same.
-void lesskv_device::load_slots(size_t i, const lesskv_layer & params) {
-    const auto & t = all[i];
+void lesskv_device::load_slots(size_t n, const lesskv_layer & params) {
+    const auto & t = all[n];
     if (t.spare) {
         std::vector<int32_t> rows(t.spare->ne[0]);
         std::iota(rows.begin(), rows.end(), (int32_t) t.slots);
@@ -164,8 +169,8 @@ void lesskv_device::load_slots(size_t i, const lesskv_layer & params) {
         return;
     }
     std::vector<float> turn(t.turn->ne[0]), recent;
-    for (size_t n = 0; n < turn.size(); ++n) {
-        turn[n] = (float) (t.slots + 1) - (float) n;
+    for (size_t i = 0; i < turn.size(); ++i) {
+        turn[i] = (float) (t.slots + 1) - (float) i;
     }
     for (int32_t j = 0; j < params.n_head_kv; ++j) {
         const auto b = budget_of(params, j);
@@ -176,19 +181,25 @@ void lesskv_device::load_slots(size_t i, const lesskv_layer & params) {
 }
 
 static void set_floats(ggml_tensor * t, const lesskv_mat & mat) {
+    if (!t) {
+        return;
+    }
     std::vector<float> values(ggml_nelements(t));
     lesskv_to_f32(mat.type, values.data(), mat.data, (int64_t) values.size());
     ggml_backend_tensor_set(t, values.data(), 0, ggml_nbytes(t));
 }
 
-void lesskv_device::load_kernels(size_t i, const lesskv_layer & params) {
-    const auto & t = all[i];
-    const auto & w = *params.kernels;
-    for (int n = 0; n < 2; ++n) {
-        set_floats(t.phi[n], w.phi[n]);
+void lesskv_device::load_kernels(size_t n, const lesskv_layer & params) {
+    const auto & t = all[n];
+    if (!params.kernels) {
+        return;
     }
-    for (int n = 0; n < 3; ++n) {
-        set_floats(t.psi[n], w.psi[n]);
+    const auto & w = *params.kernels;
+    for (int i = 0; i < 2; ++i) {
+        set_floats(t.phi[i], w.phi[i]);
+    }
+    for (int i = 0; i < 3; ++i) {
+        set_floats(t.psi[i], w.psi[i]);
     }
     if (t.phi_scale) {
         ggml_backend_tensor_set(t.phi_scale, w.phi_scale, 0, ggml_nbytes(t.phi_scale));
@@ -336,7 +347,9 @@ bool lesskv_device::computes(const ggml_tensor * node, int32_t il) const {
 std::map<ggml_backend_buffer_type_t, size_t> lesskv_device::memory() const {
     std::map<ggml_backend_buffer_type_t, size_t> sizes;
     for (const auto & ctx : contexts) {
-        sizes[ggml_backend_buffer_get_type(ggml_get_first_tensor(ctx.get())->buffer)] += bytes_in(ctx.get());
+        if (const auto * t = ggml_get_first_tensor(ctx.get())) {
+            sizes[ggml_backend_buffer_get_type(t->buffer)] += bytes_in(ctx.get());
+        }
     }
     return sizes;
 }

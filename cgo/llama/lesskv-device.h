@@ -23,7 +23,7 @@ class lesskv_memory;
 
 // One layer's tensors, of all sequences that have a seat, or of one. U: the spare rows, as many as a micro-batch has tokens, in which k and v
 // are put before it is known where they stay. B: the slots of its KV head that has most. A sliding window has k, v and spare alone: its slots are a ring,
-// and position p is in slot p mod B.
+// and position p is in slot p mod B. (Those of a layer that shares a cache are its owner's.)
 struct lesskv_device_layer {
     int64_t slots = 0;                        // B
     ggml_tensor * k = nullptr, * v = nullptr; // [D, B + U, Hkv, seats], [Dv, B + U, Hkv, seats]
@@ -35,8 +35,8 @@ struct lesskv_device_layer {
     ggml_tensor * turn   = nullptr;           // f32 [B + U]: B + 1 and down: of empty slots the first are the first to be taken
     ggml_tensor * recent = nullptr;           // f32 [1, Hkv]: half of r
     ggml_tensor * state = nullptr;            // f32 [R, Dv + 1, Hkv, seats]: H, transposed, and behind it z; NULL without kernels
-    ggml_tensor * phi[2] = {};                // f32 [D, R', Hq], [R', R, Hq]
-    ggml_tensor * psi[3] = {};                // f32 [D, R', Hkv], [R', R, Hkv], [R, R, Hkv]
+    ggml_tensor * phi[2] = {};                // f32 [D, R', Hq], [R', R, Hq]; all that a layer has that shares another's cache. NULL without
+    ggml_tensor * psi[3] = {};                // f32 [D, R', Hkv], [R', R, Hkv], [R, R, Hkv]; NULL without
     ggml_tensor * phi_scale = nullptr;        // f32 [1, 1, Hq], or NULL
 };
 
@@ -70,6 +70,7 @@ public:
     int32_t seats() const { return n_seats; }
     bool computes(const ggml_tensor * node, int32_t il) const; // whether layer il's device can; what is not written there can be computed elsewhere
     lesskv_device_layer layer(ggml_context * ctx, size_t i, int32_t seat) const; // views
+    const lesskv_device_layer & kernels(size_t n) const { return all[n]; } // of which phi, psi and phi_scale are of no sequence
     void upload  (int32_t seat, size_t i, lesskv_cache * cache) const;
     void download(int32_t seat, size_t i, lesskv_cache * cache) const;
 
@@ -79,8 +80,8 @@ public:
     uint64_t bytes_slots() const, bytes_state() const, bytes_kernels() const; // of all seats
 
 private:
-    void load_slots(size_t i, const lesskv_layer & params);
-    void load_kernels(size_t i, const lesskv_layer & params);
+    void load_slots  (size_t n, const lesskv_layer & params);
+    void load_kernels(size_t n, const lesskv_layer & params);
 
     int32_t n_seats;
     const llama_model & model;
@@ -88,6 +89,8 @@ private:
     std::vector<ggml_context_ptr> contexts;
     std::vector<ggml_backend_buffer_ptr> buffers;
 };
+
+struct lesskv_device_steps;
 
 // What a graph is given beside q, k and v. W = B + T columns: the slots, then the micro-batch. Where heads have budgets of their own, B is 0 here, and
 // each layer's tensors say what its slots hold.
@@ -97,8 +100,8 @@ struct lesskv_device_inputs {
     void set(const llama_ubatch * ub);
     void set_window(int32_t begin, int32_t n_tokens, int32_t used);
 
-    // The attention of a layer, and behind it what its scores, slots and state become. q, k, v as build_attn gets them, f32; returns
-    // [Dv Hq, T].
+    // The attention of a layer, and behind it, or behind the last layer that shares its cache, what its scores, slots and state become. q, k, v as build_attn
+    // gets them, f32, without k and v where the layer has none; returns [Dv Hq, T].
     ggml_tensor * attend(const llm_graph_context & g, const lesskv_memory_layer & l, ggml_tensor * q, ggml_tensor * k, ggml_tensor * v) const;
 
     lesskv_memory * mem;
@@ -115,6 +118,7 @@ struct lesskv_device_inputs {
     ggml_tensor * window_mask = nullptr; // f32 [B + T, 1, T], with a window's B: the mask there
     ggml_tensor * window_rows = nullptr; // i32 [T], or [B] if that is less: where the last tokens go; NULL without slots
     ggml_tensor * number;   // f32 [1]: of the micro-batch
+    mutable std::map<size_t, std::shared_ptr<lesskv_device_steps>> open; // by cache, until the last layer that shares it has attended
     mutable ggml_tensor * check; // f32 [1]: the same, to which each layer adds 0, or NaN where its state is not finite
     ggml_backend_sched_t sched;
 };

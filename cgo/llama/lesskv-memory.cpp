@@ -202,7 +202,8 @@ void lesskv_memory::resolve(const lesskv_config & cfg, const layer_filter_cb & a
         lesskv_memory_layer l;
         l.mem      = this;
         l.il       = il;
-        l.i        = layers.size();
+        l.n        = layers.size();
+        l.i        = l.n;
         l.soft_cap = hparams.attn_soft_cap ? hparams.f_attn_logit_softcapping : 0.0f;
         l.params.n_head    = hparams.n_head(il);
         l.params.n_head_kv = hparams.n_head_kv(il);

@@ -43,6 +43,7 @@ inline lesskv_budget budget_of(const lesskv_layer & l, int32_t head_kv) {
 struct lesskv_memory_layer {
     lesskv_memory * mem = nullptr;
     int32_t il = 0;          // layer of the model
+    size_t  n = 0;           // its own index
     size_t  i = 0;           // of its cache: the layer's own, or the one that it shares
     bool    shares = false;  // has no keys and values of its own, and attends to its owner's cache
     int32_t last_sharer = -1; // of an owner: the layer of the model after which it commits; -1: it shares with none
