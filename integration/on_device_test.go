@@ -22,20 +22,13 @@ import (
 // LESS on the device is judged by the plain reference (TestContract) and by LESS beside it, on the CPU here, on devices in
 // TestDevicesLESSOnDevice.
 
-// openOnDevice opens a model with LESS on the device. False: it has sinks, and that is refused.
-func openOnDevice(t *testing.T, m tinymodels.Model, c worker.Config) (*worker.Worker, bool) {
+// openOnDevice opens a model with LESS on the device.
+func openOnDevice(t *testing.T, c worker.Config) *worker.Worker {
 	t.Helper()
 	less := *c.LESS
 	less.OnDevice = true
 	c.LESS = &less
-	w := start(t, worker.Patched)
-	_, err := w.Open(c)
-	if m.Sinks {
-		refusedWith(t, err, "LESS on the device does not cover attention sinks")
-		return nil, false
-	}
-	require.NoError(t, err)
-	return w, true
+	return open(t, worker.Patched, c)
 }
 
 // Where nothing is evicted LESS on the device is the unmodified runtime's attention to rounding, with micro-batches of any size: those whose
@@ -55,11 +48,7 @@ func TestOnDeviceNothingEvictedIsExact(t *testing.T) {
 			want := chatter.decode(t, open(t, worker.Unmodified, c), randomTokens(tokens, info.Vocab))
 			for _, heavy := range []int{10, 250} {
 				c.LESS = &worker.LESS{Policy: "peak", Budget: 256, Heavy: worker.Int(heavy), TypeK: typ, TypeV: typ}
-				w, served := openOnDevice(t, m, c)
-				if !served {
-					return
-				}
-				got := compare(t, want, chatter.decode(t, w, randomTokens(tokens, info.Vocab)))
+				got := compare(t, want, chatter.decode(t, openOnDevice(t, c), randomTokens(tokens, info.Vocab)))
 				t.Logf("largest difference %.2g, mean KL %.2g", got.max, got.kl)
 				if typ == "f32" {
 					assert.Less(t, got.max, 1e-3)
@@ -84,10 +73,7 @@ func TestOnDeviceLESS(t *testing.T) {
 				} else if policy == "peak" {
 					c.LESS = peak41()
 				}
-				on, served := openOnDevice(t, m, c)
-				if !served {
-					return
-				}
+				on := openOnDevice(t, c)
 				beside := open(t, worker.Patched, c)
 				info, err := on.Info()
 				require.NoError(t, err)
@@ -135,10 +121,7 @@ func TestOnDeviceByHead(t *testing.T) {
 					c.LESS.Adapter = filepath.Join(t.TempDir(), "a.gguf")
 					require.NoError(t, unequal(base, weights.Trained{Policy: policy, Heavy: 10, Recent: 30, Ubatch: 32, Context: 512}, 1).Write(c.LESS.Adapter))
 				}
-				on, served := openOnDevice(t, m, c)
-				if !served {
-					return
-				}
+				on := openOnDevice(t, c)
 				info, err := beside.Open(c)
 				require.NoError(t, err)
 				bound := logitBound
@@ -464,10 +447,7 @@ func TestDevicesLESSOnDevice(t *testing.T) {
 					c.LESS = peak41()
 				}
 				m, _ := tinymodels.Find(name)
-				cpu, served := openOnDevice(t, m, c)
-				if !served {
-					return
-				}
+				cpu := openOnDevice(t, c)
 				info, err := cpu.Info()
 				require.NoError(t, err)
 				tokens := randomTokens(300, info.Vocab)

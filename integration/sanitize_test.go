@@ -49,6 +49,7 @@ func TestSanitizers(t *testing.T) {
 		{"on the device, micro-batches beyond the recent", gopher, worker.LESS{Policy: "h2o", Budget: 16, TypeK: "f32", OnDevice: true}},
 		{"on the device, by head", gopher, worker.LESS{Policy: "h2o", Slots: byHead, Adapter: "testdata/gopher-5m.h2o-41.lesskv.gguf", OnDevice: true}},
 		{"on the device, sliding windows, layers that share", tiny(t, "gemma3n"), worker.LESS{Policy: "peak", Budget: 40, OnDevice: true}},
+		{"on the device, sinks", tiny(t, "granite-swa"), worker.LESS{Policy: "h2o", Budget: 40, OnDevice: true}},
 		{"on the device, Mamba 2 beside attention", tiny(t, "falcon-h1"), worker.LESS{Policy: "lambda", Budget: 40, OnDevice: true}},
 		{"sliding windows", tiny(t, "gemma3"), worker.LESS{Policy: "h2o", Budget: 40}},
 		{"soft-cap", tiny(t, "gemma2"), worker.LESS{Policy: "peak", Budget: 40}},

@@ -206,8 +206,9 @@ struct lesskv_device_steps {
           all_new_stay(::all_new_stay(l.params, T)) {}
 
     void take(ggml_tensor * k, ggml_tensor * v);
-    ggml_tensor * attend(const lesskv_memory_layer & of, ggml_tensor * q);
-    ggml_tensor * low_rank(const lesskv_memory_layer & of, ggml_tensor * q, ggml_tensor * logits, float scale, ggml_tensor * out);
+    ggml_tensor * attend(const lesskv_memory_layer & of, ggml_tensor * q, ggml_tensor * sinks);
+    ggml_tensor * low_rank(const lesskv_memory_layer & of, ggml_tensor * q, ggml_tensor * logits, float scale, ggml_tensor * out, ggml_tensor * sinks);
+    ggml_tensor * share(ggml_tensor * logits, float scale, ggml_tensor * other);
     void commit();
     void score();
     void evict();
@@ -278,7 +279,7 @@ void lesskv_device_steps::take(ggml_tensor * k, ggml_tensor * v) {
 }
 
 // Softmax over A = slots and micro-batch.
-ggml_tensor * lesskv_device_steps::attend(const lesskv_memory_layer & of, ggml_tensor * q) {
+ggml_tensor * lesskv_device_steps::attend(const lesskv_memory_layer & of, ggml_tensor * q, ggml_tensor * sinks) {
     const int64_t Hq = of.params.n_head;
     q = ggml_permute(ctx, q, 0, 2, 1, 3);
     auto * logits = ggml_mul_mat(ctx, f32(keys), q); // [W, T, Hq]
@@ -293,8 +294,11 @@ ggml_tensor * lesskv_device_steps::attend(const lesskv_memory_layer & of, ggml_t
     logits = ggml_reshape_3d(ctx, logits, W, 1, T*Hq); // a row has the mask of its token
     auto * weights = ggml_reshape_3d(ctx, ggml_soft_max_ext(ctx, logits, mask, scale, 0.0f), W, T, Hq);
     auto * out = ggml_mul_mat(ctx, columns(values), weights); // [Dv, T, Hq]
+    sinks = sinks ? ggml_reshape_3d(ctx, sinks, 1, 1, Hq) : nullptr;
     if (t.state && in.mem->device()->kernels(of.n).phi[0]) {
-        out = low_rank(of, q, logits, scale, out);
+        out = low_rank(of, q, logits, scale, out, sinks);
+    } else if (sinks) {
+        out = ggml_mul(ctx, out, share(logits, scale, ggml_repeat_4d(ctx, sinks, 1, T, Hq, 1)));
     }
     out = run(ggml_cont(ctx, ggml_permute(ctx, out, 0, 2, 1, 3)), "lesskv_attn", of.il);
     if (t.score) {
@@ -308,8 +312,15 @@ ggml_tensor * lesskv_device_steps::attend(const lesskv_memory_layer & of, ggml_t
     return out;
 }
 
-// One token more, of logit L = scale_i + log(phi.z) and value phi H / phi.z: A has the share of a softmax that has L as its sink.
-ggml_tensor * lesskv_device_steps::low_rank(const lesskv_memory_layer & of, ggml_tensor * q, ggml_tensor * logits, float scale, ggml_tensor * out) {
+// The share of A, [1, T, Hq], where one logit more [1, T, Hq] joins the softmax.
+ggml_tensor * lesskv_device_steps::share(ggml_tensor * logits, float scale, ggml_tensor * other) {
+    auto * w = ggml_soft_max_ext(ctx, logits, mask, scale, 0.0f);
+    ggml_soft_max_add_sinks(w, ggml_reshape_1d(ctx, other, ggml_nelements(other)));
+    return ggml_reshape_3d(ctx, ggml_sum_rows(ctx, w), 1, other->ne[1], other->ne[2]);
+}
+
+// One token more, of logit L = scale_i + log(phi.z) and value phi H / phi.z. With a sink the two are one, which has the token's value in the token's part of it.
+ggml_tensor * lesskv_device_steps::low_rank(const lesskv_memory_layer & of, ggml_tensor * q, ggml_tensor * logits, float scale, ggml_tensor * out, ggml_tensor * sinks) {
     const int64_t Hq = of.params.n_head;
     const auto & own = in.mem->device()->kernels(of.n);
     auto * phi = ggml_scale(ctx, ggml_mul_mat(ctx, own.phi[0], q), of.scale*sqrtf((float) D));
@@ -322,10 +333,12 @@ ggml_tensor * lesskv_device_steps::low_rank(const lesskv_memory_layer & of, ggml
     }
     auto * value = ggml_div(ctx, ggml_view_3d(ctx, sums, Dv, T, Hq, sums->nb[1], sums->nb[2], 0), ggml_scale_bias(ctx, mass, 1, FLT_MIN));
 
-    auto * share = ggml_soft_max_ext(ctx, logits, mask, scale, 0.0f);
-    ggml_soft_max_add_sinks(share, ggml_reshape_1d(ctx, L, T*Hq));
-    share = ggml_reshape_3d(ctx, ggml_sum_rows(ctx, share), 1, T, Hq);
-    return ggml_add(ctx, value, ggml_mul(ctx, ggml_sub(ctx, out, value), share));
+    if (sinks) {
+        auto * above = ggml_sub(ctx, L, sinks);
+        value = ggml_mul(ctx, value, ggml_sigmoid(ctx, above));
+        L     = ggml_add(ctx, ggml_softplus(ctx, above), sinks);
+    }
+    return ggml_add(ctx, value, ggml_mul(ctx, ggml_sub(ctx, out, value), share(logits, scale, L)));
 }
 
 void lesskv_device_steps::commit() {
@@ -429,14 +442,14 @@ ggml_tensor * lesskv_device_steps::check(ggml_tensor * number) {
     return run(sum, "lesskv_check");
 }
 
-ggml_tensor * lesskv_device_inputs::attend(const llm_graph_context & g, const lesskv_memory_layer & l, ggml_tensor * q, ggml_tensor * k, ggml_tensor * v) const {
+ggml_tensor * lesskv_device_inputs::attend(const llm_graph_context & g, const lesskv_memory_layer & l, ggml_tensor * q, ggml_tensor * k, ggml_tensor * v, ggml_tensor * sinks) const {
     const int n_before = ggml_graph_n_nodes(g.gf);
     auto & steps = open[l.i];
     if (!l.shares) {
         steps = std::make_shared<lesskv_device_steps>(g, *this, l);
         steps->take(k, v);
     }
-    auto * out = steps->attend(l, q);
+    auto * out = steps->attend(l, q, sinks);
     if (steps->l.last_sharer < 0 || steps->l.last_sharer == l.il) {
         steps->commit();
         check = steps->check(check);

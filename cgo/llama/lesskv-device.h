@@ -101,8 +101,8 @@ struct lesskv_device_inputs {
     void set_window(int32_t begin, int32_t n_tokens, int32_t used);
 
     // The attention of a layer, and behind it, or behind the last layer that shares its cache, what its scores, slots and state become. q, k, v as build_attn
-    // gets them, f32, without k and v where the layer has none; returns [Dv Hq, T].
-    ggml_tensor * attend(const llm_graph_context & g, const lesskv_memory_layer & l, ggml_tensor * q, ggml_tensor * k, ggml_tensor * v) const;
+    // gets them, f32, without k and v where the layer has none; sinks f32 [Hq], or NULL. Returns [Dv Hq, T].
+    ggml_tensor * attend(const llm_graph_context & g, const lesskv_memory_layer & l, ggml_tensor * q, ggml_tensor * k, ggml_tensor * v, ggml_tensor * sinks) const;
 
     lesskv_memory * mem;
     int32_t seat;           // of the sequence that the graph is for

@@ -26,7 +26,6 @@ type Model struct {
 	Without      int    // layers without attention
 	Differ       bool   // whether layers differ in the number of their heads or the size of them
 	Window       int    // sliding window of every layer that has one, in tokens; 0 if none has
-	Sinks        bool   // a logit of each query head joins the softmax
 	Attends      []int  // of a hybrid, the layers that attend; the others are recurrent, or neither. nil: all attend
 	Experts      bool   // tokens choose among experts: what rounds otherwise may choose otherwise
 
@@ -36,17 +35,17 @@ type Model struct {
 // All returns every model, those that LESS serves first.
 func All() []Model {
 	return []Model{
-		{Name: "llama", Architecture: "llama", build: llama},                                              // GQA, groups of 4
-		{Name: "qwen3", Architecture: "qwen3", build: qwen3},                                              // norms of q and k, heads wider than the embedding
-		{Name: "gemma2", Architecture: "gemma2", Window: 32, build: gemma2},                               // every other layer windowed, soft-cap, scaled q
-		{Name: "gemma3", Architecture: "gemma3", Window: 24, build: gemma3},                               // five layers of six windowed, MQA, two RoPE bases
-		{Name: "phi3", Architecture: "phi3", build: phi3},                                                 // fused q, k and v, scaled q
-		{Name: "falcon", Architecture: "falcon", build: falcon},                                           // MQA, strided v, attention beside the feed-forward
-		{Name: "gpt2", Architecture: "gpt2", build: gpt2},                                                 // MHA, learned positions, biases, strided q, k and v
-		{Name: "gpt-oss", Architecture: "gpt-oss", Window: 32, Sinks: true, Experts: true, build: gptOSS}, // sink logits, experts, every other layer windowed
-		{Name: "granite-swa", Architecture: "granite_swa", Window: 32, Sinks: true, build: graniteSWA},    // sink logits, three layers of four windowed, four scales
-		{Name: "qwen2vl", Architecture: "qwen2vl", build: qwen2vl},                                        // M-RoPE
-		{Name: "qwen3vl", Architecture: "qwen3vl", build: qwen3vl},                                        // M-RoPE in turns
+		{Name: "llama", Architecture: "llama", build: llama},                                 // GQA, groups of 4
+		{Name: "qwen3", Architecture: "qwen3", build: qwen3},                                 // norms of q and k, heads wider than the embedding
+		{Name: "gemma2", Architecture: "gemma2", Window: 32, build: gemma2},                  // every other layer windowed, soft-cap, scaled q
+		{Name: "gemma3", Architecture: "gemma3", Window: 24, build: gemma3},                  // five layers of six windowed, MQA, two RoPE bases
+		{Name: "phi3", Architecture: "phi3", build: phi3},                                    // fused q, k and v, scaled q
+		{Name: "falcon", Architecture: "falcon", build: falcon},                              // MQA, strided v, attention beside the feed-forward
+		{Name: "gpt2", Architecture: "gpt2", build: gpt2},                                    // MHA, learned positions, biases, strided q, k and v
+		{Name: "gpt-oss", Architecture: "gpt-oss", Window: 32, Experts: true, build: gptOSS}, // sink logits, experts, every other layer windowed
+		{Name: "granite-swa", Architecture: "granite_swa", Window: 32, build: graniteSWA},    // sink logits, three layers of four windowed, four scales
+		{Name: "qwen2vl", Architecture: "qwen2vl", build: qwen2vl},                           // M-RoPE
+		{Name: "qwen3vl", Architecture: "qwen3vl", build: qwen3vl},                           // M-RoPE in turns
 
 		{Name: "qwen35", Architecture: "qwen35", Attends: []int{3, 7}, build: qwen35},                                      // delta net, M-RoPE, gated attention
 		{Name: "qwen35-ahead", Architecture: "qwen35", Attends: []int{3, 7}, build: qwen35Ahead},                           // and a layer that predicts one token more, which no text needs
