@@ -439,12 +439,18 @@ func TestOnDeviceGraphReuse(t *testing.T) {
 // what it does on the CPU.
 func TestDevicesLESSOnDevice(t *testing.T) {
 	for _, d := range devices(t) {
-		for name, path := range deviceModels(t, tinymodels.Supported(), d.matrices()) {
+		models := deviceModels(t, tinymodels.Supported(), d.matrices())
+		models["gopher-5m, by head"] = gopher
+		for name, path := range models {
 			t.Run(d.Name+", "+name, func(t *testing.T) {
 				t.Parallel()
 				c := worker.Config{Model: path, Context: 512, Ubatch: 32, LESS: &worker.LESS{Budget: 40}}
-				if name == "gopher-5m" {
+				switch name {
+				case "gopher-5m":
 					c.LESS = peak41()
+				case "gopher-5m, by head":
+					c.LESS = peak41()
+					c.LESS.Budget, c.LESS.Slots = 0, byHead
 				}
 				m, _ := tinymodels.Find(name)
 				cpu := openOnDevice(t, c)
