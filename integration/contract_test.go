@@ -92,7 +92,8 @@ var byHead = []int{16, 16, 8, 9, 8, 7, 8, 1, 16, 23, 350, 30}
 // 2,048 tokens: 18 cells each, and three with a budget of each head's own; and three cells with F16 weights. make soak has them all, make test a sixth: every
 // pair of a policy, a budget, a micro-batch, and an adapter or none, and one cell of each policy with budgets by head, with -short one of all. Quantised
 // slots are in cells with budgets by head: every policy with each pair of types, in make test each of them once, with -short one, and every policy
-// with types by layer, in make test one. On the device there are all policies and micro-batches, in make test one micro-batch of each policy.
+// with types by layer, in make test one. On the device there are all policies and micro-batches, with equal budgets and with budgets by head; in make test one
+// micro-batch of each policy, with -short that with equal ones.
 // A cell of each policy has sizes by layer, every other one on the device; make test has the first two.
 //
 // Beside F16 weights llama.cpp rounds activations to F16, at every product. That is noise of another kind than what is judged
@@ -152,6 +153,10 @@ func contractGrid(short bool) []contractCase {
 				c.adapter = "peak-41"
 			}
 			grid = append(grid, c)
+			if !short {
+				c.budget, c.slots, c.ubatch, c.adapter = 41, byHead, []int{32, 512, 1}[u], []string{"peak-41", ""}[(p+u)%2]
+				grid = append(grid, c)
+			}
 		}
 	}
 	for p, policy := range reference.Policies() {

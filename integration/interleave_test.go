@@ -210,7 +210,7 @@ func interleavingSettings(t *testing.T) (all []setting) {
 						s.name, s.config.LESS = s.name+", the plain loops", &plain
 						all = append(all, s)
 					}
-					if model == "qwen3" && k == j%2 && v == k { // those types that it takes
+					if k == j%2 && v == k { // those types that it takes
 						on := *l
 						on.OnDevice = true
 						s.name, s.config.LESS = s.name+", on the device", &on
@@ -257,6 +257,10 @@ func interleavingSettings(t *testing.T) (all []setting) {
 			s.add(window[il], slots, int64(2*(shape.KeyLength+shape.ValueLength)+8))
 		}
 		s.config = config(path, l)
+		all = append(all, s)
+		on := *l
+		on.OnDevice = true
+		s.name, s.config.LESS = s.name+", on the device", &on
 		all = append(all, s)
 	}
 	return all
@@ -530,7 +534,7 @@ func (p *player) lowest(seq int) (posMin, cut int, err error) {
 			cut = max(cut, gone+p.setting.window)
 			posMin = max(posMin, min(m.length-1, gone+p.setting.window))
 		case gone >= 0:
-			cut, posMin = max(cut, gone+1), max(posMin, gone+1)
+			cut, posMin = max(cut, gone+1), max(posMin, min(m.length-1, gone+1)) // the newest itself may be gone
 		}
 	}
 	if p.setting.hybrid {

@@ -29,14 +29,21 @@ func openSequencesWith(t *testing.T, less *worker.LESS) (*worker.Worker, []int32
 	return w, heldOut(t, w, 400)
 }
 
-// besideAndOn runs a test with LESS beside the device and on it.
+// besideAndOn runs a test with LESS beside the device and on it, there with budgets by head too: none below 41, and some layers with a micro-batch's tokens
+// among the recent of every head.
 func besideAndOn(t *testing.T, test func(t *testing.T, less *worker.LESS)) {
 	t.Helper()
-	for name, on := range map[string]bool{"beside the device": false, "on the device": true} {
+	for name, change := range map[string]func(*worker.LESS){
+		"beside the device": func(*worker.LESS) {},
+		"on the device":     func(l *worker.LESS) { l.OnDevice = true },
+		"on the device, by head": func(l *worker.LESS) {
+			l.OnDevice, l.Budget, l.Slots = true, 0, []int{41, 90, 44, 64, 55, 41, 70, 45, 41, 43, 100, 47}
+		},
+	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			less := peak41()
-			less.OnDevice = on
+			change(less)
 			test(t, less)
 		})
 	}
@@ -260,7 +267,7 @@ func TestGraphEndedByItsCallback(t *testing.T) {
 		model string
 		layer int
 		on    bool
-	}{{gopher, 2, false}, {gopher, 2, true}, {tiny(t, "qwen35"), 3, false}, {tiny(t, "qwen35"), 3, true}} {
+	}{{gopher, 2, false}, {gopher, 2, true}, {tiny(t, "qwen35"), 3, false}, {tiny(t, "qwen35"), 3, true}, {tiny(t, "gemma2"), 2, true}, {tiny(t, "gemma3n"), 2, true}} {
 		less := &worker.LESS{Budget: 40, OnDevice: c.on}
 		w := open(t, worker.Patched, worker.Config{Model: c.model, Context: 512, Ubatch: 32, Sequences: 2, Capture: true, LESS: less})
 		tokens := randomTokens(120, 384)

@@ -60,35 +60,55 @@ func (s story) end(t *testing.T, w *worker.Worker, seq int, next int32, pos int)
 }
 
 // Every model that is served takes an adapter that Go made for it, its memory stands still as the text goes on, and a saved state goes on in
-// another process, in another sequence, as if nothing had been.
+// another process, in another sequence, as if nothing had been. So it is with LESS on the device.
 func TestMemoryOfEveryModel(t *testing.T) {
 	for _, m := range tinymodels.Supported() {
-		t.Run(m.Name, func(t *testing.T) {
-			t.Parallel()
-			c := worker.Config{Model: write(t, m, gguf.F16), Context: 2048, Ubatch: 32, Sequences: 2, LESS: &worker.LESS{Budget: 40}}
-			model, err := weights.ReadModel(c.Model)
-			require.NoError(t, err)
-			c.LESS.Adapter = filepath.Join(t.TempDir(), "a.lesskv.gguf")
-			require.NoError(t, unequal(model, weights.Trained{Policy: "h2o", Heavy: 20, Recent: 20, Ubatch: 32, Context: 2048}, 1).Write(c.LESS.Adapter))
-			w, other := open(t, worker.Patched, c), open(t, worker.Patched, c)
-			tokens := randomTokens(180, 384)
-			s := story{prompt: tokens[:130], reply: 7, second: tokens[140:]}
-			next, pos := s.begin(t, w, 0)
-			state, err := w.Save(0)
-			require.NoError(t, err)
-			before, err := w.LESS()
-			require.NoError(t, err)
-			want := s.end(t, w, 0, next, pos)
-			after, err := w.LESS()
-			require.NoError(t, err)
-			assert.Equal(t, before, after)
-			_, err = other.Feed(0, 0, tokens[100:150], worker.None)
-			require.NoError(t, err)
-			_, err = other.Load(1, state)
-			require.NoError(t, err)
-			sameBits(t, want, s.end(t, other, 1, next, pos))
-		})
+		t.Run(m.Name, func(t *testing.T) { memoryOfModel(t, m, false) })
+		t.Run(m.Name+", on the device", func(t *testing.T) { memoryOfModel(t, m, true) })
 	}
+}
+
+func memoryOfModel(t *testing.T, m tinymodels.Model, device bool) {
+	t.Parallel()
+	c := worker.Config{Model: write(t, m, gguf.F16), Context: 2048, Ubatch: 32, Sequences: 2, LESS: &worker.LESS{Budget: 40, OnDevice: device}}
+	model, err := weights.ReadModel(c.Model)
+	require.NoError(t, err)
+	c.LESS.Adapter = filepath.Join(t.TempDir(), "a.lesskv.gguf")
+	a := unequal(model, weights.Trained{Policy: "h2o", Heavy: 20, Recent: 20, Ubatch: 32, Context: 2048}, 1)
+	require.NoError(t, a.Write(c.LESS.Adapter))
+	w, other := open(t, worker.Patched, c), open(t, worker.Patched, c)
+	tokens := randomTokens(180, 384)
+	s := story{prompt: tokens[:130], reply: 7, second: tokens[140:]}
+	next, pos := s.begin(t, w, 0)
+	state, err := w.Save(0)
+	require.NoError(t, err)
+	before, err := w.LESS()
+	require.NoError(t, err)
+	if device { // "LESS on the device" in algorithm.md
+		layers, err := w.Layers(0)
+		require.NoError(t, err)
+		slots, state := int64(0), int64(0)
+		for _, l := range layers {
+			of := model.Layer(l.Layer)
+			pair := 2 * (of.KeyLength + of.ValueLength)
+			if l.Window {
+				slots += int64(2*of.HeadsKV*(m.Window-1+32)*pair + 4*32)
+				continue
+			}
+			slots += int64(2 * of.HeadsKV * ((40+32)*pair + 40*(4+4)))
+			state += int64(2 * of.HeadsKV * a.Kernels[l.Layer].Rank * (of.ValueLength + 1) * 4)
+		}
+		assert.Equal(t, []int64{slots, state}, []int64{before.SlotBytes, before.StateBytes})
+	}
+	want := s.end(t, w, 0, next, pos)
+	after, err := w.LESS()
+	require.NoError(t, err)
+	assert.Equal(t, before, after)
+	_, err = other.Feed(0, 0, tokens[100:150], worker.None)
+	require.NoError(t, err)
+	_, err = other.Load(1, state)
+	require.NoError(t, err)
+	sameBits(t, want, s.end(t, other, 1, next, pos))
 }
 
 // Generation that continues from a saved state equals generation that was never interrupted, bit for bit: at a boundary of
@@ -102,6 +122,7 @@ func TestSaveAndRestore(t *testing.T) {
 	}{
 		{"peak with an adapter", gopher, peak41()},
 		{"peak with an adapter, on the device", gopher, &worker.LESS{Policy: "peak", Budget: 41, Adapter: "testdata/gopher-5m.peak-41.lesskv.gguf", OnDevice: true}},
+		{"peak, by head, on the device", gopher, &worker.LESS{Policy: "peak", Slots: byHead, Adapter: "testdata/gopher-5m.peak-41.lesskv.gguf", OnDevice: true}},
 		{"lambda, f32 slots, on the device", gopher, &worker.LESS{Policy: "lambda", Budget: 41, TypeK: "f32", TypeV: "f32", OnDevice: true}},
 		{"h2o, f32 slots", gopher, &worker.LESS{Policy: "h2o", Budget: 64, TypeK: "f32", TypeV: "f32"}},
 		{"h2o, keys in q4_0", gopher, &worker.LESS{Policy: "h2o", Budget: 64, TypeK: "q4_0", TypeV: "q8_0"}},
@@ -110,6 +131,8 @@ func TestSaveAndRestore(t *testing.T) {
 		{"shared layers", "gemma3n", &worker.LESS{Policy: "peak", Budget: 64}},
 		{"shared layers of other heads, keys in q4_0", "gemma4-64", &worker.LESS{Policy: "h2o", Budget: 64, TypeK: "q4_0", TypeV: "q8_0"}},
 		{"lambda, sliding windows", "gemma2", &worker.LESS{Policy: "lambda", Budget: 64}},
+		{"shared layers, on the device", "gemma3n", &worker.LESS{Policy: "peak", Budget: 64, OnDevice: true}},
+		{"lambda, sliding windows, on the device", "gemma2", &worker.LESS{Policy: "lambda", Budget: 64, OnDevice: true}},
 		{"h2o, delta net", "qwen35", &worker.LESS{Policy: "h2o", Budget: 64}},
 		{"peak, short convolutions and sliding windows", "lfm2-window", &worker.LESS{Policy: "peak", Budget: 64}},
 		{"h2o, Mamba 2", "nemotron_h", &worker.LESS{Policy: "h2o", Budget: 64}},

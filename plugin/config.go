@@ -32,7 +32,8 @@ type Config struct {
 
 	// OnDevice puts the cache where the layers are (llama.SetGPULayers) and computes with it there, instead of in this machine's main memory.
 	// It takes memory of the devices, and saves a round trip for each layer and token (docs/devices.md). Slots are F16 unless Keys and Values,
-	// or the adapter, say F32. What it does not cover is ErrConfig.
+	// or the adapter, say F32. With budgets by head each head of a layer takes the memory of the one with most slots. What it does not cover
+	// is ErrConfig.
 	OnDevice bool
 
 	// Checkpoints is how many copies of the cache a model keeps, of the newest ends of prompts and answers; 1 is of the newest prompt's

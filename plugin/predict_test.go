@@ -6,6 +6,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -126,7 +127,8 @@ func TestStats(t *testing.T) {
 	})
 }
 
-// An adapter may be an allocation alone: heads have budgets of their own, in the bytes that they had.
+// An adapter may be an allocation alone: heads have budgets of their own, in the bytes that they had; on the device in those of the largest head of each
+// layer.
 func TestStatsByHead(t *testing.T) {
 	base, err := weights.ReadModel(file(t, testdata.Model))
 	require.NoError(t, err)
@@ -151,6 +153,16 @@ func TestStatsByHead(t *testing.T) {
 			assert.Equal(t, want, l.Budgets)
 		}
 	}
+
+	on := open(t, llama.SetNBatch(32), lesskv.Enable(lesskv.Config{OnDevice: true, Budget: lesskv.Tokens(64), Adapter: path}))
+	predict(t, on, prompt, llama.SetTokens(100))
+	device, want := stats(t, on), 0
+	for i, l := range device.Layers {
+		assert.Equal(t, s.Layers[i].Budgets, l.Budgets)
+		most := slices.Max(l.Budgets) // each head takes as many slots
+		want += 2*((most+32)*2*64*2+most*12) + 4*(most+2*32+2)
+	}
+	assert.EqualValues(t, want, device.SlotBytes)
 }
 
 // The state of each layer is as large as the rank of its phi and psi says.

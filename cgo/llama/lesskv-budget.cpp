@@ -53,24 +53,32 @@ uint64_t lesskv_memory::bytes_of(const std::vector<int32_t> & slots) const {
     return bytes;
 }
 
-void lesskv_memory::set_slots(const std::vector<int32_t> & slots, int32_t heavy_asked) {
-    const bool equal = std::all_of(slots.begin(), slots.end(), [&](int32_t n) { return n == slots[0]; });
+bool lesskv_memory::set_budgets(std::vector<lesskv_memory_layer> & layers, const std::vector<lesskv_budget> & heads) {
+    if (std::all_of(heads.begin(), heads.end(), [&](const lesskv_budget & b) { return b.slots == heads[0].slots; })) {
+        return false;
+    }
     size_t at = 0;
+    for (auto & l : layers) {
+        if (has_budget(l)) {
+            l.params.budgets = &heads[at];
+            at += l.params.n_head_kv;
+        }
+    }
+    for (auto & l : layers) { // an owner may come after a layer that shares its cache
+        l.params.budgets = layers[l.i].params.budgets;
+    }
+    return true;
+}
+
+void lesskv_memory::set_slots(const std::vector<int32_t> & slots, int32_t heavy_asked) {
     for (const int32_t b : slots) {
         budgets.push_back({ b, lesskv_head_heavy(policy, b, budget, heavy_asked, pinned) });
     }
     for (auto & l : layers) {
         l.params.budget = { budget, heavy };
         l.params.pinned = pinned;
-        if (has_budget(l) && !equal) {
-            l.params.budgets = &budgets[at];
-            at += l.params.n_head_kv;
-        }
     }
-    for (auto & l : layers) { // an owner may come after a layer that shares its cache
-        l.params.budgets = owner(l).params.budgets;
-    }
-    if (equal) {
+    if (!set_budgets(layers, budgets)) {
         budgets.clear();
     }
 }
@@ -92,13 +100,19 @@ bool lesskv_memory::made_for_budget() const {
 }
 
 uint64_t lesskv_memory::takes(int32_t budget, bool all) const {
+    const auto slots = allocate(budget);
     if (!on_device || !all) {
-        return bytes_of(allocate(budget));
+        return bytes_of(slots);
     }
     auto same = layers;
     for (auto & l : same) {
         l.params.budget.slots = budget;
     }
+    std::vector<lesskv_budget> heads;
+    for (const int32_t b : slots) {
+        heads.push_back({ b, 0 });
+    }
+    set_budgets(same, heads);
     return bytes_kernels + lesskv_device::bytes(same, cparams.n_ubatch, cparams.n_seq_max);
 }
 

@@ -214,15 +214,18 @@ int32_t lesskv_memory::seat_of(const llama_ubatch & ubatch) const {
     return ubatch.seq_id && ubatch.seq_id[0] ? std::max(seqs[ubatch.seq_id[0][0]].seat, 0) : 0;
 }
 
-int32_t lesskv_memory::begin(llama_seq_id seq_id, const lesskv_device_inputs & graph) {
-    auto & seq  = seqs[seq_id];
+void lesskv_memory::begin(llama_seq_id seq_id, const lesskv_device_inputs & graph) {
     check       = graph.check;
     sched       = graph.sched;
     n_begun     = n_begun % lesskv_device::max_pos + 1;
-    seq.at_work = true;
-    for (const auto & c : seq.caches) {
-        if (c) {
-            return (int32_t) stats_of(c.get()).kept; // in all layers and heads
+    seqs[seq_id].at_work = true;
+}
+
+int32_t lesskv_memory::in_use(llama_seq_id seq_id, bool window) const {
+    for (const auto & l : layers) {
+        const auto * c = cache(seq_id, l.i);
+        if (c && (l.params.n_swa > 0) == window) {
+            return (int32_t) stats_of(c).kept;
         }
     }
     return 0;

@@ -10,23 +10,15 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <numeric>
 #include <stdexcept>
 
-std::string lesskv_device::refusal(const llama_model & model, const std::vector<lesskv_memory_layer> & layers, bool spread, uint32_t n_ubatch) {
+std::string lesskv_device::refusal(const llama_model & model, const std::vector<lesskv_memory_layer> & layers, uint32_t n_ubatch) {
     const auto no = [](const std::string & what, const std::string & instead = "") {
         return "LESS on the device does not cover " + what + ": " + instead + "keep the cache in main memory";
     };
-    if (spread) {
-        return no("budgets by layer and head");
-    }
     for (const auto & l : layers) {
         const auto & p = l.params;
-        if (l.shares || l.last_sharer >= 0) {
-            return no("layers that share another layer's cache");
-        }
-        if (p.n_swa > 0) {
-            return no("layers with a sliding window");
-        }
         for (const auto type : { p.type_k, p.type_v }) {
             if (type != LESSKV_TYPE_F32 && type != LESSKV_TYPE_F16) {
                 return no(format("slots of type %s", ggml_type_name((ggml_type) type)), "ask for f16 or f32, which goes before an adapter's types, or ");
@@ -55,25 +47,56 @@ std::string lesskv_device::refusal(const llama_model & model, const std::vector<
     return "";
 }
 
+// B of the KV head that has most.
+static int64_t most_slots(const lesskv_layer & p) {
+    if (p.n_swa > 0) {
+        return p.n_swa - 1;
+    }
+    int32_t most = 0;
+    for (int32_t j = 0; j < p.n_head_kv; ++j) {
+        most = std::max(most, budget_of(p, j).slots);
+    }
+    return most;
+}
+
 // A layer's tensors, without memory.
-static lesskv_device_layer new_tensors(ggml_context * ctx, const lesskv_layer & p, int32_t n_ubatch, int32_t n_seats) {
-    const int64_t B = p.budget.slots;
+static lesskv_device_layer new_tensors(ggml_context * ctx, const lesskv_memory_layer & l, int32_t n_ubatch, int32_t n_seats) {
+    const auto & p = l.params;
+    const int64_t B = most_slots(p), U = (n_ubatch + n_seats - 1)/n_seats*n_seats; // the graph that is reserved has so many
     const auto f32 = [&](int64_t a, int64_t b, int64_t c, int64_t d) { return ggml_new_tensor_4d(ctx, GGML_TYPE_F32, a, b, c, d); };
     lesskv_device_layer t;
+    const auto * w = p.n_swa > 0 ? nullptr : p.kernels;
+    if (w && w->phi[0].data) {
+        t.phi[0] = f32(p.dk, w->hidden, p.n_head, 1);
+        t.phi[1] = f32(w->hidden, w->rank, p.n_head, 1);
+        t.phi_scale = w->phi_scale ? f32(1, 1, p.n_head, 1) : nullptr;
+    }
+    if (l.shares) {
+        return t;
+    }
+    t.slots = B;
     t.k   = ggml_new_tensor_4d(ctx, (ggml_type) p.type_k, p.dk, B + n_ubatch, p.n_head_kv, n_seats);
     t.v   = ggml_new_tensor_4d(ctx, (ggml_type) p.type_v, p.dv, B + n_ubatch, p.n_head_kv, n_seats);
+    if (p.n_swa > 0 || p.budgets) {
+        t.spare = ggml_new_tensor_1d(ctx, GGML_TYPE_I32, U);
+    }
+    if (p.n_swa > 0) {
+        return t;
+    }
     t.pos = f32(B, p.n_head_kv, n_seats, 1);
     if (lesskv_worth_size(&p, 1) > 0) {
         t.score = f32(B, p.n_head_kv, n_seats, 1);
     }
-    if (const auto * w = p.kernels) {
+    if (p.budgets) {
+        t.unused = f32(B, p.n_head_kv, n_seats, 1);
+        t.turn   = f32(B + U, 1, 1, 1);
+        t.recent = f32(1, p.n_head_kv, 1, 1);
+    }
+    if (w) {
         t.state  = f32(w->rank, p.dv + 1, p.n_head_kv, n_seats);
-        t.phi[0] = f32(p.dk, w->hidden, p.n_head, 1);
-        t.phi[1] = f32(w->hidden, w->rank, p.n_head, 1);
         t.psi[0] = f32(p.dk, w->hidden, p.n_head_kv, 1);
         t.psi[1] = f32(w->hidden, w->rank, p.n_head_kv, 1);
         t.psi[2] = f32(w->rank, w->rank, p.n_head_kv, 1);
-        t.phi_scale = w->phi_scale ? f32(1, 1, p.n_head, 1) : nullptr;
     }
     return t;
 }
@@ -93,7 +116,7 @@ static uint64_t bytes_in(ggml_context * ctx) {
 uint64_t lesskv_device::bytes(const std::vector<lesskv_memory_layer> & layers, int32_t n_ubatch, int32_t n_seats) {
     const ggml_context_ptr ctx(new_context(layers.size()));
     for (const auto & l : layers) {
-        new_tensors(ctx.get(), l.params, n_ubatch, n_seats);
+        new_tensors(ctx.get(), l, n_ubatch, n_seats);
     }
     return bytes_in(ctx.get());
 }
@@ -107,7 +130,7 @@ lesskv_device::lesskv_device(const llama_model & model, const std::vector<lesskv
             ctx = new_context(layers.size());
             contexts.emplace_back(ctx);
         }
-        all[l.i] = new_tensors(ctx, l.params, n_ubatch, n_seats);
+        all[l.n] = new_tensors(ctx, l, n_ubatch, n_seats);
     }
     for (const auto & [device, ctx] : ctxs) { // all of them before any memory is taken: of more than there is the system may end the process
         size_t free, total;
@@ -118,6 +141,9 @@ lesskv_device::lesskv_device(const llama_model & model, const std::vector<lesskv
         }
     }
     for (const auto & [device, ctx] : ctxs) {
+        if (!ggml_get_first_tensor(ctx)) {
+            continue; // it has layers without a cache of their own alone
+        }
         ggml_backend_buffer_ptr buffer(ggml_backend_alloc_ctx_tensors_from_buft(ctx, ggml_backend_dev_buffer_type(device)));
         if (!buffer) {
             throw no_memory(bytes_in(ctx), 0, ggml_backend_dev_name(device));
@@ -126,26 +152,54 @@ lesskv_device::lesskv_device(const llama_model & model, const std::vector<lesskv
         buffers.push_back(std::move(buffer));
     }
     for (const auto & l : layers) {
-        if (l.params.kernels) {
-            load_kernels(l.i, l.params);
-        }
+        load_slots(l.n, l.params);
+        load_kernels(l.n, l.params);
     }
 }
 
+// What the tensors say of slots that stays the same.
+void lesskv_device::load_slots(size_t n, const lesskv_layer & params) {
+    const auto & t = all[n];
+    if (t.spare) {
+        std::vector<int32_t> rows(t.spare->ne[0]);
+        std::iota(rows.begin(), rows.end(), (int32_t) t.slots);
+        ggml_backend_tensor_set(t.spare, rows.data(), 0, ggml_nbytes(t.spare));
+    }
+    if (!t.unused) {
+        return;
+    }
+    std::vector<float> turn(t.turn->ne[0]), recent;
+    for (size_t i = 0; i < turn.size(); ++i) {
+        turn[i] = (float) (t.slots + 1) - (float) i;
+    }
+    for (int32_t j = 0; j < params.n_head_kv; ++j) {
+        const auto b = budget_of(params, j);
+        recent.push_back((float) (b.slots - b.heavy)/2);
+    }
+    ggml_backend_tensor_set(t.turn,   turn.data(),   0, ggml_nbytes(t.turn));
+    ggml_backend_tensor_set(t.recent, recent.data(), 0, ggml_nbytes(t.recent));
+}
+
 static void set_floats(ggml_tensor * t, const lesskv_mat & mat) {
+    if (!t) {
+        return;
+    }
     std::vector<float> values(ggml_nelements(t));
     lesskv_to_f32(mat.type, values.data(), mat.data, (int64_t) values.size());
     ggml_backend_tensor_set(t, values.data(), 0, ggml_nbytes(t));
 }
 
-void lesskv_device::load_kernels(size_t i, const lesskv_layer & params) {
-    const auto & t = all[i];
-    const auto & w = *params.kernels;
-    for (int n = 0; n < 2; ++n) {
-        set_floats(t.phi[n], w.phi[n]);
+void lesskv_device::load_kernels(size_t n, const lesskv_layer & params) {
+    const auto & t = all[n];
+    if (!params.kernels) {
+        return;
     }
-    for (int n = 0; n < 3; ++n) {
-        set_floats(t.psi[n], w.psi[n]);
+    const auto & w = *params.kernels;
+    for (int i = 0; i < 2; ++i) {
+        set_floats(t.phi[i], w.phi[i]);
+    }
+    for (int i = 0; i < 3; ++i) {
+        set_floats(t.psi[i], w.psi[i]);
     }
     if (t.phi_scale) {
         ggml_backend_tensor_set(t.phi_scale, w.phi_scale, 0, ggml_nbytes(t.phi_scale));
@@ -157,7 +211,7 @@ lesskv_device_layer lesskv_device::layer(ggml_context * ctx, size_t i, int32_t s
     for (auto ** x : { &t.k, &t.v, &t.state }) {
         *x = *x ? ggml_view_3d(ctx, *x, (*x)->ne[0], (*x)->ne[1], (*x)->ne[2], (*x)->nb[1], (*x)->nb[2], seat*(*x)->nb[3]) : nullptr;
     }
-    for (auto ** x : { &t.pos, &t.score }) {
+    for (auto ** x : { &t.pos, &t.score, &t.unused }) {
         *x = *x ? ggml_view_2d(ctx, *x, (*x)->ne[0], (*x)->ne[1], (*x)->nb[1], seat*(*x)->nb[2]) : nullptr;
     }
     return t;
@@ -180,17 +234,37 @@ struct part {
 };
 }
 
+// A head's first slot that is not closed to it.
+static int64_t first_slot(const lesskv_device_layer & t, const lesskv_layer & p, int32_t j) {
+    return t.unused ? t.slots - budget_of(p, j).slots : 0;
+}
+
 void lesskv_device::upload(int32_t seat, size_t i, lesskv_cache * cache) const {
     const auto & t = all[i];
     const auto & p = *lesskv_cache_layer(cache);
-    part k(t.k, seat, n_seats), v(t.v, seat, n_seats), pos(t.pos, seat, n_seats), score(t.score, seat, n_seats), state(t.state, seat, n_seats);
+    part k(t.k, seat, n_seats), v(t.v, seat, n_seats), pos(t.pos, seat, n_seats), score(t.score, seat, n_seats), unused(t.unused, seat, n_seats), state(t.state, seat, n_seats);
+    const size_t size_k = lesskv_row_size(p.type_k, p.dk), size_v = lesskv_row_size(p.type_v, p.dv);
     for (int32_t j = 0; j < p.n_head_kv; ++j) {
         const auto a = lesskv_cache_arrays(cache, j);
-        std::copy_n((const char *) a.k, a.n*lesskv_row_size(p.type_k, p.dk), k.head(j, p.n_head_kv)); // zeros behind it: psi of an empty slot is 0
-        std::copy_n((const char *) a.v, a.n*lesskv_row_size(p.type_v, p.dv), v.head(j, p.n_head_kv));
-        std::copy_n(a.pos, a.n, pos.head<float>(j, p.n_head_kv));
+        for (int32_t n = 0; p.n_swa > 0 && n < a.n; ++n) {
+            const int64_t row = a.pos[n] % t.slots;
+            std::copy_n((const char *) a.k + n*size_k, size_k, k.head(j, p.n_head_kv) + row*size_k);
+            std::copy_n((const char *) a.v + n*size_v, size_v, v.head(j, p.n_head_kv) + row*size_v);
+        }
+        if (p.n_swa > 0) {
+            continue;
+        }
+        const int64_t first = first_slot(t, p, j);
+        std::copy_n((const char *) a.k, a.n*size_k, k.head(j, p.n_head_kv) + first*size_k); // zeros beside it: psi of an empty slot is 0
+        std::copy_n((const char *) a.v, a.n*size_v, v.head(j, p.n_head_kv) + first*size_v);
+        std::copy_n(a.pos, a.n, pos.head<float>(j, p.n_head_kv) + first);
+        if (t.unused) {
+            auto * to = unused.head<float>(j, p.n_head_kv);
+            std::fill_n(to, first, CLOSED);
+            std::fill(to + first + a.n, to + t.slots, EMPTY);
+        }
         for (int32_t n = 0; t.score && n < a.n; ++n) {
-            score.head<float>(j, p.n_head_kv)[n] = std::isfinite(a.score[n]) ? std::clamp(a.score[n], -max_score, max_score) : 0; // or the order is lost
+            score.head<float>(j, p.n_head_kv)[first + n] = std::isfinite(a.score[n]) ? std::clamp(a.score[n], -max_score, max_score) : 0; // or the order is lost
         }
         for (int32_t r = 0; t.state && r < p.kernels->rank; ++r) {
             auto * to = state.head<float>(j, p.n_head_kv) + r;
@@ -200,7 +274,7 @@ void lesskv_device::upload(int32_t seat, size_t i, lesskv_cache * cache) const {
             to[(size_t) p.dv*p.kernels->rank] = a.z[r];
         }
     }
-    for (const auto * x : { &k, &v, &pos, &score, &state }) {
+    for (const auto * x : { &k, &v, &pos, &score, &unused, &state }) {
         x->write();
     }
 }
@@ -223,13 +297,26 @@ void lesskv_device::download(int32_t seat, size_t i, lesskv_cache * cache) const
     for (auto * x : { &k, &v, &pos, &score, &state }) {
         x->read();
     }
+    const size_t size_k = lesskv_row_size(p.type_k, p.dk), size_v = lesskv_row_size(p.type_v, p.dv);
     for (int32_t j = 0; j < p.n_head_kv; ++j) {
         const auto a = lesskv_cache_arrays(cache, j);
-        std::copy_n(k.head(j, p.n_head_kv), a.n*lesskv_row_size(p.type_k, p.dk), (char *) a.k);
-        std::copy_n(v.head(j, p.n_head_kv), a.n*lesskv_row_size(p.type_v, p.dv), (char *) a.v);
-        std::copy_n(pos.head<float>(j, p.n_head_kv), a.n, a.pos);
+        for (int32_t n = 0; p.n_swa > 0 && n < a.n; ++n) { // the newest
+            a.pos[n]   = a.last - (a.n - 1) + n;
+            a.score[n] = 0;
+            const int64_t row = a.pos[n] % t.slots;
+            std::copy_n(k.head(j, p.n_head_kv) + row*size_k, size_k, (char *) a.k + n*size_k);
+            std::copy_n(v.head(j, p.n_head_kv) + row*size_v, size_v, (char *) a.v + n*size_v);
+        }
+        if (p.n_swa > 0) {
+            *a.evicted = a.folded > 0 ? a.last - a.n : -1;
+            continue;
+        }
+        const int64_t first = first_slot(t, p, j);
+        std::copy_n(k.head(j, p.n_head_kv) + first*size_k, a.n*size_k, (char *) a.k);
+        std::copy_n(v.head(j, p.n_head_kv) + first*size_v, a.n*size_v, (char *) a.v);
+        std::copy_n(pos.head<float>(j, p.n_head_kv) + first, a.n, a.pos);
         if (t.score) {
-            std::copy_n(score.head<float>(j, p.n_head_kv), a.n, a.score);
+            std::copy_n(score.head<float>(j, p.n_head_kv) + first, a.n, a.score);
         } else {
             std::fill_n(a.score, a.n, 0.0f);
         }
@@ -260,7 +347,9 @@ bool lesskv_device::computes(const ggml_tensor * node, int32_t il) const {
 std::map<ggml_backend_buffer_type_t, size_t> lesskv_device::memory() const {
     std::map<ggml_backend_buffer_type_t, size_t> sizes;
     for (const auto & ctx : contexts) {
-        sizes[ggml_backend_buffer_get_type(ggml_get_first_tensor(ctx.get())->buffer)] += bytes_in(ctx.get());
+        if (const auto * t = ggml_get_first_tensor(ctx.get())) {
+            sizes[ggml_backend_buffer_get_type(t->buffer)] += bytes_in(ctx.get());
+        }
     }
     return sizes;
 }
@@ -276,7 +365,7 @@ static uint64_t bytes_of(std::initializer_list<ggml_tensor *> tensors) {
 uint64_t lesskv_device::bytes_slots() const {
     uint64_t bytes = 0;
     for (const auto & t : all) {
-        bytes += bytes_of({ t.k, t.v, t.pos, t.score });
+        bytes += bytes_of({ t.k, t.v, t.pos, t.score, t.unused, t.turn, t.recent, t.spare });
     }
     return bytes;
 }

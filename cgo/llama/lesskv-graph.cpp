@@ -291,12 +291,15 @@ ggml_tensor * build(
 
     ggml_build_forward_expand(g.gf, q);
     if (in.device) {
-        if (sinks || k->type != GGML_TYPE_F32 || v->type != GGML_TYPE_F32) {
-            mem->refuse("LESS on the device does not cover attention sinks, or keys and values that are not f32: keep the cache in main memory");
+        if (!l.shares && (k->type != GGML_TYPE_F32 || v->type != GGML_TYPE_F32)) {
+            mem->refuse("LESS on the device does not cover keys and values that are not f32: keep the cache in main memory");
         }
-        ggml_build_forward_expand(g.gf, v);
-        ggml_build_forward_expand(g.gf, k);
-        return project(g, in.device->attend(g, l, q, k, v), wo, wo_b, wo_s);
+        if (!l.shares) {
+            ggml_build_forward_expand(g.gf, v);
+            ggml_build_forward_expand(g.gf, k);
+            in.owners.insert({ l.i, { k, v } });
+        }
+        return project(g, in.device->attend(g, l, q, k, v, sinks), wo, wo_b, wo_s);
     }
     if (p.rotation) {
         q = llama_mul_mat_hadamard(g.ctx0, q, in.hadamard.at(p.rotation));

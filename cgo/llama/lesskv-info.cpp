@@ -123,7 +123,7 @@ bool lesskv_memory::head_info(int32_t il, int32_t head_kv, lesskv_head_info & ou
     if (p.n_swa > 0 || l.shares || head_kv < 0 || head_kv >= p.n_head_kv) {
         return false;
     }
-    const auto b = p.budgets ? p.budgets[head_kv] : p.budget;
+    const auto b = budget_of(p, head_kv);
     out.budget = b.slots;
     out.heavy  = b.heavy;
     return true;

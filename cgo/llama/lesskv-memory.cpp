@@ -93,7 +93,7 @@ lesskv_memory::lesskv_memory(
 // Makes the tensors of LESS on the device.
 void lesskv_memory::place(const lesskv_config & cfg) {
     const auto why = use_reference || use_profile ? std::string("LESS on the device does not run the kernels: leave out the reference loops and the profile, or keep the cache in main memory") :
-        lesskv_device::refusal(model, layers, spread(), cparams.n_ubatch);
+        lesskv_device::refusal(model, layers, cparams.n_ubatch);
     if (!why.empty()) {
         refuse(why);
     }
@@ -107,8 +107,8 @@ void lesskv_memory::place(const lesskv_config & cfg) {
         if (cfg.no_memory) {
             *cfg.no_memory = true;
         }
-        refuse(format("LESS on the device: a budget of %d slots takes %.1f GiB of %s%s: ask for a smaller one, a smaller n_ubatch (%u), fewer sequences (%u), or keep the cache in main memory",
-                    budget, e.bytes/1073741824.0, e.where.c_str(), e.limit ? format(", and there are %.1f", e.limit/1073741824.0).c_str() : ", which has not as much",
+        refuse(format("LESS on the device: a budget of %d slots%s takes %.1f GiB of %s%s: ask for a smaller one, a smaller n_ubatch (%u), fewer sequences (%u), or keep the cache in main memory",
+                    budget, spread() ? " by head, where each head of a layer takes as many as the largest," : "", e.bytes/1073741824.0, e.where.c_str(), e.limit ? format(", and there are %.1f", e.limit/1073741824.0).c_str() : ", which has not as much",
                     cparams.n_ubatch, cparams.n_seq_max));
     } catch (const std::exception & e) {
         refuse(e.what());
@@ -207,7 +207,8 @@ void lesskv_memory::resolve(const lesskv_config & cfg, const layer_filter_cb & a
         lesskv_memory_layer l;
         l.mem      = this;
         l.il       = il;
-        l.i        = layers.size();
+        l.n        = layers.size();
+        l.i        = l.n;
         l.soft_cap = hparams.attn_soft_cap ? hparams.f_attn_logit_softcapping : 0.0f;
         l.params.n_head    = hparams.n_head(il);
         l.params.n_head_kv = hparams.n_head_kv(il);

@@ -33,11 +33,17 @@ inline lesskv_stats stats_of(const lesskv_cache * c) {
     return s;
 }
 
+// What a KV head of a layer with a budget may keep.
+inline lesskv_budget budget_of(const lesskv_layer & l, int32_t head_kv) {
+    return l.budgets ? l.budgets[head_kv] : l.budget;
+}
+
 // One layer that has attention, its index in the memory being that of its cache unless it shares another's. The graph's custom nodes
 // point at it, so it lives as long as the memory.
 struct lesskv_memory_layer {
     lesskv_memory * mem = nullptr;
     int32_t il = 0;          // layer of the model
+    size_t  n = 0;           // its own index
     size_t  i = 0;           // of its cache: the layer's own, or the one that it shares
     bool    shares = false;  // has no keys and values of its own, and attends to its owner's cache
     int32_t last_sharer = -1; // of an owner: the layer of the model after which it commits; -1: it shares with none
@@ -104,7 +110,8 @@ public:
     const std::vector<lesskv_memory_layer> & all_layers() const { return layers; }
     const lesskv_device * device() const { return dev.get(); } // NULL: slots and attention are here
     int32_t               seat_of(const llama_ubatch & ubatch) const; // of the micro-batch's sequence; the first while a graph is reserved
-    int32_t               begin(llama_seq_id seq_id, const lesskv_device_inputs & graph); // it is computed now; returns the slots in use
+    void                  begin(llama_seq_id seq_id, const lesskv_device_inputs & graph); // it is computed now
+    int32_t               in_use(llama_seq_id seq_id, bool window) const; // slots, of sliding windows or of the other layers; of the KV head that has most
     float                 number() const { return (float) n_begun; } // of the micro-batch that is computed
     bool                  computed(); // whether the nodes of the graph in flight did well; poisons the sequences for which they did not
 
@@ -190,6 +197,7 @@ private:
     void warn_adapter() const;
     bool spread() const; // whether heads have budgets of their own
     void set_slots(const std::vector<int32_t> & slots, int32_t heavy_asked); // B of every KV head that has a budget, layer by layer
+    static bool set_budgets(std::vector<lesskv_memory_layer> & layers, const std::vector<lesskv_budget> & heads); // the same; false: one for all
     std::vector<int32_t> allocate(int32_t budget) const;
     uint64_t bytes_of(const std::vector<int32_t> & slots) const; // of one sequence, and the kernels
     uint64_t full_bytes(const lesskv_memory_layer & l) const; // of the unmodified f16 cache at n_ctx tokens

@@ -44,7 +44,7 @@ bool lesskv_memory::home(const sequence & seq) const {
     }
     try {
         for (const auto & l : layers) {
-            if (seq.caches[l.i]) {
+            if (seq.caches[l.i] && !l.shares) {
                 dev->download(seq.seat, l.i, seq.caches[l.i].get());
             }
         }
@@ -79,7 +79,7 @@ bool lesskv_memory::take_seat(llama_seq_id seq_id) {
     }
     try {
         for (const auto & l : layers) {
-            if (seq.caches[l.i]) {
+            if (seq.caches[l.i] && !l.shares) {
                 dev->upload(seat, l.i, seq.caches[l.i].get());
             }
         }
