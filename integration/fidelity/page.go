@@ -97,7 +97,7 @@ would be lower by:
 		say(`
 ## By layer or by head
 
-%d KiB of %s slots: equal budgets %s; what each layer has of the allocation without phi and psi, spread over its heads equally, %s; by head %s. Tuning by layer directly was not tried; its KL may be lower than the second.`, l.KiB, l.Types, interval(l.Equal), interval(l.Layer), interval(l.Head))
+%d KiB of %s slots: equal budgets %s; what each layer has of the allocation without phi and psi, spread over its heads equally, %s; by head %s. What tuning by layer itself comes to is in [research.md](research.md#budgets-by-layer).`, l.KiB, l.Types, interval(l.Equal), interval(l.Layer), interval(l.Head))
 	}
 	if len(r.Ubatch) > 0 {
 		say(`
