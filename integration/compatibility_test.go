@@ -15,6 +15,7 @@ import (
 	"github.com/lesskv/lesskv/cgo"
 	"github.com/lesskv/lesskv/docs"
 	"github.com/lesskv/lesskv/integration/tinymodels"
+	"github.com/lesskv/lesskv/patches/layout"
 	"github.com/lesskv/lesskv/patches/pins"
 )
 
@@ -112,7 +113,9 @@ func refusedByName(t *testing.T) (names []string) {
 	t.Helper()
 	source, err := cgo.Sources.ReadFile("llama/lesskv-model.cpp")
 	require.NoError(t, err)
-	all, err := os.ReadFile("../build/llama.cpp/src/llama-arch.cpp")
+	build, err := layout.Find(".")
+	require.NoError(t, err)
+	all, err := os.ReadFile(filepath.Join(build.Sources(), "src/llama-arch.cpp"))
 	require.NoError(t, err)
 	for _, use := range regexp.MustCompile(`model->arch == (LLM_ARCH_\w+)`).FindAllStringSubmatch(string(source), -1) {
 		name := regexp.MustCompile(`\{ ` + use[1] + `, +"([^"]+)"`).FindStringSubmatch(string(all))

@@ -40,7 +40,7 @@ for colour in txt ansi; do
     if [ $colour = ansi ]; then escapes=-e no=""; fi
     begin 40 "$no"
     keys "lesskv plan --memory 64M -c 2k,32k -t 2"
-    wait_for 1 'a text ends there'
+    wait_for 1 'its output gets worse'
     shoot plan.$colour $escapes
     keys "clear; lesskv chat --temp 0 -t 1 -n 24 --system 'package main'"
     wait_for 1 '^>'

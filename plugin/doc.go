@@ -15,9 +15,9 @@
 //	model, err := llama.New("model.gguf", llama.SetContext(8192), lesskv.Enable(lesskv.Config{}))
 //
 // Everything else stays as it was. The zero [Config] uses the adapter model.lesskv.gguf beside the model: its policy,
-// its budgets by head and, if it has phi and psi, the budget that they were trained for. Without phi and psi what is evicted is lost (the
-// cache is "sparse only"). If there is no adapter at all, the log warns once; [NoAdapter] asks for that without a warning. The policy is then
-// [Peak], and the cache has a twelfth of the bytes of the full f16 cache, or 1,024 slots a head if that is more, of 8 bits a number.
+// its budgets by head and, if it has phi and psi, the number of slots written in it. Without phi and psi what is evicted is lost (the
+// cache is "sparse only"). If there is no adapter, the log warns once; set [NoAdapter] to run without one and without the warning. The policy is then
+// [Peak], and the cache has a twelfth of the bytes of the full f16 cache, or 1,024 slots a head if that is more, in q8_0, about 8.5 bits a number.
 //
 // # How much stays
 //
@@ -66,8 +66,8 @@
 //
 // # What differs
 //
-// With LESS, llama.SetContext no longer limits the length of a text: generation goes on to the context that the model was trained
-// for, and ends there ([LastTimings] and the log say so).
+// With LESS a text ends at the model's trained context, or at llama.SetContext if that is larger ([LastTimings] and the log say so); that of a
+// model with learned positions always ends at the trained context.
 //
 // A prompt that extends the text of the last one goes on from the cache. One that only shares a prefix with that text (the same prompt again, a
 // last turn that was edited, a history whose answer has other tokens than were generated) resumes from the latest checkpoint within that

@@ -9,11 +9,15 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/lesskv/lesskv/patches/layout"
 )
 
 // What is known of llama.cpp's sliding windows is what its sources say: every architecture that does so, its period and which of a period is none.
 func TestWindowsOfArchitectures(t *testing.T) {
-	files, err := filepath.Glob("../build/llama.cpp/src/models/*.cpp")
+	build, err := layout.Find(".")
+	require.NoError(t, err)
+	files, err := filepath.Glob(filepath.Join(build.Sources(), "src/models/*.cpp"))
 	require.NoError(t, err)
 	require.NotEmpty(t, files)
 	other := map[string]string{"openai-moe": "gpt-oss", "granite-swa": "granite_swa", "spark2-5": "spark2_5"}

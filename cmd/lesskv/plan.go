@@ -383,7 +383,7 @@ A smaller budget saves memory, at a price: lesskv verify says which.
 		fmt.Fprintf(w, "\nThe default, %d slots a head, does not fit. What fewer cost: lesskv verify.\n", byDefault.Slots)
 	}
 	if r.Context > p.Model.Context {
-		fmt.Fprintf(w, "\nThe model was trained for %d tokens; with LESS a text ends there.\n", p.Model.Context)
+		fmt.Fprintf(w, "\nThe model was trained for %d tokens; beyond them its output gets worse.\n", p.Model.Context)
 	}
 }
 

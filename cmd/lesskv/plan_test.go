@@ -29,7 +29,7 @@ func TestPlan(t *testing.T) {
 	for _, want := range []string{
 		"gopher-5m: weights 9.888 MiB, trained for 2048 tokens", "50 MiB, --memory\n", "context cache slots slots state checkpoints scratch process fits\n a head MiB MiB MiB MiB MiB\n", "32768 full f16 all 96.0 - - - 124 no\n", "LESS 5% 102 0.17 0.02 ", "LESS 1024 1024 1.69 0.02 ", "LESS 7% 143 0.24 ", " LESS 1/64 882 1.45 ",
 		"To hold 32768 tokens:", "llama.SetContext(32768),\n lesskv.Enable(lesskv.Config{Budget: lesskv.Share(0.07)})", "LESSKV=on LESSKV_BUDGET=7%\n", "lesskv run -c 32768 -b 7%\n",
-		"with LESS a text ends there",
+		"trained for 2048 tokens; beyond them its output gets worse",
 	} {
 		assert.Contains(t, flat, want)
 	}

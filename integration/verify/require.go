@@ -120,18 +120,19 @@ func ParseRequirement(s string) (Requirement, error) {
 	if r.Bound, err = strconv.ParseFloat(m[5], 64); err != nil {
 		return fail("%s is no number", m[5])
 	}
+	methods, policies := Methods(), Policies()
 	for _, word := range strings.Fields(m[1]) {
-		method := slices.IndexFunc(Methods(), func(x string) bool { return strings.EqualFold(x, word) })
+		method := slices.IndexFunc(methods, func(x string) bool { return strings.EqualFold(x, word) })
 		n, err := strconv.Atoi(word)
 		switch {
 		case method >= 0:
-			r.Method = Methods()[method]
-		case slices.Contains(Policies(), word):
+			r.Method = methods[method]
+		case slices.Contains(policies, word):
 			r.Policy = word
 		case err == nil && n > 0:
 			r.Budget = n
 		default:
-			return fail("%s is no method (%s), policy or budget", word, strings.Join(Methods(), ", "))
+			return fail("%s is no method (%s), policy or budget", word, strings.Join(methods, ", "))
 		}
 	}
 	return r, nil
