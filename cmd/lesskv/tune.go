@@ -270,6 +270,8 @@ func (o *tuneOptions) find(ctx context.Context, model *weights.Model, t *tune.Tr
 	switch {
 	case err != nil:
 		return "", err
+	case found.Why != "":
+		return fmt.Sprintf("No types by layer were tried: %s.\n\n", found.Why), nil
 	case found.Result == nil:
 		return fmt.Sprintf("No types by layer are predicted to be closer than %s.\n\n", given), nil
 	case !found.Better:

@@ -376,7 +376,7 @@ func (f *fitter) slotSizes() ([]float64, error) {
 	if err != nil {
 		return nil, err
 	}
-	bytes, err := slotBytes(f.t.Model, f.plain.Heads, c.Types)
+	bytes, err := slotBytes(f.t.Model, f.plain.headLayers(), c.Types)
 	return unlike(bytes), err
 }
 
