@@ -230,9 +230,11 @@ func (o *tuneOptions) run(cmd *cobra.Command) error {
 	} else {
 		t.Without, err = tune.Run(ctx, o.Options)
 	}
-	said := ""
+	said, without := "", error(nil) // types by layer
 	if err == nil && o.findTypes {
-		said, err = o.find(ctx, model, t)
+		if said, without = o.find(ctx, model, t); ctx.Err() != nil {
+			err = without
+		}
 	}
 	meter.End()
 	if err != nil {
@@ -257,19 +259,19 @@ func (o *tuneOptions) run(cmd *cobra.Command) error {
 	if err == nil && o.plot != "none" {
 		err = tune.Plot(r, o.plot)
 	}
-	if err != nil {
+	if err = errors.Join(err, without); err != nil {
 		return err // the work stays
 	}
 	return tune.Remove(o.Work)
 }
 
-// find looks for types by layer, and takes those that it finds; it returns what is to be said of that.
+// find looks for types by layer, and takes those that it finds; it returns what is to be said of that. Where it fails, what was found before stays.
 func (o *tuneOptions) find(ctx context.Context, model *weights.Model, t *tune.Trained) (string, error) {
 	was, given := t.Without, o.types
 	found, err := tune.FindTypes(ctx, o.Options, model, was)
 	switch {
 	case err != nil:
-		return "", err
+		return "", fmt.Errorf("no types by layer were found, the allocation is for %s: %w", given, err)
 	case found.Why != "":
 		return fmt.Sprintf("No types by layer were tried: %s.\n\n", found.Why), nil
 	case found.Result == nil:

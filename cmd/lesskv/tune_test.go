@@ -3,6 +3,7 @@
 package main
 
 import (
+	"os"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -114,6 +115,47 @@ func TestTuneTypes(t *testing.T) {
 	status, _, stderr = command("", append(tuneQuickly(dir), "--type=q8_0,6=q4_0", "-o", out)...)
 	assert.Equal(t, exitUsage, status)
 	assert.Contains(t, stderr, "layer 6: the model has 6")
+}
+
+// In the bytes of more than half a window of f16 slots there are q8_0 slots for all of its tokens: nothing is evicted then, and that is closest.
+func TestTuneTypesOfAll(t *testing.T) {
+	dir, _ := verifyFiles(t)
+	out := filepath.Join(dir, "new.gguf")
+	status, stdout, stderr := command("", append(tuneQuickly(dir), "-b58", "--type=f16", "--find-types", "-o", out, "--plot=none")...)
+	require.Equal(t, exitOK, status, stderr)
+	assert.Regexp(t, `^Types by layer: q8_0\. With f16 `, stdout)
+	a, err := weights.Read(out)
+	require.NoError(t, err)
+	assert.Nil(t, a.SlotTypes, "q8_0 is the default")
+	assert.NotEmpty(t, a.Budget)
+}
+
+// What was found before the types is written where these fail.
+func TestTuneTypesFail(t *testing.T) {
+	dir, _ := verifyFiles(t)
+	out := filepath.Join(dir, "new.gguf")
+	var stdout strings.Builder
+	args := append(tuneQuickly(dir), "-b=30KiB", "--type=q8_0,0.k=f16", "--find-types", "-o", out, "--plot=none")
+	status := execute(t.Context(), args, strings.NewReader(""), &stdout, writerFunc(func(line []byte) {
+		if strings.HasPrefix(string(line), string(tune.Types)+":") {
+			require.NoError(t, os.Remove(filepath.Join(dir, "model.gguf")))
+		}
+	}))
+	assert.Equal(t, exitFailed, status)
+	assert.Contains(t, stdout.String(), "this allocation")
+	a, err := weights.Read(out)
+	require.NoError(t, err)
+	assert.NotEmpty(t, a.Budget)
+	assert.Equal(t, gguf.F16, a.SlotTypes[0].Key)
+	assert.DirExists(t, out+".work", "the same command goes on")
+}
+
+// writerFunc is told what is written.
+type writerFunc func([]byte)
+
+func (f writerFunc) Write(p []byte) (int, error) {
+	f(p)
+	return len(p), nil
 }
 
 // merge writes types of slots into what it makes, also of one adapter.

@@ -106,9 +106,12 @@ func (m *meter) ask() error {
 	if err := m.count(); err != nil {
 		return err
 	}
-	if err := evicts(m.budget, m.o.Ubatch, m.context); err != nil {
-		return err
+	if m.o.From == nil { // else the positions that count are given, and there may be as many slots as tokens in the same bytes
+		if err := evicts(m.budget, m.o.Ubatch, m.context); err != nil {
+			return err
+		}
 	}
+	m.budget = min(m.budget, m.context)
 	return w.CloseModel()
 }
 
