@@ -121,6 +121,8 @@ func TestStatus(t *testing.T) {
 		"train, budget":          {train("-b500"), exitUsage, "nothing is evicted before the end of a window of 256 tokens"},
 		"train, heavy":           {train("-b64", "--heavy=100"), exitUsage, "100 are heavy"},
 		"train, rank":            {train("-b64", "--rank=65536", "--hidden=65536"), exitFailed, "B are free"},
+		"train, rank in bytes":   {train("-b1/16", "--rank=65536", "--hidden=65536"), exitFailed, "B are free"},
+		"tune, rank":             {tune("--train", "--rank=65536", "--hidden=65536"), exitFailed, "B are free"},
 		"train, rate":            {train("--rate=NaN"), exitUsage, "--rate NaN"},
 		"train, an adapter":      {[]string{"train", "-m", adapter, "-d", long}, exitFailed, "give the base model's file"},
 		"train, an empty model":  {[]string{"train", "-m", empty, "-d", long}, exitFailed, "empty.gguf"},

@@ -122,11 +122,11 @@ func (o *trainOptions) run(cmd *cobra.Command) (err error) {
 			return usageError{fmt.Errorf("--adapter %s: that one has no budgets by head: lesskv tune makes one", o.spread)}
 		}
 	}
-	if err := o.slots(found); err != nil {
-		return err
-	}
 	if free, ok := limits.Memory(); ok {
 		o.Memory = free
+	}
+	if err := o.slots(found); err != nil {
+		return err
 	}
 	if err := o.Check(o.context); err != nil {
 		return err

@@ -543,4 +543,10 @@ func TestTrainLargeLogits(t *testing.T) {
 func TestTrainRefused(t *testing.T) {
 	_, err := Train(t.Context(), Options{Adapter: "trained.gguf"}, Training{})
 	assert.ErrorIs(t, err, ErrOption)
+
+	o, tr := tinyTraining(t, "llama")
+	o.Progress = func(e Event) { assert.Fail(t, "measured", "%+v", e) }
+	tr.Rank, tr.Hidden, tr.Memory = weights.MaxSize, weights.MaxSize, 1<<30
+	_, err = Train(t.Context(), o, tr)
+	assert.ErrorIs(t, err, train.ErrMemory)
 }

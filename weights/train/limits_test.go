@@ -46,6 +46,23 @@ func TestOptionsRefused(t *testing.T) {
 	}
 }
 
+// What phi and psi of any size take is known without making them, if it is more than there is. Those of other layers do not count.
+func TestSizedMemory(t *testing.T) {
+	o := options(t, "a.gguf")
+	o.Rank, o.Hidden, o.Memory = weights.MaxSize, weights.MaxSize, 1<<30
+	_, err := o.Sized()
+	assert.ErrorIs(t, err, ErrMemory)
+	assert.ErrorContains(t, err, "1 GiB are free")
+	o.Rank, o.Hidden, o.Ranks, o.Hiddens = 1, 1, map[int]int{2: weights.MaxSize}, map[int]int{2: weights.MaxSize}
+	_, err = o.Sized()
+	assert.ErrorIs(t, err, ErrMemory)
+	o.Layers = []int{0, 1}
+	a, err := o.Sized()
+	require.NoError(t, err)
+	assert.False(t, a.Kernels[1].Empty())
+	assert.True(t, a.Kernels[2].Empty())
+}
+
 // With memory for little, less is done at a time.
 func TestLittleMemory(t *testing.T) {
 	o := options(t, "a.gguf")
