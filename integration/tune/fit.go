@@ -444,7 +444,7 @@ func (f *fitter) fit(ctx context.Context, layers []int, r *Result, budget int) (
 	defer store.Close()
 	t := f.t.Options
 	t.Layers, t.Budgets, t.Allocation = layers, []int{budget}, r.Weights(f.t.Model)
-	key := pieces.Key("fit", fitFormat, train.FitMethod, t.Source, f.t.Windows, t.Policy, t.Ubatch, t.Rank, t.Hidden, t.Steps, t.Rate, t.Seed, t.Type, layers, budget, t.Allocation)
+	key := pieces.Key("fit", fitFormat, train.FitMethod, t.Source, f.t.Windows, t.Policy, t.Ubatch, t.Rank, t.Hidden, t.Ranks, t.Hiddens, t.Steps, t.Rate, t.Seed, t.Type, layers, budget, t.Allocation)
 	var done struct {
 		Layers []train.LayerReport
 		File   []byte

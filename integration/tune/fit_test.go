@@ -550,3 +550,19 @@ func TestTrainRefused(t *testing.T) {
 	_, err = Train(t.Context(), o, tr)
 	assert.ErrorIs(t, err, train.ErrMemory)
 }
+
+// A fit that was kept is that of its sizes, those of single layers too.
+func TestFitOfSizes(t *testing.T) {
+	o, tr := tinyTraining(t, "llama")
+	o.Work = t.TempDir()
+	f := &fitter{o: &o, t: tr, context: len(o.Windows[0])}
+	f.t.Steps = 2
+	paths := map[string]bool{}
+	for _, sizes := range [][2]map[int]int{{}, {{0: 3}, nil}, {nil, {0: 3}}} {
+		f.t.Ranks, f.t.Hiddens = sizes[0], sizes[1]
+		x, err := f.fit(t.Context(), []int{0}, &Result{}, 16)
+		require.NoError(t, err)
+		paths[x.path] = true
+	}
+	assert.Len(t, paths, 3)
+}
