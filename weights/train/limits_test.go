@@ -29,6 +29,7 @@ func TestOptionsRefused(t *testing.T) {
 		"hidden size":        {func(o *Options) { o.Hidden = 100000 }, ErrOption, "at most 65536"},
 		"negative":           {func(o *Options) { o.Steps = -1 }, ErrOption, "-1"},
 		"budget":             {func(o *Options) { o.Budgets = []int{16, window + 1} }, ErrOption, "nothing is evicted"},
+		"budget of none":     {func(o *Options) { o.Budgets, o.Heavy = []int{0}, 1 }, ErrOption, "a budget of 0 slots"},
 		"budget of a window": {func(o *Options) { o.Budgets = []int{window - 4} }, ErrOption, "nothing is evicted"},
 		"memory of the rank": {func(o *Options) { o.Rank, o.Memory = 3000, 256<<20 }, ErrMemory, "256 MiB are free"},
 		"memory of windows":  {func(o *Options) { o.Memory = 1 }, ErrMemory, "windows of 96 tokens"},

@@ -158,9 +158,12 @@ func (o *Options) fill() error {
 		return fmt.Errorf("train: no budget: %w", ErrOption)
 	}
 	for _, b := range o.Budgets {
+		if b < 1 {
+			return fmt.Errorf("train: a budget of %d slots: want 1 at least: %w", b, ErrOption)
+		}
 		if h, err := o.heavy(b); err != nil {
 			return err
-		} else if b < 1 || h < o.Pinned || h > b {
+		} else if h < o.Pinned || h > b {
 			return fmt.Errorf("train: budget %d of which %d are heavy and %d pinned: %w", b, h, o.Pinned, ErrOption)
 		}
 		// Eviction follows a micro-batch: the first that passes the budget must not be the last.
