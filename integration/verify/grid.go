@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/lesskv/lesskv/cgo/kernels"
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/memory"
@@ -230,11 +229,13 @@ func (v *verifier) fillGroup(g *group, first bool) error {
 				continue
 			}
 			last := row(LESS, policy, budget, add(less(policy, budget, a)))
-			h, err := kernels.PolicyHeavy(policy, budget)
-			if err != nil {
-				return err
+			use := weights.Trained{Policy: policy, Ubatch: g.ubatch, Context: g.context}
+			c := memory.Cache{Policy: policy, Pinned: 1, Adapter: a.Adapter}
+			if h, known := c.Heavy(last.Slots); known { // as the runtime splits them
+				use.Heavy, use.Recent = h, last.Slots-h
 			}
-			if last.AdapterNotes, err = weights.CheckUse(a.Adapter, weights.Trained{Policy: policy, Heavy: h, Recent: budget - h, Ubatch: g.ubatch, Context: g.context}); err != nil {
+			var err error
+			if last.AdapterNotes, err = weights.CheckUse(a.Adapter, use); err != nil {
 				return err
 			}
 		}
