@@ -259,10 +259,7 @@ func (o *trainOptions) outputs(texts []document) error {
 			return err
 		}
 	}
-	outputs := []output{{"--output", o.Output, equalFile}}
-	if o.spread != "" { // the output has budgets by head too
-		outputs[0].kind = adapterFile
-	}
+	outputs := []output{{"--output", o.Output, adapterWith(o.Allocation != nil, o.SlotTypes != nil)}}
 	if o.plot != "none" {
 		picture, err := pictureOutput("--plot", o.plot)
 		if err != nil {
