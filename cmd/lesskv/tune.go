@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -128,10 +129,14 @@ func (o *tuneOptions) parse(m *weights.Model) (err error) {
 	if o.train && o.Adapter != "" {
 		return fmt.Errorf("--train and --adapter %s: phi and psi are trained anew: want one of the two", o.Adapter)
 	}
-	if o.train && o.findTypes {
-		return errors.New("--train and --find-types: want one after the other: lesskv tune -w OUTPUT --find-types, with the output of --train")
-	}
 	fillOutputs(o.Model, &o.output, &o.plot)
+	if o.train && o.findTypes {
+		line := "lesskv tune -m " + quote(o.Model)
+		for _, text := range o.texts {
+			line += " -d " + quote(text)
+		}
+		return fmt.Errorf("--train and --find-types: want one after the other; behind --train: %s -w %s -o %s --find-types", line, quote(o.output), quote(strings.TrimSuffix(o.output, ".gguf")+".types.gguf"))
+	}
 	return nil
 }
 

@@ -269,7 +269,7 @@ func TestTuneTrainTable(t *testing.T) {
 		"With them KL is 0.3000 on text that was not tun": {Without: with, With: plain, Layers: layers},
 		"none of phi, psi   0.0000, on text that was not": {Without: plain, With: with, Layers: layers, Better: true},
 		"the allocation, and phi and psi, which take 0 B": {Without: plain, With: with, Layers: layers, Better: true},
-		"Larger or smaller phi and psi of one layer":       {Without: plain, With: with, Layers: layers, Sizes: sizes, Better: true},
+		"Larger or smaller phi and psi of one layer":      {Without: plain, With: with, Layers: layers, Sizes: sizes, Better: true},
 	} {
 		var out strings.Builder
 		o := tuneOptions{output: "o.gguf", train: true}
@@ -297,4 +297,16 @@ func TestTuneUsage(t *testing.T) {
 		assert.Equal(t, exitUsage, status, stderr)
 		assert.Contains(t, stderr, want)
 	}
+	// The command that is said to follow --train, whose output is there, is one that works.
+	_, _, stderr := command("", append(tuneQuickly(dir), "--train", "--find-types")...)
+	said := regexp.MustCompile(`behind --train: lesskv (tune .*)\n`).FindStringSubmatch(stderr)
+	require.NotNil(t, said, stderr)
+	args := strings.Fields(said[1])
+	assert.Contains(t, args, filepath.Join(dir, "model.lesskv.gguf"))
+	status, _, stderr := command("", append(args, "-t1", "-c96", "-b16", "--ubatch=16", "--windows=1", "--rounds=0", "--plot=none", "-q")...)
+	require.Equal(t, exitOK, status, stderr)
+	assert.Empty(t, stderr)
+	a, err := weights.Read(filepath.Join(dir, "model.lesskv.types.gguf"))
+	require.NoError(t, err)
+	assert.Positive(t, a.Bytes())
 }
