@@ -342,11 +342,18 @@ func (o *tuneOptions) cut(ctx context.Context, cmd *cobra.Command, texts []docum
 	if err != nil {
 		return nil, err
 	}
-	w, err := train.Cut(text, o.context, (o.windows+1)*o.context, r.Start())
+	w, err := train.CutInto(text, o.context, o.windows, 1, r.Start())
 	if err != nil {
 		return nil, err
 	}
-	o.Windows, o.Valid = w.Train[:min(len(w.Train), o.windows)], w.Valid[:1]
+	o.Windows, o.Valid = w.Train, w.Valid
+	wanted := ""
+	if len(w.Train) < o.windows {
+		wanted = fmt.Sprintf(", of the %d that were asked for", o.windows)
+	}
+	if wanted != "" || !o.quiet {
+		fmt.Fprintf(cmd.ErrOrStderr(), "%d tokens of text; %d windows of %d tokens to tune on%s, %d for validation\n", len(text), len(w.Train), o.context, wanted, len(w.Valid))
+	}
 	o.training.Windows, err = train.Cut(text, o.context, o.limit, r.Start())
 	return r, err
 }

@@ -3,9 +3,12 @@
 package main
 
 import (
+	"context"
+	"io"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -309,4 +312,23 @@ func TestTuneUsage(t *testing.T) {
 	a, err := weights.Read(filepath.Join(dir, "model.lesskv.types.gguf"))
 	require.NoError(t, err)
 	assert.Positive(t, a.Bytes())
+}
+
+// How many windows there are is said; to those who want no progress only where they are fewer than were asked for.
+func TestTuneWindows(t *testing.T) {
+	dir, _ := verifyFiles(t)
+	for want, args := range map[string][]string{
+		`^\d+ tokens of text; 19 windows of 96 tokens to tune on, 1 for validation\n$`:                                  {"--windows=19"},
+		`^\d+ tokens of text; \d+ windows of 96 tokens to tune on, of the 500 that were asked for, 1 for validation\n$`: {"--windows=500", "-q"},
+	} {
+		ctx, stop := context.WithCancel(t.Context())
+		var said []string
+		args = slices.Concat(tuneQuickly(dir), []string{"-o", filepath.Join(dir, "new.gguf")}, args)
+		status := execute(ctx, args, strings.NewReader(""), io.Discard, writerFunc(func(line []byte) {
+			said = append(said, string(line))
+			stop() // nothing need be measured
+		}))
+		assert.Equal(t, exitInterrupted, status)
+		assert.Regexp(t, want, said[0])
+	}
 }
