@@ -57,17 +57,6 @@ func (a *adapter) info() AdapterInfo {
 	return AdapterInfo{a.name(), a.SHA256, t.Policy, t.Heavy, t.Recent, t.Ubatch, rank, hidden, ranks, hiddens, int64(a.Bytes())}
 }
 
-// stateBytes is the state of one sequence ("Memory, per sequence" in algorithm.md).
-func (v *verifier) stateBytes(a *adapter) int64 {
-	var bytes int64
-	for i := range a.Kernels {
-		if s := a.Layer(i); a.Kernels[i].HasPsi() && v.model.HasBudget(i) {
-			bytes += int64(s.HeadsKV * a.Kernels[i].Rank * (s.ValueLength + 1) * 4)
-		}
-	}
-	return bytes
-}
-
 // choose returns the adapter of a policy that was trained for the budget that is nearest in proportion, or nil.
 func choose(all []*adapter, policy string, budget int) *adapter {
 	var best *adapter
@@ -134,12 +123,21 @@ func (v *verifier) less(g *group, policy, types string, slots int, a *adapter) r
 		l.TypeK, l.TypeV, _ = worker.SlotTypes(types)
 	}
 	r := run{tree: worker.Patched, config: worker.Config{Context: g.context, Ubatch: g.ubatch, WindowOnly: true, GPULayers: v.plan.GPULayers, LESS: l}, adapter: a}
-	r.bytes = int64(l.Budget) * v.slotBytes(types)
+	r.bytes = int64(v.takes(g, policy, types, l.Budget, a).Cache())
 	if a != nil {
 		l.Adapter = a.path
-		r.bytes += v.stateBytes(a) + int64(a.Bytes())
 	}
 	return r
+}
+
+// takes is what one sequence of a sparse cache takes, with an adapter or (nil) without; nothing of a cache that the runtime refuses.
+func (v *verifier) takes(g *group, policy, types string, slots int, a *adapter) memory.Bytes {
+	c := memory.Cache{Context: g.context, Budget: Budget{Tokens: min(slots, g.context)}, Policy: policy, Pinned: 1, Types: v.types(types)}
+	if a != nil {
+		c.Adapter = a.Adapter
+	}
+	bytes, _ := memory.Less(v.model, c)
+	return bytes
 }
 
 // addRow plans a row of a group: what is known of it before it is measured, and its run.
@@ -216,13 +214,13 @@ func (v *verifier) fillGroup(g *group, first bool) error {
 				offered[policy] = true
 				continue
 			}
-			slot := v.slotBytes(v.plan.SlotType)
+			slot, takes := v.slotBytes(v.plan.SlotType), v.takes(g, policy, v.plan.SlotType, budget, a)
 			if v.plan.wants(Plus) {
-				n := budget + int(v.stateBytes(a)/slot)
+				n := budget + int(takes.State/slot)
 				row(Plus, policy, n, add(less(policy, n, nil)))
 			}
 			if v.plan.wants(PlusPlus) {
-				n := budget + int((v.stateBytes(a)+int64(a.Bytes()))/slot)
+				n := budget + int((takes.State+takes.Kernels)/slot)
 				row(PlusPlus, policy, n, add(less(policy, n, nil)))
 			}
 			if !v.plan.wants(LESS) {
@@ -284,9 +282,9 @@ func (v *verifier) types(text string) []weights.SlotTypes {
 }
 
 // slotBytes is one slot of every layer and KV head together, of types that fit (checkTypes).
-func (v *verifier) slotBytes(types string) int64 {
+func (v *verifier) slotBytes(types string) uint64 {
 	all, _ := memory.SlotOfEach(v.model, v.types(types))
-	return int64(all)
+	return all
 }
 
 // checkTypes fails with memory.ErrType where heads do not fill the blocks of their layer's types.

@@ -305,9 +305,9 @@ func (o *Options) layer(budget int) kernels.Layer {
 // plus is the layer of Baseline+ ("Memory, per sequence" in algorithm.md): the state's bytes are slots, of every head.
 func (o *Options) plus(budget int) kernels.Layer {
 	m := o.Model
-	slot := 2*m.KeyLength + 2*m.ValueLength + 8
-	more := 4 * o.Rank * (m.ValueLength + 1) / slot
 	l := o.layer(budget)
+	slot, _ := memory.SlotBytes(m.Layer(o.own), weights.SlotTypes{Key: gguf.F16, Value: gguf.F16}) // as the layer has them
+	more := 4 * o.Rank * (m.ValueLength + 1) / int(slot)
 	l.Budget += more
 	l.Heavy, _ = o.heavy(l.Budget)
 	l.Budgets = slices.Clone(l.Budgets)
