@@ -38,7 +38,7 @@ read, never executed.`,
 			if err != nil {
 				return err
 			}
-			if err := checkOutputs([]string{model}, output{"--output", out, equalFile}); err != nil {
+			if err := checkOutputs([]string{model}, output{"--output", out, adapterWith(false, false)}); err != nil {
 				return err
 			}
 			a, err := importer.Import(args[0], importer.Options{Model: m, Trained: t, Rotary: order})

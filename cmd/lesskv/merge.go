@@ -51,11 +51,7 @@ one adapter is enough for that.`,
 					return usageError{err}
 				}
 			}
-			replaced := equalFile
-			if merged.Budget != nil {
-				replaced = adapterFile
-			}
-			if err := checkOutputs(args, output{"--output", out, replaced}); err != nil {
+			if err := checkOutputs(args, output{"--output", out, adapterWith(merged.Budget != nil, merged.SlotTypes != nil)}); err != nil {
 				return err
 			}
 			if types == "" {

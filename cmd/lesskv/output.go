@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/weights"
@@ -29,16 +30,30 @@ type kind struct {
 }
 
 var (
-	adapterFile = kind{"an adapter", weights.IsAdapter}
-	equalFile   = kind{"an adapter without budgets by head (lesskv tune), which would be lost", func(path string) bool {
-		a, err := weights.Read(path)
-		return err == nil && a.Budget == nil
-	}}
+	adapterFile    = kind{"an adapter", weights.IsAdapter}
 	allocationFile = kind{"an allocation alone, without phi and psi that would be lost", func(path string) bool {
 		a, err := weights.Read(path)
 		return err == nil && a.Bytes() == 0
 	}}
 )
+
+// adapterWith is an adapter that has no budgets by head and no types of slots, but for what the adapter that replaces it has too.
+func adapterWith(budgets, types bool) kind {
+	var lost []string
+	if !budgets {
+		lost = append(lost, "budgets by head (lesskv tune)")
+	}
+	if !types {
+		lost = append(lost, "types of slots")
+	}
+	if lost == nil {
+		return adapterFile
+	}
+	return kind{"an adapter without " + strings.Join(lost, " and ") + ", which would be lost", func(path string) bool {
+		a, err := weights.Read(path)
+		return err == nil && (budgets || a.Budget == nil) && (types || a.SlotTypes == nil)
+	}}
+}
 
 // pictureOutput is a picture that a command is to write. The end of its name is its format.
 func pictureOutput(flag, path string) (output, error) {

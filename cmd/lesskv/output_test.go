@@ -290,3 +290,28 @@ func TestListTexts(t *testing.T) {
 		{filepath.Join(dir, "a.txt"), true}, {filepath.Join(dir, "b", "c.go"), true}, {filepath.Join(dir, ".git", "config"), false}, {"-", false},
 	}, all)
 }
+
+// A link to a folder is that folder, and links in a folder are what they lead to: once, also where they lead back.
+func TestListTextsLinks(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"texts/a.txt", "texts/b/b.txt", "other/c.txt", "other/out.work/layer.json", "d.txt"} {
+		require.NoError(t, os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755))
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte("text"), 0o644))
+	}
+	for link, to := range map[string]string{
+		"link": "texts", "texts/c": "../other", "texts/d.txt": "../d.txt", "texts/again.txt": "a.txt", "texts/b/up": "..", "texts/none.txt": "none", "texts/own.txt": "own.txt", "texts/null": "/dev/null", "file": "d.txt",
+	} {
+		require.NoError(t, os.Symlink(to, filepath.Join(dir, link)))
+	}
+	for _, root := range []string{"link", "texts"} {
+		all, err := listTexts([]string{filepath.Join(dir, root)}, filepath.Join(dir, "other", "out.work"))
+		require.NoError(t, err)
+		in := func(name string) document { return document{filepath.Join(dir, root, name), true} }
+		assert.Equal(t, []document{in("a.txt"), in("b/b.txt"), in("c/c.txt"), in("d.txt")}, all)
+	}
+	all, err := listTexts([]string{filepath.Join(dir, "file")})
+	require.NoError(t, err)
+	assert.Equal(t, []document{{filepath.Join(dir, "file"), false}}, all)
+	_, err = listTexts([]string{filepath.Join(dir, "texts", "none.txt")})
+	assert.ErrorIs(t, err, os.ErrNotExist)
+}

@@ -19,6 +19,7 @@ import (
 	"github.com/lesskv/lesskv/patches/limits"
 	lesskv "github.com/lesskv/lesskv/plugin"
 	"github.com/lesskv/lesskv/weights"
+	"github.com/lesskv/lesskv/weights/gguf"
 )
 
 // Every number of every command refuses what is none, and what is far out of any use, as a wrong command line.
@@ -69,6 +70,9 @@ func TestStatus(t *testing.T) {
 	tuned.Budget = []float32{1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2}
 	byHead := filepath.Join(dir, "tuned.gguf")
 	require.NoError(t, tuned.Write(byHead))
+	tuned.Budget, tuned.SlotTypes = nil, weights.SameSlotTypes(weights.SlotTypes{Key: gguf.F16, Value: gguf.Q8_0}, tuned.Layers)
+	withTypes := filepath.Join(dir, "types.gguf")
+	require.NoError(t, tuned.Write(withTypes))
 	train := func(args ...string) []string {
 		return append([]string{"train", "-t1", "-c256", "-m", model, "-d", long, "-o", filepath.Join(dir, "new.gguf")}, args...)
 	}
@@ -121,6 +125,8 @@ func TestStatus(t *testing.T) {
 		"train, budget":          {train("-b500"), exitUsage, "nothing is evicted before the end of a window of 256 tokens"},
 		"train, heavy":           {train("-b64", "--heavy=100"), exitUsage, "100 are heavy"},
 		"train, rank":            {train("-b64", "--rank=65536", "--hidden=65536"), exitFailed, "B are free"},
+		"train, rank in bytes":   {train("-b1/16", "--rank=65536", "--hidden=65536"), exitFailed, "B are free"},
+		"tune, rank":             {tune("--train", "--rank=65536", "--hidden=65536"), exitFailed, "B are free"},
 		"train, rate":            {train("--rate=NaN"), exitUsage, "--rate NaN"},
 		"train, an adapter":      {[]string{"train", "-m", adapter, "-d", long}, exitFailed, "give the base model's file"},
 		"train, an empty model":  {[]string{"train", "-m", empty, "-d", long}, exitFailed, "empty.gguf"},
@@ -141,6 +147,10 @@ func TestStatus(t *testing.T) {
 		"train, onto budgets":    {train("-o", byHead), exitFailed, "that is not an adapter without budgets by head"},
 		"import, onto budgets":   {[]string{"import", "-m", model, "--heavy=51", "--recent=51", "-o", byHead, dir}, exitFailed, "that is not an adapter without budgets by head"},
 		"merge, onto budgets":    {[]string{"merge", "-o", byHead, adapter}, exitFailed, "that is not an adapter without budgets by head"},
+		"train, onto types":      {train("-o", withTypes), exitFailed, "that is not an adapter without budgets by head (lesskv tune) and types of slots"},
+		"train -w, onto types":   {train("-w", byHead, "-o", withTypes), exitFailed, "that is not an adapter without types of slots"},
+		"import, onto types":     {[]string{"import", "-m", model, "--heavy=51", "--recent=51", "-o", withTypes, dir}, exitFailed, "types of slots, which would be lost"},
+		"merge, onto types":      {[]string{"merge", "-o", withTypes, adapter}, exitFailed, "types of slots, which would be lost"},
 		"tune, onto the model":   {tune("-o", model), exitUsage, "which is read"},
 		"verify, windows":        {verify("--windows=200"), exitFailed, "200 windows of 192 tokens want 38201 tokens of text, and there are 330"},
 		"verify, method":         {verify("--method=best"), exitUsage, `method "best"`},

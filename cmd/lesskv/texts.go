@@ -4,6 +4,7 @@ package main
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -11,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"unicode/utf8"
 
 	"github.com/lesskv/lesskv/integration/activations"
@@ -40,25 +42,58 @@ func listTexts(paths []string, folders ...string) (all []document, err error) {
 			all = append(all, document{path: path})
 			continue
 		}
-		err := filepath.WalkDir(path, func(p string, d fs.DirEntry, err error) error {
-			if err != nil {
-				return fmt.Errorf("--data: %w", err)
-			}
-			inside := p != path
-			switch {
-			case d.IsDir() && inside && (strings.HasPrefix(d.Name(), ".") || own[place(p)]):
-				return fs.SkipDir
-			case d.IsDir() || inside && (strings.HasPrefix(d.Name(), ".") || !d.Type().IsRegular()):
-				return nil
-			}
-			all = append(all, document{p, inside})
-			return nil
-		})
-		if err != nil {
-			return nil, err
+		w := textWalk{own: own, seen: map[string]bool{}}
+		if err := w.add(path, false); err != nil {
+			return nil, fmt.Errorf("--data: %w", err)
 		}
+		all = append(all, w.found...)
 	}
 	return all, nil
+}
+
+// textWalk lists a folder, and what links in it lead to. What several of these lead to is listed once.
+type textWalk struct {
+	own, seen map[string]bool // by place
+	found     []document
+}
+
+func (w *textWalk) add(path string, inside bool) error {
+	info, err := os.Stat(path)
+	switch {
+	case inside && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ELOOP)): // a link to nothing, or to itself
+		return nil
+	case err != nil:
+		return err
+	case inside && !info.IsDir() && !info.Mode().IsRegular():
+		return nil
+	}
+	if inside || info.IsDir() { // else it may be a pipe, as /dev/stdin
+		end, err := filepath.EvalSymlinks(path)
+		if err != nil {
+			return err
+		}
+		if end = place(end); inside && (w.own[place(path)] || w.own[end] || w.seen[end]) {
+			return nil
+		}
+		w.seen[end] = true
+	}
+	if !info.IsDir() {
+		w.found = append(w.found, document{path, inside})
+		return nil
+	}
+	entries, err := os.ReadDir(path)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), ".") {
+			continue
+		}
+		if err := w.add(filepath.Join(path, e.Name()), true); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // read returns a file's content; nil where it is no text, as a picture or an archive in a folder.

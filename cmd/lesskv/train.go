@@ -122,11 +122,11 @@ func (o *trainOptions) run(cmd *cobra.Command) (err error) {
 			return usageError{fmt.Errorf("--adapter %s: that one has no budgets by head: lesskv tune makes one", o.spread)}
 		}
 	}
-	if err := o.slots(found); err != nil {
-		return err
-	}
 	if free, ok := limits.Memory(); ok {
 		o.Memory = free
+	}
+	if err := o.slots(found); err != nil {
+		return err
 	}
 	if err := o.Check(o.context); err != nil {
 		return err
@@ -259,10 +259,7 @@ func (o *trainOptions) outputs(texts []document) error {
 			return err
 		}
 	}
-	outputs := []output{{"--output", o.Output, equalFile}}
-	if o.spread != "" { // the output has budgets by head too
-		outputs[0].kind = adapterFile
-	}
+	outputs := []output{{"--output", o.Output, adapterWith(o.Allocation != nil, o.SlotTypes != nil)}}
 	if o.plot != "none" {
 		picture, err := pictureOutput("--plot", o.plot)
 		if err != nil {

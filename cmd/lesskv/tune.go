@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -128,10 +129,14 @@ func (o *tuneOptions) parse(m *weights.Model) (err error) {
 	if o.train && o.Adapter != "" {
 		return fmt.Errorf("--train and --adapter %s: phi and psi are trained anew: want one of the two", o.Adapter)
 	}
-	if o.train && o.findTypes {
-		return errors.New("--train and --find-types: want one after the other: lesskv tune -w OUTPUT --find-types, with the output of --train")
-	}
 	fillOutputs(o.Model, &o.output, &o.plot)
+	if o.train && o.findTypes {
+		line := "lesskv tune -m " + quote(o.Model)
+		for _, text := range o.texts {
+			line += " -d " + quote(text)
+		}
+		return fmt.Errorf("--train and --find-types: want one after the other; behind --train: %s -w %s -o %s --find-types", line, quote(o.output), quote(strings.TrimSuffix(o.output, ".gguf")+".types.gguf"))
+	}
 	return nil
 }
 
@@ -230,9 +235,11 @@ func (o *tuneOptions) run(cmd *cobra.Command) error {
 	} else {
 		t.Without, err = tune.Run(ctx, o.Options)
 	}
-	said := ""
+	said, without := "", error(nil) // types by layer
 	if err == nil && o.findTypes {
-		said, err = o.find(ctx, model, t)
+		if said, without = o.find(ctx, model, t); ctx.Err() != nil {
+			err = without
+		}
 	}
 	meter.End()
 	if err != nil {
@@ -257,19 +264,21 @@ func (o *tuneOptions) run(cmd *cobra.Command) error {
 	if err == nil && o.plot != "none" {
 		err = tune.Plot(r, o.plot)
 	}
-	if err != nil {
+	if err = errors.Join(err, without); err != nil {
 		return err // the work stays
 	}
 	return tune.Remove(o.Work)
 }
 
-// find looks for types by layer, and takes those that it finds; it returns what is to be said of that.
+// find looks for types by layer, and takes those that it finds; it returns what is to be said of that. Where it fails, what was found before stays.
 func (o *tuneOptions) find(ctx context.Context, model *weights.Model, t *tune.Trained) (string, error) {
 	was, given := t.Without, o.types
 	found, err := tune.FindTypes(ctx, o.Options, model, was)
 	switch {
 	case err != nil:
-		return "", err
+		return "", fmt.Errorf("no types by layer were found, the allocation is for %s: %w", given, err)
+	case found.Why != "":
+		return fmt.Sprintf("No types by layer were tried: %s.\n\n", found.Why), nil
 	case found.Result == nil:
 		return fmt.Sprintf("No types by layer are predicted to be closer than %s.\n\n", given), nil
 	case !found.Better:
@@ -333,11 +342,18 @@ func (o *tuneOptions) cut(ctx context.Context, cmd *cobra.Command, texts []docum
 	if err != nil {
 		return nil, err
 	}
-	w, err := train.Cut(text, o.context, (o.windows+1)*o.context, r.Start())
+	w, err := train.CutInto(text, o.context, o.windows, 1, r.Start())
 	if err != nil {
 		return nil, err
 	}
-	o.Windows, o.Valid = w.Train[:min(len(w.Train), o.windows)], w.Valid[:1]
+	o.Windows, o.Valid = w.Train, w.Valid
+	wanted := ""
+	if len(w.Train) < o.windows {
+		wanted = fmt.Sprintf(", of the %d that were asked for", o.windows)
+	}
+	if wanted != "" || !o.quiet {
+		fmt.Fprintf(cmd.ErrOrStderr(), "%d tokens of text; %d windows of %d tokens to tune on%s, %d for validation\n", len(text), len(w.Train), o.context, wanted, len(w.Valid))
+	}
 	o.training.Windows, err = train.Cut(text, o.context, o.limit, r.Start())
 	return r, err
 }

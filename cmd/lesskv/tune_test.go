@@ -3,8 +3,12 @@
 package main
 
 import (
+	"context"
+	"io"
+	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -116,6 +120,47 @@ func TestTuneTypes(t *testing.T) {
 	assert.Contains(t, stderr, "layer 6: the model has 6")
 }
 
+// In the bytes of more than half a window of f16 slots there are q8_0 slots for all of its tokens: nothing is evicted then, and that is closest.
+func TestTuneTypesOfAll(t *testing.T) {
+	dir, _ := verifyFiles(t)
+	out := filepath.Join(dir, "new.gguf")
+	status, stdout, stderr := command("", append(tuneQuickly(dir), "-b58", "--type=f16", "--find-types", "-o", out, "--plot=none")...)
+	require.Equal(t, exitOK, status, stderr)
+	assert.Regexp(t, `^Types by layer: q8_0\. With f16 `, stdout)
+	a, err := weights.Read(out)
+	require.NoError(t, err)
+	assert.Nil(t, a.SlotTypes, "q8_0 is the default")
+	assert.NotEmpty(t, a.Budget)
+}
+
+// What was found before the types is written where these fail.
+func TestTuneTypesFail(t *testing.T) {
+	dir, _ := verifyFiles(t)
+	out := filepath.Join(dir, "new.gguf")
+	var stdout strings.Builder
+	args := append(tuneQuickly(dir), "-b=30KiB", "--type=q8_0,0.k=f16", "--find-types", "-o", out, "--plot=none")
+	status := execute(t.Context(), args, strings.NewReader(""), &stdout, writerFunc(func(line []byte) {
+		if strings.HasPrefix(string(line), string(tune.Types)+":") {
+			require.NoError(t, os.Remove(filepath.Join(dir, "model.gguf")))
+		}
+	}))
+	assert.Equal(t, exitFailed, status)
+	assert.Contains(t, stdout.String(), "this allocation")
+	a, err := weights.Read(out)
+	require.NoError(t, err)
+	assert.NotEmpty(t, a.Budget)
+	assert.Equal(t, gguf.F16, a.SlotTypes[0].Key)
+	assert.DirExists(t, out+".work", "the same command goes on")
+}
+
+// writerFunc is told what is written.
+type writerFunc func([]byte)
+
+func (f writerFunc) Write(p []byte) (int, error) {
+	f(p)
+	return len(p), nil
+}
+
 // merge writes types of slots into what it makes, also of one adapter.
 func TestMergeTypes(t *testing.T) {
 	dir := unpacked(t, map[string]string{testdata.Peak102: "a.gguf"})
@@ -137,8 +182,12 @@ func TestMergeTypes(t *testing.T) {
 	require.Equal(t, exitOK, status)
 	assert.Empty(t, stderr, "they are kept")
 	status, _, stderr = command("", "merge", "-o", again, in)
-	require.Equal(t, exitOK, status)
-	assert.Contains(t, stderr, "--type q8_0,0.k=q4_0,1.v=f16,2.v=f16 keeps them", "they are lost")
+	require.Equal(t, exitFailed, status)
+	assert.Contains(t, stderr, "types of slots, which would be lost")
+	status, _, stderr = command("", "merge", "-o", again, "--type", "q8_0", in)
+	require.Equal(t, exitOK, status, stderr)
+	status, _, stderr = command("", "merge", "-o", again, "--type", "f16", in)
+	require.Equal(t, exitOK, status, stderr)
 	status, _, stderr = command("", "merge", "-o", again, "--type", "q8_0,9=f16", in)
 	assert.Equal(t, exitUsage, status)
 	assert.Contains(t, stderr, "layer 9: the model has 6")
@@ -250,5 +299,36 @@ func TestTuneUsage(t *testing.T) {
 		status, _, stderr := command("", append(tuneQuickly(dir), args...)...)
 		assert.Equal(t, exitUsage, status, stderr)
 		assert.Contains(t, stderr, want)
+	}
+	// The command that is said to follow --train, whose output is there, is one that works.
+	_, _, stderr := command("", append(tuneQuickly(dir), "--train", "--find-types")...)
+	said := regexp.MustCompile(`behind --train: lesskv (tune .*)\n`).FindStringSubmatch(stderr)
+	require.NotNil(t, said, stderr)
+	args := strings.Fields(said[1])
+	assert.Contains(t, args, filepath.Join(dir, "model.lesskv.gguf"))
+	status, _, stderr := command("", append(args, "-t1", "-c96", "-b16", "--ubatch=16", "--windows=1", "--rounds=0", "--plot=none", "-q")...)
+	require.Equal(t, exitOK, status, stderr)
+	assert.Empty(t, stderr)
+	a, err := weights.Read(filepath.Join(dir, "model.lesskv.types.gguf"))
+	require.NoError(t, err)
+	assert.Positive(t, a.Bytes())
+}
+
+// How many windows there are is said; to those who want no progress only where they are fewer than were asked for.
+func TestTuneWindows(t *testing.T) {
+	dir, _ := verifyFiles(t)
+	for want, args := range map[string][]string{
+		`^\d+ tokens of text; 19 windows of 96 tokens to tune on, 1 for validation\n$`:                                  {"--windows=19"},
+		`^\d+ tokens of text; \d+ windows of 96 tokens to tune on, of the 500 that were asked for, 1 for validation\n$`: {"--windows=500", "-q"},
+	} {
+		ctx, stop := context.WithCancel(t.Context())
+		var said []string
+		args = slices.Concat(tuneQuickly(dir), []string{"-o", filepath.Join(dir, "new.gguf")}, args)
+		status := execute(ctx, args, strings.NewReader(""), io.Discard, writerFunc(func(line []byte) {
+			said = append(said, string(line))
+			stop() // nothing need be measured
+		}))
+		assert.Equal(t, exitInterrupted, status)
+		assert.Regexp(t, want, said[0])
 	}
 }

@@ -121,7 +121,8 @@ func (b *bench) load() error {
 			return err
 		}
 		o.Rank, o.Hidden = a.Largest()
-		o.sizes = describe.Sizes(a)
+		_, _, types := describe.Kernels(a)
+		o.sizes, o.types = describe.Sizes(a), strings.Join(types, " and ")
 		if o.Policy == "" {
 			o.Policy = a.Trained.Policy
 		}
@@ -145,6 +146,7 @@ func (b *bench) load() error {
 		if b.adapter, err = buildAdapter(b.model, o.Dir, name, o); err != nil {
 			return err
 		}
+		o.types = o.KernelType.String()
 	}
 	if b.budget, err = b.slots(o.top()); err != nil {
 		return err

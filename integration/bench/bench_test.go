@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/lesskv/lesskv/integration/provenance"
+	"github.com/lesskv/lesskv/integration/testdata"
 	"github.com/lesskv/lesskv/integration/tinymodels"
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/patches/layout"
@@ -118,6 +119,30 @@ func TestSlotsAreFull(t *testing.T) {
 		m, ok := r.memory(method, 2048)
 		require.True(t, ok)
 		assert.Equal(t, slots, m.Kept, method)
+	}
+}
+
+// Of an adapter that was given the result says what its phi and psi are; an allocation alone has none.
+func TestGivenAdapter(t *testing.T) {
+	dir := t.TempDir()
+	model, err := testdata.PathIn(dir, testdata.Model)
+	require.NoError(t, err)
+	m, err := weights.ReadModel(model)
+	require.NoError(t, err)
+	methods, err := FindMethods([]string{"less"})
+	require.NoError(t, err)
+	trained := weights.Trained{Policy: "peak", Heavy: 8, Recent: 24, Ubatch: 32, Context: 2048}
+	random, alone := weights.Random(m, 4, 32, trained, 1), weights.New(m, trained)
+	require.NoError(t, random.Convert(gguf.Q8_0))
+	alone.Budget = slices.Repeat([]float32{1}, m.KVHeads())
+	for want, a := range map[string]*weights.Adapter{"rank 4, hidden size 32, phi and psi in Q8_0": random, "without phi and psi": alone} {
+		path := filepath.Join(dir, "a.gguf")
+		require.NoError(t, a.Write(path))
+		r, err := Run(t.Context(), Options{Model: model, Adapter: path, Dir: dir, Methods: methods, Contexts: []int{64}, Ubatch: 64, Repeat: 1, Threads: 1, Budget: worker.Budget{Tokens: 32}})
+		require.NoError(t, err)
+		var text bytes.Buffer
+		require.NoError(t, r.Table(&text))
+		assert.Contains(t, text.String(), "LESS: peak, 32 slots per KV head in q8_0, "+want+"\n")
 	}
 }
 

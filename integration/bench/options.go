@@ -126,6 +126,7 @@ type Options struct {
 	Progress func(done, total float64, what string) // share of the work, and what is done next
 
 	sizes string // of the adapter's layers, in words
+	types string // of its phi and psi
 }
 
 // quants are the types that the worker quantises to.

@@ -66,6 +66,14 @@ func (r *Result) Table(w io.Writer) error {
 	return err
 }
 
+// kernels says what phi and psi are.
+func (r *Result) kernels() string {
+	if r.Rank == 0 {
+		return "without phi and psi"
+	}
+	return fmt.Sprintf("%s, phi and psi in %s", cmp.Or(r.Sizes, fmt.Sprintf("rank %d, hidden size %d", r.Rank, r.Hidden)), r.Kernels)
+}
+
 func (r *Result) table(w *bytes.Buffer) {
 	device := ""
 	if r.GPU > 0 {
@@ -81,7 +89,7 @@ func (r *Result) table(w *bytes.Buffer) {
 	if r.Other != nil {
 		fmt.Fprintf(w, "methods that end in %s: the same on another runtime, %s\n", otherSuffix, cmp.Or(r.Other.Tools(), "which does not say how it was compiled"))
 	}
-	fmt.Fprintf(w, "LESS: %s, %d slots per KV head in %s, %s, phi and psi in %s\n", r.Policy, r.Budget, r.Slots, cmp.Or(r.Sizes, fmt.Sprintf("rank %d, hidden size %d", r.Rank, r.Hidden)), r.Kernels)
+	fmt.Fprintf(w, "LESS: %s, %d slots per KV head in %s, %s\n", r.Policy, r.Budget, r.Slots, r.kernels())
 	for _, phase := range []Phase{Prompt, Decode, Together} {
 		if !slices.ContainsFunc(r.Samples, func(s Sample) bool { return s.Phase == phase }) {
 			continue

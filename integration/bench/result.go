@@ -43,7 +43,7 @@ type Result struct {
 	Rank    int    `json:"rank"`  // the largest of a layer, as the hidden size
 	Hidden  int    `json:"hidden"`
 	Sizes   string `json:"sizes,omitempty"` // of an adapter's layers, in words
-	Kernels string `json:"kernels"`         // type
+	Kernels string `json:"kernels"`         // types of phi and psi; "": there are none
 
 	Sequences int `json:"sequences,omitempty"` // that decode together
 
@@ -121,7 +121,7 @@ func newResult(o *Options, name, program string, m *weights.Model, budget int) R
 	r := Result{
 		Time: time.Now().UTC().Truncate(time.Second), Build: provenance.Of(program),
 		Model: name, Threads: o.Threads, GPU: o.GPULayers, Device: o.OnDevice, Ubatch: o.Ubatch, Layers: m.Layers, Budget: budget, Policy: o.Policy,
-		Slots: o.SlotType, Rank: o.Rank, Hidden: o.Hidden, Sizes: o.sizes, Kernels: o.KernelType.String(),
+		Slots: o.SlotType, Rank: o.Rank, Hidden: o.Hidden, Sizes: o.sizes, Kernels: o.types,
 		Sequences: o.Sequences,
 	}
 	if o.OtherBuild != "" {

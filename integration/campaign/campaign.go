@@ -24,6 +24,9 @@ import (
 	"github.com/lesskv/lesskv/patches/usage"
 )
 
+// errInput is that of a target for which an input was found that fails; others are the machine's.
+var errInput = errors.New("an input fails")
+
 // A campaign gives targets their time.
 type campaign struct {
 	build    layout.Layout
@@ -102,7 +105,8 @@ func (c *campaign) compile(ctx context.Context) error {
 	return nil
 }
 
-// fuzz gives every target its time in turns, jobs at once. A target that failed says why and has no other turn; the error names all of them.
+// fuzz gives every target its time in turns, jobs at once. A target that failed says why and has no other turn; the error names all of
+// them. An input that fails counts as a finding.
 func (c *campaign) fuzz(ctx context.Context, total, turn time.Duration, jobs int) error {
 	var failures []error
 	var all errgroup.Group
@@ -123,7 +127,9 @@ func (c *campaign) fuzz(ctx context.Context, total, turn time.Duration, jobs int
 				c.mu.Lock()
 				c.busy[t.name] = false
 				if err != nil {
-					h.Findings++
+					if errors.Is(err, errInput) {
+						h.Findings++
+					}
 					fmt.Fprintf(os.Stderr, "%s: %v\n", t.name, err)
 					failures = append(failures, fmt.Errorf("%s failed", t.name))
 					c.left = slices.DeleteFunc(slices.Clone(c.left), func(other target) bool { return other.name == t.name })
@@ -193,8 +199,14 @@ func (c *campaign) turn(ctx context.Context, t target, d time.Duration) error {
 		}
 		return nil
 	}
+	if inputFails.MatchString(tail) {
+		err = fmt.Errorf("%w: %w", errInput, err)
+	}
 	return fmt.Errorf("%w\n%s", err, tail)
 }
+
+// inputFails is how a Go fuzzer and libFuzzer name an input that fails: one that was found, or one of the corpus.
+var inputFails = regexp.MustCompile(`(?m)^\s*(Failing input written to |failure while testing seed corpus entry: |.*Test unit written to )`)
 
 // timeUp is how a Go fuzzer ends now and then when the time is up in the midst of an input (golang.org/issue/48157).
 var timeUp = regexp.MustCompile(`(?m)^--- FAIL: Fuzz\w+ \(.*\)\n    context deadline exceeded$`)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -149,4 +150,67 @@ func TestNext(t *testing.T) {
 func TestTimeUp(t *testing.T) {
 	assert.Regexp(t, timeUp, "fuzz: elapsed\n--- FAIL: FuzzParse (5.08s)\n    context deadline exceeded\nFAIL\n")
 	assert.NotRegexp(t, timeUp, "--- FAIL: FuzzParse (5.08s)\n    --- FAIL: FuzzParse (0.00s)\n        gguf_test.go:5: context deadline exceeded\n")
+}
+
+// Of targets that run two at once each is counted by what it took of a processor, however long it waited. What has no input that fails is no finding.
+func TestFuzz(t *testing.T) {
+	dir := t.TempDir()
+	script := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		require.NoError(t, os.WriteFile(path, []byte("#!/bin/sh\n"+text), 0o755))
+		return path
+	}
+	waits := script("waits", "for i in 1 2 3; do echo \"#${i}000 pulse\"; sleep 1; done; echo stat::number_of_executed_units: 4000\n")
+	fails := script("fails", "echo '#7 pulse'; echo \"artifact_prefix='x/'; Test unit written to x/crash-1\"; exit 77\n")
+	breaks := script("breaks", "echo '#7 pulse'; echo 'cannot write: no space left on device'; exit 1\n")
+	c := &campaign{root: dir, dir: dir, progress: &progress{path: filepath.Join(dir, "progress.json"), Targets: map[string]*had{}}, busy: map[string]bool{},
+		binaries: map[string]string{"a": waits, "b": waits, "fails": fails, "breaks": breaks, "says-nothing": script("silent", "exit 0\n"), "missing": filepath.Join(dir, "none")}}
+	for name := range c.binaries {
+		c.left = append(c.left, target{name: name, harness: name})
+		c.progress.Targets[name] = &had{}
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	go func() { // a and b would have turns for ever: they take next to no time of a processor
+		for ctx.Err() == nil {
+			time.Sleep(50 * time.Millisecond)
+			c.mu.Lock()
+			if len(c.left) == 2 && min(c.progress.Targets["a"].Executions, c.progress.Targets["b"].Executions) >= 4000 {
+				stop()
+			}
+			c.mu.Unlock()
+		}
+	}()
+	err := c.fuzz(ctx, time.Minute, 10*time.Second, 2)
+	for name, h := range c.progress.Targets {
+		switch name {
+		case "a", "b":
+			assert.GreaterOrEqual(t, h.Executions, int64(4000), name)
+			assert.Less(t, h.Seconds, 1.5, "%s: it slept for 3", name)
+			assert.NotContains(t, err.Error(), name+" failed")
+		default:
+			assert.ErrorContains(t, err, name+" failed")
+		}
+		findings := 0
+		if name == "fails" {
+			findings = 1
+		}
+		assert.Equal(t, findings, h.Findings, name)
+	}
+	again, err := readProgress(c.progress.path)
+	require.NoError(t, err)
+	assert.Equal(t, *c.progress.Targets["a"], *again.Targets["a"])
+}
+
+// What names an input that fails, of either fuzzer.
+func TestInputFails(t *testing.T) {
+	for text, want := range map[string]bool{
+		"--- FAIL: FuzzParse (0.02s)\n    Failing input written to testdata/fuzz/FuzzParse/771e938e4458e983\n": true,
+		"failure while testing seed corpus entry: FuzzParse/seed#0\nfuzz: elapsed: 0s\n":                       true,
+		"==1== ERROR: libFuzzer: deadly signal\nartifact_prefix='f/'; Test unit written to f/crash-da39a3\n":   true,
+		"--- FAIL: FuzzParse (0.02s)\n    open cache: no space left on device\n":                               false,
+		"signal: killed": false,
+	} {
+		assert.Equal(t, want, inputFails.MatchString(text), text)
+	}
 }

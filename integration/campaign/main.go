@@ -9,12 +9,14 @@
 //	go run ./integration/campaign -merge         # what was found of interest in C and C++ joins the corpora in integration/campaign/corpus
 //
 // The runtime must be there (go run ./patches), and clang for the harnesses of the C and C++ readers. What is found ends the target's
-// turn and makes the exit status 1. For Go targets the input is in the package's testdata/fuzz then, where it is a test; for the others
-// in build/campaign/findings, from where it belongs into the corpus once its fault is mended.
+// turn and makes the exit status 1, as an interruption does, and a fault of the machine, which counts as no finding. For Go targets the
+// input is in the package's testdata/fuzz then, where it is a test; for the others in build/campaign/findings, from where it belongs into
+// the corpus once its fault is mended.
 package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -87,7 +89,7 @@ func run(ctx context.Context, total, turn time.Duration, jobs int, only, dir str
 	failed := c.fuzz(ctx, total, turn, jobs)
 	p.table(os.Stdout)
 	if ctx.Err() != nil {
-		fmt.Fprintln(os.Stderr, "campaign: interrupted; the same command goes on")
+		return errors.Join(failed, errors.New("interrupted; the same command goes on"))
 	}
 	return failed
 }

@@ -241,11 +241,11 @@ func (m *measurer) write(model string, a *allocation) error {
 
 // options are those of tuning on a text.
 func (m *measurer) options(model string, on corpus, budget worker.Budget, types string, e effort) (*tune.Options, error) {
-	w, err := train.Cut(on.tokens, heldout.Tokens, (e.windows+1)*heldout.Tokens, m.start)
+	w, err := train.CutInto(on.tokens, heldout.Tokens, e.windows, 1, m.start)
 	if err != nil {
 		return nil, err
 	}
-	o := &tune.Options{Model: model, Worker: m.worker, Windows: w.Train[:e.windows], Valid: w.Valid[:1], Budget: budget, Policy: policy, Ubatch: heldout.Ubatch, Rounds: e.rounds, Threads: m.threads}
+	o := &tune.Options{Model: model, Worker: m.worker, Windows: w.Train, Valid: w.Valid, Budget: budget, Policy: policy, Ubatch: heldout.Ubatch, Rounds: e.rounds, Threads: m.threads}
 	o.Work = filepath.Join(m.work, fmt.Sprintf("%s-%.4g-%s", strings.TrimSuffix(filepath.Base(model), ".gguf"), float64(budget.Bytes)/1024, strings.ReplaceAll(types, ",", "-"))+on.suffix)
 	o.TypeK, o.TypeV, err = worker.SlotTypes(types)
 	return o, err

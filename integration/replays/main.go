@@ -145,11 +145,11 @@ func (c *comparison) options(budget, types string, windows int) (o tune.Options,
 	if err != nil {
 		return o, nil, err
 	}
-	w, err := train.Cut(tokens, heldout.Tokens, (windows+1)*heldout.Tokens, r.Start())
+	w, err := train.CutInto(tokens, heldout.Tokens, windows, 1, r.Start())
 	if err != nil {
 		return o, nil, err
 	}
-	o.Windows, o.Valid = w.Train[:min(windows, len(w.Train))], w.Valid[:1]
+	o.Windows, o.Valid = w.Train, w.Valid
 	return o, h.Windows, nil
 }
 

@@ -89,24 +89,26 @@ func Train(ctx context.Context, o Options, t Training) (*Trained, error) {
 	if o.source, err = pieces.HashFile(o.Model); err != nil { // once, for both runs and all fits
 		return nil, fmt.Errorf("tune: %w", err)
 	}
-	plain, err := Run(ctx, o)
-	if err != nil {
+	f := &fitter{o: &o, t: t, context: len(o.Windows[0])}
+	f.t.Rank, f.t.Hidden = cmp.Or(t.Rank, DefaultRank), cmp.Or(t.Hidden, DefaultHidden)
+	f.t.Policy, f.t.Ubatch, f.t.Heavy, f.t.Pinned = o.Policy, o.Ubatch, 0, pinned
+	f.t.Recordings = filepath.Join(TrainFolder(o.Work), recordings)
+	f.t.Source = o.source
+	if err := f.check(); err != nil {
+		return nil, fmt.Errorf("tune: %w", err)
+	}
+	if f.plain, err = Run(ctx, o); err != nil {
 		return nil, err
 	}
 	if !o.Budget.InBytes() {
-		o.Budget = worker.Budget{Bytes: plain.Bytes}
+		o.Budget = worker.Budget{Bytes: f.plain.Bytes}
 	}
 	others := slices.DeleteFunc(slices.Clone(t.Windows.Valid), func(w []int32) bool {
 		return slices.ContainsFunc(o.Valid, func(v []int32) bool { return slices.Equal(v, w) })
 	})
 	if len(others) > 0 {
-		t.Windows.Valid = others
+		f.t.Windows.Valid = others
 	}
-	f := &fitter{o: &o, t: t, plain: plain, context: len(o.Windows[0])}
-	f.t.Rank, f.t.Hidden = cmp.Or(t.Rank, DefaultRank), cmp.Or(t.Hidden, DefaultHidden)
-	f.t.Policy, f.t.Ubatch, f.t.Heavy, f.t.Pinned = o.Policy, o.Ubatch, 0, pinned
-	f.t.Recordings = filepath.Join(TrainFolder(o.Work), recordings)
-	f.t.Source = o.source
 	r, err := f.run(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("tune: %w", err)
@@ -156,6 +158,18 @@ type fitter struct {
 	t       Training
 	plain   *Result
 	context int // tokens of a window
+}
+
+// check refuses, before anything is measured, what could not be fitted in any layer, whatever its budget.
+func (f *fitter) check() error {
+	for layer := range f.t.Model.Layers {
+		t := f.t.Options
+		t.Layers, t.Budgets = []int{layer}, []int{least(f.context)}
+		if err := t.Check(f.context); f.t.Model.HasBudget(layer) && err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (f *fitter) run(ctx context.Context) (*Trained, error) {
@@ -277,7 +291,7 @@ func (f *fitter) predict(ctx context.Context, left map[int]float64) (*prediction
 	}
 	p := &prediction{Result: &r, layers: slices.Sorted(maps.Keys(left)), cost: math.Inf(1)}
 	var err error
-	if r.Budget, err = f.budget(p.layers); errors.Is(err, memory.ErrBudget) {
+	if r.Budget, err = f.budget(p.layers); errors.Is(err, memory.ErrBudget) || errors.Is(err, train.ErrMemory) {
 		return p, nil // they take more than there is
 	} else if err != nil {
 		return nil, err
@@ -376,7 +390,7 @@ func (f *fitter) slotSizes() ([]float64, error) {
 	if err != nil {
 		return nil, err
 	}
-	bytes, err := slotBytes(f.t.Model, f.plain.Heads, c.Types)
+	bytes, err := slotBytes(f.t.Model, f.plain.headLayers(), c.Types)
 	return unlike(bytes), err
 }
 
@@ -430,7 +444,7 @@ func (f *fitter) fit(ctx context.Context, layers []int, r *Result, budget int) (
 	defer store.Close()
 	t := f.t.Options
 	t.Layers, t.Budgets, t.Allocation = layers, []int{budget}, r.Weights(f.t.Model)
-	key := pieces.Key("fit", fitFormat, train.FitMethod, t.Source, f.t.Windows, t.Policy, t.Ubatch, t.Rank, t.Hidden, t.Steps, t.Rate, t.Seed, t.Type, layers, budget, t.Allocation)
+	key := pieces.Key("fit", fitFormat, train.FitMethod, t.Source, f.t.Windows, t.Policy, t.Ubatch, t.Rank, t.Hidden, t.Ranks, t.Hiddens, t.Steps, t.Rate, t.Seed, t.Type, layers, budget, t.Allocation)
 	var done struct {
 		Layers []train.LayerReport
 		File   []byte

@@ -543,4 +543,26 @@ func TestTrainLargeLogits(t *testing.T) {
 func TestTrainRefused(t *testing.T) {
 	_, err := Train(t.Context(), Options{Adapter: "trained.gguf"}, Training{})
 	assert.ErrorIs(t, err, ErrOption)
+
+	o, tr := tinyTraining(t, "llama")
+	o.Progress = func(e Event) { assert.Fail(t, "measured", "%+v", e) }
+	tr.Rank, tr.Hidden, tr.Memory = weights.MaxSize, weights.MaxSize, 1<<30
+	_, err = Train(t.Context(), o, tr)
+	assert.ErrorIs(t, err, train.ErrMemory)
+}
+
+// A fit that was kept is that of its sizes, those of single layers too.
+func TestFitOfSizes(t *testing.T) {
+	o, tr := tinyTraining(t, "llama")
+	o.Work = t.TempDir()
+	f := &fitter{o: &o, t: tr, context: len(o.Windows[0])}
+	f.t.Steps = 2
+	paths := map[string]bool{}
+	for _, sizes := range [][2]map[int]int{{}, {{0: 3}, nil}, {nil, {0: 3}}} {
+		f.t.Ranks, f.t.Hiddens = sizes[0], sizes[1]
+		x, err := f.fit(t.Context(), []int{0}, &Result{}, 16)
+		require.NoError(t, err)
+		paths[x.path] = true
+	}
+	assert.Len(t, paths, 3)
 }

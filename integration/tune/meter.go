@@ -103,41 +103,47 @@ func (m *meter) ask() error {
 		return err
 	}
 	m.budget, m.taken = info.Budget, info.CacheBytes()
-	layers, err := w.Layers(0)
-	if err != nil {
+	if err := m.count(); err != nil {
 		return err
 	}
-	m.count(layers)
-	if err := evicts(m.budget, m.o.Ubatch, m.context); err != nil {
-		return err
+	if m.o.From == nil { // else the positions that count are given, and there may be as many slots as tokens in the same bytes
+		if err := evicts(m.budget, m.o.Ubatch, m.context); err != nil {
+			return err
+		}
 	}
+	m.budget = min(m.budget, m.context)
 	return w.CloseModel()
 }
 
-// count says what a slot of each head takes, from what the layers' slots do in all. Where sizes differ and the budget is in bytes, it is what there is
-// in the same bytes where all heads have as many: an adapter's allocation may have spread it.
-func (m *meter) count(layers []worker.LayerInfo) {
-	size := map[int]int64{} // by layer
-	for _, l := range layers {
-		n := 0
-		for _, h := range m.heads {
-			if h.Layer == l.Layer {
-				n += h.Budget
-			}
-		}
-		size[l.Layer] = l.SlotBytes / int64(max(1, n))
+// count says what a slot of each head takes. Where sizes differ and the budget is in bytes, the budget is what there is in the same bytes where all
+// heads have as many: an adapter's allocation may have spread it.
+func (m *meter) count() error {
+	model, err := weights.ReadModel(m.o.Model)
+	if err != nil {
+		return err
 	}
-	var taken, one int64
+	types, err := m.o.slotTypes(model)
+	if err != nil {
+		return err
+	}
+	var layers []int
 	for _, h := range m.heads {
-		m.each = append(m.each, size[h.Layer])
-		taken, one = taken+size[h.Layer]*int64(h.Budget), one+size[h.Layer]
+		layers = append(layers, h.Layer)
+	}
+	if m.each, err = slotBytes(model, layers, types); err != nil {
+		return err
 	}
 	if !m.o.Budget.InBytes() {
-		return
+		return nil
 	}
 	if m.slot = unlike(m.each); m.slot != nil {
+		var taken, one int64
+		for j, h := range m.heads {
+			taken, one = taken+m.each[j]*int64(h.Budget), one+m.each[j]
+		}
 		m.budget = int(taken / one)
 	}
+	return nil
 }
 
 // bytesOf returns the bytes of one sequence whose heads have so many slots.
@@ -162,10 +168,10 @@ func unlike(bytes []int64) (all []float64) {
 	return all
 }
 
-// slotBytes returns what a slot of each head takes under types of the layers' slots. It fails with memory.ErrType.
-func slotBytes(model *weights.Model, heads []Head, types []weights.SlotTypes) (all []int64, err error) {
-	for _, h := range heads {
-		bytes, err := memory.SlotBytes(model.Layer(h.Layer), types[h.Layer])
+// slotBytes returns what a slot of each head takes, heads being of these layers, under types of the layers' slots. It fails with memory.ErrType.
+func slotBytes(model *weights.Model, layers []int, types []weights.SlotTypes) (all []int64, err error) {
+	for _, layer := range layers {
+		bytes, err := memory.SlotBytes(model.Layer(layer), types[layer])
 		if err != nil {
 			return nil, err
 		}

@@ -156,6 +156,9 @@ func (f *fitter) refit(ctx context.Context, layer, rank, hidden int, x *fit, fro
 	other, one := *f, *f
 	other.t.Ranks, other.t.Hiddens = with(f.t.Ranks, layer, rank), with(f.t.Hiddens, layer, hidden)
 	c, err := other.cache([]int{layer})
+	if errors.Is(err, train.ErrMemory) {
+		return f, nil, nil
+	}
 	if err != nil {
 		return nil, nil, err
 	}

@@ -131,6 +131,14 @@ func (r *Result) Slots() int {
 	return sum / len(r.Heads)
 }
 
+// headLayers returns the layer of each head.
+func (r *Result) headLayers() (layers []int) {
+	for _, h := range r.Heads {
+		layers = append(layers, h.Layer)
+	}
+	return layers
+}
+
 // slotTypes returns the types of the slots of each layer.
 func (o *Options) slotTypes(m *weights.Model) ([]weights.SlotTypes, error) {
 	return worker.LayerTypes(cmp.Or(o.TypeK, "f16"), cmp.Or(o.TypeV, "f16"), m.Layers)

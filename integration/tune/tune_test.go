@@ -453,14 +453,15 @@ func TestMeasureParts(t *testing.T) {
 	assert.True(t, slices.ContainsFunc(s.part, func(p typePart) bool { return p.cost > fine }), "4 bits cost something")
 }
 
-// Where the heads of a layer do not fill the blocks of the types, none are measured, and none are looked for.
-func TestPartsThatDoNotFit(t *testing.T) {
+// Where the heads of a layer do not fill the blocks of the types, nothing is measured, and it is said why.
+func TestTypesThatDoNotFit(t *testing.T) {
 	shape := func(d int) weights.Shape { return weights.Shape{Heads: 1, HeadsKV: 1, KeyLength: d, ValueLength: 64} }
 	m := &weights.Model{Geometry: weights.Geometry{Layers: 2, PerLayer: []weights.Shape{shape(64), shape(48)}}}
-	heads := []worker.HeadInfo{{Layer: 0}, {Layer: 1}}
-	s := &typeSearch{meter: &meter{context: 1000, budget: 100, heads: heads, o: &Options{}}, model: m, r: &Result{}}
-	types, _, err := s.run(t.Context(), nil)
+	window := [][]int32{make([]int32, 64)}
+	found, err := FindTypes(t.Context(), Options{Budget: worker.Budget{Tokens: 4}, Windows: window, Valid: window}, m, &Result{Bytes: 1})
 	require.NoError(t, err)
-	assert.Nil(t, types)
-	assert.Empty(t, s.part)
+	assert.Nil(t, found.Result)
+	assert.Equal(t, weights.SameSlotTypes(weights.SlotTypes{Key: gguf.F16, Value: gguf.F16}, 2), found.Types)
+	assert.Contains(t, found.Why, "those of layer 1 are 48 and 64")
+	assert.Empty(t, unfilled(&weights.Model{Geometry: weights.Geometry{Layers: 1, PerLayer: []weights.Shape{shape(64)}}}))
 }

@@ -15,6 +15,7 @@ type Typed struct {
 	Types  []weights.SlotTypes // of each layer
 	Result *Result             // the allocation under them; nil: no others are predicted to be closer than those that were given
 	Better bool                // on o.Valid, than those
+	Why    string              // no other types can be tried; "": they can
 }
 
 // FindTypes looks for types of the slots by layer that bring a model closer to its full cache than those of o, under which a result was found, in the
@@ -34,6 +35,9 @@ func FindTypes(ctx context.Context, o Options, model *weights.Model, r *Result) 
 		return nil, fmt.Errorf("tune: %w: %w", err, ErrOption)
 	}
 	t := &Typed{Types: given}
+	if t.Why = unfilled(model); t.Why != "" {
+		return t, nil
+	}
 	m, err := open(ctx, &o)
 	if err != nil {
 		return nil, fmt.Errorf("tune: %w", err)
@@ -76,7 +80,7 @@ type typePart struct {
 
 // run returns the types that are predicted to cost least, and what to begin with under them; nil if none are better than those given.
 func (s *typeSearch) run(ctx context.Context, given []weights.SlotTypes) ([]weights.SlotTypes, *Result, error) {
-	if err := s.measureParts(ctx); err != nil || len(s.part) == 0 {
+	if err := s.measureParts(ctx); err != nil {
 		return nil, nil, err
 	}
 	return s.search(ctx, given)
@@ -85,7 +89,7 @@ func (s *typeSearch) run(ctx context.Context, given []weights.SlotTypes) ([]weig
 // search is run behind the measurements. From where all are Q8_0, and from where all are Q4_0, it toggles the part that lowers the
 // predicted cost most, until none does.
 func (s *typeSearch) search(ctx context.Context, given []weights.SlotTypes) ([]weights.SlotTypes, *Result, error) {
-	bytes, err := slotBytes(s.model, s.r.Heads, given)
+	bytes, err := slotBytes(s.model, s.r.headLayers(), given)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -144,13 +148,18 @@ func (s *typeSearch) toggled(types []weights.SlotTypes, i int) []weights.SlotTyp
 	return types
 }
 
-// measureParts measures what each part costs; there are none where heads of any layer do not fill the types' blocks.
-func (s *typeSearch) measureParts(ctx context.Context) error {
-	for i := range s.model.Layers {
-		if shape := s.model.Layer(i); s.model.Attends(i) && (shape.KeyLength%32 > 0 || shape.ValueLength%32 > 0) {
-			return nil
+// unfilled says which layer's heads do not fill blocks of Q8_0 and Q4_0; "" if all do.
+func unfilled(m *weights.Model) string {
+	for i := range m.Layers {
+		if s := m.Layer(i); m.Attends(i) && (s.KeyLength%32 > 0 || s.ValueLength%32 > 0) {
+			return fmt.Sprintf("q8_0 and q4_0 need heads whose sizes are multiples of 32, and those of layer %d are %d and %d", i, s.KeyLength, s.ValueLength)
 		}
 	}
+	return ""
+}
+
+// measureParts measures what each part costs.
+func (s *typeSearch) measureParts(ctx context.Context) error {
 	slots := s.limited(nil, 0)
 	all := []cache{{slots, "q8_0", "q8_0"}}
 	for _, heads := range byLayer(s.heads) {
@@ -172,7 +181,7 @@ func (s *typeSearch) measureParts(ctx context.Context) error {
 func (s *typeSearch) predict(ctx context.Context, types []weights.SlotTypes) (*prediction, error) {
 	r := *s.r
 	r.Heads = slices.Clone(s.r.Heads)
-	bytes, err := slotBytes(s.model, r.Heads, types)
+	bytes, err := slotBytes(s.model, r.headLayers(), types)
 	if err != nil {
 		return nil, err
 	}

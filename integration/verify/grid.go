@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/lesskv/lesskv/cgo/kernels"
 	"github.com/lesskv/lesskv/integration/worker"
 	"github.com/lesskv/lesskv/weights"
 	"github.com/lesskv/lesskv/weights/memory"
@@ -56,17 +55,6 @@ func (a *adapter) info() AdapterInfo {
 	ranks, hiddens := a.Sizes()
 	t := a.Trained
 	return AdapterInfo{a.name(), a.SHA256, t.Policy, t.Heavy, t.Recent, t.Ubatch, rank, hidden, ranks, hiddens, int64(a.Bytes())}
-}
-
-// stateBytes is the state of one sequence ("Memory, per sequence" in algorithm.md).
-func (v *verifier) stateBytes(a *adapter) int64 {
-	var bytes int64
-	for i := range a.Kernels {
-		if s := a.Layer(i); a.Kernels[i].HasPsi() && v.model.HasBudget(i) {
-			bytes += int64(s.HeadsKV * a.Kernels[i].Rank * (s.ValueLength + 1) * 4)
-		}
-	}
-	return bytes
 }
 
 // choose returns the adapter of a policy that was trained for the budget that is nearest in proportion, or nil.
@@ -135,12 +123,21 @@ func (v *verifier) less(g *group, policy, types string, slots int, a *adapter) r
 		l.TypeK, l.TypeV, _ = worker.SlotTypes(types)
 	}
 	r := run{tree: worker.Patched, config: worker.Config{Context: g.context, Ubatch: g.ubatch, WindowOnly: true, GPULayers: v.plan.GPULayers, LESS: l}, adapter: a}
-	r.bytes = int64(l.Budget) * v.slotBytes(types)
+	r.bytes = int64(v.takes(g, policy, types, l.Budget, a).Cache())
 	if a != nil {
 		l.Adapter = a.path
-		r.bytes += v.stateBytes(a) + int64(a.Bytes())
 	}
 	return r
+}
+
+// takes is what one sequence of a sparse cache takes, with an adapter or (nil) without; nothing of a cache that the runtime refuses.
+func (v *verifier) takes(g *group, policy, types string, slots int, a *adapter) memory.Bytes {
+	c := memory.Cache{Context: g.context, Budget: Budget{Tokens: min(slots, g.context)}, Policy: policy, Pinned: 1, Types: v.types(types)}
+	if a != nil {
+		c.Adapter = a.Adapter
+	}
+	bytes, _ := memory.Less(v.model, c)
+	return bytes
 }
 
 // addRow plans a row of a group: what is known of it before it is measured, and its run.
@@ -217,24 +214,26 @@ func (v *verifier) fillGroup(g *group, first bool) error {
 				offered[policy] = true
 				continue
 			}
-			slot := v.slotBytes(v.plan.SlotType)
+			slot, takes := v.slotBytes(v.plan.SlotType), v.takes(g, policy, v.plan.SlotType, budget, a)
 			if v.plan.wants(Plus) {
-				n := budget + int(v.stateBytes(a)/slot)
+				n := budget + int(takes.State/slot)
 				row(Plus, policy, n, add(less(policy, n, nil)))
 			}
 			if v.plan.wants(PlusPlus) {
-				n := budget + int((v.stateBytes(a)+int64(a.Bytes()))/slot)
+				n := budget + int((takes.State+takes.Kernels)/slot)
 				row(PlusPlus, policy, n, add(less(policy, n, nil)))
 			}
 			if !v.plan.wants(LESS) {
 				continue
 			}
 			last := row(LESS, policy, budget, add(less(policy, budget, a)))
-			h, err := kernels.PolicyHeavy(policy, budget)
-			if err != nil {
-				return err
+			use := weights.Trained{Policy: policy, Ubatch: g.ubatch, Context: g.context}
+			c := memory.Cache{Policy: policy, Pinned: 1, Adapter: a.Adapter}
+			if h, known := c.Heavy(last.Slots); known { // as the runtime splits them
+				use.Heavy, use.Recent = h, last.Slots-h
 			}
-			if last.AdapterNotes, err = weights.CheckUse(a.Adapter, weights.Trained{Policy: policy, Heavy: h, Recent: budget - h, Ubatch: g.ubatch, Context: g.context}); err != nil {
+			var err error
+			if last.AdapterNotes, err = weights.CheckUse(a.Adapter, use); err != nil {
 				return err
 			}
 		}
@@ -283,9 +282,9 @@ func (v *verifier) types(text string) []weights.SlotTypes {
 }
 
 // slotBytes is one slot of every layer and KV head together, of types that fit (checkTypes).
-func (v *verifier) slotBytes(types string) int64 {
+func (v *verifier) slotBytes(types string) uint64 {
 	all, _ := memory.SlotOfEach(v.model, v.types(types))
-	return int64(all)
+	return all
 }
 
 // checkTypes fails with memory.ErrType where heads do not fill the blocks of their layer's types.

@@ -11,7 +11,7 @@ import (
 	"github.com/lesskv/lesskv/weights"
 )
 
-// Kernels counts the layers that have phi and psi, and names the types of psi.
+// Kernels counts the layers that have phi and psi, and names the types of their matrices, but for those that are always F32.
 func Kernels(a *weights.Adapter) (phi, psi int, types []string) {
 	seen := map[string]bool{}
 	for i := range a.Kernels {
@@ -21,7 +21,11 @@ func Kernels(a *weights.Adapter) (phi, psi int, types []string) {
 		}
 		if k.HasPsi() {
 			psi++
-			seen[k.Psi[0].Type.String()] = true
+		}
+		for _, m := range []weights.Matrix{k.Phi[0], k.Phi[1], k.Psi[0], k.Psi[1]} {
+			if len(m.Values) > 0 {
+				seen[m.Type.String()] = true
+			}
 		}
 	}
 	return phi, psi, slices.Sorted(maps.Keys(seen))

@@ -54,6 +54,17 @@ func TestSizes(t *testing.T) {
 	assert.Equal(t, "rank 4 to 8", Ranks(ranks))
 }
 
+// Every matrix has a type of its own; psi.2 is always F32, and does not count.
+func TestKernels(t *testing.T) {
+	m := &weights.Model{Geometry: weights.Geometry{Layers: 2, Heads: 2, HeadsKV: 1, KeyLength: 32, ValueLength: 32}}
+	a := weights.Random(m, 4, 4, weights.Trained{}, 1)
+	require.NoError(t, a.Convert(gguf.Q8_0)) // the rows of phi.1 and psi.1 fill no block
+	a.Kernels[1] = weights.Kernels{Rank: 4, Hidden: 4, Phi: a.Kernels[1].Phi}
+	phi, psi, types := Kernels(a)
+	assert.Equal(t, []int{2, 1}, []int{phi, psi})
+	assert.Equal(t, []string{"F16", "Q8_0"}, types)
+}
+
 func TestDescription(t *testing.T) {
 	assert.Nil(t, MadeBy(""))
 	assert.Nil(t, Validation("made by hand"))

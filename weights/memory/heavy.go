@@ -10,26 +10,34 @@ var heavy = map[string]func(budget int) int{
 	"tova":   func(budget int) int { return max(0, budget-1) },
 }
 
+// Heavy returns how many slots of a budget are kept by score: the policy's share or, where phi and psi of the adapter were trained for that budget,
+// as many as then. False: a policy that is not known here.
+func (c *Cache) Heavy(budget int) (slots int, known bool) {
+	of, known := heavy[c.policy()]
+	if !known {
+		return 0, false
+	}
+	slots = of(budget)
+	if a := c.Adapter; madeForBudget(a) && a.Trained.Heavy+a.Trained.Recent == budget && a.Trained.Heavy != slots {
+		slots = max(a.Trained.Heavy, c.Pinned) // there is room for these
+	}
+	return slots, true
+}
+
+func (c *Cache) policy() string {
+	switch {
+	case c.Policy != "":
+		return c.Policy
+	case c.Adapter != nil:
+		return c.Adapter.Trained.Policy
+	}
+	return "peak"
+}
+
 // checkPinned refuses, as the runtime does, a budget whose heavy part has no room for what is pinned.
 func (c *Cache) checkPinned(budget int) error {
-	policy := c.Policy
-	switch {
-	case policy != "":
-	case c.Adapter != nil:
-		policy = c.Adapter.Trained.Policy
-	default:
-		policy = "peak"
-	}
-	of, ok := heavy[policy]
-	if !ok {
-		return nil // which the runtime judges
-	}
-	h := of(budget)
-	if a := c.Adapter; madeForBudget(a) && a.Trained.Heavy+a.Trained.Recent == budget && a.Trained.Heavy != h {
-		h = max(a.Trained.Heavy, c.Pinned) // the trained heavy part comes along, and has room
-	}
-	if c.Pinned > h {
-		return fmt.Errorf("%d slots a head, of which policy %s keeps %d by score, and %d pinned among those: want more slots, or fewer pinned: %w", budget, policy, h, c.Pinned, ErrBudget)
+	if h, known := c.Heavy(budget); known && c.Pinned > h { // others the runtime judges
+		return fmt.Errorf("%d slots a head, of which policy %s keeps %d by score, and %d pinned among those: want more slots, or fewer pinned: %w", budget, c.policy(), h, c.Pinned, ErrBudget)
 	}
 	return nil
 }

@@ -29,6 +29,7 @@ func TestOptionsRefused(t *testing.T) {
 		"hidden size":        {func(o *Options) { o.Hidden = 100000 }, ErrOption, "at most 65536"},
 		"negative":           {func(o *Options) { o.Steps = -1 }, ErrOption, "-1"},
 		"budget":             {func(o *Options) { o.Budgets = []int{16, window + 1} }, ErrOption, "nothing is evicted"},
+		"budget of none":     {func(o *Options) { o.Budgets, o.Heavy = []int{0}, 1 }, ErrOption, "a budget of 0 slots"},
 		"budget of a window": {func(o *Options) { o.Budgets = []int{window - 4} }, ErrOption, "nothing is evicted"},
 		"memory of the rank": {func(o *Options) { o.Rank, o.Memory = 3000, 256<<20 }, ErrMemory, "256 MiB are free"},
 		"memory of windows":  {func(o *Options) { o.Memory = 1 }, ErrMemory, "windows of 96 tokens"},
@@ -44,6 +45,23 @@ func TestOptionsRefused(t *testing.T) {
 			assert.NoDirExists(t, o.Output+".work")
 		})
 	}
+}
+
+// What phi and psi of any size take is known without making them, if it is more than there is. Those of other layers do not count.
+func TestSizedMemory(t *testing.T) {
+	o := options(t, "a.gguf")
+	o.Rank, o.Hidden, o.Memory = weights.MaxSize, weights.MaxSize, 1<<30
+	_, err := o.Sized()
+	assert.ErrorIs(t, err, ErrMemory)
+	assert.ErrorContains(t, err, "1 GiB are free")
+	o.Rank, o.Hidden, o.Ranks, o.Hiddens = 1, 1, map[int]int{2: weights.MaxSize}, map[int]int{2: weights.MaxSize}
+	_, err = o.Sized()
+	assert.ErrorIs(t, err, ErrMemory)
+	o.Layers = []int{0, 1}
+	a, err := o.Sized()
+	require.NoError(t, err)
+	assert.False(t, a.Kernels[1].Empty())
+	assert.True(t, a.Kernels[2].Empty())
 }
 
 // With memory for little, less is done at a time.

@@ -158,9 +158,12 @@ func (o *Options) fill() error {
 		return fmt.Errorf("train: no budget: %w", ErrOption)
 	}
 	for _, b := range o.Budgets {
+		if b < 1 {
+			return fmt.Errorf("train: a budget of %d slots: want 1 at least: %w", b, ErrOption)
+		}
 		if h, err := o.heavy(b); err != nil {
 			return err
-		} else if b < 1 || h < o.Pinned || h > b {
+		} else if h < o.Pinned || h > b {
 			return fmt.Errorf("train: budget %d of which %d are heavy and %d pinned: %w", b, h, o.Pinned, ErrOption)
 		}
 		// Eviction follows a micro-batch: the first that passes the budget must not be the last.
@@ -302,9 +305,9 @@ func (o *Options) layer(budget int) kernels.Layer {
 // plus is the layer of Baseline+ ("Memory, per sequence" in algorithm.md): the state's bytes are slots, of every head.
 func (o *Options) plus(budget int) kernels.Layer {
 	m := o.Model
-	slot := 2*m.KeyLength + 2*m.ValueLength + 8
-	more := 4 * o.Rank * (m.ValueLength + 1) / slot
 	l := o.layer(budget)
+	slot, _ := memory.SlotBytes(m.Layer(o.own), weights.SlotTypes{Key: gguf.F16, Value: gguf.F16}) // as the layer has them
+	more := 4 * o.Rank * (m.ValueLength + 1) / int(slot)
 	l.Budget += more
 	l.Heavy, _ = o.heavy(l.Budget)
 	l.Budgets = slices.Clone(l.Budgets)
@@ -326,21 +329,30 @@ func (o *Options) shape() kernels.TrainShape {
 
 // Sized returns an adapter with phi and psi as large as those that would be trained, and the allocation: what they take is known before
 // they are trained. A layer that shares another's cache has them where that one does, with which it is trained; one with a sliding window
-// has none.
+// has none. It fails with ErrMemory where they would take more than there is.
 func (o Options) Sized() (*weights.Adapter, error) {
+	if all := o.kernelMemory(); o.Memory > 0 && all > o.Memory {
+		return nil, fmt.Errorf("train: phi and psi take %s of memory, and %s are free; want a lower rank or hidden size: %w", memory.Size(all), memory.Size(o.Memory), ErrMemory)
+	}
 	trained := weights.Trained{Policy: o.Policy, Ubatch: o.Ubatch, Context: o.Context}
-	a := weights.RandomSized(o.Model, o.Size, trained, o.Seed)
+	a := weights.RandomSized(o.Model, func(layer int) (rank, hidden int) {
+		if !o.trains(layer) {
+			return 0, 0
+		}
+		return o.Size(layer)
+	}, trained, o.Seed)
 	for layer := range a.Kernels {
-		k := &a.Kernels[layer]
-		switch named := len(o.Layers) == 0 || slices.Contains(o.Layers, o.Model.Owner(layer)); {
-		case !named || o.Model.Window(layer) > 0:
-			*k = weights.Kernels{}
-		case !k.Empty():
+		if k := &a.Kernels[layer]; !k.Empty() {
 			k.Scale = weights.Matrix{Type: gguf.F32, Values: make([]float32, o.Model.Layer(layer).Heads)}
 		}
 	}
 	a.Budget, a.SlotTypes = o.Allocation, o.SlotTypes
 	return a, a.Convert(o.Type)
+}
+
+// trains reports whether a layer is to have phi and psi, or phi alone.
+func (o *Options) trains(layer int) bool {
+	return (len(o.Layers) == 0 || slices.Contains(o.Layers, o.Model.Owner(layer))) && o.Model.Window(layer) == 0
 }
 
 // Check tells what is wrong with options for windows of so many tokens, before there are any.
@@ -351,13 +363,23 @@ func (o Options) Check(context int) error {
 
 // enough refuses what would not fit into the memory: phi and psi of all layers, and a window and a fit of one.
 func (o *Options) enough() error {
+	kernels := o.kernelMemory()
 	o = o.largest()
-	kernels := int64(len(o.Layers)) * 8 * int64(o.shape().Weights()) // in f32, and as they are written
 	if most := max(kernels, o.windowMemory(), o.fitMemory()); o.Memory > 0 && most > o.Memory {
 		return fmt.Errorf("train: rank %d and hidden size %d in windows of %d tokens: recording takes %s of memory, fitting %s for a layer, phi and psi of %d layers %s, and %s are free; lower one of these: %w",
 			o.Rank, o.Hidden, o.Context, memory.Size(o.windowMemory()), memory.Size(o.fitMemory()), len(o.Layers), memory.Size(kernels), memory.Size(o.Memory), ErrMemory)
 	}
 	return nil
+}
+
+// kernelMemory is what phi and psi of all layers take: in f32, and as they are written.
+func (o *Options) kernelMemory() (bytes int64) {
+	for layer := range o.Model.Layers {
+		if o.trains(layer) {
+			bytes += 8 * int64(o.of(layer).shape().Weights())
+		}
+	}
+	return bytes
 }
 
 // windowMemory is what a layer takes while it is recorded.
