@@ -478,3 +478,27 @@ func TestDevicesLESSOnDevice(t *testing.T) {
 		}
 	}
 }
+
+// On the device positions are numbers of f32: up to the last one that it counts LESS is what it is in main memory, and the next is refused.
+func TestOnDeviceLastPositions(t *testing.T) {
+	t.Parallel()
+	const end = 1 << 23
+	c := worker.Config{Model: tiny(t, "gemma2"), Context: 512, Ubatch: 32, LESS: &worker.LESS{Budget: 64}}
+	w := open(t, worker.Patched, c)
+	on := *c.LESS
+	on.OnDevice = true
+	c.LESS = &on
+	dev := open(t, worker.Patched, c)
+	info, err := dev.Info()
+	require.NoError(t, err)
+	tokens := randomTokens(150, info.Vocab)
+	want, err := w.Feed(0, end-len(tokens), tokens, worker.All)
+	require.NoError(t, err)
+	got, err := dev.Feed(0, end-len(tokens), tokens, worker.All)
+	require.NoError(t, err)
+	d := compare(t, want, got)
+	t.Logf("largest difference %.2g, mean KL %.2g", d.max, d.kl)
+	assert.Less(t, d.max, logitBound)
+	_, err = dev.Decode(0, end, tokens[:1], worker.Last)
+	refusedWith(t, err, "counts 8388608 positions")
+}

@@ -378,7 +378,6 @@ func TestStateOfAnotherModelIsRefused(t *testing.T) {
 	}
 }
 
-// A state with a flipped bit is refused, or it was one that says nothing; it breaks nothing.
 // A saved size that damage has made large takes no memory that the state does not fill.
 func TestStateOfADamagedSize(t *testing.T) {
 	t.Parallel()
@@ -404,6 +403,7 @@ func TestStateOfADamagedSize(t *testing.T) {
 	assert.Less(t, after.Peak-before.Peak, int64(16<<20))
 }
 
+// A state with a flipped bit is refused, or it was one that says nothing; it breaks nothing.
 func TestDamagedState(t *testing.T) {
 	for _, name := range []string{"gemma2", "qwen35"} {
 		t.Run(name, func(t *testing.T) {

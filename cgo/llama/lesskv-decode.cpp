@@ -79,8 +79,11 @@ llama_memory_context_ptr lesskv_memory::init_batch(llama_batch_allocr & balloc, 
         if (n > 1) {
             const auto why = reserve_scratch(n);
             if (!why.empty()) {
-                LLAMA_LOG_WARN("%s: sequences decode one after the other: %s\n", __func__, why.c_str());
                 together = false;
+                if (!warned_together) {
+                    warned_together = true;
+                    LLAMA_LOG_WARN("lesskv: sequences decode one after the other: %s\n", why.c_str());
+                }
             }
         }
         auto ub = n > 1 && together ? balloc.split_simple(n) : balloc.split_seq(n_ubatch);

@@ -26,7 +26,7 @@ static ggml_tensor * sum_of(ggml_context * ctx, ggml_tensor * weights) {
 }
 
 // Of all queries of a KV head: its query heads lie behind one another.
-static ggml_tensor * by_head(ggml_context * ctx, ggml_tensor * weights, int64_t n_head_kv) {
+static ggml_tensor * by_kv_head(ggml_context * ctx, ggml_tensor * weights, int64_t n_head_kv) {
     return ggml_reshape_3d(ctx, weights, weights->ne[0], weights->ne[1]*weights->ne[2]/n_head_kv, n_head_kv);
 }
 
@@ -35,11 +35,11 @@ static ggml_tensor * larger(ggml_context * ctx, ggml_tensor * a, ggml_tensor * b
 }
 
 static ggml_tensor * sum_of_all(ggml_context * ctx, ggml_tensor * weights, int64_t n_head_kv) {
-    return sum_of(ctx, by_head(ctx, weights, n_head_kv));
+    return sum_of(ctx, by_kv_head(ctx, weights, n_head_kv));
 }
 
 static ggml_tensor * largest_of_all(ggml_context * ctx, ggml_tensor * weights, int64_t n_head_kv) {
-    return pooled(ctx, by_head(ctx, weights, n_head_kv), GGML_OP_POOL_MAX);
+    return pooled(ctx, by_kv_head(ctx, weights, n_head_kv), GGML_OP_POOL_MAX);
 }
 
 static ggml_tensor * sum_of_last(ggml_context * ctx, ggml_tensor * w, int64_t n_head_kv) {
@@ -107,7 +107,7 @@ static const lesskv_layer & with_budget(const lesskv_memory & mem) {
 lesskv_device_inputs::lesskv_device_inputs(const llm_graph_context & g, lesskv_memory * mem) : mem(mem), seat(mem->seat_of(g.ubatch)) {
     const auto & bounded = with_budget(*mem);
     by_head = bounded.budgets;
-    slots   = by_head ? 0 : bounded.budget.slots;
+    slots   = by_head || bounded.n_swa > 0 ? 0 : bounded.budget.slots;
     heads   = window = 0;
     for (const auto & l : mem->all_layers()) {
         heads  = std::max(heads,  l.params.n_head_kv);
@@ -450,6 +450,7 @@ ggml_tensor * lesskv_device_inputs::attend(const llm_graph_context & g, const le
         steps->take(k, v);
     }
     auto * out = steps->attend(l, q, sinks);
+    const int n_attended = ggml_graph_n_nodes(g.gf), owner = steps->l.il; // whose device does the rest
     if (steps->l.last_sharer < 0 || steps->l.last_sharer == l.il) {
         steps->commit();
         check = steps->check(check);
@@ -457,8 +458,9 @@ ggml_tensor * lesskv_device_inputs::attend(const llm_graph_context & g, const le
     }
     if (static_cast<const lesskv_memory_context *>(g.mctx)->micro_batches().empty()) { // the graph is reserved
         for (int i = n_before; i < ggml_graph_n_nodes(g.gf); ++i) {
-            if (!mem->device()->computes(ggml_graph_node(g.gf, i), l.il)) {
-                mem->note_elsewhere(ggml_op_desc(ggml_graph_node(g.gf, i)), l.il);
+            const int il = i < n_attended ? l.il : owner;
+            if (!mem->device()->computes(ggml_graph_node(g.gf, i), il)) {
+                mem->note_elsewhere(ggml_op_desc(ggml_graph_node(g.gf, i)), il);
             }
         }
     }

@@ -261,6 +261,7 @@ private:
 
     bool warned_lora = false;
     bool warned_context = false;
+    bool warned_together = false;
 
     // Where a refusal is written while the context is being made; NULL once it is used.
     char * config_error = nullptr;

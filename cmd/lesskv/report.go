@@ -100,7 +100,7 @@ func phiAndPsi(s lesskv.CacheStats) string {
 	if s.Rank == 0 {
 		return "sparse only"
 	}
-	var ranks []int
+	ranks := []int{s.Rank} // before the first token there are no layers
 	for _, l := range s.Layers {
 		ranks = append(ranks, l.Rank)
 	}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/lesskv/lesskv/cgo/kernels"
 	"github.com/lesskv/lesskv/integration/activations"
@@ -130,14 +131,27 @@ func (o *tuneOptions) parse(m *weights.Model) (err error) {
 		return fmt.Errorf("--train and --adapter %s: phi and psi are trained anew: want one of the two", o.Adapter)
 	}
 	fillOutputs(o.Model, &o.output, &o.plot)
-	if o.train && o.findTypes {
-		line := "lesskv tune -m " + quote(o.Model)
-		for _, text := range o.texts {
-			line += " -d " + quote(text)
-		}
-		return fmt.Errorf("--train and --find-types: want one after the other; behind --train: %s -w %s -o %s --find-types", line, quote(o.output), quote(strings.TrimSuffix(o.output, ".gguf")+".types.gguf"))
-	}
 	return nil
+}
+
+// forTraining are the flags that only --train reads.
+var forTraining = []string{"rank", "hidden", "text-tokens", "steps", "phi-type", "disk"}
+
+// behindTrain is the command that looks for types of slots once this one, without --find-types, has run.
+func (o *tuneOptions) behindTrain(flags *pflag.FlagSet) string {
+	line := "lesskv tune"
+	flags.Visit(func(f *pflag.Flag) {
+		switch list, isList := f.Value.(pflag.SliceValue); {
+		case slices.Contains(append(forTraining, "train", "find-types", "adapter", "output", "plot"), f.Name):
+		case isList:
+			for _, x := range list.GetSlice() {
+				line += " --" + f.Name + " " + quote(x)
+			}
+		default:
+			line += " --" + f.Name + "=" + quote(f.Value.String())
+		}
+	})
+	return line + " --adapter " + quote(o.output) + " --output " + quote(strings.TrimSuffix(o.output, ".gguf")+".types.gguf") + " --find-types"
 }
 
 // setTypes sets the types of the slots: as they were given, else an adapter's, else the model's default. The adapter has none then: the output gets
@@ -164,7 +178,10 @@ func (o *tuneOptions) run(cmd *cobra.Command) error {
 	if err := o.parse(model); err != nil {
 		return usageError{err}
 	}
-	for _, flag := range []string{"rank", "hidden", "text-tokens", "steps", "phi-type", "disk"} {
+	if o.train && o.findTypes {
+		return usageError{fmt.Errorf("--train and --find-types: want one after the other; behind --train: %s", o.behindTrain(cmd.Flags()))}
+	}
+	for _, flag := range forTraining {
 		if !o.train && cmd.Flags().Changed(flag) {
 			return usageError{fmt.Errorf("--%s is for training: want --train with it", flag)}
 		}

@@ -306,7 +306,7 @@ func TestTuneUsage(t *testing.T) {
 	require.NotNil(t, said, stderr)
 	args := strings.Fields(said[1])
 	assert.Contains(t, args, filepath.Join(dir, "model.lesskv.gguf"))
-	status, _, stderr := command("", append(args, "-t1", "-c96", "-b16", "--ubatch=16", "--windows=1", "--rounds=0", "--plot=none", "-q")...)
+	status, _, stderr := command("", append(args, "--rounds=0", "--plot=none", "-q")...)
 	require.Equal(t, exitOK, status, stderr)
 	assert.Empty(t, stderr)
 	a, err := weights.Read(filepath.Join(dir, "model.lesskv.types.gguf"))

@@ -22,7 +22,7 @@ func FuzzRead(f *testing.F) {
 	f.Add([]byte(`{"ubatch":32,"threads":2,"samples":[{"method":"less","context":64,"phase":"prompt","tokens":32,"seconds":1,"phases":{"slots":0.5}},
 {"method":"f16","context":64,"phase":"prompt","tokens":32,"seconds":2},{"method":"f16","context":64,"phase":"decode","tokens":1,"seconds":0.1}],
 "memory":[{"method":"less","context":64,"peak":5}],"node":{"context":64,"node":1,"matmul":2}}`))
-	path := filepath.Join(f.TempDir(), "r.json")
+	path, copied := filepath.Join(f.TempDir(), "r.json"), filepath.Join(f.TempDir(), "copy.json")
 	f.Fuzz(func(t *testing.T, b []byte) {
 		require.NoError(t, os.WriteFile(path, b, 0o644))
 		fuzztest.Bounded(t, 8<<20+4096*len(b), func() {
@@ -37,13 +37,13 @@ func FuzzRead(f *testing.F) {
 					r.Whole(m, c)
 				}
 			}
-			require.NoError(t, r.Write(path))
-			first, err := os.ReadFile(path)
+			require.NoError(t, r.Write(copied))
+			first, err := os.ReadFile(copied)
 			require.NoError(t, err)
-			again, err := Read(path)
+			again, err := Read(copied)
 			require.NoError(t, err)
-			require.NoError(t, again.Write(path))
-			second, err := os.ReadFile(path)
+			require.NoError(t, again.Write(copied))
+			second, err := os.ReadFile(copied)
 			require.NoError(t, err)
 			require.True(t, bytes.Equal(first, second))
 		})

@@ -53,9 +53,6 @@ func (c *campaign) prepare(ctx context.Context, only *regexp.Regexp) error {
 		return usage.Errorf("no target matches %q", only)
 	}
 	c.binaries, c.busy = map[string]string{}, map[string]bool{}
-	if err := c.compile(ctx); err != nil {
-		return err
-	}
 	if !slices.ContainsFunc(c.left, func(t target) bool { return t.harness != "" }) {
 		return nil
 	}

@@ -57,6 +57,9 @@ func run(ctx context.Context, total, turn time.Duration, jobs int, only, dir str
 	if dir == "" {
 		dir = filepath.Join(string(build), "campaign")
 	}
+	if dir, err = filepath.Abs(dir); err != nil { // programs in it are run elsewhere
+		return err
+	}
 	gomod, err := exec.CommandContext(ctx, "go", "env", "GOMOD").Output()
 	if err != nil {
 		return fmt.Errorf("go env GOMOD: %w", err)
@@ -85,6 +88,9 @@ func run(ctx context.Context, total, turn time.Duration, jobs int, only, dir str
 	}
 	if merge {
 		return c.merge(ctx)
+	}
+	if err := c.compile(ctx); err != nil {
+		return err
 	}
 	failed := c.fuzz(ctx, total, turn, jobs)
 	p.table(os.Stdout)

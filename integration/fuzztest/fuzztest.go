@@ -8,7 +8,7 @@ import (
 )
 
 // Bounded runs f and fails unless it allocated limit bytes at most: memory is to follow what a file holds, not what it says. Where it seems
-// to have allocated more, f runs once more.
+// to have allocated more, f runs once more, and so it must leave its input as it is.
 func Bounded(t testing.TB, limit int, f func()) {
 	t.Helper()
 	if n := bytes(uint64(limit), f); n > uint64(limit) {
