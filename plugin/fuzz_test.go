@@ -179,8 +179,9 @@ func fuzzState(f *testing.F, cache llama.ModelOption) {
 		if err == nil {
 			again()
 			if !less.Enabled && len(now) != len(b) {
-				return // llama.cpp's format has no checksum: it reads a damaged cell as another one, and not what is behind a state
+				return // llama.cpp's format has no checksum: it reads a damaged cell as another one
 			}
+			b = b[:min(len(b), len(now))] // what is behind a state is not read, as llama.cpp does not
 			require.Equal(t, len(now), len(b))
 			differ := 0
 			for i := range b {
