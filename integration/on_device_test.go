@@ -60,6 +60,21 @@ func TestOnDeviceNothingEvictedIsExact(t *testing.T) {
 	}
 }
 
+// evicting is a context of 512 tokens in which most are evicted, of a tiny model or gopher-5m (which names no architecture), and what its logits may
+// differ by where they are computed in another way.
+func evicting(t *testing.T, m tinymodels.Model, policy string) (c worker.Config, bound float64) {
+	t.Helper()
+	c = worker.Config{Model: gopher, Context: 512, Ubatch: 32, LESS: &worker.LESS{Policy: policy, Budget: 40}}
+	if m.Architecture != "" {
+		c.Model = write(t, m, gguf.F32)
+		return c, logitBound
+	}
+	if policy == "peak" {
+		c.LESS = peak41()
+	}
+	return c, logitBoundF16
+}
+
 // With evictions LESS on the device computes what it does beside it, keeps and folds as much, and holds the same pairs but for some that are as
 // good.
 func TestOnDeviceLESS(t *testing.T) {
@@ -67,20 +82,11 @@ func TestOnDeviceLESS(t *testing.T) {
 		for _, policy := range []string{"peak", "lambda"} {
 			t.Run(m.Name+", "+policy, func(t *testing.T) {
 				t.Parallel()
-				c := worker.Config{Model: gopher, Context: 512, Ubatch: 32, LESS: &worker.LESS{Policy: policy, Budget: 40}}
-				if m.Architecture != "" {
-					c.Model = write(t, m, gguf.F32)
-				} else if policy == "peak" {
-					c.LESS = peak41()
-				}
+				c, bound := evicting(t, m, policy)
 				on := openOnDevice(t, c)
 				beside := open(t, worker.Patched, c)
 				info, err := on.Info()
 				require.NoError(t, err)
-				bound := logitBound
-				if m.Architecture == "" {
-					bound = logitBoundF16
-				}
 				n := sameButForTies(t, beside, on, randomTokens(300, info.Vocab), m.Experts, bound, 1e-5)
 				assert.GreaterOrEqual(t, n, leastCompared(m.Experts))
 			})
@@ -95,12 +101,7 @@ func TestOnDeviceByHead(t *testing.T) {
 		for _, policy := range []string{"peak", "lambda"} {
 			t.Run(m.Name+", "+policy, func(t *testing.T) {
 				t.Parallel()
-				c := worker.Config{Model: gopher, Context: 512, Ubatch: 32, LESS: &worker.LESS{Policy: policy, Budget: 40}}
-				if m.Architecture != "" {
-					c.Model = write(t, m, gguf.F32)
-				} else if policy == "peak" {
-					c.LESS = peak41()
-				}
+				c, bound := evicting(t, m, policy)
 				beside := open(t, worker.Patched, c)
 				heads, err := beside.Heads()
 				require.NoError(t, err)
@@ -124,10 +125,6 @@ func TestOnDeviceByHead(t *testing.T) {
 				on := openOnDevice(t, c)
 				info, err := beside.Open(c)
 				require.NoError(t, err)
-				bound := logitBound
-				if m.Architecture == "" {
-					bound = logitBoundF16
-				}
 				n := sameButForTies(t, beside, on, randomTokens(300, info.Vocab), m.Experts, bound, 1e-5)
 				assert.GreaterOrEqual(t, n, 24, "nothing is evicted before")
 			})
